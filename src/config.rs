@@ -1,0 +1,309 @@
+//! What a session can be told, with the rules that every value has to keep.
+//!
+//! Invariant: a [`Config`] inside a session has passed [`Config::validate`]; nothing behind it checks a value again.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::wire::MAX_PAYLOAD;
+
+/// Version 2: the window that both ends assume on a new stream until the first UPD, in bytes (a constant of the
+/// protocol, smux's `initialPeerWindow`).
+pub const INITIAL_WINDOW: u32 = 262_144;
+
+/// A session's settings: by-value setters over the defaults of the Go package.
+///
+/// ```
+/// use std::time::Duration;
+/// let config = gmux::Config::new().version(2).keepalive_interval(Duration::from_secs(5));
+/// config.validate()?;
+/// let refused = gmux::Config::new().max_frame_size(0).validate().unwrap_err();
+/// assert_eq!(refused.to_string(), "configuration: max_frame_size = 0, but it must be 1 to 65535 bytes");
+/// # Ok::<(), gmux::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) version: u8,
+    pub(crate) keepalive_disabled: bool,
+    pub(crate) keepalive_interval: Duration,
+    pub(crate) keepalive_timeout: Duration,
+    pub(crate) max_frame_size: usize,
+    pub(crate) max_receive_buffer: usize,
+    pub(crate) max_stream_buffer: usize,
+    pub(crate) accept_backlog: usize,
+    pub(crate) max_streams: usize,
+    pub(crate) max_name_len: usize,
+    pub(crate) max_send_buffer: usize,
+    pub(crate) close_timeout: Duration,
+    /// `None`: what the version's default is.
+    stall_timeout: Option<Option<Duration>>,
+    pub(crate) half_close_stall: Option<Duration>,
+    pub(crate) no_data_timeout: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            version: 1,
+            keepalive_disabled: false,
+            keepalive_interval: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(30),
+            max_frame_size: 32768,
+            max_receive_buffer: 4_194_304,
+            max_stream_buffer: 65536,
+            accept_backlog: 1024,
+            max_streams: 65536,
+            max_name_len: 4096,
+            max_send_buffer: 262_144,
+            close_timeout: Duration::from_secs(5),
+            stall_timeout: None,
+            half_close_stall: Some(Duration::from_secs(60)),
+            no_data_timeout: None,
+        }
+    }
+}
+
+/// How long the budget may stay used up before a version 2 stream is cut, unless configured otherwise: three times
+/// the time that a person calls a hang, and as long as the default keepalive timeout.
+const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Config {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Protocol version: 1 (the default), or 2 with per-stream sliding windows. Both ends must be configured alike.
+    #[must_use]
+    pub fn version(mut self, version: u8) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Switches keepalive off (default: on). A peer that vanishes without a word is then only noticed by no-data
+    /// timeouts and by the transport.
+    #[must_use]
+    pub fn keepalive_disabled(mut self, disabled: bool) -> Self {
+        self.keepalive_disabled = disabled;
+        self
+    }
+
+    /// How often a NOP frame is sent (default: 10 s).
+    #[must_use]
+    pub fn keepalive_interval(mut self, interval: Duration) -> Self {
+        self.keepalive_interval = interval;
+        self
+    }
+
+    /// How long nothing at all may come from the peer before the session ends with
+    /// [`Error::KeepaliveTimeout`] (default: 30 s).
+    #[must_use]
+    pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
+        self.keepalive_timeout = timeout;
+        self
+    }
+
+    /// The largest payload that is sent in one frame, in bytes (default: 32768). Larger frames are accepted.
+    #[must_use]
+    pub fn max_frame_size(mut self, bytes: usize) -> Self {
+        self.max_frame_size = bytes;
+        self
+    }
+
+    /// The session's receive budget: how much received and unread data all its streams may hold together, in bytes
+    /// (default: 4 MiB). When it is used up, the session stops reading the transport.
+    #[must_use]
+    pub fn max_receive_buffer(mut self, bytes: usize) -> Self {
+        self.max_receive_buffer = bytes;
+        self
+    }
+
+    /// Version 2: the window that a stream announces to its peer, in bytes (default: 65536).
+    #[must_use]
+    pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
+        self.max_stream_buffer = bytes;
+        self
+    }
+
+    /// How many streams of the peer may wait for `accept` (default: 1024). Further ones are refused with FIN.
+    #[must_use]
+    pub fn accept_backlog(mut self, streams: usize) -> Self {
+        self.accept_backlog = streams;
+        self
+    }
+
+    /// How many streams either end may have open at once (default: 65536): the peer's further ones are refused with
+    /// FIN, [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A stream counts until it is closed and its FIN was
+    /// handed to the transport.
+    #[must_use]
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.max_streams = streams;
+        self
+    }
+
+    /// The longest name that a stream of the peer may have, in bytes (default: 4096). Others are refused with FIN.
+    #[must_use]
+    pub fn max_name_len(mut self, bytes: usize) -> Self {
+        self.max_name_len = bytes;
+        self
+    }
+
+    /// How much accepted and unsent data a stream may hold, in bytes (default: 262144). `write` waits beyond it.
+    #[must_use]
+    pub fn max_send_buffer(mut self, bytes: usize) -> Self {
+        self.max_send_buffer = bytes;
+        self
+    }
+
+    /// How long closing a session may take (default: 5 s): sending what was accepted, then waiting for the peer to
+    /// end its side.
+    #[must_use]
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// How long the receive budget may stay used up before the stream that holds most of it is cut with
+    /// [`Error::Stalled`] (default: never on version 1, 30 s on version 2).
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.stall_timeout = Some(timeout);
+        self
+    }
+
+    /// Version 2: how long a writer waits for window after the peer's FIN before it fails with
+    /// [`Error::PeerFinished`] (default: 60 s; `None`: for ever).
+    #[must_use]
+    pub fn half_close_stall(mut self, timeout: Option<Duration>) -> Self {
+        self.half_close_stall = timeout;
+        self
+    }
+
+    /// The no-data timeout that new streams start with (default: none).
+    #[must_use]
+    pub fn no_data_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.no_data_timeout = timeout;
+        self
+    }
+
+    /// The stall timeout in force.
+    pub(crate) fn stall(&self) -> Option<Duration> {
+        self.stall_timeout.unwrap_or((self.version == 2).then_some(V2_STALL_TIMEOUT))
+    }
+
+    /// Checks every rule; sessions do it when they are made.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field, its value and the rule.
+    pub fn validate(&self) -> Result<()> {
+        fn rule(kept: bool, field: &'static str, value: impl std::fmt::Debug, rule: &'static str) -> Result<()> {
+            if kept { Ok(()) } else { Err(Error::Config { field, value: format!("{value:?}"), rule }) }
+        }
+        let positive = |timeout: &Option<Duration>| timeout.is_none_or(|t| !t.is_zero());
+
+        rule(matches!(self.version, 1 | 2), "version", self.version, "only versions 1 and 2 exist")?;
+        if !self.keepalive_disabled {
+            let (interval, timeout) = (self.keepalive_interval, self.keepalive_timeout);
+            rule(!interval.is_zero(), "keepalive_interval", interval, "it must be longer than zero")?;
+            rule(timeout >= interval, "keepalive_timeout", timeout, "it must be at least keepalive_interval")?;
+        }
+        let frame = self.max_frame_size;
+        rule((1..=MAX_PAYLOAD).contains(&frame), "max_frame_size", frame, "it must be 1 to 65535 bytes")?;
+
+        let (budget, window) = (self.max_receive_buffer, self.max_stream_buffer);
+        rule(budget >= 1, "max_receive_buffer", budget, "it must be at least 1 byte")?;
+        rule(
+            self.version != 2 || budget >= INITIAL_WINDOW as usize,
+            "max_receive_buffer",
+            budget,
+            "version 2 needs at least 262144 bytes: a peer may fill that much of one stream before it hears of a window",
+        )?;
+        rule(window >= 1, "max_stream_buffer", window, "it must be at least 1 byte")?;
+        rule(window <= budget, "max_stream_buffer", window, "it must not be larger than max_receive_buffer")?;
+        rule(window <= i32::MAX as usize, "max_stream_buffer", window, "it must be at most 2147483647 bytes")?;
+
+        rule(self.accept_backlog >= 1, "accept_backlog", self.accept_backlog, "it must be at least 1")?;
+        rule(self.max_streams >= 1, "max_streams", self.max_streams, "it must be at least 1")?;
+        rule(self.max_name_len <= MAX_PAYLOAD, "max_name_len", self.max_name_len, "it must be at most 65535 bytes")?;
+        rule(self.max_send_buffer >= 1, "max_send_buffer", self.max_send_buffer, "it must be at least 1 byte")?;
+
+        rule(!self.close_timeout.is_zero(), "close_timeout", self.close_timeout, "it must be longer than zero")?;
+        let stall = self.stall();
+        rule(positive(&stall), "stall_timeout", stall, "it must be longer than zero, or None")?;
+        let stall = self.half_close_stall;
+        rule(positive(&stall), "half_close_stall", stall, "it must be longer than zero, or None")?;
+        let no_data = self.no_data_timeout;
+        rule(positive(&no_data), "no_data_timeout", no_data, "it must be longer than zero, or None")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The field that `validate` complains of; panics if it doesn't.
+    fn refused(config: Config) -> &'static str {
+        match config.validate() {
+            Err(Error::Config { field, value, rule }) => {
+                assert!(!value.is_empty() && !rule.is_empty());
+                field
+            }
+            other => panic!("{config:?} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_seeds_and_valid_on_both_versions() {
+        let config = Config::new();
+        assert_eq!((config.version, config.keepalive_disabled), (1, false));
+        assert_eq!(
+            (config.keepalive_interval, config.keepalive_timeout),
+            (Duration::from_secs(10), Duration::from_secs(30))
+        );
+        assert_eq!(
+            (config.max_frame_size, config.max_receive_buffer, config.max_stream_buffer),
+            (32768, 4_194_304, 65536)
+        );
+        assert!(config.validate().is_ok());
+        assert!(Config::new().version(2).validate().is_ok());
+    }
+
+    #[test]
+    fn every_rule_names_its_field() {
+        let zero = Duration::ZERO;
+        assert_eq!(refused(Config::new().version(0)), "version");
+        assert_eq!(refused(Config::new().version(3)), "version");
+        assert_eq!(refused(Config::new().keepalive_interval(zero)), "keepalive_interval");
+        assert_eq!(refused(Config::new().keepalive_timeout(Duration::from_secs(9))), "keepalive_timeout");
+        assert_eq!(refused(Config::new().max_frame_size(0)), "max_frame_size");
+        assert_eq!(refused(Config::new().max_frame_size(65536)), "max_frame_size");
+        assert_eq!(refused(Config::new().max_receive_buffer(0)), "max_receive_buffer");
+        assert_eq!(refused(Config::new().version(2).max_receive_buffer(262_143)), "max_receive_buffer");
+        assert_eq!(refused(Config::new().max_stream_buffer(0)), "max_stream_buffer");
+        assert_eq!(refused(Config::new().max_receive_buffer(65535)), "max_stream_buffer");
+        let huge = i32::MAX as usize + 1;
+        assert_eq!(refused(Config::new().max_receive_buffer(huge).max_stream_buffer(huge)), "max_stream_buffer");
+        assert_eq!(refused(Config::new().accept_backlog(0)), "accept_backlog");
+        assert_eq!(refused(Config::new().max_streams(0)), "max_streams");
+        assert_eq!(refused(Config::new().max_name_len(65536)), "max_name_len");
+        assert_eq!(refused(Config::new().max_send_buffer(0)), "max_send_buffer");
+        assert_eq!(refused(Config::new().close_timeout(zero)), "close_timeout");
+        assert_eq!(refused(Config::new().stall_timeout(Some(zero))), "stall_timeout");
+        assert_eq!(refused(Config::new().half_close_stall(Some(zero))), "half_close_stall");
+        assert_eq!(refused(Config::new().no_data_timeout(Some(zero))), "no_data_timeout");
+    }
+
+    #[test]
+    fn keepalive_rules_dont_apply_when_it_is_off() {
+        let config = Config::new().keepalive_disabled(true).keepalive_interval(Duration::ZERO);
+        assert!(config.validate().is_ok());
+    }
+
+    #[test]
+    fn the_stall_timeout_depends_on_the_version_until_it_is_set() {
+        assert_eq!(Config::new().stall(), None);
+        assert_eq!(Config::new().version(2).stall(), Some(Duration::from_secs(30)));
+        assert_eq!(Config::new().stall_timeout(None).version(2).stall(), None);
+    }
+}

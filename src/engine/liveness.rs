@@ -1,0 +1,118 @@
+//! What the timer looks at: when something was last received, and when payload last crossed; and what it does about it.
+//!
+//! Invariant: stamps are atomics, taken once per transport read or write by the threads that do those, so that liveness depends
+//! on neither thread's being able to run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use log::{trace, warn};
+use parking_lot::Mutex;
+
+use super::{Core, timer};
+use crate::error::Error;
+use crate::proto::keepalive::{Due, Signs};
+use crate::sync::close::Phase;
+use crate::sync::shaper::Order;
+
+/// Points in time that matter to liveness.
+#[derive(Debug)]
+pub(super) struct Clock {
+    epoch: Instant,
+    /// Nanoseconds since the epoch.
+    received: AtomicU64,
+    payload: AtomicU64,
+    /// Guards the session's no-data timeout, a leaf.
+    no_data: Mutex<Option<Duration>>,
+}
+
+impl Clock {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { epoch: now, received: AtomicU64::new(0), payload: AtomicU64::new(0), no_data: Mutex::new(None) }
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX) // 584 years
+    }
+
+    fn instant(&self, stamp: &AtomicU64) -> Instant {
+        self.epoch + Duration::from_nanos(stamp.load(Relaxed))
+    }
+
+    /// Something was received, or the reader goes on after a pause.
+    pub(super) fn received(&self, now: Instant) {
+        self.received.fetch_max(self.nanos(now), Relaxed);
+    }
+
+    /// Payload crossed.
+    pub(super) fn payload(&self, now: Instant) {
+        self.payload.fetch_max(self.nanos(now), Relaxed);
+    }
+}
+
+impl Core {
+    pub(crate) fn no_data_timeout(&self) -> Option<Duration> {
+        *self.clock.no_data.lock()
+    }
+
+    pub(crate) fn set_no_data_timeout(self: &Arc<Self>, timeout: Option<Duration>) {
+        let now = Instant::now();
+        *self.clock.no_data.lock() = timeout;
+        self.clock.payload(now); // the clock starts at the setting
+        if let Some(at) = timeout.and_then(|timeout| now.checked_add(timeout)) {
+            timer::schedule(self, at);
+        }
+    }
+
+    /// The timer's look at the session; returns when to look again, `None` for no more. Never waits.
+    pub(super) fn on_timer(&self, now: Instant) -> Option<Instant> {
+        if self.lifecycle.is_in(Phase::Ended) {
+            return None;
+        }
+        let signs = Signs {
+            now,
+            received: self.clock.instant(&self.clock.received),
+            payload: self.clock.instant(&self.clock.payload),
+            no_data: self.no_data_timeout(),
+            paused: self.env.budget.paused(),
+            deadline: self.lifecycle.deadline(),
+        };
+        let (due, next) = self.keepalive.lock().poll(signs);
+        match due {
+            Due::Nothing => {}
+            Due::Ping => self.env.shaper.order(Order::Ping),
+            Due::Stalled(after) => self.cut_the_largest(after),
+            Due::Silent(timeout) => self.end(Error::KeepaliveTimeout(timeout)),
+            Due::NoData(timeout) => self.end(Error::NoData(timeout)),
+            Due::Overdue => self.end(Error::Closed),
+        }
+        // A session always has a next look, so that the timer's thread lives as long as a session does.
+        (!self.lifecycle.is_in(Phase::Ended)).then(|| next.unwrap_or(now + IDLE_LOOK))
+    }
+
+    /// The budget stayed used up: the stream that holds most of it goes, so that the others live.
+    fn cut_the_largest(&self, after: Duration) {
+        let cells = self.registry.lock().streams.streams();
+        let largest = cells.iter().map(|cell| (cell.occupied(), cell)).max_by_key(|(held, _)| *held);
+        let Some((held, cell)) = largest.filter(|(held, _)| *held > 0) else { return };
+        warn!(
+            target: "gmux::session",
+            "session {}: the receive budget was full for {after:?}; stream {} {:?}, which holds {held} bytes, is cut",
+            self.number, cell.id, cell.name.text(),
+        );
+        self.fail_stream(cell, Error::Stalled { held, after }, true);
+    }
+
+    /// The reader begins to wait for budget.
+    pub(super) fn reader_pauses(self: &Arc<Self>, now: Instant) {
+        self.counters.receive_pauses.add(1);
+        trace!(target: "gmux::reader", "session {}: the receive budget is used up", self.number);
+        if let Some(at) = self.env.config.stall().and_then(|stall| now.checked_add(stall)) {
+            timer::schedule(self, at);
+        }
+    }
+}
+
+/// How often a session with no time limit at all is looked at.
+pub(super) const IDLE_LOOK: Duration = Duration::from_secs(3600);

@@ -1,0 +1,241 @@
+//! Every way in which a call, a stream or a session can fail.
+//!
+//! Invariants: an [`Error`] is cheap to clone (one fatal error is shown to every stream of a session); it keeps the
+//! fault's origin and source; [`Error::kind`] is the only place that maps it to an [`io::ErrorKind`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::wire::Header;
+
+/// A [`Result`](std::result::Result) whose error is gmux's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call, a stream or a whole session failed.
+///
+/// `Read` and `Write` calls return it inside an [`io::Error`], from which it can be downcast:
+///
+/// ```
+/// use std::io;
+/// let error: io::Error = gmux::Error::Timeout.into();
+/// assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+/// let inner = error.get_ref().and_then(|e| e.downcast_ref::<gmux::Error>());
+/// assert!(matches!(inner, Some(gmux::Error::Timeout)));
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // ---- the caller's own doing -------------------------------------------------------------------------------
+    /// A configuration field breaks a rule.
+    #[error("configuration: {field} = {value}, but {rule}")]
+    Config {
+        /// The field, as its setter is called.
+        field: &'static str,
+        /// The value it had.
+        value: String,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// A stream's name is longer than a frame can carry.
+    #[error("the stream's name has {len} bytes, at most {max} fit: use a shorter name")]
+    NameTooLong {
+        /// Length of the name, in bytes.
+        len: usize,
+        /// The longest that can be sent, in bytes.
+        max: usize,
+    },
+    /// The call is on a stream or session that was closed at this end.
+    #[error("closed at this end")]
+    Closed,
+    /// A write after `shutdown(Write)`.
+    #[error("this stream's sending side was shut down")]
+    WriteShutdown,
+    /// A duration of zero was given where a timeout is expected.
+    #[error("a timeout of zero: pass None for no timeout, or set_nonblocking(true)")]
+    ZeroTimeout,
+    /// As many streams as `max_streams` are open from this end.
+    #[error("{max} streams are open from this end already: close some, or raise max_streams")]
+    TooManyStreams {
+        /// The configured `max_streams`.
+        max: usize,
+    },
+    /// The session ran out of stream ids (2³¹ streams from one end).
+    #[error("stream id overflows, should start a new connection")]
+    GoAway,
+
+    // ---- time ---------------------------------------------------------------------------------------------------
+    /// A deadline or timeout passed.
+    #[error("timeout")]
+    Timeout,
+    /// The call would have to wait, on a stream in non-blocking mode.
+    #[error("operation would block")]
+    WouldBlock,
+    /// The no-data timeout passed: no payload crossed the stream (or the session) for this long.
+    #[error("no data crossed for {0:?}")]
+    NoData(Duration),
+    /// Nothing at all was received for the keepalive timeout.
+    #[error("keepalive: nothing was received from the peer for {0:?}")]
+    KeepaliveTimeout(Duration),
+    /// The receive budget stayed used up and this stream, which held most of it, was cut.
+    #[error(
+        "stalled: the session's receive buffer stayed full for {after:?} and this stream held most of it ({held} bytes): read faster, or raise max_receive_buffer"
+    )]
+    Stalled {
+        /// Bytes of the receive budget that the stream's unread data occupied.
+        held: usize,
+        /// The configured `stall_timeout`.
+        after: Duration,
+    },
+    /// The peer has sent FIN and gave no more window to write into for `half_close_stall`.
+    #[error("the peer finished its side and granted no window for {0:?}: it has most likely closed the stream")]
+    PeerFinished(Duration),
+
+    // ---- the peer's faults --------------------------------------------------------------------------------------
+    /// A frame that the protocol doesn't allow.
+    #[error("invalid protocol: {reason} ({frame})")]
+    InvalidProtocol {
+        /// The frame's header.
+        frame: Header,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The peer reports more bytes as consumed than were sent.
+    #[error("peer consumed more than sent: {consumed} bytes of {sent} on stream {stream}")]
+    Consumed {
+        /// The stream.
+        stream: u32,
+        /// Bytes consumed since the stream began, as the peer counts them.
+        consumed: u64,
+        /// Bytes that were sent since the stream began.
+        sent: u64,
+    },
+    /// The peer sent data past every window that was granted.
+    #[error("window overrun: the peer sent {received} bytes on stream {stream}, {allowed} were allowed")]
+    Overrun {
+        /// The stream.
+        stream: u32,
+        /// Bytes received since the stream began.
+        received: u64,
+        /// Bytes that the windows granted so far allow, with the slack.
+        allowed: u64,
+    },
+    /// A command byte that isn't in the protocol.
+    #[error("invalid command {0:#04x}: is the peer speaking gmux or smux at all?")]
+    InvalidCommand(u8),
+    /// A frame of another protocol version.
+    #[error("invalid version: this end is configured for version {ours}, the peer{} sent version {theirs}: configure both ends alike", Peer(.peer))]
+    InvalidVersion {
+        /// The configured version.
+        ours: u8,
+        /// The version byte that came.
+        theirs: u8,
+        /// The peer's address, where the transport knows it.
+        peer: Option<SocketAddr>,
+    },
+    /// The peer opens streams faster than their refusals can be sent.
+    #[error("flood: {refusals} refused streams wait for their answer to be sent")]
+    Flood {
+        /// Refusals that were queued.
+        refusals: usize,
+    },
+
+    // ---- the transport ------------------------------------------------------------------------------------------
+    /// The peer ended the connection, between frames, with no stream cut off.
+    #[error("the peer closed the connection")]
+    PeerClosed,
+    /// The connection ended inside a frame, or while streams had not finished.
+    #[error("connection lost: it ended {0}")]
+    ConnectionLost(&'static str),
+    /// The transport failed.
+    #[error("transport: {0}")]
+    Io(#[source] Arc<io::Error>),
+}
+
+/// Shows ` 192.0.2.1:80` or nothing: part of the message of [`Error::InvalidVersion`].
+struct Peer<'a>(&'a Option<SocketAddr>);
+
+impl std::fmt::Display for Peer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(addr) => write!(f, " {addr}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error {
+    /// The [`io::ErrorKind`] under which the error reaches `Read` and `Write` callers.
+    ///
+    /// Truncation is never `UnexpectedEof`, which `read_exact` uses for itself.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, InvalidData, InvalidInput, NotConnected, QuotaExceeded, TimedOut, WouldBlock,
+        };
+        match self {
+            Self::Config { .. } | Self::NameTooLong { .. } | Self::ZeroTimeout => InvalidInput,
+            Self::Closed => NotConnected,
+            Self::WriteShutdown | Self::PeerFinished(_) => BrokenPipe,
+            Self::TooManyStreams { .. } | Self::GoAway => QuotaExceeded,
+            Self::Timeout | Self::NoData(_) => TimedOut,
+            Self::WouldBlock => WouldBlock,
+            Self::KeepaliveTimeout(_) | Self::Stalled { .. } | Self::PeerClosed | Self::ConnectionLost(_) => {
+                ConnectionAborted
+            }
+            Self::InvalidProtocol { .. }
+            | Self::Consumed { .. }
+            | Self::Overrun { .. }
+            | Self::InvalidCommand(_)
+            | Self::InvalidVersion { .. }
+            | Self::Flood { .. } => InvalidData,
+            Self::Io(source) => match source.kind() {
+                // A transport may say "end of file" of itself; to a stream's reader that is a truncation.
+                io::ErrorKind::UnexpectedEof => ConnectionAborted,
+                kind => kind,
+            },
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind(), error)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(inner) => inner,
+            Err(error) => Self::Io(Arc::new(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_the_way_through_io_error() {
+        let there: io::Error = Error::Consumed { stream: 3, consumed: 9, sent: 8 }.into();
+        assert_eq!(there.kind(), io::ErrorKind::InvalidData);
+        assert!(matches!(Error::from(there), Error::Consumed { stream: 3, consumed: 9, sent: 8 }));
+    }
+
+    #[test]
+    fn a_version_mismatch_names_both_versions_and_the_peer() {
+        let peer = Some("192.0.2.7:99".parse().unwrap());
+        let text = Error::InvalidVersion { ours: 1, theirs: 2, peer }.to_string();
+        assert!(text.contains("version 1") && text.contains("version 2") && text.contains("192.0.2.7:99"), "{text}");
+    }
+
+    #[test]
+    fn truncation_is_never_unexpected_eof() {
+        let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(Error::from(source).kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(Error::ConnectionLost("inside a frame").kind(), io::ErrorKind::ConnectionAborted);
+    }
+}

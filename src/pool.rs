@@ -1,0 +1,238 @@
+//! Buffers that are used again: the seed's allocator.
+//!
+//! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused, and one class more
+//! for the data path, which lays an 8-byte header and a payload of 32768 bytes side by side.
+//!
+//! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps at most
+//! [`KEPT_BYTES`] of idle buffers and gives the rest back to the system; the locks are leaves (nothing is locked, and
+//! nothing of a user's is called, while one is held).
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::Mutex;
+
+use crate::wire::HEADER_LEN;
+
+/// The largest buffer of a power-of-two class, in bytes.
+pub const MAX_BUFFER: usize = 65536;
+
+/// The data path's class: the default `max_frame_size` behind a header.
+const FRAME_BUFFER: usize = HEADER_LEN + 32768;
+
+/// How many idle bytes a class keeps: two full sessions' worth of out-queues and budgets, 8 MiB. A burst beyond it is given back.
+const KEPT_BYTES: usize = 8 << 20;
+
+/// Power-of-two classes: 2⁰ to 2¹⁶; the class after them is the data path's.
+const POWERS: usize = 17;
+
+/// Idle buffers of one size.
+struct Class {
+    size: usize,
+    idle: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Class {
+    fn new(size: usize) -> Self {
+        Self { size, idle: Mutex::new(Vec::new()) }
+    }
+
+    fn take(&self) -> Box<[u8]> {
+        let idle = self.idle.lock().pop();
+        idle.unwrap_or_else(|| vec![0; self.size].into_boxed_slice())
+    }
+
+    fn put(&self, data: Box<[u8]>) {
+        let mut idle = self.idle.lock();
+        if idle.len() * self.size < KEPT_BYTES {
+            idle.push(data);
+        } else {
+            drop(idle);
+            drop(data);
+        }
+    }
+}
+
+/// A pool of buffers of 1 to 65536 bytes. Cloning gives another handle to the same pool.
+///
+/// ```
+/// let pool = gmux::pool::BufferPool::new();
+/// let buffer = pool.get(1000).expect("1000 is within 1..=65536");
+/// assert_eq!((buffer.len(), buffer.capacity()), (1000, 1024));
+/// drop(buffer); // it goes back to the pool
+/// assert!(pool.get(0).is_none() && pool.get(65537).is_none());
+/// ```
+#[derive(Clone)]
+pub struct BufferPool {
+    classes: Arc<[Class; POWERS + 1]>,
+}
+
+impl BufferPool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new() -> Self {
+        let size = |class| if class == POWERS { FRAME_BUFFER } else { 1_usize << class };
+        Self { classes: Arc::new(std::array::from_fn(|class| Class::new(size(class)))) }
+    }
+
+    /// The pool that all sessions of the process share.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: LazyLock<BufferPool> = LazyLock::new(BufferPool::new);
+        &SHARED
+    }
+
+    /// A buffer of `size` bytes; `None` unless `size` is 1 to 65536. Its contents are unspecified: zeros, or what an
+    /// earlier user of this pool left there.
+    #[must_use]
+    pub fn get(&self, size: usize) -> Option<Buffer> {
+        let class = msb(size)?;
+        Some(self.take(class, size))
+    }
+
+    /// A buffer for a header and `payload` bytes (1 to 65535), of the data path's class where that wastes less.
+    pub(crate) fn frame(&self, payload: usize) -> Buffer {
+        let size = HEADER_LEN + payload;
+        match msb(size) {
+            Some(class) if size <= FRAME_BUFFER / 2 || size > FRAME_BUFFER => self.take(class, size),
+            None => Buffer { data: vec![0; size].into_boxed_slice(), len: size, home: None },
+            Some(_) => self.take(POWERS, size),
+        }
+    }
+
+    fn take(&self, class: usize, len: usize) -> Buffer {
+        match self.classes.get(class) {
+            Some(home) => Buffer { data: home.take(), len, home: Some((self.clone(), class)) },
+            None => Buffer { data: vec![0; len].into_boxed_slice(), len, home: None },
+        }
+    }
+
+    /// How many idle buffers wait, over all classes.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.classes.iter().map(|class| class.idle.lock().len()).sum()
+    }
+}
+
+impl Default for BufferPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BufferPool").field("idle", &self.idle()).finish()
+    }
+}
+
+/// The class of a size: the exponent of the smallest power of two that holds it; `None` unless 1 to 65536.
+///
+/// ```
+/// assert_eq!(gmux::pool::msb(1), Some(0));
+/// assert_eq!(gmux::pool::msb(1000), Some(10));
+/// assert_eq!(gmux::pool::msb(65537), None);
+/// ```
+#[must_use]
+pub fn msb(size: usize) -> Option<usize> {
+    match size {
+        1..=MAX_BUFFER => Some(size.next_power_of_two().trailing_zeros() as usize),
+        _ => None,
+    }
+}
+
+/// A buffer out of a [`BufferPool`], to which it returns when it is dropped. It derefs to its `len` bytes.
+pub struct Buffer {
+    data: Box<[u8]>,
+    len: usize,
+    home: Option<(BufferPool, usize)>,
+}
+
+impl Buffer {
+    /// What the buffer occupies, in bytes: its class's size.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Shortens or lengthens the buffer within its capacity; more than that is cut to it.
+    pub fn set_len(&mut self, len: usize) {
+        self.len = len.min(self.data.len());
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("len", &self.len).field("capacity", &self.data.len()).finish()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some((pool, class)) = self.home.take()
+            && let Some(home) = pool.classes.get(class)
+        {
+            home.put(std::mem::take(&mut self.data));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_outside_the_classes_are_refused() {
+        let pool = BufferPool::new();
+        assert!(pool.get(0).is_none());
+        assert!(pool.get(65537).is_none());
+        assert!(pool.get(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn every_size_gets_its_length_and_wastes_at_most_half() {
+        let pool = BufferPool::new();
+        for size in 1..=MAX_BUFFER {
+            let buffer = pool.get(size).unwrap();
+            assert_eq!(buffer.len(), size);
+            assert!(buffer.capacity() >= size && buffer.capacity() < 2 * size, "{size}: {}", buffer.capacity());
+        }
+        for payload in 1..=65535 {
+            let buffer = pool.frame(payload);
+            assert_eq!(buffer.len(), payload + HEADER_LEN);
+            assert!(buffer.capacity() <= 2 * buffer.len(), "{payload}: {}", buffer.capacity());
+        }
+    }
+
+    #[test]
+    fn a_dropped_buffer_is_the_next_one_out() {
+        let pool = BufferPool::new();
+        let first = pool.get(3000).unwrap();
+        let address = first.as_ptr();
+        drop(first);
+        assert_eq!(pool.idle(), 1);
+        assert_eq!(pool.get(4096).unwrap().as_ptr(), address);
+        assert_eq!(pool.frame(32768).capacity(), HEADER_LEN + 32768);
+    }
+
+    #[test]
+    fn a_burst_is_given_back() {
+        let pool = BufferPool::new();
+        let burst: Vec<_> = (0..200).map(|_| pool.get(65536).unwrap()).collect();
+        drop(burst);
+        assert_eq!(pool.idle(), KEPT_BYTES / 65536);
+    }
+}

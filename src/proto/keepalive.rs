@@ -1,0 +1,168 @@
+//! When a session pings, and when it is dead: the timer's decisions, in virtual time.
+//!
+//! Invariant: what is decided depends on the arguments alone; whatever was decided, the next look is never later than the
+//! next thing that may become due.
+
+use std::time::{Duration, Instant};
+
+/// What the timer finds when it looks at a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Signs {
+    pub(crate) now: Instant,
+    /// When anything was last received, or the reader went on after a pause.
+    pub(crate) received: Instant,
+    /// When stream payload last crossed, in either direction, or the no-data timeout was set.
+    pub(crate) payload: Instant,
+    pub(crate) no_data: Option<Duration>,
+    /// Since when the reader waits for budget.
+    pub(crate) paused: Option<Instant>,
+    /// When a session that is ending has to be over.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    Nothing,
+    /// Send a NOP.
+    Ping,
+    /// The stream that holds most of the budget is to be cut.
+    Stalled(Duration),
+    /// The session is dead: nothing was received for this long.
+    Silent(Duration),
+    /// The session's no-data timeout passed.
+    NoData(Duration),
+    /// The close timeout passed.
+    Overdue,
+}
+
+#[derive(Debug)]
+pub(crate) struct Keepalive {
+    /// Interval and timeout, unless keepalive is off.
+    period: Option<(Duration, Duration)>,
+    stall: Option<Duration>,
+    ping_at: Instant,
+    /// The pause that was answered with a cut last, so that it isn't answered twice at once.
+    cut_at: Option<Instant>,
+}
+
+impl Keepalive {
+    pub(crate) fn new(period: Option<(Duration, Duration)>, stall: Option<Duration>, now: Instant) -> Self {
+        let ping_at = period.map_or(now, |(interval, _)| now + interval);
+        Self { period, stall, ping_at, cut_at: None }
+    }
+
+    /// What is due now, and when to look again.
+    pub(crate) fn poll(&mut self, signs: Signs) -> (Due, Option<Instant>) {
+        let Signs { now, received, payload, no_data, paused, deadline } = signs;
+        let mut next = deadline;
+        let mut soonest = |at: Option<Instant>| next = [next, at].into_iter().flatten().min();
+
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return (Due::Overdue, None);
+        }
+        if let Some(timeout) = no_data {
+            match payload.checked_add(timeout) {
+                Some(at) if at <= now => return (Due::NoData(timeout), None),
+                at => soonest(at),
+            }
+        }
+        let mut due = Due::Nothing;
+        if let Some((interval, timeout)) = self.period {
+            // A session that refuses to read can't know whether its peer lives.
+            if paused.is_none() {
+                match received.checked_add(timeout) {
+                    Some(at) if at <= now => return (Due::Silent(timeout), None),
+                    at => soonest(at),
+                }
+            }
+            if self.ping_at <= now {
+                self.ping_at = now + interval;
+                due = Due::Ping;
+            }
+            soonest(Some(self.ping_at));
+        }
+        if let (Some(stall), Some(since)) = (self.stall, paused) {
+            // One cut may not free enough: the next follows as long after.
+            let since = self.cut_at.map_or(since, |cut| cut.max(since));
+            match since.checked_add(stall) {
+                Some(at) if at <= now => {
+                    self.cut_at = Some(now);
+                    soonest(now.checked_add(stall));
+                    // A ping that was due too goes out at the next look.
+                    if due == Due::Ping {
+                        self.ping_at = now;
+                        soonest(Some(now));
+                    }
+                    due = Due::Stalled(stall);
+                }
+                at => soonest(at),
+            }
+        }
+        (due, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn signs(start: Instant, seconds: u32) -> Signs {
+        let now = start + SECOND * seconds;
+        Signs { now, received: start, payload: start, no_data: None, paused: None, deadline: None }
+    }
+
+    #[test]
+    fn pings_every_interval_and_dies_after_the_timeout() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some((SECOND * 10, SECOND * 30)), None, start);
+        assert_eq!(keepalive.poll(signs(start, 0)), (Due::Nothing, Some(start + SECOND * 10)));
+        assert_eq!(keepalive.poll(signs(start, 10)), (Due::Ping, Some(start + SECOND * 20)));
+        assert_eq!(keepalive.poll(signs(start, 11)), (Due::Nothing, Some(start + SECOND * 20)));
+        assert_eq!(keepalive.poll(signs(start, 20)), (Due::Ping, Some(start + SECOND * 30)));
+        assert_eq!(keepalive.poll(signs(start, 30)).0, Due::Silent(SECOND * 30));
+        let heard = Signs { received: start + SECOND * 29, ..signs(start, 30) };
+        assert_eq!(keepalive.poll(heard).0, Due::Ping);
+    }
+
+    #[test]
+    fn a_paused_reader_stops_the_keepalive_but_not_the_no_data_clock() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some((SECOND * 10, SECOND * 30)), None, start);
+        let paused = Signs { paused: Some(start), ..signs(start, 300) };
+        assert_eq!(keepalive.poll(paused).0, Due::Ping);
+        let no_data = Signs { no_data: Some(SECOND * 40), ..paused };
+        assert_eq!(keepalive.poll(no_data).0, Due::NoData(SECOND * 40));
+    }
+
+    #[test]
+    fn a_stall_is_cut_once_per_timeout() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(None, Some(SECOND * 5), start);
+        let paused = |seconds| Signs { paused: Some(start), ..signs(start, seconds) };
+        assert_eq!(keepalive.poll(paused(4)), (Due::Nothing, Some(start + SECOND * 5)));
+        assert_eq!(keepalive.poll(paused(5)), (Due::Stalled(SECOND * 5), Some(start + SECOND * 10)));
+        assert_eq!(keepalive.poll(paused(6)).0, Due::Nothing);
+        assert_eq!(keepalive.poll(paused(10)).0, Due::Stalled(SECOND * 5));
+        assert_eq!(keepalive.poll(signs(start, 99)), (Due::Nothing, None));
+    }
+
+    #[test]
+    fn a_ping_and_a_stall_at_once_both_happen() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some((SECOND * 5, SECOND * 30)), Some(SECOND * 5), start);
+        let paused = Signs { paused: Some(start), ..signs(start, 5) };
+        assert_eq!(keepalive.poll(paused), (Due::Stalled(SECOND * 5), Some(start + SECOND * 5)));
+        assert_eq!(keepalive.poll(paused).0, Due::Ping);
+    }
+
+    #[test]
+    fn the_close_deadline_comes_before_everything() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some((SECOND, SECOND)), Some(SECOND), start);
+        let all = Signs { no_data: Some(SECOND), deadline: Some(start + SECOND * 2), ..signs(start, 2) };
+        assert_eq!(keepalive.poll(all).0, Due::Overdue);
+    }
+}

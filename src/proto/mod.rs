@@ -1,0 +1,12 @@
+//! The protocol core: state without I/O, locks, clocks, threads or logging. `now` is passed in; what a call asks for
+//! (wake somebody, take a turn at the writer) is returned, and the caller acts on it after unlocking.
+
+pub(crate) mod chunks;
+pub(crate) mod keepalive;
+pub(crate) mod registry;
+pub(crate) mod state;
+pub(crate) mod stream;
+pub(crate) mod window;
+
+#[cfg(test)]
+mod tests;

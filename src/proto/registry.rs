@@ -1,0 +1,320 @@
+//! Which streams a session has, which wait to be accepted, and which id comes next.
+//!
+//! Invariants: an id is in the table from before its SYN can leave until the stream is closed here and its FIN was handed over;
+//! `next` has this end's parity and never goes back; the backlog holds streams that are in the table, or were when the session ended.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::error::Error;
+
+/// Which end of the connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Opens streams with odd ids, from 3.
+    Client,
+    /// Opens streams with even ids, from 2.
+    Server,
+}
+
+impl Role {
+    fn first_id(self) -> u32 {
+        match self {
+            Self::Client => 3,
+            Self::Server => 2,
+        }
+    }
+
+    /// Whether streams that this end opens have such an id.
+    pub(crate) fn opens(self, id: u32) -> bool {
+        (id % 2 == 1) == (self == Self::Client)
+    }
+}
+
+/// Limits on what the table holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_streams: usize,
+    pub(crate) backlog: usize,
+}
+
+/// What became of a SYN.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// The caller makes the stream and `insert`s it.
+    Welcome,
+    /// The stream is open already.
+    Duplicate,
+    /// The peer used this end's parity.
+    WrongParity,
+    Refused(Refusal),
+}
+
+/// Why a stream of the peer is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Backlog,
+    Streams,
+    NotAccepting,
+    NameTooLong,
+    NamesTooMany,
+}
+
+impl Refusal {
+    /// For the log.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Backlog => "the accept backlog is full (accept faster, or raise accept_backlog)",
+            Self::Streams => "max_streams are open",
+            Self::NotAccepting => "this session accepts no more streams",
+            Self::NameTooLong => "its name is longer than max_name_len",
+            Self::NamesTooMany => "the names of open streams use up half of max_receive_buffer",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry<S> {
+    stream: S,
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Registry<S> {
+    role: Role,
+    limits: Limits,
+    streams: HashMap<u32, Entry<S>>,
+    backlog: VecDeque<S>,
+    next: Option<u32>,
+    /// Entries by who opened them, and those that aren't closed.
+    ours: usize,
+    theirs: usize,
+    open: usize,
+    peak: usize,
+    accepting: bool,
+    /// Set when the session can open no more: closing, or ended.
+    sealed: Option<Error>,
+}
+
+impl<S: Clone> Registry<S> {
+    pub(crate) fn new(role: Role, limits: Limits) -> Self {
+        Self::starting_at(role.first_id(), role, limits)
+    }
+
+    /// A registry whose next id is `next`.
+    pub(crate) fn starting_at(next: u32, role: Role, limits: Limits) -> Self {
+        Self {
+            role,
+            limits,
+            streams: HashMap::new(),
+            backlog: VecDeque::new(),
+            next: Some(next),
+            ours: 0,
+            theirs: 0,
+            open: 0,
+            peak: 0,
+            accepting: true,
+            sealed: None,
+        }
+    }
+
+    pub(crate) fn find(&self, id: u32) -> Option<&S> {
+        self.streams.get(&id).map(|entry| &entry.stream)
+    }
+
+    /// Opens a stream from this end: `make` makes it of its id.
+    pub(crate) fn open(&mut self, make: impl FnOnce(u32) -> S) -> Result<S, Error> {
+        if let Some(error) = &self.sealed {
+            return Err(error.clone());
+        }
+        if self.ours >= self.limits.max_streams {
+            return Err(Error::TooManyStreams { max: self.limits.max_streams });
+        }
+        let id = self.next.ok_or(Error::GoAway)?;
+        self.next = id.checked_add(2);
+        let stream = make(id);
+        self.insert(id, stream.clone());
+        Ok(stream)
+    }
+
+    /// Whether a SYN with `id` may open a stream.
+    pub(crate) fn admit(&self, id: u32) -> Admission {
+        if self.role.opens(id) {
+            Admission::WrongParity
+        } else if self.streams.contains_key(&id) {
+            Admission::Duplicate
+        } else if !self.accepting {
+            Admission::Refused(Refusal::NotAccepting)
+        } else if self.theirs >= self.limits.max_streams {
+            Admission::Refused(Refusal::Streams)
+        } else if self.backlog.len() >= self.limits.backlog {
+            Admission::Refused(Refusal::Backlog)
+        } else {
+            Admission::Welcome
+        }
+    }
+
+    /// Puts an admitted stream of the peer into the table and the backlog; `false` if the session has stopped accepting since.
+    pub(crate) fn receive(&mut self, id: u32, stream: S) -> bool {
+        if self.accepting {
+            self.backlog.push_back(stream.clone());
+            self.insert(id, stream);
+        }
+        self.accepting
+    }
+
+    fn insert(&mut self, id: u32, stream: S) {
+        self.streams.insert(id, Entry { stream, closed: false });
+        *self.side(id) += 1;
+        self.open += 1;
+        self.peak = self.peak.max(self.open);
+    }
+
+    fn side(&mut self, id: u32) -> &mut usize {
+        if self.role.opens(id) { &mut self.ours } else { &mut self.theirs }
+    }
+
+    /// The next stream that waits to be accepted.
+    pub(crate) fn accept(&mut self) -> Option<S> {
+        self.backlog.pop_front()
+    }
+
+    /// The application closed a stream: it isn't counted as open any more.
+    pub(crate) fn closed(&mut self, id: u32) {
+        if let Some(entry) = self.streams.get_mut(&id)
+            && !std::mem::replace(&mut entry.closed, true)
+        {
+            self.open -= 1;
+        }
+    }
+
+    /// Forgets a stream that is over.
+    pub(crate) fn forget(&mut self, id: u32) -> Option<S> {
+        self.closed(id);
+        let entry = self.streams.remove(&id)?;
+        *self.side(id) -= 1;
+        if self.streams.len() * 8 < self.streams.capacity() {
+            self.streams.shrink_to(self.streams.len() * 2); // a burst of streams isn't kept for ever
+        }
+        Some(entry.stream)
+    }
+
+    /// Streams that aren't closed.
+    pub(crate) fn open_count(&self) -> usize {
+        self.open
+    }
+
+    /// Streams in the table, closed or not.
+    pub(crate) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// The largest number of streams that were open at once.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak
+    }
+
+    /// All streams of the table.
+    pub(crate) fn streams(&self) -> Vec<S> {
+        self.streams.values().map(|entry| entry.stream.clone()).collect()
+    }
+
+    /// Accepts no more streams of the peer. What waits goes on waiting.
+    pub(crate) fn stop_accepting(&mut self) {
+        self.accepting = false;
+    }
+
+    /// Opens no more streams, in either direction.
+    pub(crate) fn seal(&mut self, error: Error) {
+        self.accepting = false;
+        self.sealed.get_or_insert(error);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// Takes the streams out that wait to be accepted.
+    pub(crate) fn take_backlog(&mut self) -> VecDeque<S> {
+        std::mem::take(&mut self.backlog)
+    }
+
+    /// Empties the table at the session's end. What waits to be accepted still can be.
+    pub(crate) fn end(&mut self, error: Error) -> Vec<S> {
+        self.seal(error);
+        (self.ours, self.theirs, self.open) = (0, 0, 0);
+        std::mem::take(&mut self.streams).into_values().map(|entry| entry.stream).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_streams: 4, backlog: 2 };
+
+    #[test]
+    fn ids_start_at_3_and_2_and_step_by_two() {
+        let mut client = Registry::new(Role::Client, LIMITS);
+        assert_eq!([client.open(|id| id).unwrap(), client.open(|id| id).unwrap()], [3, 5]);
+        let mut server = Registry::new(Role::Server, LIMITS);
+        assert_eq!([server.open(|id| id).unwrap(), server.open(|id| id).unwrap()], [2, 4]);
+    }
+
+    #[test]
+    fn ids_are_never_used_again_and_run_out_with_go_away() {
+        for (role, last) in [(Role::Client, u32::MAX), (Role::Server, u32::MAX - 1)] {
+            let mut registry = Registry::starting_at(last - 2, role, LIMITS);
+            assert_eq!(registry.open(|id| id).unwrap(), last - 2);
+            registry.forget(last - 2);
+            assert_eq!(registry.open(|id| id).unwrap(), last);
+            assert!(matches!(registry.open(|id| id), Err(Error::GoAway)));
+            assert_eq!(registry.find(last), Some(&last), "existing streams go on");
+        }
+    }
+
+    #[test]
+    fn admission_follows_the_table_of_odd_input() {
+        let mut registry = Registry::new(Role::Server, LIMITS);
+        assert_eq!(registry.admit(2), Admission::WrongParity);
+        assert_eq!(registry.admit(0), Admission::WrongParity);
+        for id in [1, 9] {
+            assert_eq!(registry.admit(id), Admission::Welcome);
+            assert!(registry.receive(id, id));
+        }
+        assert_eq!(registry.admit(9), Admission::Duplicate);
+        assert_eq!(registry.admit(3), Admission::Refused(Refusal::Backlog));
+        assert_eq!(registry.accept(), Some(1));
+        assert_eq!(registry.admit(3), Admission::Welcome);
+        registry.closed(1);
+        registry.forget(1);
+        assert_eq!(registry.admit(1), Admission::Welcome, "closed and forgotten");
+        registry.stop_accepting();
+        assert_eq!(registry.admit(1), Admission::Refused(Refusal::NotAccepting));
+        assert!(!registry.receive(1, 1));
+    }
+
+    #[test]
+    fn a_closed_stream_counts_against_the_limit_until_it_is_forgotten() {
+        let mut registry = Registry::new(Role::Server, Limits { max_streams: 2, backlog: 9 });
+        registry.receive(1, 1);
+        registry.receive(3, 3);
+        registry.closed(1);
+        assert_eq!((registry.open_count(), registry.len()), (1, 2));
+        assert_eq!(registry.admit(5), Admission::Refused(Refusal::Streams));
+        registry.forget(1);
+        assert_eq!(registry.admit(5), Admission::Welcome);
+        // This end's own streams have a limit of their own.
+        assert!(registry.open(|id| id).is_ok() && registry.open(|id| id).is_ok());
+        assert!(matches!(registry.open(|id| id), Err(Error::TooManyStreams { max: 2 })));
+        assert_eq!(registry.peak(), 3);
+    }
+
+    #[test]
+    fn a_sealed_registry_opens_nothing_and_keeps_its_backlog() {
+        let mut registry = Registry::new(Role::Server, LIMITS);
+        registry.receive(1, 1);
+        assert_eq!(registry.end(Error::PeerClosed), [1]);
+        assert!(matches!(registry.open(|id| id), Err(Error::PeerClosed)));
+        assert_eq!((registry.accept(), registry.accept(), registry.open_count()), (Some(1), None, 0));
+    }
+}

@@ -1,0 +1,114 @@
+//! The two halves of a stream, as far as the wire can see them.
+//!
+//! ```text
+//!  sending                                             receiving
+//!
+//!   Open ──Finish──▶ Finishing ──FinTaken──▶ FinTaken    Open ──ShutRead──▶ Discarding
+//!                                              │           │                    │
+//!                                          FinHanded    PeerFin              PeerFin
+//!                                              ▼           ▼                    ▼
+//!                                           Finished     Ended ◀────────────────┘
+//! ```
+//!
+//! `Finishing`: FIN goes out after everything that was accepted. `FinTaken`: the writer has it; nothing but UPD follows.
+//! `Finished`: the transport has it. `Discarding`: what comes is thrown away, and counted as consumed.
+//!
+//! Invariant: no transition goes back, so FIN is taken at most once.
+
+/// The sending half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Sending {
+    Open,
+    Finishing,
+    FinTaken,
+    Finished,
+}
+
+/// The receiving half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Receiving {
+    Open,
+    Discarding,
+    Ended,
+}
+
+/// What happens to a half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The application will write no more.
+    Finish,
+    /// The writer thread took the FIN.
+    FinTaken,
+    /// The FIN was handed to the transport.
+    FinHanded,
+    /// The application will read no more.
+    ShutRead,
+    /// The peer's FIN came.
+    PeerFin,
+}
+
+/// Both halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Halves {
+    pub(crate) sending: Sending,
+    pub(crate) receiving: Receiving,
+}
+
+impl Halves {
+    pub(crate) fn new() -> Self {
+        Self { sending: Sending::Open, receiving: Receiving::Open }
+    }
+
+    /// Applies an event; returns whether anything changed.
+    pub(crate) fn on(&mut self, event: Event) -> bool {
+        use self::Receiving as R;
+        use self::Sending as S;
+        let before = *self;
+        match (event, self.sending, self.receiving) {
+            (Event::Finish, S::Open, _) => self.sending = S::Finishing,
+            (Event::FinTaken, S::Finishing, _) => self.sending = S::FinTaken,
+            (Event::FinHanded, S::FinTaken, _) => self.sending = S::Finished,
+            (Event::ShutRead, _, R::Open) => self.receiving = R::Discarding,
+            (Event::PeerFin, _, R::Open | R::Discarding) => self.receiving = R::Ended,
+            // Said already, or too late to matter.
+            (Event::Finish, S::Finishing | S::FinTaken | S::Finished, _)
+            | (Event::FinTaken, S::Open | S::FinTaken | S::Finished, _)
+            | (Event::FinHanded, S::Open | S::Finishing | S::Finished, _)
+            | (Event::ShutRead, _, R::Discarding | R::Ended)
+            | (Event::PeerFin, _, R::Ended) => {}
+        }
+        *self != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENTS: [Event; 5] = [Event::Finish, Event::FinTaken, Event::FinHanded, Event::ShutRead, Event::PeerFin];
+
+    #[test]
+    fn no_transition_goes_back() {
+        // Every sequence of six events: the halves only move forward, and FIN is taken at most once.
+        for code in 0..5usize.pow(6) {
+            let (mut halves, mut taken, mut code) = (Halves::new(), 0, code);
+            for _ in 0..6 {
+                let (event, before) = (EVENTS[code % 5], halves);
+                code /= 5;
+                let changed = halves.on(event);
+                assert_eq!(changed, halves != before);
+                assert!(halves.sending >= before.sending && halves.receiving >= before.receiving);
+                taken += usize::from(event == Event::FinTaken && changed);
+            }
+            assert!(taken <= 1);
+        }
+    }
+
+    #[test]
+    fn fin_is_taken_only_when_the_application_finished() {
+        let mut halves = Halves::new();
+        assert!(!halves.on(Event::FinTaken));
+        assert!(halves.on(Event::Finish) && halves.on(Event::FinTaken) && halves.on(Event::FinHanded));
+        assert_eq!(halves, Halves { sending: Sending::Finished, receiving: Receiving::Open });
+    }
+}

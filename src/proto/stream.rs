@@ -1,0 +1,433 @@
+//! One stream's protocol state: what it may read, write and send, and what it owes the peer.
+//!
+//! Packets aren't queued, *intents* are: that SYN, an UPD or FIN is due is a flag here, and the frame is made when the writer
+//! takes the stream's turn ([`StreamCore::poll_transmit`]). So FIN can't overtake data, window updates merge and never go stale,
+//! and small writes merge into large frames.
+//!
+//! Invariants: the window is charged when bytes are accepted, so what is accepted can always be sent; a stream waits in each
+//! lane at most once (the scheduled flags); frames leave in the order SYN, (UPD, data)*, FIN, then UPD alone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::chunks::{Chunk, Inbox, Outbox, Payload};
+use super::state::{Event, Halves, Receiving, Sending};
+use super::window::{ReceiveWindow, SendWindow, Update};
+use crate::error::Error;
+use crate::pool::BufferPool;
+
+/// A turn may go by the express lane if it has at most so many bytes of data: a request, an answer or a keystroke doesn't
+/// wait behind bulk.
+pub(crate) const EXPRESS_BYTES: usize = 2048;
+
+/// Which way a turn at the writer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// SYN, UPD, FIN and a little data: served first, with at most half of each batch.
+    Express,
+    /// Everything else: round-robin by bytes.
+    Bulk,
+}
+
+/// What a reader finds.
+#[derive(Debug)]
+pub(crate) enum Readable {
+    Data,
+    /// The peer's FIN, or a local `shutdown(Read)`.
+    Eof,
+    Nothing,
+    Failed(Error),
+}
+
+/// What a writer finds.
+#[derive(Debug)]
+pub(crate) enum Writable {
+    /// So many bytes can be accepted.
+    Room(usize),
+    /// No room now. `starved`: the peer has sent FIN and granted no window.
+    Full {
+        starved: bool,
+    },
+    Failed(Error),
+}
+
+/// What to do with received data.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    Queue,
+    /// The application doesn't want it; it has been counted as consumed.
+    Discard,
+    /// It came after the peer's FIN, or after the stream failed.
+    Late,
+}
+
+/// A frame to be sent.
+#[derive(Debug)]
+pub(crate) enum Transmit {
+    Syn,
+    Update { consumed: u32, window: u32 },
+    Data(Payload),
+    Fin,
+}
+
+/// What a stream threw away, for the caller to drop outside its lock.
+#[must_use = "drop it after unlocking"]
+pub(crate) struct Discarded<C> {
+    _chunks: VecDeque<Chunk<C>>,
+    _payloads: VecDeque<Payload>,
+}
+
+#[derive(Debug)]
+pub(crate) struct StreamCore<C> {
+    halves: Halves,
+    inbox: Inbox<C>,
+    outbox: Outbox,
+    tx: SendWindow,
+    rx: ReceiveWindow,
+    /// Bytes handed to the transport.
+    handed: u64,
+    /// The stream failed alone; what was received stays readable, then this is reported, even after FIN.
+    failure: Option<Arc<Error>>,
+    /// The session ended, or is closing.
+    ending: Option<Arc<Error>>,
+    /// The session's transport takes no more writes.
+    write_ending: Option<Arc<Error>>,
+    /// Closed by the application: all handles are gone, or `close` was called.
+    closed: bool,
+    /// `shutdown(Read)` was called.
+    read_shut: bool,
+    syn_due: bool,
+    /// A write is copying outside the lock: FIN waits for it.
+    pub(crate) writing: bool,
+    in_express: bool,
+    in_bulk: bool,
+    /// Nothing is sent any more: the session has ended.
+    mute: bool,
+}
+
+impl<C> StreamCore<C> {
+    /// A stream with an announced window of `window` bytes; `syn_due` if it was opened from this end.
+    pub(crate) fn new(version: u8, window: usize, syn_due: bool) -> Self {
+        Self::starting_at(0, version, window, syn_due)
+    }
+
+    /// A stream that has carried `origin` bytes each way already.
+    pub(crate) fn starting_at(origin: u64, version: u8, window: usize, syn_due: bool) -> Self {
+        Self {
+            halves: Halves::new(),
+            inbox: Inbox::new(),
+            outbox: Outbox::new(),
+            tx: SendWindow::new(version == 2, origin),
+            rx: ReceiveWindow::new(version == 2, window, origin),
+            handed: origin,
+            failure: None,
+            ending: None,
+            write_ending: None,
+            closed: false,
+            read_shut: false,
+            syn_due,
+            writing: false,
+            in_express: false,
+            in_bulk: false,
+            mute: false,
+        }
+    }
+
+    // ---- reading ------------------------------------------------------------------------------------------------
+
+    /// Buffered data first, then the ending.
+    pub(crate) fn readable(&self) -> Readable {
+        if self.closed {
+            return Readable::Failed(Error::Closed);
+        }
+        if self.read_shut {
+            return Readable::Eof;
+        }
+        if !self.inbox.is_empty() {
+            return Readable::Data;
+        }
+        match (&self.failure, self.halves.receiving, &self.ending) {
+            (Some(failure), _, _) => Readable::Failed(Error::clone(failure)),
+            (None, Receiving::Ended, _) => Readable::Eof,
+            (None, _, Some(ending)) => Readable::Failed(Error::clone(ending)),
+            (None, _, None) => Readable::Nothing,
+        }
+    }
+
+    pub(crate) fn inbox(&mut self) -> &mut Inbox<C> {
+        &mut self.inbox
+    }
+
+    /// The application took `n` bytes out of the inbox.
+    pub(crate) fn consumed(&mut self, n: usize) {
+        if !self.closed {
+            self.rx.consume(n);
+        }
+    }
+
+    /// What was granted to the peer and isn't consumed, in bytes.
+    pub(crate) fn granted(&self) -> u64 {
+        if self.closed { 0 } else { self.rx.granted() }
+    }
+
+    /// Tells the peer the window at once, before the first read.
+    pub(crate) fn announce(&mut self) {
+        self.rx.announce();
+    }
+
+    // ---- what the peer sends ------------------------------------------------------------------------------------
+
+    /// `n` bytes of data came, and will follow.
+    ///
+    /// # Errors
+    /// Past every window granted: the bytes received and allowed. The stream has to fail.
+    pub(crate) fn receive(&mut self, n: usize) -> Result<Received, (u64, u64)> {
+        if self.halves.receiving == Receiving::Ended || self.failure.is_some() {
+            return Ok(Received::Late);
+        }
+        self.rx.receive(n)?;
+        if self.closed || self.halves.receiving == Receiving::Discarding {
+            self.rx.consume(n);
+            return Ok(Received::Discard);
+        }
+        Ok(Received::Queue)
+    }
+
+    /// Whether data that [`receive`](Self::receive) let in is still wanted.
+    pub(crate) fn wants_data(&self) -> bool {
+        !self.closed && !self.read_shut && self.failure.is_none()
+    }
+
+    /// FIN came; returns whether it is the first.
+    pub(crate) fn peer_fin(&mut self) -> bool {
+        self.halves.on(Event::PeerFin)
+    }
+
+    /// UPD came; returns whether there is more credit than before.
+    ///
+    /// # Errors
+    /// The counts that can't be; the stream has to fail.
+    pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Result<bool, (u64, u64)> {
+        match self.tx.update(consumed, window) {
+            Update::Stale => Ok(false),
+            Update::Applied { gained } => Ok(gained),
+            Update::Impossible { consumed, sent } => Err((consumed, sent)),
+        }
+    }
+
+    /// Whether the peer's end of a connection now would cut this stream off.
+    pub(crate) fn is_cut_off_by_eof(&self) -> bool {
+        self.halves.receiving != Receiving::Ended && self.wants_data()
+    }
+
+    // ---- writing ------------------------------------------------------------------------------------------------
+
+    /// What a write can do, with at most `max` bytes accepted and unsent.
+    pub(crate) fn writable(&self, max: usize) -> Writable {
+        if self.closed {
+            return Writable::Failed(Error::Closed);
+        }
+        if let Some(error) = self.broken() {
+            return Writable::Failed(error);
+        }
+        if self.halves.sending != Sending::Open {
+            return Writable::Failed(Error::WriteShutdown);
+        }
+        match self.room(max) {
+            0 => Writable::Full { starved: self.tx.credit() == 0 && self.halves.receiving == Receiving::Ended },
+            room => Writable::Room(room),
+        }
+    }
+
+    fn room(&self, max: usize) -> usize {
+        self.tx.credit().min(max.saturating_sub(self.outbox.len()))
+    }
+
+    /// Whether a waiting writer is worth waking: there is credit, and half of the queue is free, or all of it (half of `max` is
+    /// never reached behind a small window).
+    pub(crate) fn is_roomy(&self, max: usize) -> bool {
+        let queued = self.outbox.len();
+        self.tx.credit() > 0 && (queued <= max / 2 || queued == 0)
+    }
+
+    /// Accepts small data by copying it behind what waits.
+    pub(crate) fn accept_small(&mut self, data: &[u8], max_frame: usize, pool: &BufferPool) {
+        self.tx.accept(data.len());
+        self.outbox.append(data, max_frame, pool);
+    }
+
+    /// Accepts a payload.
+    pub(crate) fn accept(&mut self, payload: Payload) {
+        self.tx.accept(payload.len());
+        self.outbox.push(payload);
+    }
+
+    /// How many bytes were accepted since the stream began.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.tx.accepted()
+    }
+
+    /// Whether the bytes accepted up to `target` were handed to the transport, or why they never will.
+    pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
+        if self.handed >= target {
+            return Some(Ok(()));
+        }
+        if self.closed {
+            return Some(Err(Error::Closed));
+        }
+        self.broken().map(Err)
+    }
+
+    /// Why nothing more can be written, if the fault isn't the application's.
+    fn broken(&self) -> Option<Error> {
+        let error = self.failure.as_ref().or(self.ending.as_ref()).or(self.write_ending.as_ref());
+        error.map(|error| Error::clone(error))
+    }
+
+    // ---- the application's endings ------------------------------------------------------------------------------
+
+    /// `shutdown(Write)`; returns whether it is news.
+    pub(crate) fn finish(&mut self) -> bool {
+        self.halves.on(Event::Finish)
+    }
+
+    /// `shutdown(Read)`: what is buffered and what comes counts as consumed.
+    pub(crate) fn shut_read(&mut self) -> Discarded<C> {
+        self.read_shut = true;
+        self.halves.on(Event::ShutRead);
+        let n = self.inbox.len();
+        self.rx.consume(n);
+        Discarded { _chunks: self.inbox.clear(), _payloads: VecDeque::new() }
+    }
+
+    /// The application closed the stream: FIN follows what was accepted, unread data is thrown away.
+    pub(crate) fn close(&mut self) -> Option<Discarded<C>> {
+        if std::mem::replace(&mut self.closed, true) {
+            return None;
+        }
+        if self.ending.is_none() {
+            self.halves.on(Event::Finish);
+        }
+        Some(Discarded { _chunks: self.inbox.clear(), _payloads: VecDeque::new() })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether the stream is of no more use: closed here, and its FIN was handed over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.closed && self.halves.sending == Sending::Finished
+    }
+
+    /// Whether the stream has ended for its application: closed, failed, or with its session.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.closed || self.failure.is_some() || self.ending.is_some()
+    }
+
+    // ---- other endings ------------------------------------------------------------------------------------------
+
+    /// The stream fails alone: accepted and unsent data is thrown away, the peer gets FIN. With `lossy`, unread data is
+    /// thrown away as well.
+    pub(crate) fn fail(&mut self, error: Error, lossy: bool) -> Discarded<C> {
+        self.failure.get_or_insert_with(|| Arc::new(error));
+        self.halves.on(Event::Finish);
+        let chunks = if lossy { self.inbox.clear() } else { VecDeque::new() };
+        Discarded { _chunks: chunks, _payloads: self.outbox.clear() }
+    }
+
+    /// The session is closing: calls fail with `error`, what was accepted is still sent, and FIN only if the application
+    /// finished already.
+    pub(crate) fn detach(&mut self, error: &Arc<Error>) {
+        self.ending.get_or_insert_with(|| Arc::clone(error));
+    }
+
+    /// The transport takes no more writes; reads go on.
+    pub(crate) fn fail_write(&mut self, error: &Arc<Error>) {
+        self.write_ending.get_or_insert_with(|| Arc::clone(error));
+    }
+
+    /// The session has ended: nothing is sent any more.
+    pub(crate) fn end(&mut self, error: &Arc<Error>) -> Discarded<C> {
+        self.ending.get_or_insert_with(|| Arc::clone(error));
+        self.mute = true;
+        Discarded { _chunks: VecDeque::new(), _payloads: self.outbox.clear() }
+    }
+
+    // ---- turns at the writer ------------------------------------------------------------------------------------
+
+    /// FIN is due when everything accepted is sent.
+    fn fin_due(&self) -> bool {
+        self.halves.sending == Sending::Finishing && self.outbox.is_empty() && !self.writing
+    }
+
+    /// UPD is of use while the application may read.
+    fn update_due(&self) -> bool {
+        self.rx.is_due() && !self.closed
+    }
+
+    /// The lane in which the stream has to be queued now, if it has something to send and isn't queued for it; it counts as queued
+    /// from here on. Call it after every change, until it says `None`.
+    pub(crate) fn schedule(&mut self) -> Option<Lane> {
+        if self.mute {
+            return None;
+        }
+        let data = self.outbox.len();
+        let little = data > 0 && data <= EXPRESS_BYTES && !self.in_bulk;
+        let express = self.syn_due || self.update_due() || self.fin_due() || little;
+        if express && !self.in_express {
+            self.in_express = true;
+            return Some(Lane::Express);
+        }
+        if data > 0 && !self.in_bulk && !(little && self.in_express) {
+            self.in_bulk = true;
+            return Some(Lane::Bulk);
+        }
+        None
+    }
+
+    /// The stream's turn in `lane` begins: it isn't queued there any more.
+    pub(crate) fn begin_turn(&mut self, lane: Lane) {
+        match lane {
+            Lane::Express => self.in_express = false,
+            Lane::Bulk => self.in_bulk = false,
+        }
+    }
+
+    /// The next frame of a turn, of at most `allowance` bytes of data; `None` when nothing is left, or allowed.
+    ///
+    /// In the bulk lane a frame may exceed what is left of the allowance.
+    pub(crate) fn poll_transmit(&mut self, lane: Lane, allowance: usize) -> Option<Transmit> {
+        if self.mute {
+            return None;
+        }
+        if std::mem::take(&mut self.syn_due) {
+            return Some(Transmit::Syn);
+        }
+        if self.update_due()
+            && let Some((consumed, window)) = self.rx.take_update()
+        {
+            return Some(Transmit::Update { consumed, window });
+        }
+        let fits = match lane {
+            Lane::Express => self.outbox.front_len() <= allowance,
+            Lane::Bulk => allowance > 0,
+        };
+        if fits && let Some(payload) = self.outbox.pop() {
+            self.tx.transmit(payload.len());
+            return Some(Transmit::Data(payload));
+        }
+        if self.fin_due() && self.halves.on(Event::FinTaken) {
+            return Some(Transmit::Fin);
+        }
+        None
+    }
+
+    /// `n` bytes of data, and FIN, were handed to the transport.
+    pub(crate) fn hand_over(&mut self, n: usize, fin: bool) {
+        self.handed += n as u64;
+        if fin {
+            self.halves.on(Event::FinHanded);
+        }
+    }
+}

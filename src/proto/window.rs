@@ -1,0 +1,301 @@
+//! The sliding windows of version 2, one for each direction of a stream. On version 1 they exist too, and never limit
+//! anything: the two versions share one path.
+//!
+//! Counters are 64 bits wide here and 32 on the wire; a wire counter stands for the nearest value of ours, so that wrapping past
+//! 2³² needs no case of its own.
+//!
+//! Invariants, sender: `consumed <= transmitted <= accepted`. Receiver: `consumed <= received`; `edge` never goes back.
+
+use crate::config::INITIAL_WINDOW;
+
+/// Windows above this count as this: the difference of two wire counters has to fit a signed 32-bit number.
+const MAX_WINDOW: u32 = i32::MAX as u32;
+
+/// What may be sent.
+#[derive(Debug)]
+pub(crate) struct SendWindow {
+    enforced: bool,
+    /// The peer's window: absolute, from its newest UPD.
+    window: u32,
+    /// Bytes taken from the application, handed to the writer, and consumed by the peer's application.
+    accepted: u64,
+    transmitted: u64,
+    consumed: u64,
+}
+
+/// What an UPD changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Update {
+    /// An older one than the newest seen.
+    Stale,
+    /// The window moved; `gained` if there is more credit than before.
+    Applied { gained: bool },
+    /// The peer claims to have consumed more than was sent.
+    Impossible { consumed: u64, sent: u64 },
+}
+
+impl SendWindow {
+    /// A window after `origin` bytes (0, but in tests of counters that wrap).
+    pub(crate) fn new(enforced: bool, origin: u64) -> Self {
+        Self { enforced, window: INITIAL_WINDOW, accepted: origin, transmitted: origin, consumed: origin }
+    }
+
+    /// How many bytes may be accepted now.
+    pub(crate) fn credit(&self) -> usize {
+        if !self.enforced {
+            return usize::MAX;
+        }
+        // The window may be smaller than what is in flight: then there is none.
+        let in_flight = self.accepted - self.consumed;
+        usize::try_from(u64::from(self.window).saturating_sub(in_flight)).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn accept(&mut self, n: usize) {
+        self.accepted += n as u64;
+    }
+
+    /// Bytes accepted since the stream began.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    pub(crate) fn transmit(&mut self, n: usize) {
+        self.transmitted += n as u64;
+        debug_assert!(self.transmitted <= self.accepted);
+    }
+
+    /// Takes an UPD.
+    pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Update {
+        // The signed distance from the newest consumed count seen: negative is old, whatever wrapped in between.
+        let ahead = consumed.wrapping_sub(self.consumed as u32);
+        if ahead > MAX_WINDOW {
+            return Update::Stale;
+        }
+        let consumed = self.consumed + u64::from(ahead);
+        if consumed > self.transmitted {
+            return Update::Impossible { consumed, sent: self.transmitted };
+        }
+        let before = self.credit();
+        self.consumed = consumed;
+        self.window = window.min(MAX_WINDOW);
+        Update::Applied { gained: self.credit() > before }
+    }
+}
+
+/// What may be received, and what the peer is told of it.
+#[derive(Debug)]
+pub(crate) struct ReceiveWindow {
+    enforced: bool,
+    /// The window that is announced.
+    window: u32,
+    received: u64,
+    consumed: u64,
+    /// `consumed` as the last UPD said it.
+    announced: u64,
+    /// The highest byte count that the peer was ever allowed to reach.
+    edge: u64,
+    /// Something was consumed that no UPD has told of yet, for the first time.
+    fresh: bool,
+    due: bool,
+}
+
+impl ReceiveWindow {
+    /// A window of `window` bytes, after `origin` bytes (0, but in tests of counters that wrap).
+    pub(crate) fn new(enforced: bool, window: usize, origin: u64) -> Self {
+        let window = u32::try_from(window).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
+        Self {
+            enforced,
+            window,
+            received: origin,
+            consumed: origin,
+            announced: origin,
+            edge: origin + u64::from(INITIAL_WINDOW),
+            fresh: true,
+            due: false,
+        }
+    }
+
+    /// How many bytes the peer may have in flight or unread here: what is granted and not yet consumed.
+    pub(crate) fn granted(&self) -> u64 {
+        if self.enforced { self.edge - self.consumed } else { 0 }
+    }
+
+    /// Takes `n` bytes from the peer.
+    ///
+    /// # Errors
+    /// Past the highest edge ever granted and a slack of the largest window granted (Go overruns a little when several
+    /// goroutines write): the bytes received and the bytes allowed.
+    pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
+        self.received += n as u64;
+        let slack = u64::from(self.window.max(INITIAL_WINDOW));
+        if self.enforced && self.received > self.edge + slack {
+            return Err((self.received, self.edge + slack));
+        }
+        Ok(())
+    }
+
+    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at the first read, and whenever half
+    /// a window was consumed since the last.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.consumed += n as u64;
+        debug_assert!(self.consumed <= self.received);
+        if self.enforced && n > 0 && (self.fresh || self.consumed - self.announced >= u64::from(self.window / 2).max(1))
+        {
+            self.fresh = false;
+            self.due = true;
+        }
+    }
+
+    /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller than the initial one.
+    pub(crate) fn announce(&mut self) {
+        self.due = self.enforced;
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// CONSUMED and WINDOW of the UPD to be sent now, if one is due: always the newest values.
+    pub(crate) fn take_update(&mut self) -> Option<(u32, u32)> {
+        if !std::mem::take(&mut self.due) {
+            return None;
+        }
+        self.announced = self.consumed;
+        self.edge = self.edge.max(self.consumed + u64::from(self.window));
+        Some((self.consumed as u32, self.window)) // the wire's counter wraps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Just below the point where the wire's counters wrap.
+    const NEAR_WRAP: u64 = (1 << 32) - 100;
+
+    #[test]
+    fn version_1_has_no_window() {
+        let mut window = SendWindow::new(false, 0);
+        window.accept(usize::MAX / 2);
+        assert_eq!(window.credit(), usize::MAX);
+        let mut window = ReceiveWindow::new(false, 64, 0);
+        assert_eq!(window.receive(1 << 40), Ok(()));
+        window.consume(1 << 40);
+        assert_eq!((window.take_update(), window.granted()), (None, 0));
+    }
+
+    #[test]
+    fn the_first_window_is_the_protocols() {
+        let mut window = SendWindow::new(true, 0);
+        assert_eq!(window.credit(), 262_144);
+        window.accept(262_144);
+        assert_eq!(window.credit(), 0);
+    }
+
+    #[test]
+    fn a_window_smaller_than_what_is_in_flight_means_wait() {
+        let mut window = SendWindow::new(true, 0);
+        window.accept(200_000);
+        window.transmit(200_000);
+        assert_eq!(window.update(10, 65536), Update::Applied { gained: false });
+        assert_eq!(window.credit(), 0);
+        assert_eq!(window.update(200_000, 65536), Update::Applied { gained: true });
+        assert_eq!(window.credit(), 65536);
+    }
+
+    #[test]
+    fn consumed_past_transmitted_is_impossible_even_if_accepted() {
+        let mut window = SendWindow::new(true, 0);
+        window.accept(100);
+        window.transmit(40);
+        assert_eq!(window.update(41, 65536), Update::Impossible { consumed: 41, sent: 40 });
+        assert_eq!(window.update(40, 65536), Update::Applied { gained: false });
+    }
+
+    #[test]
+    fn an_older_update_is_ignored() {
+        let mut window = SendWindow::new(true, 0);
+        window.accept(100);
+        window.transmit(100);
+        assert_eq!(window.update(60, 1000), Update::Applied { gained: false });
+        assert_eq!(window.update(59, 1 << 20), Update::Stale);
+        assert_eq!(window.credit(), 960);
+        assert_eq!(window.update(60, 2000), Update::Applied { gained: true });
+    }
+
+    #[test]
+    fn a_window_beyond_the_signed_range_counts_as_its_largest() {
+        let mut window = SendWindow::new(true, 0);
+        let _ = window.update(0, u32::MAX);
+        assert_eq!(window.credit(), i32::MAX as usize);
+    }
+
+    #[test]
+    fn counters_wrap_without_a_case_of_their_own() {
+        let (mut tx, mut rx) = (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, 64, NEAR_WRAP));
+        for _ in 0..100 {
+            tx.accept(16);
+            tx.transmit(16);
+            rx.receive(16).unwrap();
+            rx.consume(16);
+            if let Some((consumed, window)) = rx.take_update() {
+                assert!(matches!(tx.update(consumed, window), Update::Applied { .. }));
+            }
+        }
+        assert!(tx.credit() >= 32, "{tx:?}");
+        let wrapped = (NEAR_WRAP + 1700) as u32;
+        assert!(matches!(tx.update(wrapped, 64), Update::Impossible { .. }));
+    }
+
+    #[test]
+    fn updates_are_due_at_the_first_read_and_then_every_half_window() {
+        let mut window = ReceiveWindow::new(true, 64, 0);
+        let mut said = Vec::new();
+        for _ in 0..12 {
+            window.receive(16).unwrap();
+            window.consume(16);
+            said.extend(window.take_update());
+        }
+        assert_eq!(said, [(16, 64), (48, 64), (80, 64), (112, 64), (144, 64), (176, 64)]);
+    }
+
+    #[test]
+    fn the_highest_edge_is_never_taken_back() {
+        let mut window = ReceiveWindow::new(true, 64, 0);
+        window.receive(1000).unwrap();
+        window.consume(1000);
+        assert_eq!(window.take_update(), Some((1000, 64)));
+        // The initial window still counts, and a slack of the largest window granted.
+        assert_eq!(window.receive(262_144 - 1000), Ok(()));
+        assert_eq!(window.receive(262_144), Ok(()));
+        assert_eq!(window.receive(1), Err((524_289, 524_288)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_sender_that_keeps_to_the_window_never_overruns(
+            origin in prop_oneof![Just(0u64), Just(NEAR_WRAP)],
+            steps in prop::collection::vec((0..40_000usize, 0..40_000usize, any::<bool>()), 1..200),
+            size in 1..100_000usize,
+        ) {
+            let (mut tx, mut rx) = (SendWindow::new(true, origin), ReceiveWindow::new(true, size, origin));
+            let mut unread = 0;
+            for (write, read, deliver) in steps {
+                let n = write.min(tx.credit());
+                tx.accept(n);
+                tx.transmit(n);
+                prop_assert!(rx.receive(n).is_ok());
+                unread += n;
+                let n = read.min(unread);
+                unread -= n;
+                rx.consume(n);
+                prop_assert!(rx.received <= rx.edge, "no slack is needed");
+                if deliver && let Some((consumed, window)) = rx.take_update() {
+                    let applied = matches!(tx.update(consumed, window), Update::Applied { .. });
+                    prop_assert!(applied);
+                }
+            }
+        }
+    }
+}

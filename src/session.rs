@@ -1,0 +1,289 @@
+//! [`Session`]: one connection and its streams.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::config::Config;
+use crate::engine::Core;
+use crate::error::{Error, Result};
+use crate::proto::registry::Role;
+use crate::stats::SessionStats;
+use crate::stream::Stream;
+use crate::transport::Transport;
+
+/// One connection that carries many streams.
+///
+/// Either end opens streams, by name, and accepts those of the other. The two ends differ only in their streams' ids: one has to be
+/// the [`client`](Session::client), the other the [`server`](Session::server).
+///
+/// `Clone` gives another handle to the same session. It lives while any of its handles does, session's or stream's; when all
+/// `Session` handles are dropped, its streams live on, and later streams of the peer are refused.
+///
+/// # Closing
+/// [`close`](Session::close), or the drop of the last handle, sends what was accepted, ends the writing direction, and in the
+/// background reads and drops what still comes until the peer ends its side, for at most [`close_timeout`](Config::close_timeout) in all.
+/// Streams that the application closed before get their FIN; others get none, so that their peers see an error and not a clean end.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::net::{TcpListener, TcpStream};
+/// use gmux::{Config, Session};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let addr = listener.local_addr()?;
+/// let server = std::thread::spawn(move || -> std::io::Result<()> {
+///     let session = Session::server(listener.accept()?.0, Config::new())?;
+///     for stream in session.incoming() {
+///         let mut stream = stream?;
+///         assert_eq!(stream.name(), "sum");
+///         let mut bytes = Vec::new();
+///         stream.read_to_end(&mut bytes)?;
+///         stream.write_all(&[bytes.iter().sum()])?;
+///     } // dropping the stream closes it
+///     Ok(())
+/// });
+///
+/// let session = Session::client(TcpStream::connect(addr)?, Config::new())?;
+/// let mut stream = session.open("sum")?;
+/// stream.write_all(&[1, 2, 3])?;
+/// stream.shutdown(std::net::Shutdown::Write)?;
+/// let mut answer = [0];
+/// stream.read_exact(&mut answer)?;
+/// assert_eq!(answer, [6]);
+/// drop(stream);
+/// session.close()?;
+/// server.join().unwrap()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Session {
+    core: Arc<Core>,
+}
+
+impl Session {
+    /// Starts the client's end: its streams have odd ids.
+    ///
+    /// # Errors
+    /// [`Error::Config`]; [`Error::Io`] if the transport can't be set up, or no threads can be had. Nothing is left behind.
+    pub fn client(transport: impl Transport, config: Config) -> Result<Self> {
+        Self::start(transport, config, Role::Client)
+    }
+
+    /// Starts the server's end: its streams have even ids.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client).
+    pub fn server(transport: impl Transport, config: Config) -> Result<Self> {
+        Self::start(transport, config, Role::Server)
+    }
+
+    fn start(transport: impl Transport, config: Config, role: Role) -> Result<Self> {
+        config.validate()?;
+        let core = Core::start(transport.split()?, config, role)?;
+        core.add_session_handle();
+        Ok(Self { core })
+    }
+
+    fn stream(&self, cell: Arc<crate::sync::cell::StreamCell>) -> Stream {
+        Stream::new(Arc::clone(&self.core), cell)
+    }
+
+    // ---- streams ------------------------------------------------------------------------------------------------
+
+    /// Opens a stream. Doesn't wait for the peer: the name goes out with the first data, or at once, and there is no answer to
+    /// it. A peer that refuses the stream ends it, so that reads return `Ok(0)`.
+    ///
+    /// Plain smux peers understand only the empty name `""`.
+    ///
+    /// # Errors
+    /// [`Error::NameTooLong`] over 65535 bytes (a peer may allow less, see
+    /// [`max_name_len`](Config::max_name_len)), [`Error::TooManyStreams`], [`Error::GoAway`] when ids run out; what ended the session.
+    pub fn open(&self, name: impl AsRef<[u8]>) -> Result<Stream> {
+        Ok(self.stream(self.core.open(name.as_ref())?))
+    }
+
+    /// Waits for the next stream of the peer: until [`set_deadline`](Self::set_deadline)'s point in time, if it is set.
+    ///
+    /// Woken by a stream, a changed deadline, `close`, `drain`, and the session's end.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]. After a local close, [`Error::Closed`] at once. Otherwise streams that are queued come first, then what ended the
+    /// session: [`Error::PeerClosed`] if that was the peer's clean end.
+    pub fn accept(&self) -> Result<Stream> {
+        self.core.accept(None).map(|cell| self.stream(cell))
+    }
+
+    /// The next stream of the peer if there is one now.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept), but for `Timeout`.
+    pub fn try_accept(&self) -> Result<Option<Stream>> {
+        Ok(self.core.try_accept()?.map(|cell| self.stream(cell)))
+    }
+
+    /// Waits for the next stream of the peer for at most `timeout`, and not past the deadline if that is earlier.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn accept_timeout(&self, timeout: Duration) -> Result<Stream> {
+        self.core.accept(Some(timeout)).map(|cell| self.stream(cell))
+    }
+
+    /// The peer's streams, one after the other. Ends after a local close or the peer's clean end; any other error is yielded, once, and
+    /// then it ends too.
+    #[must_use]
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming { session: self, done: false }
+    }
+
+    /// Sets until when `accept` waits; `None`: for ever. Reaches calls that are already blocked.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        self.core.set_accept_deadline(deadline);
+    }
+
+    // ---- the session itself -------------------------------------------------------------------------------------
+
+    /// Closes the session, for all its handles: see [Closing](Session#closing). Returns when everything accepted has been handed to the
+    /// transport and its writing direction is ended. A second call waits for the same and returns the same. Calls that are blocked, on
+    /// streams too, fail with [`Error::Closed`]; what was received before can still be read.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after [`close_timeout`](Config::close_timeout): not everything could be handed over. What ended the session before, unless that was the
+    /// peer's clean end.
+    pub fn close(&self) -> Result<()> {
+        self.core.close()
+    }
+
+    /// Ends the session gently: no new streams either way (those that wait can still be accepted), then waits until every stream is
+    /// closed here and its FIN was handed over, then closes.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if streams were left after `timeout`: the session is closed all the same. Otherwise as [`close`](Self::close).
+    pub fn drain(&self, timeout: Duration) -> Result<()> {
+        self.core.drain(timeout)
+    }
+
+    /// Whether the session was closed here, or has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.core.lifecycle.cause().is_some()
+    }
+
+    /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent. For crossbeam's `select!`:
+    ///
+    /// ```
+    /// use crossbeam_channel::{after, select};
+    /// # use gmux::{Config, Session};
+    /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
+    /// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+    /// client.close()?;
+    /// select! {
+    ///     recv(server.closed()) -> _ => println!("{}", server.close_reason().unwrap()),
+    ///     recv(after(std::time::Duration::from_secs(9))) -> _ => panic!("nothing happened"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn closed(&self) -> Receiver<()> {
+        self.core.lifecycle.closed()
+    }
+
+    /// Why the session isn't usable any more: [`Error::Closed`] after a local close, [`Error::PeerClosed`] after the peer's clean
+    /// end, otherwise the error that ended it. `None` while it is open.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<Error> {
+        self.core.lifecycle.cause().map(|cause| Error::clone(&cause))
+    }
+
+    /// How many streams there are that aren't closed.
+    #[must_use]
+    pub fn num_streams(&self) -> usize {
+        self.core.num_streams()
+    }
+
+    /// What the session has counted.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.core.stats()
+    }
+
+    /// This end's address, where the transport knows it.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.core.local_addr()
+    }
+
+    /// The peer's address, where the transport knows it.
+    #[doc(alias = "remote_addr")]
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.core.peer_addr()
+    }
+
+    /// The session's no-data timeout.
+    #[must_use]
+    pub fn no_data_timeout(&self) -> Option<Duration> {
+        self.core.no_data_timeout()
+    }
+
+    /// Ends the session with [`Error::NoData`] when no stream payload crossed it in either direction for this long; `None`: never. The
+    /// clock starts at the latest of the session's start, this call, and the last payload.
+    pub fn set_no_data_timeout(&self, timeout: Option<Duration>) {
+        self.core.set_no_data_timeout(timeout);
+    }
+}
+
+impl Clone for Session {
+    fn clone(&self) -> Self {
+        self.core.add_session_handle();
+        Self { core: Arc::clone(&self.core) }
+    }
+}
+
+impl Drop for Session {
+    /// The last handle of a session, counting its streams', closes it: see [Closing](Session#closing). That waits as `close` does,
+    /// for at most [`close_timeout`](Config::close_timeout).
+    fn drop(&mut self) {
+        self.core.drop_session_handle();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("number", &self.core.number)
+            .field("peer", &self.peer_addr())
+            .field("streams", &self.num_streams())
+            .field("close_reason", &self.close_reason())
+            .finish()
+    }
+}
+
+/// The peer's streams, from [`Session::incoming`].
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    session: &'a Session,
+    done: bool,
+}
+
+impl Iterator for Incoming<'_> {
+    type Item = Result<Stream>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        match self.session.accept() {
+            Ok(stream) => Some(Ok(stream)),
+            Err(error) => {
+                self.done = true;
+                (!matches!(error, Error::Closed | Error::PeerClosed)).then_some(Err(error))
+            }
+        }
+    }
+}
+
+impl std::iter::FusedIterator for Incoming<'_> {}

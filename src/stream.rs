@@ -1,0 +1,311 @@
+//! [`Stream`]: one named stream of a session, to be used like a `TcpStream`.
+//!
+//! Invariant: a handle counts twice, in its stream and in its session; the last one of a stream closes it, the last one of a session
+//! closes that.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::engine::{Core, call_notifier};
+use crate::error::{Error, Result};
+use crate::sync::cell::{Direction, StreamCell};
+
+/// One stream of a [`Session`](crate::Session): ordered, reliable, both ways, with a name.
+///
+/// It is used like a [`TcpStream`](std::net::TcpStream): `Read` and `Write` are implemented for `Stream` and `&Stream`, so one thread may
+/// read while another writes; `Clone` gives another handle to the same stream. Dropping the last handle closes it.
+///
+/// # Blocking
+/// `read` waits until at least one byte has come, and returns what is there; `Ok(0)` is the peer's clean end. `write` copies what
+/// there is room for ([`max_send_buffer`](crate::Config::max_send_buffer) and, on version 2, the peer's window) and returns that count; it waits only while
+/// there is no room at all. `flush` waits until everything accepted has been handed to the transport.
+///
+/// A blocked call is woken by data or room, the peer's FIN, its deadline or timeout (also one that is set or moved meanwhile), the
+/// no-data timeout, `close` or `shutdown` in another thread, and the session's end, whatever its cause.
+///
+/// # Endings
+/// Data that was received is always read first; then comes the ending. Truncation is never silent: `Ok(0)` means that the
+/// peer finished; if the session ends without that, reads fail.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// # use gmux::{Config, Session};
+/// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
+/// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+/// let mut ours = client.open("greeting")?;
+/// let mut theirs = server.accept()?;
+/// ours.write_all(b"hello")?;
+/// ours.shutdown(std::net::Shutdown::Write)?;
+/// let mut text = String::new();
+/// theirs.read_to_string(&mut text)?;
+/// assert_eq!((theirs.name(), text.as_str()), ("greeting", "hello"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Stream {
+    core: Arc<Core>,
+    cell: Arc<StreamCell>,
+}
+
+impl Stream {
+    /// A new handle.
+    pub(crate) fn new(core: Arc<Core>, cell: Arc<StreamCell>) -> Self {
+        cell.add_handle();
+        core.add_handle();
+        Self { core, cell }
+    }
+
+    /// The stream's id on the wire. Ids are unique within a session while the stream is open.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.cell.id
+    }
+
+    /// The name that it was opened with; bytes that aren't UTF-8 are replaced. Not for authorisation: two different names may
+    /// look alike here ([`name_bytes`](Self::name_bytes) is for that).
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.cell.name.text()
+    }
+
+    /// The name that it was opened with, exactly.
+    #[must_use]
+    pub fn name_bytes(&self) -> &[u8] {
+        self.cell.name.bytes()
+    }
+
+    /// This end's address, where the transport knows it.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.core.local_addr()
+    }
+
+    /// The peer's address, where the transport knows it.
+    #[doc(alias = "remote_addr")]
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.core.peer_addr()
+    }
+
+    // ---- time ---------------------------------------------------------------------------------------------------
+
+    /// Sets the deadlines of reads and of writes; `None`: none. Reaches calls that are already blocked. An expired deadline still
+    /// lets data be read that is there, and written what there is room for.
+    pub fn set_deadline(&self, deadline: Option<Instant>) {
+        self.set_read_deadline(deadline);
+        self.set_write_deadline(deadline);
+    }
+
+    /// Sets the deadline of reads; see [`set_deadline`](Self::set_deadline).
+    pub fn set_read_deadline(&self, deadline: Option<Instant>) {
+        self.cell.set_deadline(Direction::Read, deadline);
+    }
+
+    /// Sets the deadline of writes and flushes; see [`set_deadline`](Self::set_deadline).
+    pub fn set_write_deadline(&self, deadline: Option<Instant>) {
+        self.cell.set_deadline(Direction::Write, deadline);
+    }
+
+    /// Sets how long each read may wait, from its start; `None`: for ever. If a deadline is set as well, the earlier one holds. Calls that are
+    /// blocked already are reached too. They fail with [`Error::Timeout`] ([`io::ErrorKind::TimedOut`]).
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a duration of zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_timeout(Direction::Read, timeout)
+    }
+
+    /// Sets how long each write and flush may wait; see [`set_read_timeout`](Self::set_read_timeout). A write that timed out took
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a duration of zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_timeout(Direction::Write, timeout)
+    }
+
+    fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::ZeroTimeout.into());
+        }
+        self.cell.set_timeout(direction, timeout);
+        Ok(())
+    }
+
+    /// How long each read may wait.
+    ///
+    /// # Errors
+    /// None at present; the signature is `TcpStream`'s.
+    pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.cell.timeout(Direction::Read))
+    }
+
+    /// How long each write and flush may wait.
+    ///
+    /// # Errors
+    /// None at present; the signature is `TcpStream`'s.
+    pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.cell.timeout(Direction::Write))
+    }
+
+    /// With `true`, calls that would have to wait fail with [`io::ErrorKind::WouldBlock`] instead; also those that are waiting
+    /// now. It belongs to the stream, so it holds for all its handles.
+    ///
+    /// # Errors
+    /// None at present; the signature is `TcpStream`'s.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.cell.set_nonblocking(nonblocking);
+        Ok(())
+    }
+
+    /// The stream's no-data timeout.
+    #[must_use]
+    pub fn no_data_timeout(&self) -> Option<Duration> {
+        self.cell.no_data_timeout()
+    }
+
+    /// Makes reads and writes fail with [`Error::NoData`] when no payload crossed the stream in either direction for this long; `None`:
+    /// never. The clock starts at the latest of the stream's creation, this call, the last data, and the last failure, and
+    /// runs between calls too. The stream stays usable.
+    ///
+    /// May be called any number of times, also while calls are blocked, which it reaches.
+    pub fn set_no_data_timeout(&self, timeout: Option<Duration>) {
+        self.cell.set_no_data_timeout(timeout);
+    }
+
+    // ---- endings ------------------------------------------------------------------------------------------------
+
+    /// Closes the stream, for all its handles: FIN follows what was accepted, unread data is thrown away, and calls that are blocked
+    /// fail with [`Error::Closed`]. Doesn't block. A second call does nothing.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn close(&self) -> Result<()> {
+        if let Some(notifier) = self.core.close_stream(&self.cell) {
+            call_notifier(notifier, &self.cell);
+        }
+        Ok(())
+    }
+
+    /// Ends one direction, or both, and leaves the stream open. Doesn't block.
+    ///
+    /// After `Write`, FIN follows what was accepted, and writes fail with `BrokenPipe`. After `Read`, reads return `Ok(0)`;
+    /// what was buffered and what still comes is thrown away.
+    ///
+    /// # Errors
+    /// `NotConnected` if the stream was closed here.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if self.cell.is_closed() {
+            return Err(Error::Closed.into());
+        }
+        if matches!(how, Shutdown::Write | Shutdown::Both) {
+            drop(self.cell.finish(&self.core.env));
+        }
+        if matches!(how, Shutdown::Read | Shutdown::Both) {
+            drop(self.cell.shut_read(&self.core.env));
+        }
+        Ok(())
+    }
+
+    /// A channel that disconnects when the stream ends at this end: it is closed, fails, or its session ends. Nothing is ever sent. For
+    /// crossbeam's `select!`. A stream whose peer has finished hasn't ended.
+    #[must_use]
+    pub fn closed(&self) -> Receiver<()> {
+        self.cell.closed()
+    }
+
+    /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it: on the thread that closes it or its session, or, when it
+    /// ends by itself, on a thread of its own. Never on a session's threads, and never under a lock; its panic
+    /// hurts only itself. On a stream that has ended already it is called at once. A second notifier replaces the first.
+    pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
+        // Weak: the stream holds the notifier, and the session holds the stream.
+        let core = Arc::downgrade(&self.core);
+        let wrapped = move |cell: &Arc<StreamCell>| {
+            if let Some(core) = core.upgrade() {
+                notifier(&Stream::new(core, Arc::clone(cell)));
+            }
+        };
+        let (replaced, due) = self.cell.set_notifier(Box::new(wrapped));
+        drop(replaced);
+        if let Some(due) = due {
+            call_notifier(due, &self.cell);
+        }
+    }
+
+    // ---- data ---------------------------------------------------------------------------------------------------
+
+    /// Writes everything that comes, until the peer's end, to `writer`, straight from the received buffers; returns the count of bytes.
+    ///
+    /// # Errors
+    /// The writer's error: what it didn't take stays in the stream, at the head. The stream's, as `read` returns it. The bytes
+    /// already moved aren't lost, but their count is.
+    pub fn write_to(&self, writer: &mut impl Write) -> io::Result<u64> {
+        self.cell.write_to(&self.core.env, writer)
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.cell.read(&self.core.env, buf)?)
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(self.cell.write(&self.core.env, buf)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(self.cell.flush()?)
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buf)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        (&*self).write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self).flush()
+    }
+}
+
+impl Clone for Stream {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.core), Arc::clone(&self.cell))
+    }
+}
+
+impl Drop for Stream {
+    /// The last handle closes the stream. That doesn't block, unless it is also the last handle of a session, which is then closed: see
+    /// [`Session`](crate::Session).
+    fn drop(&mut self) {
+        if self.cell.drop_handle()
+            && let Some(notifier) = self.core.close_stream(&self.cell)
+        {
+            call_notifier(notifier, &self.cell);
+        }
+        self.core.drop_handle();
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("session", &self.core.number)
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("ended", &self.cell.has_ended())
+            .finish()
+    }
+}

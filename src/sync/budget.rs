@@ -1,0 +1,180 @@
+//! The session's receive budget: a token bucket of bytes that the reader takes from before it reads, and that comes back when
+//! what was read is dropped.
+//!
+//! A [`Charge`] is a number of bytes taken; dropping it refunds them. Only the reader thread waits here ([`Budget::take`]).
+//!
+//! Who wakes it: every refund that makes room for what it waits for, and [`Budget::open`] at the session's end or close. The
+//! protocol between the two sides is Dekker's: the reader publishes what it needs, then looks at `used` again under the gate's
+//! lock; a refund lowers `used`, then looks at what is needed. Sequentially consistent operations make sure that one of them sees the
+//! other.
+//!
+//! Invariants: `used` is the sum of all living charges; data is admitted while it fits, or when nothing else is
+//! charged (a single frame may be larger than the whole budget).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    /// How much the reader waits for; 0 while it doesn't.
+    needed: AtomicUsize,
+    /// Guards the pause. The only waiter is the reader thread.
+    gate: Mutex<Gate>,
+    room: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    /// The session has ended or is closing: nobody waits any more.
+    open: bool,
+    paused: Option<Instant>,
+}
+
+/// Bytes taken out of a [`Budget`], until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: Arc<Budget>,
+    amount: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.refund(self.amount);
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+            needed: AtomicUsize::new(0),
+            gate: Mutex::new(Gate::default()),
+            room: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(SeqCst)
+    }
+
+    /// Since when the reader has been waiting, if it is.
+    pub(crate) fn paused(&self) -> Option<Instant> {
+        self.gate.lock().paused
+    }
+
+    /// Takes `amount` bytes if they fit.
+    pub(crate) fn try_take(self: &Arc<Self>, amount: usize) -> Option<Charge> {
+        self.fits(amount).then(|| self.charge(amount))
+    }
+
+    /// Takes `amount` bytes, whether they fit or not: for what replaces a larger charge, and for names, which have a limit of
+    /// their own.
+    pub(crate) fn charge(self: &Arc<Self>, amount: usize) -> Charge {
+        self.used.fetch_add(amount, SeqCst);
+        Charge { budget: Arc::clone(self), amount }
+    }
+
+    /// Takes `amount` bytes, waiting until they fit; `None` once the gate is open.
+    pub(crate) fn take(self: &Arc<Self>, amount: usize, now: Instant) -> Option<Charge> {
+        let mut gate = self.gate.lock();
+        gate.paused = Some(now);
+        self.needed.store(amount.max(1), SeqCst);
+        while !gate.open && !self.fits(amount) {
+            self.room.wait(&mut gate);
+        }
+        self.needed.store(0, SeqCst);
+        gate.paused = None;
+        (!gate.open).then(|| self.charge(amount))
+    }
+
+    /// Lets the reader go, now and for ever.
+    pub(crate) fn open(&self) {
+        self.gate.lock().open = true;
+        self.room.notify_all();
+    }
+
+    fn fits(&self, amount: usize) -> bool {
+        let used = self.used.load(SeqCst);
+        used == 0 || used.saturating_add(amount) <= self.limit
+    }
+
+    fn refund(&self, amount: usize) {
+        self.used.fetch_sub(amount, SeqCst);
+        let needed = self.needed.load(SeqCst);
+        if needed > 0 && self.fits(needed) {
+            // The lock makes sure that the reader is either before its look at `used` or inside its wait.
+            drop(self.gate.lock());
+            self.room.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn charges_add_up_and_come_back() {
+        let budget = Budget::new(100);
+        let a = budget.try_take(60).unwrap();
+        assert!(budget.try_take(41).is_none());
+        let b = budget.try_take(40).unwrap();
+        assert_eq!(budget.used(), 100);
+        drop(a);
+        drop(b);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn something_larger_than_the_budget_passes_when_it_is_alone() {
+        let budget = Budget::new(10);
+        let small = budget.try_take(1).unwrap();
+        assert!(budget.try_take(1000).is_none());
+        drop(small);
+        assert!(budget.try_take(1000).is_some());
+    }
+
+    #[test]
+    fn a_refund_wakes_the_reader() {
+        let budget = Budget::new(10);
+        let held = budget.try_take(10).unwrap();
+        let reader = thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.take(5, Instant::now()).map(|charge| charge.amount)
+        });
+        while budget.paused().is_none() {
+            thread::yield_now();
+        }
+        drop(held);
+        assert_eq!(reader.join().unwrap(), Some(5));
+        assert_eq!((budget.used(), budget.paused()), (0, None));
+    }
+
+    #[test]
+    fn opening_the_gate_wakes_the_reader_empty_handed() {
+        let budget = Budget::new(10);
+        let held = budget.try_take(10).unwrap();
+        let reader = thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.take(5, Instant::now()).is_none()
+        });
+        while budget.paused().is_none() {
+            thread::yield_now();
+        }
+        budget.open();
+        assert!(reader.join().unwrap());
+        assert_eq!(budget.used(), 10);
+        drop(held);
+    }
+}

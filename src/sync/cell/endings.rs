@@ -1,0 +1,134 @@
+//! How a stream ends: closed by its application, shut down by halves, failed alone, or with its session. Each wakes everybody
+//! who is blocked on it.
+
+use super::{Arc, Discarded, Env, Error, Notifier, Receiver, Sender, State, StreamCell, bounded, disconnected};
+use super::{Charge, SeqCst};
+
+/// What an ending leaves to the caller, who holds no lock: a notifier to call, a channel to disconnect, data to drop.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Ended {
+    /// To be called, on a thread that may run a user's code.
+    pub(crate) notifier: Option<Notifier>,
+    /// Whether this ended the stream: it hadn't before.
+    pub(crate) first: bool,
+    /// Whether this closed it, for the first time.
+    pub(crate) closed: bool,
+    /// Whether that made it of no more use to the session.
+    pub(crate) over: bool,
+    _channel: Option<(Sender<()>, Receiver<()>)>,
+    _discarded: Option<Discarded<Charge>>,
+}
+
+impl StreamCell {
+    /// Ends the stream as `end` says, under the lock, then wakes everybody and queues what is owed.
+    fn end_with(self: &Arc<Self>, env: &Env, end: impl FnOnce(&mut State) -> Option<Discarded<Charge>>) -> Ended {
+        let mut state = self.state.lock();
+        let (before, was_closed) = (state.core.has_ended(), state.core.is_closed());
+        let discarded = end(&mut state);
+        let first = !before && state.core.has_ended();
+        let closed = !was_closed && state.core.is_closed();
+        let ended = Ended {
+            notifier: if first { state.notifier.take() } else { None },
+            first,
+            closed,
+            over: closed && state.core.is_over(),
+            _channel: if first { state.closed.take() } else { None },
+            _discarded: discarded,
+        };
+        let bell = self.settle(env, &mut state);
+        drop(state);
+        self.wake_all();
+        env.shaper.ring(bell);
+        ended
+    }
+
+    /// The application closed it; `first` is whether nothing had ended it before.
+    pub(crate) fn close(self: &Arc<Self>, env: &Env) -> Ended {
+        self.end_with(env, |state| state.core.close())
+    }
+
+    /// It fails alone; with `lossy`, unread data is thrown away.
+    pub(crate) fn fail(self: &Arc<Self>, env: &Env, error: Error, lossy: bool) -> Ended {
+        self.end_with(env, |state| Some(state.core.fail(error, lossy)))
+    }
+
+    /// Its session is closing.
+    pub(crate) fn detach(self: &Arc<Self>, env: &Env, error: &Arc<Error>) -> Ended {
+        self.end_with(env, |state| {
+            state.core.detach(error);
+            None
+        })
+    }
+
+    /// Its session has ended.
+    pub(crate) fn end(self: &Arc<Self>, env: &Env, error: &Arc<Error>) -> Ended {
+        self.end_with(env, |state| Some(state.core.end(error)))
+    }
+
+    /// Its session's transport takes no more writes.
+    pub(crate) fn fail_write(self: &Arc<Self>, env: &Env, error: &Arc<Error>) -> Ended {
+        self.end_with(env, |state| {
+            state.core.fail_write(error);
+            None
+        })
+    }
+
+    /// `shutdown(Write)`.
+    pub(crate) fn finish(self: &Arc<Self>, env: &Env) -> Ended {
+        self.end_with(env, |state| {
+            state.core.finish();
+            None
+        })
+    }
+
+    /// `shutdown(Read)`.
+    pub(crate) fn shut_read(self: &Arc<Self>, env: &Env) -> Ended {
+        self.end_with(env, |state| Some(state.core.shut_read()))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().core.is_closed()
+    }
+
+    /// Whether it has ended for its application.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().core.has_ended()
+    }
+
+    /// A channel that disconnects when the stream ends.
+    pub(crate) fn closed(&self) -> Receiver<()> {
+        let mut state = self.state.lock();
+        if state.core.has_ended() {
+            return disconnected();
+        }
+        state.closed.get_or_insert_with(|| bounded(0)).1.clone()
+    }
+
+    /// Keeps a notifier for the stream's end; returns what is to be dropped (the one before it), or called (if the stream has
+    /// ended).
+    pub(crate) fn set_notifier(&self, notifier: Notifier) -> (Option<Notifier>, Option<Notifier>) {
+        let mut state = self.state.lock();
+        if state.core.has_ended() { (None, Some(notifier)) } else { (state.notifier.replace(notifier), None) }
+    }
+
+    /// Keeps a notifier that couldn't be called, for the thread that closes the stream.
+    pub(crate) fn keep_notifier(&self, notifier: Notifier) {
+        self.state.lock().notifier = Some(notifier);
+    }
+
+    /// Takes a notifier that was kept.
+    pub(crate) fn take_notifier(&self) -> Option<Notifier> {
+        self.state.lock().notifier.take()
+    }
+
+    /// One handle more.
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, SeqCst);
+    }
+
+    /// One handle less; returns whether it was the last.
+    pub(crate) fn drop_handle(&self) -> bool {
+        self.handles.fetch_sub(1, SeqCst) == 1
+    }
+}

@@ -1,0 +1,176 @@
+//! What the reader thread does to a stream: delivers data, FIN and UPD. Nothing here waits.
+//!
+//! Wake-ups are gathered ([`Wakes`]) and sent when all that one transport read brought is delivered: a thread that is woken for each
+//! frame costs more than the frame. They have to be sent before the reader waits for anything, since the threads
+//! they wake may be those that refund the budget.
+
+use super::{Arc, Charge, Chunk, Env, Error, Instant, Received, StreamCell};
+
+/// Threads to be woken.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    readers: Vec<Arc<StreamCell>>,
+    writers: Vec<Arc<StreamCell>>,
+}
+
+impl Wakes {
+    fn add(list: &mut Vec<Arc<StreamCell>>, cell: &Arc<StreamCell>) {
+        if list.last().is_none_or(|last| !last.is(cell)) {
+            list.push(Arc::clone(cell));
+        }
+    }
+
+    /// Wakes them. A reader that leaves data behind wakes the next one, so one is enough.
+    pub(crate) fn send(&mut self) {
+        for cell in self.readers.drain(..) {
+            cell.readable.notify_one();
+        }
+        for cell in self.writers.drain(..) {
+            cell.writable.notify_one();
+        }
+    }
+}
+
+/// What became of a small payload.
+#[derive(Debug)]
+pub(crate) enum Small {
+    Done,
+    /// It came after FIN.
+    Late,
+    /// So many bytes were merged; the rest needs a buffer of `size` bytes, to be given to `deliver`.
+    Needs {
+        merged: usize,
+        size: usize,
+    },
+}
+
+impl StreamCell {
+    /// Whether `n` bytes of data that are coming are to be read, or read past.
+    ///
+    /// # Errors
+    /// `Overrun`: the stream has to fail.
+    pub(crate) fn admit(self: &Arc<Self>, env: &Env, n: usize) -> Result<Received, Error> {
+        let mut state = self.state.lock();
+        let received = state.core.receive(n).map_err(|counts| self.overrun(counts))?;
+        let bell = self.settle(env, &mut state); // what is discarded counts as consumed
+        drop(state);
+        env.shaper.ring(bell);
+        Ok(received)
+    }
+
+    /// Delivers a payload that lies in the reader's window, as far as it can be merged with what is there.
+    ///
+    /// # Errors
+    /// `Overrun`: the stream has to fail.
+    pub(crate) fn deliver_small(
+        self: &Arc<Self>,
+        env: &Env,
+        data: &[u8],
+        now: Instant,
+        wakes: &mut Wakes,
+    ) -> Result<Small, Error> {
+        let mut state = self.state.lock();
+        let small = match state.core.receive(data.len()).map_err(|counts| self.overrun(counts))? {
+            Received::Late => Small::Late,
+            Received::Discard => Small::Done,
+            Received::Queue => {
+                let merged = state.core.inbox().merge(data);
+                if merged > 0 && state.read_waiters > 0 {
+                    Wakes::add(&mut wakes.readers, self);
+                }
+                match data.len() - merged {
+                    0 => Small::Done,
+                    rest => Small::Needs { merged, size: state.core.inbox().merge_size(rest) },
+                }
+            }
+        };
+        state.no_data.touch(now);
+        let bell = self.settle(env, &mut state);
+        drop(state);
+        env.shaper.ring(bell);
+        Ok(small)
+    }
+
+    /// Delivers a chunk that was admitted.
+    pub(crate) fn deliver(self: &Arc<Self>, env: &Env, chunk: Chunk<Charge>, now: Instant, wakes: &mut Wakes) {
+        let mut state = self.state.lock();
+        state.no_data.touch(now);
+        if state.core.wants_data() {
+            state.core.inbox().push(chunk);
+            if state.read_waiters > 0 {
+                Wakes::add(&mut wakes.readers, self);
+            }
+            return;
+        }
+        // Closed or shut down since it was admitted: it counts as consumed.
+        state.core.consumed(chunk.len());
+        let bell = self.settle(env, &mut state);
+        drop(state);
+        drop(chunk);
+        env.shaper.ring(bell);
+    }
+
+    /// FIN came. Everybody who waits looks again: readers find the end, and a writer without credit starts its stall clock.
+    pub(crate) fn peer_fin(&self, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        let first = state.core.peer_fin();
+        if first {
+            state.credit_at = Some(now);
+        }
+        drop(state);
+        if first {
+            self.wake_all();
+        }
+        first
+    }
+
+    /// UPD came.
+    ///
+    /// # Errors
+    /// `Consumed`: the stream has to fail.
+    pub(crate) fn update(
+        self: &Arc<Self>,
+        env: &Env,
+        (consumed, window): (u32, u32),
+        now: Instant,
+        wakes: &mut Wakes,
+    ) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let gained = state.core.update(consumed, window).map_err(|(consumed, sent)| Error::Consumed {
+            stream: self.id,
+            consumed,
+            sent,
+        })?;
+        if gained {
+            state.credit_at = Some(now);
+            if state.write_waiters > 0 && state.core.is_roomy(env.config.max_send_buffer) {
+                Wakes::add(&mut wakes.writers, self);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the stream holds of the budget, in bytes.
+    pub(crate) fn occupied(&self) -> usize {
+        self.state.lock().core.inbox().occupied()
+    }
+
+    /// Whether this is the first data after the stream's end.
+    pub(crate) fn first_late(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().late, true)
+    }
+
+    /// Tells the peer the window before the first read.
+    pub(crate) fn announce(&self) {
+        self.state.lock().core.announce();
+    }
+
+    /// Whether the peer's end of the connection now cuts the stream off.
+    pub(crate) fn is_cut_off_by_eof(&self) -> bool {
+        self.state.lock().core.is_cut_off_by_eof()
+    }
+
+    fn overrun(&self, (received, allowed): (u64, u64)) -> Error {
+        Error::Overrun { stream: self.id, received, allowed }
+    }
+}

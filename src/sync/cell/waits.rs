@@ -1,0 +1,141 @@
+//! Where calls wait for a stream: until there is something to read, room to write, or everything is handed over; and the
+//! settings that say for how long.
+
+use super::{
+    Arc, Call, Condvar, Deadline, Env, Error, Instant, MutexGuard, Readable, Result, State, StreamCell, Writable,
+    earlier,
+};
+use std::time::Duration;
+
+/// Which of a stream's two deadlines is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl State {
+    fn deadline(&mut self, direction: Direction) -> &mut Deadline {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
+
+    /// Until when a call may wait.
+    ///
+    /// # Errors
+    /// `WouldBlock`, `Timeout` or `NoData` if it may not.
+    fn limit(&mut self, direction: Direction, call: &mut Call, now: Instant) -> Result<Option<Instant>> {
+        if self.nonblocking {
+            return Err(Error::WouldBlock);
+        }
+        let deadline = self.deadline(direction).limit(call, now)?;
+        Ok(earlier(deadline, self.no_data.limit(now)?))
+    }
+}
+
+fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Instant>) {
+    match limit {
+        // Whether it timed out is asked anew, of the limits that hold by then.
+        Some(limit) => drop(condvar.wait_until(state, limit)),
+        None => condvar.wait(state),
+    }
+}
+
+impl StreamCell {
+    /// Waits until there is data that no other reader has taken up; `None` at the end.
+    pub(super) fn wait_readable(&self) -> Result<Option<MutexGuard<'_, State>>> {
+        let mut call = Call::default();
+        let mut state = self.state.lock();
+        loop {
+            match state.core.readable() {
+                Readable::Data if !state.reading => return Ok(Some(state)),
+                Readable::Eof if !state.reading => return Ok(None),
+                Readable::Failed(error) => return Err(error),
+                Readable::Data | Readable::Eof | Readable::Nothing => {}
+            }
+            let limit = state.limit(Direction::Read, &mut call, Instant::now())?;
+            state.read_waiters += 1;
+            wait(&self.readable, &mut state, limit);
+            state.read_waiters -= 1;
+        }
+    }
+
+    /// Waits until there is room that no other writer is filling; returns how much.
+    pub(super) fn wait_writable(&self, env: &Env) -> Result<(MutexGuard<'_, State>, usize)> {
+        let mut call = Call::default();
+        let mut state = self.state.lock();
+        loop {
+            let starved = match state.core.writable(env.config.max_send_buffer) {
+                Writable::Room(room) if !state.core.writing => return Ok((state, room)),
+                Writable::Room(_) => false,
+                Writable::Full { starved } => starved,
+                Writable::Failed(error) => return Err(error),
+            };
+            let now = Instant::now();
+            let mut limit = state.limit(Direction::Write, &mut call, now)?;
+            if starved && let Some(stall) = env.config.half_close_stall {
+                let since = call.start(now).max(state.credit_at.unwrap_or(now));
+                match since.checked_add(stall) {
+                    Some(at) if at <= now => return Err(Error::PeerFinished(stall)),
+                    at => limit = earlier(limit, at),
+                }
+            }
+            state.write_waiters += 1;
+            wait(&self.writable, &mut state, limit);
+            state.write_waiters -= 1;
+        }
+    }
+
+    /// Waits until what has been accepted so far was handed to the transport.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let mut call = Call::default();
+        let mut state = self.state.lock();
+        let target = state.core.accepted();
+        loop {
+            if let Some(result) = state.core.flushed(target) {
+                return result;
+            }
+            let limit = state.limit(Direction::Write, &mut call, Instant::now())?;
+            state.flush_waiters += 1;
+            wait(&self.flushed, &mut state, limit);
+            state.flush_waiters -= 1;
+        }
+    }
+
+    /// Changes what calls wait for, and lets those that are blocked look again.
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.wake_all();
+    }
+
+    pub(crate) fn set_deadline(&self, direction: Direction, at: Option<Instant>) {
+        self.set(|state| state.deadline(direction).at = at);
+    }
+
+    pub(crate) fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) {
+        self.set(|state| state.deadline(direction).timeout = timeout);
+    }
+
+    pub(crate) fn timeout(&self, direction: Direction) -> Option<Duration> {
+        self.state.lock().deadline(direction).timeout
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.set(|state| state.nonblocking = nonblocking);
+    }
+
+    pub(crate) fn set_no_data_timeout(&self, timeout: Option<Duration>) {
+        self.set(|state| state.no_data.set(timeout, Instant::now()));
+    }
+
+    pub(crate) fn no_data_timeout(&self) -> Option<Duration> {
+        self.state.lock().no_data.timeout()
+    }
+
+    /// Whether a handle to the same stream is the same stream.
+    pub(crate) fn is(self: &Arc<Self>, other: &Arc<Self>) -> bool {
+        Arc::ptr_eq(self, other)
+    }
+}

@@ -1,0 +1,160 @@
+//! A session's life: open, closing, ended; and its one sticky cause.
+//!
+//! ```text
+//!            close() or last drop            writer and reader done, or close_timeout
+//!   Open ──────────────────────────▶ Closing ────────────────────────────────────────▶ Ended
+//!     │                                                                                  ▲
+//!     ├── the transport takes no more writes ──▶ WriteFailed (reads go on) ──────────────┤
+//!     └── any fatal error ───────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Invariants: the phase never goes back; the first cause stays; [`Lifecycle::end`] returns the cause to one caller alone, who
+//! does what an end needs.
+//!
+//! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls; `writer_done` and `end` wake them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    Open,
+    WriteFailed,
+    Closing,
+    Ended,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    /// A copy of the state's phase, to be read without its lock.
+    phase: AtomicU8,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    cause: Option<Arc<Error>>,
+    /// When a session that is closing, or whose writes failed, has to be over.
+    deadline: Option<Instant>,
+    /// How the writer thread finished, once it has.
+    written: Option<Result<()>>,
+    closed: Option<(Sender<()>, Receiver<()>)>,
+}
+
+impl Lifecycle {
+    pub(crate) fn new() -> Self {
+        let state = State { phase: Phase::Open, cause: None, deadline: None, written: None, closed: None };
+        Self { phase: AtomicU8::new(Phase::Open as u8), state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    pub(crate) fn is_in(&self, phase: Phase) -> bool {
+        self.phase.load(SeqCst) == phase as u8
+    }
+
+    /// Why the session is over, or not usable any more.
+    pub(crate) fn cause(&self) -> Option<Arc<Error>> {
+        self.state.lock().cause.clone()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.state.lock().deadline
+    }
+
+    fn step(&self, state: &mut State, phase: Phase, cause: &Arc<Error>) {
+        state.phase = phase;
+        self.phase.store(phase as u8, SeqCst);
+        state.cause.get_or_insert_with(|| Arc::clone(cause));
+    }
+
+    /// The local close begins; returns whether it does so now, for the first time, on a session that is open.
+    pub(crate) fn begin_close(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        let first = state.phase == Phase::Open;
+        if first {
+            self.step(&mut state, Phase::Closing, &Arc::new(Error::Closed));
+            state.deadline = deadline;
+            let closed = state.closed.take();
+            drop(state);
+            drop(closed);
+        }
+        first
+    }
+
+    /// The transport takes no more writes; returns whether that is news to an open session.
+    pub(crate) fn fail_write(&self, cause: &Arc<Error>, deadline: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        let first = state.phase == Phase::Open;
+        if first {
+            self.step(&mut state, Phase::WriteFailed, cause);
+            state.deadline = deadline;
+        }
+        first
+    }
+
+    /// The session ends; returns its cause, to the first caller alone: `cause`, or what ended it before.
+    pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Ended {
+            return None;
+        }
+        self.step(&mut state, Phase::Ended, &Arc::new(cause));
+        let (cause, closed) = (state.cause.clone(), state.closed.take());
+        drop(state);
+        drop(closed);
+        self.changed.notify_all();
+        cause
+    }
+
+    /// The writer thread has finished a close.
+    pub(crate) fn writer_done(&self, result: Result<()>) {
+        self.state.lock().written.get_or_insert(result);
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything accepted was handed over and the writing direction ended.
+    ///
+    /// # Errors
+    /// `Timeout` if that took longer than the close timeout; what ended the session before, unless it was the peer's clean end.
+    pub(crate) fn wait_written(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(result) = &state.written {
+                return result.clone();
+            }
+            match (state.phase, state.cause.as_deref(), state.deadline) {
+                (Phase::Ended, Some(Error::PeerClosed), _) => return Ok(()),
+                (Phase::Ended, None | Some(Error::Closed), _) => return Err(Error::Timeout),
+                (Phase::Ended | Phase::WriteFailed, Some(cause), _) => return Err(cause.clone()),
+                (_, _, None) => self.changed.wait(&mut state),
+                (_, _, Some(deadline)) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() && state.written.is_none() {
+                        return Err(Error::Timeout);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A channel that disconnects when the session is closed here, or ends.
+    pub(crate) fn closed(&self) -> Receiver<()> {
+        let mut state = self.state.lock();
+        match state.phase {
+            Phase::Closing | Phase::Ended => disconnected(),
+            Phase::Open | Phase::WriteFailed => state.closed.get_or_insert_with(|| bounded(0)).1.clone(),
+        }
+    }
+}
+
+/// A channel that is disconnected already.
+pub(crate) fn disconnected() -> Receiver<()> {
+    bounded(0).1
+}

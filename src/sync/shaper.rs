@@ -1,0 +1,188 @@
+//! What waits for the writer thread: streams that have something to send, and the session's own frames.
+//!
+//! Two unbounded channels hold streams, the express lane and the bulk lane. A stream is in each at most once (its scheduled flags),
+//! so they never hold more entries than there are streams. Fairness is the order of the queue: a stream that has more to send
+//! after its turn goes to the end.
+//!
+//! Who wakes the writer: everybody who adds work rings ([`Shaper::ring`]). A parked writer has to see *every* kind of work, so
+//! parking is Dekker's protocol again: it sets `parked`, then looks at everything once more, then waits for the bell; who adds work
+//! adds it, then looks at `parked`. A ring too many is harmless.
+//!
+//! Invariants: refusals are bounded by [`MAX_REFUSALS`]; orders are flags, so they can't pile up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst, fence};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use parking_lot::Mutex;
+
+use super::cell::StreamCell;
+use crate::proto::stream::Lane;
+
+/// How many refused streams may wait for their FIN: as many as there are streams by default. A peer that makes more is flooding.
+pub(crate) const MAX_REFUSALS: usize = 65_536;
+
+/// Something for the writer to do that isn't a stream's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Order {
+    /// Send a NOP.
+    Ping = 1,
+    /// Send what waits, then finish.
+    Finish = 2,
+    /// Stop at once.
+    Stop = 4,
+}
+
+/// Whether work was added: a promise to ring.
+#[derive(Debug, Default, Clone, Copy)]
+#[must_use = "ring it after unlocking"]
+pub(crate) struct Bell(bool);
+
+impl Bell {
+    /// For the writer thread itself, which needs no waking.
+    pub(crate) fn ignore(self) {}
+}
+
+impl std::ops::AddAssign for Bell {
+    fn add_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// The side of those who add work.
+#[derive(Debug)]
+pub(crate) struct Shaper {
+    express: Sender<Arc<StreamCell>>,
+    bulk: Sender<Arc<StreamCell>>,
+    bell: Sender<()>,
+    parked: AtomicBool,
+    orders: AtomicU8,
+    /// Guards the ids that are owed a FIN.
+    refusals: Mutex<VecDeque<u32>>,
+}
+
+/// The writer's side.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    express: Receiver<Arc<StreamCell>>,
+    bulk: Receiver<Arc<StreamCell>>,
+    bell: Receiver<()>,
+    /// Streams that had more to send after their turn, with those that came from the channel behind them.
+    round: VecDeque<Arc<StreamCell>>,
+}
+
+/// Both sides of a new shaper.
+pub(crate) fn shaper() -> (Shaper, Queue) {
+    let (express, express_queue) = unbounded();
+    let (bulk, bulk_queue) = unbounded();
+    let (bell, bell_queue) = bounded(1);
+    let refusals = Mutex::new(VecDeque::new());
+    let shaper = Shaper { express, bulk, bell, parked: AtomicBool::new(false), orders: AtomicU8::new(0), refusals };
+    let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, round: VecDeque::new() };
+    (shaper, queue)
+}
+
+impl Shaper {
+    /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream. Doesn't block: the channels have no
+    /// bound of their own.
+    pub(crate) fn schedule(&self, cell: Arc<StreamCell>, lane: Lane) -> Bell {
+        let channel = match lane {
+            Lane::Express => &self.express,
+            Lane::Bulk => &self.bulk,
+        };
+        // Where this fails the writer is gone: the session has ended, and the stream was told.
+        Bell(channel.send(cell).is_ok())
+    }
+
+    /// Gives the writer an order.
+    pub(crate) fn order(&self, order: Order) {
+        self.orders.fetch_or(order as u8, SeqCst);
+        self.ring(Bell(true));
+    }
+
+    /// Queues a FIN for a stream that was refused.
+    ///
+    /// # Errors
+    /// How many wait, when they are too many.
+    pub(crate) fn refuse(&self, id: u32) -> Result<(), usize> {
+        let mut refusals = self.refusals.lock();
+        if refusals.len() >= MAX_REFUSALS {
+            return Err(refusals.len());
+        }
+        refusals.push_back(id);
+        drop(refusals);
+        self.ring(Bell(true));
+        Ok(())
+    }
+
+    /// Wakes the writer if it is parked, and there is something new for it.
+    pub(crate) fn ring(&self, bell: Bell) {
+        if !bell.0 {
+            return;
+        }
+        fence(SeqCst);
+        if self.parked.load(SeqCst) && self.parked.swap(false, SeqCst) {
+            match self.bell.try_send(()) {
+                Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+            }
+        }
+    }
+
+    /// Takes the order to ping, if it was given. `Finish` and `Stop` stay.
+    pub(crate) fn take_ping(&self) -> bool {
+        self.has(Order::Ping) && self.orders.fetch_and(!(Order::Ping as u8), SeqCst) & Order::Ping as u8 != 0
+    }
+
+    /// Whether `order` was given.
+    pub(crate) fn has(&self, order: Order) -> bool {
+        self.orders.load(SeqCst) & order as u8 != 0
+    }
+
+    /// The next id that is owed a FIN.
+    pub(crate) fn take_refusal(&self) -> Option<u32> {
+        let mut refusals = self.refusals.lock();
+        let id = refusals.pop_front();
+        if refusals.is_empty() && refusals.capacity() > 1024 {
+            refusals.shrink_to(0); // a flood's memory isn't kept
+        }
+        id
+    }
+}
+
+impl Queue {
+    /// The next stream of the express lane.
+    pub(crate) fn next_express(&mut self) -> Option<Arc<StreamCell>> {
+        self.express.try_recv().ok()
+    }
+
+    /// The next stream of the bulk lane.
+    pub(crate) fn next_bulk(&mut self) -> Option<Arc<StreamCell>> {
+        while let Ok(cell) = self.bulk.try_recv() {
+            self.round.push_back(cell);
+        }
+        self.round.pop_front()
+    }
+
+    /// A stream that the writer found to have more, after its turn: to the end of the round.
+    pub(crate) fn again(&mut self, cell: Arc<StreamCell>) {
+        self.round.push_back(cell);
+    }
+
+    /// Whether a stream waits for a turn.
+    pub(crate) fn has_turns(&self) -> bool {
+        !self.round.is_empty() || !self.express.is_empty() || !self.bulk.is_empty()
+    }
+
+    /// Parks the writer until there may be work.
+    pub(crate) fn park(&self, shaper: &Shaper) {
+        shaper.parked.store(true, SeqCst);
+        fence(SeqCst);
+        let idle = !self.has_turns() && shaper.orders.load(SeqCst) == 0 && shaper.refusals.lock().is_empty();
+        if idle {
+            let _ = self.bell.recv(); // disconnected: the session is gone, and the caller sees that
+        }
+        shaper.parked.store(false, SeqCst);
+    }
+}

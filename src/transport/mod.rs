@@ -1,0 +1,76 @@
+//! What a session runs over: anything that reads and writes bytes in order.
+//!
+//! | transport | how |
+//! |---|---|
+//! | `TcpStream`, `UnixStream` | as they are |
+//! | a read half and a write half (`std::io::pipe`, a child's stdio) | as a tuple `(reader, writer)`, or [`Pair`] to say how to end a blocked read |
+//! | any other `T: Read + Write + Send` (TLS, serial ports) | in [`Shared`] |
+//! | your own | `impl Transport` |
+//!
+//! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
+//! beside the halves that works while both are blocked.
+
+mod pair;
+mod shared;
+mod socket;
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+pub use pair::Pair;
+pub use shared::Shared;
+
+/// A connection that a session can run over.
+///
+/// The halves may block; the session's own two threads wait there. Reads and writes that return `Interrupted`,
+/// `WouldBlock` or `TimedOut` are tried again.
+pub trait Transport {
+    /// Splits the connection into what the reader thread and the writer thread use, and the control.
+    ///
+    /// This is where settings that a session depends on are made, such as blocking mode.
+    ///
+    /// # Errors
+    /// Whatever the system says; session creation passes it on.
+    fn split(self) -> io::Result<Halves>;
+}
+
+/// What a [`Transport`] splits into.
+pub struct Halves {
+    /// Used by the reader thread alone.
+    pub reader: Box<dyn Read + Send>,
+    /// Used by the writer thread alone. It is dropped when the last byte is written, after
+    /// [`Control::finish_write`].
+    pub writer: Box<dyn Write + Send>,
+    /// Used by any thread.
+    pub control: Box<dyn Control>,
+}
+
+impl std::fmt::Debug for Halves {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Halves").finish_non_exhaustive()
+    }
+}
+
+/// Handles a connection from outside its reads and writes.
+pub trait Control: Send + Sync {
+    /// Ends the writing direction, so that the peer reads an end of file after what was written. Called once, by the writer
+    /// thread, after the last write and flush. Does nothing where dropping the write half is what ends it.
+    ///
+    /// # Errors
+    /// Whatever the system says; it becomes the result of closing the session.
+    fn finish_write(&self) -> io::Result<()>;
+
+    /// Makes blocked and later reads and writes return, with an error or an end of file. Must not block. Called once, from any
+    /// thread.
+    fn abort(&self);
+
+    /// This end's address.
+    fn local_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The peer's address.
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        None
+    }
+}

@@ -1,0 +1,86 @@
+//! A read half and a write half that are two objects: pipes, a child's stdio.
+//!
+//! Safe code can't interrupt a read from a pipe. So when a session over a pair ends, user calls wake at once all the same, but the
+//! session's reader thread ends when its read returns: when the far end closes, or when what
+//! [`with_abort`](Pair::with_abort) was given makes it.
+
+use std::io::{self, Read, Write};
+
+use parking_lot::Mutex;
+
+use super::{Control, Halves, Transport};
+
+/// A transport of two halves.
+///
+/// `(reader, writer)` tuples are transports too; this adds a way to end a blocked read.
+///
+/// ```no_run
+/// use std::process::{Command, Stdio};
+/// use gmux::{Config, Session, transport::Pair};
+///
+/// let mut child = Command::new("my-helper").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+/// let (stdout, stdin) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
+/// let transport = Pair::new(stdout, stdin).with_abort(move || {
+///     let _ = child.kill(); // its stdout ends, and the reader thread with it
+///     let _ = child.wait();
+/// });
+/// let session = Session::client(transport, Config::new())?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Pair<R, W> {
+    reader: R,
+    writer: W,
+    abort: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
+    /// A pair that can't be interrupted.
+    pub fn new(reader: R, writer: W) -> Self {
+        Self { reader, writer, abort: None }
+    }
+
+    /// Calls `abort` once when the session ends: it should make a blocked read of the read half return, and must not block for
+    /// long.
+    #[must_use]
+    pub fn with_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
+        self.abort = Some(Box::new(abort));
+        self
+    }
+}
+
+impl<R, W> std::fmt::Debug for Pair<R, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("abort", &self.abort.is_some()).finish_non_exhaustive()
+    }
+}
+
+struct PairControl {
+    abort: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Control for PairControl {
+    /// The writer thread drops the write half next, and that ends it.
+    fn finish_write(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn abort(&self) {
+        let abort = self.abort.lock().take();
+        if let Some(abort) = abort {
+            abort();
+        }
+    }
+}
+
+impl<R: Read + Send + 'static, W: Write + Send + 'static> Transport for Pair<R, W> {
+    fn split(self) -> io::Result<Halves> {
+        let control = Box::new(PairControl { abort: Mutex::new(self.abort) });
+        Ok(Halves { reader: Box::new(self.reader), writer: Box::new(self.writer), control })
+    }
+}
+
+impl<R: Read + Send + 'static, W: Write + Send + 'static> Transport for (R, W) {
+    fn split(self) -> io::Result<Halves> {
+        Pair::new(self.0, self.1).split()
+    }
+}

@@ -1,0 +1,229 @@
+//! A transport that can't be split: both threads take turns at it, under a lock.
+//!
+//! The lock is one of the two that are held across transport I/O. For this to work, a turn must be short: **reads and
+//! writes of the inner transport have to be bounded, to a few milliseconds**, by its own timeouts or by non-blocking mode.
+//! A turn that could do nothing (`WouldBlock`, `TimedOut`) gives the lock up, so that the other direction moves: with both
+//! directions full at once nothing is stuck.
+//!
+//! Invariants: the lock is handed over fairly (a thread that waits for it gets it before the one that gives it up takes it
+//! again); readiness is waited for outside the lock, and only after a read said `WouldBlock` (a TLS connection may hold
+//! decrypted bytes that no readiness tells of).
+
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{Control, Halves, Transport};
+
+type Readiness = Box<dyn FnMut() -> io::Result<()> + Send>;
+type Hook = Box<dyn FnOnce() + Send>;
+type Finish<T> = Box<dyn FnOnce(&mut T) -> io::Result<()> + Send>;
+
+/// How long a turn that could do nothing, and came back at once, waits before the next: a non-blocking transport without a
+/// readiness closure is asked so often.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Any `Read + Write + Send` object as a transport.
+///
+/// Both its reads and its writes must return within a few milliseconds, with `WouldBlock` or `TimedOut` when there is
+/// nothing to do. Without that bound:
+/// - a read that blocks holds the lock, and nothing is written until it returns;
+/// - a write that blocks holds the lock, and when both directions are full, both ends wait for ever;
+/// - keepalive still ends such a session for its users, but its threads stay until the blocked call returns, unless
+///   [`on_abort`](Shared::on_abort) can make it.
+///
+/// ```no_run
+/// use std::net::TcpStream;
+/// use std::time::Duration;
+/// use gmux::{Config, Session, transport::Shared};
+/// # fn tls(tcp: TcpStream) -> TcpStream { tcp }
+///
+/// let tcp = TcpStream::connect("192.0.2.1:443")?;
+/// tcp.set_read_timeout(Some(Duration::from_millis(2)))?; // the bounds
+/// tcp.set_write_timeout(Some(Duration::from_millis(2)))?;
+/// let (ready, abort) = (tcp.try_clone()?, tcp.try_clone()?);
+/// let transport = Shared::new(tls(tcp)) // rustls, native-tls …
+///     .with_readiness(move || match ready.peek(&mut [0]) {
+///         Ok(_) => Ok(()),
+///         Err(error) => Err(error), // WouldBlock: not yet, asked again
+///     })
+///     .on_abort(move || drop(abort.shutdown(std::net::Shutdown::Both)));
+/// let session = Session::client(transport, Config::new())?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Shared<T> {
+    inner: T,
+    readiness: Option<Readiness>,
+    finish: Option<Finish<T>>,
+    abort: Option<Hook>,
+}
+
+impl<T: Read + Write + Send + 'static> Shared<T> {
+    /// A transport that asks `inner` in turns.
+    pub fn new(inner: T) -> Self {
+        Self { inner, readiness: None, finish: None, abort: None }
+    }
+
+    /// Parks the reader outside the lock: `readiness` returns when a read is worth trying. `WouldBlock`, `TimedOut` and
+    /// `Interrupted` mean "not yet" and it is asked again; another error ends the session. It has to return now and then (every
+    /// few hundred milliseconds), or to be ended by [`on_abort`](Self::on_abort).
+    #[must_use]
+    pub fn with_readiness(mut self, readiness: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
+        self.readiness = Some(Box::new(readiness));
+        self
+    }
+
+    /// Ends the writing direction, after the last write and flush: for TLS, send `close_notify`. Without it nothing is done, and
+    /// the peer sees the end when the transport is dropped.
+    #[must_use]
+    pub fn on_finish(mut self, finish: impl FnOnce(&mut T) -> io::Result<()> + Send + 'static) -> Self {
+        self.finish = Some(Box::new(finish));
+        self
+    }
+
+    /// Called once when the session ends, to interrupt what is blocked. Must not block.
+    #[must_use]
+    pub fn on_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
+        self.abort = Some(Box::new(abort));
+        self
+    }
+}
+
+impl<T> std::fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("readiness", &self.readiness.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What both halves and the control hold.
+struct Turns<T> {
+    /// Guards the transport itself, for one read, write or flush at a time.
+    inner: Mutex<T>,
+    aborted: AtomicBool,
+}
+
+impl<T> Turns<T> {
+    /// One turn: locks, does `io`, and hands the lock to whoever waits.
+    fn turn<R>(&self, io: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
+        self.check()?;
+        let mut inner = self.inner.lock();
+        let result = io(&mut inner);
+        MutexGuard::unlock_fair(inner);
+        result
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.aborted.load(Ordering::SeqCst) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+
+    /// Turns until one does something.
+    fn turns<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
+        loop {
+            let started = Instant::now();
+            match self.turn(&mut io) {
+                Err(error) if is_not_yet(&error) => pause_after(started),
+                other => return other,
+            }
+        }
+    }
+}
+
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// Sleeps, unless the call that began at `started` has waited by itself.
+fn pause_after(started: Instant) {
+    if started.elapsed() < PAUSE {
+        std::thread::sleep(PAUSE);
+    }
+}
+
+struct SharedReader<T> {
+    turns: Arc<Turns<T>>,
+    readiness: Option<Readiness>,
+}
+
+impl<T: Read> Read for SharedReader<T> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(readiness) = &mut self.readiness else {
+            return self.turns.turns(|inner| inner.read(buf));
+        };
+        loop {
+            match self.turns.turn(|inner| inner.read(buf)) {
+                Err(error) if is_not_yet(&error) => loop {
+                    let started = Instant::now();
+                    match readiness() {
+                        Ok(()) => break,
+                        Err(error) if is_not_yet(&error) => {
+                            self.turns.check()?;
+                            pause_after(started);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                },
+                other => return other,
+            }
+        }
+    }
+}
+
+struct SharedWriter<T>(Arc<Turns<T>>);
+
+impl<T: Write> Write for SharedWriter<T> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.turns(|inner| inner.write(buf))
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.turns(|inner| inner.write_vectored(bufs))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.turns(T::flush)
+    }
+}
+
+struct SharedControl<T> {
+    turns: Arc<Turns<T>>,
+    finish: Mutex<Option<Finish<T>>>,
+    abort: Mutex<Option<Hook>>,
+}
+
+impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
+    fn finish_write(&self) -> io::Result<()> {
+        let finish = self.finish.lock().take();
+        match finish {
+            Some(finish) => {
+                self.turns.turn(finish)?;
+                self.turns.turns(T::flush)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn abort(&self) {
+        self.turns.aborted.store(true, Ordering::SeqCst);
+        let abort = self.abort.lock().take();
+        if let Some(abort) = abort {
+            abort();
+        }
+    }
+}
+
+impl<T: Read + Write + Send + 'static> Transport for Shared<T> {
+    fn split(self) -> io::Result<Halves> {
+        let turns = Arc::new(Turns { inner: Mutex::new(self.inner), aborted: AtomicBool::new(false) });
+        let writer = Box::new(SharedWriter(Arc::clone(&turns)));
+        let control =
+            SharedControl { turns: Arc::clone(&turns), finish: Mutex::new(self.finish), abort: Mutex::new(self.abort) };
+        Ok(Halves {
+            reader: Box::new(SharedReader { turns, readiness: self.readiness }),
+            writer,
+            control: Box::new(control),
+        })
+    }
+}

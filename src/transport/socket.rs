@@ -1,0 +1,133 @@
+//! Sockets of the standard library as transports.
+//!
+//! Invariant: a session uses one file descriptor; both halves and the control share it. `shutdown(Both)` interrupts
+//! reads and writes that are blocked in other threads, which is what makes `abort` work.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use super::{Control, Halves, Transport};
+
+/// Implements what `TcpStream` and `UnixStream` have in common.
+macro_rules! socket {
+    ($stream:ty, $half:ident) => {
+        struct $half(Arc<$stream>);
+
+        impl Read for $half {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                (&*self.0).read(buf)
+            }
+
+            fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+                (&*self.0).read_vectored(bufs)
+            }
+        }
+
+        impl Write for $half {
+            fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+                (&*self.0).write(buf)
+            }
+
+            fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+                (&*self.0).write_vectored(bufs)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                (&*self.0).flush()
+            }
+        }
+
+        /// Blocking mode, and no timeouts that an earlier owner left behind; then the halves.
+        fn halves(stream: Arc<$stream>, control: Box<dyn Control>) -> io::Result<Halves> {
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(None)?;
+            stream.set_write_timeout(None)?;
+            let writer = Box::new($half(Arc::clone(&stream)));
+            Ok(Halves { reader: Box::new($half(stream)), writer, control })
+        }
+    };
+}
+
+/// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is nothing left to end.
+fn finish(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        other => other,
+    }
+}
+
+mod tcp {
+    use super::*;
+
+    struct TcpControl {
+        stream: Arc<TcpStream>,
+        local: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
+    }
+
+    socket!(TcpStream, TcpHalf);
+
+    impl Control for TcpControl {
+        fn finish_write(&self) -> io::Result<()> {
+            finish(self.stream.shutdown(Shutdown::Write))
+        }
+
+        fn abort(&self) {
+            let _ = self.stream.shutdown(Shutdown::Both); // nothing is left to do where it fails
+        }
+
+        fn local_addr(&self) -> Option<SocketAddr> {
+            self.local
+        }
+
+        fn peer_addr(&self) -> Option<SocketAddr> {
+            self.peer
+        }
+    }
+
+    /// Sets blocking mode, clears read and write timeouts, and sets `TCP_NODELAY`: frames are gathered into large writes
+    /// already, and Nagle's algorithm would only delay the small ones.
+    impl Transport for TcpStream {
+        fn split(self) -> io::Result<Halves> {
+            self.set_nodelay(true)?;
+            let stream = Arc::new(self);
+            let control = TcpControl {
+                local: stream.local_addr().ok(),
+                peer: stream.peer_addr().ok(),
+                stream: Arc::clone(&stream),
+            };
+            halves(stream, Box::new(control))
+        }
+    }
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    struct UnixControl(Arc<UnixStream>);
+
+    socket!(UnixStream, UnixHalf);
+
+    impl Control for UnixControl {
+        fn finish_write(&self) -> io::Result<()> {
+            finish(self.0.shutdown(Shutdown::Write))
+        }
+
+        fn abort(&self) {
+            let _ = self.0.shutdown(Shutdown::Both); // nothing is left to do where it fails
+        }
+    }
+
+    /// Sets blocking mode and clears read and write timeouts.
+    impl Transport for UnixStream {
+        fn split(self) -> io::Result<Halves> {
+            let stream = Arc::new(self);
+            let control = Box::new(UnixControl(Arc::clone(&stream)));
+            halves(stream, control)
+        }
+    }
+}

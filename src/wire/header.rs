@@ -1,0 +1,189 @@
+//! The 8-byte frame header: `VERSION u8 | CMD u8 | LENGTH u16 LE | STREAM ID u32 LE`.
+//!
+//! Invariants: a [`Header`] that was decoded has a known command; whether its version and length are allowed is for the
+//! frame reader's caller to say ([`Header::check`]), who knows the session's version.
+
+use std::fmt;
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use crate::error::{Error, Result};
+
+/// Length of a header, in bytes.
+pub const HEADER_LEN: usize = 8;
+
+/// The longest payload that LENGTH can name, in bytes.
+pub const MAX_PAYLOAD: usize = 65535;
+
+/// Length of an UPD frame's payload: CONSUMED u32 LE, WINDOW u32 LE.
+pub const UPDATE_LEN: usize = 8;
+
+/// What a frame is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Command {
+    /// Opens a stream; the payload is its name.
+    Syn = 0,
+    /// The sender's side of the stream is finished.
+    Fin = 1,
+    /// Data.
+    Psh = 2,
+    /// Keepalive; stream id 0.
+    Nop = 3,
+    /// Version 2: bytes consumed by the receiving application, and its window.
+    Upd = 4,
+}
+
+impl TryFrom<u8> for Command {
+    type Error = Error;
+
+    fn try_from(byte: u8) -> Result<Self> {
+        Ok(match byte {
+            0 => Self::Syn,
+            1 => Self::Fin,
+            2 => Self::Psh,
+            3 => Self::Nop,
+            4 => Self::Upd,
+            other => return Err(Error::InvalidCommand(other)),
+        })
+    }
+}
+
+/// A frame's first 8 bytes.
+///
+/// ```
+/// use gmux::wire::{Command, Header};
+/// let header = Header { version: 1, command: Command::Syn, length: 100, stream_id: 1 };
+/// assert_eq!(header.to_string(), "Version:1 Cmd:0 StreamID:1 Length:100");
+/// assert_eq!(Header::decode(&header.encode()).unwrap(), header);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Header {
+    /// Protocol version, 1 or 2.
+    pub version: u8,
+    /// What the frame is for.
+    pub command: Command,
+    /// Length of the payload that follows, in bytes.
+    pub length: u16,
+    /// The stream that the frame belongs to; 0 for NOP.
+    pub stream_id: u32,
+}
+
+impl Header {
+    /// The header as it lies on the wire.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = self.version;
+        bytes[1] = self.command as u8;
+        LittleEndian::write_u16(&mut bytes[2..4], self.length);
+        LittleEndian::write_u32(&mut bytes[4..8], self.stream_id);
+        bytes
+    }
+
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCommand`] for a command byte that isn't in the protocol. The version isn't looked at.
+    pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
+        Ok(Self {
+            version: bytes[0],
+            command: Command::try_from(bytes[1])?,
+            length: LittleEndian::read_u16(&bytes[2..4]),
+            stream_id: LittleEndian::read_u32(&bytes[4..8]),
+        })
+    }
+
+    /// Checks what every session checks, whatever its streams: the length that the command allows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidProtocol`].
+    pub fn check(&self) -> Result<()> {
+        let reason = match (self.command, self.length) {
+            (Command::Fin, 1..) => "FIN has no payload",
+            (Command::Nop, 1..) => "NOP has no payload",
+            (Command::Upd, _) if self.version == 1 => "UPD is a frame of version 2",
+            (Command::Upd, 8) | (Command::Syn | Command::Psh, _) | (Command::Fin | Command::Nop, 0) => return Ok(()),
+            (Command::Upd, _) => "UPD has a payload of 8 bytes",
+        };
+        Err(Error::InvalidProtocol { frame: *self, reason })
+    }
+}
+
+impl fmt::Display for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, command, length, stream_id } = self;
+        write!(f, "Version:{version} Cmd:{} StreamID:{stream_id} Length:{length}", *command as u8)
+    }
+}
+
+/// A whole frame: what tools, tests and hand-written peers exchange.
+///
+/// The data path has no use for it: there, payloads stay in the pool's buffers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// The header; its `length` is the payload's.
+    pub header: Header,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// A frame with the length filled in.
+    ///
+    /// # Errors
+    /// [`Error::NameTooLong`] if the payload has more than 65535 bytes.
+    pub fn new(version: u8, command: Command, stream_id: u32, payload: impl Into<Vec<u8>>) -> Result<Self> {
+        let payload = payload.into();
+        let Ok(length) = u16::try_from(payload.len()) else {
+            return Err(Error::NameTooLong { len: payload.len(), max: MAX_PAYLOAD });
+        };
+        Ok(Self { header: Header { version, command, length, stream_id }, payload })
+    }
+
+    /// An UPD frame.
+    #[must_use]
+    pub fn update(stream_id: u32, consumed: u32, window: u32) -> Self {
+        let header = Header { version: 2, command: Command::Upd, length: UPDATE_LEN as u16, stream_id };
+        Self { header, payload: encode_update(consumed, window).to_vec() }
+    }
+
+    /// The frame as it lies on the wire.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.header.encode().to_vec();
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
+    /// Splits the first whole frame off `bytes`: the frame and what follows it, or `None` if it isn't whole yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCommand`].
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, &[u8])>> {
+        let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let header = Header::decode(head)?;
+        let Some((payload, rest)) = rest.split_at_checked(usize::from(header.length)) else { return Ok(None) };
+        Ok(Some((Self { header, payload: payload.to_vec() }, rest)))
+    }
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.header.fmt(f)
+    }
+}
+
+/// An UPD frame's payload.
+pub(crate) fn encode_update(consumed: u32, window: u32) -> [u8; UPDATE_LEN] {
+    let mut payload = [0; UPDATE_LEN];
+    LittleEndian::write_u32(&mut payload[..4], consumed);
+    LittleEndian::write_u32(&mut payload[4..], window);
+    payload
+}
+
+/// CONSUMED and WINDOW of an UPD frame's payload; `None` if it hasn't 8 bytes.
+pub(crate) fn decode_update(payload: &[u8]) -> Option<(u32, u32)> {
+    let payload: &[u8; UPDATE_LEN] = payload.try_into().ok()?;
+    Some((LittleEndian::read_u32(&payload[..4]), LittleEndian::read_u32(&payload[4..])))
+}

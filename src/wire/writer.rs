@@ -1,0 +1,212 @@
+//! Lays frames out for the transport: large payloads stay where `write` copied them, with their header in front; small
+//! ones and control frames are gathered in one scratch buffer. The lot goes out in vectored writes.
+//!
+//! Invariants: bytes leave in the order in which frames were pushed; after a partial write the batch continues with the next
+//! unsent byte; a segment is never empty.
+
+use std::io::{self, IoSlice, Write};
+
+use super::header::{HEADER_LEN, Header};
+use crate::pool::Buffer;
+
+/// A batch is full with so many bytes: eight default frames, what a socket's send buffer takes at once.
+pub(crate) const BATCH_BYTES: usize = 256 * 1024;
+
+/// A batch is full with so many segments: they fit one `writev` of 64, far below the limit of 1024 that systems set.
+pub(crate) const BATCH_SEGMENTS: usize = 60;
+
+/// Payloads up to this length, in bytes, are copied into the scratch: it costs less than a segment of their own.
+const SCRATCH_MAX: usize = 1024;
+
+enum Segment {
+    /// So many bytes of the scratch, from where the segment before it stopped.
+    Scratch(usize),
+    Frame(Buffer),
+}
+
+#[derive(Default)]
+pub(crate) struct Batch {
+    segments: Vec<Segment>,
+    scratch: Vec<u8>,
+    /// Unsent bytes.
+    left: usize,
+    /// The first segment with unsent bytes, how many of its bytes are sent, and where the next scratch segment begins.
+    segment: usize,
+    sent: usize,
+    scratch_at: usize,
+}
+
+impl Batch {
+    /// Bytes to be sent.
+    pub(crate) fn len(&self) -> usize {
+        self.left
+    }
+
+    pub(crate) fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Whether no further frame should be pushed before this is sent.
+    pub(crate) fn is_full(&self) -> bool {
+        self.left >= BATCH_BYTES || self.segments.len() >= BATCH_SEGMENTS
+    }
+
+    /// Appends a frame whose payload is copied.
+    pub(crate) fn push_small(&mut self, header: Header, payload: &[u8]) {
+        let n = HEADER_LEN + payload.len();
+        self.scratch.extend_from_slice(&header.encode());
+        self.scratch.extend_from_slice(payload);
+        self.left += n;
+        match self.segments.last_mut() {
+            Some(Segment::Scratch(len)) => *len += n,
+            _ => self.segments.push(Segment::Scratch(n)),
+        }
+    }
+
+    /// Appends a frame that lies in `frame` from byte 8 on; the header is written in front of it.
+    pub(crate) fn push_frame(&mut self, header: Header, mut frame: Buffer) {
+        match frame.split_first_chunk_mut::<HEADER_LEN>() {
+            Some((head, payload)) if payload.len() > SCRATCH_MAX => {
+                *head = header.encode();
+                self.left += frame.len();
+                self.segments.push(Segment::Frame(frame));
+            }
+            Some((_, payload)) => self.push_small(header, payload),
+            None => debug_assert!(false, "a frame buffer is longer than its header"),
+        }
+    }
+
+    /// One write; returns its count. When all is sent, the batch is empty and can be filled again.
+    ///
+    /// # Errors
+    /// The transport's; `WriteZero` if it takes nothing.
+    pub(crate) fn write_to(&mut self, output: &mut (impl Write + ?Sized)) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); BATCH_SEGMENTS + 4];
+        let mut count = 0;
+        let (mut skip, mut scratch_at) = (self.sent, self.scratch_at);
+        for (slice, segment) in slices.iter_mut().zip(&self.segments[self.segment..]) {
+            let bytes = match segment {
+                Segment::Frame(frame) => &frame[..],
+                Segment::Scratch(len) => {
+                    scratch_at += len;
+                    &self.scratch[scratch_at - len..scratch_at]
+                }
+            };
+            *slice = IoSlice::new(&bytes[skip..]);
+            skip = 0;
+            count += 1;
+        }
+        let n = output.write_vectored(&slices[..count])?;
+        if n == 0 && self.left > 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let n = n.min(self.left);
+        self.advance(n);
+        Ok(n)
+    }
+
+    fn advance(&mut self, mut n: usize) {
+        self.left -= n;
+        if self.left == 0 {
+            // Buffers return to the pool here, after the write.
+            self.segments.clear();
+            self.scratch.clear();
+            (self.segment, self.sent, self.scratch_at) = (0, 0, 0);
+            return;
+        }
+        while let Some(segment) = self.segments.get(self.segment) {
+            let len = match segment {
+                Segment::Scratch(len) => *len,
+                Segment::Frame(frame) => frame.len(),
+            };
+            if self.sent + n < len {
+                self.sent += n;
+                return;
+            }
+            n -= len - self.sent;
+            if let Segment::Scratch(len) = segment {
+                self.scratch_at += len;
+            }
+            self.segment += 1;
+            self.sent = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::BufferPool;
+    use crate::wire::{Command, Frame};
+    use proptest::prelude::*;
+
+    /// Output that takes pieces of given sizes.
+    struct Pieces {
+        data: Vec<u8>,
+        sizes: std::iter::Cycle<std::vec::IntoIter<usize>>,
+    }
+
+    impl Write for Pieces {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(buf)])
+        }
+
+        fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+            let mut left = self.sizes.next().unwrap();
+            let before = self.data.len();
+            for buf in bufs {
+                let n = left.min(buf.len());
+                self.data.extend_from_slice(&buf[..n]);
+                left -= n;
+            }
+            Ok(self.data.len() - before)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn partial_writes_lose_and_repeat_nothing(
+            lengths in prop::collection::vec(prop_oneof![0..30usize, 1020..1030usize, 0..40000usize], 1..50),
+            sizes in prop::collection::vec(prop_oneof![1..20usize, 1..100_000usize], 1..6),
+        ) {
+            let pool = BufferPool::new();
+            let (mut batch, mut expected) = (Batch::default(), Vec::new());
+            let mut output = Pieces { data: Vec::new(), sizes: sizes.into_iter().cycle() };
+            for round in 0..2 {
+                for (id, &length) in lengths.iter().enumerate() {
+                    let payload: Vec<u8> = (0..length).map(|i| (i + id + round) as u8).collect();
+                    let frame = Frame::new(1, Command::Psh, id as u32, payload.clone()).unwrap();
+                    expected.extend(frame.encode());
+                    if length % 2 == 0 || length == 0 {
+                        batch.push_small(frame.header, &payload);
+                    } else {
+                        let mut buffer = pool.frame(length);
+                        buffer[HEADER_LEN..].copy_from_slice(&payload);
+                        batch.push_frame(frame.header, buffer);
+                    }
+                }
+                while !batch.is_empty() {
+                    batch.write_to(&mut output).unwrap();
+                }
+            }
+            prop_assert!(output.data == expected);
+        }
+    }
+
+    #[test]
+    fn a_transport_that_takes_nothing_is_an_error() {
+        let mut batch = Batch::default();
+        let header = Header { version: 1, command: Command::Nop, length: 0, stream_id: 0 };
+        batch.push_small(header, &[]);
+        let mut full = Pieces { data: Vec::new(), sizes: vec![0].into_iter().cycle() };
+        assert_eq!(batch.write_to(&mut full).unwrap_err().kind(), io::ErrorKind::WriteZero);
+    }
+}

@@ -1,0 +1,41 @@
+//! The shortest way through everything: if this fails, look here first.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::thread;
+
+use support::{Pattern, pair, test, versions};
+
+#[test]
+fn an_echo_crosses_both_ways() {
+    test("an_echo_crosses_both_ways", || {
+        for config in versions() {
+            let (client, server) = pair(config);
+            let echo = thread::spawn(move || {
+                for stream in server.incoming() {
+                    let stream = stream.unwrap();
+                    assert_eq!(stream.name(), "echo");
+                    std::io::copy(&mut &stream, &mut &stream).unwrap();
+                }
+            });
+            let stream = client.open("echo").unwrap();
+            let sent = Pattern::bytes(1, 3_000_000);
+            let writer = thread::spawn({
+                let (stream, sent) = (stream.clone(), sent.clone());
+                move || {
+                    (&stream).write_all(&sent).unwrap();
+                    stream.shutdown(Shutdown::Write).unwrap();
+                }
+            });
+            let mut back = Vec::new();
+            (&stream).read_to_end(&mut back).unwrap();
+            writer.join().unwrap();
+            assert!(back == sent);
+            drop(stream);
+            client.close().unwrap();
+            echo.join().unwrap();
+        }
+    });
+}

@@ -1,0 +1,144 @@
+//! What the integration tests share: a watchdog, a check for leaked threads, connections, and data that can be verified.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod raw;
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::{Config, Session};
+
+/// A test that takes longer hangs.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// Tests of this binary that are running.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs a test under a watchdog: a hang ends the whole process with the test's name. When the last test that runs at the moment
+/// is over, no thread of gmux's may be left.
+pub fn test<R>(name: &str, body: impl FnOnce() -> R) -> R {
+    test_for(name, WATCHDOG, body)
+}
+
+/// [`test`] with a watchdog of its own.
+pub fn test_for<R>(name: &str, limit: Duration, body: impl FnOnce() -> R) -> R {
+    RUNNING.fetch_add(1, SeqCst);
+    let (done, watch) = mpsc::channel::<()>();
+    let hung = name.to_owned();
+    let dog = thread::spawn(move || {
+        if watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let text =
+                format!("\nWATCHDOG: test {hung:?} hangs (over {limit:?}); its threads:\n{}\n", threads().join("\n"));
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            std::process::exit(86);
+        }
+    });
+    let result = catch_unwind(AssertUnwindSafe(body));
+    drop(done);
+    dog.join().unwrap();
+    let last = RUNNING.fetch_sub(1, SeqCst) == 1;
+    match result {
+        Err(panic) => resume_unwind(panic),
+        Ok(value) => {
+            if last {
+                no_threads_left(name);
+            }
+            value
+        }
+    }
+}
+
+/// Names of this process's threads, as far as the system tells.
+pub fn threads() -> Vec<String> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect()
+}
+
+/// gmux's threads among them.
+pub fn gmux_threads() -> Vec<String> {
+    threads().into_iter().filter(|name| name.starts_with("gmux-")).collect()
+}
+
+/// Waits until gmux's threads are gone, unless another test begins meanwhile. Ended threads need a moment to leave the process.
+fn no_threads_left(name: &str) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while RUNNING.load(SeqCst) == 0 {
+        let left = gmux_threads();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < until, "after {name:?}, the last test, threads are left: {left:?}");
+        thread::sleep(Duration::from_millis(5)); // there is no event for a thread's end that isn't joined
+    }
+}
+
+/// Waits for something that has no event of its own; the watchdog bounds it.
+pub fn until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Both ends of a TCP connection over loopback.
+pub fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+/// A client's and a server's session over loopback TCP.
+pub fn pair(config: Config) -> (Session, Session) {
+    pair_of(config.clone(), config)
+}
+
+/// A client's and a server's session, configured separately.
+pub fn pair_of(client: Config, server: Config) -> (Session, Session) {
+    let (a, b) = tcp();
+    (Session::client(a, client).unwrap(), Session::server(b, server).unwrap())
+}
+
+/// Both protocol versions, otherwise as default.
+pub fn versions() -> [Config; 2] {
+    [Config::new(), Config::new().version(2)]
+}
+
+/// Deterministic bytes: splitmix64, eight bytes at a time, little-endian. The Go peer makes the same.
+pub struct Pattern {
+    state: u64,
+    word: [u8; 8],
+    used: usize,
+}
+
+impl Pattern {
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed, word: [0; 8], used: 8 }
+    }
+
+    pub fn fill(&mut self, out: &mut [u8]) {
+        for byte in out {
+            if self.used == 8 {
+                self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+                self.word = (z ^ (z >> 31)).to_le_bytes();
+                self.used = 0;
+            }
+            *byte = self.word[self.used];
+            self.used += 1;
+        }
+    }
+
+    pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        Self::new(seed).fill(&mut bytes);
+        bytes
+    }
+}
