@@ -148,7 +148,8 @@ impl Session {
 
     /// Closes the session, for all its handles: see [Closing](Session#closing). Returns when everything accepted has been handed to the
     /// transport and its writing direction is ended. A second call waits for the same and returns the same. Calls that are blocked, on
-    /// streams too, fail with [`Error::Closed`]; what was received before can still be read.
+    /// streams too, fail with [`Error::Closed`]; what was received before can still be read. In a close notifier that runs on a thread of
+    /// gmux's own it doesn't wait, and the close goes on in the background.
     ///
     /// # Errors
     /// [`Error::Timeout`] after [`close_timeout`](Config::close_timeout): not everything could be handed over. What ended the session before, unless that was the
@@ -169,7 +170,7 @@ impl Session {
     /// Whether the session was closed here, or has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.core.lifecycle.cause().is_some()
+        self.core.lifecycle.is_over()
     }
 
     /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent. For crossbeam's `select!`:

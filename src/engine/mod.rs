@@ -145,24 +145,28 @@ impl Core {
     ) -> Result<()> {
         timer::register(&self)?;
         let core = Arc::clone(&self);
-        let started = spawn(format!("gmux-reader-{}", self.number), move || {
+        let name = format!("gmux-reader-{}", self.number);
+        let reader = spawn(name, move || {
             reader::run(&core, reader);
             core.thread_ends();
-        })
-        .and_then(|()| {
-            let core = Arc::clone(&self);
-            spawn(format!("gmux-writer-{}", self.number), move || {
-                writer::run(&core, writer, queue);
-                core.thread_ends();
-            })
-            .inspect_err(|_| self.threads.store(1, SeqCst))
         });
-        started.map_err(|error| {
-            // A reader thread that started already ends when the transport is aborted.
-            let error = Error::from(error);
-            self.end(error.clone());
-            error
-        })
+        let core = Arc::clone(&self);
+        let name = format!("gmux-writer-{}", self.number);
+        let writer = spawn(name, move || {
+            writer::run(&core, writer, queue);
+            core.thread_ends();
+        });
+        // A thread that couldn't be had counts as ended; the other one ends when the transport is aborted.
+        let failed = [reader, writer].into_iter().filter_map(Result::err);
+        let failed: Vec<Error> = failed
+            .map(|error| {
+                let error = Error::from(error);
+                self.end(error.clone());
+                self.thread_ends();
+                error
+            })
+            .collect();
+        failed.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// The last of the two threads lets go of the transport.
@@ -186,9 +190,6 @@ impl Core {
     pub(crate) fn open(&self, name: &[u8]) -> Result<Arc<StreamCell>> {
         if name.len() > MAX_PAYLOAD {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
-        }
-        if let Some(cause) = self.lifecycle.cause() {
-            return Err(Error::clone(&cause));
         }
         let (config, now) = (&self.env.config, Instant::now());
         let name = Name::new(name, None);
@@ -425,6 +426,7 @@ impl Core {
         registry.streams.seal(Error::clone(&cause));
         let cells = registry.streams.streams();
         drop(registry);
+        self.acceptable.notify_all();
         for cell in cells {
             drop(cell.fail_write(&self.env, &cause));
         }

@@ -34,7 +34,8 @@ pub(crate) struct Chunk<C> {
     buffer: Buffer,
     start: usize,
     end: usize,
-    charge: C,
+    /// Refunds the budget when the chunk is dropped.
+    _charge: C,
 }
 
 /// What a buffer for a chunk of `n` bytes is to be charged, in bytes.
@@ -47,7 +48,7 @@ impl<C> Chunk<C> {
     pub(crate) fn new(mut buffer: Buffer, len: usize, charge: C) -> Self {
         buffer.set_len(buffer.capacity());
         let end = len.min(buffer.len());
-        Self { buffer, start: 0, end, charge }
+        Self { buffer, start: 0, end, _charge: charge }
     }
 
     pub(crate) fn data(&self) -> &[u8] {
@@ -95,11 +96,6 @@ impl<C> Inbox<C> {
     /// What the data occupies of the budget, in bytes.
     pub(crate) fn occupied(&self) -> usize {
         self.chunks.iter().map(|chunk| charge_for(&chunk.buffer)).sum()
-    }
-
-    /// Length of the first chunk.
-    pub(crate) fn front_len(&self) -> usize {
-        self.chunks.front().map_or(0, Chunk::len)
     }
 
     /// Copies as much of `data` as the last chunk has room for; returns the count. That room is charged already.
@@ -316,7 +312,7 @@ mod tests {
         let mut first = inbox.pop().unwrap();
         first.consume(2);
         inbox.unpop(first);
-        assert_eq!((inbox.len(), inbox.front_len()), (4, 1));
+        assert_eq!(inbox.len(), 4);
         assert_eq!(inbox.pop().unwrap().data(), b"c");
         assert_eq!(inbox.pop().unwrap().data(), b"def");
     }
@@ -330,7 +326,7 @@ mod tests {
         big.consume(32768 - 100);
         inbox.unpop(big);
         let big = inbox.release_tail(&pool, |n| n).unwrap();
-        assert_eq!(big.charge, 32768 + CHUNK_OVERHEAD);
+        assert_eq!(big._charge, 32768 + CHUNK_OVERHEAD);
         assert_eq!(inbox.occupied(), 128 + CHUNK_OVERHEAD);
         assert_eq!(inbox.pop().unwrap().data(), &[7; 100]);
     }

@@ -1,1 +1,266 @@
+//! Two cores driven against each other, in virtual time: no transport, no thread, no clock.
 
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::chunks::{Chunk, charge_for};
+use super::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
+use crate::pool::BufferPool;
+use crate::wire::{Command, Frame, encode_update};
+
+const MAX_FRAME: usize = 16;
+const MAX_SEND: usize = 4096;
+
+/// One end of a stream.
+struct End {
+    core: StreamCore<usize>,
+    version: u8,
+    pool: BufferPool,
+    /// Frames that were sent and haven't arrived.
+    sent: VecDeque<Frame>,
+    /// Every frame ever sent.
+    log: Vec<Frame>,
+}
+
+impl End {
+    fn new(origin: u64, version: u8, window: usize, opener: bool) -> Self {
+        let core = StreamCore::starting_at(origin, version, window, opener);
+        Self { core, version, pool: BufferPool::new(), sent: VecDeque::new(), log: Vec::new() }
+    }
+
+    /// Writes what there is room for.
+    fn write(&mut self, data: &[u8]) -> usize {
+        let Writable::Room(room) = self.core.writable(MAX_SEND) else { return 0 };
+        let n = room.min(data.len());
+        self.core.accept_small(&data[..n], MAX_FRAME, &self.pool);
+        n
+    }
+
+    fn read(&mut self, n: usize) -> Vec<u8> {
+        let mut out = vec![0; n];
+        let mut done = 0;
+        while matches!(self.core.readable(), Readable::Data)
+            && done < n
+            && let Some(mut chunk) = self.core.inbox().pop()
+        {
+            done += chunk.copy_to(&mut out[done..]);
+            self.core.inbox().unpop(chunk);
+        }
+        self.core.consumed(done);
+        out.truncate(done);
+        out
+    }
+
+    /// Takes every turn that is due, and returns whether there was one.
+    fn transmit(&mut self, name: &str) -> bool {
+        let mut any = false;
+        while let Some(lane) = self.core.schedule() {
+            self.core.begin_turn(lane);
+            let (mut data, mut fin) = (0, false);
+            while let Some(frame) = self.core.poll_transmit(lane, usize::MAX) {
+                any = true;
+                let (command, payload) = match frame {
+                    Transmit::Syn => (Command::Syn, name.as_bytes().to_vec()),
+                    Transmit::Update { consumed, window } => (Command::Upd, encode_update(consumed, window).to_vec()),
+                    Transmit::Data(payload) => {
+                        data += payload.len();
+                        (Command::Psh, payload.into_buffer()[8..].to_vec())
+                    }
+                    Transmit::Fin => {
+                        fin = true;
+                        (Command::Fin, Vec::new())
+                    }
+                };
+                let frame = Frame::new(self.version, command, 3, payload).unwrap();
+                self.sent.push_back(frame.clone());
+                self.log.push(frame);
+            }
+            self.core.hand_over(data, fin);
+        }
+        any
+    }
+
+    /// Takes one frame from the other end; returns whether there was one.
+    fn receive(&mut self, from: &mut Self) -> bool {
+        let Some(Frame { header, payload }) = from.sent.pop_front() else { return false };
+        match header.command {
+            Command::Psh => {
+                match self.core.receive(payload.len()).expect("a sender that keeps to the window never overruns") {
+                    Received::Queue => {
+                        let mut buffer = self.pool.get(payload.len()).unwrap();
+                        buffer.copy_from_slice(&payload);
+                        let charge = charge_for(&buffer);
+                        self.core.inbox().push(Chunk::new(buffer, payload.len(), charge));
+                    }
+                    Received::Discard => {}
+                    Received::Late => panic!("data after FIN"),
+                }
+            }
+            Command::Upd => {
+                let (consumed, window) = crate::wire::decode_update(&payload).unwrap();
+                self.core.update(consumed, window).expect("a receiver never consumes more than was sent");
+            }
+            Command::Fin => assert!(self.core.peer_fin(), "FIN is sent once"),
+            Command::Syn | Command::Nop => {}
+        }
+        true
+    }
+}
+
+/// The recorded lines of one side, as frames.
+fn recorded(side: &str) -> Vec<Frame> {
+    include_str!("../../tests/vectors/gmux-v2-window.txt")
+        .lines()
+        .filter_map(|line| line.strip_prefix(side)?.split_whitespace().next())
+        .map(|hex| {
+            let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();
+            let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+            Frame::decode(&bytes).unwrap().unwrap().0
+        })
+        .collect()
+}
+
+#[test]
+fn the_exact_sequence_of_the_recorded_window_conversation() {
+    let (mut client, mut server) = (End::new(0, 2, 64, true), End::new(0, 2, 64, false));
+    let data: Vec<u8> = (0..200).collect();
+    assert_eq!(client.write(&data), 200);
+    client.transmit("window");
+    while server.receive(&mut client) {}
+    let mut heard = Vec::new();
+    while heard.len() < 200 {
+        heard.extend(server.read(16));
+        server.transmit("");
+    }
+    assert_eq!(server.write(&heard), 200);
+    server.transmit("");
+    while client.receive(&mut server) {}
+    let mut back = Vec::new();
+    while back.len() < 200 {
+        back.extend(client.read(16));
+        client.transmit("");
+    }
+    assert!(client.core.finish());
+    client.transmit("");
+    while server.receive(&mut client) {}
+    assert!(matches!(server.core.readable(), Readable::Eof));
+    assert!(server.core.close().is_some());
+    server.transmit("");
+    assert_eq!(back, data);
+    assert_eq!(client.log, recorded("c2s "));
+    assert_eq!(server.log, recorded("s2c "));
+}
+
+#[test]
+fn fin_waits_for_a_write_that_is_being_copied() {
+    let mut end = End::new(0, 1, 64, false);
+    end.core.writing = true;
+    assert!(end.core.finish());
+    assert!(!end.transmit(""), "not before the bytes are in");
+    end.core.writing = false;
+    assert!(end.transmit(""));
+    assert_eq!(end.log.last().unwrap().header.command, Command::Fin);
+}
+
+#[test]
+fn after_fin_only_updates_are_sent() {
+    let (mut a, mut b) = (End::new(0, 2, 64, true), End::new(0, 2, 64, false));
+    a.write(b"last");
+    a.core.finish();
+    assert!(!a.core.finish(), "a second finish is no news");
+    a.transmit("");
+    assert_eq!(b.write(&[1; 100]), 100);
+    b.transmit("");
+    while a.receive(&mut b) {}
+    let before = a.log.len();
+    assert!(matches!(a.core.writable(MAX_SEND), Writable::Failed(crate::Error::WriteShutdown)));
+    assert_eq!(a.read(100).len(), 100);
+    a.transmit("");
+    assert!(a.log.len() > before && a.log[before..].iter().all(|f| f.header.command == Command::Upd));
+}
+
+#[test]
+fn a_window_update_goes_by_the_express_lane_though_the_stream_waits_in_bulk() {
+    let mut end = End::new(0, 2, 64, false);
+    assert_eq!(end.write(&[0; 4000]), 4000);
+    assert_eq!(end.core.schedule(), Some(Lane::Bulk));
+    assert_eq!(end.core.schedule(), None, "it is in each lane at most once");
+    end.core.announce();
+    assert_eq!(end.core.schedule(), Some(Lane::Express));
+    end.core.begin_turn(Lane::Express);
+    assert!(matches!(end.core.poll_transmit(Lane::Express, 0), Some(Transmit::Update { consumed: 0, window: 64 })));
+    assert!(end.core.poll_transmit(Lane::Express, 0).is_none(), "the data waits for its own turn");
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Write(bool, usize),
+    Read(bool, usize),
+    Transmit(bool),
+    Receive(bool, usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        (any::<bool>(), 0..3000usize).prop_map(|(a, n)| Op::Write(a, n)),
+        (any::<bool>(), 0..3000usize).prop_map(|(a, n)| Op::Read(a, n)),
+        any::<bool>().prop_map(Op::Transmit),
+        (any::<bool>(), 1..40usize).prop_map(|(a, n)| Op::Receive(a, n)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_byte_arrives_in_order_then_the_end(
+        ops in prop::collection::vec(op(), 0..150),
+        version in 1..=2u8,
+        window in 1..2000usize,
+        origin in prop_oneof![Just(0u64), Just((1 << 32) - 500), Just((1 << 33) - 1)],
+    ) {
+        let mut ends = [End::new(origin, version, window, true), End::new(origin, version, window, false)];
+        // What each end wrote, and how much of it the other has read.
+        let mut written = [Vec::new(), Vec::new()];
+        let mut read = [Vec::new(), Vec::new()];
+        let mut next = 0u8;
+        let mut step = |ends: &mut [End; 2], op: Op| match op {
+            Op::Write(a, n) => {
+                let data: Vec<u8> = (0..n).map(|_| { next = next.wrapping_add(7); next }).collect();
+                let n = ends[usize::from(a)].write(&data);
+                written[usize::from(a)].extend(&data[..n]);
+            }
+            Op::Read(a, n) => read[usize::from(a)].extend(ends[usize::from(a)].read(n)),
+            Op::Transmit(a) => drop(ends[usize::from(a)].transmit("")),
+            Op::Receive(a, n) => {
+                let [first, second] = ends;
+                let (to, from) = if a { (second, first) } else { (first, second) };
+                for _ in 0..n {
+                    to.receive(from);
+                }
+            }
+        };
+        for op in ops {
+            step(&mut ends, op);
+        }
+        for end in &mut ends {
+            end.core.finish();
+        }
+        // Whatever is in flight by now arrives, without anybody's having to write again.
+        for _ in 0..100 {
+            for a in [false, true] {
+                step(&mut ends, Op::Transmit(a));
+                step(&mut ends, Op::Receive(!a, 1000));
+                step(&mut ends, Op::Read(!a, 10_000));
+            }
+        }
+        prop_assert!(read[0] == written[1] && read[1] == written[0]);
+        for end in &ends {
+            prop_assert!(matches!(end.core.readable(), Readable::Eof));
+            let fins = end.log.iter().filter(|f| f.header.command == Command::Fin).count();
+            prop_assert_eq!(fins, 1);
+            let last_data = end.log.iter().rposition(|f| f.header.command == Command::Psh);
+            let fin = end.log.iter().position(|f| f.header.command == Command::Fin);
+            prop_assert!(last_data < fin);
+        }
+    }
+}

@@ -60,6 +60,11 @@ impl Lifecycle {
         self.phase.load(SeqCst) == phase as u8
     }
 
+    /// Whether the session was closed here, or has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase.load(SeqCst) >= Phase::Closing as u8
+    }
+
     /// Why the session is over, or not usable any more.
     pub(crate) fn cause(&self) -> Option<Arc<Error>> {
         self.state.lock().cause.clone()

@@ -16,15 +16,20 @@ use super::{Control, Halves, Transport};
 ///
 /// ```no_run
 /// use std::process::{Command, Stdio};
+/// use std::sync::{Arc, Mutex};
 /// use gmux::{Config, Session, transport::Pair};
 ///
 /// let mut child = Command::new("my-helper").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
 /// let (stdout, stdin) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
-/// let transport = Pair::new(stdout, stdin).with_abort(move || {
-///     let _ = child.kill(); // its stdout ends, and the reader thread with it
-///     let _ = child.wait();
+/// let child = Arc::new(Mutex::new(child));
+/// let transport = Pair::new(stdout, stdin).with_abort({
+///     let child = Arc::clone(&child);
+///     move || drop(child.lock().unwrap().kill()) // its stdout ends, and the reader thread with it
 /// });
 /// let session = Session::client(transport, Config::new())?;
+/// // ...
+/// session.close()?;
+/// child.lock().unwrap().wait()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Pair<R, W> {

@@ -20,7 +20,7 @@ use super::{Control, Halves, Transport};
 
 type Readiness = Box<dyn FnMut() -> io::Result<()> + Send>;
 type Hook = Box<dyn FnOnce() + Send>;
-type Finish<T> = Box<dyn FnOnce(&mut T) -> io::Result<()> + Send>;
+type Finish<T> = Box<dyn FnMut(&mut T) -> io::Result<()> + Send>;
 
 /// How long a turn that could do nothing, and came back at once, waits before the next: a non-blocking transport without a
 /// readiness closure is asked so often.
@@ -76,10 +76,11 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         self
     }
 
-    /// Ends the writing direction, after the last write and flush: for TLS, send `close_notify`. Without it nothing is done, and
+    /// Ends the writing direction, after the last write and flush: for TLS, send `close_notify`. Called again when it says
+    /// `WouldBlock` or `TimedOut`. Without it nothing is done, and
     /// the peer sees the end when the transport is dropped.
     #[must_use]
-    pub fn on_finish(mut self, finish: impl FnOnce(&mut T) -> io::Result<()> + Send + 'static) -> Self {
+    pub fn on_finish(mut self, finish: impl FnMut(&mut T) -> io::Result<()> + Send + 'static) -> Self {
         self.finish = Some(Box::new(finish));
         self
     }
@@ -198,7 +199,7 @@ impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
         let finish = self.finish.lock().take();
         match finish {
             Some(finish) => {
-                self.turns.turn(finish)?;
+                self.turns.turns(finish)?;
                 self.turns.turns(T::flush)
             }
             None => Ok(()),
