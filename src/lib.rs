@@ -22,4 +22,4 @@ pub use error::{Error, Result};
 pub use session::{Incoming, Session};
 pub use stats::SessionStats;
 pub use stream::Stream;
-pub use traits::{MuxConn, MuxStream};
+pub use traits::{CloseNotifier, MuxConn, MuxStream};

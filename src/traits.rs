@@ -65,6 +65,9 @@ pub trait MuxConn: Send + Sync {
     fn set_no_data_timeout(&self, timeout: Option<Duration>);
 }
 
+/// What [`MuxStream::set_close_notifier`] takes.
+pub type CloseNotifier = Box<dyn FnOnce(&dyn MuxStream) + Send>;
+
 /// A stream of a multiplexed connection.
 pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::id`].
@@ -96,7 +99,7 @@ pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::closed`].
     fn closed(&self) -> Receiver<()>;
     /// See [`Stream::set_close_notifier`].
-    fn set_close_notifier(&self, notifier: Box<dyn FnOnce(&dyn MuxStream) + Send>);
+    fn set_close_notifier(&self, notifier: CloseNotifier);
     /// See [`Stream::local_addr`].
     fn local_addr(&self) -> Option<SocketAddr>;
     /// See [`Stream::peer_addr`].
@@ -173,7 +176,7 @@ impl MuxStream for Stream {
     fn closed(&self) -> Receiver<()> {
         self.closed()
     }
-    fn set_close_notifier(&self, notifier: Box<dyn FnOnce(&dyn MuxStream) + Send>) {
+    fn set_close_notifier(&self, notifier: CloseNotifier) {
         self.set_close_notifier(|stream| notifier(stream));
     }
     fn local_addr(&self) -> Option<SocketAddr> {

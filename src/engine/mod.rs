@@ -5,7 +5,8 @@
 //! in:  transport → reader thread → frame reader → registry → StreamCell → read()
 //! ```
 //!
-//! Invariants: the first fatal error ends the session, once, in [`Core::end`]: it stores the cause, aborts the transport,
+//! Invariants: the first fatal error ends the session, once, in [`Core::end`]
+//! ([`ending`]): it stores the cause, aborts the transport,
 //! empties the registry and wakes everybody, and never joins a thread. The engine's and the timer's references to [`Core`]
 //! aren't handles; the last handle's drop closes the session.
 //!
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, info};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::{Config, INITIAL_WINDOW};
@@ -30,17 +31,21 @@ use crate::proto::keepalive::Keepalive;
 use crate::proto::registry::{Limits, Registry, Role};
 use crate::stats::{Counters, SessionStats};
 use crate::sync::budget::Budget;
-use crate::sync::cell::{Ended, Env, Name, Notifier, StreamCell};
-use crate::sync::close::{Lifecycle, Phase};
+use crate::sync::cell::{Env, Name, Notifier, StreamCell};
+use crate::sync::close::Lifecycle;
 use crate::sync::deadline::{Call, Deadline};
-use crate::sync::shaper::{Order, Queue, shaper};
+use crate::sync::shaper::{Queue, shaper};
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
+mod complaints;
+mod ending;
 mod liveness;
 mod reader;
 pub(crate) mod timer;
 mod writer;
+
+pub(crate) use ending::call_notifier;
 
 thread_local! {
     /// Whether this is one of gmux's own threads: those never wait for a session to close.
@@ -336,183 +341,6 @@ impl Core {
                 drop(self.lifecycle.wait_written());
             }
         }
-    }
-
-    // ---- closing and ending -------------------------------------------------------------------------------------
-
-    /// Closes the session: what was accepted is sent, then the writing direction ends.
-    ///
-    /// # Errors
-    /// `Timeout` after the close timeout; what ended the session before, unless that was the peer's clean end.
-    pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
-        self.begin_close();
-        if on_own_thread() {
-            return Ok(()); // a notifier's thread: the close goes on without it
-        }
-        let result = self.lifecycle.wait_written();
-        if let Err(Error::Timeout) = result {
-            self.end(Error::Closed);
-        }
-        result
-    }
-
-    /// Opens no more streams, waits until all are closed and their FINs handed over, then closes the session.
-    ///
-    /// # Errors
-    /// `Timeout` if that took longer than `timeout` (the session is closed all the same), else what `close` says.
-    pub(crate) fn drain(self: &Arc<Self>, timeout: Duration) -> Result<()> {
-        let limit = Instant::now().checked_add(timeout);
-        let mut registry = self.registry.lock();
-        registry.streams.seal(Error::Closed);
-        self.acceptable.notify_all();
-        let mut late = false;
-        while registry.streams.len() > 0 && !late {
-            late = match limit {
-                Some(limit) => self.drained.wait_until(&mut registry, limit).timed_out() && registry.streams.len() > 0,
-                None => {
-                    self.drained.wait(&mut registry);
-                    false
-                }
-            };
-        }
-        drop(registry);
-        let closed = self.close();
-        if late { Err(Error::Timeout) } else { closed }
-    }
-
-    fn begin_close(self: &Arc<Self>) {
-        if let (true, Some(cause)) = (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause()) {
-            self.end(Error::clone(&cause));
-            return;
-        }
-        let deadline = Instant::now().checked_add(self.env.config.close_timeout);
-        if !self.lifecycle.begin_close(deadline) {
-            return;
-        }
-        debug!(target: "gmux::session", "session {} is closing", self.number);
-        let cause = Arc::new(Error::Closed);
-        let mut registry = self.registry.lock();
-        registry.streams.seal(Error::Closed);
-        let (cells, backlog) = (registry.streams.streams(), registry.streams.take_backlog());
-        drop(registry);
-        drop(backlog);
-        self.acceptable.notify_all();
-        let mut notifiers = Vec::new();
-        for cell in cells {
-            let mut ended = cell.detach(&self.env, &cause);
-            notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
-        }
-        // Every stream knows, so nothing is accepted any more: the writer can send what waits and finish.
-        self.env.budget.open();
-        self.env.shaper.order(Order::Finish);
-        if let Some(deadline) = deadline {
-            timer::schedule(self, deadline);
-        }
-        for (notifier, cell) in notifiers {
-            call_notifier(notifier, &cell);
-        }
-    }
-
-    /// The transport takes no more writes. What the peer sent before may still lie in the transport, so reading goes on: until its end,
-    /// or for the close timeout.
-    fn fail_write(self: &Arc<Self>, error: Error) {
-        let cause = Arc::new(error);
-        let deadline = Instant::now().checked_add(self.env.config.close_timeout);
-        if !self.lifecycle.fail_write(&cause, deadline) {
-            return;
-        }
-        warn!(target: "gmux::session", "session {}{} can't write: {cause}", self.number, self.peer_text());
-        let mut registry = self.registry.lock();
-        registry.streams.seal(Error::clone(&cause));
-        let cells = registry.streams.streams();
-        drop(registry);
-        self.acceptable.notify_all();
-        for cell in cells {
-            drop(cell.fail_write(&self.env, &cause));
-        }
-        if let Some(deadline) = deadline {
-            timer::schedule(self, deadline);
-        }
-    }
-
-    /// Ends the session, unless it has ended already. Never waits and never joins.
-    pub(crate) fn end(&self, error: Error) {
-        let Some(cause) = self.lifecycle.end(error) else { return };
-        self.abort();
-        self.env.budget.open();
-        self.env.shaper.order(Order::Stop);
-        let cells = self.registry.lock().streams.end(Error::clone(&cause));
-        self.acceptable.notify_all();
-        self.drained.notify_all();
-        let ended = cells.into_iter().map(|cell| {
-            let ended = cell.end(&self.env, &cause);
-            (cell, ended)
-        });
-        let ended: Vec<_> = ended.collect();
-        timer::forget(self.number);
-        let (number, peer) = (self.number, self.peer_text());
-        match &*cause {
-            Error::Closed | Error::PeerClosed => {
-                info!(target: "gmux::session", "session {number}{peer} ended: {cause}")
-            }
-            cause => warn!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
-        }
-        self.notify_apart(ended);
-    }
-
-    /// Makes the transport's blocked calls return, once.
-    fn abort(&self) {
-        if self.aborted.swap(true, SeqCst) {
-            return;
-        }
-        let control = self.control.lock().clone();
-        let Some(control) = control else { return };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| control.abort())).is_err() {
-            warn!(target: "gmux::session", "session {}: the transport panicked in abort", self.number);
-        }
-        // The threads may have let go of it meanwhile; the timer must never be the one that drops a transport.
-        if let Some(last) = Arc::into_inner(control) {
-            drop_elsewhere(self.number, last);
-        }
-    }
-
-    /// Calls notifiers of streams that ended by themselves, on a thread of their own.
-    fn notify_apart(&self, ended: Vec<(Arc<StreamCell>, Ended)>) {
-        let mut due: Vec<(Arc<StreamCell>, Notifier)> = Vec::new();
-        for (cell, mut ended) in ended {
-            due.extend(ended.notifier.take().map(|notifier| (cell, notifier)));
-        }
-        if due.is_empty() {
-            return;
-        }
-        // If no thread can be had, the notifiers stay with their streams, for the threads that close those.
-        let due = Arc::new(Mutex::new(due));
-        let list = Arc::clone(&due);
-        let started = spawn(format!("gmux-notify-{}", self.number), move || {
-            let due = std::mem::take(&mut *list.lock());
-            for (cell, notifier) in due {
-                call_notifier(notifier, &cell);
-            }
-        });
-        if let Err(error) = started {
-            warn!(target: "gmux::session", "session {}: no thread for close notifiers: {error}", self.number);
-            let due = std::mem::take(&mut *due.lock());
-            for (cell, notifier) in due {
-                cell.keep_notifier(notifier);
-            }
-        }
-    }
-}
-
-/// Drops something of the user's on a thread of its own, or here if there is none to be had.
-fn drop_elsewhere<T: Send + 'static>(number: u64, thing: T) {
-    drop(spawn(format!("gmux-notify-{number}"), move || drop(thing)));
-}
-
-/// Calls a user's notifier; its panic hurts only itself.
-pub(crate) fn call_notifier(notifier: Notifier, cell: &Arc<StreamCell>) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| notifier(cell))).is_err() {
-        warn!(target: "gmux::stream", "the close notifier of stream {} {:?} panicked", cell.id, cell.name.text());
     }
 }
 

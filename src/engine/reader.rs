@@ -11,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{trace, warn};
+use log::trace;
 
 use super::Core;
+use super::complaints::Complaints;
 use crate::error::{Error, Result};
 use crate::pool::Buffer;
 use crate::proto::chunks::{Chunk, charge_for};
@@ -381,34 +382,6 @@ impl Reader<'_> {
             self.complaints.say(self.now, self.core.number, || {
                 format!("stream {id} {name:?}: data after its end is dropped (Go peers can let FIN overtake data)")
             });
-        }
-    }
-}
-
-/// Warnings that a peer can provoke: at most [`Complaints::RATE`] a second, the rest is counted.
-#[derive(Default)]
-struct Complaints {
-    second: Option<Instant>,
-    said: u32,
-    unsaid: u64,
-}
-
-impl Complaints {
-    /// Warnings a second: enough to see what goes on, too few to fill a disk.
-    const RATE: u32 = 10;
-
-    fn say(&mut self, now: Instant, session: u64, text: impl FnOnce() -> String) {
-        if self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
-            if self.unsaid > 0 {
-                warn!(target: "gmux::reader", "session {session}: {} more such warnings were left out", self.unsaid);
-            }
-            *self = Self { second: Some(now), ..Self::default() };
-        }
-        if self.said < Self::RATE {
-            self.said += 1;
-            warn!(target: "gmux::reader", "session {session}: {}", text());
-        } else {
-            self.unsaid += 1;
         }
     }
 }

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Core, drop_elsewhere, spawn};
+use super::ending::drop_elsewhere;
+use super::{Core, spawn};
 use crate::error::Result;
 
 static TIMER: LazyLock<Timer> = LazyLock::new(Timer::default);

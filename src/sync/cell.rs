@@ -32,10 +32,11 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pool::BufferPool;
 use crate::proto::chunks::Chunk;
-use crate::proto::stream::{Discarded, Lane, Readable, Received, StreamCore, Transmit, Writable};
+use crate::proto::stream::{Discarded, Readable, Received, StreamCore, Writable};
 
 mod endings;
 mod peer;
+mod turns;
 mod waits;
 
 pub(crate) use endings::Ended;
@@ -169,7 +170,7 @@ impl StreamCell {
         state.settle_grant(env);
         let mut bell = Bell::default();
         while let Some(lane) = state.core.schedule() {
-            bell += env.shaper.schedule(Arc::clone(self), lane);
+            bell = bell.and(env.shaper.schedule(Arc::clone(self), lane));
         }
         bell
     }
@@ -306,74 +307,6 @@ impl StreamCell {
             _ => Ok(done),
         }
     }
-
-    // ---- the writer thread --------------------------------------------------------------------------------------
-
-    /// The stream's turn: passes its frames to `emit`, which mustn't block.
-    pub(crate) fn take_turn(
-        self: &Arc<Self>,
-        env: &Env,
-        lane: Lane,
-        mut allowance: usize,
-        mut emit: impl FnMut(Transmit),
-    ) -> Turn {
-        let mut state = self.state.lock();
-        state.core.begin_turn(lane);
-        let mut turn = Turn::default();
-        while let Some(frame) = state.core.poll_transmit(lane, allowance) {
-            match &frame {
-                Transmit::Data(payload) => {
-                    turn.data += payload.len();
-                    allowance = allowance.saturating_sub(payload.len());
-                }
-                Transmit::Fin => turn.fin = true,
-                Transmit::Syn | Transmit::Update { .. } => {}
-            }
-            emit(frame);
-        }
-        turn.wake_writer = turn.data > 0 && state.write_waiters > 0 && state.core.is_roomy(env.config.max_send_buffer);
-        state.settle_grant(env);
-        while let Some(lane) = state.core.schedule() {
-            match lane {
-                Lane::Bulk => turn.again = true,
-                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(), // the writer is awake: this is it
-            }
-        }
-        turn
-    }
-
-    /// Wakes one write that waits for room.
-    pub(crate) fn wake_writer(&self) {
-        self.writable.notify_one();
-    }
-
-    /// What a turn took was handed to the transport; returns whether the stream is over.
-    pub(crate) fn hand_over(&self, data: usize, fin: bool, now: Instant) -> bool {
-        let mut state = self.state.lock();
-        state.core.hand_over(data, fin);
-        if data > 0 {
-            state.no_data.touch(now);
-        }
-        let (wake, over) = (state.flush_waiters > 0, fin && state.core.is_over());
-        drop(state);
-        if wake {
-            self.flushed.notify_all();
-        }
-        over
-    }
-}
-
-/// What a turn at the writer did.
-#[derive(Debug, Default)]
-#[must_use]
-pub(crate) struct Turn {
-    /// Bytes of data, and whether FIN went with them.
-    pub(crate) data: usize,
-    pub(crate) fin: bool,
-    /// There is more for the bulk lane: the caller puts the stream at the end of its round.
-    pub(crate) again: bool,
-    /// A write waits, and there is room for it.
-    pub(crate) wake_writer: bool,
 }
 
 /// A reader's right to take chunks out of the stream: what it didn't use goes back when it is dropped.

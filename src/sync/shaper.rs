@@ -41,14 +41,13 @@ pub(crate) enum Order {
 pub(crate) struct Bell(bool);
 
 impl Bell {
+    /// One ring for both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 || other.0)
+    }
+
     /// For the writer thread itself, which needs no waking.
     pub(crate) fn ignore(self) {}
-}
-
-impl std::ops::AddAssign for Bell {
-    fn add_assign(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
 }
 
 /// The side of those who add work.

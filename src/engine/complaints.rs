@@ -1,0 +1,35 @@
+//! Warnings that a peer can provoke, at a bounded rate: a flood must not fill the disk with its own log.
+//!
+//! Invariant: at most [`Complaints::RATE`] of them a second and session; what is left out is counted, and the count is said.
+
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+/// Owned by a session's reader thread.
+#[derive(Default)]
+pub(super) struct Complaints {
+    second: Option<Instant>,
+    said: u32,
+    unsaid: u64,
+}
+
+impl Complaints {
+    /// Warnings a second: enough to see what goes on, too few to fill a disk.
+    const RATE: u32 = 10;
+
+    pub(super) fn say(&mut self, now: Instant, session: u64, text: impl FnOnce() -> String) {
+        if self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
+            if self.unsaid > 0 {
+                warn!(target: "gmux::reader", "session {session}: {} more such warnings were left out", self.unsaid);
+            }
+            *self = Self { second: Some(now), ..Self::default() };
+        }
+        if self.said < Self::RATE {
+            self.said += 1;
+            warn!(target: "gmux::reader", "session {session}: {}", text());
+        } else {
+            self.unsaid += 1;
+        }
+    }
+}

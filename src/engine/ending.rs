@@ -1,0 +1,194 @@
+//! How a session closes, fails and ends, and how streams that end with it are told.
+//!
+//! Invariants: [`Core::end`] does its work once, whoever calls it first; nothing here waits but `close` and `drain`, on a user's
+//! thread; notifiers are called, and a user's things dropped, with no lock held.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use parking_lot::Mutex;
+
+use super::{Core, on_own_thread, spawn, timer};
+use crate::error::{Error, Result};
+use crate::sync::cell::{Ended, Notifier, StreamCell};
+use crate::sync::close::Phase;
+use crate::sync::shaper::Order;
+
+impl Core {
+    /// Closes the session: what was accepted is sent, then the writing direction ends.
+    ///
+    /// # Errors
+    /// `Timeout` after the close timeout; what ended the session before, unless that was the peer's clean end.
+    pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
+        self.begin_close();
+        if on_own_thread() {
+            return Ok(()); // a notifier's thread: the close goes on without it
+        }
+        let result = self.lifecycle.wait_written();
+        if let Err(Error::Timeout) = result {
+            self.end(Error::Closed);
+        }
+        result
+    }
+
+    /// Opens no more streams, waits until all are closed and their FINs handed over, then closes the session.
+    ///
+    /// # Errors
+    /// `Timeout` if that took longer than `timeout` (the session is closed all the same), else what `close` says.
+    pub(crate) fn drain(self: &Arc<Self>, timeout: Duration) -> Result<()> {
+        let limit = Instant::now().checked_add(timeout);
+        let mut registry = self.registry.lock();
+        registry.streams.seal(Error::Closed);
+        self.acceptable.notify_all();
+        let mut late = false;
+        while registry.streams.len() > 0 && !late {
+            late = match limit {
+                Some(limit) => self.drained.wait_until(&mut registry, limit).timed_out() && registry.streams.len() > 0,
+                None => {
+                    self.drained.wait(&mut registry);
+                    false
+                }
+            };
+        }
+        drop(registry);
+        let closed = self.close();
+        if late { Err(Error::Timeout) } else { closed }
+    }
+
+    pub(super) fn begin_close(self: &Arc<Self>) {
+        if let (true, Some(cause)) = (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause()) {
+            self.end(Error::clone(&cause));
+            return;
+        }
+        let deadline = Instant::now().checked_add(self.env.config.close_timeout);
+        if !self.lifecycle.begin_close(deadline) {
+            return;
+        }
+        debug!(target: "gmux::session", "session {} is closing", self.number);
+        let cause = Arc::new(Error::Closed);
+        let mut registry = self.registry.lock();
+        registry.streams.seal(Error::Closed);
+        let (cells, backlog) = (registry.streams.streams(), registry.streams.take_backlog());
+        drop(registry);
+        drop(backlog);
+        self.acceptable.notify_all();
+        let mut notifiers = Vec::new();
+        for cell in cells {
+            let mut ended = cell.detach(&self.env, &cause);
+            notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
+        }
+        // Every stream knows, so nothing is accepted any more: the writer can send what waits and finish.
+        self.env.budget.open();
+        self.env.shaper.order(Order::Finish);
+        if let Some(deadline) = deadline {
+            timer::schedule(self, deadline);
+        }
+        for (notifier, cell) in notifiers {
+            call_notifier(notifier, &cell);
+        }
+    }
+
+    /// The transport takes no more writes. What the peer sent before may still lie in the transport, so reading goes on: until its end,
+    /// or for the close timeout.
+    pub(super) fn fail_write(self: &Arc<Self>, error: Error) {
+        let cause = Arc::new(error);
+        let deadline = Instant::now().checked_add(self.env.config.close_timeout);
+        if !self.lifecycle.fail_write(&cause, deadline) {
+            return;
+        }
+        warn!(target: "gmux::session", "session {}{} can't write: {cause}", self.number, self.peer_text());
+        let mut registry = self.registry.lock();
+        registry.streams.seal(Error::clone(&cause));
+        let cells = registry.streams.streams();
+        drop(registry);
+        self.acceptable.notify_all();
+        for cell in cells {
+            drop(cell.fail_write(&self.env, &cause));
+        }
+        if let Some(deadline) = deadline {
+            timer::schedule(self, deadline);
+        }
+    }
+
+    /// Ends the session, unless it has ended already. Never waits and never joins.
+    pub(crate) fn end(&self, error: Error) {
+        let Some(cause) = self.lifecycle.end(error) else { return };
+        self.abort();
+        self.env.budget.open();
+        self.env.shaper.order(Order::Stop);
+        let cells = self.registry.lock().streams.end(Error::clone(&cause));
+        self.acceptable.notify_all();
+        self.drained.notify_all();
+        let ended = cells.into_iter().map(|cell| {
+            let ended = cell.end(&self.env, &cause);
+            (cell, ended)
+        });
+        let ended: Vec<_> = ended.collect();
+        timer::forget(self.number);
+        let (number, peer) = (self.number, self.peer_text());
+        match &*cause {
+            Error::Closed | Error::PeerClosed => {
+                info!(target: "gmux::session", "session {number}{peer} ended: {cause}")
+            }
+            cause => warn!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
+        }
+        self.notify_apart(ended);
+    }
+
+    /// Makes the transport's blocked calls return, once.
+    fn abort(&self) {
+        if self.aborted.swap(true, SeqCst) {
+            return;
+        }
+        let control = self.control.lock().clone();
+        let Some(control) = control else { return };
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| control.abort())).is_err() {
+            warn!(target: "gmux::session", "session {}: the transport panicked in abort", self.number);
+        }
+        // The threads may have let go of it meanwhile; the timer must never be the one that drops a transport.
+        if let Some(last) = Arc::into_inner(control) {
+            drop_elsewhere(self.number, last);
+        }
+    }
+
+    /// Calls notifiers of streams that ended by themselves, on a thread of their own.
+    pub(super) fn notify_apart(&self, ended: Vec<(Arc<StreamCell>, Ended)>) {
+        let mut due: Vec<(Arc<StreamCell>, Notifier)> = Vec::new();
+        for (cell, mut ended) in ended {
+            due.extend(ended.notifier.take().map(|notifier| (cell, notifier)));
+        }
+        if due.is_empty() {
+            return;
+        }
+        // If no thread can be had, the notifiers stay with their streams, for the threads that close those.
+        let due = Arc::new(Mutex::new(due));
+        let list = Arc::clone(&due);
+        let started = spawn(format!("gmux-notify-{}", self.number), move || {
+            let due = std::mem::take(&mut *list.lock());
+            for (cell, notifier) in due {
+                call_notifier(notifier, &cell);
+            }
+        });
+        if let Err(error) = started {
+            warn!(target: "gmux::session", "session {}: no thread for close notifiers: {error}", self.number);
+            let due = std::mem::take(&mut *due.lock());
+            for (cell, notifier) in due {
+                cell.keep_notifier(notifier);
+            }
+        }
+    }
+}
+
+/// Drops something of the user's on a thread of its own, or here if there is none to be had.
+pub(super) fn drop_elsewhere<T: Send + 'static>(number: u64, thing: T) {
+    drop(spawn(format!("gmux-notify-{number}"), move || drop(thing)));
+}
+
+/// Calls a user's notifier; its panic hurts only itself.
+pub(crate) fn call_notifier(notifier: Notifier, cell: &Arc<StreamCell>) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| notifier(cell))).is_err() {
+        warn!(target: "gmux::stream", "the close notifier of stream {} {:?} panicked", cell.id, cell.name.text());
+    }
+}
