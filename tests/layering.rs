@@ -1,0 +1,551 @@
+//! The shape of the source: which file may import which, what the protocol core must not touch, what every file opens with, how long it
+//! may be, and what the crate may depend on.
+//!
+//! The checker reads the text of `src`: it blanks comments and literals, cuts out what is compiled for tests only, and resolves every path
+//! that begins with `crate` or `super`, in imports and in code alike. It checks itself on made-up sources below.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest file, in lines without its tests (STYLE: past that, split it).
+const MAX_LINES: usize = 400;
+
+const DEPENDENCIES: [&str; 5] = ["byteorder", "crossbeam-channel", "log", "parking_lot", "thiserror"];
+
+/// The layer of a module: a file imports only from its own and from lower-numbered ones. `None`: the table has no such module.
+fn layer(module: &[String]) -> Option<u8> {
+    let part = |i: usize| module.get(i).map(String::as_str);
+    Some(match (part(0)?, part(1)) {
+        ("error" | "config" | "stats" | "pool", _) => 0,
+        ("wire", Some("reader" | "writer")) => 1,
+        ("wire", Some(_)) => 0, // the frame types: `header`, or what `wire` exports of it
+        ("wire", None) => 1,    // the file that declares the three
+        ("transport", _) => 1,
+        ("proto", _) => 2,
+        ("sync", _) => 3,
+        ("engine", _) => 4,
+        ("session" | "stream" | "traits", _) => 5,
+        _ => return None,
+    })
+}
+
+/// What the protocol core must not name: it does no I/O, takes no lock, reads no clock, starts no thread, has no channel, logs nothing.
+const NOT_IN_PROTO: [&str; 19] = [
+    "thread",
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "Once",
+    "OnceLock",
+    "LazyLock",
+    "Atomic",
+    "mpsc",
+    "crossbeam_channel",
+    "parking_lot",
+    "log",
+    "SystemTime",
+    "Instant::now",
+    "elapsed",
+    "io",
+    "net",
+    "fs",
+    "println",
+];
+
+// ---- reading source ---------------------------------------------------------------------------------------------------
+
+/// One source file, ready to be looked at.
+struct Source {
+    /// For messages.
+    name: String,
+    text: String,
+    /// Its tokens, without those of test-only items.
+    tokens: Vec<Token>,
+    /// `["sync", "cell"]` for `src/sync/cell.rs`, empty for `lib.rs`.
+    module: Vec<String>,
+    /// Lines of test-only items.
+    test_lines: usize,
+    /// Modules that it declares for tests only, in files of their own.
+    test_modules: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Token {
+    text: String,
+    line: usize,
+}
+
+impl Source {
+    fn new(name: &str, text: &str) -> Self {
+        let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        if matches!(module.last().map(String::as_str), Some("mod" | "lib")) {
+            module.pop();
+        }
+        let (tokens, test_lines, test_modules) = without_tests(tokens(&blank(text)));
+        Self { name: name.to_owned(), text: text.to_owned(), tokens, module, test_lines, test_modules }
+    }
+
+    /// Whether the tokens contain `path`, such as `Instant::now`, as whole words. A trailing part of a word counts for `Atomic…`.
+    fn names(&self, path: &str) -> Option<usize> {
+        let path = tokens(path);
+        let same = |have: &Token, want: &Token| {
+            have.text == want.text || (want.text == "Atomic" && have.text.starts_with("Atomic"))
+        };
+        let mut windows = self.tokens.windows(path.len());
+        let found = windows.find(|window| window.iter().zip(&path).all(|(have, want)| same(have, want)))?;
+        Some(found[0].line)
+    }
+
+    /// Every path that begins with `crate` or `super`, resolved to modules and names from the crate's root.
+    fn imports(&self) -> Vec<(usize, Vec<String>)> {
+        let mut found = Vec::new();
+        let mut here = self.module.clone();
+        let mut open = Vec::new(); // for every open brace, whether it is an inline module's
+        let text = |i: usize| self.tokens.get(i).map_or("", |token| token.text.as_str());
+        for i in 0..self.tokens.len() {
+            match text(i) {
+                "{" => {
+                    let inline = i >= 2 && text(i - 2) == "mod";
+                    if inline {
+                        here.push(text(i - 1).to_owned());
+                    }
+                    open.push(inline);
+                }
+                "}" if open.pop() == Some(true) => drop(here.pop()),
+                "crate" | "super" if text(i + 1) == "::" && (i == 0 || text(i - 1) != "::") => {
+                    let mut leaves = Vec::new();
+                    tree(&self.tokens, i, &[], &mut leaves);
+                    let line = self.tokens[i].line;
+                    found.extend(leaves.into_iter().map(|leaf| (line, resolve(&here, &leaf))));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// The names in a tree such as `crate::{a::b, c::{d, e as f}}` that begins at token `at`; returns where it ends.
+fn tree(tokens: &[Token], mut at: usize, prefix: &[String], leaves: &mut Vec<Vec<String>>) -> usize {
+    let text = |i: usize| tokens.get(i).map_or("", |token| token.text.as_str());
+    let mut path = prefix.to_vec();
+    loop {
+        if text(at) == "{" {
+            at += 1;
+            while at < tokens.len() && text(at) != "}" {
+                let next = tree(tokens, at, &path, leaves);
+                at = next.max(at + 1);
+                if text(at) == "," {
+                    at += 1;
+                }
+            }
+            return at + 1;
+        }
+        path.push(text(at).to_owned());
+        at += 1;
+        if text(at) == "as" {
+            at += 2;
+        }
+        if text(at) != "::" || text(at + 1) == "<" {
+            leaves.push(path);
+            return at;
+        }
+        at += 1;
+    }
+}
+
+/// `super::x` as seen from `here`, as a path from the root.
+fn resolve(here: &[String], path: &[String]) -> Vec<String> {
+    let mut absolute = if path[0] == "crate" { Vec::new() } else { here.to_vec() };
+    for part in path {
+        match part.as_str() {
+            "crate" | "self" => {}
+            "super" => drop(absolute.pop()),
+            name => absolute.push(name.to_owned()),
+        }
+    }
+    absolute
+}
+
+/// The text with comments and the insides of literals made blank; lines stay where they are.
+fn blank(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
+    let mut out = String::with_capacity(text.len());
+    let mut i = 0;
+    let skip_to = |from: usize, to: usize, out: &mut String| {
+        out.extend(chars[from..to.min(chars.len())].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+        to.min(chars.len())
+    };
+    while i < chars.len() {
+        let start = i;
+        let word_before = i > 0 && (at(i - 1).is_alphanumeric() || at(i - 1) == '_');
+        if at(i) == '/' && at(i + 1) == '/' {
+            while i < chars.len() && at(i) != '\n' {
+                i += 1;
+            }
+        } else if at(i) == '/' && at(i + 1) == '*' {
+            let mut depth = 0;
+            loop {
+                match (at(i), at(i + 1)) {
+                    ('/', '*') => (depth, i) = (depth + 1, i + 2),
+                    ('*', '/') => (depth, i) = (depth - 1, i + 2),
+                    _ => i += 1,
+                }
+                if depth == 0 || i >= chars.len() {
+                    break;
+                }
+            }
+        } else if at(i) == 'r' && !word_before && (at(i + 1) == '"' || (at(i + 1) == '#' && raw_string(&chars, i))) {
+            let hashes = chars[i + 1..].iter().take_while(|c| **c == '#').count();
+            i += hashes + 2;
+            while i < chars.len() && !(at(i) == '"' && (1..=hashes).all(|n| at(i + n) == '#')) {
+                i += 1;
+            }
+            i += hashes + 1;
+        } else if at(i) == '"' {
+            i += 1;
+            while i < chars.len() && at(i) != '"' {
+                i += if at(i) == '\\' { 2 } else { 1 };
+            }
+            i += 1;
+        } else if at(i) == '\'' && (at(i + 1) == '\\' || at(i + 2) == '\'') {
+            i += if at(i + 1) == '\\' { 3 } else { 2 }; // otherwise it is a lifetime
+            while i < chars.len() && at(i) != '\'' {
+                i += 1;
+            }
+            i += 1;
+        } else {
+            out.push(at(i));
+            i += 1;
+            continue;
+        }
+        i = skip_to(start, i, &mut out);
+    }
+    out
+}
+
+/// Whether `r#` at `i` begins a raw string, and not a raw identifier.
+fn raw_string(chars: &[char], i: usize) -> bool {
+    chars[i + 1..].iter().find(|c| **c != '#') == Some(&'"')
+}
+
+/// Words, `::`, and single punctuation characters.
+fn tokens(code: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    for (number, line) in code.lines().enumerate() {
+        let mut rest = line.trim_start();
+        while let Some(first) = rest.chars().next() {
+            let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+            let len = match word {
+                0 if rest.starts_with("::") => 2,
+                0 => first.len_utf8(),
+                word => word,
+            };
+            tokens.push(Token { text: rest[..len].to_owned(), line: number + 1 });
+            rest = rest[len..].trim_start();
+        }
+    }
+    tokens
+}
+
+/// Cuts out items under `#[cfg(test)]`; returns the other tokens, the lines of those items, and the modules among them that are files.
+fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize, Vec<String>) {
+    const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let (mut kept, mut lines, mut modules) = (Vec::new(), 0, Vec::new());
+    let mut i = 0;
+    while i < tokens.len() {
+        let here = &tokens[i..];
+        if here.len() < ATTRIBUTE.len() || !here.iter().zip(ATTRIBUTE).all(|(token, want)| token.text == want) {
+            kept.push(tokens[i].clone());
+            i += 1;
+            continue;
+        }
+        let start = i;
+        let mut depth = 0;
+        i += ATTRIBUTE.len();
+        while i < tokens.len() {
+            match tokens[i].text.as_str() {
+                "{" | "(" | "[" => depth += 1,
+                "}" | ")" | "]" => depth -= 1,
+                _ => {}
+            }
+            i += 1;
+            if depth == 0 && matches!(tokens[i - 1].text.as_str(), "}" | ";") {
+                break;
+            }
+        }
+        if let [.., module, name, end] = &tokens[start..i]
+            && (module.text.as_str(), end.text.as_str()) == ("mod", ";")
+        {
+            modules.push(name.text.clone());
+        }
+        lines += tokens[i - 1].line - tokens[start].line + 1;
+    }
+    (kept, lines, modules)
+}
+
+// ---- the rules -------------------------------------------------------------------------------------------------------
+
+/// Names that `lib.rs` re-exports, with the modules that they come from.
+fn exports(lib: &Source) -> HashMap<String, Vec<String>> {
+    let mut exports = HashMap::new();
+    for i in 1..lib.tokens.len() {
+        if lib.tokens[i].text == "use" {
+            let mut leaves = Vec::new();
+            tree(&lib.tokens, i + 1, &[], &mut leaves);
+            exports.extend(leaves.into_iter().filter_map(|leaf| Some((leaf.last()?.clone(), leaf))));
+        }
+    }
+    exports
+}
+
+/// What is wrong with a file's imports.
+fn layering(source: &Source, exports: &HashMap<String, Vec<String>>) -> Vec<String> {
+    if source.module.is_empty() {
+        return Vec::new(); // lib.rs puts everything together
+    }
+    let name = &source.name;
+    let Some(own) = layer(&source.module) else {
+        return vec![format!("{name}: its module isn't in the layer table")];
+    };
+    let mut wrong = Vec::new();
+    for (line, path) in source.imports() {
+        let path = match path.as_slice() {
+            [root] if layer(&path).is_none() => exports.get(root).cloned().unwrap_or(path),
+            _ => path,
+        };
+        // A path into the file's own module tree needs no look: `super::*` in an inline module, a child of a child.
+        if path.first() == source.module.first() && source.module[0] != "wire" {
+            continue;
+        }
+        match layer(&path) {
+            Some(theirs) if theirs <= own => {}
+            Some(theirs) => {
+                wrong.push(format!("{name}:{line}: layer {own} imports {} of layer {theirs}", path.join("::")));
+            }
+            None => wrong.push(format!("{name}:{line}: {} isn't in the layer table", path.join("::"))),
+        }
+    }
+    wrong
+}
+
+/// What is wrong with a file besides its imports.
+fn habits(source: &Source) -> Vec<String> {
+    let name = &source.name;
+    let mut wrong = Vec::new();
+    if !source.text.starts_with("//! ") {
+        wrong.push(format!("{name}: it doesn't open with a //! comment"));
+    }
+    if !source.module.is_empty() {
+        let head = source.text.lines().take_while(|line| line.starts_with("//!"));
+        if !head.into_iter().any(|line| line.contains("Invariant")) {
+            wrong.push(format!("{name}: its head doesn't say its invariants"));
+        }
+    }
+    if tokens(&blank(&source.text)).iter().any(|token| token.text == "unsafe") {
+        wrong.push(format!("{name}: unsafe"));
+    }
+    if source.module.first().is_some_and(|first| first == "proto") {
+        for banned in NOT_IN_PROTO {
+            if let Some(line) = source.names(banned) {
+                wrong.push(format!("{name}:{line}: the protocol core names {banned}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// Whether a file is too long.
+fn length(source: &Source) -> Option<String> {
+    let lines = source.text.lines().count() - source.test_lines;
+    let name = &source.name;
+    (lines > MAX_LINES).then(|| format!("{name}: {lines} lines without its tests, more than {MAX_LINES}: split it"))
+}
+
+// ---- the tests -------------------------------------------------------------------------------------------------------
+
+/// All files of `src`, without those that are compiled for tests only.
+fn sources() -> Vec<Source> {
+    fn collect(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(root, &path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path.strip_prefix(root).unwrap().to_owned());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &root, &mut files);
+    files.sort();
+    let name = |file: &PathBuf| file.to_str().unwrap().replace('\\', "/");
+    let all = files.iter().map(|file| Source::new(&name(file), &fs::read_to_string(root.join(file)).unwrap()));
+    let all: Vec<Source> = all.collect();
+    let test_only: Vec<Vec<String>> = all
+        .iter()
+        .flat_map(|source| {
+            source.test_modules.iter().map(|module| [&source.module[..], std::slice::from_ref(module)].concat())
+        })
+        .collect();
+    all.into_iter().filter(|source| !test_only.iter().any(|module| source.module.starts_with(module))).collect()
+}
+
+#[test]
+fn every_file_imports_from_its_own_layer_or_lower_ones() {
+    let sources = sources();
+    assert!(sources.len() > 20, "only {} files were found", sources.len());
+    let exports = exports(sources.iter().find(|source| source.module.is_empty()).expect("lib.rs"));
+    let seen: usize = sources.iter().map(|source| source.imports().len()).sum();
+    assert!(seen > 100, "only {seen} imports were found: the checker sees nothing");
+    let wrong: Vec<String> = sources.iter().flat_map(|source| layering(source, &exports)).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_file_keeps_the_house_rules() {
+    let wrong: Vec<String> = sources().iter().flat_map(habits).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let wrong: Vec<String> = sources().iter().filter_map(length).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_compiler_forbids_unsafe_code() {
+    let sources = sources();
+    let lib = sources.iter().find(|source| source.module.is_empty()).expect("lib.rs");
+    assert!(lib.names("#![forbid(unsafe_code)]").is_some());
+}
+
+#[test]
+fn the_runtime_dependencies_are_these_five() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert_eq!(dependencies(&manifest), DEPENDENCIES);
+}
+
+/// Names of a manifest's dependencies and build dependencies, for any target, sorted.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut table = String::new();
+    for line in manifest.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.trim_matches(['[', ']']).to_owned();
+            if let Some((parent, name)) = table.rsplit_once('.')
+                && is_runtime(parent)
+            {
+                names.push(name.to_owned());
+            }
+        } else if is_runtime(&table)
+            && let Some((name, _)) = line.split_once('=')
+        {
+            let name = name.trim();
+            names.push(name.split('.').next().unwrap_or(name).to_owned());
+        }
+    }
+    names.sort();
+    names
+}
+
+fn is_runtime(table: &str) -> bool {
+    let kind = table.rsplit('.').next().unwrap_or(table);
+    matches!(kind, "dependencies" | "build-dependencies")
+}
+
+// ---- the checker checked ----------------------------------------------------------------------------------------------
+
+fn no_exports() -> HashMap<String, Vec<String>> {
+    HashMap::new()
+}
+
+#[test]
+fn the_checker_finds_an_import_of_a_higher_layer() {
+    let fakes = [
+        ("proto/fake.rs", "use crate::sync::budget::Charge;"),
+        ("proto/fake.rs", "fn f() { crate::engine::start() }"),
+        ("proto/fake.rs", "use crate::{error::Error, session::{Session as S}, config};"),
+        ("proto/fake.rs", "use super::super::stream::Stream;"),
+        ("proto/fake.rs", "mod inner { use super::super::super::sync::cell; }"),
+        ("pool.rs", "use crate::wire::reader::FrameReader;"),
+        ("wire/header.rs", "use super::writer::Batch;"),
+        ("transport/fake.rs", "use crate::proto::state;"),
+        ("sync/cell/fake.rs", "/* a comment */ use crate::/* and one */engine::Core;"),
+        ("engine/fake.rs", "type T = Vec<crate::stream::Stream>;"),
+        ("engine/fake.rs", "use crate::nonsense::Thing;"),
+        ("novelty.rs", ""),
+    ];
+    for (name, text) in fakes {
+        assert_eq!(layering(&Source::new(name, text), &no_exports()).len(), 1, "{name}: {text}");
+    }
+}
+
+#[test]
+fn the_checker_sees_through_the_crates_own_exports() {
+    let lib = Source::new("lib.rs", "pub use session::{Incoming, Session};\npub use error::Error;");
+    let wrong = layering(&Source::new("sync/fake.rs", "use crate::{Error, Session};"), &exports(&lib));
+    assert_eq!(wrong, ["sync/fake.rs:1: layer 3 imports session::Session of layer 5"]);
+}
+
+#[test]
+fn the_checker_lets_pass_what_is_allowed() {
+    let fakes = [
+        (
+            "engine/fake.rs",
+            "use crate::sync::cell::StreamCell;\nuse super::{timer, Core};\nuse crate::wire::reader::Step;",
+        ),
+        ("pool.rs", "use crate::wire::HEADER_LEN;"),
+        ("wire/reader.rs", "use super::header::Header;\nuse crate::pool::Buffer;"),
+        ("wire/mod.rs", "pub(crate) mod reader;\npub(in crate::wire) fn f() {}"),
+        ("proto/fake.rs", "// use crate::engine::Core;\nconst S: &str = \"crate::engine::Core\";"),
+        (
+            "proto/fake.rs",
+            "/// [`Session`](crate::session::Session)\nfn f<'a>(c: char) -> bool { c == '\"' }\n//! crate::engine",
+        ),
+        ("proto/fake.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use crate::session::Session; fn f() { {} } }"),
+        ("proto/fake.rs", "const S: &str = r#\"crate::engine::Core\"#;\nconst C: char = '\\'';"),
+    ];
+    for (name, text) in fakes {
+        assert_eq!(layering(&Source::new(name, text), &no_exports()), [""; 0], "{name}: {text}");
+    }
+}
+
+#[test]
+fn the_checker_finds_broken_habits() {
+    let head = "//! A file. Invariant: none.\n";
+    assert_eq!(habits(&Source::new("sync/fake.rs", head)), [""; 0]);
+    let broken = [
+        "use std::sync::Mutex;",
+        "use parking_lot::Condvar;",
+        "use std::thread;",
+        "fn f() { let now = Instant::now(); }",
+        "fn f() { log::warn!(\"x\") }",
+        "use std::sync::mpsc::channel;",
+        "static N: AtomicU64 = AtomicU64::new(0);",
+        "fn f() { unsafe { g() } }",
+    ];
+    for text in broken {
+        assert!(!habits(&Source::new("proto/fake.rs", &format!("{head}{text}"))).is_empty(), "{text}");
+        let in_test = format!("{head}#[cfg(test)]\nmod tests {{ {text} }}");
+        let expected = usize::from(text.contains("unsafe")); // that isn't allowed in tests either
+        assert_eq!(habits(&Source::new("proto/fake.rs", &in_test)).len(), expected, "{text}");
+    }
+    assert_eq!(habits(&Source::new("sync/fake.rs", "// Invariant\nfn f() {}")).len(), 2);
+    assert_eq!(habits(&Source::new("sync/fake.rs", "//! A file.\n// Invariant\n")).len(), 1);
+    let long = format!("{head}{}", "fn f() {}\n".repeat(MAX_LINES));
+    assert!(length(&Source::new("sync/fake.rs", &long)).is_some());
+    let tested = format!("{head}#[cfg(test)]\nmod tests {{\n{}}}\n", "fn f() {}\n".repeat(MAX_LINES));
+    assert_eq!(length(&Source::new("sync/fake.rs", &tested)), None);
+}
+
+#[test]
+fn the_checker_finds_a_dependency_too_many() {
+    let manifest = "[dependencies]\nlog = \"0.4\"\nrand.workspace = true\n[dev-dependencies]\nclap = \"4\"\n\
+                    [target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n[dependencies.tokio]\nversion = \"1\"\n[[bench]]\nname = \"x\"";
+    assert_eq!(dependencies(manifest), ["libc", "log", "rand", "tokio"]);
+}
