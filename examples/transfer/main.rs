@@ -1,0 +1,213 @@
+//! Sends a directory tree through one connection: a named stream for each file, many at once, every one confirmed.
+//!
+//! ```text
+//! cargo run --release --example transfer                                  this repository, to itself, compared at the end
+//! cargo run --release --example transfer -- serve --listen 0.0.0.0:7000 --into copy
+//! cargo run --release --example transfer -- send 192.0.2.1:7000 tree
+//! ```
+//!
+//! Where to read on: `protocol.rs` says what crosses a stream, `send.rs` and `receive.rs` are the two ends and show how gmux is
+//! used with plain threads, `names.rs` keeps a hostile sender inside the directory.
+
+mod names;
+mod protocol;
+mod receive;
+mod report;
+mod send;
+mod tree;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+
+use clap::{Args, Parser, Subcommand};
+use gmux::{Config, Session};
+use indicatif::{ProgressBar, ProgressStyle};
+use report::Report;
+use tree::Tree;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Sends a directory tree through one TCP connection, a named stream for each file.
+///
+/// Without a command: sends a tree over loopback to a temporary directory and compares every byte.
+///
+/// Kept: names (any bytes, on Unix), contents, empty directories. Not kept: permissions, owners, times. Left out, with a note: symbolic
+/// links and special files. Every file is verified (length, SHA-256) before it appears under its name.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    local: Local,
+}
+
+#[derive(Args)]
+struct Local {
+    /// The tree [default: this repository, without what is called .git or target]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Receive what one sender sends, then end.
+    ///
+    /// A name that would leave DIR is refused, and so is one that leads through a symbolic link, or that comes twice. Files that were there
+    /// before are replaced. Ends with status 0 only if everything the sender announced is in place; otherwise says what isn't.
+    /// Temporary files are called .gmux-transfer-*; if this process is killed, they stay behind.
+    Serve {
+        /// Address to listen on; with port 0, the first line of output says which it is
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
+        listen: String,
+        /// Directory to receive into; made if missing
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Send a tree to `transfer serve`.
+    ///
+    /// Ends with status 0 only if the receiver has confirmed everything; otherwise says what it hasn't.
+    Send {
+        /// Where the receiver listens
+        addr: String,
+        /// The tree
+        dir: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Args, Clone)]
+struct Common {
+    /// Files at once
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: u16,
+    /// Version of the gmux protocol; both ends have to agree
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    gmux_version: u8,
+    /// Leave out what is called so, at any depth (sender only; may be repeated)
+    #[arg(long, value_name = "NAME")]
+    exclude: Vec<OsString>,
+}
+
+impl Common {
+    fn config(&self) -> Config {
+        Config::new().version(self.gmux_version)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => local(cli.local),
+        Some(Command::Serve { listen, into, common }) => serve(&listen, &into, &common),
+        Some(Command::Send { addr, dir, common }) => send(&addr, &dir, &common),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE, // it has been said why
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Both ends in one process.
+fn local(Local { dir, mut common }: Local) -> Result<bool> {
+    let dir = dir.unwrap_or_else(|| {
+        common.exclude.extend([".git", "target"].map(OsString::from));
+        // Cargo tells where the repository is; without it, the current directory has to do.
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into()).into()
+    });
+    let tree = scan(&dir, &common)?;
+    let copy = tempfile::tempdir()?;
+    let into = receive::prepare(copy.path())?;
+
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let (sent, received) = thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let (tcp, _) = listener.accept()?;
+            let session = Session::server(tcp, common.config())?;
+            Ok::<_, gmux::Error>(receive::receive(&session, &into, common.jobs.into(), &ProgressBar::hidden()))
+        });
+        // If connecting fails, the receiver waits for nobody.
+        let tcp =
+            TcpStream::connect(addr).unwrap_or_else(|error| panic!("no connection over loopback to {addr}: {error}"));
+        let sent = send_tree(tcp, &tree, &common);
+        (sent, receiver.join().expect("the receiver panicked"))
+    });
+    let (sent, received) = (sent?, received?);
+
+    sent.complain();
+    received.complain();
+    sent.summarize("sent");
+    let differences = tree.differences(&into);
+    for difference in &differences {
+        eprintln!("differs: {difference}");
+    }
+    println!("compared every byte at the other end: {} files differ", differences.len());
+    Ok(tree.unreadable.is_empty() && sent.is_complete() && received.is_complete() && differences.is_empty())
+}
+
+fn serve(listen: &str, into: &Path, common: &Common) -> Result<bool> {
+    let into = receive::prepare(into).map_err(|error| format!("{}: {error}", into.display()))?;
+    let listener = TcpListener::bind(listen).map_err(|error| format!("{listen}: {error}"))?;
+    println!("listening on {}", listener.local_addr()?);
+    io::stdout().flush()?;
+    let (tcp, peer) = listener.accept()?;
+    drop(listener);
+    println!("receiving from {peer}");
+
+    let session = Session::server(tcp, common.config())?;
+    let bar = progress_bar(0);
+    let report = receive::receive(&session, &into, common.jobs.into(), &bar);
+    bar.finish_and_clear();
+    report.complain();
+    report.summarize("received");
+    Ok(report.is_complete())
+}
+
+fn send(addr: &str, dir: &Path, common: &Common) -> Result<bool> {
+    let tree = scan(dir, common)?;
+    let tcp = TcpStream::connect(addr).map_err(|error| format!("{addr}: {error}"))?;
+    let report = send_tree(tcp, &tree, common)?;
+    report.complain();
+    report.summarize("sent");
+    Ok(tree.unreadable.is_empty() && report.is_complete())
+}
+
+fn scan(dir: &Path, common: &Common) -> Result<Tree> {
+    let tree = Tree::scan(dir, &common.exclude).map_err(|error| format!("{}: {error}", dir.display()))?;
+    for skipped in &tree.skipped {
+        eprintln!("left out: {skipped}");
+    }
+    for unreadable in &tree.unreadable {
+        eprintln!("error: {unreadable}");
+    }
+    Ok(tree)
+}
+
+fn send_tree(tcp: TcpStream, tree: &Tree, common: &Common) -> Result<Report> {
+    let session = Session::client(tcp, common.config())?;
+    let bar = progress_bar(tree.bytes);
+    let report = send::send(&session, tree, common.jobs.into(), &bar);
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Hidden unless standard error is a terminal.
+fn progress_bar(bytes: u64) -> ProgressBar {
+    let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style)
+}
