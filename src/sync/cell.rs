@@ -244,16 +244,19 @@ impl StreamCell {
     }
 
     /// What every read does last: counts what was read, lets go of a large buffer with a small rest, wakes the next reader if there
-    /// is something for it, and unlocks.
+    /// is something for it (all of them for an ending, which needs no turn, so that nobody would pass it on), and unlocks.
     fn finish_read(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>, consumed: usize) {
         state.core.consumed(consumed);
         let spent = state.core.inbox().release_tail(env.pool, |n| env.budget.charge(n));
-        let next = state.read_waiters > 0 && !matches!(state.core.readable(), Readable::Nothing);
+        let waiting = state.read_waiters > 0;
+        let next = state.core.readable();
         let bell = self.settle(env, &mut state);
         drop(state);
         drop(spent);
-        if next {
-            self.readable.notify_one();
+        match next {
+            Readable::Data if waiting => drop(self.readable.notify_one()),
+            Readable::Eof | Readable::Failed(_) if waiting => drop(self.readable.notify_all()),
+            _ => {}
         }
         env.shaper.ring(bell);
     }

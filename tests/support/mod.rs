@@ -1,6 +1,9 @@
 //! What the integration tests share: a watchdog, a check for leaked threads, connections, and data that can be verified.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod blocked;
+pub mod lab;
+pub mod puppet;
 pub mod raw;
 
 use std::io::Write;

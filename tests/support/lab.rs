@@ -1,0 +1,335 @@
+//! A transport in memory that a test moves by hand, byte for byte; and ways to see what threads do.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use gmux::transport::{Control, Halves, Transport};
+use gmux::wire::{Command, Frame};
+use gmux::{Config, Session};
+
+/// What the session's next read finds.
+#[derive(Debug)]
+enum Input {
+    Bytes(VecDeque<u8>),
+    Fail(io::ErrorKind),
+    Panic,
+    Eof,
+}
+
+/// What happens to a write before any byte of it is taken.
+type OnWrite = Box<dyn FnMut() -> io::Result<()> + Send>;
+
+#[derive(Default)]
+pub struct State {
+    input: VecDeque<Input>,
+    /// A read returns at most so many bytes, a write takes at most so many.
+    piece: Option<usize>,
+    /// Bytes that the session has written.
+    pub written: Vec<u8>,
+    /// How many more it may write before it blocks.
+    allowed: usize,
+    /// Bytes that a blocked write offers.
+    pub offered: usize,
+    pub flushes: usize,
+    pub finished: bool,
+    pub aborted: bool,
+    /// A read waits for input.
+    pub reading: bool,
+    on_write: Option<OnWrite>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The test's end.
+#[derive(Clone, Default)]
+pub struct Lab(Arc<Shared>);
+
+impl Lab {
+    /// Nothing to be read, nothing may be written.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A server's session over a new lab.
+    pub fn server(config: Config) -> (Self, Session) {
+        let lab = Self::new();
+        let session = Session::server(lab.transport(), config).unwrap();
+        (lab, session)
+    }
+
+    /// A client's session over a new lab.
+    pub fn client(config: Config) -> (Self, Session) {
+        let lab = Self::new();
+        let session = Session::client(lab.transport(), config).unwrap();
+        (lab, session)
+    }
+
+    pub fn transport(&self) -> LabTransport {
+        LabTransport(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap()
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.0.changed.notify_all();
+        result
+    }
+
+    /// Waits until the lab is in a state that `seen` wants.
+    pub fn wait<R>(&self, mut seen: impl FnMut(&mut State) -> Option<R>) -> R {
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = seen(&mut state) {
+                return result;
+            }
+            state = self.0.changed.wait(state).unwrap();
+        }
+    }
+
+    // ---- towards the session ------------------------------------------------------------------------------------
+
+    pub fn send(&self, bytes: impl Into<Vec<u8>>) {
+        let bytes = Input::Bytes(bytes.into().into());
+        self.change(|state| state.input.push_back(bytes));
+    }
+
+    pub fn frame(&self, version: u8, command: Command, id: u32, payload: &[u8]) {
+        self.send(Frame::new(version, command, id, payload).unwrap().encode());
+    }
+
+    pub fn upd(&self, id: u32, consumed: u32, window: u32) {
+        self.send(Frame::update(id, consumed, window).encode());
+    }
+
+    pub fn eof(&self) {
+        self.change(|state| state.input.push_back(Input::Eof));
+    }
+
+    /// The next read fails.
+    pub fn fail_read(&self, kind: io::ErrorKind) {
+        self.change(|state| state.input.push_back(Input::Fail(kind)));
+    }
+
+    /// The next read panics.
+    pub fn panic_read(&self) {
+        self.change(|state| state.input.push_back(Input::Panic));
+    }
+
+    // ---- from the session ---------------------------------------------------------------------------------------
+
+    /// Reads and writes do at most so many bytes at a time.
+    pub fn piecewise(&self, piece: usize) {
+        self.change(|state| state.piece = Some(piece));
+    }
+
+    /// Lets the session write so many bytes more.
+    pub fn allow(&self, bytes: usize) {
+        self.change(|state| state.allowed = state.allowed.saturating_add(bytes));
+    }
+
+    pub fn allow_all(&self) {
+        self.allow(usize::MAX);
+    }
+
+    /// Is asked before each write, once that is allowed.
+    pub fn on_write(&self, on_write: impl FnMut() -> io::Result<()> + Send + 'static) {
+        self.change(|state| state.on_write = Some(Box::new(on_write)));
+    }
+
+    /// Waits until a write is blocked; returns how many bytes it offers.
+    pub fn blocked(&self) -> usize {
+        self.wait(|state| (state.offered > 0).then_some(state.offered))
+    }
+
+    /// Waits until the session has read everything, and asks for more.
+    pub fn idle(&self) {
+        self.wait(|state| (state.reading && state.input.is_empty()).then_some(()));
+    }
+
+    /// The frames that were written so far, without NOPs.
+    pub fn frames(&self) -> Vec<Frame> {
+        frames(&self.lock().written)
+    }
+
+    /// Waits until the frames written are as wanted.
+    pub fn until_frames(&self, wanted: impl Fn(&[Frame]) -> bool) -> Vec<Frame> {
+        self.wait(|state| {
+            let frames = frames(&state.written);
+            wanted(&frames).then_some(frames)
+        })
+    }
+}
+
+/// The whole frames in `bytes`, without NOPs.
+fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let (mut frames, mut rest) = (Vec::new(), bytes);
+    while let Some((frame, after)) = Frame::decode(rest).unwrap() {
+        rest = after;
+        if frame.header.command != Command::Nop {
+            frames.push(frame);
+        }
+    }
+    frames
+}
+
+/// All data of a stream among `frames`.
+pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
+    let of_stream = |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
+    frames.iter().filter(of_stream).flat_map(|frame| frame.payload.clone()).collect()
+}
+
+/// How many frames of a kind a stream has among `frames`.
+pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
+    frames.iter().filter(|frame| frame.header.command == command && frame.header.stream_id == id).count()
+}
+
+pub struct LabTransport(Lab);
+
+struct LabReader(Lab);
+struct LabWriter(Lab);
+struct LabControl(Lab);
+
+impl Transport for LabTransport {
+    fn split(self) -> io::Result<Halves> {
+        let (reader, writer) = (Box::new(LabReader(self.0.clone())), Box::new(LabWriter(self.0.clone())));
+        Ok(Halves { reader, writer, control: Box::new(LabControl(self.0)) })
+    }
+}
+
+impl Control for LabControl {
+    fn finish_write(&self) -> io::Result<()> {
+        self.0.change(|state| state.finished = true);
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.0.change(|state| state.aborted = true);
+    }
+}
+
+impl Read for LabReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.0.lock();
+        loop {
+            if state.aborted {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let piece = state.piece.unwrap_or(usize::MAX).min(buf.len());
+            match state.input.pop_front() {
+                Some(Input::Bytes(bytes)) if bytes.is_empty() => {}
+                Some(Input::Bytes(mut bytes)) => {
+                    let n = bytes.read(&mut buf[..piece])?;
+                    state.input.push_front(Input::Bytes(bytes));
+                    return Ok(n);
+                }
+                Some(Input::Fail(kind)) => return Err(kind.into()),
+                Some(Input::Panic) => {
+                    drop(state);
+                    panic!("the lab's read panics, as ordered");
+                }
+                Some(Input::Eof) => {
+                    state.input.push_front(Input::Eof);
+                    return Ok(0);
+                }
+                None => {
+                    state.reading = true;
+                    self.0.0.changed.notify_all();
+                    state = self.0.0.changed.wait(state).unwrap();
+                    state.reading = false;
+                }
+            }
+        }
+    }
+}
+
+impl Write for LabWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.0.lock();
+        let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
+        while state.allowed == 0 && !state.aborted {
+            state.offered = offered;
+            self.0.0.changed.notify_all();
+            state = self.0.0.changed.wait(state).unwrap();
+        }
+        state.offered = 0;
+        if state.aborted {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if let Some(mut on_write) = state.on_write.take() {
+            drop(state);
+            let result = on_write(); // may panic: not under the lock
+            state = self.0.lock();
+            state.on_write = Some(on_write);
+            result?;
+        }
+        let taken = offered.min(state.allowed).min(state.piece.unwrap_or(usize::MAX));
+        let all: Vec<u8> = bufs.iter().flat_map(|buf| buf.to_vec()).take(taken).collect();
+        state.written.extend(all);
+        state.allowed -= if state.allowed == usize::MAX { 0 } else { taken };
+        drop(state);
+        self.0.0.changed.notify_all();
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.change(|state| state.flushes += 1);
+        Ok(())
+    }
+}
+
+/// Waits until the thread with this name sleeps in a system call: blocked, as far as anybody can tell from outside. Thread names are
+/// cut after 15 bytes. Where the system doesn't tell, a while has to do.
+pub fn asleep(name: &str) {
+    let mut looks = 0;
+    super::until(|| {
+        looks = match state_of(name) {
+            Some('S') => looks + 1,
+            Some(_) => 0,
+            None if cfg!(target_os = "linux") => 0,
+            None => looks + 1,
+        };
+        looks >= 10 // not just for a moment, on a lock
+    });
+}
+
+fn state_of(name: &str) -> Option<char> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok()).find_map(|stat| {
+        // pid (comm) state ...
+        let (head, tail) = stat.rsplit_once(") ")?;
+        (head.split_once('(')?.1 == name).then(|| tail.chars().next())?
+    })
+}
+
+/// Runs `body` on a thread of that name and waits until it is blocked.
+pub fn blocked<R: Send + 'static>(name: &str, body: impl FnOnce() -> R + Send + 'static) -> std::thread::JoinHandle<R> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body).unwrap();
+    asleep(name);
+    thread
+}
+
+/// Far away: a wait that reaches it is a hang, for the watchdog to find.
+pub const FAR: Duration = Duration::from_secs(600);
+
+/// The defaults without keepalive: it would end a session that hangs, and the test with it.
+pub fn quiet() -> Config {
+    Config::new().keepalive_disabled(true)
+}
+
+/// [`quiet`], in both protocol versions.
+pub fn quiet_versions() -> [Config; 2] {
+    [quiet(), quiet().version(2)]
+}
