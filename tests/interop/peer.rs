@@ -1,0 +1,187 @@
+//! Builds gopeer from `go/` when it can be built, and runs it as a child process.
+//!
+//! Invariant: what can't be built for want of Go or Debian's smux package is said on the terminal (`LEFT OUT: …`, past the test harness's
+//! capture), and is a failure if `GMUX_INTEROP=required`. Anything else that goes wrong is a failure always.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread::{self, JoinHandle};
+
+use gmux::{Config, Session};
+
+/// Where Debian puts the sources of Go packages.
+const GOPATH: &str = "/usr/share/gocode";
+
+/// Go's side of the smux session. Ours is the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+/// A protocol version and a role: what every test runs in.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    pub version: u8,
+    pub go: Side,
+}
+
+impl Case {
+    pub const ALL: [Self; 4] = [
+        Self { version: 1, go: Side::Server },
+        Self { version: 1, go: Side::Client },
+        Self { version: 2, go: Side::Server },
+        Self { version: 2, go: Side::Client },
+    ];
+
+    /// The client opens the streams, but where a test says otherwise.
+    pub fn we_open(self) -> bool {
+        self.go == Side::Server
+    }
+
+    pub fn session(self, transport: TcpStream, config: Config) -> Session {
+        let config = config.version(self.version);
+        match self.go {
+            Side::Server => Session::client(transport, config).unwrap(),
+            Side::Client => Session::server(transport, config).unwrap(),
+        }
+    }
+}
+
+/// gopeer's path, or what is missing to build it.
+pub fn binary() -> Result<&'static Path, &'static str> {
+    static BINARY: OnceLock<Result<PathBuf, &'static str>> = OnceLock::new();
+    BINARY.get_or_init(build).as_ref().map(PathBuf::as_path).map_err(|missing| *missing)
+}
+
+/// Whether gopeer is there. If not, says so where it can't be overlooked.
+pub fn is_there(test: &str) -> bool {
+    let Err(missing) = binary() else { return true };
+    let text = format!("LEFT OUT: {test}: {missing}");
+    assert!(std::env::var("GMUX_INTEROP").as_deref() != Ok("required"), "{text}");
+    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like one that passed.
+    std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
+    false
+}
+
+fn build() -> Result<PathBuf, &'static str> {
+    if Command::new("go").arg("version").stdout(Stdio::null()).status().is_err() {
+        return Err("no Go compiler (Debian: golang-go)");
+    }
+    if !Path::new(GOPATH).join("src/github.com/xtaci/smux").is_dir() {
+        return Err("no smux for Go (Debian: golang-github-xtaci-smux-dev)");
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(target).unwrap();
+    let mut go = Command::new("go");
+    // A module-minded environment mustn't get into the way of a build that has neither modules nor network.
+    go.env("GO111MODULE", "off").env("GOPATH", GOPATH).env_remove("GOFLAGS");
+    if std::env::var_os("HOME").is_none() && std::env::var_os("GOCACHE").is_none() {
+        go.env("GOCACHE", target.join("go-cache"));
+    }
+    // Two runs at once don't meet a half-written program.
+    let fresh = target.join(format!("gopeer-{}", std::process::id()));
+    go.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-o"]).arg(&fresh).arg("./tests/interop/go");
+    let built = go.output().unwrap();
+    assert!(built.status.success(), "gopeer doesn't build: {}", String::from_utf8_lossy(&built.stderr));
+    let program = target.join("gopeer");
+    fs::rename(fresh, &program).unwrap();
+    Ok(program)
+}
+
+/// A running gopeer.
+pub struct Peer {
+    args: Vec<String>,
+    child: Child,
+    out: Option<JoinHandle<Vec<String>>>,
+    err: Option<JoinHandle<Vec<String>>>,
+}
+
+impl Peer {
+    /// Starts gopeer in `mode`, with options as `README.md` lists them, and connects to it. As the smux server it listens, as the client it
+    /// dials.
+    pub fn start(case: Case, mode: &str, options: &[&str]) -> (Self, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut args: Vec<String> = ["-mode", mode, "-version"].map(String::from).into();
+        args.push(case.version.to_string());
+        // Before our watchdog, so that its goroutines are seen.
+        args.extend(["-timeout", "50s", "-opener", if case.we_open() { "peer" } else { "go" }].map(String::from));
+        match case.go {
+            Side::Server => args.extend(["-role", "listen", "-side", "server"].map(String::from)),
+            Side::Client => {
+                let addr = listener.local_addr().unwrap().to_string();
+                args.extend(["-role", "dial", "-side", "client", "-addr", &addr].map(String::from));
+            }
+        }
+        args.extend(options.iter().map(ToString::to_string)); // a flag's last value counts
+        let mut child = Command::new(binary().unwrap())
+            .args(&args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let err = collect(BufReader::new(child.stderr.take().unwrap()));
+        let mut first = String::new();
+        if case.go == Side::Server {
+            out.read_line(&mut first).unwrap();
+        }
+        let peer = Self { args, child, out: Some(collect(out)), err: Some(err) };
+        let transport = match case.go {
+            Side::Server => {
+                let addr = first.strip_prefix("ADDR ").expect("the first line says where it listens");
+                TcpStream::connect(addr.trim()).unwrap()
+            }
+            Side::Client => listener.accept().unwrap().0,
+        };
+        (peer, transport)
+    }
+
+    /// Waits until it leaves, which has to be with success; returns what it said.
+    pub fn finish(mut self) -> Said {
+        let (out, err) = (self.out.take().unwrap().join().unwrap(), self.err.take().unwrap().join().unwrap());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "gopeer {:?} left with {status}:\n{}\n{}", self.args, out.join("\n"), err.join("\n"));
+        Said(out)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if self.out.is_some() {
+            // The test failed: what Go saw explains it, once it is over.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            let (out, err) = (self.out.take().unwrap().join(), self.err.take().unwrap().join());
+            eprintln!("gopeer {:?} said {out:?}, {err:?}", self.args);
+        }
+    }
+}
+
+fn collect(lines: impl Read + Send + 'static) -> JoinHandle<Vec<String>> {
+    thread::spawn(move || BufReader::new(lines).lines().map_while(Result::ok).collect())
+}
+
+/// gopeer's standard output.
+#[derive(Debug)]
+pub struct Said(pub Vec<String>);
+
+impl Said {
+    /// Everything but the counts of frames.
+    pub fn events(&self) -> Vec<&str> {
+        let other = |line: &&str| !line.starts_with("WIRE ") && !line.starts_with("NOTE ");
+        self.0.iter().map(String::as_str).filter(other).collect()
+    }
+
+    /// A count of `WIRE in` (what we sent) or `WIRE out`.
+    pub fn wire(&self, direction: &str, what: &str) -> u64 {
+        let line = self.0.iter().find_map(|line| line.strip_prefix(&format!("WIRE {direction} "))).expect("WIRE");
+        let count = line.split(' ').find_map(|word| word.strip_prefix(what)?.strip_prefix('=')).expect(what);
+        count.parse().unwrap()
+    }
+}
