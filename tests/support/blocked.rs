@@ -1,0 +1,82 @@
+//! Calls that are known to be blocked before the test goes on.
+//!
+//! gmux has no way to ask whether a thread waits inside a call, so the system is asked: the thread says which one it is just before the
+//! call, and then has to be seen asleep, without having run in between, in several looks in a row.
+
+use std::fs;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// So many looks in a row have to find the thread asleep. A lock or a page fault on the way to the wait is over sooner.
+const LOOKS: u32 = 4;
+/// Between two looks: there is no event for a thread's falling asleep.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A call that runs in a thread of its own.
+#[derive(Debug)]
+pub struct Blocked<T> {
+    thread: JoinHandle<T>,
+    /// The thread's folder under `/proc`, where there is one.
+    task: Option<String>,
+}
+
+/// Runs `call` in a thread, and returns once it is asleep inside. Panics if it returns instead.
+pub fn blocked<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Blocked<T> {
+    let blocked = started(call);
+    blocked.assert_asleep();
+    blocked
+}
+
+/// Runs `call` in a thread, which may block or not.
+pub fn started<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Blocked<T> {
+    let (tell, task) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        // `/proc/thread-self` leads to `PID/task/TID`, where there is such a thing.
+        let link = fs::read_link("/proc/thread-self").ok();
+        tell.send(link.map(|link| format!("/proc/{}", link.display()))).unwrap();
+        call()
+    });
+    let task = task.recv().unwrap();
+    Blocked { thread, task }
+}
+
+impl<T> Blocked<T> {
+    /// Waits until the thread is asleep inside the call; panics if the call has returned.
+    pub fn assert_asleep(&self) {
+        let Some(task) = &self.task else {
+            thread::sleep(Duration::from_millis(200)); // no /proc, no event: long enough, most likely
+            assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
+            return;
+        };
+        let (mut looks, mut before) = (0, None);
+        while looks < LOOKS {
+            assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
+            let switches = asleep(task);
+            looks = if switches.is_some() && switches == before { looks + 1 } else { 0 };
+            before = switches;
+            thread::sleep(PAUSE);
+        }
+        assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
+    }
+
+    /// Waits for the call to return; the watchdog bounds it.
+    pub fn join(self) -> T {
+        match self.thread.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// How often the thread has gone to sleep by itself, if it sleeps now.
+fn asleep(task: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("{task}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let sleeps = field("State:").is_some_and(|state| state.starts_with('S'));
+    sleeps.then(|| field("voluntary_ctxt_switches:").unwrap_or_default().to_owned())
+}

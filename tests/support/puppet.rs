@@ -1,0 +1,256 @@
+//! A transport that does what the test says: what comes in, when a write may go on, and how both fail. No kernel buffers are between, so
+//! a stuck write is stuck at its first byte.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use gmux::transport::{Control, Halves, Transport};
+use gmux::wire::{Command, Frame};
+use parking_lot::{Condvar, Mutex};
+
+enum Input {
+    Bytes(Vec<u8>),
+    End,
+    Fail(io::ErrorKind),
+}
+
+#[derive(Default)]
+struct Gate {
+    /// Writes wait.
+    shut: bool,
+    /// A write waits.
+    stuck: bool,
+    aborted: bool,
+    /// Aborting doesn't end a write that waits.
+    deaf: bool,
+    fault: Option<io::ErrorKind>,
+    written: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Shared {
+    gate: Mutex<Gate>,
+    /// Writes that wait at the gate, and tests that wait for what the writer does.
+    changed: Condvar,
+}
+
+/// The test's end of it.
+pub struct Puppet {
+    pub version: u8,
+    input: Sender<Input>,
+    shared: Arc<Shared>,
+    /// Where the next frame to look at begins.
+    seen: usize,
+}
+
+/// The session's end.
+pub struct Strings {
+    input: Receiver<Input>,
+    tell: Sender<Input>,
+    shared: Arc<Shared>,
+}
+
+/// A transport that lets everything through, until it is told otherwise.
+pub fn puppet(version: u8) -> (Puppet, Strings) {
+    let (tell, input) = unbounded();
+    let shared = Arc::new(Shared::default());
+    let strings = Strings { input, tell: tell.clone(), shared: Arc::clone(&shared) };
+    (Puppet { version, input: tell, shared, seen: 0 }, strings)
+}
+
+impl Puppet {
+    // ---- what the session receives ------------------------------------------------------------------------------
+
+    pub fn bytes(&self, bytes: impl Into<Vec<u8>>) {
+        let _ = self.input.send(Input::Bytes(bytes.into())); // the session may be gone
+    }
+
+    pub fn frame(&self, command: Command, id: u32, payload: &[u8]) {
+        self.bytes(Frame::new(self.version, command, id, payload).unwrap().encode());
+    }
+
+    pub fn syn(&self, id: u32, name: &str) {
+        self.frame(Command::Syn, id, name.as_bytes());
+    }
+
+    pub fn psh(&self, id: u32, data: impl AsRef<[u8]>) {
+        self.frame(Command::Psh, id, data.as_ref());
+    }
+
+    pub fn fin(&self, id: u32) {
+        self.frame(Command::Fin, id, &[]);
+    }
+
+    pub fn nop(&self) {
+        self.frame(Command::Nop, 0, &[]);
+    }
+
+    pub fn upd(&self, id: u32, consumed: u32, window: u32) {
+        self.bytes(Frame::update(id, consumed, window).encode());
+    }
+
+    pub fn end(&self) {
+        let _ = self.input.send(Input::End);
+    }
+
+    pub fn fail_read(&self, kind: io::ErrorKind) {
+        let _ = self.input.send(Input::Fail(kind));
+    }
+
+    // ---- what becomes of the session's writes -------------------------------------------------------------------
+
+    fn change(&self, change: impl FnOnce(&mut Gate)) {
+        change(&mut self.shared.gate.lock());
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes wait from now on, until the gate is opened or the transport aborted.
+    pub fn shut(&self) {
+        self.change(|gate| gate.shut = true);
+    }
+
+    pub fn open(&self) {
+        self.change(|gate| gate.shut = false);
+    }
+
+    /// Aborting doesn't end a write that waits: only the gate does.
+    pub fn turn_deaf(&self) {
+        self.change(|gate| gate.deaf = true);
+    }
+
+    /// Writes fail from now on, also one that waits.
+    pub fn fail_write(&self, kind: io::ErrorKind) {
+        self.change(|gate| gate.fault = Some(kind));
+    }
+
+    /// Waits until the session's writer is stuck at the gate.
+    pub fn wait_stuck(&self) {
+        let mut gate = self.shared.gate.lock();
+        while !gate.stuck {
+            self.shared.changed.wait(&mut gate);
+        }
+    }
+
+    pub fn is_aborted(&self) -> bool {
+        self.shared.gate.lock().aborted
+    }
+
+    /// The session's next frame that isn't a NOP.
+    pub fn recv(&mut self) -> Frame {
+        let mut gate = self.shared.gate.lock();
+        loop {
+            if let Some((frame, rest)) = Frame::decode(&gate.written[self.seen..]).unwrap() {
+                self.seen = gate.written.len() - rest.len();
+                if frame.header.command != Command::Nop {
+                    return frame;
+                }
+            } else {
+                self.shared.changed.wait(&mut gate);
+            }
+        }
+    }
+
+    /// So many bytes of data on stream `id`; UPDs are read past.
+    pub fn expect_data(&mut self, id: u32, len: usize) -> Vec<u8> {
+        let mut data = Vec::new();
+        while data.len() < len {
+            let frame = self.recv();
+            match frame.header.command {
+                Command::Psh if frame.header.stream_id == id => data.extend(frame.payload),
+                Command::Upd => {}
+                _ => panic!("data was expected on stream {id}, {frame} came"),
+            }
+        }
+        assert_eq!(data.len(), len);
+        data
+    }
+}
+
+/// A test that is over lets the session's threads go.
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        self.change(|gate| (gate.shut, gate.deaf) = (false, false));
+        self.end();
+    }
+}
+
+impl Transport for Strings {
+    fn split(self) -> io::Result<Halves> {
+        let Self { input, tell, shared } = self;
+        Ok(Halves {
+            reader: Box::new(Inlet { input, left: Vec::new() }),
+            writer: Box::new(Outlet(Arc::clone(&shared))),
+            control: Box::new(Cut { tell, shared }),
+        })
+    }
+}
+
+struct Inlet {
+    input: Receiver<Input>,
+    left: Vec<u8>,
+}
+
+impl Read for Inlet {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.left.is_empty() {
+            match self.input.recv() {
+                Ok(Input::Bytes(bytes)) => self.left = bytes,
+                Ok(Input::Fail(kind)) => return Err(kind.into()),
+                Ok(Input::End) | Err(_) => return Ok(0),
+            }
+        }
+        let n = buf.len().min(self.left.len());
+        buf[..n].copy_from_slice(&self.left[..n]);
+        self.left.drain(..n);
+        Ok(n)
+    }
+}
+
+struct Outlet(Arc<Shared>);
+
+impl Write for Outlet {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let mut gate = self.0.gate.lock();
+        loop {
+            if let Some(kind) = gate.fault {
+                return Err(kind.into());
+            }
+            if gate.aborted && !gate.deaf {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if !gate.shut {
+                break;
+            }
+            gate.stuck = true;
+            self.0.changed.notify_all();
+            self.0.changed.wait(&mut gate);
+            gate.stuck = false;
+        }
+        gate.written.extend_from_slice(buf);
+        drop(gate);
+        self.0.changed.notify_all();
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Cut {
+    tell: Sender<Input>,
+    shared: Arc<Shared>,
+}
+
+impl Control for Cut {
+    fn finish_write(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.shared.gate.lock().aborted = true;
+        self.shared.changed.notify_all();
+        let _ = self.tell.send(Input::End); // the reader may be gone
+    }
+}

@@ -1,0 +1,748 @@
+//! What wakes a blocked `read`, `write_to`, `write` and `flush`: every cause that applies to each, on both versions. Every call is seen
+//! asleep before the cause comes, and points in time that mustn't be the cause are hours away.
+//!
+//! `wakes_accept.rs` does the same for `accept`, `wakes_many.rs` for several calls that are blocked at once.
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use gmux::wire::Command;
+use gmux::{Config, Error, Session, Stream};
+use support::blocked::{Blocked, blocked, started};
+use support::puppet::{Puppet, puppet};
+
+/// A timeout that is waited for.
+const SHORT: Duration = Duration::from_millis(30);
+/// One that isn't: if it is the cause, the watchdog barks first.
+const FAR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Call {
+    Read,
+    WriteTo,
+    Write,
+    Flush,
+}
+use Call::{Flush, Read as ReadCall, Write as WriteCall, WriteTo};
+
+const READS: [Call; 2] = [ReadCall, WriteTo];
+const WRITES: [Call; 2] = [WriteCall, Flush];
+const ALL: [Call; 4] = [ReadCall, WriteTo, WriteCall, Flush];
+
+/// A stream on which the call has to block: nothing has come, the transport takes nothing, and for `write` the queue is full.
+struct Scene {
+    puppet: Puppet,
+    stream: Stream,
+    session: Session,
+    call: Call,
+    /// Bytes that were accepted so far.
+    accepted: usize,
+}
+
+impl Scene {
+    fn new(call: Call, version: u8, config: Config) -> Self {
+        let (puppet, transport) = puppet(version);
+        let config = config.version(version).max_send_buffer(4096).close_timeout(FAR);
+        let session = Session::server(transport, config).unwrap();
+        puppet.syn(3, "scene");
+        let stream = session.accept().unwrap();
+        let mut scene = Self { puppet, stream, session, call, accepted: 0 };
+        if WRITES.contains(&call) {
+            scene.puppet.shut();
+            scene.accepted = (&scene.stream).write(b"x").unwrap();
+            scene.puppet.wait_stuck(); // from here on nothing is taken out of the queue
+        }
+        if call == WriteCall {
+            scene.accepted += fill(&scene.stream);
+        }
+        scene
+    }
+
+    fn run(&self) -> impl FnOnce() -> io::Result<u64> + Send + 'static {
+        let (call, stream) = (self.call, self.stream.clone());
+        move || match call {
+            ReadCall => (&stream).read(&mut [0; 16]).map(|n| n as u64),
+            WriteTo => stream.write_to(&mut io::sink()),
+            WriteCall => (&stream).write(b"more").map(|n| n as u64),
+            Flush => (&stream).flush().map(|()| 0),
+        }
+    }
+
+    fn block(&self) -> Blocked<io::Result<u64>> {
+        blocked(self.run())
+    }
+
+    fn set_deadline(&self, deadline: Option<Instant>) {
+        match self.call {
+            ReadCall | WriteTo => self.stream.set_read_deadline(deadline),
+            WriteCall | Flush => self.stream.set_write_deadline(deadline),
+        }
+    }
+
+    fn set_other_deadline(&self, deadline: Option<Instant>) {
+        match self.call {
+            ReadCall | WriteTo => self.stream.set_write_deadline(deadline),
+            WriteCall | Flush => self.stream.set_read_deadline(deadline),
+        }
+    }
+
+    fn set_timeout(&self, timeout: Option<Duration>) {
+        match self.call {
+            ReadCall | WriteTo => self.stream.set_read_timeout(timeout).unwrap(),
+            WriteCall | Flush => self.stream.set_write_timeout(timeout).unwrap(),
+        }
+    }
+
+    /// Gives a blocked call what it waits for, and checks that it does its work: nothing was lost or taken twice before.
+    fn satisfy(&mut self, call: Blocked<io::Result<u64>>) {
+        match self.call {
+            ReadCall => {
+                self.puppet.psh(3, "!");
+                assert_eq!(call.join().unwrap(), 1);
+            }
+            WriteTo => {
+                self.puppet.psh(3, "!");
+                self.puppet.fin(3);
+                assert_eq!(call.join().unwrap(), 1);
+            }
+            WriteCall => {
+                self.puppet.open();
+                assert_eq!(call.join().unwrap(), 4);
+                let data = self.puppet.expect_data(3, self.accepted + 4);
+                assert!(data.starts_with(b"x") && data.ends_with(b"\0more"));
+                self.stream.close().unwrap();
+                self.expect_fin();
+            }
+            Flush => {
+                self.puppet.open();
+                call.join().unwrap();
+                assert_eq!(self.puppet.expect_data(3, 1), b"x");
+            }
+        }
+    }
+
+    fn expect_fin(&mut self) {
+        let frame = self.puppet.recv();
+        assert_eq!((frame.header.command, frame.header.stream_id), (Command::Fin, 3), "{frame}");
+    }
+
+    /// The stream is as usable as before: the call blocks again, and then succeeds.
+    fn is_usable(&mut self) {
+        let call = self.block();
+        self.satisfy(call);
+    }
+}
+
+/// Writes zeros until there is no room.
+fn fill(stream: &Stream) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let mut filled = 0;
+    loop {
+        match (&*stream).write(&[0; 1000]) {
+            Ok(n) => filled += n,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                stream.set_nonblocking(false).unwrap();
+                return filled;
+            }
+        }
+    }
+}
+
+/// Runs a test for each of `calls`, on both versions.
+fn each(name: &str, calls: &[Call], test: impl Fn(Scene)) {
+    each_with(name, calls, |config| config, test);
+}
+
+fn each_with(name: &str, calls: &[Call], config: impl Fn(Config) -> Config, test: impl Fn(Scene)) {
+    for version in [1, 2] {
+        for &call in calls {
+            let case = format!("{name}: {call:?}, version {version}");
+            println!("{case}");
+            support::test(&case, || test(Scene::new(call, version, config(Config::new()))));
+        }
+    }
+}
+
+macro_rules! fails_with {
+    ($call:expr, $kind:ident, $pattern:pat $(if $guard:expr)?) => {{
+        let error = $call.join().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::$kind, "{error:?}");
+        let error = Error::from(error);
+        assert!(matches!(&error, $pattern $(if $guard)?), "{error:?}");
+    }};
+}
+
+// ---- what the call waits for ----------------------------------------------------------------------------------------
+
+#[test]
+fn data_wakes_read() {
+    each("data_wakes_read", &[ReadCall], |mut scene| {
+        scene.is_usable();
+        scene.is_usable(); // and again
+    });
+}
+
+#[test]
+fn data_reaches_the_writer_of_a_blocked_write_to_at_once() {
+    struct Tell(mpsc::Sender<Vec<u8>>);
+    impl Write for Tell {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.0.send(buf.to_vec()).unwrap();
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    each("data_reaches_the_writer_of_a_blocked_write_to_at_once", &[WriteTo], |scene| {
+        let (tell, told) = mpsc::channel();
+        let stream = scene.stream.clone();
+        let call = blocked(move || stream.write_to(&mut Tell(tell)));
+        for piece in ["a", "bc"] {
+            scene.puppet.psh(3, piece);
+            assert_eq!(told.recv().unwrap(), piece.as_bytes());
+            call.assert_asleep();
+        }
+        scene.puppet.fin(3);
+        assert_eq!(call.join().unwrap(), 3);
+    });
+}
+
+#[test]
+fn room_wakes_write_and_a_taken_queue_wakes_flush() {
+    each("room_wakes_write_and_a_taken_queue_wakes_flush", &WRITES, |mut scene| scene.is_usable());
+}
+
+/// A version 2 stream whose window is used up; everything was sent, so nothing but credit can help.
+fn without_credit(config: Config) -> Scene {
+    let mut scene = Scene::new(ReadCall, 2, config); // its gate is open
+    scene.call = WriteCall;
+    while scene.accepted < gmux::INITIAL_WINDOW as usize {
+        scene.accepted += (&scene.stream).write(&[0; 1000]).unwrap();
+    }
+    assert_eq!(scene.accepted, gmux::INITIAL_WINDOW as usize);
+    scene.puppet.expect_data(3, scene.accepted);
+    scene
+}
+
+#[test]
+fn credit_wakes_write() {
+    support::test("credit_wakes_write", || {
+        let mut scene = without_credit(Config::new());
+        for (consumed, window) in [(2, gmux::INITIAL_WINDOW), (2, gmux::INITIAL_WINDOW + 4)] {
+            let call = scene.block();
+            scene.puppet.upd(3, 0, gmux::INITIAL_WINDOW); // says nothing new, or is old
+            call.assert_asleep();
+            scene.puppet.upd(3, consumed, window);
+            let n = call.join().unwrap() as usize;
+            assert!(n == 2 || n == 4, "as much as there is credit for: {n}");
+            scene.puppet.expect_data(3, n);
+        }
+    });
+}
+
+// ---- the peer's FIN -------------------------------------------------------------------------------------------------
+
+#[test]
+fn fin_wakes_reads_with_a_clean_end() {
+    each("fin_wakes_reads_with_a_clean_end", &READS, |scene| {
+        let call = scene.block();
+        scene.puppet.fin(3);
+        assert_eq!(call.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn fin_starts_the_stall_clock_of_a_write_without_credit() {
+    support::test("fin_starts_the_stall_clock_of_a_write_without_credit", || {
+        let scene = without_credit(Config::new().half_close_stall(Some(SHORT)));
+        let call = scene.block();
+        scene.puppet.fin(3);
+        fails_with!(call, BrokenPipe, Error::PeerFinished(SHORT));
+    });
+}
+
+#[test]
+fn fin_leaves_writes_alone_that_wait_for_the_transport() {
+    let stall = |config: Config| config.half_close_stall(Some(SHORT));
+    each_with("fin_leaves_writes_alone_that_wait_for_the_transport", &WRITES, stall, |mut scene| {
+        let call = scene.block();
+        scene.puppet.fin(3);
+        // That the FIN came is seen by the reading side.
+        assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0);
+        std::thread::sleep(SHORT * 2); // nothing may happen: there is no event for that
+        call.assert_asleep();
+        scene.satisfy(call);
+    });
+}
+
+// ---- deadlines and timeouts -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_deadline_ends_the_wait_and_takes_nothing() {
+    each("a_deadline_ends_the_wait_and_takes_nothing", &ALL, |mut scene| {
+        scene.set_deadline(Some(Instant::now() + SHORT));
+        fails_with!(started(scene.run()), TimedOut, Error::Timeout);
+        // It has passed for later calls too.
+        fails_with!(started(scene.run()), TimedOut, Error::Timeout);
+        scene.set_deadline(None);
+        scene.is_usable();
+    });
+}
+
+#[test]
+fn a_deadline_set_meanwhile_reaches_a_blocked_call() {
+    each("a_deadline_set_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
+        for ahead in [Duration::ZERO, SHORT] {
+            let call = scene.block();
+            scene.set_deadline(Some(Instant::now() + ahead));
+            fails_with!(call, TimedOut, Error::Timeout);
+            scene.set_deadline(None);
+        }
+        let call = scene.block();
+        scene.stream.set_deadline(Some(Instant::now())); // both directions at once
+        fails_with!(call, TimedOut, Error::Timeout);
+        scene.set_deadline(None);
+        scene.is_usable();
+    });
+}
+
+#[test]
+fn a_deadline_moved_nearer_reaches_a_blocked_call() {
+    each("a_deadline_moved_nearer_reaches_a_blocked_call", &ALL, |mut scene| {
+        scene.set_deadline(Some(Instant::now() + FAR));
+        let call = scene.block();
+        scene.set_deadline(Some(Instant::now() + SHORT));
+        fails_with!(call, TimedOut, Error::Timeout);
+        scene.set_deadline(None);
+        scene.is_usable();
+    });
+}
+
+/// Blocks a call with a limit, and lifts the limit in time; then the old point in time passes, and the call still waits.
+fn lifted_in_time(scene: &mut Scene, limit: impl Fn(&Scene, Duration), lift: impl Fn(&Scene)) {
+    let mut ahead = Duration::from_millis(100);
+    let call = loop {
+        let set = Instant::now();
+        limit(scene, ahead);
+        let call = started(scene.run());
+        // Seeing it asleep takes a while; on a machine that is too slow the limit is further away next time.
+        std::thread::sleep(ahead / 4);
+        lift(scene);
+        if set.elapsed() < ahead {
+            std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now())); // the old point passes
+            break call;
+        }
+        drop(call.join()); // it was late: the call has timed out, or has to be
+        ahead *= 2;
+    };
+    call.assert_asleep();
+    scene.satisfy(call);
+}
+
+#[test]
+fn a_deadline_moved_further_or_removed_doesnt_fire() {
+    for further in [Some(FAR), None] {
+        each("a_deadline_moved_further_or_removed_doesnt_fire", &ALL, |mut scene| {
+            lifted_in_time(
+                &mut scene,
+                |scene, ahead| scene.set_deadline(Some(Instant::now() + ahead)),
+                |scene| scene.set_deadline(further.map(|ahead| Instant::now() + ahead)),
+            );
+        });
+    }
+}
+
+#[test]
+fn the_other_directions_deadline_and_timeout_dont_matter() {
+    each("the_other_directions_deadline_and_timeout_dont_matter", &ALL, |mut scene| {
+        scene.set_other_deadline(Some(Instant::now()));
+        let call = scene.block();
+        scene.set_other_deadline(Some(Instant::now()));
+        call.assert_asleep();
+        scene.satisfy(call);
+    });
+}
+
+#[test]
+fn a_timeout_ends_the_wait_and_takes_nothing() {
+    each("a_timeout_ends_the_wait_and_takes_nothing", &ALL, |mut scene| {
+        scene.set_timeout(Some(SHORT));
+        fails_with!(started(scene.run()), TimedOut, Error::Timeout);
+        fails_with!(started(scene.run()), TimedOut, Error::Timeout); // each call has its own
+        scene.set_timeout(None);
+        scene.is_usable();
+    });
+}
+
+#[test]
+fn a_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
+    for before in [None, Some(FAR)] {
+        each("a_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
+            scene.set_timeout(before);
+            scene.set_deadline(before.map(|ahead| Instant::now() + ahead)); // the earlier one wins
+            let call = scene.block();
+            scene.set_timeout(Some(SHORT));
+            fails_with!(call, TimedOut, Error::Timeout);
+            scene.set_timeout(None);
+            scene.is_usable();
+        });
+    }
+}
+
+#[test]
+fn a_timeout_lengthened_meanwhile_doesnt_fire() {
+    each("a_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut scene| {
+        lifted_in_time(&mut scene, |scene, ahead| scene.set_timeout(Some(ahead)), |scene| scene.set_timeout(Some(FAR)));
+    });
+}
+
+#[test]
+fn a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable() {
+    let no_data = |config: Config| config.no_data_timeout(Some(SHORT));
+    each_with("a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable", &ALL, no_data, |mut scene| {
+        fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
+        fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
+        scene.stream.set_no_data_timeout(None);
+        scene.is_usable();
+    });
+}
+
+#[test]
+fn a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
+    for before in [None, Some(FAR)] {
+        each("a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
+            scene.stream.set_no_data_timeout(before);
+            let call = scene.block();
+            scene.stream.set_no_data_timeout(Some(SHORT));
+            fails_with!(call, TimedOut, Error::NoData(SHORT));
+            scene.stream.set_no_data_timeout(None);
+            scene.is_usable();
+        });
+    }
+}
+
+#[test]
+fn a_no_data_timeout_lengthened_meanwhile_doesnt_fire() {
+    each("a_no_data_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut scene| {
+        lifted_in_time(
+            &mut scene,
+            |scene, ahead| scene.stream.set_no_data_timeout(Some(ahead)),
+            |scene| scene.stream.set_no_data_timeout(Some(FAR)),
+        );
+    });
+}
+
+#[test]
+fn non_blocking_mode_set_meanwhile_reaches_a_blocked_call() {
+    each("non_blocking_mode_set_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
+        let call = scene.block();
+        scene.stream.set_nonblocking(true).unwrap();
+        fails_with!(call, WouldBlock, Error::WouldBlock);
+        scene.stream.set_nonblocking(false).unwrap();
+        scene.is_usable();
+    });
+}
+
+// ---- this end's other threads ---------------------------------------------------------------------------------------
+
+#[test]
+fn close_in_another_thread_wakes_every_call() {
+    each("close_in_another_thread_wakes_every_call", &ALL, |scene| {
+        let call = scene.block();
+        scene.stream.close().unwrap();
+        fails_with!(call, NotConnected, Error::Closed);
+    });
+}
+
+#[test]
+fn shutdown_of_its_direction_wakes_a_call() {
+    for both in [false, true] {
+        each("shutdown_of_its_direction_wakes_a_call", &[ReadCall, WriteTo, WriteCall], |scene| {
+            let call = scene.block();
+            match (scene.call, both) {
+                (_, true) => scene.stream.shutdown(Shutdown::Both).unwrap(),
+                (WriteCall, false) => scene.stream.shutdown(Shutdown::Write).unwrap(),
+                (_, false) => scene.stream.shutdown(Shutdown::Read).unwrap(),
+            }
+            match scene.call {
+                WriteCall => fails_with!(call, BrokenPipe, Error::WriteShutdown),
+                _ => assert_eq!(call.join().unwrap(), 0),
+            }
+        });
+    }
+}
+
+#[test]
+fn shutdown_of_the_other_direction_leaves_a_call_alone() {
+    each("shutdown_of_the_other_direction_leaves_a_call_alone", &ALL, |mut scene| {
+        let call = scene.block();
+        let other = if READS.contains(&scene.call) { Shutdown::Write } else { Shutdown::Read };
+        scene.stream.shutdown(other).unwrap();
+        call.assert_asleep();
+        scene.satisfy(call);
+    });
+}
+
+#[test]
+fn a_flush_outlives_the_shutdown_of_its_direction_since_the_data_still_goes_out() {
+    each("a_flush_outlives_the_shutdown_of_its_direction", &[Flush], |mut scene| {
+        let call = scene.block();
+        scene.stream.shutdown(Shutdown::Write).unwrap();
+        call.assert_asleep();
+        scene.satisfy(call);
+        scene.expect_fin();
+    });
+}
+
+#[test]
+fn dropping_other_handles_leaves_a_call_alone() {
+    each("dropping_other_handles_leaves_a_call_alone", &ALL, |scene| {
+        let call = scene.block();
+        let Scene { puppet, stream, session, call: kind, .. } = scene;
+        drop(session);
+        drop(stream);
+        call.assert_asleep();
+        match kind {
+            ReadCall | WriteTo => puppet.fin(3),
+            WriteCall | Flush => puppet.open(),
+        }
+        assert_eq!(call.join().unwrap(), if kind == WriteCall { 4 } else { 0 });
+    });
+}
+
+#[test]
+fn session_close_wakes_every_call_before_it_is_done() {
+    each("session_close_wakes_every_call_before_it_is_done", &ALL, |scene| {
+        let call = scene.block();
+        let session = scene.session.clone();
+        let closing = started(move || session.close());
+        fails_with!(call, NotConnected, Error::Closed);
+        if WRITES.contains(&scene.call) {
+            closing.assert_asleep();
+        }
+        scene.puppet.open();
+        closing.join().unwrap();
+    });
+}
+
+// ---- the session's end ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind() {
+    each("a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind", &ALL, |scene| {
+        let call = scene.block();
+        scene.puppet.fail_read(ErrorKind::ConnectionReset);
+        fails_with!(call, ConnectionReset, Error::Io(source) if source.kind() == ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_failing_write_of_the_transport_wakes_writes_at_once() {
+    each("a_failing_write_of_the_transport_wakes_writes_at_once", &WRITES, |scene| {
+        let call = scene.block();
+        scene.puppet.fail_write(ErrorKind::HostUnreachable);
+        fails_with!(call, HostUnreachable, Error::Io(_));
+        // What the peer sent before can still be read; then comes the first error.
+        scene.puppet.psh(3, "late");
+        let mut late = [0; 4];
+        (&scene.stream).read_exact(&mut late).unwrap();
+        scene.puppet.end();
+        let error = (&scene.stream).read(&mut late).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::HostUnreachable);
+    });
+}
+
+#[test]
+fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close_timeout_passes() {
+    for ends in [true, false] {
+        let name = "a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close_timeout_passes";
+        for call in READS {
+            support::test(name, || {
+                let (puppet, transport) = puppet(1);
+                let close_timeout = if ends { FAR } else { SHORT };
+                let session = Session::server(transport, Config::new().close_timeout(close_timeout)).unwrap();
+                puppet.syn(3, "scene");
+                let scene = Scene { stream: session.accept().unwrap(), puppet, session, call, accepted: 0 };
+                let call = scene.block();
+                scene.puppet.fail_write(ErrorKind::HostUnreachable);
+                let writing = scene.session.open("something to write").unwrap();
+                if ends {
+                    let flush = started(move || (&writing).flush());
+                    drop(flush.join()); // nothing was written: it says so, or has nothing to wait for
+                    call.assert_asleep();
+                    scene.puppet.end();
+                }
+                fails_with!(call, HostUnreachable, Error::Io(_));
+            });
+        }
+    }
+}
+
+#[test]
+fn the_end_of_the_input_wakes_every_call_with_an_error() {
+    each("the_end_of_the_input_wakes_every_call_with_an_error", &ALL, |scene| {
+        let call = scene.block();
+        scene.puppet.end();
+        fails_with!(call, ConnectionAborted, Error::ConnectionLost("while the peer had streams open"));
+    });
+}
+
+#[test]
+fn a_fault_of_the_peers_wakes_every_call() {
+    each("a_fault_of_the_peers_wakes_every_call", &ALL, |scene| {
+        let call = scene.block();
+        scene.puppet.bytes([scene.puppet.version, 77, 0, 0, 0, 0, 0, 0]);
+        fails_with!(call, InvalidData, Error::InvalidCommand(77));
+    });
+}
+
+#[test]
+fn an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there() {
+    for call in ALL {
+        support::test("an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there", || {
+            let scene = Scene::new(call, 2, Config::new());
+            let call = scene.block();
+            scene.puppet.upd(3, 1_000_000, 65536);
+            fails_with!(call, InvalidData, Error::Consumed { stream: 3, consumed: 1_000_000, .. });
+            assert!(!scene.session.is_closed());
+        });
+    }
+}
+
+#[test]
+fn a_stalled_streams_writes_wake_when_it_is_cut() {
+    let config = |config: Config| config.max_receive_buffer(262_144).stall_timeout(Some(SHORT));
+    each_with("a_stalled_streams_writes_wake_when_it_is_cut", &WRITES, config, |scene| {
+        let call = scene.block();
+        for _ in 0..6 {
+            scene.puppet.psh(3, [7; 60_000]); // nobody reads
+        }
+        fails_with!(call, ConnectionAborted, Error::Stalled { after: SHORT, .. });
+        assert!(!scene.session.is_closed());
+    });
+}
+
+#[test]
+fn the_sessions_no_data_timeout_wakes_every_call() {
+    each("the_sessions_no_data_timeout_wakes_every_call", &ALL, |scene| {
+        scene.session.set_no_data_timeout(Some(FAR));
+        let call = scene.block();
+        scene.session.set_no_data_timeout(Some(SHORT));
+        fails_with!(call, TimedOut, Error::NoData(SHORT));
+        assert!(matches!(scene.session.close_reason(), Some(Error::NoData(SHORT))));
+    });
+}
+
+// ---- keepalive ------------------------------------------------------------------------------------------------------
+
+/// Long enough to set a scene on a busy machine.
+const SILENCE: Duration = Duration::from_millis(600);
+
+fn impatient(config: Config) -> Config {
+    config.keepalive_interval(SILENCE / 3).keepalive_timeout(SILENCE)
+}
+
+/// For `write` and `flush` the writer is stuck in the transport by then: nobody but the timer can notice.
+#[test]
+fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport() {
+    support::test("keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport", || {
+        let mut scenes = Vec::new();
+        for version in [1, 2] {
+            for call in ALL {
+                let scene = Scene::new(call, version, impatient(Config::new()));
+                scenes.push((started(scene.run()), scene)); // all at once: they wait for the same while
+            }
+        }
+        for (call, scene) in scenes {
+            fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+            assert!(scene.puppet.is_aborted());
+        }
+    });
+}
+
+/// A transport that ignores `abort` (as a pipe without an abort function would) keeps its own threads, but nobody else.
+#[test]
+fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
+    support::test("keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck", || {
+        for call in WRITES {
+            let scene = Scene::new(call, 1, impatient(Config::new()));
+            scene.puppet.turn_deaf();
+            fails_with!(started(scene.run()), ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+            fails_with!(started(scene.run()), ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+        }
+    });
+}
+
+/// A real socket: the peer reads nothing, the kernel's buffers fill up, `writev` is stuck in the system.
+#[test]
+fn keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket() {
+    support::test("keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket", || {
+        for version in [1, 2] {
+            let (ours, peer) = support::tcp();
+            let session = Session::client(ours, impatient(Config::new().version(version))).unwrap();
+            // More than the system's buffers hold, on version 2 too, where each stream sends at most one window.
+            let streams: Vec<_> = (0..64).map(|_| session.open("").unwrap()).collect();
+            let calls: Vec<_> = streams
+                .iter()
+                .map(|stream| {
+                    let stream = stream.clone();
+                    started(move || -> io::Result<()> {
+                        loop {
+                            (&stream).write_all(&[0; 100_000])?;
+                        }
+                    })
+                })
+                .collect();
+            let stream = streams[0].clone();
+            let reading = started(move || (&stream).read(&mut [0]));
+            let acceptor = session.clone();
+            let accepting = started(move || acceptor.accept().map(drop));
+            for call in calls {
+                fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+            }
+            fails_with!(reading, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+            assert!(matches!(accepting.join(), Err(Error::KeepaliveTimeout(SILENCE))));
+            let most = 64 * u64::from(gmux::INITIAL_WINDOW);
+            assert!(version == 1 || session.stats().bytes_sent < most, "the socket took everything: nothing was stuck");
+            drop(peer);
+        }
+    });
+}
+
+#[test]
+fn a_connection_reset_wakes_every_call() {
+    for call in ALL {
+        support::test("a_connection_reset_wakes_every_call", || {
+            let (ours, mut peer) = support::tcp();
+            let session = Session::client(ours, Config::new().keepalive_disabled(true)).unwrap();
+            let stream = session.open("").unwrap();
+            // The peer lets input lie unread when it goes, so that its system sends a reset.
+            (&stream).write_all(b"unread").unwrap();
+            (&stream).flush().unwrap();
+            peer.read_exact(&mut [0; 8]).unwrap();
+            let writer = stream.clone();
+            let scene = started(move || match call {
+                ReadCall => (&stream).read(&mut [0]).map(drop),
+                WriteTo => stream.write_to(&mut io::sink()).map(drop),
+                WriteCall => (&stream).write_all(&vec![0; 64_000_000]),
+                Flush => loop {
+                    (&stream).write_all(&[0; 100_000])?;
+                    (&stream).flush()?;
+                },
+            });
+            scene.assert_asleep();
+            drop(peer);
+            let error = scene.join().unwrap_err();
+            // The writer may meet the reset first; it says "broken pipe" when the reader took the error.
+            assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
+            assert!(matches!(Error::from(error), Error::Io(_)));
+            drop(writer);
+        });
+    }
+}
