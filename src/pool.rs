@@ -4,7 +4,7 @@
 //! for the data path, which lays an 8-byte header and a payload of 32768 bytes side by side.
 //!
 //! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps at most
-//! [`KEPT_BYTES`] of idle buffers and gives the rest back to the system; the locks are leaves (nothing is locked, and
+//! 8 MiB of idle buffers and gives the rest back to the system; the locks are leaves (nothing is locked, and
 //! nothing of a user's is called, while one is held).
 
 use std::ops::{Deref, DerefMut};
