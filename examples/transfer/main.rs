@@ -52,6 +52,8 @@ struct Local {
     /// The tree [default: this repository, without what is called .git or target]
     dir: Option<PathBuf>,
     #[command(flatten)]
+    exclude: Exclude,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -81,11 +83,13 @@ enum Command {
         /// The tree
         dir: PathBuf,
         #[command(flatten)]
+        exclude: Exclude,
+        #[command(flatten)]
         common: Common,
     },
 }
 
-#[derive(Args, Clone)]
+#[derive(Args)]
 struct Common {
     /// Files at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -93,7 +97,11 @@ struct Common {
     /// Version of the gmux protocol; both ends have to agree
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     gmux_version: u8,
-    /// Leave out what is called so, at any depth (sender only; may be repeated)
+}
+
+#[derive(Args)]
+struct Exclude {
+    /// Leave out what is called so, at any depth; may be repeated
     #[arg(long, value_name = "NAME")]
     exclude: Vec<OsString>,
 }
@@ -109,7 +117,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => local(cli.local),
         Some(Command::Serve { listen, into, common }) => serve(&listen, &into, &common),
-        Some(Command::Send { addr, dir, common }) => send(&addr, &dir, &common),
+        Some(Command::Send { addr, dir, exclude, common }) => send(&addr, &dir, &exclude, &common),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -122,28 +130,25 @@ fn main() -> ExitCode {
 }
 
 /// Both ends in one process.
-fn local(Local { dir, mut common }: Local) -> Result<bool> {
+fn local(Local { dir, mut exclude, common }: Local) -> Result<bool> {
     let dir = dir.unwrap_or_else(|| {
-        common.exclude.extend([".git", "target"].map(OsString::from));
+        exclude.exclude.extend([".git", "target"].map(OsString::from));
         // Cargo tells where the repository is; without it, the current directory has to do.
         std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into()).into()
     });
-    let tree = scan(&dir, &common)?;
+    let tree = scan(&dir, &exclude)?;
     let copy = tempfile::tempdir()?;
     let into = receive::prepare(copy.path())?;
 
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let addr = listener.local_addr()?;
+    let ours = TcpStream::connect(listener.local_addr()?)?;
+    let (theirs, _) = listener.accept()?;
     let (sent, received) = thread::scope(|scope| {
         let receiver = scope.spawn(|| {
-            let (tcp, _) = listener.accept()?;
-            let session = Session::server(tcp, common.config())?;
+            let session = Session::server(theirs, common.config())?;
             Ok::<_, gmux::Error>(receive::receive(&session, &into, common.jobs.into(), &ProgressBar::hidden()))
         });
-        // If connecting fails, the receiver waits for nobody.
-        let tcp =
-            TcpStream::connect(addr).unwrap_or_else(|error| panic!("no connection over loopback to {addr}: {error}"));
-        let sent = send_tree(tcp, &tree, &common);
+        let sent = send_tree(ours, &tree, &common);
         (sent, receiver.join().expect("the receiver panicked"))
     });
     let (sent, received) = (sent?, received?);
@@ -177,8 +182,8 @@ fn serve(listen: &str, into: &Path, common: &Common) -> Result<bool> {
     Ok(report.is_complete())
 }
 
-fn send(addr: &str, dir: &Path, common: &Common) -> Result<bool> {
-    let tree = scan(dir, common)?;
+fn send(addr: &str, dir: &Path, exclude: &Exclude, common: &Common) -> Result<bool> {
+    let tree = scan(dir, exclude)?;
     let tcp = TcpStream::connect(addr).map_err(|error| format!("{addr}: {error}"))?;
     let report = send_tree(tcp, &tree, common)?;
     report.complain();
@@ -186,8 +191,8 @@ fn send(addr: &str, dir: &Path, common: &Common) -> Result<bool> {
     Ok(tree.unreadable.is_empty() && report.is_complete())
 }
 
-fn scan(dir: &Path, common: &Common) -> Result<Tree> {
-    let tree = Tree::scan(dir, &common.exclude).map_err(|error| format!("{}: {error}", dir.display()))?;
+fn scan(dir: &Path, exclude: &Exclude) -> Result<Tree> {
+    let tree = Tree::scan(dir, &exclude.exclude).map_err(|error| format!("{}: {error}", dir.display()))?;
     for skipped in &tree.skipped {
         eprintln!("left out: {skipped}");
     }
