@@ -1,0 +1,416 @@
+//! Several calls that are blocked on one stream at once: one piece of data wakes one of them and, if that leaves some behind, the next; an
+//! ending wakes all.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use gmux::wire::{Command, Frame};
+use gmux::{Config, Session, Stream};
+use support::blocked::{Blocked, blocked, started};
+use support::puppet::{Puppet, puppet};
+use support::{test, until};
+
+const FAR: Duration = Duration::from_secs(3600);
+const VERSIONS: [u8; 2] = [1, 2];
+
+struct Scene {
+    puppet: Puppet,
+    stream: Stream,
+    session: Session,
+}
+
+fn scene(version: u8) -> Scene {
+    let (puppet, transport) = puppet(version);
+    let config = Config::new().version(version).max_send_buffer(4096).close_timeout(FAR);
+    let session = Session::server(transport, config).unwrap();
+    puppet.syn(3, "scene");
+    Scene { stream: session.accept().unwrap(), puppet, session }
+}
+
+/// A read of at most `most` bytes that returns what it got.
+fn read(stream: &Stream, most: usize) -> Blocked<io::Result<Vec<u8>>> {
+    let mut stream = stream.clone();
+    blocked(move || {
+        let mut data = vec![0; most];
+        let n = stream.read(&mut data)?;
+        data.truncate(n);
+        Ok(data)
+    })
+}
+
+fn write(stream: &Stream, byte: u8, len: usize) -> Blocked<io::Result<usize>> {
+    let mut stream = stream.clone();
+    blocked(move || stream.write(&vec![byte; len]))
+}
+
+fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
+    let mut stream = stream.clone();
+    blocked(move || stream.flush())
+}
+
+/// Shuts the transport, and fills the stream's queue; returns how much was accepted.
+fn fill(scene: &Scene) -> usize {
+    scene.puppet.shut();
+    let mut stream = &scene.stream;
+    let mut accepted = stream.write(b"x").unwrap();
+    scene.puppet.wait_stuck();
+    scene.stream.set_nonblocking(true).unwrap();
+    while let Ok(n) = stream.write(&[b'x'; 1000]) {
+        accepted += n;
+    }
+    scene.stream.set_nonblocking(false).unwrap();
+    accepted
+}
+
+/// Waits until one of the calls has returned, and takes it out.
+fn take_finished<T>(calls: &mut Vec<Blocked<T>>) -> T {
+    until(|| calls.iter().any(Blocked::is_finished));
+    let at = calls.iter().position(Blocked::is_finished).unwrap();
+    calls.remove(at).join()
+}
+
+// ---- readers --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
+    test("one_piece_of_data_wakes_one_reader_and_the_others_sleep_on", || {
+        for version in VERSIONS {
+            let scene = scene(version);
+            let mut calls: Vec<_> = (0..3).map(|_| read(&scene.stream, 16)).collect();
+            for piece in [&b"one"[..], b"two", b"three"] {
+                scene.puppet.psh(3, piece);
+                assert_eq!(take_finished(&mut calls).unwrap(), piece);
+                for call in &calls {
+                    call.assert_asleep();
+                }
+            }
+        }
+    });
+}
+
+/// Reads of one byte leave data behind; small ones copy under the stream's lock, those of 5000 bytes outside it.
+#[test]
+fn a_reader_that_leaves_data_behind_wakes_the_next() {
+    test("a_reader_that_leaves_data_behind_wakes_the_next", || {
+        for version in VERSIONS {
+            for size in [1, 5000] {
+                let scene = scene(version);
+                let calls: Vec<_> = (0..4).map(|_| read(&scene.stream, size)).collect();
+                // One frame: one wake-up from the reader thread, the others come from reader to reader.
+                let sent: Vec<u8> = (0..4).flat_map(|byte| vec![byte; size]).collect();
+                scene.puppet.psh(3, &sent);
+                let mut got: Vec<u8> = calls.into_iter().flat_map(|call| call.join().unwrap()).collect();
+                got.sort_unstable();
+                assert!(got == sent, "every byte once");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_read_that_times_out_as_data_comes_loses_none() {
+    test("a_read_that_times_out_as_data_comes_loses_none", || {
+        let scene = scene(1);
+        for round in 0..80u64 {
+            scene.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+            let mut stream = scene.stream.clone();
+            let limited = started(move || stream.read_exact(&mut [0; 4]));
+            // Data comes about when the limit passes: the delay is swept over it.
+            std::thread::sleep(Duration::from_micros(8_000 + 50 * round));
+            scene.puppet.psh(3, "data");
+            let first = limited.join();
+            scene.stream.set_read_timeout(None).unwrap();
+            if let Err(error) = first {
+                assert_eq!(error.kind(), ErrorKind::TimedOut);
+                (&scene.stream).read_exact(&mut [0; 4]).unwrap();
+            }
+        }
+        scene.puppet.fin(3);
+        assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0, "nothing came twice");
+    });
+}
+
+/// A writer for `write_to` that says when it is called, and waits for leave.
+struct Slow {
+    called: mpsc::Sender<usize>,
+    leave: mpsc::Receiver<()>,
+}
+
+impl Write for Slow {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.called.send(buf.len()).unwrap();
+        self.leave.recv().unwrap();
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// While `write_to` is busy with the data, readers wait for their turn; what happens then has to reach all of them.
+fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Vec<u8>>)) {
+    for version in VERSIONS {
+        let scene = scene(version);
+        let ((called, calls), (leave, leaves)) = (mpsc::channel(), mpsc::channel());
+        let stream = scene.stream.clone();
+        scene.puppet.psh(3, "busy");
+        let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
+        assert_eq!(calls.recv().unwrap(), 4);
+        let readers: Vec<_> = (0..3).map(|_| read(&scene.stream, 16)).collect();
+        happens(&scene);
+        leave.send(()).unwrap();
+        for reader in readers {
+            check(reader.join());
+        }
+        drop(leave);
+        drop(busy.join());
+    }
+}
+
+#[test]
+fn a_fin_behind_a_slow_write_to_reaches_every_waiting_reader() {
+    test("a_fin_behind_a_slow_write_to_reaches_every_waiting_reader", || {
+        while_write_to_is_busy(
+            |scene| {
+                scene.puppet.fin(3);
+                // That the FIN came is seen when the next stream is there.
+                scene.puppet.syn(5, "");
+                scene.session.accept().unwrap();
+            },
+            |read| assert_eq!(read.unwrap(), b""),
+        );
+    });
+}
+
+#[test]
+fn shutdown_read_behind_a_slow_write_to_reaches_every_waiting_reader() {
+    test("shutdown_read_behind_a_slow_write_to_reaches_every_waiting_reader", || {
+        while_write_to_is_busy(
+            |scene| scene.stream.shutdown(Shutdown::Read).unwrap(),
+            |read| assert_eq!(read.unwrap(), b""),
+        );
+    });
+}
+
+#[test]
+fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
+    test("the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader", || {
+        while_write_to_is_busy(
+            |scene| {
+                scene.puppet.end();
+                assert!(scene.session.closed().recv().is_err());
+            },
+            |read| assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionAborted),
+        );
+    });
+}
+
+/// The session ends while there is still data behind that which `write_to` is busy with, so that readers wait for a turn, not for the end.
+#[test]
+fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
+    test("data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader", || {
+        for version in VERSIONS {
+            let scene = scene(version);
+            let ((called, calls), (leave, leaves)) = (mpsc::channel(), mpsc::channel());
+            let stream = scene.stream.clone();
+            scene.puppet.psh(3, [1; 5000]);
+            let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
+            assert_eq!(calls.recv().unwrap(), 5000);
+            scene.puppet.psh(3, [2; 5000]);
+            scene.puppet.end();
+            assert!(scene.session.closed().recv().is_err());
+            let readers: Vec<_> = (0..3).map(|_| read(&scene.stream, 2)).collect();
+            for reader in &readers {
+                reader.assert_asleep(); // the data isn't theirs while `write_to` has its turn
+            }
+            leave.send(()).unwrap();
+            assert_eq!(calls.recv().unwrap(), 5000, "one turn takes all there is");
+            leave.send(()).unwrap();
+            for reader in readers {
+                assert_eq!(reader.join().unwrap_err().kind(), ErrorKind::ConnectionAborted);
+            }
+            assert_eq!(busy.join().unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        }
+    });
+}
+
+#[test]
+fn a_deadline_reaches_readers_that_wait_for_their_turn() {
+    test("a_deadline_reaches_readers_that_wait_for_their_turn", || {
+        while_write_to_is_busy(
+            |scene| scene.stream.set_read_deadline(Some(Instant::now())),
+            |read| assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut),
+        );
+    });
+}
+
+// ---- writers --------------------------------------------------------------------------------------------------------
+
+/// Every call's bytes are in one piece, whoever was woken first; calls beyond 4096 bytes copy outside the stream's lock.
+#[test]
+fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
+    test("room_reaches_every_writer_and_each_calls_bytes_are_contiguous", || {
+        for version in VERSIONS {
+            for size in [100, 20_000] {
+                let mut scene = scene(version);
+                let filled = fill(&scene);
+                let calls: Vec<_> = (0..6).map(|byte| (byte, write(&scene.stream, byte, size))).collect();
+                scene.puppet.open();
+                let mut accepted = BTreeMap::new();
+                for (byte, call) in calls {
+                    accepted.insert(byte, call.join().unwrap());
+                }
+                let data = scene.puppet.expect_data(3, filled + accepted.values().sum::<usize>());
+                let mut runs = data[filled..].chunk_by(|a, b| a == b).collect::<Vec<_>>();
+                runs.sort_unstable();
+                let expected: Vec<_> = accepted.iter().map(|(&byte, &n)| vec![byte; n]).collect();
+                assert!(runs == expected, "{accepted:?}");
+            }
+        }
+    });
+}
+
+/// Credit for one byte each time: one of the writers gets it.
+#[test]
+fn a_little_credit_wakes_one_writer_and_more_the_next() {
+    test("a_little_credit_wakes_one_writer_and_more_the_next", || {
+        let window = gmux::INITIAL_WINDOW;
+        let mut scene = scene(2);
+        (&scene.stream).write_all(&vec![0; window as usize]).unwrap();
+        scene.puppet.expect_data(3, window as usize);
+        let mut calls: Vec<_> = (1..=3).map(|byte| write(&scene.stream, byte, 1)).collect();
+        scene.puppet.upd(3, 1, window);
+        assert_eq!(take_finished(&mut calls).unwrap(), 1);
+        for call in &calls {
+            call.assert_asleep();
+        }
+        scene.puppet.upd(3, 3, window); // one UPD, room for both
+        for call in calls {
+            assert_eq!(call.join().unwrap(), 1);
+        }
+        let mut sent = scene.puppet.expect_data(3, 3);
+        sent.sort_unstable();
+        assert_eq!(sent, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn handed_over_data_wakes_every_flush() {
+    test("handed_over_data_wakes_every_flush", || {
+        for version in VERSIONS {
+            let scene = scene(version);
+            fill(&scene);
+            let calls = [(); 3].map(|()| flush(&scene.stream));
+            scene.puppet.open();
+            for call in calls {
+                call.join().unwrap();
+            }
+        }
+    });
+}
+
+// ---- endings, for everybody at once ---------------------------------------------------------------------------------
+
+/// Three readers, writers and flushes each, and three `accept`s, all blocked; `happens` has to wake all of them.
+fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
+    for version in VERSIONS {
+        let scene = scene(version);
+        fill(&scene);
+        let reads = [(); 3].map(|()| read(&scene.stream, 16));
+        let writes = [(); 3].map(|()| write(&scene.stream, 1, 16));
+        let flushes = [(); 3].map(|()| flush(&scene.stream));
+        let accepts = [(); 3].map(|()| {
+            let session = scene.session.clone();
+            blocked(move || session.accept().map(drop))
+        });
+        happens(&scene);
+        for call in reads {
+            assert_eq!(call.join().unwrap_err().kind(), kind);
+        }
+        for call in writes {
+            assert_eq!(call.join().unwrap_err().kind(), kind);
+        }
+        for call in flushes {
+            assert_eq!(call.join().unwrap_err().kind(), kind);
+        }
+        if !accepts_too {
+            for call in &accepts {
+                call.assert_asleep();
+            }
+            scene.puppet.end();
+        }
+        for call in accepts {
+            assert!(call.join().is_err());
+        }
+    }
+}
+
+#[test]
+fn the_sessions_end_wakes_everybody() {
+    test("the_sessions_end_wakes_everybody", || {
+        everybody(|scene| scene.puppet.end(), ErrorKind::ConnectionAborted, true);
+        everybody(|scene| scene.puppet.fail_read(ErrorKind::ConnectionReset), ErrorKind::ConnectionReset, true);
+        let fault = |scene: &Scene| scene.puppet.frame(Command::Fin, 3, b"?");
+        everybody(fault, ErrorKind::InvalidData, true);
+    });
+}
+
+#[test]
+fn the_streams_close_wakes_everybody_on_it() {
+    test("the_streams_close_wakes_everybody_on_it", || {
+        everybody(|scene| scene.stream.close().unwrap(), ErrorKind::NotConnected, false);
+    });
+}
+
+#[test]
+fn a_deadline_wakes_everybody_on_the_stream() {
+    test("a_deadline_wakes_everybody_on_the_stream", || {
+        everybody(|scene| scene.stream.set_deadline(Some(Instant::now())), ErrorKind::TimedOut, false);
+    });
+}
+
+#[test]
+fn non_blocking_mode_wakes_everybody_on_the_stream() {
+    test("non_blocking_mode_wakes_everybody_on_the_stream", || {
+        everybody(|scene| scene.stream.set_nonblocking(true).unwrap(), ErrorKind::WouldBlock, false);
+    });
+}
+
+#[test]
+fn the_sessions_close_wakes_everybody() {
+    test("the_sessions_close_wakes_everybody", || {
+        let close = |scene: &Scene| {
+            let session = scene.session.clone();
+            let closing = blocked(move || session.close());
+            scene.puppet.open();
+            closing.join().unwrap();
+        };
+        everybody(close, ErrorKind::NotConnected, true);
+    });
+}
+
+/// Wake-ups are gathered during one read of the transport: none is lost among the others.
+#[test]
+fn many_streams_in_one_read_each_wake_their_reader() {
+    test("many_streams_in_one_read_each_wake_their_reader", || {
+        let scene = scene(1);
+        let ids: Vec<u32> = (5..45).step_by(2).collect();
+        let mut calls = Vec::new();
+        for &id in &ids {
+            scene.puppet.syn(id, "");
+            calls.push(read(&scene.session.accept().unwrap(), 16));
+        }
+        let frame = |id: u32| Frame::new(1, Command::Psh, id, id.to_le_bytes()).unwrap().encode();
+        // Twice over, so that streams alternate.
+        scene.puppet.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
+        for (id, call) in ids.into_iter().zip(calls) {
+            assert!(call.join().unwrap().starts_with(&id.to_le_bytes()));
+        }
+    });
+}
