@@ -282,19 +282,7 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
         for i in 0..20 {
             write(tree.path(), format!("sub/{i:02}"), b"content");
         }
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let mut command = example("transfer");
-        let sender = Running::start(command.args(["send", "--jobs", "8", &addr]).arg(tree.path()));
-
-        let session = Session::server(listener.accept().unwrap().0, Config::new()).unwrap();
-        let mut list = session.accept().unwrap();
-        list.write_all(&[0, 0, 0]).unwrap();
-        let mut bytes = Vec::new();
-        list.read_to_end(&mut bytes).unwrap();
-        assert_eq!(list.name_bytes(), b"");
-        list.write_all(&[0, 0, 0]).unwrap();
-        drop(list);
+        let (sender, session) = sender_to_us(tree.path(), 8, 1);
 
         // None of these is answered before all have come, and as none is answered no ninth is opened.
         let streams: Vec<Stream> = (0..8).map(|_| session.accept().unwrap()).collect();
@@ -308,7 +296,7 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
         assert_eq!(session.stats().streams_received, 9);
 
         // And a refusal reaches whoever runs the sender, each with its reason.
-        let refuse = |mut stream: &Stream| stream.write_all(b"\x01\x06\x00sorry\x1b").unwrap();
+        let refuse = |mut stream: &Stream| stream.write_all(b"\x01\x06\0sorry\x1b").unwrap();
         streams.iter().for_each(refuse);
         drop(streams);
         for stream in session.incoming() {
@@ -317,6 +305,68 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
         let sent = sender.finish();
         sent.failed().complains("refused \"sub/00\": sorry?\n").complains("refused \"sub/19\": sorry?\n");
         sent.complains("20 refused, 0 missing");
+    });
+}
+
+/// Starts a sender, and is its receiver: the session, after the list of names.
+fn sender_to_us(tree: &Path, jobs: u16, version: u8) -> (Running, Session) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (jobs, number) = (jobs.to_string(), version.to_string());
+    let mut command = example("transfer");
+    let sender = Running::start(command.args(["send", "--jobs", &jobs, "--gmux-version", &number, &addr]).arg(tree));
+    let session = Session::server(listener.accept().unwrap().0, Config::new().version(version)).unwrap();
+    let mut list = session.accept().unwrap();
+    assert_eq!(list.name_bytes(), b"");
+    list.write_all(YES).unwrap();
+    list.read_to_end(&mut Vec::new()).unwrap();
+    list.write_all(YES).unwrap();
+    (sender, session)
+}
+
+const YES: &[u8] = &[0, 0, 0];
+
+#[test]
+fn a_file_that_changes_under_the_senders_hands_is_never_sent_as_whole() {
+    test("a_file_that_changes_under_the_senders_hands_is_never_sent_as_whole", || {
+        let tree = temp();
+        write(tree.path(), "shrinks", b"12345");
+        write(tree.path(), "vanishes", b"12345");
+        let (sender, session) = sender_to_us(tree.path(), 1, 1);
+        let mut stream = session.accept().unwrap();
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"F\x05\0\0\0\0\0\0\0");
+        // The file is open, and none of it has been read: the sender waits for our yes.
+        write(tree.path(), "shrinks", b"123");
+        fs::remove_file(tree.path().join("vanishes")).unwrap();
+        stream.write_all(YES).unwrap();
+        let mut came = Vec::new();
+        stream.read_to_end(&mut came).unwrap();
+        assert_eq!(came, b"123", "and no digest");
+        assert!(session.incoming().next().is_none(), "nothing to send of the other");
+        let sent = sender.finish();
+        sent.failed().complains("refused \"shrinks\": the content ended after 3 of 5 bytes");
+        sent.complains("refused \"vanishes\": No such file");
+    });
+}
+
+#[test]
+fn a_receiver_that_gives_up_within_a_file_stops_its_sender_there() {
+    test("a_receiver_that_gives_up_within_a_file_stops_its_sender_there", || {
+        let tree = temp();
+        let length = 1 << 40; // all hole, and more than anybody could send while this test may run
+        fs::File::create(tree.path().join("huge")).unwrap().set_len(length).unwrap();
+        for version in [1, 2] {
+            let (sender, session) = sender_to_us(tree.path(), 1, version);
+            let mut stream = session.accept().unwrap();
+            stream.write_all(YES).unwrap();
+            stream.read_exact(&mut [0; 100_000]).unwrap();
+            stream.write_all(b"\x01\x09\x00disk full").unwrap();
+            drop(stream);
+            sender.finish().failed().complains("refused \"huge\": disk full\n");
+            drop(session);
+        }
     });
 }
 
@@ -597,11 +647,10 @@ fn a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_miss
 }
 
 #[test]
-fn what_the_sender_cant_read_is_no_success_at_either_end() {
-    test("what_the_sender_cant_read_is_no_success_at_either_end", || {
+fn what_the_receiver_refuses_is_no_success_at_either_end() {
+    test("what_the_receiver_refuses_is_no_success_at_either_end", || {
         let (tree, into) = (temp(), temp());
         write(tree.path(), "good", b"good");
-        // Its name is one that the receiver refuses: permissions wouldn't stop root.
         write(tree.path(), ".gmux-transfer-left-behind", b"old");
         let server = Running::serve(into.path());
         let mut command = example("transfer");

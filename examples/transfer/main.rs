@@ -23,6 +23,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use gmux::{Config, Session};
@@ -108,7 +109,9 @@ struct Exclude {
 
 impl Common {
     fn config(&self) -> Config {
-        Config::new().version(self.gmux_version)
+        // A receiver that gives up within a file answers why and closes the stream. On version 2 the sender may be waiting for window
+        // then; there is no half-closed talk here that would need more patience.
+        Config::new().version(self.gmux_version).half_close_stall(Some(Duration::from_secs(1)))
     }
 }
 

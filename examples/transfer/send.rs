@@ -102,22 +102,39 @@ fn send_stream(
     // Under a deadline that has passed, a read returns what is there and never waits: so a receiver that gives up (a full disk) is
     // noticed between blocks, not after the last.
     stream.set_read_deadline(Some(Instant::now()));
-    let digest = protocol::copy(content, &mut &*stream, request.length, |n| {
+    let mut refusal = None;
+    let copied = protocol::copy(content, &mut &*stream, request.length, |n| {
         progress(n);
-        let mut status = [0];
-        match (&*stream).read(&mut status) {
-            Ok(0) => Err(invalid("the receiver closed the stream")),
-            Ok(_) => {
-                stream.set_read_deadline(None);
-                protocol::read_answer(&mut &*stream, Some(status[0]))?.map_err(invalid)
-            }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
-            Err(error) => Err(error),
+        refusal = early_refusal(stream)?;
+        if refusal.is_some() { Err(invalid("refused")) } else { Ok(()) }
+    });
+    let digest = match copied {
+        Ok(digest) => digest,
+        // If the receiver gave a reason, it is the cause of whatever failed here.
+        Err(error) => {
+            let reason = if refusal.is_some() { refusal } else { early_refusal(stream)? };
+            return Err(reason.map_or(error, invalid));
         }
-    })?;
+    };
     stream.set_read_deadline(None);
 
     stream.write_all(&digest)?;
     stream.shutdown(Shutdown::Write)?;
     protocol::read_answer(&mut stream, None)?.map_err(invalid)
+}
+
+/// Why the receiver refuses, if it does so within the content. Under a read deadline that has passed, this doesn't wait for an answer to
+/// begin.
+fn early_refusal(mut stream: &Stream) -> io::Result<Option<String>> {
+    let mut status = [0];
+    match stream.read(&mut status) {
+        Ok(0) => Ok(Some("the receiver closed the stream without a word".to_owned())),
+        Ok(_) => {
+            stream.set_read_deadline(None);
+            let answer = protocol::read_answer(&mut stream, Some(status[0]))?;
+            Ok(Some(answer.err().unwrap_or_else(|| "the receiver confirmed what it can't have yet".to_owned())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+        Err(error) => Err(error),
+    }
 }
