@@ -1,0 +1,293 @@
+//! The promises, *Closing a stream*.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::Error;
+use gmux::wire::Command;
+use support::lab::{FAR, Lab, blocked, count, data, quiet, quiet_versions};
+use support::raw::{End, against_client, against_server};
+use support::{Pattern, pair, test, until};
+
+/// "Closing a stream never blocks, nor does dropping a handle that isn't the session's last; FIN follows what was accepted."
+#[test]
+fn closing_never_blocks_and_fin_follows_what_was_accepted() {
+    test("closing_never_blocks_and_fin_follows_what_was_accepted", || {
+        for by_drop in [false, true] {
+            let (lab, session) = Lab::client(quiet().max_send_buffer(100_000).close_timeout(FAR));
+            let sent = Pattern::bytes(1, 100_000);
+            let streams: Vec<_> = (0..3).map(|_| session.open("").unwrap()).collect();
+            for mut stream in &streams {
+                let n = stream.write(&sent).unwrap();
+                assert_eq!(n, sent.len());
+            }
+            // The transport takes nothing and nothing is in a hurry: a close that waited would wait for ever.
+            for stream in streams {
+                if !by_drop {
+                    let other = stream.clone();
+                    stream.close().unwrap();
+                    other.close().unwrap();
+                    assert_eq!((&other).write(b"x").unwrap_err().kind(), ErrorKind::NotConnected);
+                    assert_eq!((&other).read(&mut [0]).unwrap_err().kind(), ErrorKind::NotConnected);
+                    assert_eq!(other.shutdown(Shutdown::Both).unwrap_err().kind(), ErrorKind::NotConnected);
+                }
+                drop(stream);
+            }
+            assert_eq!(session.num_streams(), 0);
+            lab.allow_all();
+            let ids = [3, 5, 7];
+            let frames = lab.until_frames(|frames| ids.iter().all(|&id| count(frames, Command::Fin, id) > 0));
+            for id in ids {
+                assert!(data(&frames, id) == sent);
+                let of_stream: Vec<_> = frames.iter().filter(|frame| frame.header.stream_id == id).collect();
+                assert_eq!(of_stream.first().unwrap().header.command, Command::Syn);
+                assert_eq!(of_stream.last().unwrap().header.command, Command::Fin);
+            }
+            lab.eof();
+            session.close().unwrap();
+            assert!(ids.iter().all(|&id| count(&lab.frames(), Command::Fin, id) == 1), "exactly once");
+        }
+    });
+}
+
+/// "Dropping a handle that isn't the session's last": nor is it the stream's last, then nothing ends.
+#[test]
+fn a_stream_is_closed_by_the_drop_of_its_last_handle_alone() {
+    test("a_stream_is_closed_by_the_drop_of_its_last_handle_alone", || {
+        let (mut raw, session) = against_client(quiet(), 1);
+        let stream = session.open("").unwrap();
+        raw.expect(Command::Syn, 3);
+        let mut other = stream.clone();
+        drop(stream);
+        other.write_all(b"alive").unwrap();
+        assert_eq!(raw.expect_data(3, 5), b"alive");
+        assert_eq!(session.num_streams(), 1);
+        drop(other);
+        raw.expect(Command::Fin, 3);
+        assert_eq!(session.num_streams(), 0);
+    });
+}
+
+/// "FIN follows what was accepted" though the write deadline has expired.
+#[test]
+fn fin_ignores_deadlines() {
+    test("fin_ignores_deadlines", || {
+        let (lab, session) = Lab::client(quiet());
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"data").unwrap();
+        stream.set_deadline(Some(Instant::now()));
+        stream.close().unwrap();
+        lab.allow_all();
+        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        assert_eq!(data(&frames, 3), b"data");
+    });
+}
+
+/// "Unread data survives a half-close and both FINs."
+#[test]
+fn unread_data_survives_a_half_close_and_both_fins() {
+    test("unread_data_survives_a_half_close_and_both_fins", || {
+        for config in quiet_versions() {
+            let (client, server) = pair(config);
+            let mut ours = client.open("").unwrap();
+            let (there, back) = (Pattern::bytes(1, 200_000), Pattern::bytes(2, 200_000));
+            ours.write_all(&there).unwrap();
+            ours.shutdown(Shutdown::Write).unwrap();
+            let mut theirs = server.accept().unwrap();
+            theirs.write_all(&back).unwrap();
+            theirs.shutdown(Shutdown::Write).unwrap();
+            // Both have sent and received FIN, neither has read.
+            until(|| client.stats().bytes_received == 200_000 && server.stats().bytes_received == 200_000);
+            theirs.flush().unwrap();
+            ours.flush().unwrap();
+            for (stream, expected) in [(&mut ours, &back), (&mut theirs, &there)] {
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                assert!(got == *expected);
+                assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+            }
+            assert_eq!((client.num_streams(), server.num_streams()), (1, 1), "not closed yet");
+        }
+    });
+}
+
+/// "After FIN a stream sends no SYN, PSH or second FIN; UPD goes on while the application reads."
+#[test]
+fn after_fin_a_stream_sends_nothing_but_upd() {
+    test("after_fin_a_stream_sends_nothing_but_upd", || {
+        let (mut raw, session) = against_client(quiet().version(2), 2);
+        let mut stream = session.open("half").unwrap();
+        stream.write_all(b"request").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(raw.expect(Command::Syn, 3), b"half");
+        assert_eq!(raw.expect_data(3, 7), b"request");
+        raw.expect(Command::Fin, 3);
+        let mut consumed = 0;
+        for _ in 0..20 {
+            raw.psh(3, [1; 40_000]);
+            stream.read_exact(&mut [0; 40_000]).unwrap();
+            consumed += 40_000u32;
+            let payload = raw.expect(Command::Upd, 3);
+            let told = u32::from_le_bytes(payload[..4].try_into().unwrap());
+            assert!(told > 0 && told <= consumed, "{told} of {consumed}");
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        raw.fin(3);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        drop(stream);
+        raw.finish();
+        let (rest, end) = raw.rest();
+        assert!(rest.iter().all(|frame| frame.header.command == Command::Upd), "{rest:?}");
+        assert_eq!(end, End::Clean);
+    });
+}
+
+/// "A writer without credit after the peer's FIN fails after `half_close_stall`."
+#[test]
+fn a_writer_without_credit_fails_some_time_after_the_peers_fin() {
+    const STALL: Duration = Duration::from_millis(50);
+    test("a_writer_without_credit_fails_some_time_after_the_peers_fin", || {
+        let (mut raw, session) = against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
+        let stream = session.open("").unwrap();
+        (&stream).write_all(&[0; 262_144]).unwrap();
+        let write = blocked("starving", {
+            let mut stream = stream.clone();
+            move || (stream.write(b"x").unwrap_err(), Instant::now())
+        });
+        let before = Instant::now();
+        raw.fin(3);
+        let (error, failed) = write.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        assert!(matches!(Error::from(error), Error::PeerFinished(STALL)));
+        assert!(failed - before >= STALL);
+        // Only the writer failed.
+        stream.close().unwrap();
+        raw.expect(Command::Syn, 3);
+        raw.expect_data(3, 262_144);
+        raw.expect(Command::Fin, 3);
+    });
+}
+
+/// "... restarted by each UPD that brings credit."
+#[test]
+fn credit_after_the_peers_fin_restarts_the_writers_clock() {
+    const STALL: Duration = Duration::from_secs(1);
+    test("credit_after_the_peers_fin_restarts_the_writers_clock", || {
+        let (mut raw, session) = against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
+        let stream = session.open("").unwrap();
+        (&stream).write_all(&[0; 262_144]).unwrap();
+        let write = blocked("starving-twice", {
+            let mut stream = stream.clone();
+            move || (stream.write_all(&[1; 100]).unwrap_err(), Instant::now())
+        });
+        raw.fin(3);
+        let mut last = Instant::now();
+        for more in 1..=6 {
+            thread::sleep(STALL / 4); // time itself is under test; six quarters are more than one stall
+            last = Instant::now();
+            raw.upd(3, 0, 262_144 + more);
+        }
+        let (error, failed) = write.join().unwrap();
+        assert!(matches!(Error::from(error), Error::PeerFinished(STALL)));
+        assert!(failed - last >= STALL, "{:?}", failed - last);
+        raw.expect(Command::Syn, 3);
+        assert_eq!(raw.expect_data(3, 262_150)[262_144..], [1; 6]);
+    });
+}
+
+/// Data and room after the peer's FIN: a half-closed peer that reads on is written to as long as it likes.
+#[test]
+fn a_writer_with_credit_goes_on_after_the_peers_fin() {
+    test("a_writer_with_credit_goes_on_after_the_peers_fin", || {
+        for config in quiet_versions() {
+            let (client, server) = pair(config.half_close_stall(Some(Duration::from_secs(30))));
+            let ours = client.open("").unwrap();
+            ours.shutdown(Shutdown::Write).unwrap();
+            let writer = thread::spawn(move || {
+                let mut theirs = server.accept().unwrap();
+                assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+                theirs.write_all(&Pattern::bytes(3, 2_000_000)).unwrap();
+            });
+            let mut got = Vec::new();
+            (&ours).read_to_end(&mut got).unwrap();
+            assert!(got == Pattern::bytes(3, 2_000_000));
+            writer.join().unwrap();
+        }
+    });
+}
+
+/// Data for a stream that was closed here is read past and doesn't cost budget, before and after its FIN is handed over.
+#[test]
+fn data_for_a_closed_stream_costs_nothing() {
+    test("data_for_a_closed_stream_costs_nothing", || {
+        let (mut raw, session) = against_server(quiet().max_receive_buffer(65_536), 1);
+        raw.syn(1, "");
+        raw.psh(1, [0; 20_000]);
+        let stream = session.accept().unwrap();
+        until(|| session.stats().receive_buffered >= 20_000);
+        drop(stream);
+        raw.expect(Command::Fin, 1);
+        assert_eq!(session.stats().receive_buffered, 0, "the unread data is gone");
+        (0..20).for_each(|_| raw.psh(1, [0; 20_000]));
+        raw.fin(1);
+        raw.assert_alive(&session, 3);
+        assert_eq!((session.stats().receive_buffered, session.stats().receive_pauses), (0, 0));
+    });
+}
+
+/// smux's test: many streams and their session are closed at once, from as many threads.
+#[test]
+fn many_streams_and_their_session_close_at_once() {
+    test("many_streams_and_their_session_close_at_once", || {
+        for config in quiet_versions() {
+            let (client, server) = pair(config.close_timeout(Duration::from_secs(30)));
+            let streams: Vec<_> = (0..100)
+                .map(|i| {
+                    let mut stream = client.open(format!("{i}")).unwrap();
+                    stream.write_all(&[0; 1000]).unwrap();
+                    stream
+                })
+                .collect();
+            let start = Arc::new(Barrier::new(102));
+            let mut threads: Vec<_> = streams
+                .into_iter()
+                .map(|stream| {
+                    let start = Arc::clone(&start);
+                    thread::spawn(move || {
+                        start.wait();
+                        stream.close().unwrap();
+                        stream.close().unwrap();
+                    })
+                })
+                .collect();
+            for _ in 0..2 {
+                let (start, client) = (Arc::clone(&start), client.clone());
+                threads.push(thread::spawn(move || {
+                    start.wait();
+                    client.close().unwrap();
+                }));
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert!(client.is_closed());
+            assert_eq!(client.num_streams(), 0);
+            assert!(server.closed().recv().is_err());
+            // Whatever was accepted came, whichever way each stream ended.
+            for i in 0..100 {
+                let mut stream = server.accept().unwrap();
+                assert_eq!(stream.name(), i.to_string());
+                stream.read_exact(&mut [0; 1000]).unwrap();
+                match stream.read(&mut [0]) {
+                    Ok(0) => {}
+                    Ok(n) => panic!("{n} bytes too many"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionAborted),
+                }
+            }
+            server.close().unwrap_or_else(|error| assert!(matches!(error, Error::ConnectionLost(_)), "{error}"));
+        }
+    });
+}
