@@ -293,8 +293,13 @@ impl Write for LabWriter {
 /// Waits until the thread with this name sleeps in a system call: blocked, as far as anybody can tell from outside. Thread names are
 /// cut after 15 bytes. Where the system doesn't tell, a while has to do.
 pub fn asleep(name: &str) {
+    asleep_unless(name, || false);
+}
+
+fn asleep_unless(name: &str, over: impl Fn() -> bool) {
     let mut looks = 0;
     super::until(|| {
+        assert!(!over(), "thread {name:?} was to block, it has ended");
         looks = match state_of(name) {
             Some('S') => looks + 1,
             Some(_) => 0,
@@ -317,7 +322,7 @@ fn state_of(name: &str) -> Option<char> {
 /// Runs `body` on a thread of that name and waits until it is blocked.
 pub fn blocked<R: Send + 'static>(name: &str, body: impl FnOnce() -> R + Send + 'static) -> std::thread::JoinHandle<R> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(body).unwrap();
-    asleep(name);
+    asleep_unless(name, || thread.is_finished());
     thread
 }
 

@@ -1,0 +1,410 @@
+//! The promises, *Closing a session*.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::wire::{Command, Frame};
+use gmux::{Error, Session};
+use support::lab::{FAR, Lab, asleep, blocked, count, data, quiet};
+use support::raw::{End, against_client, against_server};
+use support::{Pattern, pair, test, until};
+
+/// "No new streams."
+#[test]
+fn a_closed_session_opens_and_accepts_nothing() {
+    test("a_closed_session_opens_and_accepts_nothing", || {
+        let (client, server) = pair(quiet());
+        let waiting = client.open("waiting").unwrap();
+        until(|| server.num_streams() == 1);
+        assert!(!server.is_closed() && server.close_reason().is_none());
+        server.close().unwrap();
+        assert!(server.is_closed());
+        assert!(matches!(server.close_reason(), Some(Error::Closed)));
+        assert!(server.closed().recv().is_err());
+        assert!(matches!(server.open("late"), Err(Error::Closed)));
+        assert!(matches!(server.accept(), Err(Error::Closed)), "at once, though a stream waits");
+        assert!(matches!(server.try_accept(), Err(Error::Closed)));
+        assert!(matches!(server.accept_timeout(FAR), Err(Error::Closed)));
+        assert!(server.incoming().next().is_none());
+        server.close().unwrap();
+        // The other end: its stream was cut off.
+        assert_eq!((&waiting).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        assert!(matches!(client.open("late"), Err(Error::ConnectionLost(_))));
+    });
+}
+
+/// "Accepted data is flushed; streams that the application closed get their FIN, others get none ...; `finish_write`."
+#[test]
+fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {
+    test("what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin", || {
+        let config = quiet().max_send_buffer(8 << 20).close_timeout(FAR);
+        let (mut raw, session) = against_client(config, 1);
+        let sent = Pattern::bytes(1, 6 << 20); // more than the system's socket buffers hold
+        let streams: Vec<_> = (0..4).map(|_| session.open("").unwrap()).collect();
+        for mut stream in &streams {
+            stream.write_all(&sent).unwrap();
+        }
+        streams[0].close().unwrap();
+        streams[1].shutdown(Shutdown::Write).unwrap();
+        let close = blocked("slow-close", {
+            let session = session.clone();
+            move || session.close()
+        });
+        let (frames, end) = raw.rest();
+        close.join().unwrap().unwrap();
+        assert_eq!(end, End::Clean);
+        for (id, fins) in [(3, 1), (5, 1), (7, 0), (9, 0)] {
+            assert!(data(&frames, id) == sent);
+            assert_eq!(count(&frames, Command::Fin, id), fins, "stream {id}");
+        }
+    });
+}
+
+/// "**others get none** (their peers see an error, not a clean end)"
+#[test]
+fn the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
+    test("the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data", || {
+        let (client, server) = pair(quiet());
+        let (open, closed) = (client.open("open").unwrap(), client.open("closed").unwrap());
+        (&open).write_all(b"cut off").unwrap();
+        (&closed).write_all(b"complete").unwrap();
+        closed.close().unwrap();
+        client.close().unwrap();
+        let (mut first, mut second) = (server.accept().unwrap(), server.accept().unwrap());
+        let (mut cut, mut complete) = (Vec::new(), Vec::new());
+        assert_eq!(first.read_to_end(&mut cut).unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        second.read_to_end(&mut complete).unwrap();
+        assert_eq!((&cut[..], &complete[..]), (&b"cut off"[..], &b"complete"[..]));
+        drop(open);
+    });
+}
+
+/// "Then the reader throws input away ... so that no reset purges what was sent": unread input at a socket's close would make the system
+/// send one.
+#[test]
+fn a_peer_that_goes_on_sending_still_gets_everything() {
+    test("a_peer_that_goes_on_sending_still_gets_everything", || {
+        let config = quiet().max_send_buffer(4 << 20).max_receive_buffer(65_536).close_timeout(FAR);
+        let (mut raw, session) = against_server(config, 1);
+        raw.syn(1, "");
+        let mut stream = session.accept().unwrap();
+        // The peer floods the stream, so that the session stops reading, and goes on for as long as it can.
+        let mut flood = raw.stream.try_clone().unwrap();
+        let frame = Frame::new(1, Command::Psh, 1, vec![0; 32_768]).unwrap().encode();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let flood = thread::spawn(move || {
+            let mut sent = 0;
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                flood.write_all(&frame)?;
+                sent += frame.len();
+            }
+            flood.shutdown(Shutdown::Write).map(|()| sent)
+        });
+        until(|| session.stats().receive_pauses > 0);
+        let sent = Pattern::bytes(1, 4 << 20);
+        stream.write_all(&sent).unwrap();
+        let close = thread::spawn({
+            let session = session.clone();
+            move || session.close()
+        });
+        let got = raw.expect_data(1, sent.len());
+        close.join().unwrap().unwrap();
+        let (rest, end) = raw.rest();
+        drop(stop);
+        assert!(got == sent);
+        assert_eq!((rest, end), (vec![], End::Clean));
+        assert!(flood.join().unwrap().unwrap() > 0, "and the peer isn't cut off while it sends");
+        drop(stream);
+    });
+}
+
+/// "... in the background until EOF or `close_timeout` ...; then `abort`": a peer that never ends its side is cut off.
+#[test]
+fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
+    test("a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(Duration::from_millis(50)));
+        lab.allow_all();
+        let before = Instant::now();
+        session.close().unwrap();
+        lab.wait(|state| {
+            assert!(state.finished);
+            state.aborted.then_some(())
+        });
+        assert!(before.elapsed() >= Duration::from_millis(50));
+    });
+}
+
+/// "`close()` returns after `finish_write`": it doesn't wait for the peer's end.
+#[test]
+fn close_returns_when_the_writing_direction_has_ended() {
+    test("close_returns_when_the_writing_direction_has_ended", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"last words").unwrap();
+        lab.blocked();
+        let close = blocked("close-returns", {
+            let session = session.clone();
+            move || session.close()
+        });
+        assert!(!lab.wait(|state| Some(state.finished)), "nothing is handed over yet");
+        lab.allow_all();
+        close.join().unwrap().unwrap();
+        assert!(lab.wait(|state| Some(state.finished && !state.aborted)));
+        assert_eq!(data(&lab.frames(), 3), b"last words");
+        lab.eof();
+        drop(stream);
+    });
+}
+
+/// "... or `Err(Timeout)` after `close_timeout`."
+#[test]
+fn close_times_out_when_the_peer_reads_nothing() {
+    test("close_times_out_when_the_peer_reads_nothing", || {
+        let timeout = Duration::from_millis(100);
+        let config = quiet().max_send_buffer(32 << 20).close_timeout(timeout);
+        let (raw, session) = against_client(config, 1);
+        let mut stream = session.open("").unwrap();
+        stream.write_all(&vec![0; 32 << 20]).unwrap(); // more than the system's socket buffers hold
+        let before = Instant::now();
+        assert!(matches!(session.close(), Err(Error::Timeout)));
+        assert!(before.elapsed() >= timeout);
+        assert!(matches!(session.close(), Err(Error::Timeout)), "a second close says the same");
+        assert!(matches!(session.close_reason(), Some(Error::Closed)));
+        drop((raw, stream));
+    });
+}
+
+/// What a close returns after other endings: what ended the session, unless that was the peer's clean end.
+#[test]
+fn close_after_the_end_says_what_it_was() {
+    test("close_after_the_end_says_what_it_was", || {
+        let (raw, session) = against_client(quiet(), 1);
+        raw.finish();
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
+        session.close().unwrap();
+
+        let (mut raw, session) = against_client(quiet(), 1);
+        raw.bytes(&[1, 9, 0, 0, 0, 0, 0, 0]);
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close(), Err(Error::InvalidCommand(9))));
+        assert!(matches!(session.open(""), Err(Error::InvalidCommand(9))));
+        assert!(matches!(session.accept(), Err(Error::InvalidCommand(9))));
+    });
+}
+
+/// "The drop of the last of its Session and Stream handles" closes, and "the last drop waits just so long too".
+#[test]
+fn the_last_drop_closes_and_waits() {
+    test("the_last_drop_closes_and_waits", || {
+        for stream_is_last in [false, true] {
+            let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+            let mut stream = session.open("").unwrap();
+            stream.write_all(b"accepted").unwrap();
+            lab.blocked();
+            let name = format!("last-drop-{stream_is_last}");
+            let last = blocked(&name, {
+                let lab = lab.clone();
+                move || {
+                    if stream_is_last {
+                        drop(session);
+                        drop(stream);
+                    } else {
+                        drop(stream);
+                        drop(session);
+                    }
+                    lab.wait(|state| Some(state.finished))
+                }
+            });
+            lab.allow_all();
+            assert!(last.join().unwrap(), "the drop returned before everything was handed over");
+            assert_eq!(data(&lab.frames(), 3), b"accepted");
+            assert_eq!(count(&lab.frames(), Command::Fin, 3), 1, "its stream was closed by the drop");
+            lab.eof();
+        }
+    });
+}
+
+/// "... but never on one of our own threads": the last handle is dropped inside a close notifier, on `gmux-notify-N`.
+#[test]
+fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
+    test("a_last_drop_on_a_notifiers_thread_does_not_wait", || {
+        let (lab, session) = Lab::client(quiet().version(2).close_timeout(FAR));
+        let stream = session.open("").unwrap();
+        (&stream).write_all(b"accepted").unwrap();
+        lab.blocked();
+        let (done, dropped) = mpsc::channel();
+        let last = stream.clone();
+        stream.set_close_notifier(move |_| {
+            drop(last);
+            done.send(thread::current().name().unwrap_or("").to_owned()).unwrap();
+        });
+        drop(stream);
+        drop(session);
+        lab.idle();
+        assert!(!lab.wait(|state| Some(state.finished)));
+        lab.upd(3, 1000, 65_536); // the stream fails by itself
+        let name = dropped.recv().unwrap();
+        assert!(name.starts_with("gmux-notify-"), "{name}");
+        // The drop didn't wait for the transport. (The notifier's own handle is dropped after it.)
+        lab.allow_all();
+        lab.wait(|state| state.finished.then_some(()));
+        lab.eof();
+    });
+}
+
+/// "Every blocked call wakes": on all streams, and accept. (Each cause and call by itself: tests/wakes.rs.)
+#[test]
+fn a_close_wakes_every_blocked_call() {
+    test("a_close_wakes_every_blocked_call", || {
+        let (lab, session) = Lab::client(quiet().max_send_buffer(10).close_timeout(FAR));
+        let mut calls = Vec::new();
+        for i in 0..2 {
+            let stream = session.open("").unwrap();
+            (&stream).write_all(&[0; 10]).unwrap();
+            lab.blocked();
+            let (reader, writer, flusher) = (stream.clone(), stream.clone(), stream.clone());
+            calls.push(blocked(&format!("c-read-{i}"), move || (&reader).read(&mut [0]).map(drop)));
+            calls.push(blocked(&format!("c-write-{i}"), move || (&writer).write_all(&[0; 40])));
+            calls.push(blocked(&format!("c-flush-{i}"), move || (&flusher).flush()));
+        }
+        let accept = blocked("c-accept", {
+            let session = session.clone();
+            move || session.accept().map(drop)
+        });
+        let close = blocked("c-close", {
+            let session = session.clone();
+            move || session.close()
+        });
+        assert!(matches!(accept.join().unwrap(), Err(Error::Closed)));
+        for call in calls {
+            assert_eq!(call.join().unwrap().unwrap_err().kind(), ErrorKind::NotConnected);
+        }
+        asleep("c-close");
+        lab.allow_all();
+        close.join().unwrap().unwrap();
+        lab.eof();
+    });
+}
+
+/// After a close, what was received before can still be read.
+#[test]
+fn what_was_received_before_a_close_can_be_read_after_it() {
+    test("what_was_received_before_a_close_can_be_read_after_it", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        raw.syn(1, "");
+        raw.psh(1, "before");
+        let mut stream = session.accept().unwrap();
+        until(|| session.stats().receive_buffered > 0);
+        session.close().unwrap();
+        let mut all = Vec::new();
+        assert_eq!(stream.read_to_end(&mut all).unwrap_err().kind(), ErrorKind::NotConnected);
+        assert_eq!(all, b"before");
+        assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::NotConnected);
+        assert_eq!(stream.flush().map_err(|error| error.kind()), Ok(()), "nothing is outstanding");
+    });
+}
+
+/// "Streams live on when only Session handles are dropped; then the backlog and later SYNs are refused."
+#[test]
+fn streams_outlive_the_sessions_handles_and_later_streams_are_refused() {
+    test("streams_outlive_the_sessions_handles_and_later_streams_are_refused", || {
+        let (mut raw, session): (_, Session) = against_server(quiet(), 1);
+        raw.syn(1, "kept");
+        let stream = session.accept().unwrap();
+        let stats = {
+            raw.syn(3, "in the backlog");
+            until(|| session.num_streams() == 2);
+            session.stats()
+        };
+        assert_eq!((stats.streams_received, stats.streams_refused), (2, 0));
+        drop(session.clone());
+        raw.psh(1, "before");
+        drop(session);
+        raw.expect(Command::Fin, 3);
+        raw.syn(5, "later");
+        raw.expect(Command::Fin, 5);
+        raw.psh(3, "nobody reads this");
+        raw.psh(1, " and after");
+        let mut buf = [0; 16];
+        (&stream).read_exact(&mut buf).unwrap();
+        assert_eq!(&buf, b"before and after");
+        (&stream).write_all(b"answer").unwrap();
+        assert_eq!(raw.expect_data(1, 6), b"answer");
+        // The last stream's drop closes the session.
+        drop(stream);
+        raw.expect(Command::Fin, 1);
+        assert_eq!(raw.rest(), (vec![], End::Clean));
+    });
+}
+
+/// `drain`: no new streams; those that live are waited for; then the session is closed.
+#[test]
+fn drain_waits_for_the_streams_and_closes() {
+    test("drain_waits_for_the_streams_and_closes", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        raw.syn(1, "works");
+        raw.syn(3, "waits");
+        let stream = session.accept().unwrap();
+        until(|| session.num_streams() == 2);
+        let drain = blocked("drain", {
+            let session = session.clone();
+            move || session.drain(FAR)
+        });
+        assert!(matches!(session.open("new"), Err(Error::Closed)));
+        raw.syn(5, "new");
+        raw.expect(Command::Fin, 5);
+        assert!(!session.is_closed());
+        let waiting = session.accept().unwrap();
+        assert_eq!(waiting.name(), "waits");
+        assert!(matches!(session.accept(), Err(Error::Closed)));
+        raw.psh(1, "ping");
+        let mut ping = [0; 4];
+        (&stream).read_exact(&mut ping).unwrap();
+        (&stream).write_all(&ping).unwrap();
+        drop(stream);
+        assert_eq!(raw.expect_data(1, 4), b"ping");
+        raw.expect(Command::Fin, 1);
+        asleep("drain");
+        drop(waiting);
+        drain.join().unwrap().unwrap();
+        raw.expect(Command::Fin, 3);
+        assert_eq!(raw.rest(), (vec![], End::Clean));
+        assert!(matches!(session.close_reason(), Some(Error::Closed)));
+    });
+}
+
+/// `drain` with streams left: `Timeout`, and the session is closed all the same.
+#[test]
+fn drain_gives_up_after_its_timeout_and_closes() {
+    test("drain_gives_up_after_its_timeout_and_closes", || {
+        let (mut raw, session) = against_client(quiet(), 1);
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"sent").unwrap();
+        assert!(matches!(session.drain(Duration::from_millis(20)), Err(Error::Timeout)));
+        assert!(session.is_closed());
+        let (frames, end) = raw.rest();
+        assert_eq!((data(&frames, 3), count(&frames, Command::Fin, 3), end), (b"sent".to_vec(), 0, End::Clean));
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::NotConnected);
+    });
+}
+
+/// Two ends that drain at once are done as soon as their streams are.
+#[test]
+fn a_drain_is_over_when_the_session_ends() {
+    test("a_drain_is_over_when_the_session_ends", || {
+        let (raw, session) = against_client(quiet(), 1);
+        let _stream = session.open("").unwrap();
+        let drain = blocked("drain-end", {
+            let session = session.clone();
+            move || session.drain(FAR)
+        });
+        raw.finish();
+        assert!(matches!(drain.join().unwrap(), Err(Error::ConnectionLost(_))));
+    });
+}
