@@ -1,0 +1,509 @@
+//! The promises, *Waiting*, *No-data clock* and *accept*.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::wire::Command;
+use gmux::{Error, Stream};
+use support::lab::{FAR, Lab, blocked, quiet};
+use support::raw::{against_client, against_server};
+use support::{pair, test, until};
+
+const SHORT: Duration = Duration::from_millis(40);
+
+/// What a read of one byte says.
+fn read(mut stream: &Stream) -> Result<usize, Error> {
+    Ok(stream.read(&mut [0])?)
+}
+
+// ---- Waiting ------------------------------------------------------------------------------------------------------
+
+/// "They belong to the stream, not the handle."
+#[test]
+fn settings_belong_to_the_stream_not_the_handle() {
+    test("settings_belong_to_the_stream_not_the_handle", || {
+        let (_raw, session) = against_client(quiet(), 1);
+        let stream = session.open("").unwrap();
+        let other = stream.clone();
+        other.set_read_timeout(Some(SHORT)).unwrap();
+        other.set_write_timeout(Some(FAR)).unwrap();
+        other.set_no_data_timeout(Some(FAR));
+        assert_eq!(stream.read_timeout().unwrap(), Some(SHORT));
+        assert_eq!(stream.write_timeout().unwrap(), Some(FAR));
+        assert_eq!(stream.no_data_timeout(), Some(FAR));
+        assert!(matches!(read(&stream), Err(Error::Timeout)));
+        drop(other);
+        assert!(matches!(read(&stream), Err(Error::Timeout)));
+        let other = stream.clone();
+        stream.set_read_timeout(None).unwrap();
+        assert_eq!(other.read_timeout().unwrap(), None);
+        stream.set_nonblocking(true).unwrap();
+        assert!(matches!(read(&other), Err(Error::WouldBlock)));
+        let unrelated = session.open("").unwrap();
+        assert_eq!((unrelated.write_timeout().unwrap(), unrelated.no_data_timeout()), (None, None));
+    });
+}
+
+/// "Deadlines, timeouts and no-data timeouts set meanwhile reach calls that are already blocked": by another handle. (Each call and cause:
+/// tests/wakes.rs.)
+#[test]
+fn settings_reach_calls_that_are_blocked() {
+    test("settings_reach_calls_that_are_blocked", || {
+        type Set = fn(&Stream);
+        let settings: [(Set, ErrorKind); 5] = [
+            (|stream| stream.set_deadline(Some(Instant::now())), ErrorKind::TimedOut),
+            (|stream| stream.set_read_deadline(Some(Instant::now() + SHORT)), ErrorKind::TimedOut),
+            (|stream| stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap(), ErrorKind::TimedOut),
+            (|stream| stream.set_no_data_timeout(Some(SHORT)), ErrorKind::TimedOut),
+            (|stream| stream.set_nonblocking(true).unwrap(), ErrorKind::WouldBlock),
+        ];
+        for (i, (set, kind)) in settings.into_iter().enumerate() {
+            let (_raw, session) = against_client(quiet(), 1);
+            let stream = session.open("").unwrap();
+            stream.set_deadline(Some(Instant::now() + FAR));
+            stream.set_no_data_timeout(Some(FAR));
+            let call = blocked(&format!("reached-{i}"), {
+                let mut stream = stream.clone();
+                move || stream.read(&mut [0]).unwrap_err()
+            });
+            set(&stream);
+            assert_eq!(call.join().unwrap().kind(), kind);
+        }
+    });
+}
+
+/// "The earlier of deadline and timeout wins", for each call.
+#[test]
+fn the_earlier_of_deadline_and_timeout_wins() {
+    test("the_earlier_of_deadline_and_timeout_wins", || {
+        let (lab, session) = Lab::client(quiet().max_send_buffer(1));
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"x").unwrap();
+        lab.blocked();
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(b"x").is_ok() {}
+        stream.set_nonblocking(false).unwrap();
+        for deadline_first in [true, false] {
+            let (deadline, timeout) = if deadline_first { (SHORT, FAR) } else { (FAR, SHORT) };
+            stream.set_read_timeout(Some(timeout)).unwrap();
+            stream.set_write_timeout(Some(timeout)).unwrap();
+            for call in 0..3 {
+                let before = Instant::now();
+                stream.set_deadline(Some(before + deadline));
+                let error = match call {
+                    0 => stream.read(&mut [0]).unwrap_err(),
+                    1 => stream.write(b"x").unwrap_err(),
+                    _ => stream.flush().unwrap_err(),
+                };
+                assert!(matches!(Error::from(error), Error::Timeout));
+                assert!(before.elapsed() >= SHORT);
+            }
+            let before = Instant::now();
+            session.set_deadline(Some(before + deadline));
+            assert!(matches!(session.accept_timeout(timeout), Err(Error::Timeout)));
+            assert!(before.elapsed() >= SHORT);
+        }
+    });
+}
+
+/// "A timeout runs from the call's start": each call has the whole of it; a deadline stays where it is.
+#[test]
+fn each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is() {
+    test("each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is", || {
+        let (_raw, session) = against_client(quiet(), 1);
+        let stream = session.open("").unwrap();
+        stream.set_read_timeout(Some(SHORT)).unwrap();
+        for _ in 0..3 {
+            let before = Instant::now();
+            assert!(matches!(read(&stream), Err(Error::Timeout)));
+            assert!(before.elapsed() >= SHORT);
+        }
+        stream.set_read_timeout(None).unwrap();
+        stream.set_read_deadline(Some(Instant::now()));
+        (0..3).for_each(|_| assert!(matches!(read(&stream), Err(Error::Timeout))));
+        let call = blocked("deadline-lifted", {
+            stream.set_read_deadline(Some(Instant::now() + FAR));
+            let stream = stream.clone();
+            move || read(&stream)
+        });
+        stream.set_read_deadline(None);
+        stream.set_nonblocking(true).unwrap();
+        assert!(matches!(call.join().unwrap(), Err(Error::WouldBlock)));
+    });
+}
+
+/// A timeout runs from the call's start, not from the last time that somebody looked.
+#[test]
+fn being_woken_for_nothing_does_not_prolong_a_timeout() {
+    test("being_woken_for_nothing_does_not_prolong_a_timeout", || {
+        let (_raw, session) = against_client(quiet(), 1);
+        let stream = session.open("").unwrap();
+        stream.set_read_timeout(Some(SHORT)).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        // Every setting wakes the call; if each began the timeout anew, it would never pass.
+        let poker = thread::spawn({
+            let (stream, over) = (stream.clone(), Arc::clone(&over));
+            move || {
+                while !over.load(SeqCst) {
+                    stream.set_read_timeout(Some(SHORT)).unwrap();
+                }
+            }
+        });
+        assert!(matches!(read(&stream), Err(Error::Timeout)));
+        over.store(true, SeqCst);
+        poker.join().unwrap();
+    });
+}
+
+/// A zero timeout is refused, as by `TcpStream`; the setting stays as it was.
+#[test]
+fn a_timeout_of_zero_is_invalid() {
+    test("a_timeout_of_zero_is_invalid", || {
+        let (_raw, session) = against_client(quiet(), 1);
+        let stream = session.open("").unwrap();
+        stream.set_read_timeout(Some(FAR)).unwrap();
+        assert_eq!(stream.set_read_timeout(Some(Duration::ZERO)).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(stream.set_write_timeout(Some(Duration::ZERO)).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!((stream.read_timeout().unwrap(), stream.write_timeout().unwrap()), (Some(FAR), None));
+        // As long as can be is for ever, and no overflow.
+        stream.set_read_timeout(Some(Duration::MAX)).unwrap();
+        stream.set_no_data_timeout(Some(Duration::MAX));
+        session.set_no_data_timeout(Some(Duration::MAX));
+        let call = blocked("for-ever", {
+            let stream = stream.clone();
+            move || read(&stream)
+        });
+        stream.close().unwrap();
+        assert!(matches!(call.join().unwrap(), Err(Error::Closed)));
+    });
+}
+
+// ---- No-data clock --------------------------------------------------------------------------------------------------
+
+/// A read and a write fail with `NoData` and kind `TimedOut`; "the stream stays usable" (API table).
+#[test]
+fn calls_fail_with_no_data_and_the_stream_stays_usable() {
+    test("calls_fail_with_no_data_and_the_stream_stays_usable", || {
+        for version in [1, 2] {
+            // New streams start with the configured timeout.
+            let (mut raw, session) = against_client(quiet().version(version).no_data_timeout(Some(SHORT)), version);
+            let mut stream = session.open("").unwrap();
+            assert_eq!(stream.no_data_timeout(), Some(SHORT));
+            let error = stream.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            assert!(matches!(Error::from(error), Error::NoData(SHORT)));
+            raw.expect(Command::Syn, 3);
+            raw.psh(3, "x");
+            until(|| session.stats().receive_buffered > 0);
+            assert_eq!(read(&stream).unwrap(), 1);
+            stream.write_all(b"y").unwrap();
+            assert_eq!(raw.expect_data(3, 1), b"y");
+            assert!(matches!(read(&stream), Err(Error::NoData(SHORT))));
+            assert!(!session.is_closed());
+        }
+    });
+}
+
+/// A blocked write fails with `NoData` too.
+#[test]
+fn a_write_without_window_fails_with_no_data() {
+    test("a_write_without_window_fails_with_no_data", || {
+        let (mut raw, session) = against_client(quiet().version(2), 2);
+        let mut stream = session.open("").unwrap();
+        stream.write_all(&[0; 262_144]).unwrap();
+        stream.set_no_data_timeout(Some(SHORT));
+        assert!(matches!(Error::from(stream.write(b"x").unwrap_err()), Error::NoData(SHORT)));
+        raw.expect(Command::Syn, 3);
+        raw.expect_data(3, 262_144);
+        raw.upd(3, 262_144, 65_536);
+        stream.set_no_data_timeout(None);
+        stream.write_all(b"y").unwrap();
+        assert_eq!(raw.expect_data(3, 1), b"y", "the one that failed took nothing");
+    });
+}
+
+/// "Starts at the latest of creation, setting, last data, last firing; runs between calls too."
+#[test]
+fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set() {
+    const LONG: Duration = Duration::from_millis(400);
+    test("the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set", || {
+        let (mut raw, session) = against_client(quiet(), 1);
+        let stream = session.open("").unwrap();
+        let created = Instant::now();
+        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let is_timeout = || matches!(read(&stream), Err(Error::Timeout));
+
+        stream.set_no_data_timeout(Some(LONG));
+        assert!(is_timeout() || created.elapsed() > LONG);
+        thread::sleep(LONG); // time itself is under test
+        // No call was there while it ran out: the next one hears of it, though it may wait for 1 ms alone.
+        let fired = Instant::now();
+        assert!(matches!(read(&stream), Err(Error::NoData(LONG))));
+        // It fired: a new round.
+        assert!(is_timeout() || fired.elapsed() > LONG);
+        thread::sleep(LONG);
+        // Setting it again, even to the same, begins a new round too.
+        let set = Instant::now();
+        stream.set_no_data_timeout(Some(LONG));
+        assert!(is_timeout() || set.elapsed() > LONG);
+        thread::sleep(LONG);
+        // And so does data.
+        let data = Instant::now();
+        raw.psh(3, "x");
+        until(|| session.stats().receive_buffered > 0);
+        assert_eq!(read(&stream).unwrap(), 1);
+        assert!(is_timeout() || data.elapsed() > LONG);
+        thread::sleep(LONG);
+        assert!(matches!(read(&stream), Err(Error::NoData(LONG))));
+    });
+}
+
+/// "Payload received from, or handed to, the transport": writes keep a blocked read from failing, and nothing else does.
+#[test]
+fn data_in_the_other_direction_counts() {
+    const LONG: Duration = Duration::from_secs(1);
+    test("data_in_the_other_direction_counts", || {
+        let (mut raw, session) = against_client(quiet(), 1);
+        let mut stream = session.open("").unwrap();
+        stream.set_no_data_timeout(Some(LONG));
+        let call = thread::spawn({
+            let stream = stream.clone();
+            move || (read(&stream), Instant::now())
+        });
+        raw.expect(Command::Syn, 3);
+        let mut last = Instant::now();
+        for _ in 0..6 {
+            thread::sleep(LONG / 4); // six quarters are more than one whole
+            last = Instant::now();
+            stream.write_all(b"x").unwrap();
+            raw.expect_data(3, 1);
+        }
+        let (result, failed) = call.join().unwrap();
+        assert!(matches!(result, Err(Error::NoData(LONG))));
+        assert!(failed - last >= LONG);
+    });
+}
+
+/// "... handed to the transport": what is merely accepted doesn't count, nor do NOPs and other streams' data.
+#[test]
+fn accepted_data_and_other_streams_do_not_count() {
+    test("accepted_data_and_other_streams_do_not_count", || {
+        let (lab, session) = Lab::server(quiet());
+        lab.frame(1, Command::Syn, 1, &[]);
+        lab.frame(1, Command::Syn, 3, &[]);
+        let (mut stream, other) = (session.accept().unwrap(), session.accept().unwrap());
+        stream.write_all(b"blocked").unwrap();
+        lab.blocked();
+        let over = Arc::new(AtomicBool::new(false));
+        let busy = thread::spawn({
+            let (mut stream, lab, over) = (stream.clone(), lab.clone(), Arc::clone(&over));
+            move || {
+                while !over.load(SeqCst) {
+                    lab.frame(1, Command::Nop, 0, &[]);
+                    lab.frame(1, Command::Psh, 3, b"x");
+                    (&other).read_exact(&mut [0]).unwrap();
+                    stream.set_nonblocking(false).unwrap();
+                    drop(stream.write(b"y")); // until there is no room any more
+                }
+            }
+        });
+        stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
+        stream.set_no_data_timeout(Some(SHORT));
+        // If any of this counted, the read would never fail.
+        assert!(matches!(read(&stream), Err(Error::NoData(SHORT))));
+        over.store(true, SeqCst);
+        busy.join().unwrap();
+        lab.allow_all();
+        lab.eof();
+    });
+}
+
+/// The session's: "the session ends (`NoData`) when no stream payload crossed it in either direction for this long" (API table); NOPs are
+/// none.
+#[test]
+fn a_session_without_payload_ends_though_keepalive_goes_on() {
+    test("a_session_without_payload_ends_though_keepalive_goes_on", || {
+        let config = quiet().keepalive_disabled(false).keepalive_interval(Duration::from_millis(5));
+        let (client, server) = pair(config);
+        let stream = client.open("").unwrap();
+        let call = blocked("no-payload", move || read(&stream));
+        assert_eq!(client.no_data_timeout(), None);
+        let before = Instant::now();
+        client.set_no_data_timeout(Some(SHORT));
+        assert_eq!(client.no_data_timeout(), Some(SHORT));
+        assert!(matches!(call.join().unwrap(), Err(Error::NoData(SHORT))));
+        assert!(before.elapsed() >= SHORT);
+        assert!(matches!(client.close_reason(), Some(Error::NoData(SHORT))));
+        assert!(matches!(client.accept(), Err(Error::NoData(SHORT))));
+        assert!(server.closed().recv().is_err());
+    });
+}
+
+/// Payload in either direction keeps it, and `None` switches it off.
+#[test]
+fn payload_in_either_direction_keeps_a_session() {
+    const LONG: Duration = Duration::from_secs(1);
+    test("payload_in_either_direction_keeps_a_session", || {
+        for inward in [true, false] {
+            let (mut raw, session) = against_client(quiet(), 1);
+            let mut stream = session.open("").unwrap();
+            raw.expect(Command::Syn, 3);
+            session.set_no_data_timeout(Some(SHORT));
+            session.set_no_data_timeout(None);
+            session.set_no_data_timeout(Some(LONG));
+            let mut last = Instant::now();
+            for _ in 0..6 {
+                thread::sleep(LONG / 4); // six quarters are more than one whole
+                last = Instant::now();
+                match inward {
+                    true => {
+                        raw.psh(3, "x");
+                        assert_eq!(read(&stream).unwrap(), 1);
+                    }
+                    false => {
+                        stream.write_all(b"x").unwrap();
+                        raw.expect_data(3, 1);
+                    }
+                }
+            }
+            assert!(session.closed().recv().is_err());
+            assert!(last.elapsed() >= LONG);
+            assert!(matches!(session.close_reason(), Some(Error::NoData(LONG))));
+        }
+    });
+}
+
+/// "A paused reader doesn't stop the session's."
+#[test]
+fn a_paused_reader_does_not_stop_the_sessions_no_data_clock() {
+    test("a_paused_reader_does_not_stop_the_sessions_no_data_clock", || {
+        let (mut raw, session) = against_server(quiet().max_receive_buffer(65_536), 1);
+        raw.syn(1, "");
+        let stream = session.accept().unwrap();
+        (0..10).for_each(|_| raw.psh(1, [0; 10_000]));
+        until(|| session.stats().receive_pauses > 0);
+        session.set_no_data_timeout(Some(SHORT));
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close_reason(), Some(Error::NoData(SHORT))));
+        // And what was received can still be read.
+        let mut all = Vec::new();
+        assert!((&stream).read_to_end(&mut all).is_err());
+        assert!(all.len() >= 20_000);
+    });
+}
+
+// ---- accept ---------------------------------------------------------------------------------------------------------
+
+/// "Streams that are queued come first, then the error."
+#[test]
+fn queued_streams_are_accepted_before_the_error() {
+    test("queued_streams_are_accepted_before_the_error", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        for (id, name) in [(1, "first"), (3, "second"), (9, "third")] {
+            raw.syn(id, name);
+            raw.psh(id, name);
+        }
+        raw.bytes(&[1, 200, 0, 0, 0, 0, 0, 0]);
+        assert!(session.closed().recv().is_err());
+        assert_eq!(session.num_streams(), 0);
+        for name in ["first", "second", "third"] {
+            let mut stream = session.accept().unwrap();
+            let mut text = vec![0; name.len()];
+            stream.read_exact(&mut text).unwrap();
+            assert_eq!((stream.name(), &text[..]), (name, name.as_bytes()));
+            assert!(matches!(read(&stream), Err(Error::InvalidCommand(200))));
+        }
+        assert!(matches!(session.accept(), Err(Error::InvalidCommand(200))));
+        assert!(matches!(session.try_accept(), Err(Error::InvalidCommand(200))));
+    });
+}
+
+/// "`incoming` ends after ... a clean end (EOF between frames with no stream cut off)."
+#[test]
+fn incoming_ends_after_the_peers_clean_end() {
+    test("incoming_ends_after_the_peers_clean_end", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        raw.syn(1, "a");
+        raw.fin(1);
+        raw.syn(3, "b");
+        raw.fin(3);
+        raw.finish();
+        let names: Vec<_> = session.incoming().map(|stream| stream.unwrap().name().to_owned()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(matches!(session.accept(), Err(Error::PeerClosed)));
+        assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
+    });
+}
+
+/// "Otherwise it yields one error, then ends": here the end cuts a stream off, or a frame.
+#[test]
+fn incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off() {
+    test("incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off", || {
+        for frame in [false, true] {
+            let (mut raw, session) = against_server(quiet(), 1);
+            raw.syn(1, "a");
+            match frame {
+                true => {
+                    raw.fin(1);
+                    raw.bytes(&[1]);
+                }
+                false => raw.psh(1, "no FIN"),
+            }
+            raw.finish();
+            let mut incoming = session.incoming();
+            assert_eq!(incoming.next().unwrap().unwrap().name(), "a");
+            assert!(matches!(incoming.next(), Some(Err(Error::ConnectionLost(_)))));
+            assert!(incoming.next().is_none());
+            assert!(incoming.next().is_none());
+        }
+    });
+}
+
+/// "`incoming` ends after a local close", also while it waits.
+#[test]
+fn a_local_close_ends_incoming_while_it_waits() {
+    test("a_local_close_ends_incoming_while_it_waits", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        let (accepted, seen) = mpsc::channel();
+        raw.syn(1, "one");
+        let server = session.clone();
+        let incoming = blocked("incoming", move || {
+            server.incoming().for_each(|stream| accepted.send(stream.unwrap().name().to_owned()).unwrap());
+        });
+        session.close().unwrap();
+        incoming.join().unwrap();
+        assert_eq!(seen.iter().collect::<Vec<_>>(), ["one"]);
+    });
+}
+
+/// `try_accept`, `accept_timeout` and the accept deadline: a stream that is there is returned, whatever has expired.
+#[test]
+fn an_expired_accept_deadline_still_returns_a_stream_that_waits() {
+    test("an_expired_accept_deadline_still_returns_a_stream_that_waits", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        assert!(session.try_accept().unwrap().is_none());
+        assert!(matches!(session.accept_timeout(SHORT), Err(Error::Timeout)));
+        session.set_deadline(Some(Instant::now()));
+        assert!(matches!(session.accept(), Err(Error::Timeout)));
+        assert!(matches!(session.accept_timeout(FAR), Err(Error::Timeout)));
+        for id in [1, 3, 5] {
+            raw.syn(id, "");
+        }
+        until(|| session.num_streams() == 3);
+        assert_eq!(session.accept().unwrap().id(), 1);
+        assert_eq!(session.accept_timeout(Duration::ZERO).unwrap().id(), 3);
+        assert_eq!(session.try_accept().unwrap().unwrap().id(), 5);
+        session.set_deadline(None);
+        let accept = blocked("accept-late", {
+            let session = session.clone();
+            move || session.accept().unwrap().id()
+        });
+        raw.syn(7, "");
+        assert_eq!(accept.join().unwrap(), 7);
+    });
+}
