@@ -117,7 +117,8 @@ impl ReceiveWindow {
 
     /// How many bytes the peer may have in flight or unread here: what is granted and not yet consumed.
     pub(crate) fn granted(&self) -> u64 {
-        if self.enforced { self.edge - self.consumed } else { 0 }
+        // Data within the slack lies past the edge, and may be consumed before an UPD moves that.
+        if self.enforced { self.edge.saturating_sub(self.consumed) } else { 0 }
     }
 
     /// Takes `n` bytes from the peer.
@@ -183,6 +184,16 @@ mod tests {
         assert_eq!(window.receive(1 << 40), Ok(()));
         window.consume(1 << 40);
         assert_eq!((window.take_update(), window.granted()), (None, 0));
+    }
+
+    #[test]
+    fn nothing_is_granted_while_more_is_consumed_than_the_edge_allowed() {
+        let mut window = ReceiveWindow::new(true, 65536, NEAR_WRAP);
+        assert_eq!(window.receive(300_000), Ok(())); // past the edge, within the slack
+        window.consume(300_000);
+        assert_eq!(window.granted(), 0);
+        assert!(window.take_update().is_some());
+        assert_eq!(window.granted(), 65536);
     }
 
     #[test]
