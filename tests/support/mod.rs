@@ -3,6 +3,7 @@
 
 pub mod blocked;
 pub mod lab;
+pub mod links;
 pub mod puppet;
 pub mod raw;
 

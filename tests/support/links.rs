@@ -1,0 +1,546 @@
+//! Connections of every kind that a session can run over, and what each of them has to go through.
+//!
+//! A kind is a function that makes a connected pair of transports ([`Connect`]); the scenarios take one. A transport that is dropped
+//! instead of given to a session is a far end that vanishes.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use gmux::transport::{Halves, Pair, Shared, Transport};
+use gmux::{Config, Error, Session, Stream};
+
+use super::blocked::blocked;
+use super::{Pattern, tcp, threads, until, versions};
+
+/// Any transport.
+pub struct Any(Box<dyn FnOnce() -> io::Result<Halves> + Send>);
+
+impl Any {
+    pub fn new(transport: impl Transport + Send + 'static) -> Self {
+        Self(Box::new(move || transport.split()))
+    }
+}
+
+impl Transport for Any {
+    fn split(self) -> io::Result<Halves> {
+        (self.0)()
+    }
+}
+
+/// Makes both ends of a connection.
+pub type Connect = fn() -> (Any, Any);
+
+/// The bounds of a `Shared` transport's reads and writes.
+pub const BOUND: Duration = Duration::from_millis(2);
+
+// ---- kinds -----------------------------------------------------------------------------------------------------------
+
+pub fn over_tcp() -> (Any, Any) {
+    let (a, b) = tcp();
+    (Any::new(a), Any::new(b))
+}
+
+#[cfg(unix)]
+pub fn over_unix() -> (Any, Any) {
+    let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+    (Any::new(a), Any::new(b))
+}
+
+/// Two pipes of the system, as tuples.
+pub fn over_pipes() -> (Any, Any) {
+    let (reader, far_writer) = io::pipe().unwrap();
+    let (far_reader, writer) = io::pipe().unwrap();
+    (Any::new((reader, writer)), Any::new((far_reader, far_writer)))
+}
+
+/// Two pipes of 1 KiB.
+pub fn over_narrow_pipes() -> (Any, Any) {
+    let (reader, far_writer) = narrow(None);
+    let (far_reader, writer) = narrow(None);
+    (Any::new((reader, writer)), Any::new(Pair::new(far_reader, far_writer)))
+}
+
+/// TCP that can only read and write, as a TLS connection would; no way to ask for readiness.
+pub fn over_shared() -> (Any, Any) {
+    let (a, b) = tcp();
+    (Any::new(shared(a, Plain)), Any::new(shared(b, Plain)))
+}
+
+/// The same with a readiness closure.
+pub fn over_shared_ready() -> (Any, Any) {
+    let (a, b) = tcp();
+    (Any::new(shared_ready(a, Plain)), Any::new(shared_ready(b, Plain)))
+}
+
+/// The same over a transport that reads ahead and hoards what it read.
+pub fn over_shared_hoard() -> (Any, Any) {
+    let (a, b) = tcp();
+    (Any::new(shared_ready(a, Hoard::new)), Any::new(shared_ready(b, Hoard::new)))
+}
+
+/// Two pipes of 1 KiB in one object that can't be split.
+pub fn over_shared_narrow_pipes() -> (Any, Any) {
+    let bound = Some(Duration::from_micros(200)); // a thousand turns, and most of them wait for the other end
+    let (reader, far_writer) = narrow(bound);
+    let (far_reader, writer) = narrow(bound);
+    (Any::new(Shared::new(Duplex(reader, writer))), Any::new(Shared::new(Duplex(far_reader, far_writer))))
+}
+
+/// What `Shared` needs to know of a TCP connection inside: bounds, the end of the writing direction, the abort.
+pub fn shared<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
+    tcp: TcpStream,
+    wrap: impl FnOnce(TcpStream) -> T,
+) -> Shared<T> {
+    tcp.set_read_timeout(Some(BOUND)).unwrap();
+    tcp.set_write_timeout(Some(BOUND)).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    let abort = tcp.try_clone().unwrap();
+    Shared::new(wrap(tcp))
+        .on_finish(|inner| inner.as_ref().shutdown(Shutdown::Write))
+        .on_abort(move || drop(abort.shutdown(Shutdown::Both)))
+}
+
+pub fn shared_ready<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
+    tcp: TcpStream,
+    wrap: impl FnOnce(TcpStream) -> T,
+) -> Shared<T> {
+    let ready = tcp.try_clone().unwrap();
+    shared(tcp, wrap).with_readiness(move || ready.peek(&mut [0]).map(drop))
+}
+
+/// Only reads and writes: `Shared` may know nothing else of it.
+pub struct Plain(pub TcpStream);
+
+impl AsRef<TcpStream> for Plain {
+    fn as_ref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl Read for Plain {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Plain {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// As TLS does: takes all that the socket has, and gives it out piece by piece, while the socket is not readable any more.
+pub struct Hoard {
+    tcp: TcpStream,
+    hoard: VecDeque<u8>,
+}
+
+impl Hoard {
+    /// A read gives out so many bytes at most.
+    const PIECE: usize = 1000;
+
+    pub fn new(tcp: TcpStream) -> Self {
+        Self { tcp, hoard: VecDeque::new() }
+    }
+}
+
+impl AsRef<TcpStream> for Hoard {
+    fn as_ref(&self) -> &TcpStream {
+        &self.tcp
+    }
+}
+
+impl Read for Hoard {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.hoard.is_empty() {
+            let mut all = vec![0; 256 * 1024];
+            let n = self.tcp.read(&mut all)?;
+            self.hoard.extend(&all[..n]);
+        }
+        let piece = buf.len().min(Self::PIECE);
+        self.hoard.read(&mut buf[..piece])
+    }
+}
+
+impl Write for Hoard {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.tcp.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tcp.flush()
+    }
+}
+
+// ---- a narrow pipe in memory -----------------------------------------------------------------------------------------
+
+/// What rust-yamux's deadlock test uses.
+const NARROW: usize = 1024;
+
+struct Pipe {
+    state: Mutex<PipeState>,
+    changed: Condvar,
+    /// How long a call waits before it says `WouldBlock`; `None`: for ever.
+    bound: Option<Duration>,
+}
+
+#[derive(Default)]
+struct PipeState {
+    bytes: VecDeque<u8>,
+    reader_gone: bool,
+    writer_gone: bool,
+}
+
+pub struct NarrowReader(Arc<Pipe>);
+pub struct NarrowWriter(Arc<Pipe>);
+
+/// A pipe that holds 1 KiB.
+pub fn narrow(bound: Option<Duration>) -> (NarrowReader, NarrowWriter) {
+    let pipe = Arc::new(Pipe { state: Mutex::default(), changed: Condvar::new(), bound });
+    (NarrowReader(Arc::clone(&pipe)), NarrowWriter(pipe))
+}
+
+impl Pipe {
+    /// Waits until `done` gives something.
+    fn wait<R>(&self, mut done: impl FnMut(&mut PipeState) -> Option<io::Result<R>>) -> io::Result<R> {
+        let mut state = self.state.lock().unwrap();
+        let mut late = false;
+        loop {
+            if let Some(result) = done(&mut state) {
+                drop(state);
+                self.changed.notify_all();
+                return result;
+            }
+            if late {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            state = match self.bound {
+                None => self.changed.wait(state).unwrap(),
+                Some(bound) => {
+                    let (state, timeout) = self.changed.wait_timeout(state, bound).unwrap();
+                    late = timeout.timed_out();
+                    state
+                }
+            };
+        }
+    }
+}
+
+impl Read for NarrowReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.wait(|state| (!state.bytes.is_empty() || state.writer_gone).then(|| state.bytes.read(buf)))
+    }
+}
+
+impl Write for NarrowWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.wait(|state| {
+            if state.reader_gone {
+                return Some(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let n = buf.len().min(NARROW - state.bytes.len());
+            state.bytes.extend(&buf[..n]);
+            (n > 0 || buf.is_empty()).then_some(Ok(n))
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for NarrowReader {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().reader_gone = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for NarrowWriter {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap().writer_gone = true;
+        self.0.changed.notify_all();
+    }
+}
+
+struct Duplex(NarrowReader, NarrowWriter);
+
+impl Read for Duplex {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Duplex {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.1.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.1.flush()
+    }
+}
+
+// ---- data ------------------------------------------------------------------------------------------------------------
+
+/// 8 MiB that every stream sends, each from a place of its own and round.
+static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| Pattern::bytes(8, 8 << 20));
+
+/// Bytes `from..from + len` of the endless repetition of the data.
+pub fn send(mut stream: &Stream, mut from: usize, mut len: usize) {
+    while len > 0 {
+        let start = from % DATA.len();
+        let piece = &DATA[start..DATA.len().min(start + len)];
+        stream.write_all(piece).unwrap();
+        (from, len) = (from + piece.len(), len - piece.len());
+    }
+}
+
+/// Reads to the end, compares with the data from `from`, and returns how much it was.
+pub fn check(mut stream: &Stream, from: usize) -> usize {
+    let mut buf = vec![0; 64 * 1024];
+    let mut total = 0;
+    loop {
+        let n = stream.read(&mut buf).unwrap();
+        if n == 0 {
+            return total;
+        }
+        let mut done = 0;
+        while done < n {
+            let start = (from + total) % DATA.len();
+            let len = (n - done).min(DATA.len() - start);
+            assert!(buf[done..done + len] == DATA[start..start + len], "wrong data at {total} of {:?}", stream.name());
+            (done, total) = (done + len, total + len);
+        }
+    }
+}
+
+/// The two ends' sessions.
+pub fn sessions(connect: Connect, config: &Config) -> (Session, Session) {
+    let (a, b) = connect();
+    (Session::client(a, config.clone()).unwrap(), Session::server(b, config.clone()).unwrap())
+}
+
+/// Waits until a session's two threads are gone.
+pub fn threads_end(session: &Session) {
+    until(|| reader_and_writer(session) == (false, false));
+}
+
+/// Whether a session's reader and writer threads exist. Sessions tell their number in `Debug` alone.
+pub fn reader_and_writer(session: &Session) -> (bool, bool) {
+    let text = format!("{session:?}");
+    let number = text.split("number: ").nth(1).and_then(|rest| rest.split([',', ' ']).next()).expect("a number");
+    let has = |kind: &str| {
+        let name = format!("gmux-{kind}-{number}");
+        threads().contains(&name[..name.len().min(15)].to_owned()) // Linux keeps 15 bytes of a name
+    };
+    (has("reader"), has("writer"))
+}
+
+// ---- scenarios -------------------------------------------------------------------------------------------------------
+
+/// Three streams, opened from both ends, carry 8 MiB each way, all at once; then both sessions close without error.
+pub fn carries_8_mib_both_ways(connect: Connect) {
+    for config in versions() {
+        let (client, server) = sessions(connect, &config);
+        let opened = [client.open("0").unwrap(), client.open("1").unwrap(), server.open("2").unwrap()];
+        let accepted = [server.accept().unwrap(), server.accept().unwrap(), client.accept().unwrap()];
+        thread::scope(|scope| {
+            for (end, streams) in [&opened, &accepted].into_iter().enumerate() {
+                for stream in streams {
+                    let at = |end| (stream.name().parse::<usize>().unwrap() * 2 + end) * 1_000_003;
+                    scope.spawn(move || {
+                        send(stream, at(end), DATA.len());
+                        stream.shutdown(Shutdown::Write).unwrap();
+                    });
+                    scope.spawn(move || assert_eq!(check(stream, at(1 - end)), DATA.len()));
+                }
+            }
+        });
+        drop((opened, accepted));
+        client.close().unwrap();
+        server.close().unwrap();
+        threads_end(&client);
+        threads_end(&server);
+    }
+}
+
+/// Nothing is to be done anywhere: both I/O threads of both ends wait, and so do calls. A close wakes them all, and all
+/// threads end.
+pub fn closes_while_parked(connect: Connect) {
+    for config in versions() {
+        let (client, server) = sessions(connect, &config);
+        let ours = client.open("parked").unwrap();
+        let theirs = server.accept().unwrap();
+        let read = |stream: &Stream| {
+            let mut stream = stream.clone();
+            blocked(move || stream.read(&mut [0]).unwrap_err())
+        };
+        let accept = |session: &Session| {
+            let session = session.clone();
+            blocked(move || session.accept().unwrap_err())
+        };
+        let (our_read, their_read) = (read(&ours), read(&theirs));
+        let (our_accept, their_accept) = (accept(&client), accept(&server));
+        client.close().unwrap();
+        assert_eq!(our_read.join().kind(), io::ErrorKind::NotConnected);
+        assert!(matches!(our_accept.join(), Error::Closed));
+        // The stream was left open, so it has no clean end at the other side.
+        assert_eq!(their_read.join().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(matches!(their_accept.join(), Error::ConnectionLost(_)));
+        threads_end(&client);
+        threads_end(&server);
+    }
+}
+
+/// What calls fail with when the far end is gone: never what our own close would give, nor a clean end.
+pub fn assert_lost(error: io::Error) {
+    let inner = Error::from(error);
+    assert!(matches!(inner, Error::ConnectionLost(_) | Error::Io(_)), "{inner:?}");
+    let kind = inner.kind();
+    let kinds = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    assert!(kinds.contains(&kind), "{inner:?} is {kind:?}");
+}
+
+/// The far end vanishes while nothing happens: everybody hears of it, and the threads end.
+pub fn notices_that_the_far_end_vanished(connect: Connect) {
+    for config in versions() {
+        let (near, far) = connect();
+        let session = Session::client(near, config).unwrap();
+        let mut stream = session.open("lost").unwrap();
+        let closed = (session.closed(), stream.closed());
+        let mut reader = stream.clone();
+        let read = blocked(move || reader.read(&mut [0]).unwrap_err());
+        let acceptor = session.clone();
+        let accept = blocked(move || acceptor.accept().unwrap_err());
+        drop(far);
+        assert_lost(read.join());
+        assert_lost(accept.join().into());
+        assert!(closed.0.recv().is_err() && closed.1.recv().is_err());
+        assert!(session.is_closed());
+        assert_lost(session.close_reason().unwrap().into());
+        assert_lost(session.open("late").unwrap_err().into());
+        assert_lost(stream.write(&[1]).unwrap_err());
+        threads_end(&session);
+    }
+}
+
+/// The far end vanishes while the writer thread is stuck in the transport.
+pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
+    let (near, far) = connect();
+    let session = Session::client(near, Config::new()).unwrap();
+    let stream = session.open("stuck").unwrap();
+    fill(&session, &stream, 0);
+    let clones = [stream.clone(), stream.clone(), stream.clone()];
+    let [mut a, mut b, mut c] = clones;
+    // A system may find room for a little more yet (TCP probes a closed window), so both call again until they fail.
+    let write = blocked(move || {
+        loop {
+            if let Err(error) = a.write(&[1]) {
+                break error;
+            }
+        }
+    });
+    let flush = blocked(move || {
+        loop {
+            if let Err(error) = b.flush().and_then(|()| b.write(&[1]).map(drop)) {
+                break error;
+            }
+        }
+    });
+    let read = blocked(move || c.read(&mut [0]).unwrap_err());
+    drop(far);
+    assert_lost(write.join());
+    assert_lost(flush.join());
+    assert_lost(read.join());
+    threads_end(&session);
+}
+
+/// Writes until nothing moves any more, and returns how much was accepted. Nobody reads at the other end.
+fn fill(session: &Session, mut stream: &Stream, from: usize) -> usize {
+    stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let mut total = 0;
+    loop {
+        let start = (from + total) % DATA.len();
+        let before = session.stats().bytes_sent;
+        match stream.write(&DATA[start..DATA.len().min(start + 65536)]) {
+            Ok(n) => total += n,
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+                if session.stats().bytes_sent == before {
+                    stream.set_write_timeout(None).unwrap();
+                    return total;
+                }
+            }
+        }
+    }
+}
+
+/// Both directions are full at once: budgets used up, transport full, both writer threads stuck. When the applications read, everything moves.
+pub fn both_directions_full_at_once_move_again(connect: Connect) {
+    const REST: usize = 1 << 20;
+    // Keepalive would fail here for no fault of the transport's if the machine stood still.
+    let config = Config::new().max_receive_buffer(65536).keepalive_disabled(true);
+    let (client, server) = sessions(connect, &config);
+    let ours = client.open("full").unwrap();
+    let theirs = server.accept().unwrap();
+    let ends = [(&client, &ours, 0), (&server, &theirs, 4_000_037)];
+    let filled = thread::scope(|scope| {
+        let fills = ends.map(|(session, stream, from)| scope.spawn(move || fill(session, stream, from)));
+        fills.map(|fill| fill.join().unwrap())
+    });
+    for (session, _, _) in ends {
+        assert!(session.stats().receive_pauses > 0, "the reader should wait for budget");
+    }
+    thread::scope(|scope| {
+        for ((_, stream, from), filled) in ends.into_iter().zip(filled) {
+            scope.spawn(move || {
+                send(stream, from + filled, REST);
+                stream.shutdown(Shutdown::Write).unwrap();
+            });
+        }
+        for (end, other) in [(0, 1), (1, 0)] {
+            let ((_, stream, _), (_, _, from), filled) = (ends[end], ends[other], filled[other]);
+            scope.spawn(move || assert_eq!(check(stream, from), filled + REST));
+        }
+    });
+    drop((ours, theirs));
+    client.close().unwrap();
+    server.close().unwrap();
+}
+
+/// rust-yamux's deadlock test: each end echoes 1 MiB of the other's.
+pub fn echoes_1_mib_in_both_directions(connect: Connect) {
+    const SIZE: usize = 1 << 20;
+    for config in versions() {
+        let (client, server) = sessions(connect, &config);
+        let opened = [client.open("from the client").unwrap(), server.open("from the server").unwrap()];
+        let accepted = [server.accept().unwrap(), client.accept().unwrap()];
+        thread::scope(|scope| {
+            for mut stream in &accepted {
+                scope.spawn(move || {
+                    io::copy(&mut &*stream, &mut stream).unwrap();
+                    stream.shutdown(Shutdown::Write).unwrap();
+                });
+            }
+            for stream in &opened {
+                scope.spawn(move || {
+                    send(stream, 5, SIZE);
+                    stream.shutdown(Shutdown::Write).unwrap();
+                });
+                scope.spawn(move || assert_eq!(check(stream, 5), SIZE));
+            }
+        });
+        drop((opened, accepted));
+        client.close().unwrap();
+        server.close().unwrap();
+    }
+}
