@@ -165,11 +165,14 @@ impl Core {
         // If no thread can be had, the notifiers stay with their streams, for the threads that close those.
         let due = Arc::new(Mutex::new(due));
         let list = Arc::clone(&due);
+        // A notifier gets a handle, which needs the session; all others may be gone by the time that the thread runs.
+        let session = self.me.upgrade();
         let started = spawn(format!("gmux-notify-{}", self.number), move || {
             let due = std::mem::take(&mut *list.lock());
             for (cell, notifier) in due {
                 call_notifier(notifier, &cell);
             }
+            drop(session);
         });
         if let Err(error) = started {
             warn!(target: "gmux::session", "session {}: no thread for close notifiers: {error}", self.number);

@@ -16,8 +16,8 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<(
 
 /// What a session's handles and threads share.
 pub(crate) struct Core {
+    /// Itself, for threads that are started where only a reference is at hand.
+    me: Weak<Self>,
     /// Number in the process: for logs and threads' names.
     pub(crate) number: u64,
     pub(crate) env: Env,
@@ -112,7 +114,8 @@ impl Core {
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
         let limits = Limits { max_streams: config.max_streams, backlog: config.accept_backlog };
-        let core = Arc::new(Self {
+        let core = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             number: NUMBER.fetch_add(1, SeqCst),
             counters: Counters::default(),
             lifecycle: Lifecycle::new(),

@@ -251,8 +251,12 @@ impl Reader<'_> {
                     self.frames.collect(buffer);
                 }
             }
-            Ok(Received::Discard) => self.frames.skip(),
+            Ok(Received::Discard) => {
+                self.count_data(length);
+                self.frames.skip();
+            }
             Ok(Received::Late) => {
+                self.count_data(length);
                 self.late(&cell);
                 self.frames.skip();
             }
@@ -311,7 +315,7 @@ impl Reader<'_> {
         let config = &self.core.env.config;
         if length > config.max_name_len {
             self.frames.skip();
-            return self.refuse(header, Refusal::NameTooLong);
+            return self.admitted(header, Some(Refusal::NameTooLong)).map(drop);
         }
         match length {
             0 => return self.open(header, &[]),
@@ -330,18 +334,8 @@ impl Reader<'_> {
     /// A SYN is complete.
     fn open(&mut self, header: Header, name: &[u8]) -> Result<()> {
         let id = header.stream_id;
-        let admission = self.core.registry.lock().streams.admit(id);
-        match admission {
-            Admission::Welcome => {}
-            Admission::Duplicate => {
-                self.core.counters.frames_ignored.add(1);
-                return Ok(());
-            }
-            Admission::WrongParity => {
-                let reason = "SYN with an id that only this end may open: are both ends clients, or both servers?";
-                return Err(Error::InvalidProtocol { frame: header, reason });
-            }
-            Admission::Refused(refusal) => return self.refuse(header, refusal),
+        if !self.admitted(header, None)? {
+            return Ok(());
         }
         let names = &self.core.names;
         if names.used() + name.len() > names.limit() {
@@ -357,6 +351,24 @@ impl Reader<'_> {
         self.core.introduce(&cell);
         self.core.acceptable.notify_one();
         Ok(())
+    }
+
+    /// Whether a SYN opens a stream, unless there is a `fault` to refuse it for. What the id says comes first: a refusal's FIN must not
+    /// go to a stream that is open.
+    fn admitted(&mut self, header: Header, fault: Option<Refusal>) -> Result<bool> {
+        let admission = self.core.registry.lock().streams.admit(header.stream_id);
+        match (admission, fault) {
+            (Admission::Duplicate, _) => self.core.counters.frames_ignored.add(1),
+            (Admission::WrongParity, _) => {
+                let reason = "SYN with an id that only this end may open: are both ends clients, or both servers?";
+                return Err(Error::InvalidProtocol { frame: header, reason });
+            }
+            (Admission::Welcome, None) => return Ok(true),
+            (Admission::Refused(refusal), None) | (Admission::Welcome | Admission::Refused(_), Some(refusal)) => {
+                self.refuse(header, refusal)?;
+            }
+        }
+        Ok(false)
     }
 
     /// Refuses a stream with FIN.

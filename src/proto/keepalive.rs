@@ -41,14 +41,15 @@ pub(crate) struct Keepalive {
     /// Interval and timeout, unless keepalive is off.
     period: Option<(Duration, Duration)>,
     stall: Option<Duration>,
-    ping_at: Instant,
+    /// Never, if that lies beyond the clock.
+    ping_at: Option<Instant>,
     /// The pause that was answered with a cut last, so that it isn't answered twice at once.
     cut_at: Option<Instant>,
 }
 
 impl Keepalive {
     pub(crate) fn new(period: Option<(Duration, Duration)>, stall: Option<Duration>, now: Instant) -> Self {
-        let ping_at = period.map_or(now, |(interval, _)| now + interval);
+        let ping_at = period.and_then(|(interval, _)| now.checked_add(interval));
         Self { period, stall, ping_at, cut_at: None }
     }
 
@@ -76,11 +77,11 @@ impl Keepalive {
                     at => soonest(at),
                 }
             }
-            if self.ping_at <= now {
-                self.ping_at = now + interval;
+            if self.ping_at.is_some_and(|at| at <= now) {
+                self.ping_at = now.checked_add(interval);
                 due = Due::Ping;
             }
-            soonest(Some(self.ping_at));
+            soonest(self.ping_at);
         }
         if let (Some(stall), Some(since)) = (self.stall, paused) {
             // One cut may not free enough: the next follows as long after.
@@ -91,7 +92,7 @@ impl Keepalive {
                     soonest(now.checked_add(stall));
                     // A ping that was due too goes out at the next look.
                     if due == Due::Ping {
-                        self.ping_at = now;
+                        self.ping_at = Some(now);
                         soonest(Some(now));
                     }
                     due = Due::Stalled(stall);

@@ -288,9 +288,10 @@ impl<C> StreamCore<C> {
 
     // ---- the application's endings ------------------------------------------------------------------------------
 
-    /// `shutdown(Write)`; returns whether it is news.
+    /// `shutdown(Write)`; returns whether it is news. When the session is closing already it isn't: writes have failed, so FIN would
+    /// pass what was cut off as whole.
     pub(crate) fn finish(&mut self) -> bool {
-        self.halves.on(Event::Finish)
+        self.ending.is_none() && self.halves.on(Event::Finish)
     }
 
     /// `shutdown(Read)`: what is buffered and what comes counts as consumed.

@@ -343,7 +343,9 @@ impl Drop for ReadTurn<'_> {
             }
             other => other,
         };
-        self.cell.finish_read(self.env, state, self.consumed);
+        // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out here.
+        let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
+        self.cell.finish_read(self.env, state, consumed);
         drop(unwanted);
     }
 }

@@ -1,0 +1,145 @@
+//! Faults that were found in this crate: each test failed before its fault was mended.
+
+mod support;
+
+use std::io::{ErrorKind, Write};
+use std::net::Shutdown;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use gmux::wire::Command;
+use gmux::{Config, Error, Session};
+use support::lab::{Lab, count, data};
+use support::{pair, raw, test};
+
+/// The refusal's FIN went to the stream that was open.
+#[test]
+fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
+    test("a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream", || {
+        let (mut raw, session) = raw::against_server(Config::new().max_name_len(10), 1);
+        raw.syn(3, "short");
+        let mut stream = session.accept().unwrap();
+        raw.syn(3, "longer than ten bytes");
+        raw.assert_alive(&session, 5); // so the SYN was seen; a FIN for stream 3 would have come first
+        stream.write_all(b"answer").unwrap();
+        assert_eq!(raw.expect_data(3, 6), b"answer");
+        assert_eq!((session.stats().frames_ignored, session.stats().streams_refused), (1, 0));
+    });
+}
+
+/// It was refused for its name.
+#[test]
+fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
+    test("a_syn_of_our_parity_is_fatal_however_long_its_name", || {
+        let (mut raw, session) = raw::against_server(Config::new().max_name_len(10), 1);
+        raw.syn(2, "longer than ten bytes");
+        raw.nop();
+        assert!(matches!(session.accept(), Err(Error::InvalidProtocol { .. })));
+    });
+}
+
+/// `close` on a stream of a closing session sent no FIN, but `shutdown(Write)` did, behind data that was cut off.
+#[test]
+fn a_shutdown_after_the_sessions_close_sends_no_fin() {
+    test("a_shutdown_after_the_sessions_close_sends_no_fin", || {
+        let (lab, session) = Lab::client(Config::new().keepalive_disabled(true));
+        let mut stream = session.open("cut").unwrap();
+        stream.write_all(b"part").unwrap();
+        let closed = stream.closed();
+        let closer = thread::spawn({
+            let session = session.clone();
+            move || session.close()
+        });
+        closed.recv().unwrap_err(); // the close has begun, and waits for the lab to let it write
+        assert_eq!(stream.write(b"rest").unwrap_err().kind(), ErrorKind::NotConnected);
+        let _ = stream.shutdown(Shutdown::Write);
+        lab.allow_all();
+        closer.join().unwrap().unwrap();
+        let frames = lab.frames();
+        assert_eq!((data(&frames, 3).as_slice(), count(&frames, Command::Fin, 3)), (b"part".as_slice(), 0));
+        lab.eof();
+    });
+}
+
+/// The notifier's thread found the session gone, and called nobody.
+#[test]
+fn a_notifier_is_called_though_every_handle_is_dropped_at_once() {
+    test("a_notifier_is_called_though_every_handle_is_dropped_at_once", || {
+        for _ in 0..300 {
+            let (ours, theirs) = support::tcp();
+            let session = Session::client(ours, Config::new()).unwrap();
+            let stream = session.open("").unwrap();
+            let (called, calls) = mpsc::channel();
+            stream.set_close_notifier(move |stream| called.send(stream.id()).unwrap());
+            let closed = stream.closed();
+            drop(theirs);
+            closed.recv().unwrap_err();
+            drop((stream, session));
+            assert_eq!(calls.recv(), Ok(3));
+        }
+    });
+}
+
+/// `Instant + Duration` panicked.
+#[test]
+fn a_keepalive_beyond_the_clock_is_never_due() {
+    test("a_keepalive_beyond_the_clock_is_never_due", || {
+        let (client, server) = pair(Config::new().keepalive_interval(Duration::MAX).keepalive_timeout(Duration::MAX));
+        client.open("").unwrap().write_all(b"still works").unwrap();
+        assert_eq!(server.accept().unwrap().id(), 3);
+        client.close().unwrap();
+    });
+}
+
+/// What `write_to` had taken out of the stream was never counted, so that the peer's window stayed shut.
+#[test]
+fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
+    /// Fails when the test says so.
+    struct Stuck(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            self.0.send(()).unwrap();
+            self.1.recv().unwrap();
+            Err(ErrorKind::Other.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    test("what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed", || {
+        let (mut raw, session) = raw::against_server(Config::new().version(2).max_stream_buffer(16384), 2);
+        raw.syn(3, "");
+        raw.psh(3, vec![0; 32768]);
+        let stream = session.accept().unwrap();
+        let ((began, begun), (go, gone)) = (mpsc::channel(), mpsc::channel());
+        let reader = thread::spawn({
+            let stream = stream.clone();
+            move || stream.write_to(&mut Stuck(began, gone)).unwrap_err().kind()
+        });
+        begun.recv().unwrap();
+        stream.shutdown(Shutdown::Read).unwrap();
+        go.send(()).unwrap();
+        assert_eq!(reader.join().unwrap(), ErrorKind::Other);
+        let update = raw.expect(Command::Upd, 3);
+        assert_eq!(update, [32768_u32.to_le_bytes(), 16384_u32.to_le_bytes()].concat());
+    });
+}
+
+/// Small payloads counted, large ones didn't; so neither did the session's no-data clock see them.
+#[test]
+fn payload_that_is_thrown_away_is_payload_whatever_its_size() {
+    test("payload_that_is_thrown_away_is_payload_whatever_its_size", || {
+        let (mut raw, session) = raw::against_server(Config::new(), 1);
+        raw.syn(3, "");
+        let stream = session.accept().unwrap();
+        stream.shutdown(Shutdown::Read).unwrap();
+        raw.psh(3, [0; 100]);
+        raw.psh(3, [0; 8192]);
+        raw.assert_alive(&session, 5);
+        assert_eq!(session.stats().bytes_received, 100 + 8192 + 1);
+    });
+}
