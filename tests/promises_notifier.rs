@@ -1,0 +1,391 @@
+//! The promises, *close notifier* and *Threads*; and `closed()`.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use gmux::wire::Command;
+use gmux::{Error, Session, Stream};
+use support::lab::{FAR, Lab, blocked, quiet};
+use support::raw::{Raw, against_client, against_server};
+use support::{gmux_threads, pair, test, until};
+
+fn thread_name() -> String {
+    thread::current().name().unwrap_or("").to_owned()
+}
+
+/// Sets a notifier that tells the name of the thread that it runs on.
+fn tell(stream: &Stream) -> mpsc::Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    stream.set_close_notifier(move |_| tell.send(thread_name()).unwrap());
+    told
+}
+
+/// A version 2 session in the client's role, with a stream that the raw peer knows.
+fn one_stream() -> (Raw, Session, Stream) {
+    let (mut raw, session) = against_client(quiet().version(2), 2);
+    let stream = session.open("").unwrap();
+    raw.expect(Command::Syn, 3);
+    (raw, session, stream)
+}
+
+/// A session's number, as its threads have it in their names.
+fn number(session: &Session) -> u64 {
+    let text = format!("{session:?}");
+    let digits = text.split("number: ").nth(1).unwrap();
+    digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+// ---- close notifier -------------------------------------------------------------------------------------------------
+
+/// "Once per stream ...: on the thread that closes it": by `close`, by the drop of the last handle, by the session's close.
+#[test]
+fn a_local_end_notifies_on_the_thread_that_closes() {
+    test("a_local_end_notifies_on_the_thread_that_closes", || {
+        type Close = fn(Session, Stream);
+        let ways: [(&str, Close); 4] = [
+            ("by-close", |_, stream| stream.close().unwrap()),
+            ("by-drop", |_session, stream| drop(stream)),
+            ("by-session", |session, _stream| session.close().unwrap()),
+            ("by-last-drop", |session, stream| {
+                drop(session);
+                drop(stream);
+            }),
+        ];
+        for (name, close) in ways {
+            let (_raw, session, stream) = one_stream();
+            let (told, closed) = (tell(&stream), stream.closed());
+            assert_eq!(closed.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
+            let thread = thread::Builder::new().name(name.into()).spawn(move || {
+                close(session, stream);
+                told.try_recv().expect("the notifier ran before the closing call returned")
+            });
+            assert_eq!(thread.unwrap().join().unwrap(), name);
+            assert!(closed.recv().is_err());
+        }
+    });
+}
+
+/// "... or, when the session ends by itself, on a thread of its own (`gmux-notify-N`)", as when the stream fails by itself.
+#[test]
+fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
+    test("an_end_by_itself_notifies_on_a_thread_of_its_own", || {
+        type End = fn(&mut Raw, &Session);
+        let ends: [End; 5] = [
+            |raw, _| raw.finish(),
+            |raw, _| raw.bytes(&[2, 77, 0, 0, 0, 0, 0, 0]),
+            |raw, _| raw.upd(3, 1000, 65_536), // this stream alone
+            |_, session| session.set_no_data_timeout(Some(Duration::from_millis(1))), // found by the timer
+            |raw, _| raw.stream.shutdown(std::net::Shutdown::Both).unwrap(),
+        ];
+        for end in ends {
+            let (mut raw, session, stream) = one_stream();
+            let (told, closed) = (tell(&stream), stream.closed());
+            end(&mut raw, &session);
+            assert_eq!(told.recv().unwrap(), format!("gmux-notify-{}", number(&session)));
+            assert!(closed.recv().is_err());
+            drop((stream, session));
+            assert!(told.recv().is_err(), "once, and the notifier is dropped");
+        }
+    });
+}
+
+/// A stream that the peer has finished hasn't ended.
+#[test]
+fn the_peers_fin_alone_does_not_notify() {
+    test("the_peers_fin_alone_does_not_notify", || {
+        let (mut raw, session, mut stream) = one_stream();
+        let (told, closed) = (tell(&stream), stream.closed());
+        raw.fin(3);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        raw.expect(Command::Fin, 3);
+        until(|| session.stats().frames_received == 1);
+        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
+        assert_eq!(closed.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
+        drop(stream);
+        told.recv().unwrap();
+    });
+}
+
+/// "Never under a lock": every method can be called inside, of the stream and of the session, in whatever way the stream ended.
+#[test]
+fn everything_can_be_called_inside_a_notifier() {
+    fn call_everything(stream: &Stream, session: &Session) {
+        let mut handle = stream.clone();
+        assert!(handle.write(b"x").is_err());
+        let _ = (handle.read(&mut [0]), handle.flush(), handle.write_to(&mut Vec::new()));
+        handle.set_deadline(None);
+        handle.set_read_timeout(None).unwrap();
+        handle.set_nonblocking(false).unwrap();
+        handle.set_no_data_timeout(None);
+        let _ = (handle.shutdown(std::net::Shutdown::Both), handle.id(), handle.name(), handle.peer_addr());
+        assert!(handle.closed().recv().is_err());
+        assert!(!format!("{handle:?} {session:?}").is_empty());
+        let _ = (session.num_streams(), session.stats(), session.close_reason(), session.try_accept());
+        session.set_no_data_timeout(None);
+        session.set_deadline(None);
+        if let Ok(mut other) = session.open("from inside") {
+            other.write_all(b"x").unwrap();
+            other.close().unwrap();
+        }
+        // A notifier that is set now is called at once: the stream has ended.
+        let (inner, called) = mpsc::channel();
+        handle.set_close_notifier(move |_| inner.send(()).unwrap());
+        called.recv().unwrap();
+        handle.close().unwrap();
+    }
+    test("everything_can_be_called_inside_a_notifier", || {
+        type End = fn(&mut Raw, &Session, &Stream);
+        let ends: [End; 4] = [
+            |_, _, stream| stream.close().unwrap(),
+            |_, session, _| session.close().unwrap(),
+            |raw, _, _| raw.upd(3, 1000, 65_536),
+            |raw, _, _| raw.finish(),
+        ];
+        for end in ends {
+            let (mut raw, session, stream) = one_stream();
+            let (done, told) = mpsc::channel();
+            let inside = session.clone();
+            stream.set_close_notifier(move |stream| {
+                call_everything(stream, &inside);
+                drop(inside);
+                done.send(stream.id()).unwrap();
+            });
+            end(&mut raw, &session, &stream);
+            assert_eq!(told.recv().unwrap(), 3);
+        }
+    });
+}
+
+/// `close` of the session inside a notifier, on each kind of thread.
+#[test]
+fn a_session_can_be_closed_inside_a_notifier() {
+    test("a_session_can_be_closed_inside_a_notifier", || {
+        for alone in [true, false] {
+            let (mut raw, session, stream) = one_stream();
+            let (done, told) = mpsc::channel();
+            let inside = session.clone();
+            stream.set_close_notifier(move |_| done.send(inside.close()).unwrap());
+            match alone {
+                true => raw.upd(3, 1000, 65_536),
+                false => stream.close().unwrap(),
+            }
+            told.recv().unwrap().unwrap();
+            assert!(matches!(session.close_reason(), Some(Error::Closed)));
+            let (_, end) = raw.rest();
+            assert_eq!(end, support::raw::End::Clean);
+        }
+    });
+}
+
+/// "Set on an ended stream it fires at once", on the thread that sets it.
+#[test]
+fn a_notifier_set_on_an_ended_stream_fires_at_once() {
+    test("a_notifier_set_on_an_ended_stream_fires_at_once", || {
+        type End = fn(&mut Raw, &Session, &Stream);
+        let ends: [End; 3] = [
+            |_, _, stream| stream.close().unwrap(),
+            |_, session, _| session.close().unwrap(),
+            |raw, _, _| raw.finish(),
+        ];
+        for end in ends {
+            let (mut raw, session, stream) = one_stream();
+            end(&mut raw, &session, &stream);
+            assert!(stream.closed().recv().is_err());
+            for _ in 0..2 {
+                assert_eq!(tell(&stream).try_recv().unwrap(), thread_name());
+            }
+        }
+    });
+}
+
+/// "A second replaces the first": which is dropped, uncalled, and not under a lock.
+#[test]
+fn a_second_notifier_replaces_the_first() {
+    /// Uses the stream when it is dropped.
+    struct Guard(Stream, mpsc::Sender<&'static str>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.set_nonblocking(true).unwrap();
+            assert!(self.0.read(&mut [0]).is_err());
+            self.1.send("dropped").unwrap();
+        }
+    }
+    test("a_second_notifier_replaces_the_first", || {
+        let (_raw, _session, stream) = one_stream();
+        let (said, heard) = mpsc::channel();
+        let (guard, first) = (Guard(stream.clone(), said.clone()), said.clone());
+        stream.set_close_notifier(move |_| {
+            let _guard = &guard;
+            first.send("first").unwrap();
+        });
+        assert!(heard.try_recv().is_err());
+        let second = said.clone();
+        stream.set_close_notifier(move |_| second.send("second").unwrap());
+        assert_eq!(heard.try_recv().unwrap(), "dropped");
+        drop(said);
+        stream.close().unwrap();
+        assert_eq!(heard.iter().collect::<Vec<_>>(), ["second"]);
+    });
+}
+
+/// "Once per stream, however it ends": also when a close, the session's close and the connection's end race.
+#[test]
+fn a_notifier_is_called_once_though_endings_race() {
+    test("a_notifier_is_called_once_though_endings_race", || {
+        for round in 0..60 {
+            let (raw, session, stream) = one_stream();
+            let calls = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&calls);
+            stream.set_close_notifier(move |_| {
+                counted.fetch_add(1, SeqCst);
+            });
+            let start = Arc::new(Barrier::new(3));
+            let (a, b) = (Arc::clone(&start), Arc::clone(&start));
+            let closer = thread::spawn(move || {
+                a.wait();
+                match round % 2 {
+                    0 => stream.close().unwrap(),
+                    _ => drop(stream),
+                }
+            });
+            let vanisher = thread::spawn(move || {
+                b.wait();
+                raw.finish();
+                raw
+            });
+            start.wait();
+            drop(session.close());
+            closer.join().unwrap();
+            drop(vanisher.join().unwrap());
+            until(|| calls.load(SeqCst) > 0); // it may be on a thread of its own
+            drop(session);
+            until(|| Arc::strong_count(&calls) == 1); // the notifier is gone: there will be no second call
+            assert_eq!(calls.load(SeqCst), 1);
+        }
+    });
+}
+
+/// All streams of a session are told when it ends by itself.
+#[test]
+fn every_stream_of_a_session_is_told() {
+    test("every_stream_of_a_session_is_told", || {
+        let (raw, session) = against_client(quiet(), 1);
+        let (tell, told) = mpsc::channel();
+        let streams: Vec<_> = (0..50).map(|_| session.open("").unwrap()).collect();
+        for stream in &streams {
+            let tell = tell.clone();
+            stream.set_close_notifier(move |stream| tell.send(stream.id()).unwrap());
+        }
+        drop(tell);
+        raw.finish();
+        let mut ids: Vec<_> = told.iter().collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..50).map(|i| 3 + 2 * i).collect::<Vec<_>>());
+    });
+}
+
+// ---- Threads --------------------------------------------------------------------------------------------------------
+
+/// "`gmux-reader-N`, `gmux-writer-N`, `gmux-timer` ...; gone after the end" - though handles live on.
+#[test]
+fn a_sessions_threads_have_names_and_go_when_it_ends() {
+    test("a_sessions_threads_have_names_and_go_when_it_ends", || {
+        let (raw, session, stream) = one_stream();
+        let n = number(&session);
+        // The system cuts names after 15 bytes.
+        let names =
+            [format!("gmux-reader-{n}"), format!("gmux-writer-{n}")].map(|name| name[..name.len().min(15)].to_owned());
+        let running = || gmux_threads().into_iter().filter(|name| names.contains(name)).count();
+        until(|| running() == 2);
+        assert!(gmux_threads().contains(&"gmux-timer".to_owned()));
+        raw.finish();
+        assert!(session.closed().recv().is_err());
+        until(|| running() == 0); // there is no event for a thread's end that isn't joined
+        assert!(session.is_closed() && (&stream).write(b"x").is_err());
+    });
+}
+
+/// "A panic inside a transport ends the session with an error": in its read.
+#[test]
+fn a_panic_in_the_transports_read_ends_the_session_with_an_error() {
+    test("a_panic_in_the_transports_read_ends_the_session_with_an_error", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        lab.allow_all();
+        let stream = session.open("").unwrap();
+        let read = blocked("panic-read", {
+            let mut stream = stream.clone();
+            move || stream.read(&mut [0]).unwrap_err()
+        });
+        lab.panic_read();
+        assert!(read.join().unwrap().to_string().contains("panicked"));
+        assert!(session.closed().recv().is_err());
+        let reason = session.close_reason().unwrap().to_string();
+        assert!(reason.contains("panicked") && reason.contains("as ordered"), "{reason}");
+        assert!(session.close().is_err());
+        lab.wait(|state| state.aborted.then_some(()));
+    });
+}
+
+/// ... and in its write: what was received before can still be read, and the session ends in bounded time.
+#[test]
+fn a_panic_in_the_transports_write_ends_the_session_with_an_error() {
+    test("a_panic_in_the_transports_write_ends_the_session_with_an_error", || {
+        let (lab, session) = Lab::server(quiet().close_timeout(Duration::from_millis(50)));
+        lab.frame(1, Command::Syn, 1, &[]);
+        lab.frame(1, Command::Psh, 1, b"before");
+        let mut stream = session.accept().unwrap();
+        lab.idle();
+        lab.on_write(|| panic!("the lab's write panics, as ordered"));
+        lab.allow_all();
+        stream.write_all(b"x").unwrap();
+        assert!(session.closed().recv().is_err());
+        let reason = session.close_reason().unwrap().to_string();
+        assert!(reason.contains("panicked") && reason.contains("as ordered"), "{reason}");
+        assert!(stream.write(b"y").unwrap_err().to_string().contains("panicked"));
+        assert!(session.open("").is_err());
+        let mut all = Vec::new();
+        assert!(stream.read_to_end(&mut all).unwrap_err().to_string().contains("panicked"));
+        assert_eq!(all, b"before");
+    });
+}
+
+/// "A panic in a user's callback hurts only that callback": the other notifiers, the threads, the session.
+#[test]
+fn a_panic_in_a_notifier_hurts_only_itself() {
+    test("a_panic_in_a_notifier_hurts_only_itself", || {
+        // By a close: the closing thread goes on, and so does the session.
+        let (client, server) = pair(quiet());
+        let stream = client.open("").unwrap();
+        stream.set_close_notifier(|_| panic!("the notifier panics, as ordered"));
+        stream.close().unwrap();
+        let mut echo = client.open("echo").unwrap();
+        echo.write_all(b"x").unwrap();
+        assert_eq!(server.accept().unwrap().name(), "");
+        let mut theirs = server.accept().unwrap();
+        theirs.read_exact(&mut [0]).unwrap();
+        theirs.write_all(b"y").unwrap();
+        echo.read_exact(&mut [0]).unwrap();
+
+        // On their own thread: those behind it are called all the same.
+        let (raw, session) = against_server(quiet(), 1);
+        let (tell, told) = mpsc::channel();
+        let streams: Vec<_> = (0..10).map(|_| session.open("").unwrap()).collect();
+        for stream in &streams {
+            let tell = tell.clone();
+            stream.set_close_notifier(move |stream| {
+                tell.send(stream.id()).unwrap();
+                panic!("the notifier panics, as ordered");
+            });
+        }
+        drop(tell);
+        raw.finish();
+        assert_eq!(told.iter().count(), 10);
+        assert!(matches!(session.close(), Err(Error::ConnectionLost(_))), "the session's own error, not a panic");
+    });
+}
