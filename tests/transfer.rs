@@ -4,7 +4,17 @@
 //! Plain `cargo test` builds the examples first; with `--test transfer` alone, run `cargo build --examples` before.
 #![cfg(unix)]
 
+// The comparison after a run is the example's own; a run that goes well can't show that it sees what differs.
+#[allow(dead_code, reason = "a part of the example")]
+#[path = "../examples/transfer/names.rs"]
+mod names;
+#[allow(dead_code, reason = "a part of the example")]
+#[path = "../examples/transfer/protocol.rs"]
+mod protocol;
 mod support;
+#[allow(dead_code, reason = "a part of the example")]
+#[path = "../examples/transfer/tree.rs"]
+mod tree;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -251,6 +261,46 @@ fn without_a_command_a_tree_is_sent_over_loopback_and_compared() {
             assert!(!done.err.contains('\r') && !done.err.contains('\u{1b}'), "{done:#?}");
             assert_eq!(snapshot(tmp.path()), BTreeMap::new());
         }
+    });
+}
+
+#[test]
+fn the_comparison_sees_every_byte() {
+    test("the_comparison_sees_every_byte", || {
+        let (here, there) = (temp(), temp());
+        let content = Pattern::bytes(6, 200_000);
+        for root in [here.path(), there.path()] {
+            write(root, "sub/file", &content);
+            write(root, "empty", b"");
+            fs::create_dir(root.join("hollow")).unwrap();
+        }
+        let tree = tree::Tree::scan(here.path(), &[]).unwrap();
+        let differ = || tree.differences(there.path());
+        assert_eq!(differ(), Vec::<String>::new());
+        let is_seen = |name: &str, content: &[u8]| {
+            let right = fs::read(there.path().join(name)).unwrap();
+            write(there.path(), name, content);
+            assert!(
+                matches!(differ().as_slice(), [one] if one.starts_with(&format!("{name}: differs"))),
+                "{:?}",
+                differ()
+            );
+            write(there.path(), name, &right);
+        };
+        for changed in [0, 65_535, 65_536, 199_999] {
+            let mut content = content.clone();
+            content[changed] ^= 0x80;
+            is_seen("sub/file", &content);
+        }
+        is_seen("sub/file", &content[..199_999]);
+        is_seen("sub/file", &content[..131_072]);
+        is_seen("sub/file", &[&content[..], b"x"].concat());
+        is_seen("empty", b"x");
+        fs::remove_file(there.path().join("empty")).unwrap();
+        fs::remove_dir(there.path().join("hollow")).unwrap();
+        let gone = differ();
+        assert!(gone.len() == 2 && gone[0].starts_with("empty: No such file"), "{gone:?}");
+        assert_eq!(gone[1], "hollow: not there");
     });
 }
 
