@@ -315,7 +315,7 @@ impl Reader<'_> {
         let config = &self.core.env.config;
         if length > config.max_name_len {
             self.frames.skip();
-            return self.admitted(header, Some(Refusal::NameTooLong)).map(drop);
+            return self.admitted(header, Err(Refusal::NameTooLong)).map(drop);
         }
         match length {
             0 => return self.open(header, &[]),
@@ -334,18 +334,18 @@ impl Reader<'_> {
     /// A SYN is complete.
     fn open(&mut self, header: Header, name: &[u8]) -> Result<()> {
         let id = header.stream_id;
-        if !self.admitted(header, None)? {
+        if !self.admitted(header, Ok(name))? {
             return Ok(());
         }
         let names = &self.core.names;
         if names.used() + name.len() > names.limit() {
-            return self.refuse(header, Refusal::NamesTooMany);
+            return self.refuse(header, Some(name), Refusal::NamesTooMany);
         }
-        let name = Name::new(name, Some(names.charge(name.len())));
-        let cell = StreamCell::new(id, name, &self.core.env.config, false, self.now);
+        let charged = Name::new(name, Some(names.charge(name.len())));
+        let cell = StreamCell::new(id, charged, &self.core.env.config, false, self.now);
         let received = self.core.registry.lock().streams.receive(id, Arc::clone(&cell));
         if !received {
-            return self.refuse(header, Refusal::NotAccepting);
+            return self.refuse(header, Some(name), Refusal::NotAccepting);
         }
         self.core.counters.streams_received.add(1);
         self.core.introduce(&cell);
@@ -353,29 +353,31 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether a SYN opens a stream, unless there is a `fault` to refuse it for. What the id says comes first: a refusal's FIN must not
-    /// go to a stream that is open.
-    fn admitted(&mut self, header: Header, fault: Option<Refusal>) -> Result<bool> {
+    /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says comes first: a refusal's FIN must
+    /// not go to a stream that is open.
+    fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
         let admission = self.core.registry.lock().streams.admit(header.stream_id);
-        match (admission, fault) {
+        match (admission, name) {
             (Admission::Duplicate, _) => self.core.counters.frames_ignored.add(1),
             (Admission::WrongParity, _) => {
                 let reason = "SYN with an id that only this end may open: are both ends clients, or both servers?";
                 return Err(Error::InvalidProtocol { frame: header, reason });
             }
-            (Admission::Welcome, None) => return Ok(true),
-            (Admission::Refused(refusal), None) | (Admission::Welcome | Admission::Refused(_), Some(refusal)) => {
-                self.refuse(header, refusal)?;
-            }
+            (Admission::Welcome, Ok(_)) => return Ok(true),
+            (Admission::Refused(refusal), Ok(name)) => self.refuse(header, Some(name), refusal)?,
+            (Admission::Welcome | Admission::Refused(_), Err(refusal)) => self.refuse(header, None, refusal)?,
         }
         Ok(false)
     }
 
-    /// Refuses a stream with FIN.
-    fn refuse(&mut self, header: Header, refusal: Refusal) -> Result<()> {
+    /// Refuses a stream with FIN. The name, if it was read, is for the log.
+    fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
         self.core.counters.streams_refused.add(1);
         let (core, id) = (self.core, header.stream_id);
-        self.complaints.say(self.now, core.number, || format!("stream {id} is refused: {}", refusal.reason()));
+        self.complaints.say(self.now, core.number, || {
+            let name = name.map(|name| format!(" {:?}", String::from_utf8_lossy(name))).unwrap_or_default();
+            format!("stream {id}{name} is refused: {}", refusal.reason())
+        });
         self.core.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
     }
 
