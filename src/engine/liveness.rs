@@ -70,12 +70,14 @@ impl Core {
         if self.lifecycle.is_in(Phase::Ended) {
             return None;
         }
+        // Before `received`, which is stamped before a pause is seen to be over.
+        let paused = self.env.budget.paused();
         let signs = Signs {
             now,
             received: self.clock.instant(&self.clock.received),
             payload: self.clock.instant(&self.clock.payload),
             no_data: self.no_data_timeout(),
-            paused: self.env.budget.paused(),
+            paused,
             deadline: self.lifecycle.deadline(),
         };
         let (due, next) = self.keepalive.lock().poll(signs);

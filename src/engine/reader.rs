@@ -302,9 +302,8 @@ impl Reader<'_> {
         self.wakes.send();
         let now = Instant::now();
         self.core.reader_pauses(now);
-        let charge = budget.take(amount, now)?;
+        let charge = budget.take(amount, now, || self.core.clock.received(Instant::now()))?;
         self.now = Instant::now();
-        self.core.clock.received(self.now);
         Some((self.core.env.pool.get(size)?, charge))
     }
 

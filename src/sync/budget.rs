@@ -84,8 +84,9 @@ impl Budget {
         Charge { budget: Arc::clone(self), amount }
     }
 
-    /// Takes `amount` bytes, waiting until they fit; `None` once the gate is open.
-    pub(crate) fn take(self: &Arc<Self>, amount: usize, now: Instant) -> Option<Charge> {
+    /// Takes `amount` bytes, waiting until they fit; `None` once the gate is open. `resumed` is called at the pause's end, before anybody
+    /// can see that it has ended, so that keepalive never finds a reader that isn't paused and has received nothing for as long.
+    pub(crate) fn take(self: &Arc<Self>, amount: usize, now: Instant, resumed: impl FnOnce()) -> Option<Charge> {
         let mut gate = self.gate.lock();
         gate.paused = Some(now);
         self.needed.store(amount.max(1), SeqCst);
@@ -93,6 +94,7 @@ impl Budget {
             self.room.wait(&mut gate);
         }
         self.needed.store(0, SeqCst);
+        resumed();
         gate.paused = None;
         (!gate.open).then(|| self.charge(amount))
     }
@@ -151,13 +153,18 @@ mod tests {
         let held = budget.try_take(10).unwrap();
         let reader = thread::spawn({
             let budget = Arc::clone(&budget);
-            move || budget.take(5, Instant::now()).map(|charge| charge.amount)
+            move || {
+                // `paused` needs the gate, so nobody sees the pause's end before `resumed` is over.
+                let mut resumed = false;
+                let charge = budget.take(5, Instant::now(), || resumed = budget.gate.try_lock().is_none());
+                (charge.map(|charge| charge.amount), resumed)
+            }
         });
         while budget.paused().is_none() {
             thread::yield_now();
         }
         drop(held);
-        assert_eq!(reader.join().unwrap(), Some(5));
+        assert_eq!(reader.join().unwrap(), (Some(5), true));
         assert_eq!((budget.used(), budget.paused()), (0, None));
     }
 
@@ -167,7 +174,7 @@ mod tests {
         let held = budget.try_take(10).unwrap();
         let reader = thread::spawn({
             let budget = Arc::clone(&budget);
-            move || budget.take(5, Instant::now()).is_none()
+            move || budget.take(5, Instant::now(), || ()).is_none()
         });
         while budget.paused().is_none() {
             thread::yield_now();
