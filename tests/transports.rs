@@ -434,6 +434,63 @@ fn shared_delivers_what_its_transport_hoards() {
     });
 }
 
+/// In memory: it takes input in only while it writes, as rustls does when it can't write; and every other write takes nothing.
+struct Reluctant {
+    input: Vec<u8>,
+    hoard: Vec<u8>,
+    writes: usize,
+    output: std::sync::mpsc::Sender<Vec<u8>>,
+}
+
+impl Read for Reluctant {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.hoard.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let n = buf.len().min(self.hoard.len());
+        buf[..n].copy_from_slice(&self.hoard[..n]);
+        self.hoard.drain(..n);
+        Ok(n)
+    }
+}
+
+impl Write for Reluctant {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.writes += 1;
+        if self.writes % 2 == 1 {
+            return Ok(0);
+        }
+        self.hoard.append(&mut self.input);
+        self.output.send(buf.to_vec()).unwrap();
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The socket never becomes readable again, but a write has taken input in; and a write that took nothing is tried again.
+#[test]
+fn shared_finds_what_its_transport_took_in_while_writing() {
+    test("shared_finds_what_its_transport_took_in_while_writing", || {
+        let (output, written) = std::sync::mpsc::channel();
+        let input = Frame::new(1, Cmd::Syn, 2, b"taken in").unwrap().encode();
+        let (parked, is_parked) = std::sync::mpsc::channel();
+        let transport =
+            Shared::new(Reluctant { input, hoard: Vec::new(), writes: 0, output }).with_readiness(move || {
+                let _ = parked.send(()); // only the first is waited for
+                Err(io::ErrorKind::WouldBlock.into())
+            });
+        let session = Session::client(transport, Config::new().close_timeout(SHORT)).unwrap();
+        is_parked.recv().unwrap();
+        let stream = session.open("nothing is taken at first").unwrap();
+        assert_eq!(session.accept().unwrap().name(), "taken in");
+        let frame = written.recv().unwrap();
+        assert_eq!(Frame::decode(&frame).unwrap().unwrap().0.payload, stream.name_bytes());
+    });
+}
+
 /// A transport in non-blocking mode is bounded too: it is asked now and then.
 #[test]
 fn shared_works_in_non_blocking_mode() {

@@ -7,7 +7,8 @@
 //!
 //! Invariants: the lock is handed over fairly (a thread that waits for it gets it before the one that gives it up takes it
 //! again); readiness is waited for outside the lock, and only after a read said `WouldBlock` (a TLS connection may hold
-//! decrypted bytes that no readiness tells of).
+//! decrypted bytes that no readiness tells of). A write may read as well (rustls's does, when it can't write), so a read is tried
+//! again after each write, ready or not.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -69,7 +70,8 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
 
     /// Parks the reader outside the lock: `readiness` returns when a read is worth trying. `WouldBlock`, `TimedOut` and
     /// `Interrupted` mean "not yet" and it is asked again; another error ends the session. It has to return now and then (every
-    /// few hundred milliseconds), or to be ended by [`on_abort`](Self::on_abort).
+    /// few hundred milliseconds), or to be ended by [`on_abort`](Self::on_abort). With TLS the first, and within a few milliseconds: the
+    /// connection may take input in while it writes, and that is looked for when `readiness` returns.
     #[must_use]
     pub fn with_readiness(mut self, readiness: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
         self.readiness = Some(Box::new(readiness));
@@ -103,6 +105,8 @@ impl<T> std::fmt::Debug for Shared<T> {
 struct Turns<T> {
     /// Guards the transport itself, for one read, write or flush at a time.
     inner: Mutex<T>,
+    /// There was a write since the last read began.
+    wrote: AtomicBool,
     aborted: AtomicBool,
 }
 
@@ -130,6 +134,21 @@ impl<T> Turns<T> {
             }
         }
     }
+
+    /// Turns at writing or flushing.
+    fn write_turns<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
+        self.turns(|inner| {
+            let result = io(inner);
+            self.wrote.store(true, Ordering::SeqCst);
+            result
+        })
+    }
+}
+
+/// Of a write that took nothing, `Ok(0)` means "not yet" too: rustls says so while its buffer is full. What has really ended says an
+/// error, or the end of its input.
+fn taken(count: usize, offered: bool) -> io::Result<usize> {
+    if count == 0 && offered { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
 }
 
 fn is_not_yet(error: &io::Error) -> bool {
@@ -154,6 +173,7 @@ impl<T: Read> Read for SharedReader<T> {
             return self.turns.turns(|inner| inner.read(buf));
         };
         loop {
+            self.turns.wrote.store(false, Ordering::SeqCst);
             match self.turns.turn(|inner| inner.read(buf)) {
                 Err(error) if is_not_yet(&error) => loop {
                     let started = Instant::now();
@@ -162,6 +182,9 @@ impl<T: Read> Read for SharedReader<T> {
                         Err(error) if is_not_yet(&error) => {
                             self.turns.check()?;
                             pause_after(started);
+                            if self.turns.wrote.load(Ordering::SeqCst) {
+                                break;
+                            }
                         }
                         Err(error) => return Err(error),
                     }
@@ -176,15 +199,16 @@ struct SharedWriter<T>(Arc<Turns<T>>);
 
 impl<T: Write> Write for SharedWriter<T> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.turns(|inner| inner.write(buf))
+        self.0.write_turns(|inner| taken(inner.write(buf)?, !buf.is_empty()))
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.turns(|inner| inner.write_vectored(bufs))
+        let offered = bufs.iter().any(|buf| !buf.is_empty());
+        self.0.write_turns(|inner| taken(inner.write_vectored(bufs)?, offered))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.turns(T::flush)
+        self.0.write_turns(T::flush)
     }
 }
 
@@ -200,7 +224,7 @@ impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
         match finish {
             Some(finish) => {
                 self.turns.turns(finish)?;
-                self.turns.turns(T::flush)
+                self.turns.write_turns(T::flush)
             }
             None => Ok(()),
         }
@@ -217,7 +241,11 @@ impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
 
 impl<T: Read + Write + Send + 'static> Transport for Shared<T> {
     fn split(self) -> io::Result<Halves> {
-        let turns = Arc::new(Turns { inner: Mutex::new(self.inner), aborted: AtomicBool::new(false) });
+        let turns = Arc::new(Turns {
+            inner: Mutex::new(self.inner),
+            wrote: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
+        });
         let writer = Box::new(SharedWriter(Arc::clone(&turns)));
         let control =
             SharedControl { turns: Arc::clone(&turns), finish: Mutex::new(self.finish), abort: Mutex::new(self.abort) };

@@ -1,0 +1,116 @@
+//! A real TLS connection (rustls) in `transport::Shared`: the transport that it is for. It can't be split, holds decrypted bytes that no
+//! readiness tells of, and says `UnexpectedEof` when it was cut off.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::ops::DerefMut;
+use std::sync::{Arc, LazyLock};
+use std::thread;
+
+use gmux::transport::Shared;
+use gmux::{Config, Error, Session};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData,
+    StreamOwned,
+};
+
+use support::links::{self, Any, BOUND};
+use support::{tcp, test};
+
+/// Configurations of both ends, with a certificate that was made for this run.
+static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let certificate = made.cert.der().clone();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    (Arc::new(client), Arc::new(server))
+});
+
+/// A TLS connection over loopback TCP, its handshake done.
+fn handshake() -> (StreamOwned<ClientConnection, TcpStream>, StreamOwned<ServerConnection, TcpStream>) {
+    let (a, b) = tcp();
+    let (client, server) = &*CONFIGS;
+    let client = ClientConnection::new(Arc::clone(client), ServerName::try_from("localhost").unwrap()).unwrap();
+    let server = ServerConnection::new(Arc::clone(server)).unwrap();
+    let (mut client, mut server) = (StreamOwned::new(client, a), StreamOwned::new(server, b));
+    thread::scope(|scope| {
+        scope.spawn(|| client.conn.complete_io(&mut client.sock).unwrap());
+        server.conn.complete_io(&mut server.sock).unwrap();
+    });
+    (client, server)
+}
+
+/// As the documentation of `Shared` says: bounds, readiness, `close_notify`, abort.
+fn shared<C, S>(tls: StreamOwned<C, TcpStream>) -> Shared<StreamOwned<C, TcpStream>>
+where
+    C: DerefMut<Target = ConnectionCommon<S>> + Send + 'static,
+    S: SideData + 'static,
+    StreamOwned<C, TcpStream>: Read + Write,
+{
+    tls.sock.set_nodelay(true).unwrap();
+    tls.sock.set_read_timeout(Some(BOUND)).unwrap();
+    tls.sock.set_write_timeout(Some(BOUND)).unwrap();
+    let (ready, abort) = (tls.sock.try_clone().unwrap(), tls.sock.try_clone().unwrap());
+    Shared::new(tls)
+        .with_readiness(move || ready.peek(&mut [0]).map(drop))
+        .on_finish(|tls| {
+            tls.conn.send_close_notify();
+            Ok(())
+        })
+        .on_abort(move || drop(abort.shutdown(Shutdown::Both)))
+}
+
+fn over_tls() -> (Any, Any) {
+    let (client, server) = handshake();
+    (Any::new(shared(client)), Any::new(shared(server)))
+}
+
+#[test]
+fn tls_carries_8_mib_both_ways() {
+    test("tls_carries_8_mib_both_ways", || links::carries_8_mib_both_ways(over_tls));
+}
+
+#[test]
+fn tls_closes_while_parked() {
+    test("tls_closes_while_parked", || links::closes_while_parked(over_tls));
+}
+
+#[test]
+fn tls_notices_a_vanished_peer() {
+    test("tls_notices_a_vanished_peer", || links::notices_that_the_far_end_vanished(over_tls));
+}
+
+#[test]
+fn tls_notices_a_vanished_peer_during_a_write() {
+    test("tls_notices_a_vanished_peer_during_a_write", || {
+        links::notices_that_the_far_end_vanished_during_a_write(over_tls);
+    });
+}
+
+#[test]
+fn tls_full_both_ways_moves_again() {
+    test("tls_full_both_ways_moves_again", || links::both_directions_full_at_once_move_again(over_tls));
+}
+
+/// `close_notify` is what makes an end clean: without it, even between frames and with no stream open, the connection was cut.
+#[test]
+fn tls_tells_a_clean_end_from_a_cut() {
+    test("tls_tells_a_clean_end_from_a_cut", || {
+        let (client, server) = links::sessions(over_tls, &Config::new());
+        client.close().unwrap();
+        assert!(matches!(server.accept(), Err(Error::PeerClosed)));
+
+        let (client, server) = handshake();
+        let server = Session::server(shared(server), Config::new()).unwrap();
+        client.sock.shutdown(Shutdown::Both).unwrap();
+        let error = server.accept().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted, "{error:?}");
+        assert!(!matches!(error, Error::PeerClosed), "{error:?}");
+    });
+}
