@@ -338,7 +338,9 @@ fn lifted_in_time(scene: &mut Scene, limit: impl Fn(&Scene, Duration), lift: imp
             std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now())); // the old point passes
             break call;
         }
-        drop(call.join()); // it was late: the call has timed out, or has to be
+        scene.stream.set_deadline(Some(Instant::now())); // it was late: the call has timed out, or has to
+        drop(call.join());
+        scene.stream.set_deadline(None);
         ahead *= 2;
     };
     call.assert_asleep();

@@ -300,6 +300,25 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
     });
 }
 
+/// The writer thread is stuck, so that it can't be the one that wakes anybody.
+#[test]
+fn a_writer_that_leaves_room_behind_wakes_the_next() {
+    test("a_writer_that_leaves_room_behind_wakes_the_next", || {
+        let window = gmux::INITIAL_WINDOW;
+        let mut scene = scene(2);
+        (&scene.stream).write_all(&vec![0; window as usize]).unwrap();
+        scene.puppet.expect_data(3, window as usize);
+        let calls: Vec<_> = (1..=3).map(|byte| write(&scene.stream, byte, 1)).collect();
+        scene.puppet.shut();
+        let _other = scene.session.open("something to be stuck with").unwrap();
+        scene.puppet.wait_stuck();
+        scene.puppet.upd(3, 3, window); // room for all three, and one wake-up
+        for call in calls {
+            assert_eq!(call.join().unwrap(), 1);
+        }
+    });
+}
+
 #[test]
 fn handed_over_data_wakes_every_flush() {
     test("handed_over_data_wakes_every_flush", || {
