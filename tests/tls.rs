@@ -82,6 +82,11 @@ fn tls_closes_while_parked() {
 }
 
 #[test]
+fn tls_closes_while_both_threads_are_stuck() {
+    test("tls_closes_while_both_threads_are_stuck", || links::closes_while_both_threads_are_stuck(over_tls, true));
+}
+
+#[test]
 fn tls_notices_a_vanished_peer() {
     test("tls_notices_a_vanished_peer", || links::notices_that_the_far_end_vanished(over_tls));
 }

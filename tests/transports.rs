@@ -25,10 +25,10 @@ const SHORT: Duration = Duration::from_millis(500);
 
 /// A test for each kind of connection that a scenario fits.
 macro_rules! scenarios {
-    ($($name:ident: $scenario:ident($kind:ident);)+) => {$(
+    ($($name:ident: $scenario:ident($kind:ident $(, $more:expr)?);)+) => {$(
         #[test]
         fn $name() {
-            test(stringify!($name), || links::$scenario(links::$kind));
+            test(stringify!($name), || links::$scenario(links::$kind $(, $more)?));
         }
     )+};
 }
@@ -44,6 +44,12 @@ scenarios! {
     pipes_close_while_parked: closes_while_parked(over_pipes);
     shared_closes_while_parked: closes_while_parked(over_shared);
     shared_with_readiness_closes_while_parked: closes_while_parked(over_shared_ready);
+
+    tcp_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_tcp, true);
+    pipes_close_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_pipes, false);
+    shared_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_shared, true);
+    shared_with_readiness_closes_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_shared_ready, true);
 
     tcp_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_tcp);
     pipes_notice_a_vanished_peer: notices_that_the_far_end_vanished(over_pipes);
@@ -71,6 +77,7 @@ scenarios! {
 scenarios! {
     unix_sockets_carry_8_mib_both_ways: carries_8_mib_both_ways(over_unix);
     unix_sockets_close_while_parked: closes_while_parked(over_unix);
+    unix_sockets_close_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_unix, true);
     unix_sockets_notice_a_vanished_peer: notices_that_the_far_end_vanished(over_unix);
     unix_sockets_notice_a_vanished_peer_during_a_write: notices_that_the_far_end_vanished_during_a_write(over_unix);
     unix_sockets_full_both_ways_move_again: both_directions_full_at_once_move_again(over_unix);

@@ -87,7 +87,13 @@ pub fn over_shared_narrow_pipes() -> (Any, Any) {
     let bound = Some(Duration::from_micros(200)); // a thousand turns, and most of them wait for the other end
     let (reader, far_writer) = narrow(bound);
     let (far_reader, writer) = narrow(bound);
-    (Any::new(Shared::new(Duplex(reader, writer))), Any::new(Shared::new(Duplex(far_reader, far_writer))))
+    let shared = |reader, writer| {
+        Shared::new(Duplex(reader, Some(writer))).on_finish(|duplex| {
+            duplex.1 = None;
+            Ok(())
+        })
+    };
+    (Any::new(shared(reader, writer)), Any::new(shared(far_reader, far_writer)))
 }
 
 /// What `Shared` needs to know of a TCP connection inside: bounds, the end of the writing direction, the abort.
@@ -271,7 +277,7 @@ impl Drop for NarrowWriter {
     }
 }
 
-struct Duplex(NarrowReader, NarrowWriter);
+struct Duplex(NarrowReader, Option<NarrowWriter>);
 
 impl Read for Duplex {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -281,11 +287,11 @@ impl Read for Duplex {
 
 impl Write for Duplex {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.1.write(buf)
+        self.1.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.write(buf)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.1.flush()
+        Ok(())
     }
 }
 
@@ -323,10 +329,11 @@ pub fn check(mut stream: &Stream, from: usize) -> usize {
     }
 }
 
-/// The two ends' sessions.
+/// The two ends' sessions. Their close timeout is beyond the watchdog: that must not be what ends them.
 pub fn sessions(connect: Connect, config: &Config) -> (Session, Session) {
     let (a, b) = connect();
-    (Session::client(a, config.clone()).unwrap(), Session::server(b, config.clone()).unwrap())
+    let config = config.clone().close_timeout(Duration::from_secs(600));
+    (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap())
 }
 
 /// Waits until a session's two threads are gone.
@@ -438,7 +445,7 @@ pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
     let (near, far) = connect();
     let session = Session::client(near, Config::new()).unwrap();
     let stream = session.open("stuck").unwrap();
-    fill(&session, &stream, 0);
+    fill(&session, &stream, 0, || true);
     let clones = [stream.clone(), stream.clone(), stream.clone()];
     let [mut a, mut b, mut c] = clones;
     // A system may find room for a little more yet (TCP probes a closed window), so both call again until they fail.
@@ -464,8 +471,38 @@ pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
     threads_end(&session);
 }
 
-/// Writes until nothing moves any more, and returns how much was accepted. Nobody reads at the other end.
-fn fill(session: &Session, mut stream: &Stream, from: usize) -> usize {
+/// Both I/O threads are stuck in the transport: the reader has nothing to read, the writer no room. A close can't hand over what was
+/// accepted, and says so; calls wake at once; and the abort frees the threads, where the transport has one (`frees`), else the far end does.
+pub fn closes_while_both_threads_are_stuck(connect: Connect, frees: bool) {
+    let (near, far) = connect();
+    let config = Config::new().close_timeout(Duration::from_secs(1)).keepalive_disabled(true);
+    let session = Session::client(near, config).unwrap();
+    let stream = session.open("stuck").unwrap();
+    fill(&session, &stream, 0, || true);
+    let [mut a, mut b] = [stream.clone(), stream.clone()];
+    let write = blocked(move || {
+        loop {
+            if let Err(error) = a.write(&[1]) {
+                break error;
+            }
+        }
+    });
+    let read = blocked(move || b.read(&mut [0]).unwrap_err());
+    assert!(matches!(session.close(), Err(Error::Timeout)));
+    assert_eq!(write.join().kind(), io::ErrorKind::NotConnected);
+    assert_eq!(read.join().kind(), io::ErrorKind::NotConnected);
+    if frees {
+        threads_end(&session);
+        drop(far);
+    } else {
+        assert_eq!(reader_and_writer(&session), (true, true));
+        drop(far);
+        threads_end(&session);
+    }
+}
+
+/// Writes until nothing moves any more, and `full`; returns how much was accepted. Nobody reads at the other end.
+fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> bool) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut total = 0;
     loop {
@@ -475,7 +512,7 @@ fn fill(session: &Session, mut stream: &Stream, from: usize) -> usize {
             Ok(n) => total += n,
             Err(error) => {
                 assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
-                if session.stats().bytes_sent == before {
+                if session.stats().bytes_sent == before && full() {
                     stream.set_write_timeout(None).unwrap();
                     return total;
                 }
@@ -494,12 +531,11 @@ pub fn both_directions_full_at_once_move_again(connect: Connect) {
     let theirs = server.accept().unwrap();
     let ends = [(&client, &ours, 0), (&server, &theirs, 4_000_037)];
     let filled = thread::scope(|scope| {
-        let fills = ends.map(|(session, stream, from)| scope.spawn(move || fill(session, stream, from)));
+        // Both readers wait for budget.
+        let full = || ends.iter().all(|(session, _, _)| session.stats().receive_pauses > 0);
+        let fills = ends.map(|(session, stream, from)| scope.spawn(move || fill(session, stream, from, full)));
         fills.map(|fill| fill.join().unwrap())
     });
-    for (session, _, _) in ends {
-        assert!(session.stats().receive_pauses > 0, "the reader should wait for budget");
-    }
     thread::scope(|scope| {
         for ((_, stream, from), filled) in ends.into_iter().zip(filled) {
             scope.spawn(move || {
