@@ -90,6 +90,8 @@ pub(crate) struct StreamCore<C> {
     handed: u64,
     /// The stream failed alone; what was received stays readable, then this is reported, even after FIN.
     failure: Option<Arc<Error>>,
+    /// What was received went with that failure.
+    cut: bool,
     /// The session ended, or is closing.
     ending: Option<Arc<Error>>,
     /// The session's transport takes no more writes.
@@ -123,6 +125,7 @@ impl<C> StreamCore<C> {
             rx: ReceiveWindow::new(version == 2, window, origin),
             handed: origin,
             failure: None,
+            cut: false,
             ending: None,
             write_ending: None,
             closed: false,
@@ -198,6 +201,11 @@ impl<C> StreamCore<C> {
     /// Whether data that [`receive`](Self::receive) let in is still wanted.
     pub(crate) fn wants_data(&self) -> bool {
         !self.closed && !self.read_shut && self.failure.is_none()
+    }
+
+    /// Whether what a reader took out and didn't use goes back: unlike new data also after a failure, unless that was lossy.
+    pub(crate) fn keeps_data(&self) -> bool {
+        !self.closed && !self.read_shut && !self.cut
     }
 
     /// FIN came; returns whether it is the first.
@@ -335,6 +343,7 @@ impl<C> StreamCore<C> {
     pub(crate) fn fail(&mut self, error: Error, lossy: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
         self.halves.on(Event::Finish);
+        self.cut |= lossy;
         let chunks = if lossy { self.inbox.clear() } else { VecDeque::new() };
         Discarded { _chunks: chunks, _payloads: self.outbox.clear() }
     }

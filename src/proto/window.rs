@@ -94,6 +94,8 @@ pub(crate) struct ReceiveWindow {
     announced: u64,
     /// The highest byte count that the peer was ever allowed to reach.
     edge: u64,
+    /// The largest window granted so far: the peer may overrun the edge by so many bytes.
+    slack: u64,
     /// Something was consumed that no UPD has told of yet, for the first time.
     fresh: bool,
     due: bool,
@@ -110,6 +112,7 @@ impl ReceiveWindow {
             consumed: origin,
             announced: origin,
             edge: origin + u64::from(INITIAL_WINDOW),
+            slack: u64::from(INITIAL_WINDOW),
             fresh: true,
             due: false,
         }
@@ -128,9 +131,9 @@ impl ReceiveWindow {
     /// goroutines write): the bytes received and the bytes allowed.
     pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
         self.received += n as u64;
-        let slack = u64::from(self.window.max(INITIAL_WINDOW));
-        if self.enforced && self.received > self.edge + slack {
-            return Err((self.received, self.edge + slack));
+        let allowed = self.edge + self.slack;
+        if self.enforced && self.received > allowed {
+            return Err((self.received, allowed));
         }
         Ok(())
     }
@@ -163,6 +166,7 @@ impl ReceiveWindow {
         }
         self.announced = self.consumed;
         self.edge = self.edge.max(self.consumed + u64::from(self.window));
+        self.slack = self.slack.max(u64::from(self.window));
         Some((self.consumed as u32, self.window)) // the wire's counter wraps
     }
 }

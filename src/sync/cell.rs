@@ -337,7 +337,7 @@ impl Drop for ReadTurn<'_> {
         let mut state = self.cell.state.lock();
         state.reading = false;
         let unwanted = match chunk {
-            Some(chunk) if state.core.wants_data() => {
+            Some(chunk) if state.core.keeps_data() => {
                 state.core.inbox().unpop(chunk);
                 None
             }

@@ -1,0 +1,351 @@
+//! The promises, *Version 2 windows* and *Stalls*.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::wire::Command;
+use gmux::{Config, Error, INITIAL_WINDOW, Session, Stream};
+use support::lab::{blocked, quiet};
+use support::raw::{Raw, against_client, against_server};
+use support::{Pattern, pair, test, until};
+
+const MIB: usize = 1 << 20;
+const SHORT: Duration = Duration::from_millis(50);
+
+/// A version 2 session that has accepted stream 1 of a raw peer.
+fn accepted(config: Config) -> (Raw, Session, Stream) {
+    let (mut raw, session) = against_server(config.version(2), 2);
+    raw.syn(1, "");
+    let stream = session.accept().unwrap();
+    (raw, session, stream)
+}
+
+/// Sends so many bytes on a stream, in frames of 32768 bytes.
+fn send(raw: &mut Raw, id: u32, mut bytes: usize) {
+    while bytes > 0 {
+        let n = bytes.min(32_768);
+        raw.psh(id, vec![id as u8; n]);
+        bytes -= n;
+    }
+}
+
+/// CONSUMED and WINDOW of an UPD that has to come next on stream `id`.
+fn update(raw: &mut Raw, id: u32) -> (usize, usize) {
+    let payload = raw.expect(Command::Upd, id);
+    let word = |at: usize| u32::from_le_bytes(payload[at..at + 4].try_into().unwrap()) as usize;
+    (word(0), word(4))
+}
+
+/// A byte too many was sent on stream 1: it fails, alone, and what was received before it can be read.
+fn fails_alone(raw: &mut Raw, session: &Session, mut stream: Stream, unread: usize) {
+    raw.assert_alive(session, 101);
+    let mut all = Vec::new();
+    let error = stream.read_to_end(&mut all).unwrap_err();
+    assert_eq!((all.len(), error.kind()), (unread, ErrorKind::InvalidData));
+    assert!(matches!(Error::from(error), Error::Overrun { stream: 1, .. }));
+    assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::InvalidData);
+    assert_eq!((session.stats().streams_cut, session.is_closed()), (1, false));
+}
+
+// ---- Version 2 windows ----------------------------------------------------------------------------------------------
+
+/// "A stream may send up to the highest edge ever granted ...; past that edge + the largest window granted it fails alone": before any
+/// UPD both are 262144.
+#[test]
+fn before_any_update_the_edge_and_the_slack_are_the_initial_window() {
+    test("before_any_update_the_edge_and_the_slack_are_the_initial_window", || {
+        // The configured window plays no part before it was granted, be it smaller or larger.
+        for window in [1000, 65_536, 2 * MIB] {
+            let (mut raw, session, stream) = accepted(quiet().max_stream_buffer(window));
+            send(&mut raw, 1, 2 * INITIAL_WINDOW as usize);
+            raw.assert_alive(&session, 99);
+            assert_eq!(stream.closed().try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
+            raw.psh(1, "!");
+            raw.expect(Command::Fin, 1);
+            fails_alone(&mut raw, &session, stream, 2 * INITIAL_WINDOW as usize);
+        }
+    });
+}
+
+/// "... never taken back": a smaller window granted later doesn't lower the edge.
+#[test]
+fn a_smaller_window_granted_later_takes_nothing_back() {
+    test("a_smaller_window_granted_later_takes_nothing_back", || {
+        let (mut raw, session, mut stream) = accepted(quiet().max_stream_buffer(1000));
+        send(&mut raw, 1, 5000);
+        stream.read_exact(&mut [0; 5000]).unwrap();
+        assert_eq!(update(&mut raw, 1), (5000, 1000));
+        send(&mut raw, 1, 2 * INITIAL_WINDOW as usize - 5000);
+        raw.assert_alive(&session, 99);
+        assert_eq!(stream.closed().try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
+        raw.psh(1, "!");
+        raw.expect(Command::Fin, 1);
+        fails_alone(&mut raw, &session, stream, 2 * INITIAL_WINDOW as usize - 5000);
+    });
+}
+
+/// "... max(262144, each consumed + window that we sent) ...; past that edge + the largest window granted it fails alone."
+#[test]
+fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
+    test("each_update_moves_the_edge_and_a_larger_window_the_slack", || {
+        let (mut raw, session, mut stream) = accepted(quiet().max_receive_buffer(8 * MIB).max_stream_buffer(MIB));
+        send(&mut raw, 1, 30_000);
+        stream.read_exact(&mut [0; 30_000]).unwrap();
+        assert_eq!(update(&mut raw, 1), (30_000, MIB));
+        // Edge at 30,000 + 1 MiB, and 1 MiB of slack.
+        send(&mut raw, 1, 2 * MIB);
+        raw.assert_alive(&session, 99);
+        assert_eq!(stream.closed().try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
+        raw.psh(1, "!");
+        raw.expect(Command::Fin, 1);
+        fails_alone(&mut raw, &session, stream, 2 * MIB);
+    });
+}
+
+/// "When what is granted and unconsumed exceeds half the budget, a new stream gets UPD(0, `max_stream_buffer`) at once."
+#[test]
+fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
+    test("new_streams_get_a_small_window_while_half_the_budget_is_granted", || {
+        let config = quiet().version(2).max_receive_buffer(4 * INITIAL_WINDOW as usize).max_stream_buffer(5000);
+        let (mut raw, session) = against_server(config.clone(), 2);
+        let mut streams = Vec::new();
+        for id in [1, 3, 5, 7, 9] {
+            raw.syn(id, "");
+            streams.push(session.accept().unwrap());
+        }
+        // Two have half of it; the third exceeds it, for those after it.
+        assert_eq!(update(&mut raw, 7), (0, 5000));
+        assert_eq!(update(&mut raw, 9), (0, 5000));
+        // Closed streams hold no grant: with two left, a new stream has the whole window again, and no UPD comes before its data.
+        streams.truncate(2);
+        for id in [5, 7, 9] {
+            raw.expect(Command::Fin, id);
+        }
+        raw.syn(11, "");
+        let mut stream = session.accept().unwrap();
+        stream.write_all(b"x").unwrap();
+        assert_eq!(raw.expect(Command::Psh, 11), b"x");
+
+        // The same for streams that this end opens: SYN, then UPD.
+        let (mut raw, session) = against_client(config, 2);
+        let streams: Vec<_> = (0..4).map(|_| session.open("").unwrap()).collect();
+        let frames: Vec<_> =
+            (0..5).map(|_| raw.recv()).map(|frame| (frame.header.command, frame.header.stream_id)).collect();
+        let syn = |id| (Command::Syn, id);
+        assert_eq!(frames, [syn(3), syn(5), syn(7), syn(9), (Command::Upd, 9)]);
+        drop(streams);
+    });
+}
+
+/// Such a small window is kept to by our own sender.
+#[test]
+fn a_small_first_window_limits_our_own_sender() {
+    test("a_small_first_window_limits_our_own_sender", || {
+        let (mut raw, session) = against_client(quiet().version(2), 2);
+        let mut stream = session.open("").unwrap();
+        raw.upd(3, 0, 5000);
+        until(|| session.stats().frames_received == 1);
+        assert_eq!(stream.write(&[0; 100_000]).unwrap(), 5000);
+        raw.expect(Command::Syn, 3);
+        raw.expect_data(3, 5000);
+    });
+}
+
+/// The lesson of smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write because nobody reads the echo. When one
+/// of them begins to read, it gets everything, though sixteen others go on holding what they have; and then all do. Nobody is cut.
+#[test]
+fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
+    const STREAMS: usize = 17;
+    test("one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do", || {
+        let (client, server) = pair(quiet().version(2));
+        let echo = thread::spawn(move || {
+            let echoes: Vec<_> = (0..STREAMS)
+                .map(|_| {
+                    let stream = server.accept().unwrap();
+                    thread::spawn(move || std::io::copy(&mut &stream, &mut &stream).unwrap())
+                })
+                .collect();
+            echoes.into_iter().for_each(|echo| assert_eq!(echo.join().unwrap(), 2 * MIB as u64));
+            server
+        });
+        let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
+        let writers: Vec<_> = streams
+            .iter()
+            .enumerate()
+            .map(|(i, stream)| {
+                let stream = stream.clone();
+                blocked(&format!("writer-{i}"), move || {
+                    (&stream).write_all(&Pattern::bytes(i as u64, 2 * MIB)).unwrap();
+                    stream.shutdown(std::net::Shutdown::Write).unwrap();
+                })
+            })
+            .collect();
+        (0..STREAMS).for_each(|i| support::lab::asleep(&format!("writer-{i}")));
+        let read_all = |i: usize| {
+            let mut got = Vec::new();
+            (&streams[i]).read_to_end(&mut got).unwrap();
+            assert!(got == Pattern::bytes(i as u64, 2 * MIB), "stream {i}");
+        };
+        read_all(STREAMS - 1);
+        assert!(writers[..STREAMS - 1].iter().all(|writer| !writer.is_finished()), "the others are still stuck");
+        thread::scope(|scope| (0..STREAMS - 1).for_each(|i| drop(scope.spawn(move || read_all(i)))));
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let server = echo.join().unwrap();
+        for session in [client, server] {
+            assert_eq!(session.stats().streams_cut, 0);
+        }
+    });
+}
+
+// ---- Stalls -----------------------------------------------------------------------------------------------------------
+
+/// Streams 1, 3 and 5 hold 9, 15 and 8 frames of 32 KiB, which is more than the budget: the reader is paused.
+fn stalled(config: Config, version: u8) -> (Raw, Session, [Stream; 3], thread::JoinHandle<()>) {
+    let (mut raw, session) = against_server(config.version(version).max_receive_buffer(MIB), version);
+    let streams = [1, 3, 5].map(|id| {
+        raw.syn(id, format!("{id}"));
+        session.accept().unwrap()
+    });
+    let mut sender = Raw::new(raw.stream.try_clone().unwrap(), version);
+    let sender = thread::spawn(move || {
+        send(&mut sender, 1, 9 * 32_768);
+        send(&mut sender, 3, 15 * 32_768);
+        send(&mut sender, 5, 8 * 32_768);
+    });
+    until(|| session.stats().receive_pauses > 0);
+    (raw, session, streams, sender)
+}
+
+/// "The stream that holds most is cut: its unread data is dropped, its calls fail with `Stalled`, the peer gets FIN, the others go on."
+#[test]
+fn a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on() {
+    test("a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on", || {
+        for version in [1, 2] {
+            let before = Instant::now();
+            let (mut raw, session, streams, sender) = stalled(quiet().stall_timeout(Some(SHORT)), version);
+            let [first, largest, third] = streams;
+            assert!(largest.closed().recv().is_err());
+            assert!(before.elapsed() >= SHORT);
+            assert_eq!(session.stats().streams_cut, 1);
+            let error = (&largest).read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+            match Error::from(error) {
+                Error::Stalled { held, after: SHORT } => assert!(held >= 15 * 32_768, "{held}"),
+                other => panic!("{other}"),
+            }
+            let stalled = |error| matches!(Error::from(error), Error::Stalled { .. });
+            assert!(stalled((&largest).write(b"x").unwrap_err()));
+            assert!((&largest).flush().map_err(stalled) != Err(false));
+            // The peer is told, and the others have lost nothing.
+            loop {
+                let frame = raw.recv();
+                match frame.header.command {
+                    Command::Fin => break assert_eq!(frame.header.stream_id, 3),
+                    _ => assert_eq!(frame.header.command, Command::Upd),
+                }
+            }
+            for (id, stream, frames) in [(1, &first, 9), (5, &third, 8)] {
+                let mut got = vec![0; frames * 32_768];
+                let mut stream = stream;
+                stream.read_exact(&mut got).unwrap();
+                assert!(got.iter().all(|&byte| byte == id as u8));
+                stream.write_all(b"echo").unwrap();
+                assert_eq!(raw.expect_data(id, 4), b"echo");
+            }
+            sender.join().unwrap();
+            raw.psh(3, "too late");
+            raw.assert_alive(&session, 7);
+            assert_eq!((session.stats().receive_buffered, session.stats().streams_cut), (0, 1));
+            assert_eq!(session.num_streams(), 3, "the application hasn't closed it");
+            drop(largest);
+            assert_eq!(session.num_streams(), 2);
+        }
+    });
+}
+
+/// A call that is blocked on the stream that is cut fails with `Stalled` too, and its notifier is called.
+#[test]
+fn a_stall_wakes_a_blocked_write() {
+    test("a_stall_wakes_a_blocked_write", || {
+        let (_raw, session, streams, _sender) = stalled(quiet().stall_timeout(Some(Duration::from_millis(500))), 2);
+        let mut stream = streams[1].clone();
+        let (tell, told) = mpsc::channel();
+        stream.set_close_notifier(move |_| tell.send(thread::current().name().unwrap_or("").to_owned()).unwrap());
+        // The peer grants no more than the initial window.
+        let write = thread::spawn(move || stream.write_all(&[0; 1_000_000]).unwrap_err());
+        assert!(matches!(Error::from(write.join().unwrap()), Error::Stalled { .. }));
+        assert!(told.recv().unwrap().starts_with("gmux-notify-"));
+        assert!(!session.is_closed());
+    });
+}
+
+/// One cut may not free enough: then the next largest follows, as long after.
+#[test]
+fn stalls_go_on_until_the_session_moves() {
+    test("stalls_go_on_until_the_session_moves", || {
+        let (mut raw, session, streams, sender) = stalled(quiet().stall_timeout(Some(SHORT)), 1);
+        sender.join().unwrap(); // the first cut made room for what was sent
+        assert!(streams[1].closed().recv().is_err());
+        let more = thread::spawn(move || {
+            send(&mut raw, 5, 30 * 32_768);
+            raw
+        });
+        // Stream 5 holds more than stream 1 by now.
+        assert!(streams[2].closed().recv().is_err());
+        assert_eq!(session.stats().streams_cut, 2);
+        (&streams[0]).read_exact(&mut vec![0; 9 * 32_768]).unwrap();
+        let mut raw = more.join().unwrap();
+        raw.expect(Command::Fin, 3);
+        raw.expect(Command::Fin, 5);
+        raw.assert_alive(&session, 7);
+    });
+}
+
+/// A session whose application reads now and then doesn't stall: the pause ends with each read that makes room.
+#[test]
+fn a_slow_reader_is_not_cut() {
+    test("a_slow_reader_is_not_cut", || {
+        let stall = Duration::from_secs(2);
+        let config = quiet().version(2).max_receive_buffer(262_144).stall_timeout(Some(stall));
+        let (client, server) = pair(config);
+        let mut ours = client.open("").unwrap();
+        let writer = thread::spawn(move || {
+            ours.write_all(&vec![1; 3 * MIB]).unwrap();
+            ours.close().unwrap();
+        });
+        let mut theirs = server.accept().unwrap();
+        let (mut piece, mut got) = (vec![0; 100_000], 0);
+        while got < 3 * MIB {
+            thread::sleep(stall / 20); // slowness is under test: 30 reads take longer than one stall
+            theirs.read_exact(&mut piece[..100_000.min(3 * MIB - got)]).unwrap();
+            got += 100_000.min(3 * MIB - got);
+        }
+        writer.join().unwrap();
+        assert_eq!(server.stats().streams_cut, 0);
+    });
+}
+
+/// "Keepalive doesn't run out while the reader is paused, and restarts when it resumes."
+#[test]
+fn keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes() {
+    test("keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes", || {
+        let timeout = Duration::from_millis(300);
+        let config = quiet().keepalive_disabled(false).keepalive_interval(timeout / 10).keepalive_timeout(timeout);
+        let (raw, session, streams, _sender) = stalled(config, 1);
+        thread::sleep(timeout * 2); // a pause that is longer than the timeout is under test
+        assert!(!session.is_closed(), "{:?}", session.close_reason());
+        let resumed = Instant::now();
+        for (stream, frames) in streams.iter().zip([9, 15, 8]) {
+            (&*stream).read_exact(&mut vec![0; frames * 32_768]).unwrap();
+        }
+        // From here on the peer is silent.
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))));
+        assert!(resumed.elapsed() >= timeout, "the clock restarts: {:?}", resumed.elapsed());
+        drop(raw);
+    });
+}
