@@ -537,6 +537,28 @@ fn shared_without_on_finish_ends_when_its_transport_is_dropped() {
     });
 }
 
+/// A readiness closure that waits for ever is ended by `on_abort`, which is called once.
+#[test]
+fn shared_aborts_a_readiness_closure_that_waits() {
+    test("shared_aborts_a_readiness_closure_that_waits", || {
+        let (near, far) = tcp();
+        let (hold, wait) = std::sync::mpsc::channel::<()>();
+        let (called, calls) = std::sync::mpsc::channel();
+        let transport = shared(near, Plain)
+            .with_readiness(move || wait.recv().map_err(|_| io::ErrorKind::ConnectionAborted.into()))
+            .on_abort(move || {
+                drop(hold);
+                called.send(()).unwrap();
+            });
+        let session = Session::client(transport, Config::new().close_timeout(SHORT)).unwrap();
+        session.close().unwrap();
+        threads_end(&session);
+        drop(session);
+        assert_eq!(calls.iter().count(), 1);
+        drop(far);
+    });
+}
+
 /// A readiness closure's error ends the session; "not yet" doesn't.
 #[test]
 fn shared_ends_with_its_readiness_closures_error() {
