@@ -1,5 +1,7 @@
 //! The protocol core: state without I/O, locks, clocks, threads or logging. `now` is passed in; what a call asks for
 //! (wake somebody, take a turn at the writer) is returned, and the caller acts on it after unlocking.
+//!
+//! Invariant: nothing below this module breaks the first sentence (`tests/layering.rs` looks).
 
 pub(crate) mod chunks;
 pub(crate) mod keepalive;

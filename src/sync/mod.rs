@@ -8,7 +8,7 @@
 //! 3. leaves: the budget's gate ([`budget`]), the session's lifecycle ([`close`]), the refusals ([`shaper`]), a pool's
 //!    class, the timer's queue, what crossbeam's channels lock inside
 //!
-//! No lock is held while a user's closure runs, while a handle, a notifier or a transport is dropped, while something is logged,
+//! Invariant: no lock is held while a user's closure runs, while a handle, a notifier or a transport is dropped, while something is logged,
 //! or across transport I/O. (The exceptions are named where they are: a `Shared` transport's turns.)
 
 pub(crate) mod budget;

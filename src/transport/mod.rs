@@ -9,6 +9,8 @@
 //!
 //! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
 //! beside the halves that works while both are blocked.
+//!
+//! Invariant: each half has one user, a thread of its own; the control may be called from any, at any time.
 
 mod pair;
 mod shared;

@@ -3,6 +3,8 @@
 //! Safe code can't interrupt a read from a pipe. So when a session over a pair ends, user calls wake at once all the same, but the
 //! session's reader thread ends when its read returns: when the far end closes, or when what
 //! [`with_abort`](Pair::with_abort) was given makes it.
+//!
+//! Invariant: what `with_abort` was given is called at most once.
 
 use std::io::{self, Read, Write};
 

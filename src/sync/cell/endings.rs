@@ -1,5 +1,7 @@
 //! How a stream ends: closed by its application, shut down by halves, failed alone, or with its session. Each wakes everybody
 //! who is blocked on it.
+//!
+//! Invariants: one ending alone is the first, whoever races for it; what it leaves to its caller is called and dropped after unlocking.
 
 use super::{Arc, Discarded, Env, Error, Notifier, Receiver, Sender, State, StreamCell, bounded, disconnected};
 use super::{Charge, SeqCst};

@@ -3,6 +3,8 @@
 //! Wake-ups are gathered ([`Wakes`]) and sent when all that one transport read brought is delivered: a thread that is woken for each
 //! frame costs more than the frame. They have to be sent before the reader waits for anything, since the threads
 //! they wake may be those that refund the budget.
+//!
+//! Invariant: whoever was gathered is woken before the reader waits again.
 
 use super::{Arc, Charge, Chunk, Env, Error, Instant, Received, StreamCell};
 

@@ -1,5 +1,8 @@
 //! Where calls wait for a stream: until there is something to read, room to write, or everything is handed over; and the
 //! settings that say for how long.
+//!
+//! Invariants: a waiter is counted exactly while it waits; whatever woke it, it looks at the state first and at its limits then, as they
+//! are by that time.
 
 use super::{
     Arc, Call, Condvar, Deadline, Env, Error, Instant, MutexGuard, Readable, Result, State, StreamCell, Writable,
