@@ -181,22 +181,27 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
         let (mut raw, session) = against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
         let stream = session.open("").unwrap();
         (&stream).write_all(&[0; 262_144]).unwrap();
-        let write = blocked("starving-twice", {
-            let mut stream = stream.clone();
-            move || (stream.write_all(&[1; 100]).unwrap_err(), Instant::now())
-        });
+        // Each UPD brings room for one of them, and a new beginning for all.
+        let writers: Vec<_> = (0..8)
+            .map(|i| {
+                let mut stream = stream.clone();
+                blocked(&format!("starving-{i}"), move || (stream.write_all(&[1; 100]).unwrap_err(), Instant::now()))
+            })
+            .collect();
         raw.fin(3);
         let mut last = Instant::now();
-        for more in 1..=6 {
-            thread::sleep(STALL / 4); // time itself is under test; six quarters are more than one stall
+        for more in 1..=8 {
+            thread::sleep(STALL / 4); // time itself is under test; eight quarters are more than one stall
             last = Instant::now();
             raw.upd(3, 0, 262_144 + more);
         }
-        let (error, failed) = write.join().unwrap();
-        assert!(matches!(Error::from(error), Error::PeerFinished(STALL)));
-        assert!(failed - last >= STALL, "{:?}", failed - last);
+        for writer in writers {
+            let (error, failed) = writer.join().unwrap();
+            assert!(matches!(Error::from(error), Error::PeerFinished(STALL)));
+            assert!(failed >= last + STALL, "{:?} too early", last + STALL - failed);
+        }
         raw.expect(Command::Syn, 3);
-        assert_eq!(raw.expect_data(3, 262_150)[262_144..], [1; 6]);
+        assert_eq!(raw.expect_data(3, 262_152)[262_144..], [1; 8]);
     });
 }
 
