@@ -199,6 +199,26 @@ fn an_orderly_end_of_tcp_with_a_stream_open_is_a_loss() {
     });
 }
 
+/// The peer's end and the local close meet at every point of each other's way: neither close is the worse for it.
+#[test]
+fn both_ends_closing_at_once_is_no_error() {
+    test("both_ends_closing_at_once_is_no_error", || {
+        for round in 0..1500 {
+            let (client, server) = sessions(over_tcp, &Config::new());
+            let meet = std::sync::Barrier::new(2);
+            thread::scope(|scope| {
+                for session in [&client, &server] {
+                    let meet = &meet;
+                    scope.spawn(move || {
+                        meet.wait();
+                        session.close().unwrap_or_else(|error| panic!("round {round}: {error}"));
+                    });
+                }
+            });
+        }
+    });
+}
+
 /// A transport that can't be set up makes session creation fail, and leaves nothing behind.
 #[test]
 fn a_transport_that_fails_to_split_is_an_error() {

@@ -114,21 +114,35 @@ impl Core {
 
     /// Ends the session, unless it has ended already. Never waits and never joins.
     pub(crate) fn end(&self, error: Error) {
-        let Some(cause) = self.lifecycle.end(error) else { return };
+        if let Some(cause) = self.lifecycle.end(error) {
+            self.ended(&cause);
+        }
+    }
+
+    /// The input is over. That ends the session, unless it is closing: then what the writer still has to send goes out, and the last of
+    /// the two threads ends the session.
+    pub(super) fn end_of_input(&self, error: Error) {
+        if let Some(cause) = self.lifecycle.end_unless_closing(error) {
+            self.ended(&cause);
+        }
+    }
+
+    /// Does what an end needs; once, for [`Lifecycle::end`](crate::sync::close::Lifecycle::end) lets one caller alone through.
+    fn ended(&self, cause: &Arc<Error>) {
         self.abort();
         self.env.budget.open();
         self.env.shaper.order(Order::Stop);
-        let cells = self.registry.lock().streams.end(Error::clone(&cause));
+        let cells = self.registry.lock().streams.end(Error::clone(cause));
         self.acceptable.notify_all();
         self.drained.notify_all();
         let ended = cells.into_iter().map(|cell| {
-            let ended = cell.end(&self.env, &cause);
+            let ended = cell.end(&self.env, cause);
             (cell, ended)
         });
         let ended: Vec<_> = ended.collect();
         timer::forget(self.number);
         let (number, peer) = (self.number, self.peer_text());
-        match &*cause {
+        match &**cause {
             Error::Closed | Error::PeerClosed => {
                 info!(target: "gmux::session", "session {number}{peer} ended: {cause}")
             }

@@ -46,9 +46,7 @@ pub(super) fn run(core: &Arc<Core>, transport: Box<dyn Read + Send>) {
         result
     }));
     let error = result.unwrap_or_else(|panic| Err(panicked(&*panic))).err();
-    if !core.lifecycle.is_in(Phase::Closing) {
-        core.end(error.unwrap_or(Error::PeerClosed));
-    } // else what the writer still has to send goes out; the last of the two threads ends the session
+    core.end_of_input(error.unwrap_or(Error::PeerClosed));
 }
 
 /// What a panic inside the transport is to the session.

@@ -107,8 +107,18 @@ impl Lifecycle {
 
     /// The session ends; returns its cause, to the first caller alone: `cause`, or what ended it before.
     pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
+        self.end_if(|phase| phase != Phase::Ended, cause)
+    }
+
+    /// [`end`](Self::end), unless a local close has begun: then the writer still has something to send, and the session ends when that is
+    /// done. One step, since a close may begin at any moment.
+    pub(crate) fn end_unless_closing(&self, cause: Error) -> Option<Arc<Error>> {
+        self.end_if(|phase| phase < Phase::Closing, cause)
+    }
+
+    fn end_if(&self, may_end: impl FnOnce(Phase) -> bool, cause: Error) -> Option<Arc<Error>> {
         let mut state = self.state.lock();
-        if state.phase == Phase::Ended {
+        if !may_end(state.phase) {
             return None;
         }
         self.step(&mut state, Phase::Ended, &Arc::new(cause));
@@ -162,4 +172,29 @@ impl Lifecycle {
 /// A channel that is disconnected already.
 pub(crate) fn disconnected() -> Receiver<()> {
     bounded(0).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inputs_end_doesnt_end_a_session_that_is_closing() {
+        let life = Lifecycle::new();
+        assert!(life.begin_close(None));
+        assert!(life.end_unless_closing(Error::PeerClosed).is_none());
+        assert!(life.is_in(Phase::Closing));
+        life.writer_done(Ok(()));
+        assert!(life.wait_written().is_ok());
+        assert!(matches!(life.end(Error::Closed).as_deref(), Some(Error::Closed)));
+    }
+
+    #[test]
+    fn a_close_after_the_inputs_end_is_no_error() {
+        let life = Lifecycle::new();
+        assert!(life.end_unless_closing(Error::PeerClosed).is_some());
+        assert!(life.end_unless_closing(Error::Closed).is_none());
+        assert!(!life.begin_close(None));
+        assert!(life.wait_written().is_ok());
+    }
 }
