@@ -38,6 +38,24 @@ fn a_closed_session_opens_and_accepts_nothing() {
     });
 }
 
+/// The same after an end that is still at work (a transport's `abort` is the user's code, and takes what time it takes): nobody gets a
+/// stream from a session that says that it is closed.
+#[test]
+fn a_session_that_is_ending_opens_nothing() {
+    test("a_session_that_is_ending_opens_nothing", || {
+        let (lab, session) = Lab::client(quiet());
+        lab.hold_abort(true);
+        lab.send([1, 99, 0, 0, 0, 0, 0, 0]);
+        assert!(session.closed().recv().is_err());
+        assert!(session.is_closed());
+        assert!(matches!(session.open("zombie"), Err(Error::InvalidCommand(99))));
+        assert!(matches!(session.accept(), Err(Error::InvalidCommand(99))));
+        assert!(matches!(session.close(), Err(Error::InvalidCommand(99))));
+        lab.hold_abort(false);
+        assert!(matches!(session.open("zombie"), Err(Error::InvalidCommand(99))));
+    });
+}
+
 /// "Accepted data is flushed; streams that the application closed get their FIN, others get none ...; `finish_write`."
 #[test]
 fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {

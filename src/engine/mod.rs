@@ -199,6 +199,10 @@ impl Core {
         if name.len() > MAX_PAYLOAD {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
         }
+        // The registry is told of an end as well, but later: after the transport's `abort`.
+        if let Some(cause) = self.lifecycle.cause() {
+            return Err(Error::clone(&cause));
+        }
         let (config, now) = (&self.env.config, Instant::now());
         let name = Name::new(name, None);
         let cell = self.registry.lock().streams.open(|id| StreamCell::new(id, name, config, true, now))?;

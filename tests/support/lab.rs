@@ -35,6 +35,8 @@ pub struct State {
     pub flushes: usize,
     pub finished: bool,
     pub aborted: bool,
+    /// `abort` doesn't return.
+    hold_abort: bool,
     /// A read waits for input.
     pub reading: bool,
     on_write: Option<OnWrite>,
@@ -145,6 +147,11 @@ impl Lab {
         self.change(|state| state.on_write = Some(Box::new(on_write)));
     }
 
+    /// From now on `abort` doesn't return, or does again: the end of the session is held where it is.
+    pub fn hold_abort(&self, hold: bool) {
+        self.change(|state| state.hold_abort = hold);
+    }
+
     /// Waits until a write is blocked; returns how many bytes it offers.
     pub fn blocked(&self) -> usize {
         self.wait(|state| (state.offered > 0).then_some(state.offered))
@@ -213,6 +220,7 @@ impl Control for LabControl {
 
     fn abort(&self) {
         self.0.change(|state| state.aborted = true);
+        self.0.wait(|state| (!state.hold_abort).then_some(()));
     }
 }
 
