@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, MuxConn, MuxStream, Session, SessionStats, Stream};
-use support::lab::{FAR, quiet, quiet_versions};
+use support::lab::{FAR, Lab, quiet, quiet_versions};
 use support::raw::{against_client, against_server};
 use support::{pair, pair_of, tcp, test, until};
 
@@ -112,10 +112,17 @@ fn the_extremes_that_the_rules_allow_work() {
 #[test]
 fn the_defaults_are_the_seeds() {
     test("the_defaults_are_the_seeds", || {
+        let (lab, session) = Lab::client(Config::default());
+        let mut stream = session.open("").unwrap();
+        lab.blocked(); // SYN: nothing is taken out of the queue meanwhile
+        assert_eq!(stream.write(&[0; 300_000]).unwrap(), 262_144, "max_send_buffer");
+        lab.allow_all();
+        lab.eof();
+
         let (mut raw, session) = against_client(Config::default(), 1);
         let mut stream = session.open("").unwrap();
         raw.expect(Command::Syn, 3);
-        assert_eq!(stream.write(&[0; 300_000]).unwrap(), 262_144, "max_send_buffer");
+        stream.write_all(&[0; 262_144]).unwrap();
         let frames: Vec<_> = (0..8).map(|_| raw.expect(Command::Psh, 3).len()).collect();
         assert_eq!(frames, [32_768; 8]);
         assert_eq!((stream.no_data_timeout(), session.no_data_timeout()), (None, None));
@@ -265,7 +272,7 @@ fn io_errors_have_the_error_inside() {
         assert!(matches!(error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()), Some(Error::Closed)));
         assert!(matches!(error.downcast::<Error>(), Ok(Error::Closed)));
 
-        let (lab, session) = support::lab::Lab::server(quiet());
+        let (lab, session) = Lab::server(quiet());
         lab.frame(1, Command::Syn, 1, &[]);
         let mut stream = session.accept().unwrap();
         lab.fail_read(ErrorKind::HostUnreachable);
@@ -283,7 +290,7 @@ fn io_errors_have_the_error_inside() {
 #[test]
 fn truncation_is_never_unexpected_eof() {
     test("truncation_is_never_unexpected_eof", || {
-        let (lab, session) = support::lab::Lab::server(quiet());
+        let (lab, session) = Lab::server(quiet());
         lab.frame(1, Command::Syn, 1, &[]);
         let mut stream = session.accept().unwrap();
         lab.fail_read(ErrorKind::UnexpectedEof);
