@@ -95,6 +95,9 @@ impl Core {
 
     /// The budget stayed used up: the stream that holds most of it goes, so that the others live.
     fn cut_the_largest(&self, after: Duration) {
+        if !self.env.budget.is_short() {
+            return; // there is room since, and the reader hasn't run yet: a second stream would be cut for nothing
+        }
         let cells = self.registry.lock().streams.streams();
         let largest = cells.iter().map(|cell| (cell.occupied(), cell)).max_by_key(|(held, _)| *held);
         let Some((held, cell)) = largest.filter(|(held, _)| *held > 0) else { return };

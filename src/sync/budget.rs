@@ -72,6 +72,12 @@ impl Budget {
         self.gate.lock().paused
     }
 
+    /// Whether what the reader waits for doesn't fit: it may have been given room and not have run since.
+    pub(crate) fn is_short(&self) -> bool {
+        let needed = self.needed.load(SeqCst);
+        needed > 0 && !self.fits(needed)
+    }
+
     /// Takes `amount` bytes if they fit.
     pub(crate) fn try_take(self: &Arc<Self>, amount: usize) -> Option<Charge> {
         self.fits(amount).then(|| self.charge(amount))
@@ -166,6 +172,17 @@ mod tests {
         drop(held);
         assert_eq!(reader.join().unwrap(), (Some(5), true));
         assert_eq!((budget.used(), budget.paused()), (0, None));
+    }
+
+    #[test]
+    fn a_reader_that_was_given_room_is_not_short_of_it_though_it_has_not_run() {
+        let budget = Budget::new(10);
+        let held = budget.try_take(10).unwrap();
+        assert!(!budget.is_short());
+        budget.needed.store(5, SeqCst); // a reader waits, and won't run
+        assert!(budget.is_short());
+        drop(held);
+        assert!(!budget.is_short());
     }
 
     #[test]
