@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::{Command, Frame};
 use gmux::{Error, Session};
-use support::lab::{FAR, Lab, asleep, blocked, count, data, quiet};
+use support::lab::{FAR, Lab, asleep, blocked, count, data, processed, quiet};
 use support::raw::{End, against_client, against_server};
 use support::{Pattern, gmux_threads, pair, test, until};
 
@@ -321,7 +321,7 @@ fn what_was_received_before_a_close_can_be_read_after_it() {
         raw.syn(1, "");
         raw.psh(1, "before");
         let mut stream = session.accept().unwrap();
-        until(|| session.stats().receive_buffered > 0);
+        processed(&mut raw, &session, 2);
         session.close().unwrap();
         let mut all = Vec::new();
         assert_eq!(stream.read_to_end(&mut all).unwrap_err().kind(), ErrorKind::NotConnected);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Error, Stream};
-use support::lab::{FAR, Lab, blocked, quiet};
+use support::lab::{FAR, Lab, blocked, processed, quiet};
 use support::raw::{against_client, against_server};
 use support::{pair, test, until};
 
@@ -199,7 +199,7 @@ fn calls_fail_with_no_data_and_the_stream_stays_usable() {
             assert!(matches!(Error::from(error), Error::NoData(SHORT)));
             raw.expect(Command::Syn, 3);
             raw.psh(3, "x");
-            until(|| session.stats().receive_buffered > 0);
+            processed(&mut raw, &session, 1);
             assert_eq!(read(&stream).unwrap(), 1);
             stream.write_all(b"y").unwrap();
             assert_eq!(raw.expect_data(3, 1), b"y");
@@ -255,7 +255,7 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
         // And so does data.
         let data = Instant::now();
         raw.psh(3, "x");
-        until(|| session.stats().receive_buffered > 0);
+        processed(&mut raw, &session, 1);
         assert_eq!(read(&stream).unwrap(), 1);
         assert!(is_timeout() || data.elapsed() > LONG);
         thread::sleep(LONG);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Config, Error, INITIAL_WINDOW, Session, Stream};
-use support::lab::{blocked, quiet};
+use support::lab::{blocked, processed, quiet};
 use support::raw::{Raw, against_client, against_server};
 use support::{Pattern, pair, test, until};
 
@@ -148,7 +148,7 @@ fn a_small_first_window_limits_our_own_sender() {
         let (mut raw, session) = against_client(quiet().version(2), 2);
         let mut stream = session.open("").unwrap();
         raw.upd(3, 0, 5000);
-        until(|| session.stats().frames_received == 1);
+        processed(&mut raw, &session, 1);
         assert_eq!(stream.write(&[0; 100_000]).unwrap(), 5000);
         raw.expect(Command::Syn, 3);
         raw.expect_data(3, 5000);

@@ -346,3 +346,10 @@ pub fn quiet() -> Config {
 pub fn quiet_versions() -> [Config; 2] {
     [quiet(), quiet().version(2)]
 }
+
+/// Waits until the session has dealt with the `frames` frames that the raw peer has sent so far. (They are counted, and charged, before
+/// that: only the count of the next one says that they are done.)
+pub fn processed(raw: &mut super::raw::Raw, session: &Session, frames: u64) {
+    raw.nop();
+    super::until(|| session.stats().frames_received > frames);
+}
