@@ -30,6 +30,8 @@ pub struct Config {
     pub(crate) max_frame_size: usize,
     pub(crate) max_receive_buffer: usize,
     pub(crate) max_stream_buffer: usize,
+    /// `None`: half of `max_receive_buffer`.
+    max_stream_window: Option<usize>,
     pub(crate) accept_backlog: usize,
     pub(crate) max_streams: usize,
     pub(crate) max_name_len: usize,
@@ -51,6 +53,7 @@ impl Default for Config {
             max_frame_size: 32768,
             max_receive_buffer: 4_194_304,
             max_stream_buffer: 65536,
+            max_stream_window: None,
             accept_backlog: 1024,
             max_streams: 65536,
             max_name_len: 4096,
@@ -119,10 +122,20 @@ impl Config {
         self
     }
 
-    /// Version 2: the window that a stream announces to its peer, in bytes (default: 65536).
+    /// Version 2: the window that a stream announces to its peer at first, in bytes (default: 65536). It grows up to
+    /// [`max_stream_window`](Self::max_stream_window).
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;
+        self
+    }
+
+    /// Version 2: what a stream's window may grow to, in bytes, when its reader keeps up and its peer runs into it (default: half of
+    /// `max_receive_buffer`). Windows grow only while all of them together are granted less than that half. `max_stream_buffer` or
+    /// less switches growing off. A stream's throughput is at most its window divided by the round-trip time.
+    #[must_use]
+    pub fn max_stream_window(mut self, bytes: usize) -> Self {
+        self.max_stream_window = Some(bytes);
         self
     }
 
@@ -187,6 +200,11 @@ impl Config {
         self
     }
 
+    /// The largest window in force.
+    pub(crate) fn largest_window(&self) -> usize {
+        self.max_stream_window.unwrap_or(self.max_receive_buffer / 2).max(self.max_stream_buffer)
+    }
+
     /// The stall timeout in force.
     pub(crate) fn stall(&self) -> Option<Duration> {
         self.stall_timeout.unwrap_or((self.version == 2).then_some(V2_STALL_TIMEOUT))
@@ -222,6 +240,9 @@ impl Config {
         rule(window >= 1, "max_stream_buffer", window, "it must be at least 1 byte")?;
         rule(window <= budget, "max_stream_buffer", window, "it must not be larger than max_receive_buffer")?;
         rule(window <= i32::MAX as usize, "max_stream_buffer", window, "it must be at most 2147483647 bytes")?;
+
+        let max = self.max_stream_window.unwrap_or(window);
+        rule(max <= budget, "max_stream_window", max, "it must not be larger than max_receive_buffer")?;
 
         rule(self.accept_backlog >= 1, "accept_backlog", self.accept_backlog, "it must be at least 1")?;
         rule(self.max_streams >= 1, "max_streams", self.max_streams, "it must be at least 1")?;
@@ -284,6 +305,7 @@ mod tests {
         assert_eq!(refused(Config::new().max_receive_buffer(65535)), "max_stream_buffer");
         let huge = i32::MAX as usize + 1;
         assert_eq!(refused(Config::new().max_receive_buffer(huge).max_stream_buffer(huge)), "max_stream_buffer");
+        assert_eq!(refused(Config::new().max_stream_window(4_194_305)), "max_stream_window");
         assert_eq!(refused(Config::new().accept_backlog(0)), "accept_backlog");
         assert_eq!(refused(Config::new().max_streams(0)), "max_streams");
         assert_eq!(refused(Config::new().max_name_len(65536)), "max_name_len");

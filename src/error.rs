@@ -125,7 +125,10 @@ pub enum Error {
     #[error("invalid command {0:#04x}: is the peer speaking gmux or smux at all?")]
     InvalidCommand(u8),
     /// A frame of another protocol version.
-    #[error("invalid version: this end is configured for version {ours}, the peer{} sent version {theirs}: configure both ends alike", Peer(.peer))]
+    #[error(
+        "invalid version: this end is configured for version {ours}, the peer{} sent version {theirs}: {}",
+        Peer(.peer), remedy(*.theirs)
+    )]
     InvalidVersion {
         /// The configured version.
         ours: u8,
@@ -151,6 +154,14 @@ pub enum Error {
     /// The transport failed.
     #[error("transport: {0}")]
     Io(#[source] Arc<io::Error>),
+}
+
+/// What to do about a peer's version.
+fn remedy(theirs: u8) -> &'static str {
+    match theirs {
+        1 | 2 => "configure both ends alike",
+        _ => "is the peer speaking gmux or smux at all?",
+    }
 }
 
 /// Shows ` 192.0.2.1:80` or nothing: part of the message of [`Error::InvalidVersion`].

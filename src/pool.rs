@@ -1,7 +1,7 @@
 //! Buffers that are used again: the seed's allocator.
 //!
-//! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused, and one class more
-//! for the data path, which lays an 8-byte header and a payload of 32768 bytes side by side.
+//! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused, and some more for the
+//! data path, which lays an 8-byte header and a payload side by side. Received payloads, which are charged for what they occupy, have quarter steps between the powers of two from 4096 bytes on.
 //!
 //! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps at most
 //! 8 MiB of idle buffers and gives the rest back to the system; the locks are leaves (nothing is locked, and
@@ -12,19 +12,40 @@ use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 
-use crate::wire::HEADER_LEN;
+use crate::wire::{HEADER_LEN, MAX_PAYLOAD};
 
 /// The largest buffer of a power-of-two class, in bytes.
 pub const MAX_BUFFER: usize = 65536;
 
-/// The data path's class: the default `max_frame_size` behind a header.
-const FRAME_BUFFER: usize = HEADER_LEN + 32768;
+/// The data path's classes: a header and what applications like to write, up to the default `max_frame_size`; and the
+/// largest payload.
+const FRAME_BUFFERS: [usize; 5] =
+    [HEADER_LEN + 4096, HEADER_LEN + 8192, HEADER_LEN + 16384, HEADER_LEN + 32768, HEADER_LEN + MAX_PAYLOAD];
 
 /// How many idle bytes a class keeps: two full sessions' worth of out-queues and budgets, 8 MiB. A burst beyond it is given back.
 const KEPT_BYTES: usize = 8 << 20;
 
-/// Power-of-two classes: 2⁰ to 2¹⁶; the class after them is the data path's.
+/// Power-of-two classes: 2⁰ to 2¹⁶; those after them are the data path's.
 const POWERS: usize = 17;
+
+/// Where quarter steps begin, in bytes, and over how many powers of two they go: up to 65536.
+const QUARTERS_FROM: usize = 4096;
+const QUARTER_POWERS: usize = 4;
+
+/// All classes: powers, frames, then three quarter steps within each power.
+const CLASSES: usize = POWERS + FRAME_BUFFERS.len() + 3 * QUARTER_POWERS;
+
+/// The size of a class's buffers.
+fn size_of_class(class: usize) -> usize {
+    let Some(special) = class.checked_sub(POWERS) else { return 1 << class };
+    match FRAME_BUFFERS.get(special) {
+        Some(&size) => size,
+        None => {
+            let quarter = special - FRAME_BUFFERS.len();
+            (QUARTERS_FROM << (quarter / 3)) / 4 * (5 + quarter % 3)
+        }
+    }
+}
 
 /// Idle buffers of one size.
 struct Class {
@@ -64,15 +85,14 @@ impl Class {
 /// ```
 #[derive(Clone)]
 pub struct BufferPool {
-    classes: Arc<[Class; POWERS + 1]>,
+    classes: Arc<[Class; CLASSES]>,
 }
 
 impl BufferPool {
     /// An empty pool.
     #[must_use]
     pub fn new() -> Self {
-        let size = |class| if class == POWERS { FRAME_BUFFER } else { 1_usize << class };
-        Self { classes: Arc::new(std::array::from_fn(|class| Class::new(size(class)))) }
+        Self { classes: Arc::new(std::array::from_fn(|class| Class::new(size_of_class(class)))) }
     }
 
     /// The pool that all sessions of the process share.
@@ -89,14 +109,26 @@ impl BufferPool {
         Some(self.take(class, size))
     }
 
-    /// A buffer for a header and `payload` bytes (1 to 65535), of the data path's class where that wastes less.
+    /// A buffer for a header and `payload` bytes (1 to 65535), of a class of the data path where that wastes less.
     pub(crate) fn frame(&self, payload: usize) -> Buffer {
-        let size = HEADER_LEN + payload;
-        match msb(size) {
-            Some(class) if size <= FRAME_BUFFER / 2 || size > FRAME_BUFFER => self.take(class, size),
-            None => Buffer { data: vec![0; size].into_boxed_slice(), len: size, home: None },
-            Some(_) => self.take(POWERS, size),
+        let size = (HEADER_LEN + payload).min(HEADER_LEN + MAX_PAYLOAD);
+        let close = |&frame: &usize| size <= frame && frame - size < size / 8;
+        match FRAME_BUFFERS.iter().position(close) {
+            Some(special) => self.take(POWERS + special, size),
+            None => self.fit(size).unwrap_or_else(|| self.take(POWERS + FRAME_BUFFERS.len() - 1, size)),
         }
+    }
+
+    /// A buffer of `size` bytes (1 to 65536) that wastes at most a fifth of itself, above 4096 bytes.
+    pub(crate) fn fit(&self, size: usize) -> Option<Buffer> {
+        let class = msb(size)?;
+        if size <= QUARTERS_FROM {
+            return Some(self.take(class, size));
+        }
+        let base = 1 << (class - 1); // the power of two below
+        let steps = (size - base).div_ceil(base / 4);
+        let quarters = POWERS + FRAME_BUFFERS.len() + 3 * (class - msb(QUARTERS_FROM)? - 1);
+        Some(self.take(if steps == 4 { class } else { quarters + steps - 1 }, size))
     }
 
     fn take(&self, class: usize, len: usize) -> Buffer {
@@ -215,6 +247,18 @@ mod tests {
             assert_eq!(buffer.len(), payload + HEADER_LEN);
             assert!(buffer.capacity() <= 2 * buffer.len(), "{payload}: {}", buffer.capacity());
         }
+    }
+
+    #[test]
+    fn a_fitting_buffer_wastes_at_most_a_fifth() {
+        let pool = BufferPool::new();
+        for size in 1..=MAX_BUFFER {
+            let buffer = pool.fit(size).unwrap();
+            assert_eq!(buffer.len(), size);
+            let most = if size <= 4096 { 2 * size } else { size / 4 * 5 + 5 };
+            assert!(buffer.capacity() >= size && buffer.capacity() <= most, "{size}: {}", buffer.capacity());
+        }
+        assert!(pool.fit(0).is_none() && pool.fit(MAX_BUFFER + 1).is_none());
     }
 
     #[test]

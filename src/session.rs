@@ -1,7 +1,6 @@
 //! [`Session`]: one connection and its streams.
 //!
-//! Invariant: a session handle counts twice, among all handles and among those of the session itself; the last of these refuses what the
-//! peer opens, the last of all closes the session.
+//! Invariant: handles are counted by hand; the last one, session's or stream's, closes the session.
 
 use std::fmt;
 use std::net::SocketAddr;

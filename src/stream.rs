@@ -186,7 +186,7 @@ impl Stream {
     /// None at present.
     pub fn close(&self) -> Result<()> {
         if let Some(notifier) = self.core.close_stream(&self.cell) {
-            call_notifier(notifier, &self.cell);
+            call_notifier(self.core.number, notifier, &self.cell);
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Stream {
         let (replaced, due) = self.cell.set_notifier(Box::new(wrapped));
         drop(replaced);
         if let Some(due) = due {
-            call_notifier(due, &self.cell);
+            call_notifier(self.core.number, due, &self.cell);
         }
     }
 
@@ -256,7 +256,7 @@ impl Read for &Stream {
 
 impl Write for &Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        Ok(self.cell.write(&self.core.env, buf)?)
+        Ok(self.core.write(&self.cell, buf)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -293,7 +293,7 @@ impl Drop for Stream {
         if self.cell.drop_handle()
             && let Some(notifier) = self.core.close_stream(&self.cell)
         {
-            call_notifier(notifier, &self.cell);
+            call_notifier(self.core.number, notifier, &self.cell);
         }
         self.core.drop_handle();
     }

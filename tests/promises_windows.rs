@@ -92,7 +92,8 @@ fn a_smaller_window_granted_later_takes_nothing_back() {
 #[test]
 fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
     test("each_update_moves_the_edge_and_a_larger_window_the_slack", || {
-        let (mut raw, session, mut stream) = accepted(quiet().max_receive_buffer(8 * MIB).max_stream_buffer(MIB));
+        let (mut raw, session, mut stream) =
+            accepted(quiet().max_receive_buffer(8 * MIB).max_stream_buffer(MIB).max_stream_window(MIB));
         send(&mut raw, 1, 30_000);
         stream.read_exact(&mut [0; 30_000]).unwrap();
         assert_eq!(update(&mut raw, 1), (30_000, MIB));

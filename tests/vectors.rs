@@ -67,6 +67,7 @@ impl Vector {
             .version(self.version)
             .max_frame_size(self.max_frame_size)
             .max_stream_buffer(self.window as usize)
+            .max_stream_window(self.window as usize) // Go's windows don't grow
             .keepalive_disabled(!self.keepalive)
     }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::{Core, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::cell::{Ended, Notifier, StreamCell};
-use crate::sync::close::Phase;
+use crate::sync::close::{ClosedChannel, Phase};
 use crate::sync::shaper::Order;
 
 impl Core {
@@ -63,9 +63,7 @@ impl Core {
             return;
         }
         let deadline = Instant::now().checked_add(self.env.config.close_timeout);
-        if !self.lifecycle.begin_close(deadline) {
-            return;
-        }
+        let Some(channel) = self.lifecycle.begin_close(deadline) else { return };
         debug!(target: "gmux::session", "session {} is closing", self.number);
         let cause = Arc::new(Error::Closed);
         let mut registry = self.registry.lock();
@@ -79,6 +77,7 @@ impl Core {
             let mut ended = cell.detach(&self.env, &cause);
             notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
         }
+        drop(channel);
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and finish.
         self.env.budget.open();
         self.env.shaper.order(Order::Finish);
@@ -86,7 +85,7 @@ impl Core {
             timer::schedule(self, deadline);
         }
         for (notifier, cell) in notifiers {
-            call_notifier(notifier, &cell);
+            call_notifier(self.number, notifier, &cell);
         }
     }
 
@@ -114,21 +113,21 @@ impl Core {
 
     /// Ends the session, unless it has ended already. Never waits and never joins.
     pub(crate) fn end(&self, error: Error) {
-        if let Some(cause) = self.lifecycle.end(error) {
-            self.ended(&cause);
+        if let Some((cause, channel)) = self.lifecycle.end(error) {
+            self.ended(&cause, channel);
         }
     }
 
     /// The input is over. That ends the session, unless it is closing: then what the writer still has to send goes out, and the last of
     /// the two threads ends the session.
     pub(super) fn end_of_input(&self, error: Error) {
-        if let Some(cause) = self.lifecycle.end_unless_closing(error) {
-            self.ended(&cause);
+        if let Some((cause, channel)) = self.lifecycle.end_unless_closing(error) {
+            self.ended(&cause, channel);
         }
     }
 
     /// Does what an end needs; once, for [`Lifecycle::end`](crate::sync::close::Lifecycle::end) lets one caller alone through.
-    fn ended(&self, cause: &Arc<Error>) {
+    fn ended(&self, cause: &Arc<Error>, channel: ClosedChannel) {
         self.abort();
         self.env.budget.open();
         self.env.shaper.order(Order::Stop);
@@ -140,6 +139,7 @@ impl Core {
             (cell, ended)
         });
         let ended: Vec<_> = ended.collect();
+        drop(channel);
         timer::forget(self.number);
         let (number, peer) = (self.number, self.peer_text());
         match &**cause {
@@ -158,12 +158,18 @@ impl Core {
         }
         let control = self.control.lock().clone();
         let Some(control) = control else { return };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| control.abort())).is_err() {
-            warn!(target: "gmux::session", "session {}: the transport panicked in abort", self.number);
-        }
-        // The threads may have let go of it meanwhile; the timer must never be the one that drops a transport.
-        if let Some(last) = Arc::into_inner(control) {
-            drop_elsewhere(self.number, last);
+        let number = self.number;
+        let abort = move || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| control.abort())).is_err() {
+                warn!(target: "gmux::session", "session {number}: the transport panicked in abort");
+            }
+            // Our two threads may have let go of it meanwhile; then the transport is dropped here.
+            drop(control);
+        };
+        if timer::is_this_thread() {
+            run_apart(number, abort); // it may be a user's code, and the timer has other sessions to look after
+        } else {
+            abort();
         }
     }
 
@@ -178,18 +184,18 @@ impl Core {
         }
         // If no thread can be had, the notifiers stay with their streams, for the threads that close those.
         let due = Arc::new(Mutex::new(due));
-        let list = Arc::clone(&due);
+        let (list, number) = (Arc::clone(&due), self.number);
         // A notifier gets a handle, which needs the session; all others may be gone by the time that the thread runs.
         let session = self.me.upgrade();
-        let started = spawn(format!("gmux-notify-{}", self.number), move || {
+        let started = spawn(format!("gmux-notify-{number}"), move || {
             let due = std::mem::take(&mut *list.lock());
             for (cell, notifier) in due {
-                call_notifier(notifier, &cell);
+                call_notifier(number, notifier, &cell);
             }
             drop(session);
         });
         if let Err(error) = started {
-            warn!(target: "gmux::session", "session {}: no thread for close notifiers: {error}", self.number);
+            warn!(target: "gmux::session", "session {number}: no thread for close notifiers: {error}");
             let due = std::mem::take(&mut *due.lock());
             for (cell, notifier) in due {
                 cell.keep_notifier(notifier);
@@ -198,14 +204,27 @@ impl Core {
     }
 }
 
-/// Drops something of the user's on a thread of its own, or here if there is none to be had.
-pub(super) fn drop_elsewhere<T: Send + 'static>(number: u64, thing: T) {
-    drop(spawn(format!("gmux-notify-{number}"), move || drop(thing)));
+/// Runs something of the user's on a thread of its own, or here if there is none to be had.
+pub(super) fn run_apart(number: u64, task: impl FnOnce() + Send + 'static) {
+    let task = Arc::new(Mutex::new(Some(task)));
+    let theirs = Arc::clone(&task);
+    let started = spawn(format!("gmux-notify-{number}"), move || {
+        let task = theirs.lock().take();
+        if let Some(task) = task {
+            task();
+        }
+    });
+    if started.is_err() {
+        let task = task.lock().take();
+        if let Some(task) = task {
+            task();
+        }
+    }
 }
 
 /// Calls a user's notifier; its panic hurts only itself.
-pub(crate) fn call_notifier(notifier: Notifier, cell: &Arc<StreamCell>) {
+pub(crate) fn call_notifier(session: u64, notifier: Notifier, cell: &Arc<StreamCell>) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| notifier(cell))).is_err() {
-        warn!(target: "gmux::stream", "the close notifier of stream {} {:?} panicked", cell.id, cell.name.text());
+        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {:?} panicked", cell.id, cell.name.text());
     }
 }

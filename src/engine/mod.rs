@@ -34,7 +34,7 @@ use crate::sync::budget::Budget;
 use crate::sync::cell::{Env, Name, Notifier, StreamCell};
 use crate::sync::close::Lifecycle;
 use crate::sync::deadline::{Call, Deadline};
-use crate::sync::shaper::{Queue, shaper};
+use crate::sync::shaper::{Parker, shaper};
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
@@ -90,6 +90,9 @@ pub(crate) struct Core {
     session_handles: AtomicUsize,
     /// Of the two threads, those that run.
     threads: AtomicUsize,
+    writer: writer::Slot,
+    /// Whether the transport bounds its writes, so that callers may take the writer's turn.
+    bounded_writes: bool,
     clock: liveness::Clock,
     keepalive: Mutex<Keepalive>,
 }
@@ -109,7 +112,7 @@ impl Core {
     /// Starts a session over `halves`, with no handle yet.
     pub(crate) fn start(halves: Halves, config: Config, role: Role) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let Halves { reader, writer, control } = halves;
+        let Halves { reader, writer, control, bounded_writes } = halves;
         let now = Instant::now();
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
@@ -130,6 +133,8 @@ impl Core {
             handles: AtomicUsize::new(0),
             session_handles: AtomicUsize::new(0),
             threads: AtomicUsize::new(2),
+            bounded_writes,
+            writer: Mutex::new(None),
             clock: liveness::Clock::new(now),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
             env: Env {
@@ -140,17 +145,14 @@ impl Core {
                 config,
             },
         });
-        core.clone().start_threads(reader, writer, queue)?;
+        let parker = queue.parker();
+        *core.writer.lock() = Some(writer::Writer::new(writer, queue));
+        core.clone().start_threads(reader, parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());
         Ok(core)
     }
 
-    fn start_threads(
-        self: Arc<Self>,
-        reader: Box<dyn std::io::Read + Send>,
-        writer: Box<dyn std::io::Write + Send>,
-        queue: Queue,
-    ) -> Result<()> {
+    fn start_threads(self: Arc<Self>, reader: Box<dyn std::io::Read + Send>, parker: Parker) -> Result<()> {
         timer::register(&self)?;
         let core = Arc::clone(&self);
         let name = format!("gmux-reader-{}", self.number);
@@ -161,7 +163,7 @@ impl Core {
         let core = Arc::clone(&self);
         let name = format!("gmux-writer-{}", self.number);
         let writer = spawn(name, move || {
-            writer::run(&core, writer, queue);
+            writer::run(&core, &parker);
             core.thread_ends();
         });
         // A thread that couldn't be had counts as ended; the other one ends when the transport is aborted.
@@ -218,6 +220,17 @@ impl Core {
             cell.announce();
         }
         cell.queue_now(&self.env);
+    }
+
+    /// Writes to a stream. If that answers what came, and the writer is idle, this thread takes the writer's turn.
+    pub(crate) fn write(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &[u8]) -> Result<usize> {
+        let written = cell.write(&self.env, buf)?;
+        let shaper = &self.env.shaper;
+        let turn = written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
+        if !(turn && writer::callers_turn(self)) {
+            shaper.ring(written.bell);
+        }
+        Ok(written.accepted)
     }
 
     /// Closes a stream of the application, and returns what is left to do.

@@ -5,6 +5,8 @@
 //!
 //! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a bounded rate.
 
+mod streams;
+
 use std::any::Any;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,14 +18,12 @@ use log::trace;
 use super::Core;
 use super::complaints::Complaints;
 use crate::error::{Error, Result};
-use crate::pool::Buffer;
 use crate::proto::chunks::{Chunk, charge_for};
-use crate::proto::registry::{Admission, Refusal};
 use crate::proto::stream::Received;
 use crate::sync::budget::Charge;
-use crate::sync::cell::{Name, Small, StreamCell, Wakes};
+use crate::sync::cell::{Small, StreamCell, Wakes};
 use crate::sync::close::Phase;
-use crate::wire::reader::{FrameReader, INLINE_MAX, Step};
+use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 use crate::wire::{Command, Header, decode_update};
 
 /// How long the reader sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
@@ -35,7 +35,7 @@ pub(super) fn run(core: &Arc<Core>, transport: Box<dyn Read + Send>) {
         let mut reader = Reader {
             core,
             transport,
-            frames: FrameReader::new(),
+            frames: FrameReader::new(core.env.config.version),
             wakes: Wakes::default(),
             now: Instant::now(),
             complaints: Complaints::default(),
@@ -85,7 +85,7 @@ impl Reader<'_> {
             if self.core.lifecycle.is_in(Phase::Ended) {
                 return Ok(());
             }
-            match self.frames.next()? {
+            match self.frames.next().map_err(|error| self.with_peer(error))? {
                 Step::NeedInput => {
                     self.wakes.send();
                     if self.fill()? == 0 {
@@ -94,8 +94,18 @@ impl Reader<'_> {
                 }
                 Step::Header(header) => self.header(header)?,
                 Step::Inline(header) => self.inline(header)?,
-                Step::Collected(header, buffer) => self.collected(header, buffer)?,
+                Step::Collected(header, payload) => self.collected(header, payload)?,
             }
+        }
+    }
+
+    /// Adds the peer's address to an error that has a place for it.
+    fn with_peer(&self, error: Error) -> Error {
+        match error {
+            Error::InvalidVersion { ours, theirs, .. } => {
+                Error::InvalidVersion { ours, theirs, peer: self.core.peer_addr }
+            }
+            other => other,
         }
     }
 
@@ -103,10 +113,15 @@ impl Reader<'_> {
     fn fill(&mut self) -> Result<usize> {
         loop {
             let started = self.now;
-            match self.frames.fill(&mut self.transport) {
+            match self.frames.fill(&mut self.transport, self.core.env.pool) {
                 Ok(n) => {
                     self.now = Instant::now();
                     self.core.clock.received(self.now);
+                    // On a slow link a large payload may be long in coming: its parts are data too.
+                    if let Some(Pending::Data(cell, _)) = &self.pending {
+                        self.core.clock.payload(self.now);
+                        cell.touch(self.now);
+                    }
                     return Ok(n);
                 }
                 Err(error) => self.retry(error, started)?,
@@ -159,10 +174,6 @@ impl Reader<'_> {
 
     /// A header came: checks it, and says where its payload goes.
     fn header(&mut self, header: Header) -> Result<()> {
-        let ours = self.core.env.config.version;
-        if header.version != ours {
-            return Err(Error::InvalidVersion { ours, theirs: header.version, peer: self.core.peer_addr });
-        }
         header.check()?;
         trace!(target: "gmux::reader", "session {}: {header}", self.core.number);
         self.core.counters.frames_received.add(1);
@@ -206,15 +217,16 @@ impl Reader<'_> {
     }
 
     /// A large payload is complete.
-    fn collected(&mut self, header: Header, buffer: Buffer) -> Result<()> {
+    fn collected(&mut self, header: Header, payload: Payload) -> Result<()> {
+        let (start, len) = (payload.start, usize::from(header.length));
         match self.pending.take() {
             Some(Pending::Data(cell, charge)) => {
-                self.count_data(buffer.len());
-                let len = buffer.len();
-                cell.deliver(&self.core.env, Chunk::new(buffer, len, charge), self.now, &mut self.wakes);
+                self.count_data(len);
+                let chunk = Chunk::new(payload.buffer, start, len, charge);
+                cell.deliver(&self.core.env, chunk, self.now, &mut self.wakes);
                 Ok(())
             }
-            Some(Pending::Name) => self.open(header, &buffer),
+            Some(Pending::Name) => self.open(header, &payload.buffer[start..start + len]),
             None => Ok(()),
         }
     }
@@ -244,9 +256,12 @@ impl Reader<'_> {
         };
         match cell.admit(&self.core.env, length) {
             Ok(Received::Queue) => {
-                if let Some((buffer, charge)) = self.buffer(length) {
+                // Where there is no charge the session is closing, or has ended: what comes is of no interest any more.
+                if let Some(payload) = self.frames.prepare(self.core.env.pool)
+                    && let Some(charge) = self.charge(charge_for(&payload.buffer))
+                {
                     self.pending = Some(Pending::Data(cell, charge));
-                    self.frames.collect(buffer);
+                    self.frames.collect(payload);
                 }
             }
             Ok(Received::Discard) => {
@@ -277,10 +292,12 @@ impl Reader<'_> {
             Ok(Small::Done) => {}
             Ok(Small::Late) => self.late(&cell),
             Ok(Small::Needs { merged, size }) => {
-                if let Some((mut buffer, charge)) = self.buffer(size) {
+                if let Some(mut buffer) = env.pool.get(size)
+                    && let Some(charge) = self.charge(charge_for(&buffer))
+                {
                     let rest = &self.frames.payload()[merged..];
                     buffer[..rest.len()].copy_from_slice(rest);
-                    let chunk = Chunk::new(buffer, rest.len(), charge);
+                    let chunk = Chunk::new(buffer, 0, rest.len(), charge);
                     cell.deliver(env, chunk, now, &mut self.wakes);
                 }
             }
@@ -288,111 +305,19 @@ impl Reader<'_> {
         }
     }
 
-    /// A buffer of `size` bytes, charged to the budget: here the reader waits if that is used up. `None` when the session is closing
+    /// Charges the budget for what a payload will occupy: here the reader waits if that is used up. `None` when the session is closing
     /// or has ended.
-    fn buffer(&mut self, size: usize) -> Option<(Buffer, Charge)> {
-        let buffer = self.core.env.pool.get(size)?;
-        let (budget, amount) = (&self.core.env.budget, charge_for(&buffer));
+    fn charge(&mut self, amount: usize) -> Option<Charge> {
+        let budget = &self.core.env.budget;
         if let Some(charge) = budget.try_take(amount) {
-            return Some((buffer, charge));
+            return Some(charge);
         }
-        drop(buffer); // the wait may be long
         self.wakes.send();
         let now = Instant::now();
+        budget.pause(now);
         self.core.reader_pauses(now);
-        let charge = budget.take(amount, now, || self.core.clock.received(Instant::now()))?;
+        let charge = budget.take(amount, || self.core.clock.received(Instant::now()))?;
         self.now = Instant::now();
-        Some((self.core.env.pool.get(size)?, charge))
-    }
-
-    // ---- streams ------------------------------------------------------------------------------------------------
-
-    /// A SYN header came; its payload is the name.
-    fn syn(&mut self, header: Header, length: usize) -> Result<()> {
-        let config = &self.core.env.config;
-        if length > config.max_name_len {
-            self.frames.skip();
-            return self.admitted(header, Err(Refusal::NameTooLong)).map(drop);
-        }
-        match length {
-            0 => return self.open(header, &[]),
-            1..=INLINE_MAX => self.frames.inline(),
-            _ => match self.core.env.pool.get(length) {
-                Some(buffer) => {
-                    self.pending = Some(Pending::Name);
-                    self.frames.collect(buffer);
-                }
-                None => self.frames.skip(),
-            },
-        }
-        Ok(())
-    }
-
-    /// A SYN is complete.
-    fn open(&mut self, header: Header, name: &[u8]) -> Result<()> {
-        let id = header.stream_id;
-        if !self.admitted(header, Ok(name))? {
-            return Ok(());
-        }
-        let names = &self.core.names;
-        if names.used() + name.len() > names.limit() {
-            return self.refuse(header, Some(name), Refusal::NamesTooMany);
-        }
-        let charged = Name::new(name, Some(names.charge(name.len())));
-        let cell = StreamCell::new(id, charged, &self.core.env.config, false, self.now);
-        let received = self.core.registry.lock().streams.receive(id, Arc::clone(&cell));
-        if !received {
-            return self.refuse(header, Some(name), Refusal::NotAccepting);
-        }
-        self.core.counters.streams_received.add(1);
-        self.core.introduce(&cell);
-        self.core.acceptable.notify_one();
-        Ok(())
-    }
-
-    /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says comes first: a refusal's FIN must
-    /// not go to a stream that is open.
-    fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
-        let admission = self.core.registry.lock().streams.admit(header.stream_id);
-        match (admission, name) {
-            (Admission::Duplicate, _) => self.core.counters.frames_ignored.add(1),
-            (Admission::WrongParity, _) => {
-                let reason = "SYN with an id that only this end may open: are both ends clients, or both servers?";
-                return Err(Error::InvalidProtocol { frame: header, reason });
-            }
-            (Admission::Welcome, Ok(_)) => return Ok(true),
-            (Admission::Refused(refusal), Ok(name)) => self.refuse(header, Some(name), refusal)?,
-            (Admission::Welcome | Admission::Refused(_), Err(refusal)) => self.refuse(header, None, refusal)?,
-        }
-        Ok(false)
-    }
-
-    /// Refuses a stream with FIN. The name, if it was read, is for the log.
-    fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
-        self.core.counters.streams_refused.add(1);
-        let (core, id) = (self.core, header.stream_id);
-        self.complaints.say(self.now, core.number, || {
-            let name = name.map(|name| format!(" {:?}", String::from_utf8_lossy(name))).unwrap_or_default();
-            format!("stream {id}{name} is refused: {}", refusal.reason())
-        });
-        self.core.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
-    }
-
-    /// A stream fails alone, for a fault of the peer's.
-    fn fail(&mut self, cell: &Arc<StreamCell>, error: Error) {
-        let (id, name) = (cell.id, cell.name.text());
-        self.complaints.say(self.now, self.core.number, || format!("stream {id} {name:?} fails: {error}"));
-        self.core.fail_stream(cell, error, false);
-    }
-
-    /// Data came after the stream's FIN.
-    fn late(&mut self, cell: &Arc<StreamCell>) {
-        self.core.counters.frames_ignored.add(1);
-        if cell.first_late() {
-            let (id, name) = (cell.id, cell.name.text());
-            self.complaints.say(self.now, self.core.number, || {
-                format!("stream {id} {name:?}: data after its end is dropped (Go peers can let FIN overtake data)")
-            });
-        }
+        Some(charge)
     }
 }

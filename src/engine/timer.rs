@@ -6,17 +6,23 @@
 //! The lock guards the queue, and is a leaf. The thread waits on `changed`, which is woken when the earliest entry changes or
 //! the queue empties.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::ending::drop_elsewhere;
+use super::ending::run_apart;
 use super::{Core, spawn};
 use crate::error::Result;
 
 static TIMER: LazyLock<Timer> = LazyLock::new(Timer::default);
+
+thread_local! {
+    /// Whether this is the timer's thread.
+    static HERE: Cell<bool> = const { Cell::new(false) };
+}
 
 #[derive(Default)]
 struct Timer {
@@ -87,7 +93,13 @@ pub(super) fn forget(number: u64) {
     }
 }
 
+/// Whether this is the timer's thread, which must not run a user's code.
+pub(super) fn is_this_thread() -> bool {
+    HERE.get()
+}
+
 fn run() {
+    HERE.set(true);
     let mut state = TIMER.state.lock();
     loop {
         let now = Instant::now();
@@ -114,7 +126,7 @@ fn run() {
                 }
                 if let Some(last) = Arc::into_inner(core) {
                     let number = last.number;
-                    drop_elsewhere(number, last);
+                    run_apart(number, move || drop(last));
                 }
                 state = TIMER.state.lock();
             }

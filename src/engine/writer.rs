@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::trace;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
 use crate::error::{Error, Result};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
 use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
-use crate::sync::shaper::{Order, Queue};
+use crate::sync::shaper::{Order, Parker, Queue};
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS, Batch};
 use crate::wire::{Command, Header, encode_update};
 
@@ -29,20 +30,18 @@ const QUANTUM: usize = 32 * 1024;
 /// How long the writer sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
 const BACK_OFF: Duration = Duration::from_millis(1);
 
-/// Runs until the session's writes are over; then the write half is dropped.
-pub(super) fn run(core: &Arc<Core>, transport: Box<dyn Write + Send>, queue: Queue) {
-    let result = catch_unwind(AssertUnwindSafe(move || {
-        let mut writer = Writer { core, transport, queue, batch: Batch::default(), sent: Vec::new(), flushed: true };
-        writer.run()
-    }));
-    let result = result.unwrap_or_else(|panic| Err(super::reader::panicked(&*panic)));
-    if let Err(error) = &result {
-        core.fail_write(error.clone());
-    }
-    // A session that has ended meanwhile says so itself.
-    if result.is_ok() || !core.lifecycle.is_in(Phase::Ended) {
-        core.lifecycle.writer_done(result);
-    }
+/// The writer's own state: held by the writer thread while it works, and by a caller during its turn.
+pub(super) struct Writer {
+    transport: Box<dyn Write + Send>,
+    queue: Queue,
+    batch: Batch,
+    sent: Vec<Sent>,
+    /// Frames in the batch.
+    frames: u64,
+    /// Whether the transport's `flush` was called since the last write.
+    flushed: bool,
+    /// How a caller's turn failed.
+    failed: Option<Error>,
 }
 
 /// What a turn put into the batch, to be told to its stream when it is written.
@@ -52,63 +51,151 @@ struct Sent {
     fin: bool,
 }
 
-struct Writer<'a> {
-    core: &'a Arc<Core>,
-    transport: Box<dyn Write + Send>,
-    queue: Queue,
-    batch: Batch,
-    sent: Vec<Sent>,
-    /// Whether the transport's `flush` was called since the last write.
-    flushed: bool,
+/// Where the writer is, until its work is over.
+pub(super) type Slot = Mutex<Option<Writer>>;
+
+/// Runs until the session's writes are over; then the write half is dropped.
+pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
+    loop {
+        let mut slot = core.writer.lock();
+        let Some(writer) = slot.as_mut() else { return };
+        match guarded(|| writer.work(core)) {
+            Ok(Work::Done) => {
+                drop(slot);
+                parker.park(&core.env.shaper);
+            }
+            Ok(Work::Finished) => return conclude(core, slot, Ok(())),
+            Err(error) => return conclude(core, slot, Err(error)),
+        }
+    }
 }
 
-impl Writer<'_> {
-    fn run(&mut self) -> Result<()> {
+/// The caller's turn: does what the writer thread would have to be woken for, on the calling thread, if the writer is idle. Never
+/// waits for a lock; waits for the transport only as long as that bounds its writes. Returns whether the work that the caller has queued is
+/// seen to.
+pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
+    let Some(mut slot) = core.writer.try_lock() else { return false };
+    let Some(writer) = slot.as_mut() else { return true };
+    match guarded(|| writer.try_work(core)) {
+        Ok(Work::Done) => return true,
+        Ok(Work::Finished) => {}
+        Err(error) => writer.failed = Some(error),
+    }
+    drop(slot);
+    core.env.shaper.order(Order::Resume);
+    true
+}
+
+/// Turns a panic of the transport into an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(super::reader::panicked(&*panic)))
+}
+
+/// The writer's work is over, well or not. Only the writer thread says so.
+fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: Result<()>) {
+    let writer = slot.take();
+    drop(slot);
+    drop(writer);
+    if let Err(error) = &result {
+        core.fail_write(error.clone());
+    }
+    // A session that has ended meanwhile says so itself.
+    if result.is_ok() || !core.lifecycle.is_in(Phase::Ended) {
+        core.lifecycle.writer_done(result);
+    }
+}
+
+/// How far a piece of work got.
+enum Work {
+    /// Nothing is left to do.
+    Done,
+    /// For `work`: the session is closing, and everything is sent. For `try_work`: the writer thread has to go on.
+    Finished,
+}
+
+impl Writer {
+    pub(super) fn new(transport: Box<dyn Write + Send>, queue: Queue) -> Self {
+        Self { transport, queue, batch: Batch::default(), sent: Vec::new(), frames: 0, flushed: true, failed: None }
+    }
+
+    /// Works until nothing is left.
+    fn work(&mut self, core: &Arc<Core>) -> Result<Work> {
+        let shaper = &core.env.shaper;
         loop {
-            let shaper = &self.core.env.shaper;
             if shaper.has(Order::Stop) {
-                return Err(self.core.lifecycle.cause().map_or(Error::Closed, |cause| Error::clone(&cause)));
+                return Err(core.lifecycle.cause().map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
             // Looked at before the queues: what was accepted before the order is in them by now.
             let finish = shaper.has(Order::Finish);
-            self.fill();
+            shaper.take(Order::Resume);
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            if self.batch.is_empty() {
+                self.fill(core);
+            }
             if !self.batch.is_empty() {
-                self.send()?;
+                self.send(core)?;
             } else if !self.flushed {
-                self.flush()?;
+                self.flush(core)?;
             } else if finish {
-                return self.finish();
+                return self.finish(core).map(|()| Work::Finished);
             } else {
-                self.queue.park(shaper);
+                return Ok(Work::Done);
             }
         }
     }
 
+    /// One write of what waits. What the transport doesn't take stays in the batch, and the writer thread goes on with it before
+    /// any other frame.
+    fn try_work(&mut self, core: &Arc<Core>) -> Result<Work> {
+        if !self.batch.is_empty() || !self.flushed || self.failed.is_some() {
+            return Ok(Work::Finished);
+        }
+        self.fill(core);
+        if self.batch.is_empty() {
+            return Ok(Work::Done);
+        }
+        self.flushed = false;
+        match self.batch.write_to(&mut self.transport) {
+            Ok(_) if self.batch.is_empty() => self.hand_over(core),
+            Ok(_) => return Ok(Work::Finished),
+            Err(error) if is_not_yet(&error) => return Ok(Work::Finished),
+            Err(error) => return Err(error.into()),
+        }
+        match self.transport.flush() {
+            Ok(()) => self.flushed = true,
+            Err(error) if is_not_yet(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(if self.flushed && !self.queue.has_turns() { Work::Done } else { Work::Finished })
+    }
+
     /// Fills the batch with what waits.
-    fn fill(&mut self) {
-        let version = self.core.env.config.version;
+    fn fill(&mut self, core: &Core) {
+        let version = core.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
         let mut frames = 0;
-        if self.core.env.shaper.take_ping() {
+        if core.env.shaper.take(Order::Ping) {
             self.batch.push_small(empty(Command::Nop, 0), &[]);
             frames += 1;
         }
         while !self.is_half_full()
-            && let Some(id) = self.core.env.shaper.take_refusal()
+            && let Some(id) = core.env.shaper.take_refusal()
         {
             self.batch.push_small(empty(Command::Fin, id), &[]);
             frames += 1;
         }
-        self.core.counters.frames_sent.add(frames);
+        self.frames += frames;
         while !self.is_half_full()
             && let Some(cell) = self.queue.next_express()
         {
-            self.turn(cell, Lane::Express, EXPRESS_BYTES);
+            self.turn(core, cell, Lane::Express, EXPRESS_BYTES);
         }
         while !self.batch.is_full()
             && let Some(cell) = self.queue.next_bulk()
         {
-            self.turn(cell, Lane::Bulk, QUANTUM);
+            self.turn(core, cell, Lane::Bulk, QUANTUM);
         }
     }
 
@@ -119,8 +206,8 @@ impl Writer<'_> {
             || self.sent.len() >= MAX_TURNS
     }
 
-    fn turn(&mut self, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {
-        let (version, id) = (self.core.env.config.version, cell.id);
+    fn turn(&mut self, core: &Core, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {
+        let (version, id) = (core.env.config.version, cell.id);
         let header = |command, length: usize| Header {
             version,
             command,
@@ -128,7 +215,7 @@ impl Writer<'_> {
             stream_id: id,
         };
         let (batch, mut frames) = (&mut self.batch, 0);
-        let turn = cell.take_turn(&self.core.env, lane, allowance, |frame| {
+        let turn = cell.take_turn(&core.env, lane, allowance, |frame| {
             frames += 1;
             match frame {
                 Transmit::Syn => batch.push_small(header(Command::Syn, cell.name.bytes().len()), cell.name.bytes()),
@@ -140,7 +227,7 @@ impl Writer<'_> {
                 Transmit::Fin => batch.push_small(header(Command::Fin, 0), &[]),
             }
         });
-        self.core.counters.frames_sent.add(frames);
+        self.frames += frames;
         if turn.again {
             self.queue.again(Arc::clone(&cell));
         }
@@ -153,60 +240,64 @@ impl Writer<'_> {
     }
 
     /// Writes the batch, and tells the streams.
-    fn send(&mut self) -> Result<()> {
-        trace!(target: "gmux::writer", "session {}: {} bytes to write", self.core.number, self.batch.len());
+    fn send(&mut self, core: &Core) -> Result<()> {
+        trace!(target: "gmux::writer", "session {}: {} bytes to write", core.number, self.batch.len());
         self.flushed = false;
         while !self.batch.is_empty() {
             let started = Instant::now();
             match self.batch.write_to(&mut self.transport) {
-                Ok(_) => {}
-                Err(error) => self.retry(error, started)?,
+                Ok(_) => self.touch(core),
+                Err(error) => retry(core, error, started)?,
             }
         }
-        let now = Instant::now();
-        let mut data = 0;
-        for Sent { cell, data: n, fin } in self.sent.drain(..) {
-            data += n as u64;
-            if cell.hand_over(n, fin, now) {
-                self.core.forget(cell.id);
-            }
-        }
-        if data > 0 {
-            self.core.counters.bytes_sent.add(data);
-            self.core.clock.payload(now);
-        }
+        self.hand_over(core);
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// A part of the batch is with the transport: on a slow link the rest may take long, and that part is data crossing.
+    fn touch(&self, core: &Core) {
+        if self.batch.is_empty() {
+            return; // `hand_over` follows
+        }
+        let now = Instant::now();
+        for sent in self.sent.iter().filter(|sent| sent.data > 0) {
+            core.clock.payload(now);
+            sent.cell.touch(now);
+        }
+    }
+
+    /// Tells the streams that the batch is with the transport.
+    fn hand_over(&mut self, core: &Core) {
+        let now = Instant::now();
+        let data: usize = self.sent.iter().map(|sent| sent.data).sum();
+        // Counted before anybody is woken who may look.
+        core.counters.frames_sent.add(std::mem::take(&mut self.frames));
+        core.counters.bytes_sent.add(data as u64);
+        if data > 0 {
+            core.clock.payload(now);
+        }
+        for Sent { cell, data, fin } in self.sent.drain(..) {
+            if cell.hand_over(data, fin, now) {
+                core.forget(cell.id);
+            }
+        }
+    }
+
+    fn flush(&mut self, core: &Core) -> Result<()> {
         loop {
             let started = Instant::now();
             match self.transport.flush() {
                 Ok(()) => break,
-                Err(error) => self.retry(error, started)?,
+                Err(error) => retry(core, error, started)?,
             }
         }
         self.flushed = true;
         Ok(())
     }
 
-    /// Decides whether a failed call is to be tried again.
-    fn retry(&self, error: io::Error, started: Instant) -> Result<()> {
-        match error.kind() {
-            io::ErrorKind::Interrupted => {}
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                if started.elapsed() < BACK_OFF {
-                    std::thread::sleep(BACK_OFF);
-                }
-            }
-            _ => return Err(error.into()),
-        }
-        if self.core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
-    }
-
     /// Everything is sent: ends the writing direction.
-    fn finish(&mut self) -> Result<()> {
-        let control = self.core.control.lock().clone();
+    fn finish(&mut self, core: &Core) -> Result<()> {
+        let control = core.control.lock().clone();
         match control {
             Some(control) => control.finish_write().map_err(Error::from),
             None => Ok(()),
@@ -216,3 +307,19 @@ impl Writer<'_> {
 
 /// A batch takes so many express turns at most, whatever little they bring.
 const MAX_TURNS: usize = 1024;
+
+/// Whether a failed call is to be tried again.
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Passes on an error that is final.
+fn retry(core: &Core, error: io::Error, started: Instant) -> Result<()> {
+    if !is_not_yet(&error) {
+        return Err(error.into());
+    }
+    if error.kind() != io::ErrorKind::Interrupted && started.elapsed() < BACK_OFF {
+        std::thread::sleep(BACK_OFF);
+    }
+    if core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
+}

@@ -44,11 +44,11 @@ pub(crate) fn charge_for(buffer: &Buffer) -> usize {
 }
 
 impl<C> Chunk<C> {
-    /// A chunk of the first `len` bytes of `buffer`, which is charged by `charge`.
-    pub(crate) fn new(mut buffer: Buffer, len: usize, charge: C) -> Self {
+    /// A chunk of `len` bytes of `buffer` from `start` on, which is charged by `charge`.
+    pub(crate) fn new(mut buffer: Buffer, start: usize, len: usize, charge: C) -> Self {
         buffer.set_len(buffer.capacity());
-        let end = len.min(buffer.len());
-        Self { buffer, start: 0, end, _charge: charge }
+        let end = (start + len).min(buffer.len());
+        Self { buffer, start: start.min(end), end, _charge: charge }
     }
 
     pub(crate) fn data(&self) -> &[u8] {
@@ -151,7 +151,7 @@ impl<C> Inbox<C> {
         let len = last.len();
         buffer[..len].copy_from_slice(last.data());
         let charge = charge(charge_for(&buffer));
-        Some(std::mem::replace(last, Chunk::new(buffer, len, charge)))
+        Some(std::mem::replace(last, Chunk::new(buffer, 0, len, charge)))
     }
 
     /// Takes everything out, for the caller to drop.
@@ -278,7 +278,7 @@ mod tests {
         let mut buffer = pool.get(data.len()).unwrap();
         buffer[..data.len()].copy_from_slice(data);
         let charge = charge_for(&buffer);
-        Chunk::new(buffer, data.len(), charge)
+        Chunk::new(buffer, 0, data.len(), charge)
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
                 let mut buffer = pool.get(inbox.merge_size(1)).unwrap();
                 buffer[0] = byte[0];
                 let charge = charge_for(&buffer);
-                inbox.push(Chunk::new(buffer, 1, charge));
+                inbox.push(Chunk::new(buffer, 0, 1, charge));
             }
         }
         assert_eq!(inbox.len(), 100_000);

@@ -1,7 +1,7 @@
 //! The protocol core: state without I/O, locks, clocks, threads or logging. `now` is passed in; what a call asks for
 //! (wake somebody, take a turn at the writer) is returned, and the caller acts on it after unlocking.
 //!
-//! Invariant: nothing below this module breaks the first sentence (`tests/layering.rs` looks).
+//! Invariant: what a call does depends on the state and its arguments alone.
 
 pub(crate) mod chunks;
 pub(crate) mod keepalive;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::chunks::{Chunk, Inbox, Outbox, Payload};
 use super::state::{Event, Halves, Receiving, Sending};
-use super::window::{ReceiveWindow, SendWindow, Update};
+use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;
 use crate::pool::BufferPool;
 
@@ -110,19 +110,19 @@ pub(crate) struct StreamCore<C> {
 }
 
 impl<C> StreamCore<C> {
-    /// A stream with an announced window of `window` bytes; `syn_due` if it was opened from this end.
-    pub(crate) fn new(version: u8, window: usize, syn_due: bool) -> Self {
-        Self::starting_at(0, version, window, syn_due)
+    /// A stream that announces windows of `sizes`; `syn_due` if it was opened from this end.
+    pub(crate) fn new(version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
+        Self::starting_at(0, version, sizes, syn_due)
     }
 
     /// A stream that has carried `origin` bytes each way already.
-    pub(crate) fn starting_at(origin: u64, version: u8, window: usize, syn_due: bool) -> Self {
+    pub(crate) fn starting_at(origin: u64, version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
         Self {
             halves: Halves::new(),
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             tx: SendWindow::new(version == 2, origin),
-            rx: ReceiveWindow::new(version == 2, window, origin),
+            rx: ReceiveWindow::new(version == 2, sizes, origin),
             handed: origin,
             failure: None,
             cut: false,
@@ -163,10 +163,10 @@ impl<C> StreamCore<C> {
         &mut self.inbox
     }
 
-    /// The application took `n` bytes out of the inbox.
-    pub(crate) fn consumed(&mut self, n: usize) {
+    /// The application took `n` bytes out of the inbox. The window may grow by up to `spare` bytes.
+    pub(crate) fn consumed(&mut self, n: usize, spare: u64) {
         if !self.closed {
-            self.rx.consume(n);
+            self.rx.consume(n, spare);
         }
     }
 
@@ -192,7 +192,7 @@ impl<C> StreamCore<C> {
         }
         self.rx.receive(n)?;
         if self.closed || self.halves.receiving == Receiving::Discarding {
-            self.rx.consume(n);
+            self.rx.consume(n, 0);
             return Ok(Received::Discard);
         }
         Ok(Received::Queue)
@@ -279,11 +279,11 @@ impl<C> StreamCore<C> {
 
     /// Whether the bytes accepted up to `target` were handed to the transport, or why they never will.
     pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
-        if self.handed >= target {
-            return Some(Ok(()));
-        }
         if self.closed {
             return Some(Err(Error::Closed));
+        }
+        if self.handed >= target {
+            return Some(Ok(()));
         }
         self.broken().map(Err)
     }
@@ -307,7 +307,7 @@ impl<C> StreamCore<C> {
         self.read_shut = true;
         self.halves.on(Event::ShutRead);
         let n = self.inbox.len();
-        self.rx.consume(n);
+        self.rx.consume(n, 0);
         Discarded { _chunks: self.inbox.clear(), _payloads: VecDeque::new() }
     }
 
@@ -320,6 +320,11 @@ impl<C> StreamCore<C> {
             self.halves.on(Event::Finish);
         }
         Some(Discarded { _chunks: self.inbox.clear(), _payloads: VecDeque::new() })
+    }
+
+    /// Whether the application reads no more.
+    pub(crate) fn is_read_shut(&self) -> bool {
+        self.read_shut
     }
 
     pub(crate) fn is_closed(&self) -> bool {

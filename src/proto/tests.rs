@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::chunks::{Chunk, charge_for};
 use super::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
+use super::window::WindowSizes;
 use crate::pool::BufferPool;
 use crate::wire::{Command, Frame, encode_update};
 
@@ -25,7 +26,8 @@ struct End {
 
 impl End {
     fn new(origin: u64, version: u8, window: usize, opener: bool) -> Self {
-        let core = StreamCore::starting_at(origin, version, window, opener);
+        let sizes = WindowSizes { base: window, max: window };
+        let core = StreamCore::starting_at(origin, version, sizes, opener);
         Self { core, version, pool: BufferPool::new(), sent: VecDeque::new(), log: Vec::new() }
     }
 
@@ -47,7 +49,7 @@ impl End {
             done += chunk.copy_to(&mut out[done..]);
             self.core.inbox().unpop(chunk);
         }
-        self.core.consumed(done);
+        self.core.consumed(done, 0);
         out.truncate(done);
         out
     }
@@ -91,7 +93,7 @@ impl End {
                         let mut buffer = self.pool.get(payload.len()).unwrap();
                         buffer.copy_from_slice(&payload);
                         let charge = charge_for(&buffer);
-                        self.core.inbox().push(Chunk::new(buffer, payload.len(), charge));
+                        self.core.inbox().push(Chunk::new(buffer, 0, payload.len(), charge));
                     }
                     Received::Discard => {}
                     Received::Late => panic!("data after FIN"),

@@ -82,39 +82,65 @@ impl SendWindow {
     }
 }
 
+/// The windows that a receiver announces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WindowSizes {
+    /// What a stream begins with, and shrinks back to.
+    pub(crate) base: usize,
+    /// What it may grow to.
+    pub(crate) max: usize,
+}
+
 /// What may be received, and what the peer is told of it.
+///
+/// The window grows by itself. There is no measuring of round trips on this wire (NOP is never answered), so it is tuned on what is
+/// consumed: when an UPD is due, the peer has run into the window since the last one (*pressed*), and the application has
+/// read all there was at some time since (*drained*), then the window, not the reader, is what limits the stream, and it doubles, out of what
+/// the session has not granted yet. A stream whose reader didn't drain it gets half the window, down to the base.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     enforced: bool,
+    base: u32,
+    max: u32,
     /// The window that is announced.
     window: u32,
     received: u64,
     consumed: u64,
     /// `consumed` as the last UPD said it.
     announced: u64,
+    /// Where the newest window ends: the initial one, or the last UPD's.
+    limit: u64,
     /// The highest byte count that the peer was ever allowed to reach.
     edge: u64,
-    /// The largest window granted so far: the peer may overrun the edge by so many bytes.
-    slack: u64,
-    /// Something was consumed that no UPD has told of yet, for the first time.
+    /// The largest window announced.
+    largest: u32,
+    /// Nothing was read yet.
     fresh: bool,
     due: bool,
+    pressed: bool,
+    drained: bool,
 }
 
 impl ReceiveWindow {
-    /// A window of `window` bytes, after `origin` bytes (0, but in tests of counters that wrap).
-    pub(crate) fn new(enforced: bool, window: usize, origin: u64) -> Self {
-        let window = u32::try_from(window).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
+    /// Windows of `sizes`, after `origin` bytes (0, but in tests of counters that wrap).
+    pub(crate) fn new(enforced: bool, sizes: WindowSizes, origin: u64) -> Self {
+        let size = |n: usize| u32::try_from(n).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
+        let (base, limit) = (size(sizes.base), origin + u64::from(INITIAL_WINDOW));
         Self {
             enforced,
-            window,
+            base,
+            max: size(sizes.max).max(base),
+            window: base,
             received: origin,
             consumed: origin,
             announced: origin,
-            edge: origin + u64::from(INITIAL_WINDOW),
-            slack: u64::from(INITIAL_WINDOW),
+            limit,
+            edge: limit,
+            largest: 0,
             fresh: true,
             due: false,
+            pressed: false,
+            drained: false,
         }
     }
 
@@ -131,22 +157,38 @@ impl ReceiveWindow {
     /// goroutines write): the bytes received and the bytes allowed.
     pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
         self.received += n as u64;
-        let allowed = self.edge + self.slack;
-        if self.enforced && self.received > allowed {
-            return Err((self.received, allowed));
+        // Within a quarter of the end: what is left is less than what a sender likes to write at once.
+        self.pressed |= self.received + u64::from(self.window / 4) >= self.limit;
+        let slack = u64::from(self.largest.max(INITIAL_WINDOW));
+        if self.enforced && self.received > self.edge + slack {
+            return Err((self.received, self.edge + slack));
         }
         Ok(())
     }
 
     /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at the first read, and whenever half
-    /// a window was consumed since the last.
-    pub(crate) fn consume(&mut self, n: usize) {
+    /// a window was consumed since the last; the window may then grow by up to `spare` bytes.
+    pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;
         debug_assert!(self.consumed <= self.received);
-        if self.enforced && n > 0 && (self.fresh || self.consumed - self.announced >= u64::from(self.window / 2).max(1))
-        {
+        self.drained |= self.consumed == self.received;
+        if !self.enforced || self.due || n == 0 {
+            return;
+        }
+        if self.fresh || self.consumed - self.announced >= u64::from(self.window / 2).max(1) {
             self.fresh = false;
             self.due = true;
+            self.resize(spare);
+        }
+    }
+
+    fn resize(&mut self, spare: u64) {
+        let (pressed, drained) = (std::mem::take(&mut self.pressed), std::mem::take(&mut self.drained));
+        if !drained {
+            self.window = (self.window / 2).max(self.base);
+        } else if pressed {
+            let room = (self.max - self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
+            self.window += self.window.min(room);
         }
     }
 
@@ -165,8 +207,9 @@ impl ReceiveWindow {
             return None;
         }
         self.announced = self.consumed;
-        self.edge = self.edge.max(self.consumed + u64::from(self.window));
-        self.slack = self.slack.max(u64::from(self.window));
+        self.limit = self.consumed + u64::from(self.window);
+        self.edge = self.edge.max(self.limit);
+        self.largest = self.largest.max(self.window);
         Some((self.consumed as u32, self.window)) // the wire's counter wraps
     }
 }
@@ -176,6 +219,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A window that neither grows nor shrinks.
+    fn fixed(size: usize) -> WindowSizes {
+        WindowSizes { base: size, max: size }
+    }
+
     /// Just below the point where the wire's counters wrap.
     const NEAR_WRAP: u64 = (1 << 32) - 100;
 
@@ -184,17 +232,17 @@ mod tests {
         let mut window = SendWindow::new(false, 0);
         window.accept(usize::MAX / 2);
         assert_eq!(window.credit(), usize::MAX);
-        let mut window = ReceiveWindow::new(false, 64, 0);
+        let mut window = ReceiveWindow::new(false, fixed(64), 0);
         assert_eq!(window.receive(1 << 40), Ok(()));
-        window.consume(1 << 40);
+        window.consume(1 << 40, 0);
         assert_eq!((window.take_update(), window.granted()), (None, 0));
     }
 
     #[test]
     fn nothing_is_granted_while_more_is_consumed_than_the_edge_allowed() {
-        let mut window = ReceiveWindow::new(true, 65536, NEAR_WRAP);
+        let mut window = ReceiveWindow::new(true, fixed(65536), NEAR_WRAP);
         assert_eq!(window.receive(300_000), Ok(())); // past the edge, within the slack
-        window.consume(300_000);
+        window.consume(300_000, 0);
         assert_eq!(window.granted(), 0);
         assert!(window.take_update().is_some());
         assert_eq!(window.granted(), 65536);
@@ -248,12 +296,12 @@ mod tests {
 
     #[test]
     fn counters_wrap_without_a_case_of_their_own() {
-        let (mut tx, mut rx) = (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, 64, NEAR_WRAP));
+        let (mut tx, mut rx) = (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, fixed(64), NEAR_WRAP));
         for _ in 0..100 {
             tx.accept(16);
             tx.transmit(16);
             rx.receive(16).unwrap();
-            rx.consume(16);
+            rx.consume(16, 0);
             if let Some((consumed, window)) = rx.take_update() {
                 assert!(matches!(tx.update(consumed, window), Update::Applied { .. }));
             }
@@ -265,11 +313,11 @@ mod tests {
 
     #[test]
     fn updates_are_due_at_the_first_read_and_then_every_half_window() {
-        let mut window = ReceiveWindow::new(true, 64, 0);
+        let mut window = ReceiveWindow::new(true, fixed(64), 0);
         let mut said = Vec::new();
         for _ in 0..12 {
             window.receive(16).unwrap();
-            window.consume(16);
+            window.consume(16, 0);
             said.extend(window.take_update());
         }
         assert_eq!(said, [(16, 64), (48, 64), (80, 64), (112, 64), (144, 64), (176, 64)]);
@@ -277,9 +325,9 @@ mod tests {
 
     #[test]
     fn the_highest_edge_is_never_taken_back() {
-        let mut window = ReceiveWindow::new(true, 64, 0);
+        let mut window = ReceiveWindow::new(true, fixed(64), 0);
         window.receive(1000).unwrap();
-        window.consume(1000);
+        window.consume(1000, 0);
         assert_eq!(window.take_update(), Some((1000, 64)));
         // The initial window still counts, and a slack of the largest window granted.
         assert_eq!(window.receive(262_144 - 1000), Ok(()));
@@ -287,14 +335,66 @@ mod tests {
         assert_eq!(window.receive(1), Err((524_289, 524_288)));
     }
 
+    /// One round of a sender that fills the window and a reader that drains it; returns the window announced last.
+    fn round(rx: &mut ReceiveWindow, spare: u64) -> u32 {
+        let n = (rx.limit - rx.received) as usize;
+        rx.receive(n).unwrap();
+        rx.consume(n, spare);
+        rx.take_update().unwrap().1
+    }
+
+    const GROWING: WindowSizes = WindowSizes { base: 65536, max: 1 << 20 };
+
+    #[test]
+    fn a_window_that_limits_a_reader_that_keeps_up_doubles_to_its_maximum() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        let windows: Vec<u32> = (0..6).map(|_| round(&mut rx, u64::MAX)).collect();
+        assert_eq!(windows, [1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 20, 1 << 20]);
+    }
+
+    #[test]
+    fn a_window_grows_only_out_of_what_is_to_spare() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        assert_eq!([round(&mut rx, 1000), round(&mut rx, 0)], [66536, 66536]);
+    }
+
+    #[test]
+    fn a_peer_that_doesnt_run_into_the_window_leaves_it_as_it_is() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        for _ in 0..100 {
+            rx.receive(40_000).unwrap();
+            rx.consume(40_000, u64::MAX);
+            if let Some((_, window)) = rx.take_update() {
+                assert_eq!(window, 65536);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_falls_behind_gets_half_down_to_the_base() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        while round(&mut rx, u64::MAX) < 1 << 20 {}
+        // It never gets to the end of what is there.
+        rx.receive(1 << 20).unwrap();
+        let mut windows = Vec::new();
+        for _ in 0..5 {
+            let half = (rx.window / 2) as usize;
+            rx.consume(half, u64::MAX);
+            rx.receive(half).unwrap();
+            windows.extend(rx.take_update().map(|(_, window)| window));
+        }
+        assert_eq!(windows, [1 << 19, 1 << 18, 1 << 17, 1 << 16, 1 << 16]);
+    }
+
     proptest! {
         #[test]
         fn a_sender_that_keeps_to_the_window_never_overruns(
             origin in prop_oneof![Just(0u64), Just(NEAR_WRAP)],
             steps in prop::collection::vec((0..40_000usize, 0..40_000usize, any::<bool>()), 1..200),
-            size in 1..100_000usize,
+            base in 1..100_000usize,
+            max in 1..1_000_000usize,
         ) {
-            let (mut tx, mut rx) = (SendWindow::new(true, origin), ReceiveWindow::new(true, size, origin));
+            let (mut tx, mut rx) = (SendWindow::new(true, origin), ReceiveWindow::new(true, WindowSizes { base, max }, origin));
             let mut unread = 0;
             for (write, read, deliver) in steps {
                 let n = write.min(tx.credit());
@@ -304,7 +404,7 @@ mod tests {
                 unread += n;
                 let n = read.min(unread);
                 unread -= n;
-                rx.consume(n);
+                rx.consume(n, 50_000);
                 prop_assert!(rx.received <= rx.edge, "no slack is needed");
                 if deliver && let Some((consumed, window)) = rx.take_update() {
                     let applied = matches!(tx.update(consumed, window), Update::Applied { .. });

@@ -90,11 +90,15 @@ impl Budget {
         Charge { budget: Arc::clone(self), amount }
     }
 
+    /// The reader is about to wait, from `now` on: whoever it tells of that finds it so.
+    pub(crate) fn pause(&self, now: Instant) {
+        self.gate.lock().paused = Some(now);
+    }
+
     /// Takes `amount` bytes, waiting until they fit; `None` once the gate is open. `resumed` is called at the pause's end, before anybody
     /// can see that it has ended, so that keepalive never finds a reader that isn't paused and has received nothing for as long.
-    pub(crate) fn take(self: &Arc<Self>, amount: usize, now: Instant, resumed: impl FnOnce()) -> Option<Charge> {
+    pub(crate) fn take(self: &Arc<Self>, amount: usize, resumed: impl FnOnce()) -> Option<Charge> {
         let mut gate = self.gate.lock();
-        gate.paused = Some(now);
         self.needed.store(amount.max(1), SeqCst);
         while !gate.open && !self.fits(amount) {
             self.room.wait(&mut gate);
@@ -162,7 +166,8 @@ mod tests {
             move || {
                 // `paused` needs the gate, so nobody sees the pause's end before `resumed` is over.
                 let mut resumed = false;
-                let charge = budget.take(5, Instant::now(), || resumed = budget.gate.try_lock().is_none());
+                budget.pause(Instant::now());
+                let charge = budget.take(5, || resumed = budget.gate.try_lock().is_none());
                 (charge.map(|charge| charge.amount), resumed)
             }
         });
@@ -191,7 +196,10 @@ mod tests {
         let held = budget.try_take(10).unwrap();
         let reader = thread::spawn({
             let budget = Arc::clone(&budget);
-            move || budget.take(5, Instant::now(), || ()).is_none()
+            move || {
+                budget.pause(Instant::now());
+                budget.take(5, || ()).is_none()
+            }
         });
         while budget.paused().is_none() {
             thread::yield_now();

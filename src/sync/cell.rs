@@ -14,33 +14,34 @@
 //! (`writing`). These two marks are what keeps one call's bytes together; a call that finds its mark set waits like one that
 //! finds no data or no room.
 //!
-//! Invariants: whoever sets a mark clears it, also when a user's writer panics ([`ReadTurn`]); every change is followed by
+//! Invariants: whoever sets a mark clears it, also when a user's writer panics ([`reading::ReadTurn`]); every change is followed by
 //! [`StreamCell::settle`] under the same lock.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Condvar, Mutex};
 
 use super::budget::{Budget, Charge};
-use super::close::disconnected;
-use super::deadline::{Call, Deadline, NoData, earlier};
+use super::deadline::{Deadline, NoData};
 use super::shaper::{Bell, Shaper};
 use crate::config::Config;
-use crate::error::{Error, Result};
 use crate::pool::BufferPool;
-use crate::proto::chunks::Chunk;
-use crate::proto::stream::{Discarded, Readable, Received, StreamCore, Writable};
+use crate::proto::stream::StreamCore;
+use crate::proto::window::WindowSizes;
 
 mod endings;
 mod peer;
+mod reading;
 mod turns;
 mod waits;
+mod writing;
 
 pub(crate) use endings::Ended;
 pub(crate) use peer::{Small, Wakes};
+use reading::Reading;
 pub(crate) use waits::Direction;
 
 /// Up to so many bytes a copy is made under the lock: it takes less time than locking again.
@@ -55,6 +56,15 @@ pub(crate) struct Env {
     pub(crate) pool: &'static BufferPool,
     /// Version 2: what is granted to the peer and isn't consumed, over all streams, in bytes.
     pub(crate) granted: AtomicU64,
+}
+
+impl Env {
+    /// How much more may be granted to streams whose windows grow. With everything that is granted unread, the budget must not be used up:
+    /// payloads that wait occupy at most a quarter more than their length, and new streams begin with windows too, so half of it may be granted.
+    fn spare_grant(&self) -> u64 {
+        let limit = self.config.max_receive_buffer as u64 / 2;
+        limit.saturating_sub(self.granted.load(Relaxed))
+    }
 }
 
 /// A user's close notifier, wrapped by the layer above to make a handle of the cell.
@@ -102,8 +112,7 @@ struct State {
     write: Deadline,
     no_data: NoData,
     nonblocking: bool,
-    /// A reader has chunks out.
-    reading: bool,
+    reading: Reading,
     read_waiters: u32,
     write_waiters: u32,
     flush_waiters: u32,
@@ -111,6 +120,8 @@ struct State {
     credit_at: Option<Instant>,
     /// Data came after the stream's end.
     late: bool,
+    /// Data came since a caller last took the writer's turn.
+    answerable: bool,
     /// The stream's part of [`Env::granted`].
     granted: u64,
     closed: Option<(Sender<()>, Receiver<()>)>,
@@ -137,18 +148,20 @@ impl std::fmt::Debug for StreamCell {
 impl StreamCell {
     /// A new stream; `ours` if it was opened from this end, and owes a SYN.
     pub(crate) fn new(id: u32, name: Name, config: &Config, ours: bool, now: Instant) -> Arc<Self> {
+        let sizes = WindowSizes { base: config.max_stream_buffer, max: config.largest_window() };
         let state = State {
-            core: StreamCore::new(config.version, config.max_stream_buffer, ours),
+            core: StreamCore::new(config.version, sizes, ours),
             read: Deadline::default(),
             write: Deadline::default(),
             no_data: NoData::new(config.no_data_timeout, now),
             nonblocking: false,
-            reading: false,
+            reading: Reading::Nobody,
             read_waiters: 0,
             write_waiters: 0,
             flush_waiters: 0,
             credit_at: None,
             late: false,
+            answerable: false,
             granted: 0,
             closed: None,
             notifier: None,
@@ -185,167 +198,5 @@ impl StreamCell {
         self.readable.notify_all();
         self.writable.notify_all();
         self.flushed.notify_all();
-    }
-
-    // ---- reading ------------------------------------------------------------------------------------------------
-
-    /// Reads at least one byte, waiting for it; 0 at the end.
-    pub(crate) fn read(self: &Arc<Self>, env: &Env, buf: &mut [u8]) -> Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        let Some(mut state) = self.wait_readable()? else { return Ok(0) };
-        if buf.len().min(state.core.inbox().len()) <= COPY_LOCKED {
-            let mut done = 0;
-            while done < buf.len()
-                && let Some(mut chunk) = state.core.inbox().pop()
-            {
-                done += chunk.copy_to(&mut buf[done..]);
-                state.core.inbox().unpop(chunk);
-            }
-            self.finish_read(env, state, done);
-            return Ok(done);
-        }
-        let mut turn = self.begin_read(env, state);
-        let mut done = 0;
-        while done < buf.len()
-            && let Some(chunk) = turn.chunk()
-        {
-            let n = chunk.copy_to(&mut buf[done..]);
-            turn.consumed += n;
-            done += n;
-        }
-        Ok(done)
-    }
-
-    /// Moves what comes to `out`, until the end.
-    pub(crate) fn write_to(self: &Arc<Self>, env: &Env, out: &mut dyn std::io::Write) -> std::io::Result<u64> {
-        let mut total = 0;
-        while let Some(state) = self.wait_readable()? {
-            let mut turn = self.begin_read(env, state);
-            while let Some(chunk) = turn.chunk() {
-                let n = match out.write(chunk.data()) {
-                    Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-                    Ok(n) => n.min(chunk.len()),
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(error),
-                };
-                chunk.consume(n);
-                turn.consumed += n;
-                total += n as u64;
-            }
-        }
-        Ok(total)
-    }
-
-    fn begin_read<'a>(self: &'a Arc<Self>, env: &'a Env, mut state: MutexGuard<'a, State>) -> ReadTurn<'a> {
-        state.reading = true;
-        ReadTurn { cell: self, env, chunk: None, consumed: 0 }
-    }
-
-    /// What every read does last: counts what was read, lets go of a large buffer with a small rest, wakes the next reader if there
-    /// is something for it (all of them for an ending, which needs no turn, so that nobody would pass it on), and unlocks.
-    fn finish_read(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>, consumed: usize) {
-        state.core.consumed(consumed);
-        let spent = state.core.inbox().release_tail(env.pool, |n| env.budget.charge(n));
-        let waiting = state.read_waiters > 0;
-        let next = state.core.readable();
-        let bell = self.settle(env, &mut state);
-        drop(state);
-        drop(spent);
-        match next {
-            Readable::Data if waiting => drop(self.readable.notify_one()),
-            Readable::Eof | Readable::Failed(_) if waiting => drop(self.readable.notify_all()),
-            _ => {}
-        }
-        env.shaper.ring(bell);
-    }
-
-    // ---- writing ------------------------------------------------------------------------------------------------
-
-    /// Accepts as much of `buf` as there is room for, at least one byte, waiting for it.
-    pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8]) -> Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        let (max_send, max_frame) = (env.config.max_send_buffer, env.config.max_frame_size);
-        let (mut state, mut room) = self.wait_writable(env)?;
-        let mut done = 0;
-        let failed = loop {
-            let n = room.min(buf.len() - done);
-            let rest = &buf[done..done + n];
-            if n <= COPY_LOCKED {
-                state.core.accept_small(rest, max_frame, env.pool);
-                done += n;
-            } else {
-                state.core.writing = true;
-                let bell = self.settle(env, &mut state);
-                drop(state);
-                env.shaper.ring(bell);
-                let mut payload = crate::proto::chunks::Payload::with_room(env.pool, n.min(max_frame));
-                let n = payload.append(rest, max_frame);
-                state = self.state.lock();
-                state.core.writing = false;
-                if let Writable::Failed(error) = state.core.writable(max_send) {
-                    // Closed meanwhile: this piece wasn't accepted, those before it were.
-                    break Some(error);
-                }
-                state.core.accept(payload);
-                done += n;
-            }
-            room = match state.core.writable(max_send) {
-                Writable::Room(room) if done < buf.len() => room,
-                _ => break None,
-            };
-        };
-        let next = state.write_waiters > 0 && matches!(state.core.writable(max_send), Writable::Room(_));
-        let bell = self.settle(env, &mut state);
-        drop(state);
-        if next {
-            self.writable.notify_one();
-        }
-        env.shaper.ring(bell);
-        match failed {
-            Some(error) if done == 0 => Err(error),
-            _ => Ok(done),
-        }
-    }
-}
-
-/// A reader's right to take chunks out of the stream: what it didn't use goes back when it is dropped.
-struct ReadTurn<'a> {
-    cell: &'a Arc<StreamCell>,
-    env: &'a Env,
-    chunk: Option<Chunk<Charge>>,
-    consumed: usize,
-}
-
-impl ReadTurn<'_> {
-    /// The chunk at the head, with something in it.
-    fn chunk(&mut self) -> Option<&mut Chunk<Charge>> {
-        if self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0) {
-            self.chunk = None; // back to the pool and the budget, outside the lock
-            self.chunk = self.cell.state.lock().core.inbox().pop();
-        }
-        self.chunk.as_mut()
-    }
-}
-
-impl Drop for ReadTurn<'_> {
-    fn drop(&mut self) {
-        let chunk = self.chunk.take();
-        let mut state = self.cell.state.lock();
-        state.reading = false;
-        let unwanted = match chunk {
-            Some(chunk) if state.core.keeps_data() => {
-                state.core.inbox().unpop(chunk);
-                None
-            }
-            other => other,
-        };
-        // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out here.
-        let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
-        self.cell.finish_read(self.env, state, consumed);
-        drop(unwanted);
     }
 }

@@ -47,8 +47,11 @@ struct State {
     deadline: Option<Instant>,
     /// How the writer thread finished, once it has.
     written: Option<Result<()>>,
-    closed: Option<(Sender<()>, Receiver<()>)>,
+    closed: ClosedChannel,
 }
+
+/// A channel on which nothing is ever sent, made when somebody asks for it; dropping this disconnects it.
+pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 
 impl Lifecycle {
     pub(crate) fn new() -> Self {
@@ -80,18 +83,16 @@ impl Lifecycle {
         state.cause.get_or_insert_with(|| Arc::clone(cause));
     }
 
-    /// The local close begins; returns whether it does so now, for the first time, on a session that is open.
-    pub(crate) fn begin_close(&self, deadline: Option<Instant>) -> bool {
+    /// The local close begins; returns the channel to be disconnected when all streams know, if it does so now, for the first time, on a
+    /// session that is open.
+    pub(crate) fn begin_close(&self, deadline: Option<Instant>) -> Option<ClosedChannel> {
         let mut state = self.state.lock();
-        let first = state.phase == Phase::Open;
-        if first {
-            self.step(&mut state, Phase::Closing, &Arc::new(Error::Closed));
-            state.deadline = deadline;
-            let closed = state.closed.take();
-            drop(state);
-            drop(closed);
+        if state.phase != Phase::Open {
+            return None;
         }
-        first
+        self.step(&mut state, Phase::Closing, &Arc::new(Error::Closed));
+        state.deadline = deadline;
+        Some(state.closed.take())
     }
 
     /// The transport takes no more writes; returns whether that is news to an open session.
@@ -105,28 +106,29 @@ impl Lifecycle {
         first
     }
 
-    /// The session ends; returns its cause, to the first caller alone: `cause`, or what ended it before.
-    pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
+    /// The session ends; returns, to the first caller alone, its cause (`cause`, or what ended it before), and the channel to be
+    /// disconnected when all streams know.
+    pub(crate) fn end(&self, cause: Error) -> Option<(Arc<Error>, ClosedChannel)> {
         self.end_if(|phase| phase != Phase::Ended, cause)
     }
 
     /// [`end`](Self::end), unless a local close has begun: then the writer still has something to send, and the session ends when that is
     /// done. One step, since a close may begin at any moment.
-    pub(crate) fn end_unless_closing(&self, cause: Error) -> Option<Arc<Error>> {
+    pub(crate) fn end_unless_closing(&self, cause: Error) -> Option<(Arc<Error>, ClosedChannel)> {
         self.end_if(|phase| phase < Phase::Closing, cause)
     }
 
-    fn end_if(&self, may_end: impl FnOnce(Phase) -> bool, cause: Error) -> Option<Arc<Error>> {
+    fn end_if(&self, may_end: impl FnOnce(Phase) -> bool, cause: Error) -> Option<(Arc<Error>, ClosedChannel)> {
         let mut state = self.state.lock();
         if !may_end(state.phase) {
             return None;
         }
-        self.step(&mut state, Phase::Ended, &Arc::new(cause));
-        let (cause, closed) = (state.cause.clone(), state.closed.take());
+        let cause = Arc::new(cause);
+        self.step(&mut state, Phase::Ended, &cause);
+        let result = (state.cause.clone().unwrap_or(cause), state.closed.take());
         drop(state);
-        drop(closed);
         self.changed.notify_all();
-        cause
+        Some(result)
     }
 
     /// The writer thread has finished a close.
@@ -181,12 +183,12 @@ mod tests {
     #[test]
     fn the_inputs_end_doesnt_end_a_session_that_is_closing() {
         let life = Lifecycle::new();
-        assert!(life.begin_close(None));
+        assert!(life.begin_close(None).is_some());
         assert!(life.end_unless_closing(Error::PeerClosed).is_none());
         assert!(life.is_in(Phase::Closing));
         life.writer_done(Ok(()));
         assert!(life.wait_written().is_ok());
-        assert!(matches!(life.end(Error::Closed).as_deref(), Some(Error::Closed)));
+        assert!(matches!(life.end(Error::Closed), Some((cause, _)) if matches!(*cause, Error::Closed)));
     }
 
     #[test]
@@ -194,7 +196,7 @@ mod tests {
         let life = Lifecycle::new();
         assert!(life.end_unless_closing(Error::PeerClosed).is_some());
         assert!(life.end_unless_closing(Error::Closed).is_none());
-        assert!(!life.begin_close(None));
+        assert!(life.begin_close(None).is_none());
         assert!(life.wait_written().is_ok());
     }
 }

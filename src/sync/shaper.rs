@@ -33,6 +33,8 @@ pub(crate) enum Order {
     Finish = 2,
     /// Stop at once.
     Stop = 4,
+    /// Go on with what a caller's turn left.
+    Resume = 8,
 }
 
 /// Whether work was added: a promise to ring.
@@ -44,6 +46,11 @@ impl Bell {
     /// One ring for both.
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 || other.0)
+    }
+
+    /// Whether there is anything to ring for.
+    pub(crate) fn is_due(self) -> bool {
+        self.0
     }
 
     /// For the writer thread itself, which needs no waking.
@@ -70,6 +77,14 @@ pub(crate) struct Queue {
     bell: Receiver<()>,
     /// Streams that had more to send after their turn, with those that came from the channel behind them.
     round: VecDeque<Arc<StreamCell>>,
+}
+
+/// What a parked writer looks at.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    express: Receiver<Arc<StreamCell>>,
+    bulk: Receiver<Arc<StreamCell>>,
+    bell: Receiver<()>,
 }
 
 /// Both sides of a new shaper.
@@ -129,9 +144,14 @@ impl Shaper {
         }
     }
 
-    /// Takes the order to ping, if it was given. `Finish` and `Stop` stay.
-    pub(crate) fn take_ping(&self) -> bool {
-        self.has(Order::Ping) && self.orders.fetch_and(!(Order::Ping as u8), SeqCst) & Order::Ping as u8 != 0
+    /// Takes an order, if it was given: `Ping` or `Resume`. The others stay.
+    pub(crate) fn take(&self, order: Order) -> bool {
+        self.has(order) && self.orders.fetch_and(!(order as u8), SeqCst) & order as u8 != 0
+    }
+
+    /// Whether the writer thread is parked, or about to be.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.load(SeqCst)
     }
 
     /// Whether `order` was given.
@@ -174,11 +194,21 @@ impl Queue {
         !self.round.is_empty() || !self.express.is_empty() || !self.bulk.is_empty()
     }
 
-    /// Parks the writer until there may be work.
+    /// What the writer thread needs to park, without the queue itself.
+    pub(crate) fn parker(&self) -> Parker {
+        Parker { express: self.express.clone(), bulk: self.bulk.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl Parker {
+    /// Parks the writer thread, which has nothing left to do, until there may be work.
     pub(crate) fn park(&self, shaper: &Shaper) {
         shaper.parked.store(true, SeqCst);
         fence(SeqCst);
-        let idle = !self.has_turns() && shaper.orders.load(SeqCst) == 0 && shaper.refusals.lock().is_empty();
+        let idle = self.express.is_empty()
+            && self.bulk.is_empty()
+            && shaper.orders.load(SeqCst) == 0
+            && shaper.refusals.lock().is_empty();
         if idle {
             let _ = self.bell.recv(); // disconnected: the session is gone, and the caller sees that
         }

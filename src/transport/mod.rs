@@ -10,7 +10,7 @@
 //! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
 //! beside the halves that works while both are blocked.
 //!
-//! Invariant: each half has one user, a thread of its own; the control may be called from any, at any time.
+//! Invariant: each half is used by one thread at a time, and `abort` is called once.
 
 mod pair;
 mod shared;
@@ -36,15 +36,37 @@ pub trait Transport {
     fn split(self) -> io::Result<Halves>;
 }
 
-/// What a [`Transport`] splits into.
+/// What a [`Transport`] splits into: see [`Halves::new`].
+#[non_exhaustive]
 pub struct Halves {
     /// Used by the reader thread alone.
     pub reader: Box<dyn Read + Send>,
     /// Used by the writer thread alone. It is dropped when the last byte is written, after
     /// [`Control::finish_write`].
     pub writer: Box<dyn Write + Send>,
+    /// Whether every write and flush returns within about 10 ms, with `WouldBlock` or `TimedOut` when nothing could be done. Only
+    /// then may a thread that calls [`Stream::write`](crate::Stream) do the writer thread's work itself, which saves waking it.
+    pub bounded_writes: bool,
     /// Used by any thread.
     pub control: Box<dyn Control>,
+}
+
+impl Halves {
+    /// The two halves, which may block, and the control.
+    pub fn new(
+        reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+        control: impl Control + 'static,
+    ) -> Self {
+        Self { reader: Box::new(reader), writer: Box::new(writer), control: Box::new(control), bounded_writes: false }
+    }
+
+    /// Says whether the field of this name is true; without this, it doesn't.
+    #[must_use]
+    pub fn bounded_writes(mut self, bounded: bool) -> Self {
+        self.bounded_writes = bounded;
+        self
+    }
 }
 
 impl std::fmt::Debug for Halves {

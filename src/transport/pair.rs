@@ -4,7 +4,7 @@
 //! session's reader thread ends when its read returns: when the far end closes, or when what
 //! [`with_abort`](Pair::with_abort) was given makes it.
 //!
-//! Invariant: what `with_abort` was given is called at most once.
+//! Invariant: dropping the write half is what ends the writing direction.
 
 use std::io::{self, Read, Write};
 
@@ -81,8 +81,7 @@ impl Control for PairControl {
 
 impl<R: Read + Send + 'static, W: Write + Send + 'static> Transport for Pair<R, W> {
     fn split(self) -> io::Result<Halves> {
-        let control = Box::new(PairControl { abort: Mutex::new(self.abort) });
-        Ok(Halves { reader: Box::new(self.reader), writer: Box::new(self.writer), control })
+        Ok(Halves::new(self.reader, self.writer, PairControl { abort: Mutex::new(self.abort) }))
     }
 }
 

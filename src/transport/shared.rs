@@ -246,13 +246,9 @@ impl<T: Read + Write + Send + 'static> Transport for Shared<T> {
             wrote: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
         });
-        let writer = Box::new(SharedWriter(Arc::clone(&turns)));
-        let control =
-            SharedControl { turns: Arc::clone(&turns), finish: Mutex::new(self.finish), abort: Mutex::new(self.abort) };
-        Ok(Halves {
-            reader: Box::new(SharedReader { turns, readiness: self.readiness }),
-            writer,
-            control: Box::new(control),
-        })
+        let writer = SharedWriter(Arc::clone(&turns));
+        let (finish, abort) = (Mutex::new(self.finish), Mutex::new(self.abort));
+        let control = SharedControl { turns: Arc::clone(&turns), finish, abort };
+        Ok(Halves::new(SharedReader { turns, readiness: self.readiness }, writer, control))
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Control, Halves, Transport};
 
@@ -38,16 +39,20 @@ macro_rules! socket {
             }
         }
 
-        /// Blocking mode, and no timeouts that an earlier owner left behind; then the halves.
-        fn halves(stream: Arc<$stream>, control: Box<dyn Control>) -> io::Result<Halves> {
+        /// Blocking mode, and our timeouts instead of those that an earlier owner left behind; then the halves.
+        fn halves(stream: Arc<$stream>, control: impl Control + 'static) -> io::Result<Halves> {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
-            stream.set_write_timeout(None)?;
-            let writer = Box::new($half(Arc::clone(&stream)));
-            Ok(Halves { reader: Box::new($half(stream)), writer, control })
+            stream.set_write_timeout(Some(super::WRITE_BOUND))?;
+            let writer = $half(Arc::clone(&stream));
+            Ok(Halves::new($half(stream), writer, control).bounded_writes(true))
         }
     };
 }
+
+/// How long a write waits for room at a time: short enough for a thread that takes the writer's turn and has a deadline, long enough to cost
+/// nothing. (Timeouts and modes belong to the socket, so clones of it have them too.)
+const WRITE_BOUND: Duration = Duration::from_millis(10);
 
 /// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is nothing left to end.
 fn finish(result: io::Result<()>) -> io::Result<()> {
@@ -97,7 +102,7 @@ mod tcp {
                 peer: stream.peer_addr().ok(),
                 stream: Arc::clone(&stream),
             };
-            halves(stream, Box::new(control))
+            halves(stream, control)
         }
     }
 }
@@ -126,7 +131,7 @@ mod unix {
     impl Transport for UnixStream {
         fn split(self) -> io::Result<Halves> {
             let stream = Arc::new(self);
-            let control = Box::new(UnixControl(Arc::clone(&stream)));
+            let control = UnixControl(Arc::clone(&stream));
             halves(stream, control)
         }
     }

@@ -1,7 +1,7 @@
 //! The wire format: headers and frames, and the two state machines that cut a byte stream into frames and lay frames
 //! out for vectored writes.
 //!
-//! Invariant: nothing here knows of streams or sessions; frames go in and come out the same however the bytes are split.
+//! Invariant: nothing here knows of streams, or of sessions' state.
 
 mod header;
 pub(crate) mod reader;

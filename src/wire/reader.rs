@@ -2,28 +2,37 @@
 //!
 //! After a header the caller says where the payload goes: past it ([`skip`](FrameReader::skip)), into the reader's own
 //! window ([`inline`](FrameReader::inline), for small ones), or straight into a pooled buffer
-//! ([`collect`](FrameReader::collect)), which is read together with the start of what follows in one vectored read.
-//! Between the header and that choice the caller may wait for budget.
+//! ([`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect)). Between the header and that choice the caller may
+//! wait for budget.
 //!
-//! Invariants: `start <= end <= window.len()`; no byte is copied twice; any split of the input gives the same steps; the reader
-//! holds at most its window and the one buffer that it was given.
+//! # Reading ahead
+//! Bulk data comes as a run of frames of one length. While a run lasts, a read asks for the rest of the payload *and* for whole frames
+//! behind it, each in a pooled buffer of its own, header and all: if the guess is right, up to eight frames arrive with one system call and lie
+//! where they belong. If it is wrong, what was read ahead is copied to the window and parsed from there.
+//!
+//! Invariants: any split of the input gives the same steps; the input that isn't parsed yet is the window's `start..end`, then `ahead`
+//! in its order; while a payload is being collected both are empty; buffers are held ahead only while one is.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
 
 use super::header::{HEADER_LEN, Header};
-use crate::error::Result;
-use crate::pool::Buffer;
+use crate::error::{Error, Result};
+use crate::pool::{Buffer, BufferPool};
 
 /// Size of the window, in bytes: small frames arrive this much at a time. A session has one of these for its whole life,
 /// so it is what an idle session costs.
 const WINDOW: usize = 16 * 1024;
 
-/// The largest payload that fits the window with its header; the caller takes larger ones with `collect`.
+/// The largest payload that fits the window with its header; the caller collects larger ones.
 pub(crate) const INLINE_MAX: usize = 4096;
 
-/// How much of what follows a collected payload is read with it, in bytes: enough for the next header and some small
+/// How much of what follows a collected payload is read with it outside of a run, in bytes: enough for the next header and some small
 /// frames, little enough that the next large payload isn't copied out of the window.
 const LOOKAHEAD: usize = 512;
+
+/// How many frames are read ahead at most: with the one that is being collected, as much as a sender's batch.
+const AHEAD: usize = 7;
 
 enum State {
     Header,
@@ -32,12 +41,29 @@ enum State {
     Inline(Header),
     Collect {
         header: Header,
-        buffer: Buffer,
-        filled: usize,
+        payload: Payload,
     },
     Skip {
         left: usize,
     },
+}
+
+/// A payload in a pooled buffer, from `start` on.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    pub(crate) buffer: Buffer,
+    pub(crate) start: usize,
+    /// How much of it has come, in bytes.
+    filled: usize,
+}
+
+/// Decodes a header, the version first: what a command byte means depends on it.
+fn decode(bytes: &[u8; HEADER_LEN], ours: u8) -> Result<Header> {
+    let theirs = bytes[0];
+    if theirs != ours {
+        return Err(Error::InvalidVersion { ours, theirs, peer: None });
+    }
+    Header::decode(bytes)
 }
 
 /// What [`FrameReader::next`] found.
@@ -50,36 +76,69 @@ pub(crate) enum Step {
     /// The payload asked for with `inline`: see [`FrameReader::payload`].
     Inline(Header),
     /// The payload asked for with `collect`.
-    Collected(Header, Buffer),
+    Collected(Header, Payload),
 }
 
 pub(crate) struct FrameReader {
-    window: Box<[u8]>,
+    /// The session's protocol version.
+    version: u8,
+    window: Vec<u8>,
     start: usize,
     end: usize,
     /// The inline payload returned last lies here, just before `start`.
     payload: std::ops::Range<usize>,
     state: State,
+    /// What was read ahead: buffers, and how much of each is filled; all but the last are full.
+    ahead: VecDeque<(Buffer, usize)>,
+    /// Buffers to read ahead into.
+    spare: Vec<Buffer>,
+    /// The length of the last large payload, and how many of that length came in a row.
+    run: (usize, usize),
 }
 
 impl FrameReader {
-    pub(crate) fn new() -> Self {
-        Self { window: vec![0; WINDOW].into_boxed_slice(), start: 0, end: 0, payload: 0..0, state: State::Header }
+    pub(crate) fn new(version: u8) -> Self {
+        Self {
+            version,
+            window: vec![0; WINDOW],
+            start: 0,
+            end: 0,
+            payload: 0..0,
+            state: State::Header,
+            ahead: VecDeque::new(),
+            spare: Vec::new(),
+            run: (0, 0),
+        }
     }
 
     /// The next step, from what has been read so far.
     ///
     /// # Errors
-    /// `InvalidCommand` for a header with an unknown command.
+    /// `InvalidVersion` for a header of another version, else `InvalidCommand` for one with an unknown command.
     pub(crate) fn next(&mut self) -> Result<Step> {
         loop {
             let available = self.end - self.start;
             match std::mem::replace(&mut self.state, State::Header) {
                 State::Header => {
+                    if available == 0
+                        && let Some((front, filled)) = self.ahead.front()
+                        && let Some(bytes) = front[..*filled].first_chunk::<HEADER_LEN>()
+                    {
+                        let header = decode(bytes, self.version)?;
+                        // As guessed: the frame is what the buffer was for, and nothing lies behind it in there.
+                        if HEADER_LEN + usize::from(header.length) == front.len() {
+                            self.state = State::Undecided(header);
+                            return Ok(Step::Header(header));
+                        }
+                    }
+                    if available < HEADER_LEN && !self.ahead.is_empty() {
+                        self.spill();
+                        continue;
+                    }
                     let Some(bytes) = self.window[self.start..self.end].first_chunk::<HEADER_LEN>() else {
                         return Ok(Step::NeedInput);
                     };
-                    let header = Header::decode(bytes)?;
+                    let header = decode(bytes, self.version)?;
                     self.start += HEADER_LEN;
                     if header.length > 0 {
                         self.state = State::Undecided(header);
@@ -90,21 +149,29 @@ impl FrameReader {
                     let length = usize::from(header.length);
                     if available < length {
                         self.state = State::Inline(header);
+                        if self.spill() {
+                            continue;
+                        }
                         return Ok(Step::NeedInput);
                     }
                     self.payload = self.start..self.start + length;
                     self.start += length;
                     return Ok(Step::Inline(header));
                 }
-                State::Collect { header, mut buffer, mut filled } => {
-                    let n = available.min(buffer.len() - filled);
-                    buffer[filled..filled + n].copy_from_slice(&self.window[self.start..self.start + n]);
+                State::Collect { header, mut payload } => {
+                    let wanted = usize::from(header.length) - payload.filled;
+                    let n = available.min(wanted);
+                    let at = payload.start + payload.filled;
+                    payload.buffer[at..at + n].copy_from_slice(&self.window[self.start..self.start + n]);
                     self.start += n;
-                    filled += n;
-                    if filled == buffer.len() {
-                        return Ok(Step::Collected(header, buffer));
+                    payload.filled += n;
+                    if n == wanted {
+                        return Ok(Step::Collected(header, payload));
                     }
-                    self.state = State::Collect { header, buffer, filled };
+                    self.state = State::Collect { header, payload };
+                    if self.spill() {
+                        continue;
+                    }
                     return Ok(Step::NeedInput);
                 }
                 State::Skip { left } => {
@@ -112,19 +179,47 @@ impl FrameReader {
                     self.start += n;
                     if n < left {
                         self.state = State::Skip { left: left - n };
+                        if self.spill() {
+                            continue;
+                        }
                         return Ok(Step::NeedInput);
                     }
                 }
                 // The caller didn't choose: reading past is the only choice that can't go wrong.
-                State::Undecided(header) => self.state = State::Skip { left: usize::from(header.length) },
+                State::Undecided(header) => {
+                    self.state = State::Undecided(header);
+                    self.skip();
+                }
             }
         }
+    }
+
+    /// Copies what was read ahead to the window; returns whether there was anything.
+    fn spill(&mut self) -> bool {
+        if self.ahead.is_empty() {
+            return false;
+        }
+        self.window.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        self.window.truncate(self.end);
+        for (buffer, filled) in self.ahead.drain(..) {
+            self.window.extend_from_slice(&buffer[..filled]);
+        }
+        self.end = self.window.len();
+        self.window.resize(self.end.max(WINDOW), 0);
+        true
+    }
+
+    /// If the frame whose header was just returned lies in a buffer of its own, that buffer.
+    fn adopt(&mut self) -> Option<(Buffer, usize)> {
+        if self.start == self.end { self.ahead.pop_front() } else { None }
     }
 
     /// Reads past the payload of the header just returned.
     pub(crate) fn skip(&mut self) {
         if let State::Undecided(header) = self.state {
-            self.state = State::Skip { left: usize::from(header.length) };
+            let here = self.adopt().map_or(0, |(_, filled)| filled - HEADER_LEN);
+            self.state = State::Skip { left: usize::from(header.length) - here };
         }
     }
 
@@ -132,15 +227,32 @@ impl FrameReader {
     pub(crate) fn inline(&mut self) {
         if let State::Undecided(header) = self.state {
             debug_assert!(usize::from(header.length) <= INLINE_MAX);
+            self.run = (0, 0);
             self.state = State::Inline(header);
         }
     }
 
-    /// Takes the payload of the header just returned in `buffer`, which is cut to its length.
-    pub(crate) fn collect(&mut self, mut buffer: Buffer) {
+    /// A buffer for the payload of the header just returned: the one that it lies in already, or one from the pool. The caller
+    /// gives it back to [`collect`](Self::collect), or drops it and must `skip`.
+    pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<Payload> {
+        let State::Undecided(header) = self.state else { return None };
+        let length = usize::from(header.length);
+        if length == self.run.0 {
+            self.run.1 += 1;
+        } else {
+            self.run = (length, 0);
+            self.spare.clear();
+        }
+        match self.adopt() {
+            Some((buffer, filled)) => Some(Payload { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN }),
+            None => pool.fit(length).map(|buffer| Payload { buffer, start: 0, filled: 0 }),
+        }
+    }
+
+    /// Takes the payload of the header just returned in what `prepare` said.
+    pub(crate) fn collect(&mut self, payload: Payload) {
         if let State::Undecided(header) = self.state {
-            buffer.set_len(usize::from(header.length));
-            self.state = State::Collect { header, buffer, filled: 0 };
+            self.state = State::Collect { header, payload };
         }
     }
 
@@ -155,30 +267,80 @@ impl FrameReader {
     }
 
     /// One read from the transport; returns its count, 0 at the end of the input.
-    pub(crate) fn fill(&mut self, input: &mut (impl Read + ?Sized)) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, input: &mut (impl Read + ?Sized), pool: &BufferPool) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
+            self.window.truncate(WINDOW);
+            self.window.shrink_to(WINDOW);
         } else if self.window.len() - self.start < HEADER_LEN + INLINE_MAX {
             self.window.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        match &mut self.state {
-            State::Collect { buffer, filled, .. } => {
-                // `next` has emptied the window into the buffer.
-                let rest = &mut buffer[*filled..];
-                let wanted = rest.len();
-                let mut slices = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.window[..LOOKAHEAD])];
-                let n = input.read_vectored(&mut slices)?;
-                *filled += n.min(wanted);
-                (self.start, self.end) = (0, n.saturating_sub(wanted).min(LOOKAHEAD));
-                Ok(n)
-            }
-            _ => {
-                let n = input.read(&mut self.window[self.end..])?;
-                self.end = (self.end + n).min(self.window.len());
-                Ok(n)
-            }
+        if let State::Collect { header, payload } = &mut self.state {
+            return match self.run.1 {
+                0 => Self::fill_payload(input, *header, payload, &mut self.window, &mut self.end),
+                run => {
+                    while self.spare.len() < run.min(AHEAD) {
+                        self.spare.push(pool.frame(self.run.0));
+                    }
+                    Self::fill_run(input, *header, payload, &mut self.spare, &mut self.ahead)
+                }
+            };
         }
+        self.spare.clear(); // a wait that may be long holds no buffers
+        // In a run, the header alone: what follows is read to where it belongs.
+        let in_run = self.run.1 > 0 && self.start == self.end && matches!(self.state, State::Header);
+        let until = if in_run { HEADER_LEN } else { self.window.len() };
+        let n = input.read(&mut self.window[self.end..until])?;
+        self.end = (self.end + n).min(self.window.len());
+        Ok(n)
+    }
+
+    /// Reads the rest of a payload, and a little of what follows into the empty window.
+    fn fill_payload(
+        input: &mut (impl Read + ?Sized),
+        header: Header,
+        payload: &mut Payload,
+        window: &mut [u8],
+        end: &mut usize,
+    ) -> io::Result<usize> {
+        let rest = &mut payload.buffer[payload.start + payload.filled..payload.start + usize::from(header.length)];
+        let wanted = rest.len();
+        let n = input.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(&mut window[..LOOKAHEAD])])?;
+        payload.filled += n.min(wanted);
+        *end = n.saturating_sub(wanted).min(LOOKAHEAD);
+        Ok(n)
+    }
+
+    /// Reads the rest of a payload, and whole frames behind it.
+    fn fill_run(
+        input: &mut (impl Read + ?Sized),
+        header: Header,
+        payload: &mut Payload,
+        spare: &mut Vec<Buffer>,
+        ahead: &mut VecDeque<(Buffer, usize)>,
+    ) -> io::Result<usize> {
+        let rest = &mut payload.buffer[payload.start + payload.filled..payload.start + usize::from(header.length)];
+        let wanted = rest.len();
+        let mut slices = [const { None }; AHEAD + 1];
+        slices[0] = Some(IoSliceMut::new(rest));
+        // The last spare buffer is the first to be filled: it is the first to be popped.
+        for (slice, buffer) in slices[1..].iter_mut().zip(spare.iter_mut().rev()) {
+            *slice = Some(IoSliceMut::new(buffer));
+        }
+        let count = slices.iter().flatten().count();
+        let mut slices = slices.map(|slice| slice.unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        let n = input.read_vectored(&mut slices[..count])?;
+        payload.filled += n.min(wanted);
+        let mut left = n.saturating_sub(wanted);
+        while left > 0
+            && let Some(buffer) = spare.pop()
+        {
+            let filled = left.min(buffer.len());
+            left -= filled;
+            ahead.push_back((buffer, filled));
+        }
+        Ok(n)
     }
 }
 
@@ -223,11 +385,11 @@ mod tests {
     fn frames(data: &[u8], sizes: Vec<usize>) -> (Vec<Frame>, bool) {
         let pool = BufferPool::new();
         let mut input = Pieces { data, sizes: sizes.into_iter().cycle() };
-        let (mut reader, mut frames) = (FrameReader::new(), Vec::new());
+        let (mut reader, mut frames) = (FrameReader::new(1), Vec::new());
         loop {
             match reader.next().unwrap() {
                 Step::NeedInput => {
-                    if reader.fill(&mut input).unwrap() == 0 {
+                    if reader.fill(&mut input, &pool).unwrap() == 0 {
                         return (frames, reader.inside_frame());
                     }
                 }
@@ -237,19 +399,35 @@ mod tests {
                     reader.skip();
                 }
                 Step::Header(header) if usize::from(header.length) <= INLINE_MAX => reader.inline(),
-                Step::Header(header) => reader.collect(pool.get(usize::from(header.length)).unwrap()),
+                Step::Header(_) => {
+                    let payload = reader.prepare(&pool).unwrap();
+                    reader.collect(payload);
+                }
                 Step::Inline(header) => frames.push(Frame { header, payload: reader.payload().to_vec() }),
-                Step::Collected(header, buffer) => frames.push(Frame { header, payload: buffer.to_vec() }),
+                Step::Collected(header, Payload { buffer, start, .. }) => {
+                    let payload = buffer[start..start + usize::from(header.length)].to_vec();
+                    frames.push(Frame { header, payload });
+                }
             }
         }
     }
 
     fn frame() -> impl Strategy<Value = Frame> {
-        let length = prop_oneof![3 => 0..40usize, 2 => 0..5000usize, 1 => 4090..4100usize, 1 => 0..65536usize];
-        (1..=2u8, 0..=4u8, 0..12u32, length, any::<u8>()).prop_map(|(version, command, id, length, seed)| {
+        let length = prop_oneof![3 => 0..40usize, 2 => 0..5000usize, 1 => 4090..4100usize, 1 => 0..65536usize, 8 => Just(5000usize)];
+        (0..=4u8, 0..12u32, length, any::<u8>()).prop_map(|(command, id, length, seed)| {
             let payload: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect();
-            Frame::new(version, Command::try_from(command).unwrap(), id, payload).unwrap()
+            Frame::new(1, Command::try_from(command).unwrap(), id, payload).unwrap()
         })
+    }
+
+    #[test]
+    fn another_version_is_said_to_be_that_whatever_its_command() {
+        for bytes in [[2, 1, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
+            let mut reader = FrameReader::new(1);
+            reader.fill(&mut &bytes[..], &BufferPool::new()).unwrap();
+            let theirs = bytes[0];
+            assert!(matches!(reader.next(), Err(Error::InvalidVersion { ours: 1, theirs: t, .. }) if t == theirs));
+        }
     }
 
     proptest! {
@@ -257,7 +435,7 @@ mod tests {
 
         #[test]
         fn any_split_gives_the_same_frames(
-            sent in prop::collection::vec(frame(), 1..12),
+            sent in prop::collection::vec(frame(), 1..30),
             sizes in prop::collection::vec(prop_oneof![1..9usize, 1..70000usize], 1..8),
         ) {
             let bytes: Vec<u8> = sent.iter().flat_map(Frame::encode).collect();

@@ -207,8 +207,7 @@ struct LabControl(Lab);
 
 impl Transport for LabTransport {
     fn split(self) -> io::Result<Halves> {
-        let (reader, writer) = (Box::new(LabReader(self.0.clone())), Box::new(LabWriter(self.0.clone())));
-        Ok(Halves { reader, writer, control: Box::new(LabControl(self.0)) })
+        Ok(Halves::new(LabReader(self.0.clone()), LabWriter(self.0.clone()), LabControl(self.0)))
     }
 }
 

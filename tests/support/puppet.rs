@@ -178,11 +178,8 @@ impl Drop for Puppet {
 impl Transport for Strings {
     fn split(self) -> io::Result<Halves> {
         let Self { input, tell, shared } = self;
-        Ok(Halves {
-            reader: Box::new(Inlet { input, left: Vec::new() }),
-            writer: Box::new(Outlet(Arc::clone(&shared))),
-            control: Box::new(Cut { tell, shared }),
-        })
+        let reader = Inlet { input, left: Vec::new() };
+        Ok(Halves::new(reader, Outlet(Arc::clone(&shared)), Cut { tell, shared }))
     }
 }
 

@@ -1,10 +1,18 @@
 //! How a stream ends: closed by its application, shut down by halves, failed alone, or with its session. Each wakes everybody
 //! who is blocked on it.
 //!
-//! Invariants: one ending alone is the first, whoever races for it; what it leaves to its caller is called and dropped after unlocking.
+//! Invariants: a stream ends once for its application, and that time alone gives out the notifier and the channel; nothing of a
+//! user's is called or dropped under the lock.
 
-use super::{Arc, Discarded, Env, Error, Notifier, Receiver, Sender, State, StreamCell, bounded, disconnected};
-use super::{Charge, SeqCst};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::{Charge, Env, Notifier, State, StreamCell};
+use crate::error::Error;
+use crate::proto::stream::Discarded;
+use crate::sync::close::disconnected;
 
 /// What an ending leaves to the caller, who holds no lock: a notifier to call, a channel to disconnect, data to drop.
 #[must_use]

@@ -4,9 +4,15 @@
 //! frame costs more than the frame. They have to be sent before the reader waits for anything, since the threads
 //! they wake may be those that refund the budget.
 //!
-//! Invariant: whoever was gathered is woken before the reader waits again.
+//! Invariant: a stream whose readers or writers have to be woken is in `Wakes` before its lock is released.
 
-use super::{Arc, Charge, Chunk, Env, Error, Instant, Received, StreamCell};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Charge, Env, StreamCell};
+use crate::error::{Error, Result};
+use crate::proto::chunks::Chunk;
+use crate::proto::stream::Received;
 
 /// Threads to be woken.
 #[derive(Debug, Default)]
@@ -76,6 +82,7 @@ impl StreamCell {
             Received::Late => Small::Late,
             Received::Discard => Small::Done,
             Received::Queue => {
+                state.answerable = true;
                 let merged = state.core.inbox().merge(data);
                 if merged > 0 && state.read_waiters > 0 {
                     Wakes::add(&mut wakes.readers, self);
@@ -98,6 +105,7 @@ impl StreamCell {
         let mut state = self.state.lock();
         state.no_data.touch(now);
         if state.core.wants_data() {
+            state.answerable = true;
             state.core.inbox().push(chunk);
             if state.read_waiters > 0 {
                 Wakes::add(&mut wakes.readers, self);
@@ -105,7 +113,7 @@ impl StreamCell {
             return;
         }
         // Closed or shut down since it was admitted: it counts as consumed.
-        state.core.consumed(chunk.len());
+        state.core.consumed(chunk.len(), 0);
         let bell = self.settle(env, &mut state);
         drop(state);
         drop(chunk);
@@ -155,6 +163,11 @@ impl StreamCell {
     /// What the stream holds of the budget, in bytes.
     pub(crate) fn occupied(&self) -> usize {
         self.state.lock().core.inbox().occupied()
+    }
+
+    /// Data crossed at `now`, if only in part.
+    pub(crate) fn touch(&self, now: Instant) {
+        self.state.lock().no_data.touch(now);
     }
 
     /// Whether this is the first data after the stream's end.

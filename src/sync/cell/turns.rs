@@ -2,7 +2,10 @@
 //!
 //! Invariant: nothing here waits, or does I/O.
 
-use super::{Arc, Env, Instant, StreamCell};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Env, StreamCell};
 use crate::proto::stream::{Lane, Transmit};
 
 impl StreamCell {

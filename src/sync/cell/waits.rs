@@ -1,14 +1,17 @@
 //! Where calls wait for a stream: until there is something to read, room to write, or everything is handed over; and the
 //! settings that say for how long.
 //!
-//! Invariants: a waiter is counted exactly while it waits; whatever woke it, it looks at the state first and at its limits then, as they
-//! are by that time.
+//! Invariant: every wait looks again at what it waits for, and at its limits, whenever it is woken, for whatever reason.
 
-use super::{
-    Arc, Call, Condvar, Deadline, Env, Error, Instant, MutexGuard, Readable, Result, State, StreamCell, Writable,
-    earlier,
-};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, MutexGuard};
+
+use super::{Env, Reading, State, StreamCell};
+use crate::error::{Error, Result};
+use crate::proto::stream::{Readable, Writable};
+use crate::sync::deadline::{Call, Deadline, earlier};
 
 /// Which of a stream's two deadlines is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +56,13 @@ impl StreamCell {
         let mut state = self.state.lock();
         loop {
             match state.core.readable() {
-                Readable::Data if !state.reading => return Ok(Some(state)),
-                Readable::Eof if !state.reading => return Ok(None),
-                Readable::Failed(error) => return Err(error),
-                Readable::Data | Readable::Eof | Readable::Nothing => {}
+                Readable::Data if state.reading == Reading::Nobody => return Ok(Some(state)),
+                Readable::Eof if state.reading == Reading::Nobody || state.core.is_read_shut() => return Ok(None),
+                // A reader that is copying may put something back: data comes before the ending.
+                Readable::Failed(error) if state.reading != Reading::Copying || state.core.is_closed() => {
+                    return Err(error);
+                }
+                Readable::Data | Readable::Eof | Readable::Failed(_) | Readable::Nothing => {}
             }
             let limit = state.limit(Direction::Read, &mut call, Instant::now())?;
             state.read_waiters += 1;

@@ -1,0 +1,102 @@
+//! How the reader thread opens and refuses the peer's streams, and fails those that break the protocol alone.
+//!
+//! Invariants: refusing costs no more than a queued id; what an id says comes before every other reason to refuse.
+
+use std::sync::Arc;
+
+use super::{INLINE_MAX, Pending, Reader};
+use crate::error::{Error, Result};
+use crate::proto::registry::{Admission, Refusal};
+use crate::sync::cell::{Name, StreamCell};
+use crate::wire::Header;
+
+impl Reader<'_> {
+    /// A SYN header came; its payload is the name.
+    pub(super) fn syn(&mut self, header: Header, length: usize) -> Result<()> {
+        let config = &self.core.env.config;
+        if length > config.max_name_len {
+            self.frames.skip();
+            return self.admitted(header, Err(Refusal::NameTooLong)).map(drop);
+        }
+        match length {
+            0 => return self.open(header, &[]),
+            1..=INLINE_MAX => self.frames.inline(),
+            _ => match self.frames.prepare(self.core.env.pool) {
+                Some(payload) => {
+                    self.pending = Some(Pending::Name);
+                    self.frames.collect(payload);
+                }
+                None => self.frames.skip(),
+            },
+        }
+        Ok(())
+    }
+
+    /// A SYN is complete.
+    pub(super) fn open(&mut self, header: Header, name: &[u8]) -> Result<()> {
+        let id = header.stream_id;
+        if !self.admitted(header, Ok(name))? {
+            return Ok(());
+        }
+        let names = &self.core.names;
+        if names.used() + name.len() > names.limit() {
+            return self.refuse(header, Some(name), Refusal::NamesTooMany);
+        }
+        let charged = Name::new(name, Some(names.charge(name.len())));
+        let cell = StreamCell::new(id, charged, &self.core.env.config, false, self.now);
+        let received = self.core.registry.lock().streams.receive(id, Arc::clone(&cell));
+        if !received {
+            return self.refuse(header, Some(name), Refusal::NotAccepting);
+        }
+        self.core.counters.streams_received.add(1);
+        self.core.introduce(&cell);
+        self.core.acceptable.notify_one();
+        Ok(())
+    }
+
+    /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says comes first: a refusal's FIN must
+    /// not go to a stream that is open.
+    fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
+        let admission = self.core.registry.lock().streams.admit(header.stream_id);
+        match (admission, name) {
+            (Admission::Duplicate, _) => self.core.counters.frames_ignored.add(1),
+            (Admission::WrongParity, _) => {
+                let reason = "SYN with an id that only this end may open: are both ends clients, or both servers?";
+                return Err(Error::InvalidProtocol { frame: header, reason });
+            }
+            (Admission::Welcome, Ok(_)) => return Ok(true),
+            (Admission::Refused(refusal), Ok(name)) => self.refuse(header, Some(name), refusal)?,
+            (Admission::Welcome | Admission::Refused(_), Err(refusal)) => self.refuse(header, None, refusal)?,
+        }
+        Ok(false)
+    }
+
+    /// Refuses a stream with FIN. The name, if it was read, is for the log.
+    fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
+        self.core.counters.streams_refused.add(1);
+        let (core, id) = (self.core, header.stream_id);
+        self.complaints.say(self.now, core.number, || {
+            let name = name.map(|name| format!(" {:?}", String::from_utf8_lossy(name))).unwrap_or_default();
+            format!("stream {id}{name} is refused: {}", refusal.reason())
+        });
+        self.core.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
+    }
+
+    /// A stream fails alone, for a fault of the peer's.
+    pub(super) fn fail(&mut self, cell: &Arc<StreamCell>, error: Error) {
+        let (id, name) = (cell.id, cell.name.text());
+        self.complaints.say(self.now, self.core.number, || format!("stream {id} {name:?} fails: {error}"));
+        self.core.fail_stream(cell, error, false);
+    }
+
+    /// Data came after the stream's FIN.
+    pub(super) fn late(&mut self, cell: &Arc<StreamCell>) {
+        self.core.counters.frames_ignored.add(1);
+        if cell.first_late() {
+            let (id, name) = (cell.id, cell.name.text());
+            self.complaints.say(self.now, self.core.number, || {
+                format!("stream {id} {name:?}: data after its end is dropped (Go peers can let FIN overtake data)")
+            });
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How an application writes: small data is merged into the queue under the lock; for the rest a writer fills buffers outside of it.
+//!
+//! Invariants: one writer at a time fills buffers, so that what one call is told was accepted lies together; the stream is
+//! queued before it is unlocked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{COPY_LOCKED, Env, State, StreamCell};
+use crate::error::Result;
+use crate::proto::chunks::Payload;
+use crate::proto::stream::{EXPRESS_BYTES, Writable};
+use crate::sync::shaper::Bell;
+
+/// A write whose deadline is nearer than this leaves the transport to the writer thread: twice what a bounded write may take.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// What a write did.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Written {
+    /// Bytes accepted.
+    pub(crate) accepted: usize,
+    pub(crate) bell: Bell,
+    /// Whether the caller may take the writer's turn.
+    pub(crate) is_answer: bool,
+}
+
+impl State {
+    /// Whether a write of `n` bytes answers what came: then the thread that wrote takes the writer's turn, if that is idle. A thread
+    /// that writes without reading in between, or has more to read already, is better served by the queue, where its writes
+    /// merge.
+    fn take_answer(&mut self, n: usize) -> bool {
+        let is_answer = self.answerable && n <= EXPRESS_BYTES && self.core.inbox().is_empty() && self.is_patient();
+        self.answerable &= !is_answer;
+        is_answer
+    }
+
+    /// Whether a write may spend [`PATIENCE`] in the transport.
+    fn is_patient(&self) -> bool {
+        !self.nonblocking
+            && self.write.timeout.is_none_or(|timeout| timeout >= PATIENCE)
+            && self.write.at.is_none_or(|at| at.saturating_duration_since(Instant::now()) >= PATIENCE)
+    }
+}
+
+impl StreamCell {
+    /// Accepts as much of `buf` as there is room for, at least one byte, waiting for it.
+    ///
+    /// The caller rings.
+    pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8]) -> Result<Written> {
+        if buf.is_empty() {
+            return Ok(Written::default());
+        }
+        let (max_send, max_frame) = (env.config.max_send_buffer, env.config.max_frame_size);
+        let (mut state, mut room) = self.wait_writable(env)?;
+        let mut done = 0;
+        let failed = loop {
+            let n = room.min(buf.len() - done);
+            let rest = &buf[done..done + n];
+            if n <= COPY_LOCKED {
+                state.core.accept_small(rest, max_frame, env.pool);
+                done += n;
+            } else {
+                state.core.writing = true;
+                let bell = self.settle(env, &mut state);
+                drop(state);
+                env.shaper.ring(bell);
+                let mut payload = Payload::with_room(env.pool, n.min(max_frame));
+                let n = payload.append(rest, max_frame);
+                state = self.state.lock();
+                state.core.writing = false;
+                if let Writable::Failed(error) = state.core.writable(max_send) {
+                    // Closed meanwhile: this piece wasn't accepted, those before it were.
+                    break Some(error);
+                }
+                state.core.accept(payload);
+                done += n;
+            }
+            room = match state.core.writable(max_send) {
+                Writable::Room(room) if done < buf.len() => room,
+                _ => break None,
+            };
+        };
+        let next = state.write_waiters > 0 && matches!(state.core.writable(max_send), Writable::Room(_));
+        let bell = self.settle(env, &mut state);
+        let is_answer = state.take_answer(done);
+        drop(state);
+        if next {
+            self.writable.notify_one();
+        }
+        match failed {
+            Some(error) if done == 0 => {
+                env.shaper.ring(bell);
+                Err(error)
+            }
+            _ => Ok(Written { accepted: done, bell, is_answer }),
+        }
+    }
+}
