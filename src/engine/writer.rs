@@ -24,8 +24,10 @@ use crate::sync::shaper::{Order, Parker, Queue};
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS, Batch};
 use crate::wire::{Command, Header, encode_update};
 
-/// How much a stream may send in one turn of the bulk lane, in bytes: one default frame, or as many smaller ones.
-const QUANTUM: usize = 32 * 1024;
+/// How much a stream may send in one turn of the bulk lane, in bytes: half a batch. Frames of one stream that arrive together wake its
+/// reader once; with turns of one frame, sixteen streams made twice as many system calls for wake-ups and were a tenth slower. For those who
+/// wait it makes no difference, since a batch is written whole.
+const QUANTUM: usize = BATCH_BYTES / 2;
 
 /// How long the writer sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
 const BACK_OFF: Duration = Duration::from_millis(1);
