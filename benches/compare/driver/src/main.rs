@@ -1,0 +1,150 @@
+//! Runs every row with the programs taking turns, and writes what came out: a report on the terminal and as `RESULTS.md`, plots as SVG.
+//!
+//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/` go). The programs are found through the
+//! environment that `run` sets: `PEERS`, `GOPEERS`, or `GO_MISSING` with the reason; `VERSIONS` is printed as it is.
+
+mod plots;
+mod report;
+mod rows;
+mod run;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use rows::{Program, Row};
+use run::{Outcome, Runner};
+
+/// A program that failed so often isn't run again: it would cost a timeout each round.
+const GIVE_UP: usize = 2;
+
+struct Arguments {
+    rounds: usize,
+    only: Vec<String>,
+    quick: bool,
+    out: PathBuf,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let mut found = Arguments { rounds: 5, only: Vec::new(), quick: false, out: PathBuf::from("benches") };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--rounds" => found.rounds = value()?.parse().map_err(|_| "--rounds needs a number")?,
+            "--only" => found.only = value()?.split(',').map(str::to_owned).collect(),
+            "--out" => found.out = PathBuf::from(value()?),
+            "--quick" => found.quick = true,
+            _ => return Err(format!("unknown option {arg}; there are --rounds N, --only ROW,.. --quick, --out DIR")),
+        }
+    }
+    if found.quick {
+        found.rounds = found.rounds.min(1);
+    }
+    Ok(found)
+}
+
+/// All runs of one row: for each program, one outcome a round.
+pub struct Measured {
+    pub row: Row,
+    pub outcomes: Vec<(Program, Vec<Outcome>)>,
+}
+
+fn measure(runner: &Runner, row: Row, rounds: usize) -> Measured {
+    let mut outcomes: Vec<_> = row.programs.iter().map(|program| (program.clone(), Vec::new())).collect();
+    for round in 0..rounds.min(row.max_rounds) {
+        for (program, results) in &mut outcomes {
+            let failed: Vec<_> = results.iter().filter_map(|result: &Outcome| result.as_ref().err().cloned()).collect();
+            if failed.len() >= GIVE_UP || program.is_missing(runner) && round > 0 {
+                continue;
+            }
+            let outcome = runner.row(&row, program);
+            let shown = match &outcome {
+                Ok(value) => row.metrics.iter().map(|metric| metric.show(value)).collect::<Vec<_>>().join("  "),
+                Err(why) => why.clone(),
+            };
+            eprintln!("{:>10}  round {}  {:28} {shown}", row.id, round + 1, program.name);
+            results.push(outcome);
+        }
+    }
+    Measured { row, outcomes }
+}
+
+/// What only ours is asked for, by name; each once, or `rounds` times where it is about speed.
+fn extras(runner: &Runner, wanted: &dyn Fn(&str) -> bool, quick: bool) -> BTreeMap<String, Outcome> {
+    let mut found = BTreeMap::new();
+    let mut note = |name: String, outcome: Outcome| {
+        let shown = outcome.as_ref().map_or_else(Clone::clone, |value| value.to_string().chars().take(100).collect());
+        eprintln!("{name}: {shown}");
+        found.insert(name, outcome);
+    };
+    if wanted("scale") {
+        for version in [1, 2] {
+            let v = format!("v={version}");
+            note(format!("streams v{version}"), runner.ours("scale-streams", &[&v, "n=10000"]));
+            note(format!("sessions v{version}"), runner.ours("scale-sessions", &[&v, "n=1000"]));
+            for streams in [1, 10, 100, 1000, 10_000] {
+                // What all of them may have accepted and not sent stays within 160 MB.
+                let send = (160_000_000 / streams).clamp(16 * 1024, 256 * 1024);
+                let (streams, send) = (format!("streams={streams}"), format!("send={send}"));
+                let secs = if quick { "secs=0.3" } else { "secs=1" };
+                note(format!("active v{version} {streams}"), runner.ours("scale-active", &[&v, &streams, &send, secs]));
+            }
+        }
+    }
+    if wanted("curve") {
+        for streams in [1, 8, 64] {
+            let streams = format!("streams={streams}");
+            note(format!("curve {streams}"), runner.ours("curve", &[&streams, "rate=125000000", "warm=0.5", "secs=2"]));
+        }
+    }
+    if wanted("memory") {
+        for streams in [1000, 5000, 10_000, 20_000] {
+            for program in [rows::ours(1), rows::go("Go smux", "smux", 1)] {
+                let outcome = runner.idle(&program, streams);
+                note(format!("memory {} {streams}", program.name), outcome);
+            }
+        }
+    }
+    found
+}
+
+/// System calls of ours in each bulk row, under strace, which slows everything down: these runs aren't timed.
+fn syscalls(runner: &Runner, measured: &[Measured]) -> BTreeMap<&'static str, Outcome> {
+    let bulk = measured.iter().filter(|one| one.row.counts_calls);
+    bulk.map(|one| (one.row.id, runner.calls(&one.row))).collect()
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = arguments()?;
+    let begin = Instant::now();
+    let runner = Runner::from_environment(args.quick)?;
+    let wanted = |id: &str| args.only.is_empty() || args.only.iter().any(|only| only == id);
+    let measured: Vec<_> =
+        rows::all().into_iter().filter(|row| wanted(row.id)).map(|row| measure(&runner, row, args.rounds)).collect();
+    let calls = syscalls(&runner, &measured);
+    let extras = extras(&runner, &wanted, args.quick);
+    let seconds = begin.elapsed().as_secs();
+
+    let text = report::write(&measured, &calls, &extras, &args, seconds);
+    println!("{text}");
+    let plots = args.out.join("plots");
+    fs::create_dir_all(&plots)?;
+    fs::write(args.out.join("RESULTS.md"), text)?;
+    plots::draw(&measured, &extras, &plots)?;
+    Ok(())
+}
+
+/// A number out of a result, by a path of keys.
+pub fn number(value: &Value, path: &[&str]) -> Option<f64> {
+    path.iter().try_fold(value, |found, key| found.get(key))?.as_f64()
+}
+
+/// Results of two processes as one.
+pub fn both(server: &Value, client: &Value) -> Value {
+    json!({ "server": server, "client": client })
+}

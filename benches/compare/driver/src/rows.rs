@@ -1,0 +1,318 @@
+//! The rows: which workload, which programs, what is read from their results, and which goals stand beside it.
+
+use serde_json::Value;
+
+use crate::number;
+use crate::run::Runner;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    Rust,
+    Go,
+}
+
+/// One end's program, as its command line has it.
+#[derive(Clone)]
+pub struct Peer {
+    pub language: Language,
+    pub peer: &'static str,
+    pub version: u8,
+}
+
+#[derive(Clone)]
+pub struct Program {
+    pub name: String,
+    pub peer: Peer,
+    /// Who receives, where that is another.
+    pub receiver: Option<Peer>,
+}
+
+impl Program {
+    pub fn is_ours(&self) -> bool {
+        self.peer.peer == "ours" && self.receiver.is_none()
+    }
+
+    pub fn is_raw(&self) -> bool {
+        self.peer.peer == "raw"
+    }
+
+    /// Something to compare with: not ours, nor ours at one end, nor raw TCP.
+    pub fn is_rival(&self) -> bool {
+        self.peer.peer != "ours" && !self.is_raw() && self.receiver.is_none()
+    }
+
+    pub fn is_missing(&self, runner: &Runner) -> bool {
+        self.peer.language == Language::Go && runner.go.is_err()
+    }
+}
+
+fn rust(name: &str, peer: &'static str, version: u8) -> Program {
+    Program { name: name.to_owned(), peer: Peer { language: Language::Rust, peer, version }, receiver: None }
+}
+
+pub fn go(name: &str, peer: &'static str, version: u8) -> Program {
+    Program { name: name.to_owned(), peer: Peer { language: Language::Go, peer, version }, receiver: None }
+}
+
+pub fn ours(version: u8) -> Program {
+    rust(if version == 1 { "ours" } else { "ours v2" }, "ours", version)
+}
+
+/// Everyone who speaks version 1, or has none.
+fn everyone() -> Vec<Program> {
+    vec![
+        ours(1),
+        go("Go smux", "smux", 1),
+        go("hashicorp yamux", "hyamux", 1),
+        rust("async_smux", "async_smux", 1),
+        rust("yamux (Rust)", "yamux", 1),
+        rust("smux_rust", "smux_rust", 1),
+        rust("raw TCP", "raw", 1),
+    ]
+}
+
+#[derive(Clone, Copy)]
+pub enum Against {
+    /// The best of the peers, in each round.
+    Best,
+    Raw,
+    Named(&'static str),
+    /// An amount, in the metric's unit.
+    Amount,
+}
+
+#[derive(Clone, Copy)]
+pub struct Goal {
+    pub against: Against,
+    pub factor: f64,
+}
+
+pub struct Metric {
+    pub name: &'static str,
+    pub unit: &'static str,
+    path: &'static [&'static str],
+    scale: f64,
+    pub less_is_better: bool,
+    pub goals: Vec<Goal>,
+}
+
+impl Metric {
+    pub fn value(&self, result: &Value) -> Option<f64> {
+        // Of two processes, the worse one.
+        let at = |key| number(result.get(key)?, self.path);
+        let worse = at("server").zip(at("client")).map(|(a, b)| a.max(b));
+        worse.or_else(|| number(result, self.path)).map(|value| value * self.scale)
+    }
+
+    pub fn show(&self, result: &Value) -> String {
+        self.value(result).map_or("-".to_owned(), |value| format!("{} {}", digits(value), self.unit))
+    }
+}
+
+/// Three significant digits.
+pub fn digits(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        small if small < 1.0 => format!("{value:.3}"),
+        small if small < 10.0 => format!("{value:.2}"),
+        small if small < 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One process has both ends.
+    One,
+    /// The same, bound to one core.
+    OneCore,
+    /// `serve-X` and `dial-X`; the result is the dialler's.
+    TwoPing,
+    /// The same; both have a result.
+    TwoIdle,
+    /// `dial-source` to `serve-sink` through a relay with this round trip, in µs.
+    Relay(u32),
+}
+
+pub struct Row {
+    pub id: &'static str,
+    pub title: String,
+    pub shape: Shape,
+    pub workload: &'static str,
+    pub arguments: Vec<String>,
+    pub programs: Vec<Program>,
+    pub metrics: Vec<Metric>,
+    pub max_rounds: usize,
+    /// Whether system calls are counted beside it.
+    pub counts_calls: bool,
+    pub note: &'static str,
+}
+
+fn row(id: &'static str, title: &str, workload: &'static str, arguments: &str) -> Row {
+    Row {
+        id,
+        title: title.to_owned(),
+        shape: Shape::One,
+        workload,
+        arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+        programs: everyone(),
+        metrics: Vec::new(),
+        max_rounds: usize::MAX,
+        counts_calls: false,
+        note: "",
+    }
+}
+
+fn more(name: &'static str, unit: &'static str, path: &'static [&'static str], scale: f64) -> Metric {
+    Metric { name, unit, path, scale, less_is_better: false, goals: Vec::new() }
+}
+
+fn less(name: &'static str, unit: &'static str, path: &'static [&'static str], scale: f64) -> Metric {
+    Metric { less_is_better: true, ..more(name, unit, path, scale) }
+}
+
+impl Metric {
+    fn goal(mut self, against: Against, factor: f64) -> Self {
+        self.goals.push(Goal { against, factor });
+        self
+    }
+}
+
+fn cpu() -> Metric {
+    less("CPU", "s/GB", &["cpu_s_per_gb"], 1.0)
+}
+
+fn waits() -> Metric {
+    less("waits", "per MB", &["waits_per_mb"], 1.0)
+}
+
+fn throughput() -> Metric {
+    more("throughput", "GB/s", &["bytes_per_s"], 1e-9)
+}
+
+fn writes() -> Metric {
+    more("messages", "M/s", &["writes_per_s"], 1e-6)
+}
+
+fn p50() -> Metric {
+    less("p50", "µs", &["p50"], 1.0)
+}
+
+fn p99() -> Metric {
+    less("p99", "µs", &["p99"], 1.0)
+}
+
+/// In the order in which they run. The goals are those that were set before there was anything to measure.
+pub fn all() -> Vec<Row> {
+    use Against::{Amount, Best, Named, Raw};
+    let mut rows = vec![
+        Row {
+            metrics: vec![throughput().goal(Best, 1.5).goal(Raw, 1.0), cpu().goal(Named("Go smux"), 0.8), waits()],
+            counts_calls: true,
+            ..row("bulk1", "1 stream, 128 KiB writes, version 1", "bulk", "secs=0.8")
+        },
+        Row {
+            programs: vec![ours(2), go("Go smux v2", "smux", 2), rust("smux_rust v2", "smux_rust", 2)],
+            metrics: vec![throughput().goal(Best, 2.0), cpu(), waits()],
+            counts_calls: true,
+            ..row("bulk1v2", "1 stream, 128 KiB writes, version 2, default windows", "bulk", "secs=0.8")
+        },
+        Row {
+            metrics: vec![throughput().goal(Best, 1.15), cpu(), waits()],
+            counts_calls: true,
+            note: "Raw TCP has 16 connections.",
+            ..row("bulk16", "16 streams at once, 128 KiB writes, version 1", "bulk", "streams=16 secs=0.8")
+        },
+        Row {
+            metrics: vec![writes().goal(Best, 4.0), cpu()],
+            counts_calls: true,
+            ..row("small64", "64 B writes, one stream", "bulk", "write=64 secs=0.6")
+        },
+        Row {
+            metrics: vec![writes().goal(Best, 4.0), cpu()],
+            ..row("small1k", "1 KiB writes, one stream", "bulk", "write=1024 secs=0.6")
+        },
+        Row {
+            shape: Shape::OneCore,
+            metrics: vec![p50().goal(Best, 1.2), p99()],
+            ..row("ping1core", "64 B ping-pong, both ends on one core", "ping", "secs=0.6")
+        },
+        Row {
+            shape: Shape::TwoPing,
+            metrics: vec![p50().goal(Raw, 1.05), p99()],
+            ..row("ping2proc", "64 B ping-pong, two processes", "ping", "secs=0.6")
+        },
+        Row {
+            metrics: vec![p50().goal(Best, 0.5), p99().goal(Best, 0.5)],
+            note: "Raw TCP has 9 connections.",
+            ..row("pingload", "64 B ping beside 8 bulk streams", "ping", "load=8 secs=1")
+        },
+        Row {
+            programs: vec![
+                ours(2),
+                go("Go smux v2", "smux", 2),
+                go("hashicorp yamux", "hyamux", 2),
+                rust("yamux (Rust)", "yamux", 2),
+                rust("smux_rust v2", "smux_rust", 2),
+                rust("raw TCP", "raw", 2),
+            ],
+            metrics: vec![p50(), p99()],
+            note: "Version 2, since version 1 has no flow control for single streams: one that isn't read holds up all, in every program.",
+            ..row(
+                "pingstuck",
+                "64 B ping beside 8 bulk streams, one of which the peer doesn't read",
+                "ping",
+                "load=8 stuck=1 secs=1",
+            )
+        },
+        Row {
+            metrics: vec![more("streams", "k/s", &["per_s"], 1e-3).goal(Best, 5.0)],
+            note: "Pipelined: the opener doesn't wait for the peer, up to 384 streams ahead of it. Raw TCP opens connections, 128 ahead.",
+            ..row("openclose", "open, 1 byte, close", "openclose", "secs=0.6")
+        },
+        Row {
+            shape: Shape::TwoIdle,
+            programs: everyone()
+                .into_iter()
+                .filter(|program| !program.is_raw() && program.peer.peer != "smux_rust")
+                .collect(),
+            metrics: vec![less("memory", "B/stream", &["bytes_per_stream"], 1.0).goal(Amount, 512.0)],
+            max_rounds: 3,
+            note: "Growth of a process's resident memory over 10,000 streams that carried one byte each, the worse end. Go after its garbage was \
+                   collected and given back.",
+            ..row("idlemem", "memory of an idle stream, one end", "idle", "n=10000")
+        },
+    ];
+    for (id, rtt_us, warm, factor) in
+        [("rtt100", 100_000, "2.5", Some(20.0)), ("rtt20", 20_000, "1", None), ("rtt2", 2_000, "0.5", None)]
+    {
+        let [smux, ours] = [go("", "smux", 2).peer, ours(2).peer];
+        let mixed = |name: &str, from: &Peer, to: &Peer| Program {
+            name: name.to_owned(),
+            peer: from.clone(),
+            receiver: Some(to.clone()),
+        };
+        let metric = more("throughput", "MB/s", &["bytes_per_s"], 1e-6);
+        rows.push(Row {
+            shape: Shape::Relay(rtt_us),
+            programs: vec![
+                self::ours(2),
+                go("Go smux v2", "smux", 2),
+                mixed("Go smux v2 to ours", &smux, &ours),
+                mixed("ours to Go smux v2", &ours, &smux),
+            ],
+            metrics: vec![match factor {
+                Some(factor) => metric.goal(Best, factor),
+                None => metric,
+            }],
+            max_rounds: 3,
+            ..row(
+                id,
+                &format!("1 stream, version 2, {} ms round trip", rtt_us / 1000),
+                "",
+                &format!("warm={warm} secs=1"),
+            )
+        });
+    }
+    rows
+}

@@ -1,0 +1,48 @@
+//! One program for every Rust peer: `peers PEER WORKLOAD [key=value …]` runs one workload once and prints one line of JSON.
+//!
+//! The Go program beside it (`go/`) takes the same command line and prints the same lines, so that the driver treats all alike. Both ends
+//! are in this process, except where the workload's name begins with `serve-` or `dial-`; those print or take an address.
+
+mod blocking;
+mod common;
+mod links;
+mod nonblocking;
+mod relay;
+mod scale;
+
+use std::io;
+use std::process::ExitCode;
+
+use common::Options;
+
+fn run(peer: &str, workload: &str, options: &Options) -> io::Result<()> {
+    match (peer, workload) {
+        ("relay", "serve") => relay::serve(options),
+        ("ours", "curve") => scale::curve(options),
+        ("ours", "scale-streams") => scale::streams(options),
+        ("ours", "scale-active") => scale::active(options),
+        ("ours", "scale-sessions") => scale::sessions(options),
+        ("ours", _) => blocking::run::<links::Ours>(workload, options),
+        ("raw", _) => blocking::run::<links::Raw>(workload, options),
+        ("async_smux", _) => nonblocking::run::<links::AsyncSmux>(workload, options),
+        ("yamux", _) => nonblocking::run::<links::Yamux>(workload, options),
+        ("smux_rust", _) => nonblocking::run::<links::SmuxRust>(workload, options),
+        _ => Err(io::Error::other(format!("no peer {peer}"))),
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let (Some(peer), Some(workload)) = (args.next(), args.next()) else {
+        eprintln!("usage: peers PEER WORKLOAD [key=value ...]");
+        return ExitCode::from(2);
+    };
+    match Options::parse(args).and_then(|options| run(&peer, &workload, &options)) {
+        // Not by returning: what a workload leaves behind (sessions, threads, a runtime) isn't part of it.
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            eprintln!("{peer} {workload}: {error}");
+            std::process::exit(1)
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What only ours is asked for: how a shared link divides over time, and thousands of streams and sessions.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::{Config, Session, Stream};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::json;
+
+use crate::blocking::{Link, pair};
+use crate::common::{Options, PING, print, quantiles, resident};
+use crate::links::Ours;
+use crate::relay;
+
+/// How often the curve is sampled.
+const SAMPLE: Duration = Duration::from_millis(20);
+
+/// Threads per end for many active streams; each serves its share in turns.
+const WORKERS: usize = 16;
+
+/// What a turn writes and reads on a stream.
+const TURN: usize = 16 * 1024;
+
+/// Bandwidth of each stream over time, on a link of `rate` bytes per second: a list per stream.
+pub fn curve(options: &Options) -> io::Result<()> {
+    let streams = options.number("streams", 8) as usize;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let behind = TcpListener::bind("127.0.0.1:0")?;
+    let server = TcpStream::connect(behind.local_addr()?)?;
+    let client = TcpStream::connect(addr)?;
+    let delay = Duration::from_micros(options.number("rtt_us", 0) / 2);
+    relay::connect(listener.accept()?.0, behind.accept()?.0, delay, options.number("rate", 125_000_000))?;
+    let config = Config::new().version(options.version());
+    let (client, server) = (Session::client(client, config.clone())?, Session::server(server, config)?);
+    let counts: Arc<Vec<AtomicU64>> = Arc::new((0..streams).map(|_| AtomicU64::new(0)).collect());
+    for index in 0..streams {
+        let (mut to, counts) = (client.open("")?, Arc::clone(&counts));
+        thread::spawn(move || while to.write_all(&[0; TURN]).is_ok() {});
+        let mut from = server.accept()?;
+        thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                counts[index].fetch_add(n as u64, Relaxed);
+            }
+        });
+    }
+    thread::sleep(options.seconds("warm", 0.3));
+    let read = || counts.iter().map(|count| count.load(Relaxed)).collect::<Vec<_>>();
+    let (start, span) = (Instant::now(), options.seconds("secs", 2.0));
+    let (mut last, mut then) = (read(), start);
+    let mut samples = Vec::new();
+    while start.elapsed() < span {
+        thread::sleep((then + SAMPLE).saturating_duration_since(Instant::now()));
+        let (next, now) = (read(), Instant::now());
+        let seconds = (now - then).as_secs_f64();
+        let rates: Vec<_> = next.iter().zip(&last).map(|(b, a)| (b - a) as f64 / seconds).collect();
+        samples.push(json!({ "t": (now - start).as_secs_f64(), "rates": rates }));
+        (last, then) = (next, now);
+    }
+    print(&json!({ "samples": samples }));
+    Ok(())
+}
+
+fn ping(to: &mut Stream, from: &mut Stream, nanos: &mut Vec<u64>) -> io::Result<()> {
+    let mut buffer = [1; PING];
+    let begin = Instant::now();
+    to.write_all(&buffer)?;
+    from.read_exact(&mut buffer)?;
+    from.write_all(&buffer)?;
+    to.read_exact(&mut buffer)?;
+    nanos.push(begin.elapsed().as_nanos() as u64);
+    Ok(())
+}
+
+/// `n` streams in one session, both ends here; memory is per stream and end. This thread is both ends of each ping.
+pub fn streams(options: &Options) -> io::Result<()> {
+    let n = options.number("n", 10_000) as usize;
+    let (client, server) = pair::<Ours>(options)?;
+    let before = resident()?;
+    let begin = Instant::now();
+    let opened = (0..n).map(|_| client.open()).collect::<io::Result<Vec<_>>>()?;
+    let accepted = (0..n).map(|_| server.accept()).collect::<io::Result<Vec<_>>>()?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let idle = resident()?.saturating_sub(before);
+    let mut nanos = Vec::with_capacity(n);
+    let mut ends: Vec<_> = opened.into_iter().zip(accepted).collect();
+    for (to, from) in &mut ends {
+        ping(to, from, &mut nanos)?;
+    }
+    let pinged = resident()?.saturating_sub(before);
+    print(&json!({
+        "open_us": seconds * 1e6 / n as f64,
+        "bytes": idle as f64 / n as f64 / 2.0,
+        "bytes_after_ping": pinged as f64 / n as f64 / 2.0,
+        "ping": quantiles(nanos),
+    }));
+    Ok(())
+}
+
+/// `n` sessions, both ends here; memory is per session and end.
+pub fn sessions(options: &Options) -> io::Result<()> {
+    let n = options.number("n", 1000) as usize;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let addr = listener.local_addr()?;
+    let config = Config::new().version(options.version());
+    let before = resident()?;
+    let begin = Instant::now();
+    let mut ends = Vec::with_capacity(n);
+    for _ in 0..n {
+        let client = Session::client(TcpStream::connect(addr)?, config.clone())?;
+        ends.push((client, Session::server(listener.accept()?.0, config.clone())?));
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    thread::sleep(Duration::from_millis(200)); // until every thread is where it waits
+    let idle = resident()?.saturating_sub(before);
+    let mut nanos = Vec::with_capacity(n);
+    let mut held = Vec::with_capacity(n);
+    for (client, server) in &ends {
+        let mut to = client.open("")?;
+        let mut from = server.accept()?;
+        ping(&mut to, &mut from, &mut nanos)?;
+        held.push((to, from));
+    }
+    let pinged = resident()?.saturating_sub(before);
+    print(&json!({
+        "open_us": seconds * 1e6 / n as f64,
+        "bytes": idle as f64 / n as f64 / 2.0,
+        "bytes_after_ping": pinged as f64 / n as f64 / 2.0,
+        "ping": quantiles(nanos),
+    }));
+    Ok(())
+}
+
+/// Throughput of `streams` that are all active. Each end has at most [`WORKERS`] threads, which take their streams in turns.
+pub fn active(options: &Options) -> io::Result<()> {
+    let n = options.number("streams", 100) as usize;
+    let (client, server) = pair::<Ours>(options)?;
+    let workers = n.min(WORKERS);
+    let mut ends: Vec<(Vec<Stream>, Vec<Stream>)> = (0..workers).map(|_| Default::default()).collect();
+    for index in 0..n {
+        ends[index % workers].0.push(client.open()?);
+        ends[index % workers].1.push(server.accept()?);
+    }
+    let count = Arc::new(AtomicU64::new(0));
+    for (mut to, mut from) in ends {
+        let count = Arc::clone(&count);
+        thread::spawn(move || while to.iter_mut().all(|stream| stream.write_all(&[0; TURN]).is_ok()) {});
+        thread::spawn(move || {
+            let mut buffer = vec![0; TURN];
+            let mut turn = |stream: &mut Stream| {
+                count.fetch_add(TURN as u64, Relaxed);
+                stream.read_exact(&mut buffer).is_ok()
+            };
+            while from.iter_mut().all(&mut turn) {}
+        });
+    }
+    thread::sleep(options.seconds("warm", 0.3));
+    let (begin, first) = (Instant::now(), count.load(Relaxed));
+    thread::sleep(options.seconds("secs", 1.0));
+    let bytes = count.load(Relaxed) - first;
+    print(&json!({ "bytes_per_s": bytes as f64 / begin.elapsed().as_secs_f64(), "resident": resident()? }));
+    Ok(())
+}
