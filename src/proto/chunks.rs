@@ -28,6 +28,10 @@ const TAIL_FRACTION: usize = 8;
 /// Buffers below this size, in bytes, are never worth moving a tail out of.
 const TAIL_WORTHWHILE: usize = 2048;
 
+/// A queue that has become empty keeps its own memory up to so many places of 56 bytes: enough for what waits while both ends keep up, so that a
+/// busy stream doesn't allocate, and little enough for a hundred thousand idle ones that have seen a burst.
+const KEPT_PLACES: usize = 32;
+
 /// A piece of received data.
 #[derive(Debug)]
 pub(crate) struct Chunk<C> {
@@ -162,7 +166,7 @@ impl<C> Inbox<C> {
 
     /// Gives the queue's own memory back when a burst is over, so that an idle stream is small.
     fn shrink(&mut self) {
-        if self.chunks.capacity() > 16 {
+        if self.chunks.capacity() > KEPT_PLACES {
             self.chunks = VecDeque::new();
         }
     }
@@ -257,7 +261,7 @@ impl Outbox {
     pub(crate) fn pop(&mut self) -> Option<Payload> {
         let payload = self.payloads.pop_front()?;
         self.len -= payload.len();
-        if self.payloads.is_empty() && self.payloads.capacity() > 16 {
+        if self.payloads.is_empty() && self.payloads.capacity() > KEPT_PLACES {
             self.payloads = VecDeque::new();
         }
         Some(payload)

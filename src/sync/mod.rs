@@ -20,4 +20,5 @@ pub(crate) mod budget;
 pub(crate) mod cell;
 pub(crate) mod close;
 pub(crate) mod deadline;
+mod lane;
 pub(crate) mod shaper;

@@ -1,7 +1,7 @@
 //! What waits for the writer thread: streams that have something to send, and the session's own frames.
 //!
-//! Two unbounded channels hold streams, the express lane and the bulk lane. A stream is in each at most once (its scheduled flags),
-//! so they never hold more entries than there are streams. Fairness is the order of the queue: a stream that has more to send
+//! Two lanes of channels hold streams: express, and bulk. A stream is in each at most once (its scheduled flags), so they never hold more
+//! entries than there are streams. Fairness is the order of the queue: a stream that has more to send
 //! after its turn goes to the end.
 //!
 //! Who wakes the writer: everybody who adds work rings ([`Shaper::ring`]). A parked writer has to see *every* kind of work, so
@@ -14,10 +14,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst, fence};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
 use super::cell::StreamCell;
+use super::lane::{LaneReceiver, LaneSender, lane};
 use crate::proto::stream::Lane;
 
 /// How many refused streams may wait for their FIN: as many as there are streams by default. A peer that makes more is flooding.
@@ -60,8 +61,8 @@ impl Bell {
 /// The side of those who add work.
 #[derive(Debug)]
 pub(crate) struct Shaper {
-    express: Sender<Arc<StreamCell>>,
-    bulk: Sender<Arc<StreamCell>>,
+    express: LaneSender,
+    bulk: LaneSender,
     bell: Sender<()>,
     parked: AtomicBool,
     orders: AtomicU8,
@@ -72,42 +73,44 @@ pub(crate) struct Shaper {
 /// The writer's side.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    express: Receiver<Arc<StreamCell>>,
-    bulk: Receiver<Arc<StreamCell>>,
+    express: LaneReceiver,
+    bulk: LaneReceiver,
     bell: Receiver<()>,
-    /// Streams that had more to send after their turn, with those that came from the channel behind them.
+    /// Streams that have come by the express lane.
+    small: VecDeque<Arc<StreamCell>>,
+    /// Streams that have come by the bulk lane, and those that had more to send after their turn.
     round: VecDeque<Arc<StreamCell>>,
 }
 
 /// What a parked writer looks at.
 #[derive(Debug)]
 pub(crate) struct Parker {
-    express: Receiver<Arc<StreamCell>>,
-    bulk: Receiver<Arc<StreamCell>>,
+    express: LaneReceiver,
+    bulk: LaneReceiver,
     bell: Receiver<()>,
 }
 
 /// Both sides of a new shaper.
 pub(crate) fn shaper() -> (Shaper, Queue) {
-    let (express, express_queue) = unbounded();
-    let (bulk, bulk_queue) = unbounded();
+    let (express, express_queue) = lane();
+    let (bulk, bulk_queue) = lane();
     let (bell, bell_queue) = bounded(1);
     let refusals = Mutex::new(VecDeque::new());
     let shaper = Shaper { express, bulk, bell, parked: AtomicBool::new(false), orders: AtomicU8::new(0), refusals };
-    let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, round: VecDeque::new() };
+    let (small, round) = (VecDeque::new(), VecDeque::new());
+    let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, small, round };
     (shaper, queue)
 }
 
 impl Shaper {
-    /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream. Doesn't block: the channels have no
-    /// bound of their own.
+    /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream. Doesn't block.
     pub(crate) fn schedule(&self, cell: Arc<StreamCell>, lane: Lane) -> Bell {
         let channel = match lane {
             Lane::Express => &self.express,
             Lane::Bulk => &self.bulk,
         };
         // Where this fails the writer is gone: the session has ended, and the stream was told.
-        Bell(channel.send(cell).is_ok())
+        Bell(channel.send(cell))
     }
 
     /// Gives the writer an order.
@@ -173,14 +176,13 @@ impl Shaper {
 impl Queue {
     /// The next stream of the express lane.
     pub(crate) fn next_express(&mut self) -> Option<Arc<StreamCell>> {
-        self.express.try_recv().ok()
+        self.express.take(&mut self.small);
+        self.small.pop_front()
     }
 
     /// The next stream of the bulk lane.
     pub(crate) fn next_bulk(&mut self) -> Option<Arc<StreamCell>> {
-        while let Ok(cell) = self.bulk.try_recv() {
-            self.round.push_back(cell);
-        }
+        self.bulk.take(&mut self.round);
         self.round.pop_front()
     }
 
@@ -191,7 +193,7 @@ impl Queue {
 
     /// Whether a stream waits for a turn.
     pub(crate) fn has_turns(&self) -> bool {
-        !self.round.is_empty() || !self.express.is_empty() || !self.bulk.is_empty()
+        !self.small.is_empty() || !self.round.is_empty() || !self.express.is_empty() || !self.bulk.is_empty()
     }
 
     /// What the writer thread needs to park, without the queue itself.

@@ -24,6 +24,12 @@ use crate::pool::{Buffer, BufferPool};
 /// so it is what an idle session costs.
 const WINDOW: usize = 16 * 1024;
 
+/// What the window may keep, in bytes, of what a wrong guess made it grow to.
+const WINDOW_KEPT: usize = 4 * WINDOW;
+
+/// How many payloads of one length make a run: pairs happen by chance.
+const RUN: usize = 3;
+
 /// The largest payload that fits the window with its header; the caller collects larger ones.
 pub(crate) const INLINE_MAX: usize = 4096;
 
@@ -240,7 +246,7 @@ impl FrameReader {
         if length == self.run.0 {
             self.run.1 += 1;
         } else {
-            self.run = (length, 0);
+            self.run = (length, 1);
             self.spare.clear();
         }
         match self.adopt() {
@@ -271,13 +277,15 @@ impl FrameReader {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             self.window.truncate(WINDOW);
-            self.window.shrink_to(WINDOW);
+            if self.window.capacity() > WINDOW_KEPT {
+                self.window.shrink_to(WINDOW);
+            }
         } else if self.window.len() - self.start < HEADER_LEN + INLINE_MAX {
             self.window.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
         if let State::Collect { header, payload } = &mut self.state {
-            return match self.run.1 {
+            return match self.run.1.saturating_sub(RUN - 1) {
                 0 => Self::fill_payload(input, *header, payload, &mut self.window, &mut self.end),
                 run => {
                     while self.spare.len() < run.min(AHEAD) {
@@ -289,7 +297,7 @@ impl FrameReader {
         }
         self.spare.clear(); // a wait that may be long holds no buffers
         // In a run, the header alone: what follows is read to where it belongs.
-        let in_run = self.run.1 > 0 && self.start == self.end && matches!(self.state, State::Header);
+        let in_run = self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
         let until = if in_run { HEADER_LEN } else { self.window.len() };
         let n = input.read(&mut self.window[self.end..until])?;
         self.end = (self.end + n).min(self.window.len());

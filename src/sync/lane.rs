@@ -1,0 +1,58 @@
+//! A lane of streams that wait for a turn at the writer: many threads put them in, the writer takes them out.
+//!
+//! It is a short bounded channel, whose places are made once, and an unbounded one for when that is full: an unbounded channel allocates
+//! for every 31 messages, which small writes would pay for all the time, and a bounded one for `max_streams` would cost an idle session
+//! a megabyte.
+//!
+//! Invariants: sending never blocks; the writer takes all that has come before it serves any of it, so what went the long way isn't
+//! overtaken for ever.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+
+use super::cell::StreamCell;
+
+/// Places in the short channel: more streams than are usually scheduled between two batches, at 16 bytes and a few each.
+const SHORT: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct LaneSender {
+    short: Sender<Arc<StreamCell>>,
+    long: Sender<Arc<StreamCell>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct LaneReceiver {
+    short: Receiver<Arc<StreamCell>>,
+    long: Receiver<Arc<StreamCell>>,
+}
+
+pub(super) fn lane() -> (LaneSender, LaneReceiver) {
+    let ((short, short_end), (long, long_end)) = (bounded(SHORT), unbounded());
+    (LaneSender { short, long }, LaneReceiver { short: short_end, long: long_end })
+}
+
+impl LaneSender {
+    /// Puts a stream in; `false` if there is no writer any more.
+    pub(super) fn send(&self, cell: Arc<StreamCell>) -> bool {
+        match self.short.try_send(cell) {
+            Ok(()) => true,
+            Err(TrySendError::Full(cell)) => self.long.send(cell).is_ok(),
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+}
+
+impl LaneReceiver {
+    /// Moves all that has come to the end of `waiting`.
+    pub(super) fn take(&self, waiting: &mut VecDeque<Arc<StreamCell>>) {
+        waiting.extend(self.short.try_iter());
+        waiting.extend(self.long.try_iter());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.short.is_empty() && self.long.is_empty()
+    }
+}
