@@ -230,6 +230,12 @@ func readByte(stream io.Reader) error {
 	return err
 }
 
+func writeByte(stream io.Writer) error {
+	_, err := stream.Write([]byte{1})
+	return err
+}
+
+// Memory when streams are open and nothing was sent, and again after a ping on each. One more stream, the first, tells the ends when.
 func serveIdle(peer string, o options) {
 	n := o.number("n", 10000)
 	s := listen(peer, o)
@@ -238,15 +244,20 @@ func serveIdle(peer string, o options) {
 	before := resident()
 	held := make([]io.ReadWriteCloser, 0, n)
 	for i := 0; i < n; i++ {
-		stream := accept(s)
-		check(readByte(stream))
-		held = append(held, stream)
+		held = append(held, accept(s))
+		check(writeByte(first))
 	}
-	after := resident()
-	_, err := first.Write([]byte{1})
-	check(err)
+	opened := resident()
 	check(readByte(first)) // the client measured
-	print(map[string]interface{}{"bytes_per_stream": math.Max(0, after-before) / float64(n)})
+	buffer := make([]byte, pingSize)
+	for _, stream := range held {
+		_, err := io.ReadFull(stream, buffer)
+		check(err)
+		_, err = stream.Write(buffer)
+		check(err)
+	}
+	check(readByte(first)) // everything has arrived
+	printIdle(before, opened, n)
 	runtime.KeepAlive(held)
 }
 
@@ -254,23 +265,31 @@ func dialIdle(peer string, o options) {
 	n := o.number("n", 10000)
 	s := dial(peer, o)
 	first := open(s)
-	_, err := first.Write([]byte{1})
-	check(err)
+	check(writeByte(first))
 	before := resident()
 	held := make([]io.ReadWriteCloser, 0, n)
 	for i := 0; i < n; i++ {
-		stream := open(s)
-		_, err := stream.Write([]byte{1})
-		check(err)
-		held = append(held, stream)
+		held = append(held, open(s))
+		check(readByte(first)) // one by one, so that both ends have them in the same order
 	}
-	check(readByte(first))
-	after := resident()
-	print(map[string]interface{}{"bytes_per_stream": math.Max(0, after-before) / float64(n)})
-	_, err = first.Write([]byte{1})
-	check(err)
+	opened := resident()
+	check(writeByte(first))
+	buffer := make([]byte, pingSize)
+	for _, stream := range held {
+		_, err := stream.Write(buffer)
+		check(err)
+		_, err = io.ReadFull(stream, buffer)
+		check(err)
+	}
+	check(writeByte(first))
+	printIdle(before, opened, n)
 	_ = readByte(first) // until the server is done with its own
 	runtime.KeepAlive(held)
+}
+
+func printIdle(before, opened float64, n int) {
+	each := func(now float64) float64 { return math.Max(0, now-before) / float64(n) }
+	print(map[string]interface{}{"opened": each(opened), "used": each(resident())})
 }
 
 // Bytes from the end of the warm-up until the end of the measurement, both from the first byte on.

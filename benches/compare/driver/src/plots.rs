@@ -161,7 +161,7 @@ fn memory(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let lines = ["ours", "Go smux"].map(|program| {
         let point = |streams: u32| {
             let result = extras.get(&format!("memory {program} {streams}"))?.as_ref().ok()?;
-            let at = |end| number(result, &[end, "bytes_per_stream"]);
+            let at = |end| number(result, &[end, "used"]);
             Some((f64::from(streams), at("server")?.max(at("client")?) * f64::from(streams) / 1e6))
         };
         let line: Vec<_> = [1000, 5000, 10_000, 20_000].into_iter().filter_map(point).collect();
@@ -169,7 +169,7 @@ fn memory(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     });
     let most = lines.iter().flat_map(|(_, line)| line).map(|&(_, mb)| mb).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(&root)
-        .caption("Memory of idle streams, one end (the worse)", ("sans-serif", 16))
+        .caption("Memory of idle streams after a ping on each, one end (the worse)", ("sans-serif", 16))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(60)

@@ -217,7 +217,7 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     }
     let _ = writeln!(
         text,
-        "\nThroughput by the number of active streams, GB/s. At most 16 threads at each end, which serve their streams in turns of 16 KiB; \
+        "\nThroughput by the number of active streams, GB/s. A thread reads each; at most 16 threads write, serving their streams in turns of 16 KiB; \
          from 1000 streams on `max_send_buffer` is lowered so that all of them may hold 160 MB together.\n"
     );
     let _ = writeln!(text, "| version | 1 | 10 | 100 | 1000 | 10000 |\n|---|---|---|---|---|---|");

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::common::{AHEAD, BATCH, Bulk, Latencies, Options, PING, RAW_CONNECTIONS, Sink, print, resident};
+use crate::common::{AHEAD, BATCH, Bulk, Idle, Latencies, Options, PING, RAW_CONNECTIONS, Sink, print};
 
 /// One end of a connection (or, for raw TCP, the maker of connections).
 pub trait Link: Sized + Send + Sync + 'static {
@@ -196,42 +196,50 @@ fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Idle streams: the first carries the words, the others nothing after their first byte.
+/// Idle streams: memory when they are open and nothing was sent, and again after a ping on each. One more stream, the first, tells the ends
+/// when.
 fn serve_idle<L: Link>(options: &Options) -> io::Result<()> {
-    let n = options.number("n", 10_000);
+    let n = options.number("n", 10_000) as usize;
     let link = listen::<L>(options)?;
     let mut first = link.accept()?;
     first.read_exact(&mut [0])?;
-    let before = resident()?;
-    let mut held = Vec::with_capacity(n as usize);
+    let mut memory = Idle::new(n)?;
+    let mut held = Vec::with_capacity(n);
     for _ in 0..n {
-        let mut stream = link.accept()?;
-        stream.read_exact(&mut [0])?;
-        held.push(stream);
+        held.push(link.accept()?);
+        first.write_all(&[1])?;
     }
-    let after = resident()?;
-    first.write_all(&[1])?;
+    memory.opened()?;
     first.read_exact(&mut [0])?; // the client measured
-    print(&json!({ "bytes_per_stream": after.saturating_sub(before) as f64 / n as f64 }));
-    Ok(())
+    let mut buffer = [0; PING];
+    for stream in &mut held {
+        stream.read_exact(&mut buffer)?;
+        stream.write_all(&buffer)?;
+    }
+    first.read_exact(&mut [0])?; // everything has arrived
+    memory.used()
 }
 
 fn dial_idle<L: Link>(options: &Options) -> io::Result<()> {
-    let n = options.number("n", 10_000);
+    let n = options.number("n", 10_000) as usize;
     let link = dial::<L>(options)?;
     let mut first = link.open()?;
     first.write_all(&[1])?;
-    let before = resident()?;
-    let mut held = Vec::with_capacity(n as usize);
+    let mut memory = Idle::new(n)?;
+    let mut held = Vec::with_capacity(n);
     for _ in 0..n {
-        let mut stream = link.open()?;
-        stream.write_all(&[1])?;
-        held.push(stream);
+        held.push(link.open()?);
+        first.read_exact(&mut [0])?; // one by one, so that both ends have them in the same order
     }
-    first.read_exact(&mut [0])?;
-    let after = resident()?;
-    print(&json!({ "bytes_per_stream": after.saturating_sub(before) as f64 / n as f64 }));
+    memory.opened()?;
     first.write_all(&[1])?;
+    let mut buffer = [1; PING];
+    for stream in &mut held {
+        stream.write_all(&buffer)?;
+        stream.read_exact(&mut buffer)?;
+    }
+    first.write_all(&[1])?;
+    memory.used()?;
     let _ = first.read(&mut [0]); // until the server is done with its own
     Ok(())
 }

@@ -195,6 +195,32 @@ pub fn resident() -> io::Result<u64> {
     Ok(kib.ok_or_else(|| io::Error::other("no VmRSS in /proc/self/status"))? * 1024)
 }
 
+/// What `serve-idle` and `dial-idle` measure: how memory grows over the streams.
+pub struct Idle {
+    streams: f64,
+    before: u64,
+    opened: u64,
+}
+
+impl Idle {
+    pub fn new(streams: usize) -> io::Result<Self> {
+        Ok(Self { streams: streams as f64, before: resident()?, opened: 0 })
+    }
+
+    /// All are open.
+    pub fn opened(&mut self) -> io::Result<()> {
+        self.opened = resident()?;
+        Ok(())
+    }
+
+    /// All were used.
+    pub fn used(&self) -> io::Result<()> {
+        let each = |now: u64| now.saturating_sub(self.before) as f64 / self.streams;
+        print(&json!({ "opened": each(self.opened), "used": each(resident()?) }));
+        Ok(())
+    }
+}
+
 /// What `serve-sink` counts: bytes from the end of the warm-up until the end of the measurement, both from the first byte on.
 pub struct Sink {
     warm: Duration,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::common::{AHEAD, BATCH, Bulk, Latencies, Options, PING, Sink, print, resident};
+use crate::common::{AHEAD, BATCH, Bulk, Idle, Latencies, Options, PING, Sink, print};
 
 /// One end of a connection.
 pub trait AsyncLink: Sized + Send + Sync + 'static {
@@ -220,40 +220,47 @@ async fn openclose<L: AsyncLink>(options: &Options) -> io::Result<()> {
 }
 
 async fn serve_idle<L: AsyncLink>(options: &Options) -> io::Result<()> {
-    let n = options.number("n", 10_000);
+    let n = options.number("n", 10_000) as usize;
     let link = listen::<L>(options).await?;
     let mut first = link.accept().await?;
     read_exact(&mut first, &mut [0]).await?;
-    let before = resident()?;
-    let mut held = Vec::with_capacity(n as usize);
+    let mut memory = Idle::new(n)?;
+    let mut held = Vec::with_capacity(n);
     for _ in 0..n {
-        let mut stream = link.accept().await?;
-        read_exact(&mut stream, &mut [0]).await?;
-        held.push(stream);
+        held.push(link.accept().await?);
+        first.write_all(&[1]).await?;
     }
-    let after = resident()?;
-    first.write_all(&[1]).await?;
+    memory.opened()?;
     read_exact(&mut first, &mut [0]).await?; // the client measured
-    print(&json!({ "bytes_per_stream": after.saturating_sub(before) as f64 / n as f64 }));
-    Ok(())
+    let mut buffer = [0; PING];
+    for stream in &mut held {
+        read_exact(stream, &mut buffer).await?;
+        stream.write_all(&buffer).await?;
+    }
+    read_exact(&mut first, &mut [0]).await?; // everything has arrived
+    memory.used()
 }
 
 async fn dial_idle<L: AsyncLink>(options: &Options) -> io::Result<()> {
-    let n = options.number("n", 10_000);
+    let n = options.number("n", 10_000) as usize;
     let link = dial::<L>(options).await?;
     let mut first = link.open().await?;
     first.write_all(&[1]).await?;
-    let before = resident()?;
-    let mut held = Vec::with_capacity(n as usize);
+    let mut memory = Idle::new(n)?;
+    let mut held = Vec::with_capacity(n);
     for _ in 0..n {
-        let mut stream = link.open().await?;
-        stream.write_all(&[1]).await?;
-        held.push(stream);
+        held.push(link.open().await?);
+        read_exact(&mut first, &mut [0]).await?; // one by one, so that both ends have them in the same order
     }
-    read_exact(&mut first, &mut [0]).await?;
-    let after = resident()?;
-    print(&json!({ "bytes_per_stream": after.saturating_sub(before) as f64 / n as f64 }));
+    memory.opened()?;
     first.write_all(&[1]).await?;
+    let mut buffer = [1; PING];
+    for stream in &mut held {
+        stream.write_all(&buffer).await?;
+        read_exact(stream, &mut buffer).await?;
+    }
+    first.write_all(&[1]).await?;
+    memory.used()?;
     let _ = first.read(&mut [0]).await; // until the server is done with its own
     Ok(())
 }

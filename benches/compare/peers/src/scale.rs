@@ -19,10 +19,13 @@ use crate::relay;
 /// How often the curve is sampled.
 const SAMPLE: Duration = Duration::from_millis(20);
 
-/// Threads per end for many active streams; each serves its share in turns.
+/// Threads that write on many active streams; each serves its share in turns.
 const WORKERS: usize = 16;
 
-/// What a turn writes and reads on a stream.
+/// Stack of a thread that only reads.
+const STACK: usize = 64 * 1024;
+
+/// What a turn writes on a stream, and a read takes at most.
 const TURN: usize = 16 * 1024;
 
 /// Bandwidth of each stream over time, on a link of `rate` bytes per second: a list per stream.
@@ -83,10 +86,13 @@ pub fn streams(options: &Options) -> io::Result<()> {
     let (client, server) = pair::<Ours>(options)?;
     let before = resident()?;
     let begin = Instant::now();
-    let opened = (0..n).map(|_| client.open()).collect::<io::Result<Vec<_>>>()?;
-    let accepted = (0..n).map(|_| server.accept()).collect::<io::Result<Vec<_>>>()?;
+    let mut opened = (0..n).map(|_| client.open()).collect::<io::Result<Vec<_>>>()?;
+    let mut accepted = (0..n).map(|_| server.accept()).collect::<io::Result<Vec<_>>>()?;
     let seconds = begin.elapsed().as_secs_f64();
     let idle = resident()?.saturating_sub(before);
+    // Streams aren't always accepted in the order in which they were opened.
+    opened.sort_by_key(Stream::id);
+    accepted.sort_by_key(Stream::id);
     let mut nanos = Vec::with_capacity(n);
     let mut ends: Vec<_> = opened.into_iter().zip(accepted).collect();
     for (to, from) in &mut ends {
@@ -138,28 +144,26 @@ pub fn sessions(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Throughput of `streams` that are all active. Each end has at most [`WORKERS`] threads, which take their streams in turns.
+/// Throughput of `streams` that are all active: a thread reads each; at most [`WORKERS`] threads write, in turns. (Readers can't take turns:
+/// one that waits for a stream while others' data fills the session's budget would wait for ever.)
 pub fn active(options: &Options) -> io::Result<()> {
     let n = options.number("streams", 100) as usize;
     let (client, server) = pair::<Ours>(options)?;
     let workers = n.min(WORKERS);
-    let mut ends: Vec<(Vec<Stream>, Vec<Stream>)> = (0..workers).map(|_| Default::default()).collect();
-    for index in 0..n {
-        ends[index % workers].0.push(client.open()?);
-        ends[index % workers].1.push(server.accept()?);
-    }
+    let mut writers: Vec<Vec<Stream>> = (0..workers).map(|_| Vec::new()).collect();
     let count = Arc::new(AtomicU64::new(0));
-    for (mut to, mut from) in ends {
-        let count = Arc::clone(&count);
-        thread::spawn(move || while to.iter_mut().all(|stream| stream.write_all(&[0; TURN]).is_ok()) {});
-        thread::spawn(move || {
+    for index in 0..n {
+        writers[index % workers].push(client.open()?);
+        let (mut from, count) = (server.accept()?, Arc::clone(&count));
+        thread::Builder::new().stack_size(STACK).spawn(move || {
             let mut buffer = vec![0; TURN];
-            let mut turn = |stream: &mut Stream| {
-                count.fetch_add(TURN as u64, Relaxed);
-                stream.read_exact(&mut buffer).is_ok()
-            };
-            while from.iter_mut().all(&mut turn) {}
-        });
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                count.fetch_add(n as u64, Relaxed);
+            }
+        })?;
+    }
+    for mut to in writers {
+        thread::spawn(move || while to.iter_mut().all(|stream| stream.write_all(&[0; TURN]).is_ok()) {});
     }
     thread::sleep(options.seconds("warm", 0.3));
     let (begin, first) = (Instant::now(), count.load(Relaxed));
