@@ -1,6 +1,7 @@
 //! Runs every row with the programs taking turns, and writes what came out: a report on the terminal and as `RESULTS.md`, plots as SVG.
 //!
-//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/` go). The programs are found through the
+//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and
+//! `plots/` go). The programs are found through the
 //! environment that `run` sets: `PEERS`, `GOPEERS`, or `GO_MISSING` with the reason; `VERSIONS` is printed as it is.
 
 mod plots;
@@ -130,12 +131,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let extras = extras(&runner, &wanted, args.quick);
     let seconds = begin.elapsed().as_secs();
 
-    let text = report::write(&measured, &calls, &extras, &args, seconds);
-    println!("{text}");
     let plots = args.out.join("plots");
     fs::create_dir_all(&plots)?;
-    fs::write(args.out.join("RESULTS.md"), text)?;
-    plots::draw(&measured, &extras, &plots)?;
+    let mut text = report::write(&measured, &calls, &extras, &args, seconds);
+    text += &plots::draw(&measured, &extras, &plots)?;
+    fs::write(args.out.join("RESULTS.md"), &text)?;
+    println!("{text}");
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Write;
 use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::report::{ACTIVE, Spread};
+use crate::report::{ACTIVE, Curve, LINK, SHARED, Spread};
 use crate::run::Outcome;
 use crate::{Measured, number};
 
@@ -27,25 +28,32 @@ fn colour(program: &str) -> RGBColor {
     }
 }
 
-pub fn draw(measured: &[Measured], extras: &BTreeMap<String, Outcome>, to: &Path) -> Drawn {
+/// Draws what there is, and returns Markdown that shows it.
+pub fn draw(measured: &[Measured], extras: &BTreeMap<String, Outcome>, to: &Path) -> Result<String, Box<dyn Error>> {
     let row = |id: &str| measured.iter().find(|one| one.row.id == id);
+    let has = |prefix: &str| extras.keys().any(|name| name.starts_with(prefix));
+    let mut shown = String::new();
+    let mut drawn = |name: &str, what: &str| {
+        let _ = writeln!(shown, "![{what}](plots/{name}.svg)");
+        to.join(name).with_extension("svg")
+    };
     let bulk: Vec<_> = ["bulk1", "bulk1v2", "bulk16"].into_iter().filter_map(row).collect();
     if !bulk.is_empty() {
-        bars(&bulk, &to.join("bulk.svg"))?;
+        bars(&bulk, &drawn("bulk", "Bulk throughput"))?;
     }
     if let Some(one) = row("pingload") {
-        latency(one, &to.join("latency.svg"))?;
+        latency(one, &drawn("latency", "Ping beside bulk"))?;
     }
-    if extras.keys().any(|name| name.starts_with("curve")) {
-        bandwidth(extras, &to.join("bandwidth.svg"))?;
+    if has("curve") {
+        bandwidth(extras, &drawn("bandwidth", "A shared link over time"))?;
     }
-    if extras.keys().any(|name| name.starts_with("memory")) {
-        memory(extras, &to.join("memory.svg"))?;
+    if has("memory") {
+        memory(extras, &drawn("memory", "Memory by streams"))?;
     }
-    if extras.keys().any(|name| name.starts_with("active")) {
-        scale(extras, &to.join("scale.svg"))?;
+    if has("active") {
+        scale(extras, &drawn("scale", "Throughput by active streams"))?;
     }
-    Ok(())
+    Ok(if shown.is_empty() { shown } else { format!("\n## Plots\n\n{shown}") })
 }
 
 fn area(path: &Path, size: (u32, u32)) -> Result<Area<'_>, Box<dyn Error>> {
@@ -77,6 +85,7 @@ fn bars(rows: &[&Measured], path: &Path) -> Drawn {
             root.draw(&Text::new(name, (20, y + 4), ("sans-serif", 14).into_font()))?;
             let shown = value.map_or("no result".to_owned(), |value| format!("{value:.2}"));
             root.draw(&Text::new(shown, (end + 6, y + 4), ("sans-serif", 14).into_font()))?;
+            y += BAR;
         }
         y += BAR;
     }
@@ -92,6 +101,7 @@ fn latency(one: &Measured, path: &Path) -> Drawn {
     let mut chart = ChartBuilder::on(&root)
         .caption(format!("{}: how long round trips take", one.row.title), ("sans-serif", 16))
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(40)
         .y_label_area_size(70)
         .build_cartesian_2d(0.0..8.0, (10f64..100_000f64).log_scale())?;
@@ -128,27 +138,32 @@ fn latency(one: &Measured, path: &Path) -> Drawn {
     Ok(())
 }
 
-/// A panel for each number of streams, a line for each stream.
+/// A panel for each number of streams; for each stream a pale line of samples and a strong one of their mean over 100 ms.
 fn bandwidth(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let root = area(path, (800, 720))?;
-    for (panel, streams) in root.split_evenly((3, 1)).iter().zip([1, 8, 64]) {
-        let Some(Ok(result)) = extras.get(&format!("curve streams={streams}")) else { continue };
-        let samples = result["samples"].as_array().map_or(&[][..], Vec::as_slice);
-        let share = 125.0 / f64::from(streams);
-        let last = samples.last().and_then(|sample| number(sample, &["t"])).unwrap_or(1.0);
-        let title = format!("{streams} stream(s) on a link of 125 MB/s: MB/s of each, every 20 ms");
+    for (panel, streams) in root.split_evenly((3, 1)).iter().zip(SHARED) {
+        let Some(curve) = Curve::of(extras, streams) else { continue };
+        let share = LINK / streams as f64;
+        let last = curve.times.last().copied().unwrap_or(1.0);
+        let plural = if streams == 1 { "" } else { "s" };
+        let title =
+            format!("{streams} stream{plural} on a link of 125 MB/s: MB/s of each, every 20 ms (pale) and over 100 ms");
         let mut chart = ChartBuilder::on(panel)
             .caption(title, ("sans-serif", 15))
             .margin(8)
+            .margin_right(24)
             .x_label_area_size(28)
             .y_label_area_size(56)
-            .build_cartesian_2d(0.0..last, 0.0..share * 2.0)?;
+            .build_cartesian_2d(0.0..last, 0.0..share * 3.0)?;
         chart.configure_mesh().y_labels(5).x_desc("s").draw()?;
-        let hue = |index: usize| HSLColor(index as f64 / f64::from(streams), 0.6, 0.45);
-        for index in 0..streams as usize {
-            let point =
-                |sample: &serde_json::Value| Some((number(sample, &["t"])?, sample["rates"][index].as_f64()? / 1e6));
-            chart.draw_series(LineSeries::new(samples.iter().filter_map(point), hue(index).stroke_width(1)))?;
+        for pale in [true, false] {
+            for index in 0..streams {
+                let hue = HSLColor(index as f64 / streams as f64, 0.6, 0.45);
+                let style = if pale { hue.mix(0.2) } else { hue.mix(1.0) }.stroke_width(1);
+                let rates = curve.averaged(if pale { 1 } else { 5 });
+                let line: Vec<_> = rates.iter().map(|(time, rates)| (*time, rates[index].min(share * 3.0))).collect();
+                chart.draw_series(LineSeries::new(line, style))?;
+            }
         }
         chart.draw_series(LineSeries::new([(0.0, share), (last, share)], BLACK.stroke_width(1)))?;
     }
@@ -171,6 +186,7 @@ fn memory(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let mut chart = ChartBuilder::on(&root)
         .caption("Memory of idle streams after a ping on each, one end (the worse)", ("sans-serif", 16))
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..20_000.0, 0.0..most * 1.1)?;
@@ -205,6 +221,7 @@ fn scale(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let mut chart = ChartBuilder::on(&root)
         .caption("Throughput of one session, by its active streams", ("sans-serif", 16))
         .margin(12)
+        .margin_right(30)
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d((1f64..10_000f64).log_scale(), 0.0..most * 1.1)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 
+use serde_json::Value;
+
 use crate::rows::{Against, Goal, Metric, Program, digits};
 use crate::run::Outcome;
 use crate::{Arguments, Measured, number};
@@ -105,7 +107,7 @@ fn goals(text: &mut String, measured: &[Measured]) {
                     metric.name,
                     against(to, metric),
                     ratios.map_or("–".to_owned(), Spread::show),
-                    if let Against::Best = to { one.best_rival(metric).unwrap_or("–") } else { "" },
+                    if let Against::Best | Against::Amount = to { one.best_rival(metric).unwrap_or("–") } else { "" },
                     match met {
                         Some(true) => "met",
                         Some(false) => "**not met**",
@@ -231,6 +233,73 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     }
 }
 
+/// How many streams share the link, whose rate is [`LINK`] in MB/s.
+pub const SHARED: [usize; 3] = [1, 8, 64];
+pub const LINK: f64 = 125.0;
+
+/// Bandwidth of each stream at each sample, in MB/s.
+pub struct Curve {
+    pub times: Vec<f64>,
+    rates: Vec<Vec<f64>>,
+}
+
+impl Curve {
+    pub fn of(extras: &BTreeMap<String, Outcome>, streams: usize) -> Option<Self> {
+        let result = extras.get(&format!("curve streams={streams}"))?.as_ref().ok()?;
+        let samples = result["samples"].as_array()?;
+        let times = samples.iter().filter_map(|sample| number(sample, &["t"])).collect();
+        let of_sample = |sample: &Value| -> Vec<f64> {
+            let rates = sample["rates"].as_array().map_or(&[][..], Vec::as_slice);
+            rates.iter().filter_map(Value::as_f64).map(|rate| rate / 1e6).collect()
+        };
+        Some(Self { times, rates: samples.iter().map(of_sample).collect() })
+    }
+
+    /// Each stream's mean over `span` samples, by the time of the last.
+    pub fn averaged(&self, span: usize) -> Vec<(f64, Vec<f64>)> {
+        let mean = |rows: &[Vec<f64>]| -> Vec<f64> {
+            (0..rows[0].len()).map(|index| rows.iter().map(|row| row[index]).sum::<f64>() / rows.len() as f64).collect()
+        };
+        self.times[span - 1..].iter().copied().zip(self.rates.windows(span).map(mean)).collect()
+    }
+
+    /// Jain's index of the division between the streams, over spans of so many samples: 1 is equal shares, 1/n all for one.
+    fn fairness(&self, span: usize) -> Option<Spread> {
+        let index = |(_, rates): (f64, Vec<f64>)| {
+            let sum: f64 = rates.iter().sum();
+            let squares: f64 = rates.iter().map(|rate| rate * rate).sum();
+            if squares > 0.0 { sum * sum / squares / rates.len() as f64 } else { 0.0 }
+        };
+        Spread::of(self.averaged(span).into_iter().map(index).collect())
+    }
+
+    /// Of all streams together.
+    fn total(&self) -> Option<Spread> {
+        Spread::of(self.rates.iter().map(|rates| rates.iter().sum()).collect())
+    }
+}
+
+fn shared(text: &mut String, extras: &BTreeMap<String, Outcome>) {
+    if !extras.keys().any(|name| name.starts_with("curve")) {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "\n## A shared link\n\nStreams of ours, version 1, through a relay that passes on 125 MB/s. Fairness is Jain's index over the \
+         streams' bandwidth in each span (1: equal shares).\n"
+    );
+    let _ = writeln!(
+        text,
+        "| streams | all together, MB/s | fairness over 20 ms | 100 ms | 500 ms |\n|---|---|---|---|---|"
+    );
+    for streams in SHARED {
+        let Some(curve) = Curve::of(extras, streams) else { continue };
+        let shown = |spread: Option<Spread>| spread.map_or("–".to_owned(), Spread::show);
+        let spans = [1, 5, 25].map(|span| shown(curve.fairness(span)));
+        let _ = writeln!(text, "| {streams} | {} | {} |", shown(curve.total()), spans.join(" | "));
+    }
+}
+
 pub const ACTIVE: [u32; 5] = [1, 10, 100, 1000, 10_000];
 
 fn machine() -> String {
@@ -277,11 +346,7 @@ pub fn write(
         table(&mut text, one, calls.get(one.row.id));
     }
     round_trips(&mut text, measured);
+    shared(&mut text, extras);
     scale(&mut text, extras);
-    let _ = writeln!(
-        text,
-        "\n## Plots\n\n![Bulk throughput](plots/bulk.svg)\n![Ping beside bulk](plots/latency.svg)\n![A shared link over time](plots/bandwidth.svg)\n\
-         ![Memory by streams](plots/memory.svg)\n![Throughput by active streams](plots/scale.svg)"
-    );
     text
 }
