@@ -144,10 +144,11 @@ impl ReceiveWindow {
         }
     }
 
-    /// How many bytes the peer may have in flight or unread here: what is granted and not yet consumed.
+    /// How many bytes the peer may have in flight or unread here: what is granted and not yet consumed, and at least the window, for the
+    /// next UPD grants all of that again.
     pub(crate) fn granted(&self) -> u64 {
         // Data within the slack lies past the edge, and may be consumed before an UPD moves that.
-        if self.enforced { self.edge.saturating_sub(self.consumed) } else { 0 }
+        if self.enforced { self.edge.saturating_sub(self.consumed).max(self.window.into()) } else { 0 }
     }
 
     /// Takes `n` bytes from the peer.
@@ -239,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_while_more_is_consumed_than_the_edge_allowed() {
+    fn the_window_counts_as_granted_though_all_is_consumed() {
         let mut window = ReceiveWindow::new(true, fixed(65536), NEAR_WRAP);
         assert_eq!(window.receive(300_000), Ok(())); // past the edge, within the slack
         window.consume(300_000, 0);
-        assert_eq!(window.granted(), 0);
+        assert_eq!(window.granted(), 65536); // the edge lies behind
         assert!(window.take_update().is_some());
         assert_eq!(window.granted(), 65536);
     }

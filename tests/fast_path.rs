@@ -1,0 +1,859 @@
+//! The fast paths and how they hand over: a caller's turn and what it leaves to the writer thread, reading ahead and what interrupts
+//! it, windows that grow and shrink.
+
+mod support;
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use gmux::transport::{Control, Halves, Transport};
+use gmux::wire::{Command, Frame};
+use gmux::{Config, Error, Session, Stream};
+use support::lab::{FAR, Lab, LabTransport, asleep, data, processed, quiet};
+use support::raw::{Raw, against_server};
+use support::{Pattern, test, until};
+
+// ---- the caller's turn ----------------------------------------------------------------------------------------------
+
+type OnFlush = Box<dyn FnMut() -> io::Result<()> + Send>;
+
+/// A lab that says its writes are bounded, as sockets do.
+struct Bounded {
+    lab: LabTransport,
+    on_flush: OnFlush,
+}
+
+struct Flushing(Box<dyn Write + Send>, OnFlush);
+
+impl Write for Flushing {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(bufs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (self.1)()?;
+        self.0.flush()
+    }
+}
+
+impl Transport for Bounded {
+    fn split(self) -> io::Result<Halves> {
+        let mut halves = self.lab.split()?.bounded_writes(true);
+        halves.writer = Box::new(Flushing(halves.writer, self.on_flush));
+        Ok(halves)
+    }
+}
+
+/// A server's session over a lab with bounded writes, and the stream 3 of a peer that has asked.
+struct Asked {
+    lab: Lab,
+    session: Session,
+    stream: Stream,
+    /// Which threads wrote, and flushed.
+    wrote: Arc<Mutex<Vec<ThreadId>>>,
+    flushed: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+fn asked() -> Asked {
+    asked_with(|_| Ok(()), || Ok(()))
+}
+
+/// `on_write` is called with whether a caller writes.
+fn asked_with(
+    mut on_write: impl FnMut(bool) -> io::Result<()> + Send + 'static,
+    mut on_flush: impl FnMut() -> io::Result<()> + Send + 'static,
+) -> Asked {
+    let lab = Lab::new();
+    let (wrote, flushed) = (Arc::default(), Arc::default());
+    let (threads, flushers) = (Arc::clone(&wrote), Arc::clone(&flushed));
+    let record = |list: &Mutex<Vec<ThreadId>>| list.lock().unwrap().push(thread::current().id());
+    lab.on_write(move || {
+        record(&threads);
+        on_write(!thread::current().name().is_some_and(|name| name.starts_with("gmux-writer-")))
+    });
+    let on_flush = Box::new(move || {
+        record(&flushers);
+        on_flush()
+    });
+    let session = Session::server(Bounded { lab: lab.transport(), on_flush }, quiet()).unwrap();
+    lab.frame(1, Command::Syn, 3, b"asked");
+    let stream = session.accept().unwrap();
+    let asked = Asked { lab, session, stream, wrote, flushed };
+    asked.ask(b"?");
+    asked
+}
+
+impl Asked {
+    /// The peer asks, and the application reads that; then the writer thread is parked.
+    fn ask(&self, question: &[u8]) {
+        self.lab.frame(1, Command::Psh, 3, question);
+        (&self.stream).read_exact(&mut vec![0; question.len()]).unwrap();
+        self.parked();
+    }
+
+    fn parked(&self) {
+        asleep(&format!("gmux-writer-{}", number(&self.session)));
+    }
+
+    /// Whether each write so far was made by this thread.
+    fn mine(&self) -> Vec<bool> {
+        self.wrote.lock().unwrap().iter().map(|&id| id == thread::current().id()).collect()
+    }
+}
+
+/// The session's number, as its threads' names have it.
+fn number(session: &Session) -> String {
+    let text = format!("{session:?}");
+    text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect()
+}
+
+/// Frames as `PSH 3 answer`.
+fn said(frames: &[Frame]) -> Vec<String> {
+    let text = |frame: &Frame| {
+        let Frame { header, payload } = frame;
+        format!("{:?} {} {}", header.command, header.stream_id, String::from_utf8_lossy(payload)).trim_end().to_owned()
+    };
+    frames.iter().map(text).collect()
+}
+
+#[test]
+fn an_answer_leaves_on_the_thread_that_writes_it() {
+    test("an_answer_leaves_on_the_thread_that_writes_it", || {
+        let asked = asked();
+        asked.lab.allow_all();
+        for round in 0..20 {
+            assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
+            // Without any wait: it has been written and flushed when the call returns.
+            assert_eq!(asked.lab.frames().len(), round + 1);
+            assert_eq!((asked.mine().len(), asked.flushed.lock().unwrap().len()), (round + 1, round + 1));
+            (&asked.stream).flush().unwrap();
+            asked.ask(b"again?");
+        }
+        assert!(asked.mine().iter().all(|&mine| mine), "{:?}", asked.mine());
+        assert_eq!(data(&asked.lab.frames(), 3), b"answer".repeat(20));
+    });
+}
+
+#[test]
+fn what_a_callers_turn_leaves_goes_out_before_any_other_frame() {
+    test("what_a_callers_turn_leaves_goes_out_before_any_other_frame", || {
+        let whole = 8 + "the answer".len();
+        for cut in [1, 4, 7, 8, 9, whole - 1] {
+            let asked = asked();
+            asked.lab.allow(cut);
+            assert_eq!((&asked.stream).write(b"the answer").unwrap(), 10);
+            assert_eq!(asked.lab.blocked(), whole - cut, "the writer thread goes on with the rest");
+            // All of these wait behind it, the express lane and NOP too.
+            let mut other = asked.session.open("other").unwrap();
+            other.write_all(b"express").unwrap();
+            asked.lab.frame(1, Command::Psh, 3, b"more?");
+            (&asked.stream).read_exact(&mut [0; 5]).unwrap();
+            (&asked.stream).write_all(b", and more").unwrap();
+            asked.stream.close().unwrap();
+            assert_eq!(asked.lab.blocked(), whole - cut);
+            asked.lab.allow_all();
+            let frames = asked.lab.until_frames(|frames| support::lab::count(frames, Command::Fin, 3) == 1);
+            let said = said(&frames);
+            assert_eq!(said[0], "Psh 3 the answer", "cut at {cut}: {said:?}");
+            assert_eq!(data(&frames, 3), b"the answer, and more");
+            assert_eq!(data(&asked.lab.until_frames(|frames| !data(frames, 2).is_empty()), 2), b"express");
+            assert_eq!(
+                frames
+                    .iter()
+                    .rposition(|f| f.header.stream_id == 3 && f.header.command == Command::Psh)
+                    .map(|at| at + 1),
+                frames.iter().position(|f| f.header.stream_id == 3 && f.header.command == Command::Fin)
+            );
+            assert_eq!(asked.mine()[..2], [true, false]);
+        }
+    });
+}
+
+#[test]
+fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
+    test("a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread", || {
+        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::Interrupted] {
+            let asked = asked_with(move |caller| if caller { Err(kind.into()) } else { Ok(()) }, || Ok(()));
+            asked.lab.allow_all();
+            (&asked.stream).write_all(b"answer").unwrap();
+            (&asked.stream).flush().unwrap(); // the writer thread does it, and tells
+            assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer"], "{kind}");
+            assert_eq!(asked.mine(), [true, false], "{kind}");
+            // The fast path isn't lost for later.
+            asked.ask(b"again?");
+            (&asked.stream).write_all(b"!").unwrap();
+            (&asked.stream).flush().unwrap();
+            assert_eq!(asked.mine(), [true, false, true, false], "{kind}");
+            assert_eq!(data(&asked.lab.frames(), 3), b"answer!");
+            assert_eq!(asked.session.close_reason().map(|e| e.to_string()), None);
+        }
+    });
+}
+
+#[test]
+fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
+    test("a_flush_that_may_not_happen_now_is_left_to_the_writer_thread", || {
+        let mut first = true;
+        let not_first = move || if std::mem::take(&mut first) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
+        let asked = asked_with(|_| Ok(()), not_first);
+        asked.lab.allow_all();
+        (&asked.stream).write_all(b"answer").unwrap();
+        asked.lab.wait(|state| (state.flushes == 1).then_some(()));
+        let flushed = asked.flushed.lock().unwrap().clone();
+        let me = thread::current().id();
+        assert!(flushed.len() == 2 && flushed[0] == me && flushed[1] != me, "{flushed:?}");
+        assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer"]);
+    });
+}
+
+/// The turn's write was accepted; that the transport failed is what later calls are told, and reading goes on.
+fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
+    until(|| asked.session.close_reason().is_some());
+    let reason = asked.session.close_reason().unwrap();
+    assert!(seen(&reason), "{reason:?}");
+    until(|| (&asked.stream).write(b"more").is_err());
+    assert!(asked.session.open("late").is_err());
+    asked.lab.frame(1, Command::Psh, 3, b"what came all the same");
+    let mut text = [0; 22];
+    (&asked.stream).read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"what came all the same");
+    assert!(asked.lab.frames().is_empty());
+}
+
+#[test]
+fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
+    test("a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads", || {
+        let asked = asked_with(|_| Err(io::ErrorKind::BrokenPipe.into()), || Ok(()));
+        asked.lab.allow_all();
+        assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
+        assert_write_failed(&asked, |error| matches!(error, Error::Io(e) if e.kind() == io::ErrorKind::BrokenPipe));
+        assert_eq!(asked.mine(), [true], "after a failure nobody writes again");
+        assert!(asked.session.close().is_err());
+    });
+}
+
+#[test]
+fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller() {
+    test("a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller", || {
+        // The lab takes its hook out while it runs: a panic on the caller's thread is the first and only call.
+        let asked = asked_with(|_| panic!("the transport panics, as ordered"), || Ok(()));
+        asked.lab.allow_all();
+        assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
+        assert_write_failed(&asked, |error| error.to_string().contains("as ordered"));
+        assert_eq!(asked.mine(), [true]);
+        assert!(asked.session.close().is_err());
+    });
+}
+
+/// A session whose next caller's turn stays in the transport until `release` is sent to; it says on `inside` that it is there.
+fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let ((enter, inside), (release, released)) = (mpsc::channel(), mpsc::channel());
+    let on_write = move |caller| {
+        if caller {
+            enter.send(()).unwrap();
+            let _ = released.recv();
+        }
+        Ok(())
+    };
+    (asked_with(on_write, || Ok(())), inside, release)
+}
+
+#[test]
+fn a_session_that_closes_during_a_callers_turn_sends_all_of_it_first() {
+    test("a_session_that_closes_during_a_callers_turn_sends_all_of_it_first", || {
+        for piece in [3, 8, 11, usize::MAX] {
+            let (asked, inside, release) = held();
+            asked.lab.allow_all();
+            let mut other = asked.session.open("other").unwrap();
+            asked.lab.until_frames(|frames| frames.len() == 1);
+            asked.parked();
+            asked.lab.wait(|state| {
+                state.written.clear();
+                Some(())
+            });
+            asked.lab.piecewise(piece);
+
+            let stream = asked.stream.clone();
+            let writer = thread::spawn(move || (&stream).write(b"the last answer").unwrap());
+            inside.recv().unwrap();
+            other.write_all(b"other").unwrap();
+            other.close().unwrap();
+            let session = asked.session.clone();
+            let closer = support::blocked::blocked(move || session.close());
+            assert!(!asked.lab.wait(|state| Some(state.finished)));
+            release.send(()).unwrap();
+            assert_eq!(writer.join().unwrap(), 15);
+            closer.join().unwrap();
+            assert_eq!(said(&asked.lab.frames()), ["Psh 3 the last answer", "Psh 2 other", "Fin 2"]);
+            assert!(asked.lab.wait(|state| Some(state.finished)));
+        }
+    });
+}
+
+#[test]
+fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
+    test("a_session_that_closes_behind_a_partial_turn_finishes_it", || {
+        for cut in [3, 8, 11] {
+            let asked = asked();
+            asked.lab.allow(cut);
+            (&asked.stream).write_all(b"the last answer").unwrap();
+            assert_eq!(asked.lab.blocked(), 23 - cut);
+            let session = asked.session.clone();
+            let closer = support::blocked::blocked(move || session.close());
+            asked.lab.allow_all();
+            closer.join().unwrap();
+            assert_eq!(said(&asked.lab.frames()), ["Psh 3 the last answer"]);
+            assert!(asked.lab.wait(|state| Some(state.finished)));
+        }
+    });
+}
+
+#[test]
+fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
+    test("a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data", || {
+        let (asked, inside, release) = held();
+        asked.lab.allow(10); // within the frame
+        let stream = asked.stream.clone();
+        let writer = thread::spawn(move || (&stream).write(b"answer").unwrap());
+        inside.recv().unwrap();
+        asked.stream.close().unwrap(); // doesn't wait for the turn
+        assert_eq!(asked.session.num_streams(), 0);
+        let drain = {
+            let session = asked.session.clone();
+            support::blocked::blocked(move || session.drain(FAR))
+        };
+        release.send(()).unwrap();
+        assert_eq!(writer.join().unwrap(), 6);
+        assert_eq!(asked.lab.blocked(), 4);
+        asked.lab.allow_all();
+        drain.join().unwrap();
+        assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer", "Fin 3"]);
+    });
+}
+
+#[test]
+fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
+    test("a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits", || {
+        // A stream's FIN that goes out in another stream's turn is handed over like any other.
+        let (asked, inside, release) = held();
+        asked.lab.allow_all();
+        let stream = asked.stream.clone();
+        let writer = thread::spawn(move || (&stream).write(b"answer").unwrap());
+        inside.recv().unwrap();
+        let opened = asked.session.open("opened and closed meanwhile").unwrap();
+        drop(opened);
+        release.send(()).unwrap();
+        writer.join().unwrap();
+        asked.stream.close().unwrap();
+        asked.session.drain(FAR).unwrap();
+        let said = said(&asked.lab.frames());
+        assert_eq!(said[0], "Psh 3 answer");
+        assert_eq!(said.iter().filter(|line| line.starts_with("Fin")).count(), 2, "{said:?}");
+    });
+}
+
+#[test]
+fn who_may_not_wait_does_not_take_the_turn() {
+    test("who_may_not_wait_does_not_take_the_turn", || {
+        type Setting = fn(&Stream);
+        let near: [(&str, Setting); 5] = [
+            ("a timeout of 19 ms", |stream| stream.set_write_timeout(Some(Duration::from_millis(19))).unwrap()),
+            ("a deadline in 19 ms", |stream| {
+                stream.set_write_deadline(Some(Instant::now() + Duration::from_millis(19)));
+            }),
+            ("an expired deadline", |stream| stream.set_deadline(Some(Instant::now()))),
+            ("a non-blocking stream", |stream| stream.set_nonblocking(true).unwrap()),
+            ("a far deadline and a near timeout", |stream| {
+                stream.set_write_deadline(Some(Instant::now() + FAR));
+                stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
+            }),
+        ];
+        for (name, set) in near {
+            let asked = asked();
+            asked.lab.allow_all();
+            set(&asked.stream);
+            assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
+            asked.lab.until_frames(|frames| frames.len() == 1);
+            assert_eq!(asked.mine(), [false], "{name}");
+        }
+        let far: [Setting; 3] = [
+            |stream| stream.set_write_timeout(Some(FAR)).unwrap(),
+            |stream| stream.set_write_deadline(Some(Instant::now() + FAR)),
+            |stream| stream.set_read_deadline(Some(Instant::now())), // the other direction's
+        ];
+        for set in far {
+            let asked = asked();
+            asked.lab.allow_all();
+            set(&asked.stream);
+            (&asked.stream).write_all(b"answer").unwrap();
+            assert_eq!(asked.mine(), [true]);
+        }
+    });
+}
+
+#[test]
+fn what_is_no_answer_keeps_to_the_queue() {
+    test("what_is_no_answer_keeps_to_the_queue", || {
+        let asked = asked();
+        asked.lab.allow_all();
+        (&asked.stream).write_all(b"1").unwrap();
+        assert_eq!(asked.mine(), [true]);
+        // A thread that writes again without having read.
+        for (n, text) in [(2, "2"), (3, "3"), (4, "4")] {
+            asked.parked();
+            (&asked.stream).write_all(text.as_bytes()).unwrap();
+            asked.lab.until_frames(|frames| frames.len() == n);
+            assert_eq!(asked.mine()[n - 1..], [false]);
+        }
+        // One that has more to read.
+        asked.lab.frame(1, Command::Psh, 3, b"two bytes, of which one is read");
+        (&asked.stream).read_exact(&mut [0]).unwrap();
+        asked.parked();
+        (&asked.stream).write_all(b"5").unwrap();
+        asked.lab.until_frames(|frames| frames.len() == 5);
+        assert_eq!(asked.mine()[4..], [false]);
+        (&asked.stream).read_exact(&mut [0; 30]).unwrap();
+        // More than an answer.
+        asked.parked();
+        (&asked.stream).write_all(&[7; 2049]).unwrap();
+        asked.lab.until_frames(|frames| frames.len() == 6);
+        assert!(asked.mine()[5..].iter().all(|mine| !mine));
+        // What is left of these is an answer: it is read up.
+        asked.parked();
+        let writes = asked.mine().len();
+        (&asked.stream).write_all(&[7; 2048]).unwrap();
+        assert_eq!(asked.mine()[writes..], [true]);
+        // The first words on a stream of ours answer nothing.
+        asked.parked();
+        let writes = asked.mine().len();
+        asked.session.open("ours").unwrap().write_all(b"hello").unwrap();
+        asked.lab.until_frames(|frames| !data(frames, 2).is_empty());
+        assert!(asked.mine()[writes..].iter().all(|mine| !mine));
+    });
+}
+
+#[test]
+fn a_transport_that_does_not_bound_its_writes_is_left_to_the_writer_thread() {
+    test("a_transport_that_does_not_bound_its_writes_is_left_to_the_writer_thread", || {
+        let (lab, session) = Lab::server(quiet());
+        let wrote: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
+        let threads = Arc::clone(&wrote);
+        lab.on_write(move || {
+            threads.lock().unwrap().push(thread::current().id());
+            Ok(())
+        });
+        lab.allow_all();
+        lab.frame(1, Command::Syn, 3, b"asked");
+        lab.frame(1, Command::Psh, 3, b"?");
+        let mut stream = session.accept().unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        asleep(&format!("gmux-writer-{}", number(&session)));
+        stream.write_all(b"answer").unwrap();
+        stream.flush().unwrap();
+        assert!(wrote.lock().unwrap().iter().all(|&id| id != thread::current().id()));
+    });
+}
+
+#[test]
+fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
+    test("while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread", || {
+        let (asked, inside, release) = held();
+        asked.lab.allow_all();
+        asked.lab.frame(1, Command::Syn, 5, b"asked too");
+        let second = asked.session.accept().unwrap();
+        asked.lab.frame(1, Command::Psh, 5, b"?");
+        (&second).read_exact(&mut [0]).unwrap();
+        let stream = asked.stream.clone();
+        let first = thread::spawn(move || (&stream).write(b"first").unwrap());
+        inside.recv().unwrap();
+        assert_eq!((&second).write(b"second").unwrap(), 6); // doesn't wait
+        release.send(()).unwrap();
+        first.join().unwrap();
+        (&second).flush().unwrap();
+        assert_eq!(said(&asked.lab.frames()), ["Psh 3 first", "Psh 5 second"]);
+        assert_eq!(asked.wrote.lock().unwrap().len(), 2);
+    });
+}
+
+// ---- reading ahead --------------------------------------------------------------------------------------------------
+
+/// Input that comes in pieces of given sizes, over several buffers; then its end.
+struct Feed {
+    data: Vec<u8>,
+    at: usize,
+    sizes: std::iter::Cycle<std::vec::IntoIter<usize>>,
+    reads: Arc<AtomicUsize>,
+}
+
+struct Sink;
+
+impl Read for Feed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_vectored(&mut [IoSliceMut::new(buf)])
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.reads.fetch_add(1, SeqCst);
+        let (mut left, before) = (self.sizes.next().unwrap(), self.at);
+        for buf in bufs {
+            let n = left.min(buf.len()).min(self.data.len() - self.at);
+            buf[..n].copy_from_slice(&self.data[self.at..self.at + n]);
+            self.at += n;
+            left -= n;
+        }
+        Ok(self.at - before)
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Control for Sink {
+    fn finish_write(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn abort(&self) {}
+}
+
+impl Transport for Feed {
+    fn split(self) -> io::Result<Halves> {
+        Ok(Halves::new(self, Sink, Sink))
+    }
+}
+
+/// A conversation of runs of equal frames with all kinds of things between them.
+struct Conversation {
+    bytes: Vec<u8>,
+    /// What each stream carries, by id.
+    streams: Vec<(u32, Vec<u8>)>,
+}
+
+fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
+    let mut random = Pattern::new(seed);
+    let mut pick = move |n: usize| {
+        let mut word = [0; 4];
+        random.fill(&mut word);
+        u32::from_le_bytes(word) as usize % n
+    };
+    let mut bytes = Vec::new();
+    let mut streams: Vec<(u32, Vec<u8>)> = Vec::new();
+    let frame = |bytes: &mut Vec<u8>, command, id, payload: &[u8]| {
+        bytes.extend(Frame::new(version, command, id, payload).unwrap().encode());
+    };
+    // Stream 3 gets data after its end: read past.
+    for id in [3, 5, 7, 9] {
+        frame(&mut bytes, Command::Syn, id, &[]);
+        streams.push((id, Vec::new()));
+    }
+    frame(&mut bytes, Command::Fin, 3, &[]);
+    let mut made = 0;
+    for round in 0..24 {
+        let length = [4097, 5000, 8192, 20_000, 32_768, 65_535, 4096, 4104][pick(8)];
+        let id = [5, 7, 9][pick(3)];
+        for repeat in 0..1 + pick(14) {
+            let mut psh = |bytes: &mut Vec<u8>, id: u32, length: usize| {
+                let stream = streams.iter_mut().find(|(of, _)| *of == id).unwrap();
+                if stream.1.len() + length <= most {
+                    let payload = Pattern::bytes(made, length);
+                    frame(bytes, Command::Psh, id, &payload);
+                    stream.1.extend(payload);
+                }
+                made += 1;
+            };
+            psh(&mut bytes, id, length);
+            if repeat % 3 != 2 {
+                continue;
+            }
+            match pick(11) {
+                0 => psh(&mut bytes, 5, 1),
+                1 => psh(&mut bytes, 7, length - 1),
+                2 => psh(&mut bytes, 9, length.min(65_534) + 1),
+                3 => frame(&mut bytes, Command::Psh, 999, &vec![1; length]), // nobody's, and like those around it
+                4 => frame(&mut bytes, Command::Psh, 999, &[1; 17]),
+                5 => frame(&mut bytes, Command::Psh, 3, &vec![2; length]), // too late
+                6 => frame(&mut bytes, Command::Nop, 0, &[]),
+                7 => frame(&mut bytes, Command::Psh, id, &[]),
+                8 => frame(&mut bytes, Command::Syn, 5, &vec![b'n'; length]), // it is open: read past
+                9 if version == 2 => bytes.extend(Frame::update(id, 0, 65_536).encode()),
+                _ => frame(&mut bytes, Command::Fin, 999, &[]),
+            }
+        }
+        if round % 6 == 5 {
+            // A name as long as a frame, which may lie in a buffer of its own already. (Four of 32 KiB is all that the smaller budget takes.)
+            let opened = 11 + 2 * round as u32;
+            frame(&mut bytes, Command::Syn, opened, &vec![b'a' + round as u8; length.min(32_768)]);
+            streams.push((opened, vec![]));
+        }
+    }
+    for (id, _) in &streams[1..] {
+        frame(&mut bytes, Command::Fin, *id, &[]);
+    }
+    Conversation { bytes, streams }
+}
+
+/// Reads all streams of a conversation, each in a thread, and compares every byte.
+fn listen(session: &Session, streams: Vec<(u32, Vec<u8>)>) {
+    let readers: Vec<_> = (0..streams.len())
+        .map(|_| {
+            let mut stream = session.accept().unwrap();
+            let (id, sent) = streams.iter().find(|(id, _)| *id == stream.id()).unwrap().clone();
+            thread::spawn(move || {
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                let first = got.iter().zip(&sent).position(|(a, b)| a != b);
+                assert!(
+                    got == sent,
+                    "stream {id}: {} of {} bytes, the first wrong one at {first:?}",
+                    got.len(),
+                    sent.len()
+                );
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().unwrap();
+    }
+}
+
+fn listening(version: u8) -> Config {
+    quiet().version(version).max_name_len(65_535).stall_timeout(None)
+}
+
+#[test]
+fn runs_of_equal_frames_with_anything_between_them_lose_and_mix_up_nothing() {
+    test("runs_of_equal_frames_with_anything_between_them_lose_and_mix_up_nothing", || {
+        let splits: [&[usize]; 6] = [
+            &[usize::MAX],
+            &[65_536, 1, 8],
+            &[100_000, 7, 33_000],
+            &[4096],
+            &[32_776 * 3 + 5, 9],
+            &[70_001, 12, 500_000],
+        ];
+        for seed in 0..30 {
+            let version = 1 + (seed % 2) as u8;
+            // Version 2 without any UPD read: what the first window allows.
+            let Conversation { bytes, streams } = conversation(version, seed, 262_144);
+            for budget in [262_144, 64 << 20] {
+                let sizes: Vec<usize> = splits[seed as usize % splits.len()].into();
+                let sizes = sizes.into_iter().cycle();
+                let feed = Feed { data: bytes.clone(), at: 0, sizes, reads: Arc::default() };
+                let session = Session::server(feed, listening(version).max_receive_buffer(budget)).unwrap();
+                listen(&session, streams.clone());
+            }
+        }
+    });
+}
+
+#[test]
+fn the_same_holds_over_a_socket() {
+    test("the_same_holds_over_a_socket", || {
+        for seed in 100..110 {
+            let Conversation { bytes, streams } = conversation(1, seed, usize::MAX);
+            let (mut raw, session) = against_server(listening(1), 1);
+            let sender = thread::spawn(move || {
+                for piece in bytes.chunks(77_777) {
+                    raw.bytes(piece);
+                }
+                raw
+            });
+            listen(&session, streams);
+            drop(sender.join().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_run_comes_with_few_reads() {
+    test("a_run_comes_with_few_reads", || {
+        let payload = Pattern::bytes(1, 32_768);
+        let mut bytes = Frame::new(1, Command::Syn, 3, []).unwrap().encode();
+        for _ in 0..80 {
+            bytes.extend(Frame::new(1, Command::Psh, 3, payload.clone()).unwrap().encode());
+        }
+        bytes.extend(Frame::new(1, Command::Fin, 3, []).unwrap().encode());
+        let reads = Arc::new(AtomicUsize::new(0));
+        let feed = Feed { data: bytes, at: 0, sizes: vec![usize::MAX].into_iter().cycle(), reads: Arc::clone(&reads) };
+        let session = Session::server(feed, listening(1)).unwrap();
+        listen(&session, vec![(3, payload.repeat(80))]);
+        // Eight frames with one, and one for the next header; some more until it is known for a run.
+        assert!(reads.load(SeqCst) <= 80 / 8 * 2 + 10, "{reads:?} reads");
+    });
+}
+
+// ---- windows that grow ----------------------------------------------------------------------------------------------
+
+/// A raw version 2 peer, and a session whose streams it fills up to their windows.
+struct Filling {
+    raw: Raw,
+    session: Session,
+    /// Frames sent so far.
+    frames: u64,
+    streams: Vec<Filled>,
+}
+
+struct Filled {
+    id: u32,
+    stream: Stream,
+    sent: u64,
+    /// What the application has read.
+    read: u64,
+    /// Where the newest window ends, and how much the session has said was read.
+    edge: u64,
+    consumed: u64,
+    /// The windows announced.
+    windows: Vec<u32>,
+}
+
+impl Filling {
+    fn new(config: Config, streams: usize) -> Self {
+        let (mut raw, session) = against_server(config.version(2), 2);
+        let streams: Vec<_> = (0..streams as u32)
+            .map(|n| {
+                let id = 3 + 2 * n;
+                raw.syn(id, "filled");
+                let stream = session.accept().unwrap();
+                Filled { id, stream, sent: 0, read: 0, edge: 262_144, consumed: 0, windows: Vec::new() }
+            })
+            .collect();
+        Self { raw, session, frames: streams.len() as u64, streams }
+    }
+
+    /// Sends up to the edge, and waits until all of it is delivered.
+    fn fill(&mut self, at: usize) {
+        self.send(at, self.streams[at].edge - self.streams[at].sent);
+    }
+
+    fn send(&mut self, at: usize, n: u64) {
+        let to = &mut self.streams[at];
+        let until = to.sent + n;
+        while to.sent < until {
+            let n = (until - to.sent).min(32_768);
+            self.raw.psh(to.id, vec![1; n as usize]);
+            to.sent += n;
+            self.frames += 1;
+        }
+        processed(&mut self.raw, &self.session, self.frames);
+        self.frames += 1;
+    }
+
+    /// The application reads so much, with one call: what is there is delivered.
+    fn read(&mut self, at: usize, n: u64) {
+        let of = &mut self.streams[at];
+        of.stream.read_exact(&mut vec![0; n as usize]).unwrap();
+        of.read += n;
+    }
+
+    /// The next UPD has to be this stream's; returns its window.
+    fn hear(&mut self, at: usize) -> u32 {
+        let update = self.raw.expect(Command::Upd, self.streams[at].id);
+        let word = |at: usize| u32::from_le_bytes(update[at..at + 4].try_into().unwrap());
+        let of = &mut self.streams[at];
+        assert_eq!(u64::from(word(0)), of.read);
+        of.consumed = word(0).into();
+        of.edge = of.edge.max(of.consumed + u64::from(word(4)));
+        of.windows.push(word(4));
+        word(4)
+    }
+
+    /// One round of a peer that fills the window and a reader that reads all of it; returns the window announced.
+    fn round(&mut self, at: usize) -> u32 {
+        self.fill(at);
+        self.read(at, self.streams[at].sent - self.streams[at].read);
+        self.hear(at)
+    }
+
+    /// What the peer has been granted and the application hasn't read, over all streams, as the peer sees it.
+    fn granted(&self) -> u64 {
+        self.streams.iter().map(|of| of.edge - of.consumed).sum()
+    }
+}
+
+#[test]
+fn a_window_that_limits_a_reader_that_keeps_up_grows_to_its_maximum() {
+    test("a_window_that_limits_a_reader_that_keeps_up_grows_to_its_maximum", || {
+        for (config, max) in [
+            (quiet().max_stream_window(1 << 20), 1 << 20),
+            (quiet().max_receive_buffer(3 << 20), 3 << 19), // half of it
+            (quiet().max_stream_window(100_000), 100_000),
+            (quiet().max_stream_window(65_536), 65_536),
+            (quiet().max_stream_window(1), 65_536), // growing is switched off
+        ] {
+            let mut filling = Filling::new(config, 1);
+            let windows: Vec<u32> = (0..8).map(|_| filling.round(0)).collect();
+            let doubling: Vec<u32> = (1..9).map(|n| (65_536 << n).min(max)).collect();
+            assert_eq!(windows, doubling);
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_first() {
+    test("a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_first", || {
+        let mut filling = Filling::new(quiet().max_stream_window(1 << 20), 1);
+        while filling.round(0) < 1 << 20 {}
+        // From here on there is always something left: half of what the window was.
+        let windows: Vec<u32> = (0..6)
+            .map(|_| {
+                filling.fill(0);
+                let half = u64::from(*filling.streams[0].windows.last().unwrap() / 2);
+                assert!(filling.streams[0].sent - filling.streams[0].read > half);
+                filling.read(0, half);
+                filling.hear(0)
+            })
+            .collect();
+        assert_eq!(windows, [1 << 19, 1 << 18, 1 << 17, 1 << 16, 1 << 16, 1 << 16]);
+        // And grows again for one that keeps up.
+        let again: Vec<u32> = (0..3).map(|_| filling.round(0)).collect();
+        assert_eq!(again, [1 << 17, 1 << 18, 1 << 19]);
+    });
+}
+
+#[test]
+fn many_streams_grow_together_to_no_more_than_half_of_the_budget() {
+    test("many_streams_grow_together_to_no_more_than_half_of_the_budget", || {
+        let budget = 4 << 20;
+        let mut filling = Filling::new(quiet().max_receive_buffer(budget), 4);
+        for _ in 0..10 {
+            for at in 0..4 {
+                filling.round(at);
+                assert!(filling.granted() <= budget as u64 / 2, "{}", filling.granted());
+            }
+        }
+        assert!(filling.granted() > budget as u64 / 4, "they did grow: {}", filling.granted());
+    });
+}
+
+#[test]
+fn a_window_does_not_grow_into_what_another_has_read_and_will_be_granted_again() {
+    test("a_window_does_not_grow_into_what_another_has_read_and_will_be_granted_again", || {
+        let budget = 4 << 20;
+        let mut filling = Filling::new(quiet().max_receive_buffer(budget), 2);
+        filling.round(1);
+        while filling.round(0) < 1 << 20 {}
+        // Just less than what makes an UPD due: the next one grants all of it again.
+        let half = (1 << 19) - 1;
+        filling.send(0, half);
+        filling.read(0, half);
+        while filling.round(1) != filling.round(1) {}
+        filling.send(0, 1);
+        filling.read(0, 1);
+        assert_eq!(filling.hear(0), 1 << 20);
+        assert!(filling.granted() <= budget as u64 / 2, "{}", filling.granted());
+    });
+}
