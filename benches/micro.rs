@@ -94,7 +94,7 @@ impl Pipeline {
             receiver,
             queue,
             batch: Batch::default(),
-            frames: FrameReader::new(1),
+            frames: FrameReader::new(1, 1 << 20),
             wire: Vec::new(),
             wakes: Wakes::default(),
             now,
@@ -202,7 +202,7 @@ fn codec(c: &mut Criterion) {
         let wire = frame.repeat(64);
         group.throughput(Throughput::Elements(64));
         group.bench_function(format!("read_64_frames_of_{length}"), |b| {
-            let mut reader = FrameReader::new(1);
+            let mut reader = FrameReader::new(1, 1 << 20);
             b.iter(|| {
                 let mut input = &wire[..];
                 let mut seen = 0;

@@ -1,7 +1,8 @@
 //! Buffers that are used again: the seed's allocator.
 //!
 //! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused, and some more for the
-//! data path, which lays an 8-byte header and a payload side by side. Received payloads, which are charged for what they occupy, have quarter steps between the powers of two from 4096 bytes on.
+//! data path, which lays an 8-byte header and a payload side by side. Received payloads, which are charged for what they
+//! occupy, have quarter steps between the powers of two from 4096 bytes on.
 //!
 //! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps at most
 //! 8 MiB of idle buffers and gives the rest back to the system; the locks are leaves (nothing is locked, and

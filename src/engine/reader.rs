@@ -35,7 +35,7 @@ pub(super) fn run(core: &Arc<Core>, transport: Box<dyn Read + Send>) {
         let mut reader = Reader {
             core,
             transport,
-            frames: FrameReader::new(core.env.config.version),
+            frames: FrameReader::new(core.env.config.version, core.env.config.max_receive_buffer / 4),
             wakes: Wakes::default(),
             now: Instant::now(),
             complaints: Complaints::default(),
@@ -313,6 +313,7 @@ impl Reader<'_> {
             return Some(charge);
         }
         self.wakes.send();
+        self.frames.rest();
         let now = Instant::now();
         budget.pause(now);
         self.core.reader_pauses(now);

@@ -4,7 +4,9 @@
 //! bulk lane round-robin. Then: wake the writers for whom there is room; write; tell the streams. When nothing is left, flush, then
 //! finish if that was ordered, or park.
 //!
-//! Invariants: nothing is locked across a write; wake-ups are sent before it; a frame is written whole before the next begins, whatever
+//! A caller may do all this, once and in small, if the writer is idle: see [`callers_turn`].
+//!
+//! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it; a frame is written whole before the next begins, whatever
 //! the transport takes at a time.
 
 use std::io::{self, Write};
@@ -28,6 +30,10 @@ use crate::wire::{Command, Header, encode_update};
 /// reader once; with turns of one frame, sixteen streams made twice as many system calls for wake-ups and were a tenth slower. For those who
 /// wait it makes no difference, since a batch is written whole.
 const QUANTUM: usize = BATCH_BYTES / 2;
+
+/// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a system takes it in one piece, or says at
+/// once that it can't.
+const TURN_BYTES: usize = 16 * 1024;
 
 /// How long the writer sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
 const BACK_OFF: Duration = Duration::from_millis(1);
@@ -154,14 +160,17 @@ impl Writer {
         if !self.batch.is_empty() || !self.flushed || self.failed.is_some() {
             return Ok(Work::Finished);
         }
-        self.fill(core);
+        self.fill_small(core, TURN_BYTES);
         if self.batch.is_empty() {
-            return Ok(Work::Done);
+            return Ok(if self.queue.has_turns() { Work::Finished } else { Work::Done });
         }
         self.flushed = false;
         match self.batch.write_to(&mut self.transport) {
             Ok(_) if self.batch.is_empty() => self.hand_over(core),
-            Ok(_) => return Ok(Work::Finished),
+            Ok(_) => {
+                self.touch(core);
+                return Ok(Work::Finished);
+            }
             Err(error) if is_not_yet(&error) => return Ok(Work::Finished),
             Err(error) => return Err(error.into()),
         }
@@ -175,25 +184,7 @@ impl Writer {
 
     /// Fills the batch with what waits.
     fn fill(&mut self, core: &Core) {
-        let version = core.env.config.version;
-        let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
-        let mut frames = 0;
-        if core.env.shaper.take(Order::Ping) {
-            self.batch.push_small(empty(Command::Nop, 0), &[]);
-            frames += 1;
-        }
-        while !self.is_half_full()
-            && let Some(id) = core.env.shaper.take_refusal()
-        {
-            self.batch.push_small(empty(Command::Fin, id), &[]);
-            frames += 1;
-        }
-        self.frames += frames;
-        while !self.is_half_full()
-            && let Some(cell) = self.queue.next_express()
-        {
-            self.turn(core, cell, Lane::Express, EXPRESS_BYTES);
-        }
+        self.fill_small(core, BATCH_BYTES / 2);
         while !self.batch.is_full()
             && let Some(cell) = self.queue.next_bulk()
         {
@@ -201,11 +192,32 @@ impl Writer {
         }
     }
 
+    /// Fills the batch with control frames and the express lane, up to `bytes` and a turn.
+    fn fill_small(&mut self, core: &Core, bytes: usize) {
+        let version = core.env.config.version;
+        let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
+        let mut frames = 0;
+        if core.env.shaper.take(Order::Ping) {
+            self.batch.push_small(empty(Command::Nop, 0), &[]);
+            frames += 1;
+        }
+        while !self.has_small(bytes)
+            && let Some(id) = core.env.shaper.take_refusal()
+        {
+            self.batch.push_small(empty(Command::Fin, id), &[]);
+            frames += 1;
+        }
+        self.frames += frames;
+        while !self.has_small(bytes)
+            && let Some(cell) = self.queue.next_express()
+        {
+            self.turn(core, cell, Lane::Express, EXPRESS_BYTES);
+        }
+    }
+
     /// Whether control frames and the express lane have had their share.
-    fn is_half_full(&self) -> bool {
-        self.batch.len() >= BATCH_BYTES / 2
-            || self.batch.segments() >= BATCH_SEGMENTS / 2
-            || self.sent.len() >= MAX_TURNS
+    fn has_small(&self, bytes: usize) -> bool {
+        self.batch.len() >= bytes || self.batch.segments() >= BATCH_SEGMENTS / 2 || self.sent.len() >= MAX_TURNS
     }
 
     fn turn(&mut self, core: &Core, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {

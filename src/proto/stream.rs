@@ -166,13 +166,16 @@ impl<C> StreamCore<C> {
     /// The application took `n` bytes out of the inbox. The window may grow by up to `spare` bytes.
     pub(crate) fn consumed(&mut self, n: usize, spare: u64) {
         if !self.closed {
+            if self.inbox.is_empty() {
+                self.rx.drained();
+            }
             self.rx.consume(n, spare);
         }
     }
 
     /// What was granted to the peer and isn't consumed, in bytes.
     pub(crate) fn granted(&self) -> u64 {
-        if self.closed { 0 } else { self.rx.granted() }
+        if self.closed || self.halves.receiving == Receiving::Ended { 0 } else { self.rx.granted() }
     }
 
     /// Tells the peer the window at once, before the first read.

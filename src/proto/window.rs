@@ -172,7 +172,6 @@ impl ReceiveWindow {
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;
         debug_assert!(self.consumed <= self.received);
-        self.drained |= self.consumed == self.received;
         if !self.enforced || self.due || n == 0 {
             return;
         }
@@ -191,6 +190,11 @@ impl ReceiveWindow {
             let room = (self.max - self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
             self.window += self.window.min(room);
         }
+    }
+
+    /// The application is about to be counted to have read all there is: what is on its way doesn't matter.
+    pub(crate) fn drained(&mut self) {
+        self.drained = true;
     }
 
     /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller than the initial one.
@@ -340,6 +344,7 @@ mod tests {
     fn round(rx: &mut ReceiveWindow, spare: u64) -> u32 {
         let n = (rx.limit - rx.received) as usize;
         rx.receive(n).unwrap();
+        rx.drained();
         rx.consume(n, spare);
         rx.take_update().unwrap().1
     }
@@ -364,6 +369,7 @@ mod tests {
         let mut rx = ReceiveWindow::new(true, GROWING, 0);
         for _ in 0..100 {
             rx.receive(40_000).unwrap();
+            rx.drained();
             rx.consume(40_000, u64::MAX);
             if let Some((_, window)) = rx.take_update() {
                 assert_eq!(window, 65536);

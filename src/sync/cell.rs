@@ -5,8 +5,8 @@
 //! | condvar | waits in | woken by |
 //! |---|---|---|
 //! | `readable` | `read`, `write_to` | data, FIN, a reader that leaves data behind; endings; changed deadlines |
-//! | `writable` | `write` | the writer thread that made room, UPD with credit, FIN (it starts a stall clock), a writer that leaves room behind; endings; changed deadlines |
-//! | `flushed` | `flush` | the writer thread that handed data over; endings; changed deadlines |
+//! | `writable` | `write` | whoever has the writer, and made room, UPD with credit, FIN (it starts a stall clock), a writer that leaves room behind; endings; changed deadlines |
+//! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
 //!
 //! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's close or end. They wake all three.
 //!

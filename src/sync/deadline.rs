@@ -3,7 +3,7 @@
 //! These belong to the stream (or the session's `accept`), not to a handle, and reach calls that are already blocked: whoever changes
 //! one wakes the waiters, and each asks again.
 //!
-//! Invariants: the clock is read only before a wait; the earlier of deadline and timeout wins; a timeout runs from the call's
+//! Invariants: the clock is read only before a wait, or before a turn at the writer with a limit; the earlier of deadline and timeout wins; a timeout runs from the call's
 //! start; the no-data clock starts at the latest of creation, setting, last data, last firing.
 
 use std::time::{Duration, Instant};

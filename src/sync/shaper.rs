@@ -54,7 +54,7 @@ impl Bell {
         self.0
     }
 
-    /// For the writer thread itself, which needs no waking.
+    /// For whoever has the writer, and looks again.
     pub(crate) fn ignore(self) {}
 }
 

@@ -24,7 +24,7 @@ pub use shared::Shared;
 
 /// A connection that a session can run over.
 ///
-/// The halves may block; the session's own two threads wait there. Reads and writes that return `Interrupted`,
+/// The halves may block; the session's own two threads wait there (and a writing thread, where writes are bounded). Reads and writes that return `Interrupted`,
 /// `WouldBlock` or `TimedOut` are tried again.
 pub trait Transport {
     /// Splits the connection into what the reader thread and the writer thread use, and the control.
@@ -41,7 +41,7 @@ pub trait Transport {
 pub struct Halves {
     /// Used by the reader thread alone.
     pub reader: Box<dyn Read + Send>,
-    /// Used by the writer thread alone. It is dropped when the last byte is written, after
+    /// Used by one thread at a time: the writer thread, or, with `bounded_writes`, one that calls [`Stream::write`](crate::Stream). It is dropped when the last byte is written, after
     /// [`Control::finish_write`].
     pub writer: Box<dyn Write + Send>,
     /// Whether every write and flush returns within about 10 ms, with `WouldBlock` or `TimedOut` when nothing could be done. Only

@@ -43,16 +43,18 @@ macro_rules! socket {
         fn halves(stream: Arc<$stream>, control: impl Control + 'static) -> io::Result<Halves> {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
-            stream.set_write_timeout(Some(super::WRITE_BOUND))?;
+            stream.set_write_timeout(super::WRITE_BOUND)?;
             let writer = $half(Arc::clone(&stream));
-            Ok(Halves::new($half(stream), writer, control).bounded_writes(true))
+            Ok(Halves::new($half(stream), writer, control).bounded_writes(super::WRITE_BOUND.is_some()))
         }
     };
 }
 
 /// How long a write waits for room at a time: short enough for a thread that takes the writer's turn and has a deadline, long enough to cost
 /// nothing. (Timeouts and modes belong to the socket, so clones of it have them too.)
-const WRITE_BOUND: Duration = Duration::from_millis(10);
+///
+/// Not on Windows, where a send that timed out leaves open how much was sent.
+const WRITE_BOUND: Option<Duration> = if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
 
 /// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is nothing left to end.
 fn finish(result: io::Result<()>) -> io::Result<()> {
@@ -91,7 +93,8 @@ mod tcp {
         }
     }
 
-    /// Sets blocking mode, clears read and write timeouts, and sets `TCP_NODELAY`: frames are gathered into large writes
+    /// Sets blocking mode, clears the read timeout, sets the write timeout to 10 ms (not on Windows; clones of the socket have these settings too),
+    /// and sets `TCP_NODELAY`: frames are gathered into large writes
     /// already, and Nagle's algorithm would only delay the small ones.
     impl Transport for TcpStream {
         fn split(self) -> io::Result<Halves> {
@@ -127,7 +130,7 @@ mod unix {
         }
     }
 
-    /// Sets blocking mode and clears read and write timeouts.
+    /// Sets blocking mode, clears the read timeout, and sets the write timeout to 10 ms. (Clones of the socket have these settings too.)
     impl Transport for UnixStream {
         fn split(self) -> io::Result<Halves> {
             let stream = Arc::new(self);

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::pool::{Buffer, BufferPool};
 
 /// Size of the window, in bytes: small frames arrive this much at a time. A session has one of these for its whole life,
-/// so it is what an idle session costs.
+/// so it is what an idle session costs; after a wrong guess it may keep up to [`WINDOW_KEPT`].
 const WINDOW: usize = 16 * 1024;
 
 /// What the window may keep, in bytes, of what a wrong guess made it grow to.
@@ -96,6 +96,8 @@ pub(crate) struct FrameReader {
     state: State,
     /// What was read ahead: buffers, and how much of each is filled; all but the last are full.
     ahead: VecDeque<(Buffer, usize)>,
+    /// How much may be read ahead, in bytes.
+    ahead_bytes: usize,
     /// Buffers to read ahead into.
     spare: Vec<Buffer>,
     /// The length of the last large payload, and how many of that length came in a row.
@@ -103,9 +105,11 @@ pub(crate) struct FrameReader {
 }
 
 impl FrameReader {
-    pub(crate) fn new(version: u8) -> Self {
+    /// A reader for a session of `version`, which reads at most `ahead_bytes` ahead.
+    pub(crate) fn new(version: u8, ahead_bytes: usize) -> Self {
         Self {
             version,
+            ahead_bytes,
             window: vec![0; WINDOW],
             start: 0,
             end: 0,
@@ -148,6 +152,8 @@ impl FrameReader {
                     self.start += HEADER_LEN;
                     if header.length > 0 {
                         self.state = State::Undecided(header);
+                    } else {
+                        self.run = (0, 0);
                     }
                     return Ok(Step::Header(header));
                 }
@@ -205,9 +211,9 @@ impl FrameReader {
         if self.ahead.is_empty() {
             return false;
         }
-        self.window.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-        self.window.truncate(self.end);
+        debug_assert_eq!(self.start, self.end, "what is read ahead comes after the window");
+        self.window.clear();
+        self.start = 0;
         for (buffer, filled) in self.ahead.drain(..) {
             self.window.extend_from_slice(&buffer[..filled]);
         }
@@ -239,7 +245,7 @@ impl FrameReader {
     }
 
     /// A buffer for the payload of the header just returned: the one that it lies in already, or one from the pool. The caller
-    /// gives it back to [`collect`](Self::collect), or drops it and must `skip`.
+    /// gives it to [`collect`](Self::collect), or parses no further.
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<Payload> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
@@ -253,6 +259,11 @@ impl FrameReader {
             Some((buffer, filled)) => Some(Payload { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN }),
             None => pool.fit(length).map(|buffer| Payload { buffer, start: 0, filled: 0 }),
         }
+    }
+
+    /// Lets go of the buffers that nothing was read into: the caller is about to wait.
+    pub(crate) fn rest(&mut self) {
+        self.spare.clear();
     }
 
     /// Takes the payload of the header just returned in what `prepare` said.
@@ -288,7 +299,7 @@ impl FrameReader {
             return match self.run.1.saturating_sub(RUN - 1) {
                 0 => Self::fill_payload(input, *header, payload, &mut self.window, &mut self.end),
                 run => {
-                    while self.spare.len() < run.min(AHEAD) {
+                    while self.spare.len() < run.min(AHEAD).min(self.ahead_bytes / self.run.0.max(1)) {
                         self.spare.push(pool.frame(self.run.0));
                     }
                     Self::fill_run(input, *header, payload, &mut self.spare, &mut self.ahead)
@@ -393,7 +404,7 @@ mod tests {
     fn frames(data: &[u8], sizes: Vec<usize>) -> (Vec<Frame>, bool) {
         let pool = BufferPool::new();
         let mut input = Pieces { data, sizes: sizes.into_iter().cycle() };
-        let (mut reader, mut frames) = (FrameReader::new(1), Vec::new());
+        let (mut reader, mut frames) = (FrameReader::new(1, 1 << 20), Vec::new());
         loop {
             match reader.next().unwrap() {
                 Step::NeedInput => {
@@ -431,7 +442,7 @@ mod tests {
     #[test]
     fn another_version_is_said_to_be_that_whatever_its_command() {
         for bytes in [[2, 1, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
-            let mut reader = FrameReader::new(1);
+            let mut reader = FrameReader::new(1, 1 << 20);
             reader.fill(&mut &bytes[..], &BufferPool::new()).unwrap();
             let theirs = bytes[0];
             assert!(matches!(reader.next(), Err(Error::InvalidVersion { ours: 1, theirs: t, .. }) if t == theirs));

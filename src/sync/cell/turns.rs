@@ -1,4 +1,4 @@
-//! What the writer thread does to a stream: takes its frames, and tells it when they were handed to the transport.
+//! What the writer (its thread, or a caller in its turn) does to a stream: takes its frames, and tells it when they were handed to the transport.
 //!
 //! Invariant: nothing here waits, or does I/O.
 
@@ -36,7 +36,7 @@ impl StreamCell {
         while let Some(lane) = state.core.schedule() {
             match lane {
                 Lane::Bulk => turn.again = true,
-                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(), // the writer is awake: this is it
+                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(), // the writer looks again before it parks
             }
         }
         turn

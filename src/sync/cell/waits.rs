@@ -71,13 +71,13 @@ impl StreamCell {
         }
     }
 
-    /// Waits until there is room that no other writer is filling; returns how much.
-    pub(super) fn wait_writable(&self, env: &Env) -> Result<(MutexGuard<'_, State>, usize)> {
+    /// Waits until there is room that no other writer is filling; returns how much, and the call's clock.
+    pub(super) fn wait_writable(&self, env: &Env) -> Result<(MutexGuard<'_, State>, usize, Call)> {
         let mut call = Call::default();
         let mut state = self.state.lock();
         loop {
             let starved = match state.core.writable(env.config.max_send_buffer) {
-                Writable::Room(room) if !state.core.writing => return Ok((state, room)),
+                Writable::Room(room) if !state.core.writing => return Ok((state, room, call)),
                 Writable::Room(_) => false,
                 Writable::Full { starved } => starved,
                 Writable::Failed(error) => return Err(error),

@@ -10,6 +10,7 @@ use super::{COPY_LOCKED, Env, State, StreamCell};
 use crate::error::Result;
 use crate::proto::chunks::Payload;
 use crate::proto::stream::{EXPRESS_BYTES, Writable};
+use crate::sync::deadline::Call;
 use crate::sync::shaper::Bell;
 
 /// A write whose deadline is nearer than this leaves the transport to the writer thread: twice what a bounded write may take.
@@ -30,17 +31,25 @@ impl State {
     /// Whether a write of `n` bytes answers what came: then the thread that wrote takes the writer's turn, if that is idle. A thread
     /// that writes without reading in between, or has more to read already, is better served by the queue, where its writes
     /// merge.
-    fn take_answer(&mut self, n: usize) -> bool {
-        let is_answer = self.answerable && n <= EXPRESS_BYTES && self.core.inbox().is_empty() && self.is_patient();
+    fn take_answer(&mut self, n: usize, call: &mut Call) -> bool {
+        let is_answer = self.answerable && n <= EXPRESS_BYTES && self.core.inbox().is_empty() && self.is_patient(call);
         self.answerable &= !is_answer;
         is_answer
     }
 
     /// Whether a write may spend [`PATIENCE`] in the transport.
-    fn is_patient(&self) -> bool {
-        !self.nonblocking
-            && self.write.timeout.is_none_or(|timeout| timeout >= PATIENCE)
-            && self.write.at.is_none_or(|at| at.saturating_duration_since(Instant::now()) >= PATIENCE)
+    fn is_patient(&self, call: &mut Call) -> bool {
+        if self.nonblocking {
+            return false;
+        }
+        if self.write.at.is_none() && self.write.timeout.is_none() {
+            return true; // without a look at the clock
+        }
+        let now = Instant::now();
+        match self.write.limit(call, now) {
+            Ok(limit) => limit.is_none_or(|limit| limit - now >= PATIENCE),
+            Err(_) => false,
+        }
     }
 }
 
@@ -53,7 +62,7 @@ impl StreamCell {
             return Ok(Written::default());
         }
         let (max_send, max_frame) = (env.config.max_send_buffer, env.config.max_frame_size);
-        let (mut state, mut room) = self.wait_writable(env)?;
+        let (mut state, mut room, mut call) = self.wait_writable(env)?;
         let mut done = 0;
         let failed = loop {
             let n = room.min(buf.len() - done);
@@ -84,7 +93,7 @@ impl StreamCell {
         };
         let next = state.write_waiters > 0 && matches!(state.core.writable(max_send), Writable::Room(_));
         let bell = self.settle(env, &mut state);
-        let is_answer = state.take_answer(done);
+        let is_answer = state.take_answer(done, &mut call);
         drop(state);
         if next {
             self.writable.notify_one();
