@@ -12,7 +12,8 @@ use crate::pool::Buffer;
 /// A batch is full with so many bytes: eight default frames, what a socket's send buffer takes at once.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// A batch is full with so many segments: they fit one `writev` of 64, far below the limit of 1024 that systems set.
+/// No turn is taken when a batch has so many segments: what fits one `writev` of 64, far below the limit of 1024 that systems set. The last turn
+/// may exceed it with small frames; the rest goes out with the next write.
 pub(crate) const BATCH_SEGMENTS: usize = 60;
 
 /// Payloads up to this length, in bytes, are copied into the scratch: it costs less than a segment of their own.
