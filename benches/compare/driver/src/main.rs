@@ -1,7 +1,6 @@
 //! Runs every row with the programs taking turns, and writes what came out: a report on the terminal and as `RESULTS.md`, plots as SVG.
 //!
-//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and
-//! `plots/` go). The programs are found through the
+//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/` go). The programs are found through the
 //! environment that `run` sets: `PEERS`, `GOPEERS`, or `GO_MISSING` with the reason; `VERSIONS` is printed as it is.
 
 mod plots;

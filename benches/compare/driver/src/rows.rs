@@ -288,7 +288,7 @@ pub fn all() -> Vec<Row> {
         },
     ];
     for (id, rtt_us, warm, factor) in
-        [("rtt100", 100_000, "2.5", Some(20.0)), ("rtt20", 20_000, "1", None), ("rtt2", 2_000, "0.5", None)]
+        [("rtt100", 100_000, "4", Some(20.0)), ("rtt20", 20_000, "2", None), ("rtt2", 2_000, "0.5", None)]
     {
         let [smux, ours] = [go("", "smux", 2).peer, ours(2).peer];
         let mixed = |name: &str, from: &Peer, to: &Peer| Program {
