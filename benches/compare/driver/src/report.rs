@@ -66,6 +66,13 @@ impl Measured {
         Spread::of((0..rounds).filter_map(ratio).collect())
     }
 
+    /// Rivals that couldn't be run at all: the best of the others may not be the best.
+    fn missing_rivals(&self, metric: &Metric) -> Vec<&str> {
+        let rivals = self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
+        let missing = rivals.filter(|rival| self.values(&rival.name, metric).is_empty());
+        missing.map(|rival| rival.name.as_str()).collect()
+    }
+
     /// The rival with the best median.
     fn best_rival(&self, metric: &Metric) -> Option<&str> {
         let rivals = self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
@@ -100,9 +107,12 @@ fn goals(text: &mut String, measured: &[Measured]) {
                             if metric.less_is_better { ratios.median <= factor } else { ratios.median >= factor }
                         },
                     );
+                let missing = if let Against::Best = to { one.missing_rivals(metric) } else { Vec::new() };
+                let without =
+                    if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(", ")) };
                 let _ = writeln!(
                     text,
-                    "| {} | {} | {sign} {factor} {} | {} | {} | {} |",
+                    "| {} | {} | {sign} {factor} {} | {} | {} | {}{without} |",
                     one.row.title,
                     metric.name,
                     against(to, metric),
