@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
+use gmux::Config;
 use support::{Pattern, pair, test, versions};
 
 #[test]
@@ -36,6 +37,21 @@ fn an_echo_crosses_both_ways() {
             drop(stream);
             client.close().unwrap();
             echo.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn streams_are_accepted_in_the_order_in_which_one_thread_opened_them() {
+    const STREAMS: usize = 20_000; // far more than the writer's short queue holds
+    test("streams_are_accepted_in_the_order_in_which_one_thread_opened_them", || {
+        for _ in 0..5 {
+            let (client, server) = pair(Config::new().accept_backlog(STREAMS));
+            let opened: Vec<_> = (0..STREAMS).map(|_| client.open("").unwrap()).collect();
+            let accepted: Vec<_> = (0..STREAMS).map(|_| server.accept().unwrap()).collect();
+            for (opened, accepted) in opened.iter().zip(&accepted) {
+                assert_eq!(opened.id(), accepted.id());
+            }
         }
     });
 }

@@ -4,8 +4,9 @@
 //! for every 31 messages, which small writes would pay for all the time, and a bounded one for `max_streams` would cost an idle session
 //! a megabyte.
 //!
-//! Invariants: sending never blocks; the writer takes all that has come before it serves any of it, so what went the long way isn't
-//! overtaken for ever.
+//! Invariants: sending never blocks; what one thread sends comes out in its order, so that streams are accepted in the order in which they were
+//! opened. For that, nothing goes the short way while something waits in the long one, and the writer empties the
+//! short one before it takes what it has seen in the long one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,6 +38,9 @@ pub(super) fn lane() -> (LaneSender, LaneReceiver) {
 impl LaneSender {
     /// Puts a stream in; `false` if there is no writer any more.
     pub(super) fn send(&self, cell: Arc<StreamCell>) -> bool {
+        if !self.long.is_empty() {
+            return self.long.send(cell).is_ok();
+        }
         match self.short.try_send(cell) {
             Ok(()) => true,
             Err(TrySendError::Full(cell)) => self.long.send(cell).is_ok(),
@@ -46,10 +50,12 @@ impl LaneSender {
 }
 
 impl LaneReceiver {
-    /// Moves all that has come to the end of `waiting`.
+    /// Moves what has come to the end of `waiting`.
     pub(super) fn take(&self, waiting: &mut VecDeque<Arc<StreamCell>>) {
+        // Counted first: what comes to the long way from here on may be newer than what then lies in the short one.
+        let overflow = self.long.len();
         waiting.extend(self.short.try_iter());
-        waiting.extend(self.long.try_iter());
+        waiting.extend(self.long.try_iter().take(overflow));
     }
 
     pub(super) fn is_empty(&self) -> bool {
