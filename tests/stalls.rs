@@ -1,0 +1,376 @@
+//! Stalls: what happens when applications leave so much unread that a session's receive budget is used up. (The rest of *Stalls* is in
+//! tests/promises_windows.rs.)
+//!
+//! No test here measures how soon a cut comes, for a busy machine decides that too. That it is due exactly one `stall_timeout` after the
+//! pause is shown in virtual time (src/proto/keepalive.rs); here keepalive is off, so a session whose timer wasn't told to look then
+//! would look again after an hour, and the watchdog would say so.
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::wire::Command;
+use gmux::{Config, Error, Session, Stream};
+use support::blocked::started;
+use support::lab::{FAR, processed, quiet};
+use support::raw::{Raw, against_server};
+use support::{Pattern, pair, tcp, test, test_for, until};
+
+/// The smallest budget that version 2 allows: one first window.
+const BUDGET: usize = 262_144;
+/// How long a stall may last, where nothing else is said.
+const STALL: Duration = Duration::from_millis(300);
+
+/// Whether to run at full size, with the stall timeout that is the default.
+fn full() -> bool {
+    std::env::var_os("GMUX_FULL").is_some()
+}
+
+fn error_of<T>(result: io::Result<T>) -> Error {
+    match result {
+        Ok(_) => panic!("an error was expected"),
+        Err(error) => error.into(),
+    }
+}
+
+/// Sends a piece and reads its echo.
+fn round(mut stream: &Stream, seed: u64) {
+    let sent = Pattern::bytes(seed, 10_000);
+    stream.write_all(&sent).unwrap();
+    let mut back = vec![0; sent.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == sent, "{:?}", stream.name());
+}
+
+/// "With one reader asleep the others stall at most that long, once": the budget is used up by a stream that nobody reads. Four echo
+/// streams stand still until it is cut, and never again. The sleeper's calls fail with `Stalled`, its peer gets FIN.
+#[test]
+fn a_sleeping_reader_stalls_the_others_once() {
+    const OTHERS: usize = 4;
+    test("a_sleeping_reader_stalls_the_others_once", || {
+        for version in [1, 2] {
+            let config = quiet().version(version).max_receive_buffer(BUDGET).stall_timeout(Some(STALL));
+            let (client, server) = pair(config.half_close_stall(Some(Duration::from_millis(50))));
+            let sleeper = client.open("sleeper").unwrap();
+            let asleep = server.accept().unwrap();
+            let others: Vec<_> = (0..OTHERS).map(|i| client.open(format!("{i}")).unwrap()).collect();
+            let echoes: Vec<_> = others
+                .iter()
+                .map(|_| {
+                    let stream = server.accept().unwrap();
+                    thread::spawn(move || io::copy(&mut &stream, &mut &stream).unwrap())
+                })
+                .collect();
+            others.iter().for_each(|stream| round(stream, 0)); // all of them go
+
+            let before = Instant::now();
+            let write = thread::spawn({
+                let mut stream = sleeper.clone();
+                move || stream.write_all(&vec![1; 4 * BUDGET])
+            });
+            until(|| server.stats().receive_pauses > 0);
+            thread::scope(|scope| {
+                for stream in &others {
+                    scope.spawn(move || (1..=20).for_each(|seed| round(stream, seed)));
+                }
+            });
+            assert!(before.elapsed() >= STALL);
+            assert_eq!((server.stats().receive_pauses, server.stats().streams_cut), (1, 1), "version {version}");
+
+            match error_of((&asleep).read(&mut [0])) {
+                Error::Stalled { held, after: STALL } => assert!(held > BUDGET / 2 && held <= BUDGET, "{held}"),
+                other => panic!("{other:?}"),
+            }
+            assert!(matches!(error_of((&asleep).write(&[0])), Error::Stalled { .. }));
+            assert_eq!((&sleeper).read(&mut [0]).unwrap(), 0, "the peer got FIN");
+            match version {
+                1 => write.join().unwrap().unwrap(), // no window: it is thrown away as it comes
+                _ => assert!(matches!(error_of(write.join().unwrap()), Error::PeerFinished(_))),
+            }
+
+            drop((others, sleeper));
+            for echo in echoes {
+                assert_eq!(echo.join().unwrap(), 21 * 10_000);
+            }
+            assert_eq!((server.stats().receive_buffered, server.num_streams()), (0, 1), "the sleeper isn't closed");
+            assert!(!client.is_closed() && !server.is_closed());
+            client.close().unwrap();
+        }
+    });
+}
+
+/// The lesson of smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte before it reads anything. The first
+/// windows, which the protocol grants unasked, are sent before the server is there: together they are more than its budget. Both ends are
+/// blocked in write, and since the server doesn't read its input, no window update reaches it. When the client reads, nothing
+/// moves, until a stream is cut; then all of the others get everything, both ways.
+#[test]
+fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
+    const STREAMS: usize = 17;
+    const EACH: usize = 1 << 20;
+    test_for("seventeen_streams_with_both_ends_blocked_in_write_get_moving_again", 2 * support::WATCHDOG, || {
+        let mut config = quiet().version(2).half_close_stall(Some(Duration::from_millis(50)));
+        if !full() {
+            config = config.stall_timeout(Some(Duration::from_secs(2))); // long enough for all to be seen blocked before
+        }
+        let (near, far) = tcp();
+        let client = Session::client(near, config.clone()).unwrap();
+        let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
+        let there = |i: usize| Pattern::bytes(i as u64, EACH);
+        let back = |i: usize| Pattern::bytes((i + STREAMS) as u64, EACH);
+        for (i, mut stream) in streams.iter().enumerate() {
+            assert_eq!(stream.write(&there(i)).unwrap(), BUDGET, "the first window, and all of it");
+        }
+        let server = Session::server(far, config).unwrap();
+        until(|| server.stats().receive_pauses > 0);
+        let theirs: Vec<_> = (0..STREAMS)
+            .map(|i| {
+                let mut stream = server.accept().unwrap();
+                assert_eq!(stream.name(), i.to_string());
+                started(move || -> Result<Vec<u8>, Error> {
+                    stream.write_all(&back(i))?;
+                    stream.shutdown(Shutdown::Write)?;
+                    let mut got = Vec::new();
+                    stream.read_to_end(&mut got)?;
+                    Ok(got)
+                })
+            })
+            .collect();
+        let ours: Vec<_> = streams
+            .iter()
+            .enumerate()
+            .map(|(i, stream)| {
+                let mut stream = stream.clone();
+                started(move || {
+                    stream.write_all(&there(i)[BUDGET..])?;
+                    stream.shutdown(Shutdown::Write)
+                })
+            })
+            .collect();
+        theirs.iter().for_each(|write| write.assert_asleep());
+        ours.iter().for_each(|write| write.assert_asleep());
+        assert_eq!(server.stats().streams_cut, 0);
+
+        // Now the client reads, all that there is.
+        let received: Vec<_> = thread::scope(|scope| {
+            let reads = streams.iter().map(|mut stream| {
+                scope.spawn(move || {
+                    let mut got = Vec::new();
+                    stream.read_to_end(&mut got).map(|_| got).unwrap()
+                })
+            });
+            let reads: Vec<_> = reads.collect();
+            reads.into_iter().map(|read| read.join().unwrap()).collect()
+        });
+        let mut cut = 0;
+        for (i, ((theirs, ours), received)) in theirs.into_iter().zip(ours).zip(received).enumerate() {
+            match theirs.join() {
+                Ok(got) => {
+                    ours.join().unwrap();
+                    assert!(received == back(i) && got == there(i), "stream {i}");
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Stalled { .. }), "{error:?}");
+                    assert!(matches!(error_of(ours.join()), Error::PeerFinished(_)));
+                    assert!(received.len() < EACH && back(i).starts_with(&received), "stream {i}");
+                    cut += 1;
+                }
+            }
+        }
+        // 17 first windows are one more than the budget holds, and what they occupy is a little more than what they are.
+        assert!((1..=2).contains(&cut), "{cut} were cut");
+        assert_eq!((server.stats().streams_cut, client.stats().streams_cut), (cut, 0));
+        for session in [client, server] {
+            assert!(!session.is_closed());
+        }
+    });
+}
+
+/// The same windows, but echoed: the streams are read, as long as what comes back is. Nobody is cut however long the budget was used up
+/// before the echo began, if that was less than the timeout.
+#[test]
+fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
+    const STREAMS: usize = 17;
+    const EACH: usize = 1 << 20;
+    test("seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing", || {
+        let (near, far) = tcp();
+        let config = quiet().version(2); // a stall may last 30 s
+        let client = Session::client(near, config.clone()).unwrap();
+        let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
+        let sent = |i: usize| Pattern::bytes(i as u64, EACH);
+        for (i, mut stream) in streams.iter().enumerate() {
+            assert_eq!(stream.write(&sent(i)).unwrap(), BUDGET);
+        }
+        let server = Session::server(far, config).unwrap();
+        until(|| server.stats().receive_pauses > 0);
+        let start = Barrier::new(STREAMS);
+        thread::scope(|scope| {
+            for (i, mut stream) in streams.iter().enumerate() {
+                let (theirs, start) = (server.accept().unwrap(), &start);
+                scope.spawn(move || {
+                    start.wait();
+                    io::copy(&mut &theirs, &mut &theirs).unwrap();
+                });
+                scope.spawn(move || {
+                    stream.write_all(&sent(i)[BUDGET..]).unwrap();
+                    stream.shutdown(Shutdown::Write).unwrap();
+                });
+                scope.spawn(move || {
+                    let mut got = Vec::new();
+                    stream.read_to_end(&mut got).unwrap();
+                    assert!(got == sent(i), "stream {i}");
+                });
+            }
+        });
+        assert_eq!((server.stats().streams_cut, client.stats().streams_cut), (0, 0));
+    });
+}
+
+/// A session that is paused: stream 1 of a raw peer holds all of a small budget.
+fn paused(config: Config) -> (Raw, Session, Stream) {
+    let version = 1;
+    let (mut raw, session) = against_server(config.version(version).max_receive_buffer(65_536), version);
+    raw.syn(1, "");
+    let stream = session.accept().unwrap();
+    raw.psh(1, [1; 65_535]);
+    raw.psh(1, [2; 100]);
+    until(|| session.stats().receive_pauses > 0);
+    (raw, session, stream)
+}
+
+/// "Version 1: None": what it holds stays until it is read. At full size it outlasts a version 2 session with its default of 30 s.
+#[test]
+fn version_1_cuts_nothing_unless_it_is_told_to() {
+    test_for("version_1_cuts_nothing_unless_it_is_told_to", 2 * support::WATCHDOG, || {
+        let (_raw, session, mut stream) = paused(Config::new());
+        let (told, after) = if full() {
+            (Config::new().version(2).max_receive_buffer(BUDGET), Duration::from_secs(30))
+        } else {
+            (quiet().max_receive_buffer(BUDGET).stall_timeout(Some(STALL)), STALL)
+        };
+        let before = Instant::now();
+        let (client, server) = pair(told);
+        let ours = client.open("").unwrap();
+        let theirs = server.accept().unwrap();
+        let write = thread::spawn({
+            let mut ours = ours.clone();
+            move || ours.write_all(&vec![0; 2 * BUDGET])
+        });
+        assert!(theirs.closed().recv().is_err(), "the other session's is cut");
+        assert!(before.elapsed() >= after);
+        assert!(matches!(error_of((&theirs).read(&mut [0])), Error::Stalled { .. }));
+        client.close().unwrap();
+        let _ = write.join().unwrap(); // on version 1 it was thrown away, on version 2 the close ended it
+
+        assert_eq!((session.stats().streams_cut, session.is_closed()), (0, false));
+        assert!(session.stats().receive_buffered >= 65_535);
+        let mut got = vec![0; 65_635];
+        stream.read_exact(&mut got).unwrap();
+        assert!(got[..65_535].iter().all(|&byte| byte == 1) && got[65_535..] == [2; 100]);
+    });
+}
+
+/// "The stream that holds most is cut": wherever it stands among the others, and in whatever pieces its data came.
+#[test]
+fn the_stream_that_holds_most_is_cut_and_no_other() {
+    test("the_stream_that_holds_most_is_cut_and_no_other", || {
+        const SHORT: Duration = Duration::from_millis(50);
+        let ids = [1, 3, 5, 7, 9];
+        for (most, piece) in ids.into_iter().flat_map(|id| [(id, 100), (id, 8192)]) {
+            let (mut raw, session) = against_server(quiet().max_receive_buffer(BUDGET).stall_timeout(Some(SHORT)), 1);
+            let streams = ids.map(|id| {
+                raw.syn(id, format!("{id}"));
+                session.accept().unwrap()
+            });
+            // Four fifths of an even share each, and one takes what is left, and more.
+            for id in ids {
+                (0..5).for_each(|_| raw.psh(id, [id as u8; 8192]));
+            }
+            let mut sender = Raw::new(raw.stream.try_clone().unwrap(), 1);
+            let sender = thread::spawn(move || {
+                for _ in 0..BUDGET / piece {
+                    sender.psh(most, vec![most as u8; piece]);
+                }
+            });
+            let at = ids.iter().position(|&id| id == most).unwrap();
+            assert!(streams[at].closed().recv().is_err());
+            sender.join().unwrap(); // what came after it was thrown away
+            raw.expect(Command::Fin, most);
+            raw.assert_alive(&session, 99);
+            for (i, mut stream) in streams.iter().enumerate() {
+                if i == at {
+                    assert!(matches!(error_of(stream.read(&mut [0])), Error::Stalled { .. }));
+                } else {
+                    let mut got = vec![0; 5 * 8192];
+                    stream.read_exact(&mut got).unwrap();
+                    assert!(got.iter().all(|&byte| byte == ids[i] as u8), "stream {} lost data", ids[i]);
+                }
+            }
+            assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (1, 0), "{most} {piece}");
+        }
+    });
+}
+
+/// A stream that the application hasn't accepted yet is no way around it.
+#[test]
+fn a_stream_in_the_backlog_is_cut_too() {
+    test("a_stream_in_the_backlog_is_cut_too", || {
+        let (mut raw, session) = against_server(quiet().max_receive_buffer(65_536).stall_timeout(Some(STALL)), 1);
+        raw.syn(1, "never accepted");
+        raw.psh(1, [1; 65_535]);
+        raw.psh(1, [2; 100]);
+        raw.expect(Command::Fin, 1);
+        assert_eq!(session.stats().streams_cut, 1);
+        let mut stream = session.accept().unwrap();
+        assert_eq!(stream.name(), "never accepted");
+        assert!(matches!(error_of(stream.read(&mut [0])), Error::Stalled { .. }));
+        raw.assert_alive(&session, 3);
+    });
+}
+
+/// "Keepalive doesn't run out while the reader is paused, and restarts when it resumes": a stall that lasts longer than the keepalive
+/// timeout ends with a cut, and the session ends for its peer's silence only after it.
+#[test]
+fn a_cut_comes_before_keepalive_whose_clock_rests() {
+    test("a_cut_comes_before_keepalive_whose_clock_rests", || {
+        let timeout = Duration::from_millis(500);
+        let alive = quiet().keepalive_disabled(false).keepalive_interval(timeout / 20).keepalive_timeout(timeout);
+        let before = Instant::now();
+        let (mut raw, session, stream) = paused(alive.stall_timeout(Some(3 * timeout)));
+        // The peer's keepalive doesn't suffer either: it is told all the time that this end lives.
+        for _ in 0..20 {
+            assert_eq!(raw.next().unwrap().header.command, Command::Nop);
+        }
+        assert!(stream.closed().recv().is_err());
+        assert!(matches!(error_of((&stream).read(&mut [0])), Error::Stalled { .. }));
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))), "{:?}", session.close_reason());
+        assert!(before.elapsed() >= 4 * timeout, "the clock restarts at the cut: {:?}", before.elapsed());
+    });
+}
+
+/// A stall that ended is forgotten: the next one has its whole time again.
+#[test]
+fn each_stall_has_its_whole_timeout() {
+    test("each_stall_has_its_whole_timeout", || {
+        let stall = Duration::from_secs(1);
+        let (mut raw, session, mut stream) = paused(quiet().stall_timeout(Some(stall)));
+        let mut all = vec![0; 65_635];
+        for pauses in 1..=4 {
+            thread::sleep(stall * 2 / 5); // time itself is under test: four of these are longer than a stall may be
+            assert_eq!(session.stats().receive_pauses, pauses);
+            stream.read_exact(&mut all).unwrap();
+            raw.psh(1, [1; 65_535]);
+            raw.psh(1, [2; 100]);
+            until(|| session.stats().receive_pauses > pauses);
+        }
+        assert_eq!(session.stats().streams_cut, 0);
+        stream.set_read_deadline(Some(Instant::now() + FAR));
+        stream.read_exact(&mut all).unwrap();
+        processed(&mut raw, &session, 11); // SYN and ten pieces
+        assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (0, 0));
+    });
+}
