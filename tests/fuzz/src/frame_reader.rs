@@ -1,0 +1,247 @@
+//! Arbitrary bytes, in arbitrary pieces, into the frame reader, beside a decoder that has all bytes at once. Both have to see the same
+//! frames, the same error at the same place, and the same end.
+
+use std::io::{self, IoSliceMut, Read};
+
+use crate::Choices;
+use crate::error::Error;
+use crate::pool::BufferPool;
+use crate::wire::HEADER_LEN;
+use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
+
+/// What came of an input, in order.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    /// Version, command, length, stream id; and the payload, if it wasn't skipped.
+    Frame {
+        head: (u8, u8, u16, u32),
+        payload: Option<Vec<u8>>,
+    },
+    BadVersion {
+        theirs: u8,
+    },
+    BadCommand(u8),
+    /// The end of the input, and whether that was inside a frame.
+    End {
+        inside: bool,
+    },
+}
+
+/// Where a payload goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    Skip,
+    /// No choice is made, which means the same.
+    Ignore,
+    Inline,
+    Collect,
+}
+
+/// Every frame's place depends on its number and length alone, so that both decoders agree on it. As the reader asks, small payloads
+/// are taken inline, or skipped, and large ones collected, or skipped: it doesn't read small frames ahead.
+struct Places {
+    kinds: Vec<u8>,
+}
+
+impl Places {
+    fn of(&self, number: usize, length: u16) -> Place {
+        // Frame after frame the same place by default: runs are what makes the reader read ahead.
+        match self.kinds.get(number % (self.kinds.len() + 1)).copied().unwrap_or(7) % 8 {
+            0 => Place::Skip,
+            1 => Place::Ignore,
+            _ if usize::from(length) <= INLINE_MAX => Place::Inline,
+            _ => Place::Collect,
+        }
+    }
+}
+
+/// What a transport would do: reads of chosen sizes, which may be interrupted.
+struct Pieces<'a> {
+    data: &'a [u8],
+    sizes: &'a [u16],
+    turn: usize,
+    /// A lot of input isn't read byte by byte.
+    least: usize,
+}
+
+impl Pieces<'_> {
+    fn next_size(&mut self) -> io::Result<usize> {
+        if self.sizes.is_empty() {
+            return Ok(usize::MAX);
+        }
+        let size = self.sizes[self.turn % self.sizes.len()];
+        self.turn += 1;
+        // Every round makes some progress.
+        match size {
+            0 if self.turn % self.sizes.len() != 0 => Err(io::ErrorKind::Interrupted.into()),
+            _ => Ok(usize::from(size).max(self.least)),
+        }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_vectored(&mut [IoSliceMut::new(buf)])
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        assert!(bufs.iter().any(|buf| !buf.is_empty()), "a read of nothing looks like the end of the input");
+        let (mut left, mut total) = (self.next_size()?, 0);
+        for buf in bufs {
+            let n = left.min(buf.len()).min(self.data.len());
+            let (now, later) = self.data.split_at(n);
+            buf[..n].copy_from_slice(now);
+            (self.data, left, total) = (later, left - n, total + n);
+        }
+        Ok(total)
+    }
+}
+
+/// The frames of `data`, decoded in one go.
+fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
+    let (mut seen, mut at) = (Vec::new(), 0);
+    while let Some(&[theirs, command, l0, l1, a, b, c, d]) = data[at..].first_chunk::<HEADER_LEN>() {
+        if theirs != version {
+            seen.push(Seen::BadVersion { theirs });
+            return seen;
+        }
+        if command > 4 {
+            seen.push(Seen::BadCommand(command));
+            return seen;
+        }
+        let length = u16::from_le_bytes([l0, l1]);
+        let (begin, end) = (at + HEADER_LEN, at + HEADER_LEN + usize::from(length));
+        let place = places.of(seen.len(), length);
+        let skipped = matches!(place, Place::Skip | Place::Ignore) && length > 0;
+        if end > data.len() && !skipped {
+            return ended(seen, true);
+        }
+        let payload = (!skipped).then(|| data[begin..end].to_vec());
+        seen.push(Seen::Frame { head: (theirs, command, length, u32::from_le_bytes([a, b, c, d])), payload });
+        if end > data.len() {
+            return ended(seen, true);
+        }
+        at = end;
+    }
+    ended(seen, at < data.len())
+}
+
+fn ended(mut seen: Vec<Seen>, inside: bool) -> Vec<Seen> {
+    seen.push(Seen::End { inside });
+    seen
+}
+
+/// The frames of `data` as the frame reader sees them.
+fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8, sizes: &[u16]) -> Vec<Seen> {
+    let pool = BufferPool::shared();
+    let mut input = Pieces { data, sizes, turn: 0, least: 1 + data.len() / 8192 };
+    let (mut reader, mut seen) = (FrameReader::new(version, ahead), Vec::new());
+    let head = |header: crate::wire::Header| (header.version, header.command as u8, header.length, header.stream_id);
+    loop {
+        match reader.next() {
+            Ok(Step::NeedInput) => {
+                let before = input.data.len();
+                match reader.fill(&mut input, pool) {
+                    Ok(0) if input.data.is_empty() => return ended(seen, reader.inside_frame()),
+                    Ok(n) => assert_eq!(n, before - input.data.len(), "what a fill says it read"),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::Interrupted),
+                }
+            }
+            Ok(Step::Header(header)) if header.length == 0 => {
+                seen.push(Seen::Frame { head: head(header), payload: Some(Vec::new()) });
+            }
+            Ok(Step::Header(header)) => {
+                assert!(reader.inside_frame(), "between a header and its payload");
+                let place = places.of(seen.len(), header.length);
+                match place {
+                    Place::Skip | Place::Ignore => {
+                        seen.push(Seen::Frame { head: head(header), payload: None });
+                        if place == Place::Skip {
+                            reader.skip();
+                        }
+                    }
+                    Place::Inline => reader.inline(),
+                    Place::Collect => {
+                        let payload = reader.prepare(pool).expect("the pool has buffers of 1 to 65536 bytes");
+                        if rests & 1 << (seen.len() % 8) != 0 {
+                            reader.rest(); // as before a wait for budget
+                        }
+                        reader.collect(payload);
+                    }
+                }
+            }
+            Ok(Step::Inline(header)) => {
+                seen.push(Seen::Frame { head: head(header), payload: Some(reader.payload().to_vec()) });
+            }
+            Ok(Step::Collected(header, Payload { buffer, start, .. })) => {
+                let payload = buffer[start..start + usize::from(header.length)].to_vec();
+                seen.push(Seen::Frame { head: head(header), payload: Some(payload) });
+            }
+            Err(Error::InvalidVersion { ours, theirs, peer: None }) => {
+                assert_eq!(ours, version);
+                seen.push(Seen::BadVersion { theirs });
+                return seen;
+            }
+            Err(Error::InvalidCommand(command)) => {
+                seen.push(Seen::BadCommand(command));
+                return seen;
+            }
+            Err(other) => panic!("{other:?} is no error of the frame reader"),
+        }
+    }
+}
+
+/// The most bytes that an input is made into.
+const MOST: usize = 1 << 20;
+
+/// The bytes that the choices stand for: raw ones, and frames with a payload that needn't be in the input.
+fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
+    let mut data = Vec::new();
+    while !choices.is_empty() && data.len() < MOST {
+        let kind = choices.byte();
+        if kind < 48 {
+            data.extend_from_slice(choices.bytes(usize::from(kind) + 1));
+            continue;
+        }
+        let (command, id, length, seed) = (choices.byte(), choices.byte(), choices.length(), choices.byte());
+        let command = if command < 250 { command % 5 } else { command };
+        let theirs = if kind == 255 { id } else { version };
+        let times = if kind & 3 == 0 { 1 + kind / 16 } else { 1 };
+        for _ in 0..times {
+            data.extend([theirs, command]);
+            data.extend((length as u16).to_le_bytes());
+            data.extend(u32::from(id).to_le_bytes());
+            let at = data.len();
+            data.extend((at..at + length).map(|i| (i as u8).wrapping_mul(31) ^ seed ^ (i >> 8) as u8));
+        }
+        if kind & 7 == 1 {
+            data.truncate(data.len() - choices.length().min(length)); // what follows is taken for payload
+        }
+    }
+    data
+}
+
+/// Runs one input.
+pub fn run(input: &[u8]) {
+    let mut choices = Choices::new(input);
+    let version = 1 + choices.byte() % 2;
+    let ahead = [0, 4096, 20_000, 100_000, 1 << 20][choices.below(5)];
+    let rests = choices.byte();
+    let kinds = choices.below(6);
+    let places = Places { kinds: choices.bytes(kinds).to_vec() };
+    let sizes: Vec<u16> = (0..choices.below(7)).map(|_| choices.length() as u16).collect();
+    let data = bytes(&mut choices, version);
+
+    let expected = one_shot(&data, version, &places);
+    // As chosen, and in one piece; byte by byte where that doesn't take long.
+    let mut cuts: Vec<&[u16]> = vec![&sizes, &[]];
+    if data.len() < 2000 {
+        cuts.push(&[1]);
+    }
+    for sizes in cuts {
+        let seen = in_pieces(&data, version, &places, ahead, rests, sizes);
+        if let Some(at) = (0..expected.len().max(seen.len())).find(|&at| seen.get(at) != expected.get(at)) {
+            panic!("cut to {sizes:?}, step {at}: {:?}, not {:?}", seen.get(at), expected.get(at));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The bodies of the fuzz targets, and what they share. `tests/fuzz_corpus.rs` takes this file too, and replays the corpus with it.
+//!
+//! What two of the targets drive is private to the library, so its source files are taken by path, as `benches/micro.rs` does.
+//!
+//! Invariant: any bytes are an input. A target reads choices off it ([`Choices`]), so that little of an input is wasted, and panics when
+//! gmux does what it shouldn't.
+#![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
+
+#[path = "../../../src/config.rs"]
+pub(crate) mod config;
+#[path = "../../../src/engine/mod.rs"]
+pub(crate) mod engine;
+#[path = "../../../src/error.rs"]
+pub(crate) mod error;
+#[path = "../../../src/pool.rs"]
+pub mod pool;
+#[path = "../../../src/proto/mod.rs"]
+pub(crate) mod proto;
+#[path = "../../../src/session.rs"]
+pub(crate) mod session;
+#[path = "../../../src/stats.rs"]
+pub(crate) mod stats;
+#[path = "../../../src/stream.rs"]
+pub(crate) mod stream;
+#[path = "../../../src/sync/mod.rs"]
+pub(crate) mod sync;
+#[path = "../../../src/traits.rs"]
+pub(crate) mod traits;
+#[path = "../../../src/transport/mod.rs"]
+pub mod transport;
+#[path = "../../../src/wire/mod.rs"]
+pub mod wire;
+
+mod choices;
+pub mod frame_reader;
+pub mod server_session;
+pub mod two_cores;
+
+pub use choices::{Choices, generate, parse_corpus};
+pub use config::{Config, INITIAL_WINDOW};
+pub use crossbeam_channel::Receiver;
+pub use error::{Error, Result};
+pub use session::{Incoming, Session};
+pub use stats::SessionStats;
+pub use stream::Stream;
+pub use traits::{CloseNotifier, MuxConn, MuxStream};
