@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Barrier;
 use std::thread;
