@@ -1,10 +1,25 @@
 //! Warnings that a peer can provoke, at a bounded rate: a flood must not fill the disk with its own log.
 //!
-//! Invariant: at most [`Complaints::RATE`] of them a second and session; what is left out is counted, and the count is said.
+//! Invariants: at most [`Complaints::RATE`] of them a second and session; what is left out is counted, and the count is said; of a name
+//! that a peer chose, a line has at most [`NAME_SHOWN`] bytes.
 
 use std::time::{Duration, Instant};
 
 use log::warn;
+
+/// So many bytes of a stream's name are shown: enough to know it by. Ten lines a second with names of 65,535 bytes, each escaped to five, would
+/// be 3 MB/s.
+const NAME_SHOWN: usize = 100;
+
+/// A name, for the log: quoted and escaped, and cut if it is long.
+pub(super) fn shown(name: &[u8]) -> String {
+    match name.get(..NAME_SHOWN) {
+        Some(start) if name.len() > NAME_SHOWN => {
+            format!("{:?}... ({} bytes)", String::from_utf8_lossy(start), name.len())
+        }
+        _ => format!("{:?}", String::from_utf8_lossy(name)),
+    }
+}
 
 /// Owned by a session's reader thread.
 #[derive(Default)]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 use parking_lot::Mutex;
 
+use super::complaints::shown;
 use super::{Core, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::cell::{Ended, Notifier, StreamCell};
@@ -225,6 +226,6 @@ pub(super) fn run_apart(number: u64, task: impl FnOnce() + Send + 'static) {
 /// Calls a user's notifier; its panic hurts only itself.
 pub(crate) fn call_notifier(session: u64, notifier: Notifier, cell: &Arc<StreamCell>) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| notifier(cell))).is_err() {
-        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {:?} panicked", cell.id, cell.name.text());
+        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {} panicked", cell.id, shown(cell.name.bytes()));
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use log::{trace, warn};
 use parking_lot::Mutex;
 
+use super::complaints::shown;
 use super::{Core, timer};
 use crate::error::Error;
 use crate::proto::keepalive::{Due, Signs};
@@ -103,8 +104,8 @@ impl Core {
         let Some((held, cell)) = largest.filter(|(held, _)| *held > 0) else { return };
         warn!(
             target: "gmux::session",
-            "session {}: the receive budget was full for {after:?}; stream {} {:?}, which holds {held} bytes, is cut",
-            self.number, cell.id, cell.name.text(),
+            "session {}: the receive budget was full for {after:?}; stream {} {}, which holds {held} bytes, is cut",
+            self.number, cell.id, shown(cell.name.bytes()),
         );
         self.fail_stream(cell, Error::Stalled { held, after }, true);
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::{INLINE_MAX, Pending, Reader};
+use crate::engine::complaints::shown;
 use crate::error::{Error, Result};
 use crate::proto::registry::{Admission, Refusal};
 use crate::sync::cell::{Name, StreamCell};
@@ -76,7 +77,7 @@ impl Reader<'_> {
         self.core.counters.streams_refused.add(1);
         let (core, id) = (self.core, header.stream_id);
         self.complaints.say(self.now, core.number, || {
-            let name = name.map(|name| format!(" {:?}", String::from_utf8_lossy(name))).unwrap_or_default();
+            let name = name.map(|name| format!(" {}", shown(name))).unwrap_or_default();
             format!("stream {id}{name} is refused: {}", refusal.reason())
         });
         self.core.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
@@ -84,8 +85,9 @@ impl Reader<'_> {
 
     /// A stream fails alone, for a fault of the peer's.
     pub(super) fn fail(&mut self, cell: &Arc<StreamCell>, error: Error) {
-        let (id, name) = (cell.id, cell.name.text());
-        self.complaints.say(self.now, self.core.number, || format!("stream {id} {name:?} fails: {error}"));
+        self.complaints.say(self.now, self.core.number, || {
+            format!("stream {} {} fails: {error}", cell.id, shown(cell.name.bytes()))
+        });
         self.core.fail_stream(cell, error, false);
     }
 
@@ -93,9 +95,9 @@ impl Reader<'_> {
     pub(super) fn late(&mut self, cell: &Arc<StreamCell>) {
         self.core.counters.frames_ignored.add(1);
         if cell.first_late() {
-            let (id, name) = (cell.id, cell.name.text());
             self.complaints.say(self.now, self.core.number, || {
-                format!("stream {id} {name:?}: data after its end is dropped (Go peers can let FIN overtake data)")
+                let (id, name) = (cell.id, shown(cell.name.bytes()));
+                format!("stream {id} {name}: data after its end is dropped (Go peers can let FIN overtake data)")
             });
         }
     }

@@ -1,0 +1,343 @@
+//! The attacker's side: starts the victim, attacks it, asks it how it is, and keeps a well-behaved peer busy beside.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use gmux::{Config, Session};
+
+use super::attacks::{Answers, Attack, Fate};
+use super::support::Pattern;
+use super::support::raw::Raw;
+use super::victim::{ATTACK, MARK};
+
+/// How long a write to the victim may make no progress before it is asked whether it still reads.
+const NO_PROGRESS: Duration = Duration::from_millis(50);
+
+/// What the victim says of itself: see `victim.rs` for the words.
+#[derive(Debug)]
+pub struct Report {
+    numbers: HashMap<String, u64>,
+    pub reasons: String,
+}
+
+impl Report {
+    fn parse(line: &str) -> Self {
+        let words = line.split_whitespace().filter_map(|word| word.split_once('='));
+        let (reasons, numbers): (Vec<_>, Vec<_>) = words.partition(|(key, _)| *key == "reasons");
+        let numbers = numbers.into_iter().map(|(key, value)| (key.to_owned(), value.parse().unwrap())).collect();
+        Self { numbers, reasons: reasons.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default() }
+    }
+
+    pub fn get(&self, key: &str) -> u64 {
+        self.numbers.get(key).copied().unwrap_or(0)
+    }
+}
+
+/// The attacked process. It doesn't outlive its test.
+pub struct Victim {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    pub bad: SocketAddr,
+    pub good: SocketAddr,
+}
+
+impl Victim {
+    pub fn start(attack: &Attack, version: u8) -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "the_victim", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(ATTACK, format!("{} {version}", attack.name))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut victim = Self { child, input, output, bad: nowhere, good: nowhere };
+        let line = victim.answer();
+        let (bad, good) = line.split_once(' ').unwrap();
+        (victim.bad, victim.good) = (bad.parse().unwrap(), good.parse().unwrap());
+        victim
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the victim is dead: {:?}", self.child.wait());
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.trim_end().to_owned();
+            }
+        }
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
+        self.answer()
+    }
+
+    /// Peaks are measured from here on.
+    pub fn begin(&mut self) {
+        self.ask("begin");
+    }
+
+    pub fn report(&mut self) -> Report {
+        Report::parse(&self.ask("report"))
+    }
+
+    /// Its end: by itself, and a good one.
+    pub fn end(mut self) {
+        drop(self.input.take());
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        assert!(self.child.wait().unwrap().success(), "the victim ended badly: {rest}");
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it has ended already, if all went well
+        let _ = self.child.wait();
+    }
+}
+
+/// A connection to the bad door.
+pub struct Foe {
+    tcp: TcpStream,
+    version: u8,
+    /// Bytes that were sent.
+    pub sent: u64,
+    reading: Option<JoinHandle<()>>,
+}
+
+/// How sending went.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sent {
+    All,
+    /// The victim has stopped reading.
+    Stuck,
+    /// The victim has ended the connection.
+    Gone,
+}
+
+impl Foe {
+    pub fn connect(victim: &Victim, attack: &Attack, version: u8) -> Self {
+        let tcp = TcpStream::connect(victim.bad).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        tcp.set_write_timeout(Some(NO_PROGRESS)).unwrap();
+        let reading = (attack.answers == Answers::Read).then(|| {
+            let mut tcp = tcp.try_clone().unwrap();
+            thread::spawn(move || {
+                let mut piece = vec![0; 65536];
+                while let Ok(1..) = tcp.read(&mut piece) {}
+            })
+        });
+        Self { tcp, version, sent: 0, reading }
+    }
+
+    /// Sends `bytes`, as far as the victim takes them. `stuck` is asked whether to give up when it doesn't.
+    pub fn send(&mut self, mut bytes: &[u8], mut stuck: impl FnMut() -> bool) -> Sent {
+        while !bytes.is_empty() {
+            match self.tcp.write(bytes) {
+                Ok(n) => {
+                    self.sent += n as u64;
+                    bytes = &bytes[n..];
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    if stuck() {
+                        return Sent::Stuck;
+                    }
+                }
+                Err(_) => return Sent::Gone,
+            }
+        }
+        Sent::All
+    }
+
+    /// Waits until the victim has ended the connection.
+    pub fn wait_end(&mut self) {
+        match self.reading.take() {
+            Some(reading) => reading.join().unwrap(),
+            None => while let Ok(1..) = self.tcp.read(&mut [0; 65536]) {},
+        }
+    }
+
+    /// The session still answers: a stream that nobody knows is refused, or one that is known goes on. What comes back has to be unread so far.
+    pub fn leave(mut self) {
+        let _ = self.tcp.shutdown(Shutdown::Both);
+        self.wait_end();
+        let _ = self.version;
+    }
+}
+
+/// A well-behaved peer at the good door: transfers of `len` bytes, one after the other.
+pub struct Friend {
+    stop: Arc<AtomicBool>,
+    pub done: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Friend {
+    pub fn start(victim: &Victim, len: usize) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&done));
+        let session = Session::client(TcpStream::connect(victim.good).unwrap(), Config::new()).unwrap();
+        let thread = thread::spawn(move || {
+            let data = Pattern::bytes(1, len);
+            while !stopped.load(SeqCst) {
+                let mut stream = session.open("a well-behaved stream").unwrap();
+                stream.write_all(&data).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut count = [0; 8];
+                stream.read_exact(&mut count).unwrap();
+                assert_eq!(u64::from_le_bytes(count), len as u64);
+                counted.fetch_add(1, SeqCst);
+            }
+            session.close().unwrap();
+        });
+        Self { stop, done, thread }
+    }
+
+    /// Lets the transfer that is under way go to its end.
+    pub fn stop(self) -> u64 {
+        self.stop.store(true, SeqCst);
+        self.thread.join().unwrap();
+        self.done.load(SeqCst)
+    }
+}
+
+/// Waits until what the victim sends doesn't get any further.
+fn wait_full(victim: &mut Victim) {
+    let (mut before, mut same) = (0, 0);
+    while same < 3 {
+        thread::sleep(Duration::from_millis(20)); // that nothing happens has no event
+        let sent = victim.report().get("sent");
+        same = if sent == before && sent > 0 { same + 1 } else { 0 };
+        before = sent;
+    }
+}
+
+/// What an attack came to.
+pub struct Outcome {
+    pub report: Report,
+    /// Bytes that the attacker sent, and how that ended.
+    pub sent: u64,
+    pub ending: Sent,
+    /// Transfers that the well-behaved peer completed.
+    pub friend: u64,
+}
+
+/// One attack, as fast as it goes, beside a well-behaved peer.
+pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
+    let pieces = if full { attack.pieces.1 } else { attack.pieces.0 };
+    let mut victim = Victim::start(attack, version);
+    let friend = Friend::start(&victim, 256 * 1024);
+    super::support::until(|| friend.done.load(SeqCst) > 0); // what serving it costs isn't the attack's
+    victim.begin();
+    let (mut sent, mut ending) = (0, Sent::All);
+    if attack.apart {
+        for n in 0..pieces {
+            let mut foe = Foe::connect(&victim, attack, version);
+            foe.send(&(attack.piece)(version, n), || false);
+            foe.wait_end();
+            sent += foe.sent;
+        }
+    } else {
+        let mut foe = Foe::connect(&victim, attack, version);
+        let mut stuck = || attack.fate == Fate::Waits && victim.report().get("pauses") > 0;
+        foe.send(&(attack.prelude)(version), &mut stuck);
+        super::support::until(|| victim.report().get("accepted") >= attack.accepted);
+        if attack.answers == Answers::Unread {
+            wait_full(&mut victim);
+        }
+        for n in 0..pieces {
+            let mut stuck = || attack.fate == Fate::Waits && victim.report().get("pauses") > 0;
+            ending = foe.send(&(attack.piece)(version, n), &mut stuck);
+            if ending != Sent::All {
+                break;
+            }
+        }
+        if attack.fate == Fate::Lives {
+            wait_dealt_with(&mut victim);
+        } else {
+            let sign = if attack.fate == Fate::Waits { "pauses" } else { "ended" };
+            super::support::until(|| victim.report().get(sign) > 0);
+        }
+        sent = foe.sent;
+        let before = friend.done.load(SeqCst);
+        // Still attacked, in whatever state: the others go on.
+        super::support::until(|| friend.done.load(SeqCst) >= before + 2);
+        let report = victim.report();
+        foe.leave();
+        let friend = friend.stop();
+        victim.end();
+        return Outcome { report, sent, ending, friend };
+    }
+    let before = friend.done.load(SeqCst);
+    super::support::until(|| friend.done.load(SeqCst) >= before + 2);
+    super::support::until(|| victim.report().get("alive") == 0);
+    let report = victim.report();
+    let friend = friend.stop();
+    victim.end();
+    Outcome { report, sent, ending, friend }
+}
+
+/// Waits until the victim has dealt with what was sent: its frames are counted no more.
+fn wait_dealt_with(victim: &mut Victim) {
+    let (mut before, mut same) = (0, 0);
+    while same < 3 {
+        thread::sleep(Duration::from_millis(10)); // that nothing comes any more has no event
+        let report = victim.report();
+        let frames = report.get("frames");
+        same = if frames == before && frames > 0 { same + 1 } else { 0 };
+        before = frames;
+        if report.get("ended") > 0 {
+            return;
+        }
+    }
+}
+
+/// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `pieces` at `pace` bytes a second.
+pub fn beside(
+    victim: &mut Victim,
+    time: Duration,
+    pace: u64,
+    mut foe: Foe,
+    mut piece: impl FnMut(u32) -> Vec<u8> + Send,
+) -> u64 {
+    let friend = Friend::start(victim, 1 << 20);
+    super::support::until(|| friend.done.load(SeqCst) > 2);
+    victim.begin();
+    let end = Instant::now() + time;
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let begin = Instant::now();
+            for n in 0.. {
+                for part in piece(n).chunks(4096) {
+                    if foe.send(part, || Instant::now() > end) != Sent::All || Instant::now() > end {
+                        foe.leave();
+                        return;
+                    }
+                    let due = begin + Duration::from_nanos(foe.sent * 1_000_000_000 / pace);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+            }
+        });
+        thread::sleep(time); // the measured time itself
+        let served = victim.report().get("served");
+        friend.stop();
+        served
+    })
+}
+
+/// A peer made by hand, for what isn't a flood.
+pub fn raw(victim: &Victim, version: u8) -> Raw {
+    Raw::new(TcpStream::connect(victim.bad).unwrap(), version)
+}
