@@ -219,7 +219,7 @@ impl Stream {
     }
 
     /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it: on the thread that closes it or its session, or, when it
-    /// ends by itself, on a thread of its own. Never on a session's threads, and never under a lock; its panic
+    /// ends by itself, on a thread of its own (at most 8 of those a session: a ninth notifier waits). Never on a session's threads, and never under a lock; its panic
     /// hurts only itself. On a stream that has ended already it is called at once. A second notifier replaces the first.
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.

@@ -3,6 +3,7 @@
 //! Invariants: [`Core::end`] does its work once, whoever calls it first; nothing here waits but `close` and `drain`, on a user's
 //! thread; notifiers are called, and a user's things dropped, with no lock held.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -183,26 +184,57 @@ impl Core {
         if due.is_empty() {
             return;
         }
-        // If no thread can be had, the notifiers stay with their streams, for the threads that close those.
-        let due = Arc::new(Mutex::new(due));
-        let (list, number) = (Arc::clone(&due), self.number);
+        let mut notices = self.notices.lock();
+        notices.due.extend(due);
+        if notices.threads == NOTIFY_THREADS {
+            return; // those see to it
+        }
+        notices.threads += 1;
+        drop(notices);
+        let number = self.number;
         // A notifier gets a handle, which needs the session; all others may be gone by the time that the thread runs.
         let session = self.me.upgrade();
         let started = spawn(format!("gmux-notify-{number}"), move || {
-            let due = std::mem::take(&mut *list.lock());
-            for (cell, notifier) in due {
+            while let Some((cell, notifier)) = session.as_ref().and_then(|session| session.next_notice()) {
                 call_notifier(number, notifier, &cell);
             }
             drop(session);
         });
         if let Err(error) = started {
             warn!(target: "gmux::session", "session {number}: no thread for close notifiers: {error}");
-            let due = std::mem::take(&mut *due.lock());
+            let mut notices = self.notices.lock();
+            notices.threads -= 1;
+            // With no thread at all, the notifiers stay with their streams, for the threads that close those.
+            let due = if notices.threads == 0 { std::mem::take(&mut notices.due) } else { VecDeque::new() };
+            drop(notices);
             for (cell, notifier) in due {
                 cell.keep_notifier(notifier);
             }
         }
     }
+
+    /// The next notifier for one of the threads that call them, which ends when there is none.
+    fn next_notice(&self) -> Option<(Arc<StreamCell>, Notifier)> {
+        let mut notices = self.notices.lock();
+        let next = notices.due.pop_front();
+        if next.is_none() {
+            notices.threads -= 1;
+        }
+        next
+    }
+}
+
+/// How many threads of a session call close notifiers of streams that ended by themselves, at most. A peer can make a stream fail with 24 bytes: a
+/// thread for each, with notifiers that take their time, would be as many threads as there are streams. More than one, so that a notifier that waits doesn't
+/// hold up the others.
+const NOTIFY_THREADS: usize = 8;
+
+/// Close notifiers that are to be called on a thread of their own.
+#[derive(Default)]
+pub(super) struct Notices {
+    due: VecDeque<(Arc<StreamCell>, Notifier)>,
+    /// Threads that call them, or are about to.
+    threads: usize,
 }
 
 /// Runs something of the user's on a thread of its own, or here if there is none to be had.

@@ -95,6 +95,8 @@ pub(crate) struct Core {
     bounded_writes: bool,
     clock: liveness::Clock,
     keepalive: Mutex<Keepalive>,
+    /// A leaf.
+    notices: Mutex<ending::Notices>,
 }
 
 struct Accepting {
@@ -137,6 +139,7 @@ impl Core {
             writer: Mutex::new(None),
             clock: liveness::Clock::new(now),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
+            notices: Mutex::default(),
             env: Env {
                 budget: Budget::new(config.max_receive_buffer),
                 pool: BufferPool::shared(),

@@ -58,6 +58,8 @@ pub struct Cost {
     pub streams: usize,
     /// It is refusals that can't be sent.
     pub refusals: bool,
+    /// Threads that it makes the victim start, at most: the application's for its streams, gmux's for close notifiers.
+    pub threads: usize,
     /// It is sessions, at most so many at once.
     pub sessions: usize,
     /// It is idle buffers, of so many sizes.
@@ -82,6 +84,9 @@ const FIXED: usize = 4 * MIB;
 
 /// How many refusals may wait (the promises say so), and what each occupies while their queue grows.
 const REFUSALS: usize = 65_536 * 4 * 3;
+
+/// How many threads of a session call close notifiers at most (the documentation of `set_close_notifier` says so).
+const NOTIFY_THREADS: usize = 8;
 
 /// How much a size of buffers keeps idle.
 const IDLE: usize = 8 * MIB;
@@ -153,7 +158,15 @@ impl Attack {
             pieces,
             apart: false,
             fate: Fate::Lives,
-            cost: Cost { data: false, names: false, streams: 0, refusals: false, sessions: 0, idle_sizes: 0 },
+            cost: Cost {
+                data: false,
+                names: false,
+                streams: 0,
+                refusals: false,
+                threads: 0,
+                sessions: 0,
+                idle_sizes: 0,
+            },
         }
     }
 
@@ -220,8 +233,8 @@ fn noise(seed: u32, len: usize) -> Vec<u8> {
 
 /// Payload lengths that each need a buffer of another size class: quarter steps from 4096 to 65536, and the data path's own.
 const SIZES: [u16; 21] = [
-    4097, 5121, 6145, 7169, 8193, 10_241, 12_289, 14_337, 16_385, 20_481, 24_577, 28_673, 32_769, 40_961, 49_153, 57_345,
-    65_535, 8192, 16_384, 32_768, 4200,
+    4097, 5121, 6145, 7169, 8193, 10_241, 12_289, 14_337, 16_385, 20_481, 24_577, 28_673, 32_769, 40_961, 49_153,
+    57_345, 65_535, 8192, 16_384, 32_768, 4200,
 ];
 
 // ---- the attacks ----------------------------------------------------------------------------------------------------
@@ -344,11 +357,7 @@ pub static ALL: &[Attack] = &[
         |version, n| frames(n, 4, |i| frame(version, Command::Psh, id(i), &[1; 65_535])),
         (12, 4000),
     ),
-    Attack::new(
-        "nop-flood",
-        |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])),
-        (25, 2000),
-    ),
+    Attack::new("nop-flood", |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])), (25, 2000)),
     Attack {
         prelude: |version| open(version, 1),
         app: App::Holds,
@@ -413,7 +422,7 @@ pub static ALL: &[Attack] = &[
         app: App::NotifiesSlowly,
         accepted: 200,
         prelude: |version| open(version, 200),
-        cost: Cost { streams: 200, ..COST },
+        cost: Cost { streams: 200, threads: NOTIFY_THREADS, ..COST },
         ..Attack::new("failures-notified", |_, n| upd(id(n), i32::MAX as u32, u32::MAX), (200, 200))
     },
     Attack {
@@ -436,7 +445,7 @@ pub static ALL: &[Attack] = &[
     Attack {
         prelude: |version| open(version, 2),
         app: App::Reads,
-        cost: Cost { data: true, ..COST },
+        cost: Cost { data: true, threads: 2, ..COST },
         ..Attack::new(
             "wrong-guesses",
             |version, n| {
@@ -493,7 +502,8 @@ pub static ALL: &[Attack] = &[
     },
 ];
 
-const COST: Cost = Cost { data: false, names: false, streams: 0, refusals: false, sessions: 0, idle_sizes: 0 };
+const COST: Cost =
+    Cost { data: false, names: false, streams: 0, refusals: false, threads: 0, sessions: 0, idle_sizes: 0 };
 
 fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
     frames(n, 1000, |i| {
