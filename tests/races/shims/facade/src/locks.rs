@@ -1,0 +1,217 @@
+//! parking_lot's `Mutex` and `Condvar`.
+//!
+//! As there, a wait ends only by a notification or its time limit, and a notification that finds a waiter is that waiter's alone, though its time
+//! runs out before it goes on. Which of several waiters a `notify_one` takes is the scheduler's choice, while parking_lot takes the oldest: gmux
+//! doesn't depend on that.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync;
+
+use crate::sched::{Id, block_until, choose, me, switch, wake};
+use crate::time::{Alarm, Instant};
+
+pub struct Mutex<T> {
+    turn: sync::Mutex<Turn>,
+    data: sync::Mutex<T>,
+}
+
+#[derive(Default)]
+struct Turn {
+    taken: bool,
+    waiting: Vec<Id>,
+}
+
+pub struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    /// `None` while it waits in a condvar.
+    data: Option<sync::MutexGuard<'a, T>>,
+}
+
+/// The standard library's lock, which nobody else can hold.
+fn own<T>(lock: &sync::Mutex<T>) -> sync::MutexGuard<'_, T> {
+    match lock.try_lock() {
+        Ok(guard) => guard,
+        Err(sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(sync::TryLockError::WouldBlock) => panic!("a thread was switched in the middle of a step"),
+    }
+}
+
+impl<T> Mutex<T> {
+    pub const fn new(value: T) -> Self {
+        let turn = Turn { taken: false, waiting: Vec::new() };
+        Self { turn: sync::Mutex::new(turn), data: sync::Mutex::new(value) }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        switch();
+        self.lock_now();
+        MutexGuard { mutex: self, data: Some(own(&self.data)) }
+    }
+
+    fn lock_now(&self) {
+        block_until(|| {
+            let mut turn = own(&self.turn);
+            if turn.taken {
+                let me = me();
+                if !turn.waiting.contains(&me) {
+                    turn.waiting.push(me);
+                }
+            }
+            !std::mem::replace(&mut turn.taken, true)
+        });
+        let (mut turn, me) = (own(&self.turn), me());
+        turn.waiting.retain(|&id| id != me);
+    }
+
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        switch();
+        let free = !std::mem::replace(&mut own(&self.turn).taken, true);
+        free.then(|| MutexGuard { mutex: self, data: Some(own(&self.data)) })
+    }
+
+    /// All who wait may try.
+    fn unlock(&self) {
+        let mut turn = own(&self.turn);
+        turn.taken = false;
+        let waiting = std::mem::take(&mut turn.waiting);
+        drop(turn);
+        waiting.into_iter().for_each(wake);
+    }
+}
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutex").field("data", &self.data).finish_non_exhaustive()
+    }
+}
+
+impl<T> MutexGuard<'_, T> {
+    /// Who gets it next is the scheduler's choice, here too.
+    pub fn unlock_fair(guard: Self) {
+        drop(guard);
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        // What was done under the lock can be seen by others before it is free: by `try_lock`, and through atomics.
+        switch();
+        self.data = None;
+        self.mutex.unlock();
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.data.as_ref().expect("held")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.data.as_mut().expect("held")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Waiting,
+    Notified,
+    TimedOut,
+}
+
+/// One wait in a condvar.
+#[derive(Debug)]
+pub struct Waiter {
+    thread: Id,
+    state: sync::Mutex<Wait>,
+}
+
+impl Waiter {
+    /// Ends the wait, unless it has ended.
+    fn end(&self, how: Wait) -> bool {
+        let mut state = own(&self.state);
+        let waits = *state == Wait::Waiting;
+        if waits {
+            *state = how;
+            drop(state);
+            wake(self.thread);
+        }
+        waits
+    }
+
+    /// Its time limit has passed.
+    pub fn time_out(&self) {
+        self.end(Wait::TimedOut);
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Condvar {
+    waiters: sync::Mutex<Vec<sync::Arc<Waiter>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitTimeoutResult(bool);
+
+impl WaitTimeoutResult {
+    pub fn timed_out(self) -> bool {
+        self.0
+    }
+}
+
+impl Condvar {
+    pub const fn new() -> Self {
+        Self { waiters: sync::Mutex::new(Vec::new()) }
+    }
+
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        self.wait_to(guard, None);
+    }
+
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Instant) -> WaitTimeoutResult {
+        WaitTimeoutResult(self.wait_to(guard, Some(limit)) == Wait::TimedOut)
+    }
+
+    fn wait_to<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Option<Instant>) -> Wait {
+        switch();
+        let waiter = sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
+        let _alarm = limit.map(|limit| Alarm::set(limit, &waiter)); // rings at once if that has passed
+        own(&self.waiters).push(sync::Arc::clone(&waiter));
+        // Released and waiting in one step, as a condvar promises.
+        guard.data = None;
+        guard.mutex.unlock();
+        block_until(|| *own(&waiter.state) != Wait::Waiting);
+        own(&self.waiters).retain(|other| !sync::Arc::ptr_eq(other, &waiter));
+        guard.mutex.lock_now();
+        guard.data = Some(own(&guard.mutex.data));
+        let ended = *own(&waiter.state);
+        ended
+    }
+
+    /// Those that haven't been woken yet.
+    fn waiting(&self) -> Vec<sync::Arc<Waiter>> {
+        let waiters = own(&self.waiters);
+        waiters.iter().filter(|waiter| *own(&waiter.state) == Wait::Waiting).cloned().collect()
+    }
+
+    pub fn notify_one(&self) -> bool {
+        switch();
+        let waiting = self.waiting();
+        waiting.get(choose(waiting.len())).is_some_and(|waiter| waiter.end(Wait::Notified))
+    }
+
+    pub fn notify_all(&self) -> usize {
+        switch();
+        self.waiting().iter().filter(|waiter| waiter.end(Wait::Notified)).count()
+    }
+}

@@ -1,0 +1,577 @@
+//! One stream and what the engine does to it, without the engine: its calls against deliveries, turns, limits and endings.
+
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use facade::time::advance;
+use parking_lot::Mutex;
+
+use super::Check;
+use crate::proto::stream::{Lane, Transmit};
+use crate::sync::budget::Budget;
+use crate::sync::cell::{Direction, Env, Name, StreamCell, Wakes};
+use crate::sync::shaper::{Order, Queue, shaper};
+use crate::wire::MAX_PAYLOAD;
+use crate::{Config, Error, INITIAL_WINDOW};
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "cell_reads",
+        about: "lost wake-up: two reads against small deliveries, gathered wake-ups and FIN",
+        time: false,
+        body: cell_reads,
+    },
+    Check {
+        name: "cell_reads_large",
+        about: "lost wake-up: two reads that copy outside the lock against deliveries and FIN",
+        time: false,
+        body: cell_reads_large,
+    },
+    Check {
+        name: "cell_writes",
+        about: "lost wake-up, scheduled flag against poll_transmit: two writes and a flush, a queue of 3 bytes, the writer",
+        time: false,
+        body: cell_writes,
+    },
+    Check {
+        name: "cell_writes_large",
+        about: "two writes that copy outside the lock: each call's bytes stay together",
+        time: false,
+        body: cell_writes_large,
+    },
+    Check {
+        name: "cell_credit",
+        about: "lost wake-up: two writes without credit against UPDs",
+        time: false,
+        body: cell_credit,
+    },
+    Check {
+        name: "cell_turns",
+        about: "scheduled flag against poll_transmit: writes, window updates and FIN from three threads; all is sent, none twice",
+        time: false,
+        body: cell_turns,
+    },
+    Check {
+        name: "cell_limits",
+        about: "deadline, timeout, no-data timeout and non-blocking mode set while read, write and flush wait",
+        time: true,
+        body: cell_limits,
+    },
+    Check {
+        name: "cell_limits_move",
+        about: "a deadline is moved near and far while a read waits and time passes",
+        time: true,
+        body: cell_limits_move,
+    },
+    Check {
+        name: "cell_endings",
+        about: "close, failure, detach and end against read, write, flush, a delivery and the writer",
+        time: false,
+        body: cell_endings,
+    },
+    Check {
+        name: "cell_double_close",
+        about: "three closes, a shutdown and an end: one of them ends it, one gets the notifier; one FIN",
+        time: false,
+        body: cell_double_close,
+    },
+    Check {
+        name: "cell_notifier",
+        about: "set_notifier twice against close: what isn't replaced is called, once",
+        time: false,
+        body: cell_notifier,
+    },
+];
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A stream of version 1, for what needs one but nothing of it.
+pub fn cell(id: u32) -> Arc<StreamCell> {
+    StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
+}
+
+/// A stream and its surroundings.
+struct Lab {
+    env: Env,
+    cell: Arc<StreamCell>,
+}
+
+/// What was sent.
+#[derive(Debug, Default)]
+struct Sent {
+    data: Vec<u8>,
+    frames: String,
+}
+
+fn lab(config: Config) -> (Arc<Lab>, Queue) {
+    config.validate().expect("a configuration that sessions take");
+    let (shaper, queue) = shaper();
+    let cell = StreamCell::new(3, Name::new(b"", None), &config, true, Instant::now());
+    let env = Env {
+        shaper,
+        budget: Budget::new(config.max_receive_buffer),
+        pool: crate::pool::BufferPool::shared(),
+        granted: AtomicU64::default(),
+        config,
+    };
+    (Arc::new(Lab { env, cell }), queue)
+}
+
+impl Lab {
+    /// Runs `work` on a thread.
+    fn spawn<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Env, &Arc<StreamCell>) -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let lab = Arc::clone(self);
+        thread::spawn(move || work(&lab.env, &lab.cell))
+    }
+
+    /// The writer thread: what the engine's does, without a transport. Ends on the order to finish, when nothing is left.
+    fn writer(self: &Arc<Self>, mut queue: Queue) -> thread::JoinHandle<Sent> {
+        let parker = queue.parker();
+        self.spawn(move |env, cell| {
+            let mut sent = Sent::default();
+            loop {
+                let finish = env.shaper.has(Order::Finish);
+                if let Some((cell, lane)) = next(&mut queue) {
+                    take_turn(env, &cell, lane, &mut queue, &mut sent);
+                } else if finish {
+                    assert!(!queue.has_turns());
+                    assert_eq!(cell.id, 3);
+                    return sent;
+                } else {
+                    parker.park(&env.shaper);
+                }
+            }
+        })
+    }
+
+    fn finish(&self) {
+        self.env.shaper.order(Order::Finish);
+    }
+}
+
+fn next(queue: &mut Queue) -> Option<(Arc<StreamCell>, Lane)> {
+    let express = queue.next_express().map(|cell| (cell, Lane::Express));
+    express.or_else(|| queue.next_bulk().map(|cell| (cell, Lane::Bulk)))
+}
+
+fn take_turn(env: &Env, cell: &Arc<StreamCell>, lane: Lane, queue: &mut Queue, sent: &mut Sent) {
+    let turn = cell.take_turn(env, lane, MAX_PAYLOAD, |frame| match frame {
+        Transmit::Syn => sent.frames.push('S'),
+        Transmit::Update { .. } => sent.frames.push('U'),
+        Transmit::Fin => sent.frames.push('F'),
+        Transmit::Data(payload) => {
+            sent.frames.push('D');
+            sent.data.extend_from_slice(&payload.into_buffer()[crate::wire::HEADER_LEN..]);
+        }
+    });
+    if turn.again {
+        queue.again(Arc::clone(cell));
+    }
+    if turn.wake_writer {
+        cell.wake_writer();
+    }
+    if turn.data > 0 || turn.fin {
+        cell.hand_over(turn.data, turn.fin, Instant::now());
+    }
+}
+
+fn read_to_end(env: &Env, cell: &Arc<StreamCell>, size: usize) -> Vec<u8> {
+    let (mut buf, mut all) = (vec![0; size], Vec::new());
+    loop {
+        match cell.read(env, &mut buf).unwrap() {
+            0 => return all,
+            n => all.extend_from_slice(&buf[..n]),
+        }
+    }
+}
+
+/// As the library's own `write_all`: the caller rings.
+fn write_all(env: &Env, cell: &Arc<StreamCell>, mut data: &[u8]) -> Result<(), Error> {
+    while !data.is_empty() {
+        let written = cell.write(env, data)?;
+        env.shaper.ring(written.bell);
+        data = &data[written.accepted..];
+    }
+    Ok(())
+}
+
+/// Delivers as the reader thread does.
+fn deliver(env: &Env, cell: &Arc<StreamCell>, data: &[u8], wakes: &mut Wakes) {
+    use crate::proto::chunks::{Chunk, charge_for};
+    use crate::sync::cell::Small;
+    let now = Instant::now();
+    match cell.deliver_small(env, data, now, wakes).unwrap() {
+        Small::Needs { merged, size } => {
+            let mut buffer = env.pool.get(size.min(MAX_PAYLOAD)).unwrap();
+            let charge = env.budget.charge(charge_for(&buffer));
+            let rest = &data[merged..];
+            buffer[..rest.len()].copy_from_slice(rest);
+            cell.deliver(env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
+        }
+        Small::Done | Small::Late => {}
+    }
+}
+
+fn cell_reads() {
+    let (lab, _queue) = lab(Config::new());
+    let readers = [2, 3].map(|size| lab.spawn(move |env, cell| read_to_end(env, cell, size)));
+    let mut wakes = Wakes::default();
+    for data in [&b"abc"[..], b"d", b"efgh"] {
+        deliver(&lab.env, &lab.cell, data, &mut wakes);
+        if data.len() != 1 {
+            wakes.send(); // the second waits for the third's
+        }
+    }
+    assert!(lab.cell.peer_fin(Instant::now()));
+    let mut all = readers.map(|reader| reader.join().unwrap()).concat();
+    all.sort_unstable();
+    assert_eq!(all, b"abcdefgh");
+    assert_eq!(lab.env.budget.used(), 0);
+}
+
+fn cell_reads_large() {
+    const LEN: usize = 5000;
+    let (lab, _queue) = lab(Config::new());
+    let readers = [6000, 4500].map(|size| lab.spawn(move |env, cell| read_to_end(env, cell, size)));
+    let mut wakes = Wakes::default();
+    for byte in [1, 2] {
+        use crate::proto::chunks::{Chunk, charge_for};
+        let mut buffer = lab.env.pool.get(LEN).unwrap();
+        buffer[..LEN].fill(byte);
+        let charge = lab.env.budget.charge(charge_for(&buffer));
+        lab.cell.admit(&lab.env, LEN).unwrap();
+        lab.cell.deliver(&lab.env, Chunk::new(buffer, 0, LEN, charge), Instant::now(), &mut wakes);
+        wakes.send();
+    }
+    lab.cell.peer_fin(Instant::now());
+    let all = readers.map(|reader| reader.join().unwrap()).concat();
+    let count = |byte| all.iter().filter(|&&other| other == byte).count();
+    assert_eq!((all.len(), count(1), count(2)), (2 * LEN, LEN, LEN));
+    assert_eq!(lab.env.budget.used(), 0);
+}
+
+fn cell_writes() {
+    let (lab, queue) = lab(Config::new().max_send_buffer(3));
+    let writer = lab.writer(queue);
+    let writes = [b"aaaa", b"bbbb"].map(|data| {
+        lab.spawn(move |env, cell| {
+            write_all(env, cell, data).unwrap();
+            cell.flush().unwrap();
+        })
+    });
+    for write in writes {
+        write.join().unwrap();
+    }
+    lab.finish();
+    let mut sent = writer.join().unwrap();
+    sent.data.sort_unstable();
+    assert_eq!(sent.data, b"aaaabbbb");
+    assert!(sent.frames.starts_with('S') && sent.frames.matches('S').count() == 1, "{sent:?}");
+}
+
+fn cell_writes_large() {
+    const LEN: usize = 5000;
+    let (lab, queue) = lab(Config::new().max_send_buffer(3 * LEN).max_frame_size(LEN - 100));
+    let writer = lab.writer(queue);
+    let writes = [1, 2, 3].map(|byte| {
+        // The third is small, and mustn't come between the pieces of the others.
+        let len = if byte == 3 { 10 } else { LEN };
+        lab.spawn(move |env, cell| {
+            let written = cell.write(env, &vec![byte; len]).unwrap();
+            env.shaper.ring(written.bell);
+            (byte, written.accepted)
+        })
+    });
+    let accepted = writes.map(|write| write.join().unwrap());
+    lab.finish();
+    let sent = writer.join().unwrap();
+    let mut runs: Vec<(u8, usize)> = sent.data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+    runs.sort_unstable();
+    assert_eq!(runs, accepted, "one call's bytes lie together");
+}
+
+fn cell_credit() {
+    let (lab, queue) = lab(Config::new().version(2).max_send_buffer(1 << 20));
+    let (env, cell) = (&lab.env, &lab.cell);
+    let writer = lab.writer(queue);
+    // The window a stream begins with is used up.
+    assert_eq!(cell.write(env, &vec![0; 300_000]).unwrap().accepted, INITIAL_WINDOW as usize);
+    cell.flush().unwrap(); // a peer can't have consumed what wasn't sent
+    let writes = [1, 2].map(|byte| lab.spawn(move |env, cell| write_all(env, cell, &[byte; 4]).unwrap()));
+    let mut wakes = Wakes::default();
+    for consumed in [3, 8] {
+        cell.update(env, (consumed, INITIAL_WINDOW), Instant::now(), &mut wakes).unwrap();
+        wakes.send();
+    }
+    for write in writes {
+        write.join().unwrap();
+    }
+    lab.finish();
+    let sent = writer.join().unwrap();
+    let mut rest = sent.data[INITIAL_WINDOW as usize..].to_vec();
+    rest.sort_unstable();
+    assert_eq!(rest, [1, 1, 1, 1, 2, 2, 2, 2]);
+}
+
+fn cell_turns() {
+    let config = Config::new().version(2).max_stream_buffer(8);
+    let (lab, mut queue) = lab(config);
+    let parker = queue.parker();
+    let writer = lab.spawn(move |env, _| {
+        let mut sent = Sent::default();
+        loop {
+            let finish = env.shaper.has(Order::Finish);
+            // A stream is in a lane at most once, and the lanes are looked at together here.
+            let mut taken = VecDeque::new();
+            while let Some(turn) = next(&mut queue) {
+                taken.push_back(turn);
+            }
+            // Between the looks it may have been put in again only after its turn, which hasn't come.
+            for lane in [Lane::Express, Lane::Bulk] {
+                assert!(taken.iter().filter(|(_, other)| *other == lane).count() <= 1, "in a lane twice");
+            }
+            let idle = taken.is_empty();
+            for (cell, lane) in taken {
+                take_turn(env, &cell, lane, &mut queue, &mut sent);
+            }
+            if idle && finish {
+                return sent;
+            }
+            if idle {
+                parker.park(&env.shaper);
+            }
+        }
+    });
+    let write = lab.spawn(|env, cell| write_all(env, cell, &[7; 3000]).unwrap());
+    let more = lab.spawn(|env, cell| {
+        for _ in 0..2 {
+            write_all(env, cell, b"x").unwrap();
+        }
+    });
+    let read = lab.spawn(|env, cell| {
+        let mut got = 0;
+        while got < 8 {
+            got += cell.read(env, &mut [0; 4]).unwrap();
+        }
+    });
+    let mut wakes = Wakes::default();
+    for _ in 0..2 {
+        deliver(&lab.env, &lab.cell, b"1234", &mut wakes);
+        wakes.send();
+    }
+    write.join().unwrap();
+    more.join().unwrap();
+    drop(lab.cell.finish(&lab.env));
+    read.join().unwrap();
+    lab.finish();
+    let Sent { data, frames } = writer.join().unwrap();
+    assert_eq!(data.len(), 3002, "{frames}");
+    assert!(frames.starts_with('S') && frames.matches('S').count() == 1, "{frames}");
+    assert!(frames.contains('U') && frames.matches('U').count() <= 2, "{frames}");
+    assert!(frames.matches('F').count() == 1 && !frames[frames.find('F').unwrap()..].contains('D'), "{frames}");
+}
+
+/// Each of three waiting calls ends by a limit that is set while it waits, or before, or after; time passes it at any moment.
+fn cell_limits() {
+    let (lab, _queue) = lab(Config::new().max_send_buffer(1));
+    let cell = &lab.cell;
+    write_all(&lab.env, cell, b"x").unwrap(); // its queue is full, and nobody sends
+    let read = lab.spawn(|env, cell| cell.read(env, &mut [0]).map(drop));
+    let write = lab.spawn(|env, cell| cell.write(env, b"y").map(drop));
+    let flush = lab.spawn(|_, cell| cell.flush());
+    let kind = facade::sched::choose(4);
+    let set = lab.spawn(move |_, cell| match kind {
+        0 => {
+            cell.set_deadline(Direction::Read, Some(Instant::now()));
+            cell.set_deadline(Direction::Write, Some(Instant::now()));
+        }
+        1 => {
+            cell.set_timeout(Direction::Read, Some(SECOND));
+            cell.set_timeout(Direction::Write, Some(SECOND));
+            advance(2 * SECOND);
+            advance(2 * SECOND); // a call may have begun since
+        }
+        2 => {
+            cell.set_no_data_timeout(Some(SECOND));
+        }
+        _ => cell.set_nonblocking(true),
+    });
+    if kind == 2 {
+        // It fires for one call at a time, and its clock starts again: time has to pass for each.
+        let clock = lab.spawn(|_, _| {
+            for _ in 0..12 {
+                advance(2 * SECOND);
+                thread::yield_now();
+            }
+        });
+        clock.join().unwrap();
+        set.join().unwrap();
+        for _ in 0..3 {
+            advance(2 * SECOND);
+        }
+        cell.set_nonblocking(true);
+    } else {
+        set.join().unwrap();
+        if kind == 1 {
+            advance(2 * SECOND);
+            cell.set_nonblocking(true); // for those that begin only now
+        }
+    }
+    for call in [read, write, flush] {
+        let error = call.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Timeout | Error::NoData(_) | Error::WouldBlock), "{error}");
+    }
+}
+
+fn cell_limits_move() {
+    let (lab, _queue) = lab(Config::new());
+    let start = Instant::now();
+    let read = lab.spawn(|env, cell| cell.read(env, &mut [0]));
+    let far = facade::sched::choose(2) == 0;
+    let mover = lab.spawn(move |_, cell| {
+        cell.set_deadline(Direction::Read, Some(start + 5 * SECOND));
+        cell.set_deadline(Direction::Read, if far { None } else { Some(start + 50 * SECOND) });
+        cell.set_deadline(Direction::Read, Some(start + 2 * SECOND));
+    });
+    let clock = thread::spawn(|| {
+        for _ in 0..3 {
+            advance(SECOND);
+        }
+    });
+    // Whichever comes last, the read is past its deadline then: it mustn't wait for the limit that held when it began to.
+    mover.join().unwrap();
+    clock.join().unwrap();
+    assert!(matches!(read.join().unwrap(), Err(Error::Timeout)));
+    assert!(Instant::now() == start + 3 * SECOND);
+}
+
+fn cell_endings() {
+    let (lab, queue) = lab(Config::new().max_send_buffer(2));
+    let writer = lab.writer(queue);
+    let calls = [
+        lab.spawn(|env, cell| {
+            let mut total = 0;
+            loop {
+                match cell.read(env, &mut [0; 2]) {
+                    Ok(0) => return (total, None),
+                    Ok(n) => total += n,
+                    Err(error) => return (total, Some(error)),
+                }
+            }
+        }),
+        lab.spawn(|env, cell| (0, write_all(env, cell, b"abcdef").err())),
+        lab.spawn(|_, cell| (0, cell.flush().err())),
+    ];
+    let deliverer = lab.spawn(|env, cell| {
+        let mut wakes = Wakes::default();
+        deliver(env, cell, b"123", &mut wakes);
+        wakes.send();
+    });
+    let how = facade::sched::choose(4);
+    let (env, cell) = (&lab.env, &lab.cell);
+    let ended = match how {
+        0 => cell.close(env),
+        1 => cell.fail(env, Error::Timeout, false),
+        2 => cell.detach(env, &Arc::new(Error::Closed)),
+        _ => cell.end(env, &Arc::new(Error::PeerClosed)),
+    };
+    assert!(ended.first && ended.notifier.is_none());
+    drop(ended);
+    assert!(cell.closed().recv().is_err());
+    let [(read, read_error), (_, write_error), (_, flush_error)] = calls.map(|call| call.join().unwrap());
+    deliverer.join().unwrap();
+    lab.finish();
+    let sent = writer.join().unwrap();
+    assert!(read <= 3 && read_error.is_some(), "a read ends with an error, for there was no FIN");
+    for error in [read_error, write_error.clone(), flush_error].into_iter().flatten() {
+        let expected = match how {
+            0 | 2 => matches!(error, Error::Closed),
+            // A write that comes later finds the failure too.
+            1 => matches!(error, Error::Timeout),
+            _ => matches!(error, Error::PeerClosed),
+        };
+        assert!(expected, "{how}: {error}");
+    }
+    assert!(b"abcdef".starts_with(&sent.data), "{sent:?}");
+    let fins = sent.frames.matches('F').count();
+    assert_eq!(fins, usize::from(how < 2), "{how}: {sent:?}");
+    if write_error.is_none() && how != 3 && how != 1 {
+        assert_eq!(sent.data, b"abcdef", "what was accepted is sent");
+    }
+}
+
+fn cell_double_close() {
+    let (lab, queue) = lab(Config::new());
+    let writer = lab.writer(queue);
+    let called = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&called);
+    let notifier = move |_: &Arc<StreamCell>| {
+        count.fetch_add(1, SeqCst);
+    };
+    drop(lab.cell.set_notifier(Box::new(notifier)));
+    write_all(&lab.env, &lab.cell, b"ab").unwrap();
+    let results = Arc::new(Mutex::new((0, 0)));
+    let ending = |end: fn(&Env, &Arc<StreamCell>) -> crate::sync::cell::Ended| {
+        let results = Arc::clone(&results);
+        lab.spawn(move |env, cell| {
+            let mut ended = end(env, cell);
+            let mut results = results.lock();
+            results.0 += usize::from(ended.first);
+            results.1 += usize::from(ended.closed);
+            drop(results);
+            if let Some(notifier) = ended.notifier.take() {
+                notifier(cell);
+            }
+        })
+    };
+    let threads = [
+        ending(|env, cell| cell.close(env)),
+        ending(|env, cell| cell.close(env)),
+        ending(|env, cell| cell.close(env)),
+        ending(|env, cell| cell.finish(env)),
+        ending(|env, cell| cell.detach(env, &Arc::new(Error::Closed))),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    lab.finish();
+    let sent = writer.join().unwrap();
+    let results = results.lock();
+    assert_eq!((results.0, results.1, called.load(SeqCst)), (1, 1, 1), "ended, closed, notified");
+    // When its session was closing first, it gets no FIN.
+    assert!(sent.frames.matches('F').count() <= 1 && sent.data == b"ab", "{sent:?}");
+}
+
+fn cell_notifier() {
+    let (lab, _queue) = lab(Config::new());
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let setters = [1, 2].map(|n| {
+        let calls = Arc::clone(&calls);
+        lab.spawn(move |_, cell| {
+            let (replaced, due) = cell.set_notifier(Box::new(move |_| calls.lock().push(n)));
+            if let Some(due) = due {
+                due(cell);
+            }
+            usize::from(replaced.is_some())
+        })
+    });
+    let closer = lab.spawn(|env, cell| {
+        if let Some(notifier) = cell.close(env).notifier.take() {
+            notifier(cell);
+        }
+    });
+    closer.join().unwrap();
+    let replaced: usize = setters.map(|setter| setter.join().unwrap()).iter().sum();
+    let mut calls = calls.lock().clone();
+    calls.sort_unstable();
+    calls.dedup();
+    assert_eq!(calls.len() + replaced, 2, "each was replaced or called");
+}
+

@@ -1,0 +1,317 @@
+//! A connection whose other end is the check itself: it feeds frames, and looks at what was written.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+
+use facade::sched::choose;
+use parking_lot::{Condvar, Mutex};
+
+use crate::transport::{Control, Halves, Transport};
+use crate::wire::{Command, Frame};
+use crate::{Config, Session};
+
+pub struct Line {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    input: VecDeque<u8>,
+    eof: bool,
+    reads_fail: bool,
+    writes_fail: bool,
+    aborted: bool,
+    output: Vec<u8>,
+    /// `finish_write` was called; the write half was dropped.
+    finished: bool,
+    dropped: bool,
+    /// Writes wait, as on a full socket.
+    full: bool,
+    /// How often a write may still be taken in part, or not at all.
+    moods: usize,
+}
+
+impl Line {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State::default()), changed: Condvar::new() })
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+
+    /// The peer sends `frames`.
+    pub fn feed(&self, frames: &[Frame]) {
+        let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+        self.set(|state| state.input.extend(bytes));
+    }
+
+    /// The peer ends its side.
+    pub fn eof(&self) {
+        self.set(|state| state.eof = true);
+    }
+
+    pub fn fail_reads(&self) {
+        self.set(|state| state.reads_fail = true);
+    }
+
+    pub fn fail_writes(&self) {
+        self.set(|state| state.writes_fail = true);
+    }
+
+    pub fn full(&self, full: bool) {
+        self.set(|state| state.full = full);
+    }
+
+    pub fn moods(&self, moods: usize) {
+        self.set(|state| state.moods = moods);
+    }
+
+    /// Waits until what was written satisfies the peer.
+    pub fn wait_for(&self, mut enough: impl FnMut(&[Frame]) -> bool) {
+        let mut state = self.state.lock();
+        while !enough(&decode(&state.output)) {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Waits until the writing direction has ended.
+    pub fn wait_finished(&self) {
+        let mut state = self.state.lock();
+        while !state.finished {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// What was written; whole frames, unless a write failed.
+    pub fn frames(&self) -> Vec<Frame> {
+        decode(&self.state.lock().output)
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.state.lock().finished
+    }
+
+    /// That the session has let go of it: the write half is gone.
+    pub fn is_dropped(&self) -> bool {
+        self.state.lock().dropped
+    }
+}
+
+fn decode(mut bytes: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while let Some((frame, rest)) = Frame::decode(bytes).expect("gmux writes commands that exist") {
+        frames.push(frame);
+        bytes = rest;
+    }
+    frames
+}
+
+struct ReadHalf(Arc<Line>);
+
+struct WriteHalf(Arc<Line>);
+
+struct LineControl(Arc<Line>);
+
+impl Read for ReadHalf {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.0.state.lock();
+        loop {
+            if state.aborted || state.reads_fail {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            if !state.input.is_empty() {
+                return state.input.read(buf);
+            }
+            if state.eof {
+                return Ok(0);
+            }
+            self.0.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Write for WriteHalf {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.0.state.lock();
+        while state.full && !state.aborted && !state.writes_fail {
+            self.0.changed.wait(&mut state);
+        }
+        if state.aborted || state.writes_fail {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut n = bytes.len();
+        if state.moods > 0 {
+            state.moods -= 1;
+            match choose(3) {
+                0 => return Err(io::ErrorKind::WouldBlock.into()),
+                1 => n = 1 + choose(n),
+                _ => {}
+            }
+        }
+        state.output.extend_from_slice(&bytes[..n]);
+        drop(state);
+        self.0.changed.notify_all();
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        self.0.set(|state| state.dropped = true);
+    }
+}
+
+impl Control for LineControl {
+    fn finish_write(&self) -> io::Result<()> {
+        self.0.set(|state| state.finished = true);
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.0.set(|state| state.aborted = true);
+    }
+}
+
+/// The session's side of it.
+pub struct Ours {
+    line: Arc<Line>,
+    bounded: bool,
+}
+
+impl Transport for Ours {
+    fn split(self) -> io::Result<Halves> {
+        let line = self.line;
+        let control = LineControl(Arc::clone(&line));
+        Ok(Halves::new(ReadHalf(Arc::clone(&line)), WriteHalf(line), control).bounded_writes(self.bounded))
+    }
+}
+
+/// A server's session, and its line. `bounded`: callers may take the writer's turn.
+pub fn server(config: Config, bounded: bool) -> (Session, Arc<Line>) {
+    let line = Line::new();
+    let session = Session::server(Ours { line: Arc::clone(&line), bounded }, config);
+    (session.expect("the configuration is valid"), line)
+}
+
+/// No keepalive, and version 1.
+pub fn quiet() -> Config {
+    Config::new().keepalive_disabled(true)
+}
+
+// ---- frames -------------------------------------------------------------------------------------------------------------
+
+fn frame(version: u8, command: Command, id: u32, payload: &[u8]) -> Frame {
+    Frame::new(version, command, id, payload).expect("short enough")
+}
+
+/// Frames of one version.
+#[derive(Clone, Copy)]
+pub struct Peer(pub u8);
+
+impl Peer {
+    pub fn syn(self, id: u32) -> Frame {
+        frame(self.0, Command::Syn, id, b"")
+    }
+
+    pub fn psh(self, id: u32, payload: &[u8]) -> Frame {
+        frame(self.0, Command::Psh, id, payload)
+    }
+
+    pub fn fin(self, id: u32) -> Frame {
+        frame(self.0, Command::Fin, id, b"")
+    }
+
+    pub fn upd(self, id: u32, consumed: u32, window: u32) -> Frame {
+        Frame::update(id, consumed, window)
+    }
+}
+
+pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
+    frames.iter().filter(|frame| frame.header.command == command && frame.header.stream_id == id).count()
+}
+
+/// A stream's data.
+pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
+    let psh = |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
+    frames.iter().filter(psh).flat_map(|frame| frame.payload.clone()).collect()
+}
+
+/// What holds of every stream at every time: one SYN at most and before all, one FIN at most, no data after it.
+pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
+    let of_stream: Vec<Command> =
+        frames.iter().filter(|frame| frame.header.stream_id == id).map(|frame| frame.header.command).collect();
+    let at = |command| of_stream.iter().position(|&other| other == command);
+    assert_eq!(count(frames, Command::Syn, id), usize::from(ours && !of_stream.is_empty()), "{of_stream:?}");
+    assert!(at(Command::Syn).is_none_or(|at| at == 0), "{of_stream:?}");
+    assert!(count(frames, Command::Fin, id) <= 1, "{of_stream:?}");
+    if let Some(fin) = at(Command::Fin) {
+        assert!(!of_stream[fin..].contains(&Command::Psh), "{of_stream:?}");
+    }
+}
+
+// ---- two sessions -------------------------------------------------------------------------------------------------------
+
+/// One end of a connection between two sessions: what it writes is the other's input.
+pub struct End {
+    ours: Arc<Line>,
+    theirs: Arc<Line>,
+}
+
+/// A connection between two sessions.
+pub fn pair() -> (End, End) {
+    let (one, two) = (Line::new(), Line::new());
+    (
+        End { ours: Arc::clone(&one), theirs: Arc::clone(&two) },
+        End { ours: two, theirs: one },
+    )
+}
+
+struct PairWrite(Arc<Line>);
+
+struct PairControl {
+    ours: Arc<Line>,
+    theirs: Arc<Line>,
+}
+
+impl Write for PairWrite {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.set(|state| state.input.extend(buf));
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Control for PairControl {
+    fn finish_write(&self) -> io::Result<()> {
+        self.theirs.eof();
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.ours.set(|state| state.aborted = true);
+        self.theirs.eof();
+    }
+}
+
+impl Transport for End {
+    fn split(self) -> io::Result<Halves> {
+        let control = PairControl { ours: Arc::clone(&self.ours), theirs: Arc::clone(&self.theirs) };
+        Ok(Halves::new(ReadHalf(self.ours), PairWrite(self.theirs), control).bounded_writes(true))
+    }
+}

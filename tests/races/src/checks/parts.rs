@@ -1,0 +1,265 @@
+//! The parts that wait, each alone: the receive budget, the session's lifecycle, the lanes, the bell.
+
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use super::{Check, cells};
+use crate::Error;
+use crate::proto::stream::Lane;
+use crate::sync::budget::Budget;
+use crate::sync::close::{Lifecycle, Phase};
+use crate::sync::shaper::{Order, shaper};
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "budget_refunds",
+        about: "budget: refunds by three threads against the reader's pause",
+        time: false,
+        body: budget_refunds,
+    },
+    Check {
+        name: "budget_opens",
+        about: "budget: a refund and the session's end against the reader's pause",
+        time: false,
+        body: budget_opens,
+    },
+    Check {
+        name: "budget_pause_is_seen",
+        about: "budget: the pause's end against the timer's look",
+        time: false,
+        body: budget_pause_is_seen,
+    },
+    Check {
+        name: "lifecycle_ends_once",
+        about: "close, the input's end, failed writes and the writer's end against each other, and two who wait",
+        time: false,
+        body: lifecycle_ends_once,
+    },
+    Check {
+        name: "lifecycle_channel",
+        about: "closed() against close and end: every channel is disconnected in the end",
+        time: false,
+        body: lifecycle_channel,
+    },
+    Check {
+        name: "bell_orders",
+        about: "parked writer: orders, a refusal and a stream's turn, from three threads",
+        time: false,
+        body: bell_orders,
+    },
+    Check {
+        name: "lane_order",
+        about: "lane: each thread's streams come out in its order while the short channel runs over",
+        time: false,
+        body: lane_order,
+    },
+];
+
+fn budget_refunds() {
+    let budget = Budget::new(10);
+    let held = [3, 3, 4].map(|amount| budget.try_take(amount).unwrap());
+    let (charges, taken) = crossbeam_channel::unbounded();
+    let reader = thread::spawn({
+        let budget = Arc::clone(&budget);
+        move || {
+            // 20 is more than the whole budget: it is admitted when it is alone.
+            for amount in [5, 20, 4, 5] {
+                let charge = budget.try_take(amount).unwrap_or_else(|| {
+                    budget.pause(Instant::now());
+                    budget.take(amount, || ()).expect("the gate is shut")
+                });
+                charges.send(charge).unwrap();
+            }
+        }
+    });
+    let droppers = held.map(|charge| thread::spawn(move || drop(charge)));
+    // The application, which drops what it has read.
+    for _ in 0..4 {
+        drop(taken.recv().unwrap());
+    }
+    for thread in droppers {
+        thread.join().unwrap();
+    }
+    reader.join().unwrap();
+    assert_eq!((budget.used(), budget.paused()), (0, None));
+}
+
+fn budget_opens() {
+    let budget = Budget::new(10);
+    let held = budget.try_take(10).unwrap();
+    let threads = [
+        thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || drop(budget.take(5, || ()))
+        }),
+        thread::spawn(move || drop(held)),
+        thread::spawn({
+            let budget = Arc::clone(&budget);
+            move || budget.open()
+        }),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(budget.used(), 0);
+    assert!(budget.take(99, || ()).is_none(), "once open, always open");
+}
+
+/// Whoever sees that the pause is over sees what `resumed` did.
+fn budget_pause_is_seen() {
+    let budget = Budget::new(10);
+    let held = budget.try_take(10).unwrap();
+    let stamped = Arc::new(AtomicBool::new(false));
+    budget.pause(Instant::now());
+    let reader = thread::spawn({
+        let (budget, stamped) = (Arc::clone(&budget), Arc::clone(&stamped));
+        move || drop(budget.take(5, || stamped.store(true, SeqCst)))
+    });
+    let timer = thread::spawn({
+        let budget = Arc::clone(&budget);
+        move || {
+            for _ in 0..3 {
+                if budget.paused().is_none() {
+                    assert!(stamped.load(SeqCst), "keepalive would find a reader that isn't paused and heard nothing");
+                }
+            }
+        }
+    });
+    drop(held);
+    reader.join().unwrap();
+    timer.join().unwrap();
+    assert!(budget.paused().is_none() && !budget.is_short());
+}
+
+fn lifecycle_ends_once() {
+    let life = Arc::new(Lifecycle::new());
+    let (ends, closes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let run = |work: fn(&Lifecycle, &AtomicUsize, &AtomicUsize)| {
+        let (life, ends, closes) = (Arc::clone(&life), Arc::clone(&ends), Arc::clone(&closes));
+        thread::spawn(move || work(&life, &ends, &closes))
+    };
+    fn close(life: &Lifecycle, _: &AtomicUsize, closes: &AtomicUsize) {
+        closes.fetch_add(usize::from(life.begin_close(None).is_some()), SeqCst);
+        drop(life.wait_written());
+        assert!(life.cause().is_some());
+    }
+    let threads = [
+        run(close),
+        run(close),
+        run(|life, ends, _| {
+            ends.fetch_add(usize::from(life.end_unless_closing(Error::PeerClosed).is_some()), SeqCst);
+        }),
+        run(|life, _, _| {
+            life.fail_write(&Arc::new(Error::Timeout), None);
+        }),
+        // The writer, and the last of the two threads.
+        run(|life, ends, _| {
+            life.writer_done(Ok(()));
+            ends.fetch_add(usize::from(life.end(Error::Closed).is_some()), SeqCst);
+        }),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert!(life.is_in(Phase::Ended) && life.is_over());
+    assert_eq!(ends.load(SeqCst), 1);
+    assert!(closes.load(SeqCst) <= 1);
+}
+
+fn lifecycle_channel() {
+    let life = Arc::new(Lifecycle::new());
+    let watchers = [(); 2].map(|()| {
+        let life = Arc::clone(&life);
+        thread::spawn(move || assert!(life.closed().recv().is_err()))
+    });
+    let closer = thread::spawn({
+        let life = Arc::clone(&life);
+        move || drop(life.begin_close(None))
+    });
+    drop(life.end(Error::PeerClosed));
+    closer.join().unwrap();
+    for watcher in watchers {
+        watcher.join().unwrap();
+    }
+}
+
+/// A parked writer sees every kind of work, whoever adds it, and whatever was added before.
+fn bell_orders() {
+    let (shaper, mut queue) = shaper();
+    let (shaper, parker) = (Arc::new(shaper), queue.parker());
+    let writer = thread::spawn({
+        let shaper = Arc::clone(&shaper);
+        move || {
+            let (mut pings, mut refusals, mut turns) = (0, 0, 0);
+            loop {
+                pings += usize::from(shaper.take(Order::Ping));
+                refusals += usize::from(shaper.take_refusal().is_some());
+                turns += usize::from(queue.next_express().is_some());
+                turns += usize::from(queue.next_bulk().is_some());
+                if (pings, refusals, turns) == (1, 2, 2) {
+                    return;
+                }
+                if !queue.has_turns() && !shaper.has(Order::Ping) {
+                    parker.park(&shaper);
+                }
+            }
+        }
+    });
+    let add = |work: fn(&crate::sync::shaper::Shaper)| {
+        let shaper = Arc::clone(&shaper);
+        thread::spawn(move || work(&shaper))
+    };
+    let threads = [
+        add(|shaper| {
+            shaper.order(Order::Ping);
+            shaper.refuse(2).unwrap();
+        }),
+        add(|shaper| shaper.refuse(1).unwrap()),
+        add(|shaper| shaper.ring(shaper.schedule(cells::cell(1), Lane::Express))),
+        add(|shaper| shaper.ring(shaper.schedule(cells::cell(2), Lane::Bulk))),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    writer.join().unwrap();
+}
+
+/// Places in a lane's short channel.
+const SHORT: u32 = 64;
+
+fn lane_order() {
+    let (shaper, mut queue) = shaper();
+    let shaper = Arc::new(shaper);
+    // All but two places are taken.
+    for id in 0..SHORT - 2 {
+        shaper.schedule(cells::cell(1000 + id), Lane::Bulk).ignore();
+    }
+    let senders = [0, 100].map(|base| {
+        let shaper = Arc::clone(&shaper);
+        thread::spawn(move || {
+            for id in 1..=3 {
+                shaper.schedule(cells::cell(base + id), Lane::Bulk).ignore();
+            }
+        })
+    });
+    let mut ids = Vec::new();
+    let mut take = |most: usize| {
+        for _ in 0..most {
+            match queue.next_bulk() {
+                Some(cell) => ids.push(cell.id),
+                None => return,
+            }
+        }
+    };
+    take(SHORT as usize);
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    take(usize::MAX);
+    let of = |range: core::ops::Range<u32>| ids.iter().copied().filter(|id| range.contains(id)).collect::<Vec<_>>();
+    assert_eq!(ids.len(), SHORT as usize - 2 + 6);
+    assert!(of(1000..2000).is_sorted());
+    assert_eq!((of(0..100), of(100..200)), (vec![1, 2, 3], vec![101, 102, 103]));
+}

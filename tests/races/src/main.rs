@@ -1,0 +1,75 @@
+//! Runs the checks, two and more at a time: `gmux-races [--schedules N] [--seed S] [--list] [--replay SCHEDULE] [NAME]...`
+//!
+//! A NAME chooses the checks that contain it. Exits non-zero if one failed.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use gmux_races::checks::{Check, Plan, all};
+
+/// Executions of each check by each scheduler, unless `--schedules` says otherwise.
+const SCHEDULES: usize = 2000;
+
+fn main() {
+    let mut plan = Plan { schedules: SCHEDULES, seed: 1, print: true };
+    let (mut names, mut replay, mut list) = (Vec::new(), None, false);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().unwrap_or_else(|| usage(&arg));
+        match arg.as_str() {
+            "--schedules" => plan.schedules = value().parse().unwrap_or_else(|_| usage(&arg)),
+            "--seed" => {
+                plan.seed = match value().as_str() {
+                    "new" => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |age| age.as_nanos() as u64),
+                    seed => seed.parse().unwrap_or_else(|_| usage(&arg)),
+                }
+            }
+            "--replay" => replay = Some(value()),
+            "--quiet" => plan.print = false,
+            "--list" => list = true,
+            name if !name.starts_with('-') => names.push(name.to_owned()),
+            _ => usage(&arg),
+        }
+    }
+    let chosen = |check: &Check| names.is_empty() || names.iter().any(|name| check.name.contains(name.as_str()));
+    let checks: VecDeque<Check> = all().into_iter().filter(chosen).collect();
+    if list {
+        checks.iter().for_each(|check| println!("{:32} {}", check.name, check.about));
+        return;
+    }
+    if checks.is_empty() {
+        usage("no check has such a name");
+    }
+    let begin = Instant::now();
+    let (count, threads) = (checks.len(), std::thread::available_parallelism().map_or(1, usize::from));
+    let (queue, failed) = (Mutex::new(checks), Mutex::new(0));
+    println!("seed {}, {} schedules by each scheduler", plan.seed, plan.schedules);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let check = queue.lock().expect("no check panics").pop_front();
+                    let Some(check) = check else { return };
+                    let report = match &replay {
+                        Some(schedule) => check.replay(schedule),
+                        None => check.explore(&plan),
+                    };
+                    *failed.lock().expect("no check panics") += usize::from(report.failed);
+                    println!("{:32} {}", check.name, report.text);
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no check panics");
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    let seconds = begin.elapsed().as_secs_f64();
+    // As cargo's own tests end, for whoever adds them up.
+    println!("test result: {verdict}. {} passed; {failed} failed; finished in {seconds:.1}s", count - failed);
+    std::process::exit(i32::from(failed > 0));
+}
+
+fn usage(about: &str) -> ! {
+    eprintln!("{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--list] [--replay SCHEDULE] [NAME]...");
+    std::process::exit(2);
+}
