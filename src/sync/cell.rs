@@ -108,8 +108,6 @@ pub(crate) struct StreamCell {
 
 struct State {
     core: StreamCore<Charge>,
-    read: Deadline,
-    write: Deadline,
     no_data: NoData,
     nonblocking: bool,
     reading: Reading,
@@ -124,11 +122,23 @@ struct State {
     answerable: bool,
     /// The stream's part of [`Env::granted`].
     granted: u64,
+    extras: Option<Box<Extras>>,
+}
+
+/// What few streams have, apart, so that an idle stream is small.
+#[derive(Default)]
+struct Extras {
+    read: Deadline,
+    write: Deadline,
     closed: Option<(Sender<()>, Receiver<()>)>,
     notifier: Option<Notifier>,
 }
 
 impl State {
+    fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
     /// Brings the session's sum of grants up to date.
     fn settle_grant(&mut self, env: &Env) {
         let granted = self.core.granted();
@@ -151,8 +161,6 @@ impl StreamCell {
         let sizes = WindowSizes { base: config.max_stream_buffer, max: config.largest_window() };
         let state = State {
             core: StreamCore::new(config.version, sizes, ours),
-            read: Deadline::default(),
-            write: Deadline::default(),
             no_data: NoData::new(config.no_data_timeout, now),
             nonblocking: false,
             reading: Reading::Nobody,
@@ -163,8 +171,7 @@ impl StreamCell {
             late: false,
             answerable: false,
             granted: 0,
-            closed: None,
-            notifier: None,
+            extras: None,
         };
         Arc::new(Self {
             id,

@@ -31,6 +31,11 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
+    /// Whether there is neither, so that a call may wait for ever.
+    pub(crate) fn is_none(&self) -> bool {
+        self.at.is_none() && self.timeout.is_none()
+    }
+
     /// Until when the call may wait; `None`: for ever.
     ///
     /// # Errors

@@ -38,12 +38,16 @@ impl StreamCell {
         let discarded = end(&mut state);
         let first = !before && state.core.has_ended();
         let closed = !was_closed && state.core.is_closed();
+        let (notifier, channel) = match &mut state.extras {
+            Some(extras) if first => (extras.notifier.take(), extras.closed.take()),
+            _ => (None, None),
+        };
         let ended = Ended {
-            notifier: if first { state.notifier.take() } else { None },
+            notifier,
             first,
             closed,
             over: closed && state.core.is_over(),
-            _channel: if first { state.closed.take() } else { None },
+            _channel: channel,
             _discarded: discarded,
         };
         let bell = self.settle(env, &mut state);
@@ -112,24 +116,24 @@ impl StreamCell {
         if state.core.has_ended() {
             return disconnected();
         }
-        state.closed.get_or_insert_with(|| bounded(0)).1.clone()
+        state.extras().closed.get_or_insert_with(|| bounded(0)).1.clone()
     }
 
     /// Keeps a notifier for the stream's end; returns what is to be dropped (the one before it), or called (if the stream has
     /// ended).
     pub(crate) fn set_notifier(&self, notifier: Notifier) -> (Option<Notifier>, Option<Notifier>) {
         let mut state = self.state.lock();
-        if state.core.has_ended() { (None, Some(notifier)) } else { (state.notifier.replace(notifier), None) }
+        if state.core.has_ended() { (None, Some(notifier)) } else { (state.extras().notifier.replace(notifier), None) }
     }
 
     /// Keeps a notifier that couldn't be called, for the thread that closes the stream.
     pub(crate) fn keep_notifier(&self, notifier: Notifier) {
-        self.state.lock().notifier = Some(notifier);
+        self.state.lock().extras().notifier = Some(notifier);
     }
 
     /// Takes a notifier that was kept.
     pub(crate) fn take_notifier(&self) -> Option<Notifier> {
-        self.state.lock().notifier.take()
+        self.state.lock().extras.as_mut()?.notifier.take()
     }
 
     /// One handle more.

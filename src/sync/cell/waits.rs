@@ -21,10 +21,18 @@ pub(crate) enum Direction {
 }
 
 impl State {
-    fn deadline(&mut self, direction: Direction) -> &mut Deadline {
+    pub(super) fn deadline(&self, direction: Direction) -> Deadline {
+        self.extras.as_ref().map_or_else(Deadline::default, |extras| match direction {
+            Direction::Read => extras.read,
+            Direction::Write => extras.write,
+        })
+    }
+
+    fn deadline_mut(&mut self, direction: Direction) -> &mut Deadline {
+        let extras = self.extras();
         match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
+            Direction::Read => &mut extras.read,
+            Direction::Write => &mut extras.write,
         }
     }
 
@@ -120,11 +128,11 @@ impl StreamCell {
     }
 
     pub(crate) fn set_deadline(&self, direction: Direction, at: Option<Instant>) {
-        self.set(|state| state.deadline(direction).at = at);
+        self.set(|state| state.deadline_mut(direction).at = at);
     }
 
     pub(crate) fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) {
-        self.set(|state| state.deadline(direction).timeout = timeout);
+        self.set(|state| state.deadline_mut(direction).timeout = timeout);
     }
 
     pub(crate) fn timeout(&self, direction: Direction) -> Option<Duration> {

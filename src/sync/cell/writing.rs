@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::waits::Direction;
 use super::{COPY_LOCKED, Env, State, StreamCell};
 use crate::error::Result;
 use crate::proto::chunks::Payload;
@@ -42,11 +43,12 @@ impl State {
         if self.nonblocking {
             return false;
         }
-        if self.write.at.is_none() && self.write.timeout.is_none() {
+        let deadline = self.deadline(Direction::Write);
+        if deadline.is_none() {
             return true; // without a look at the clock
         }
         let now = Instant::now();
-        match self.write.limit(call, now) {
+        match deadline.limit(call, now) {
             Ok(limit) => limit.is_none_or(|limit| limit - now >= PATIENCE),
             Err(_) => false,
         }
