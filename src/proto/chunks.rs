@@ -188,6 +188,7 @@ impl Payload {
     }
 
     /// Copies what fits below `max` bytes in all; returns the count.
+    #[inline]
     pub(crate) fn append(&mut self, data: &[u8], max: usize) -> usize {
         let room = max.min(self.buffer.len() - HEADER_LEN).saturating_sub(self.len());
         let n = room.min(data.len());
@@ -236,6 +237,7 @@ impl Outbox {
     }
 
     /// Merges `data` into the last payload, and into new ones of at most `max_frame` bytes.
+    #[inline]
     pub(crate) fn append(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
         self.len += data.len();
         if let Some(last) = self.payloads.back_mut() {

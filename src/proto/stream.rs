@@ -236,6 +236,7 @@ impl<C> StreamCore<C> {
     // ---- writing ------------------------------------------------------------------------------------------------
 
     /// What a write can do, with at most `max` bytes accepted and unsent.
+    #[inline]
     pub(crate) fn writable(&self, max: usize) -> Writable {
         if self.closed {
             return Writable::Failed(Error::Closed);
@@ -252,6 +253,7 @@ impl<C> StreamCore<C> {
         }
     }
 
+    #[inline]
     fn room(&self, max: usize) -> usize {
         self.tx.credit().min(max.saturating_sub(self.outbox.len()))
     }
@@ -264,6 +266,7 @@ impl<C> StreamCore<C> {
     }
 
     /// Accepts small data by copying it behind what waits.
+    #[inline]
     pub(crate) fn accept_small(&mut self, data: &[u8], max_frame: usize, pool: &BufferPool) {
         self.tx.accept(data.len());
         self.outbox.append(data, max_frame, pool);

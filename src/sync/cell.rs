@@ -188,6 +188,12 @@ impl StreamCell {
     /// close, say) knows that it is. The bell is for after unlocking.
     fn settle(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
         state.settle_grant(env);
+        self.settle_turns(env, state)
+    }
+
+    /// The same after a change that leaves the receiving window alone.
+    #[inline]
+    fn settle_turns(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
         let mut bell = Bell::default();
         while let Some(lane) = state.core.schedule() {
             bell = bell.and(env.shaper.schedule(Arc::clone(self), lane));

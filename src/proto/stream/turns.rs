@@ -8,17 +8,20 @@ use crate::proto::state::{Event, Sending};
 
 impl<C> StreamCore<C> {
     /// FIN is due when everything accepted is sent.
+    #[inline]
     fn fin_due(&self) -> bool {
         self.halves.sending == Sending::Finishing && self.outbox.is_empty() && !self.writing
     }
 
     /// UPD is of use while the application may read.
+    #[inline]
     fn update_due(&self) -> bool {
         self.rx.is_due() && !self.closed
     }
 
     /// The lane in which the stream has to be queued now, if it has something to send and isn't queued for it; it counts as queued
     /// from here on. Call it after every change, until it says `None`.
+    #[inline]
     pub(crate) fn schedule(&mut self) -> Option<Lane> {
         if self.mute {
             return None;

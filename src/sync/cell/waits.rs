@@ -80,6 +80,7 @@ impl StreamCell {
     }
 
     /// Waits until there is room that no other writer is filling; returns how much, and the call's clock.
+    #[inline]
     pub(super) fn wait_writable(&self, env: &Env) -> Result<(MutexGuard<'_, State>, usize, Call)> {
         let mut call = Call::default();
         let mut state = self.state.lock();

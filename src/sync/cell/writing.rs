@@ -72,9 +72,12 @@ impl StreamCell {
             if n <= COPY_LOCKED {
                 state.core.accept_small(rest, max_frame, env.pool);
                 done += n;
+                if done == buf.len() {
+                    break None;
+                }
             } else {
                 state.core.writing = true;
-                let bell = self.settle(env, &mut state);
+                let bell = self.settle_turns(env, &mut state);
                 drop(state);
                 env.shaper.ring(bell);
                 let mut payload = Payload::with_room(env.pool, n.min(max_frame));
@@ -94,7 +97,7 @@ impl StreamCell {
             };
         };
         let next = state.write_waiters > 0 && matches!(state.core.writable(max_send), Writable::Room(_));
-        let bell = self.settle(env, &mut state);
+        let bell = self.settle_turns(env, &mut state);
         let is_answer = state.take_answer(done, &mut call);
         drop(state);
         if next {
