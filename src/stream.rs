@@ -250,7 +250,7 @@ impl Stream {
 
 impl Read for &Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(self.cell.read(&self.core.env, buf)?)
+        Ok(self.core.read(&self.cell, buf)?)
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +35,7 @@ use crate::sync::cell::{Env, Name, Notifier, StreamCell};
 use crate::sync::close::Lifecycle;
 use crate::sync::deadline::{Call, Deadline};
 use crate::sync::shaper::{Parker, shaper};
+use crate::sync::standby::Standby;
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
@@ -91,6 +92,9 @@ pub(crate) struct Core {
     /// Of the two threads, those that run.
     threads: AtomicUsize,
     writer: writer::Slot,
+    reader: reader::Slot,
+    /// Callers' turns at the writer: answers to what came.
+    answers: AtomicU32,
     /// Whether the transport bounds its writes, so that callers may take the writer's turn.
     bounded_writes: bool,
     clock: liveness::Clock,
@@ -114,7 +118,7 @@ impl Core {
     /// Starts a session over `halves`, with no handle yet.
     pub(crate) fn start(halves: Halves, config: Config, role: Role) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let Halves { reader, writer, control, bounded_writes } = halves;
+        let Halves { reader, writer, control, bounded_writes, bound_reads } = halves;
         let now = Instant::now();
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
@@ -137,11 +141,14 @@ impl Core {
             threads: AtomicUsize::new(2),
             bounded_writes,
             writer: Mutex::new(None),
+            reader: Mutex::new(None),
+            answers: AtomicU32::new(0),
             clock: liveness::Clock::new(now),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
             notices: Mutex::default(),
             env: Env {
                 budget: Budget::new(config.max_receive_buffer),
+                standby: Standby::default(),
                 pool: BufferPool::shared(),
                 granted: AtomicU64::new(0),
                 shaper,
@@ -150,17 +157,18 @@ impl Core {
         });
         let parker = queue.parker();
         *core.writer.lock() = Some(writer::Writer::new(writer, queue));
-        core.clone().start_threads(reader, parker)?;
+        *core.reader.lock() = Some(reader::Input::new(reader, bound_reads, &core.env.config));
+        core.clone().start_threads(parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());
         Ok(core)
     }
 
-    fn start_threads(self: Arc<Self>, reader: Box<dyn std::io::Read + Send>, parker: Parker) -> Result<()> {
+    fn start_threads(self: Arc<Self>, parker: Parker) -> Result<()> {
         timer::register(&self)?;
         let core = Arc::clone(&self);
         let name = format!("gmux-reader-{}", self.number);
         let reader = spawn(name, move || {
-            reader::run(&core, reader);
+            reader::run(&core);
             core.thread_ends();
         });
         let core = Arc::clone(&self);
@@ -230,10 +238,17 @@ impl Core {
         let written = cell.write(&self.env, buf)?;
         let shaper = &self.env.shaper;
         let turn = written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
-        if !(turn && writer::callers_turn(self)) {
+        if turn && writer::callers_turn(self) {
+            self.answers.fetch_add(1, SeqCst);
+        } else {
             shaper.ring(written.bell);
         }
         Ok(written.accepted)
+    }
+
+    /// Reads from a stream. If the reader thread stands by, this thread reads the transport instead of waiting.
+    pub(crate) fn read(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &mut [u8]) -> Result<usize> {
+        cell.read(&self.env, buf, || reader::callers_turn(self, cell))
     }
 
     /// Closes a stream of the application, and returns what is left to do.

@@ -1,11 +1,12 @@
 //! The reader thread: reads frames and delivers them.
 //!
-//! It waits for two things alone: the transport, and the receive budget. It never waits on a stream, the backlog, the writer, or
+//! It waits for two things alone: the transport, and the receive budget; and it stands by while callers read in its place ([`turns`]). It never waits on a stream, the backlog, the writer, or
 //! a lock that is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
 //!
 //! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a bounded rate.
 
 mod streams;
+mod turns;
 
 use std::any::Any;
 use std::io::{self, Read};
@@ -14,50 +15,73 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::trace;
+use parking_lot::Mutex;
 
 use super::Core;
 use super::complaints::Complaints;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::Received;
 use crate::sync::budget::Charge;
 use crate::sync::cell::{Small, StreamCell, Wakes};
 use crate::sync::close::Phase;
+use crate::transport::BoundReads;
 use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 use crate::wire::{Command, Header, decode_update};
+
+pub(super) use turns::callers_turn;
+use turns::{READ_BOUND, Talk};
 
 /// How long the reader sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
 const BACK_OFF: Duration = Duration::from_millis(1);
 
+/// Where the input is, until it is over.
+pub(super) type Slot = Mutex<Option<Input>>;
+
 /// Runs until the session's input is over; then the read half is dropped.
-pub(super) fn run(core: &Arc<Core>, transport: Box<dyn Read + Send>) {
-    let result = catch_unwind(AssertUnwindSafe(move || {
-        let mut reader = Reader {
-            core,
-            transport,
-            frames: FrameReader::new(core.env.config.version, core.env.config.max_receive_buffer / 4),
-            wakes: Wakes::default(),
-            now: Instant::now(),
-            complaints: Complaints::default(),
-            pending: None,
+pub(super) fn run(core: &Arc<Core>) {
+    loop {
+        let mut slot = core.reader.lock();
+        let Some(input) = slot.as_mut() else { return };
+        let error = match guarded(|| Reader { core, input }.work()) {
+            Ok(Work::StandBy) => {
+                drop(slot);
+                core.env.standby.wait();
+                continue;
+            }
+            Ok(Work::Over) => Error::PeerClosed,
+            Err(error) => error,
         };
-        let result = reader.run();
-        reader.wakes.send();
-        result
-    }));
-    let error = result.unwrap_or_else(|panic| Err(panicked(&*panic))).err();
-    core.end_of_input(error.unwrap_or(Error::PeerClosed));
+        let input = slot.take();
+        drop(slot);
+        if let Some(mut input) = input {
+            input.wakes.send();
+            let dropped = guarded(|| {
+                drop(input);
+                Ok(())
+            });
+            return core.end_of_input(dropped.err().unwrap_or(error));
+        }
+    }
+}
+
+/// Turns a panic of the transport into an error.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
 /// What a panic inside the transport is to the session.
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> Error {
+fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
     io::Error::other(format!("the transport panicked: {}", text.unwrap_or("(no message)"))).into()
 }
 
-struct Reader<'a> {
-    core: &'a Arc<Core>,
+/// The reader's own state: held by the reader thread while it works, and by a caller during its turn.
+pub(super) struct Input {
     transport: Box<dyn Read + Send>,
+    /// Bounds the transport's reads, where that can be done.
+    bound: Option<BoundReads>,
     frames: FrameReader,
     wakes: Wakes,
     /// When the last transport read returned.
@@ -65,6 +89,41 @@ struct Reader<'a> {
     complaints: Complaints,
     /// Where the payload that is being collected goes.
     pending: Option<Pending>,
+    talk: Talk,
+    /// How long a read may take now.
+    bounded: Option<Duration>,
+    /// How a caller's turn failed.
+    failed: Option<Error>,
+}
+
+impl Input {
+    pub(super) fn new(transport: Box<dyn Read + Send>, bound: Option<BoundReads>, config: &Config) -> Self {
+        Self {
+            transport,
+            bound,
+            frames: FrameReader::new(config.version, config.max_receive_buffer / 4),
+            wakes: Wakes::default(),
+            now: Instant::now(),
+            complaints: Complaints::default(),
+            pending: None,
+            talk: Talk::default(),
+            bounded: None,
+            failed: None,
+        }
+    }
+}
+
+struct Reader<'a> {
+    core: &'a Arc<Core>,
+    input: &'a mut Input,
+}
+
+/// How far the reader thread got.
+enum Work {
+    /// The input is of no interest any more.
+    Over,
+    /// It leaves the next reads to a caller.
+    StandBy,
 }
 
 enum Pending {
@@ -73,30 +132,46 @@ enum Pending {
 }
 
 impl Reader<'_> {
-    /// Reads until the end of the input.
+    /// Reads until the end of the input, or until a caller is likely to read next.
     ///
     /// # Errors
     /// What ends the session; a clean end is `PeerClosed`.
-    fn run(&mut self) -> Result<()> {
+    fn work(&mut self) -> Result<Work> {
+        if let Some(error) = self.input.failed.take() {
+            return Err(error);
+        }
+        self.set_bound(None);
         loop {
             if self.core.lifecycle.is_in(Phase::Closing) {
-                return self.discard();
+                return self.discard().map(|()| Work::Over);
             }
             if self.core.lifecycle.is_in(Phase::Ended) {
-                return Ok(());
+                return Ok(Work::Over);
             }
-            match self.frames.next().map_err(|error| self.with_peer(error))? {
-                Step::NeedInput => {
-                    self.wakes.send();
-                    if self.fill()? == 0 {
-                        return Err(self.end_of_input());
-                    }
-                }
-                Step::Header(header) => self.header(header)?,
-                Step::Inline(header) => self.inline(header)?,
-                Step::Collected(header, payload) => self.collected(header, payload)?,
+            if self.step()? {
+                continue;
+            }
+            let quick = self.is_quick();
+            self.input.wakes.send();
+            if quick && self.set_bound(Some(READ_BOUND)) {
+                self.core.env.standby.offer();
+                return Ok(Work::StandBy);
+            }
+            if self.fill()? == 0 {
+                return Err(self.end_of_input());
             }
         }
+    }
+
+    /// Parses what was read, one step; returns whether there was a whole one.
+    fn step(&mut self) -> Result<bool> {
+        match self.input.frames.next().map_err(|error| self.with_peer(error))? {
+            Step::NeedInput => return Ok(false),
+            Step::Header(header) => self.header(header)?,
+            Step::Inline(header) => self.inline(header)?,
+            Step::Collected(header, payload) => self.collected(header, payload)?,
+        }
+        Ok(true)
     }
 
     /// Adds the peer's address to an error that has a place for it.
@@ -109,24 +184,28 @@ impl Reader<'_> {
         }
     }
 
-    /// One read of the transport.
+    /// Reads from the transport, as long as it takes.
     fn fill(&mut self) -> Result<usize> {
         loop {
-            let started = self.now;
-            match self.frames.fill(&mut self.transport, self.core.env.pool) {
-                Ok(n) => {
-                    self.now = Instant::now();
-                    self.core.clock.received(self.now);
-                    // On a slow link a large payload may be long in coming: its parts are data too.
-                    if let Some(Pending::Data(cell, _)) = &self.pending {
-                        self.core.clock.payload(self.now);
-                        cell.touch(self.now);
-                    }
-                    return Ok(n);
-                }
+            let started = self.input.now;
+            match self.fill_once() {
+                Ok(n) => return Ok(n),
                 Err(error) => self.retry(error, started)?,
             }
         }
+    }
+
+    /// One read of the transport.
+    fn fill_once(&mut self) -> io::Result<usize> {
+        let n = self.input.frames.fill(&mut self.input.transport, self.core.env.pool)?;
+        self.input.now = Instant::now();
+        self.core.clock.received(self.input.now);
+        // On a slow link a large payload may be long in coming: its parts are data too.
+        if let Some(Pending::Data(cell, _)) = &self.input.pending {
+            self.core.clock.payload(self.input.now);
+            cell.touch(self.input.now);
+        }
+        Ok(n)
     }
 
     /// Decides whether a failed read is to be tried again.
@@ -137,7 +216,7 @@ impl Reader<'_> {
                 if started.elapsed() < BACK_OFF {
                     std::thread::sleep(BACK_OFF);
                 }
-                self.now = Instant::now();
+                self.input.now = Instant::now();
                 if self.core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
             }
             _ => Err(error.into()),
@@ -146,7 +225,7 @@ impl Reader<'_> {
 
     /// The transport has ended. That is clean between frames, with no stream cut off.
     fn end_of_input(&self) -> Error {
-        if self.frames.inside_frame() {
+        if self.input.frames.inside_frame() {
             return Error::ConnectionLost("inside a frame");
         }
         let cells = self.core.registry.lock().streams.streams();
@@ -162,7 +241,7 @@ impl Reader<'_> {
         let mut waste = vec![0; 16 * 1024];
         loop {
             let started = Instant::now();
-            match self.transport.read(&mut waste) {
+            match self.input.transport.read(&mut waste) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => self.retry(error, started)?,
@@ -182,9 +261,9 @@ impl Reader<'_> {
             Command::Syn => self.syn(header, length)?,
             Command::Psh if length == 0 => {}
             Command::Psh => self.data(header, length),
-            Command::Upd => self.frames.inline(),
+            Command::Upd => self.input.frames.inline(),
             Command::Fin => match self.find(header.stream_id) {
-                Some(cell) if cell.peer_fin(self.now) => {}
+                Some(cell) if cell.peer_fin(self.input.now) => {}
                 _ => self.core.counters.frames_ignored.add(1),
             },
             Command::Nop => {}
@@ -201,14 +280,14 @@ impl Reader<'_> {
                     self.core.counters.frames_ignored.add(1);
                     return Ok(());
                 };
-                if let Some(update) = decode_update(self.frames.payload())
-                    && let Err(error) = cell.update(&self.core.env, update, self.now, &mut self.wakes)
+                if let Some(update) = decode_update(self.input.frames.payload())
+                    && let Err(error) = cell.update(&self.core.env, update, self.input.now, &mut self.input.wakes)
                 {
                     self.fail(&cell, error);
                 }
             }
             Command::Syn => {
-                let name = self.frames.payload().to_vec();
+                let name = self.input.frames.payload().to_vec();
                 return self.open(header, &name);
             }
             Command::Fin | Command::Nop => {}
@@ -219,11 +298,11 @@ impl Reader<'_> {
     /// A large payload is complete.
     fn collected(&mut self, header: Header, payload: Payload) -> Result<()> {
         let (start, len) = (payload.start, usize::from(header.length));
-        match self.pending.take() {
+        match self.input.pending.take() {
             Some(Pending::Data(cell, charge)) => {
                 self.count_data(len);
                 let chunk = Chunk::new(payload.buffer, start, len, charge);
-                cell.deliver(&self.core.env, chunk, self.now, &mut self.wakes);
+                cell.deliver(&self.core.env, chunk, self.input.now, &mut self.input.wakes);
                 Ok(())
             }
             Some(Pending::Name) => self.open(header, &payload.buffer[start..start + len]),
@@ -237,7 +316,7 @@ impl Reader<'_> {
 
     fn count_data(&self, n: usize) {
         self.core.counters.bytes_received.add(n as u64);
-        self.core.clock.payload(self.now);
+        self.core.clock.payload(self.input.now);
     }
 
     // ---- data ---------------------------------------------------------------------------------------------------
@@ -246,36 +325,36 @@ impl Reader<'_> {
     /// the budget, before the rest is read.
     fn data(&mut self, header: Header, length: usize) {
         if length <= INLINE_MAX {
-            self.frames.inline();
+            self.input.frames.inline();
             return;
         }
         let Some(cell) = self.find(header.stream_id) else {
             self.core.counters.frames_ignored.add(1);
-            self.frames.skip();
+            self.input.frames.skip();
             return;
         };
         match cell.admit(&self.core.env, length) {
             Ok(Received::Queue) => {
                 // Where there is no charge the session is closing, or has ended: what comes is of no interest any more.
-                if let Some(payload) = self.frames.prepare(self.core.env.pool)
+                if let Some(payload) = self.input.frames.prepare(self.core.env.pool)
                     && let Some(charge) = self.charge(charge_for(&payload.buffer))
                 {
-                    self.pending = Some(Pending::Data(cell, charge));
-                    self.frames.collect(payload);
+                    self.input.pending = Some(Pending::Data(cell, charge));
+                    self.input.frames.collect(payload);
                 }
             }
             Ok(Received::Discard) => {
                 self.count_data(length);
-                self.frames.skip();
+                self.input.frames.skip();
             }
             Ok(Received::Late) => {
                 self.count_data(length);
                 self.late(&cell);
-                self.frames.skip();
+                self.input.frames.skip();
             }
             Err(error) => {
                 self.fail(&cell, error);
-                self.frames.skip();
+                self.input.frames.skip();
             }
         }
     }
@@ -286,19 +365,19 @@ impl Reader<'_> {
             self.core.counters.frames_ignored.add(1);
             return;
         };
-        let (env, now) = (&self.core.env, self.now);
+        let (env, now) = (&self.core.env, self.input.now);
         self.count_data(usize::from(header.length));
-        match cell.deliver_small(env, self.frames.payload(), now, &mut self.wakes) {
+        match cell.deliver_small(env, self.input.frames.payload(), now, &mut self.input.wakes) {
             Ok(Small::Done) => {}
             Ok(Small::Late) => self.late(&cell),
             Ok(Small::Needs { merged, size }) => {
                 if let Some(mut buffer) = env.pool.get(size)
                     && let Some(charge) = self.charge(charge_for(&buffer))
                 {
-                    let rest = &self.frames.payload()[merged..];
+                    let rest = &self.input.frames.payload()[merged..];
                     buffer[..rest.len()].copy_from_slice(rest);
                     let chunk = Chunk::new(buffer, 0, rest.len(), charge);
-                    cell.deliver(env, chunk, now, &mut self.wakes);
+                    cell.deliver(env, chunk, now, &mut self.input.wakes);
                 }
             }
             Err(error) => self.fail(&cell, error),
@@ -312,13 +391,13 @@ impl Reader<'_> {
         if let Some(charge) = budget.try_take(amount) {
             return Some(charge);
         }
-        self.wakes.send();
-        self.frames.rest();
+        self.input.wakes.send();
+        self.input.frames.rest();
         let now = Instant::now();
         budget.pause(now);
         self.core.reader_pauses(now);
         let charge = budget.take(amount, || self.core.clock.received(Instant::now()))?;
-        self.now = Instant::now();
+        self.input.now = Instant::now();
         Some(charge)
     }
 }

@@ -10,7 +10,6 @@
 //! the transport takes at a time.
 
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use log::trace;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
+use super::reader::guarded;
 use crate::error::{Error, Result};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
 use crate::sync::cell::StreamCell;
@@ -92,11 +92,6 @@ pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
     drop(slot);
     core.env.shaper.order(Order::Resume);
     true
-}
-
-/// Turns a panic of the transport into an error.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(super::reader::panicked(&*panic)))
 }
 
 /// The writer's work is over, well or not. Only the writer thread says so.

@@ -78,6 +78,11 @@ impl Budget {
         needed > 0 && !self.fits(needed)
     }
 
+    /// Whether `amount` bytes fit.
+    pub(crate) fn has_room(&self, amount: usize) -> bool {
+        self.used().saturating_add(amount) <= self.limit
+    }
+
     /// Takes `amount` bytes if they fit.
     pub(crate) fn try_take(self: &Arc<Self>, amount: usize) -> Option<Charge> {
         self.fits(amount).then(|| self.charge(amount))

@@ -27,6 +27,7 @@ use parking_lot::{Condvar, Mutex};
 use super::budget::{Budget, Charge};
 use super::deadline::{Deadline, NoData};
 use super::shaper::{Bell, Shaper};
+use super::standby::Standby;
 use crate::config::Config;
 use crate::pool::BufferPool;
 use crate::proto::stream::StreamCore;
@@ -53,6 +54,7 @@ pub(crate) struct Env {
     pub(crate) config: Config,
     pub(crate) shaper: Shaper,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) standby: Standby,
     pub(crate) pool: &'static BufferPool,
     /// Version 2: what is granted to the peer and isn't consumed, over all streams, in bytes.
     pub(crate) granted: AtomicU64,

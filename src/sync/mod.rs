@@ -5,16 +5,16 @@
 //! # The lock order
 //! A thread that holds one of these may only take one that stands further down:
 //!
-//! 1. the session's writer ([`crate::engine`]): what the writer thread works with, and a caller in its turn. It is held across
-//!    transport I/O, so nobody waits for it but the writer thread itself; callers try
+//! 1. the session's writer and its input ([`crate::engine`]): what the writer thread and the reader thread work with, and a caller in its
+//!    turn; never both. They are held across transport I/O, so nobody waits for them but those two threads themselves; callers try
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
 //! 3. a stream's state ([`cell`]); never two streams at once
-//! 4. leaves: the budget's gate ([`budget`]), the session's lifecycle ([`close`]), the refusals ([`shaper`]), a pool's
+//! 4. leaves: the budget's gate ([`budget`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]), the refusals ([`shaper`]), a pool's
 //!    class, the timer's queue, what crossbeam's channels lock inside
 //!
 //! No lock is held while a user's closure runs, while a handle, a notifier or a transport is dropped, while something is logged,
-//! or across transport I/O, but for the writer and a `Shared` transport's turns. (At level `trace` the writer thread logs while it holds the
-//! writer: a logger that itself writes to a stream of this session must not do so at that level.)
+//! or across transport I/O, but for the writer, the input, and a `Shared` transport's turns. (While these are held, frames are logged at level `trace`, and
+//! a peer's oddities: a logger must not wait for a stream of the same session.)
 
 pub(crate) mod budget;
 pub(crate) mod cell;
@@ -22,3 +22,4 @@ pub(crate) mod close;
 pub(crate) mod deadline;
 mod lane;
 pub(crate) mod shaper;
+pub(crate) mod standby;

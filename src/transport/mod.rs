@@ -18,6 +18,7 @@ mod socket;
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 pub use pair::Pair;
 pub use shared::Shared;
@@ -36,6 +37,9 @@ pub trait Transport {
     fn split(self) -> io::Result<Halves>;
 }
 
+/// Bounds the time that a transport's reads may take.
+pub type BoundReads = Box<dyn FnMut(Option<Duration>) -> io::Result<()> + Send>;
+
 /// What a [`Transport`] splits into: see [`Halves::new`].
 #[non_exhaustive]
 pub struct Halves {
@@ -47,6 +51,9 @@ pub struct Halves {
     /// Whether every write and flush returns within about 10 ms, with `WouldBlock` or `TimedOut` when nothing could be done. Only
     /// then may a thread that calls [`Stream::write`](crate::Stream) do the writer thread's work itself, which saves waking it.
     pub bounded_writes: bool,
+    /// Bounds how long a read may take, or, with `None`, lets it take as long as it likes. Only where there is such a function may a thread
+    /// that calls [`Stream::read`](crate::Stream) read the transport itself, which saves waking it.
+    pub bound_reads: Option<BoundReads>,
     /// Used by any thread.
     pub control: Box<dyn Control>,
 }
@@ -58,7 +65,21 @@ impl Halves {
         writer: impl Write + Send + 'static,
         control: impl Control + 'static,
     ) -> Self {
-        Self { reader: Box::new(reader), writer: Box::new(writer), control: Box::new(control), bounded_writes: false }
+        Self {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            control: Box::new(control),
+            bounded_writes: false,
+            bound_reads: None,
+        }
+    }
+
+    /// Gives a function to bound the reads, as the field of this name says. Reads past the bound return `WouldBlock` or `TimedOut`. It is
+    /// called with the session's locks held, between two reads, so it mustn't wait for anything.
+    #[must_use]
+    pub fn bound_reads(mut self, bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static) -> Self {
+        self.bound_reads = Some(Box::new(bound));
+        self
     }
 
     /// Says whether the field of this name is true; without this, it doesn't.

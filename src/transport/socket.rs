@@ -44,8 +44,12 @@ macro_rules! socket {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
             stream.set_write_timeout(super::WRITE_BOUND)?;
-            let writer = $half(Arc::clone(&stream));
-            Ok(Halves::new($half(stream), writer, control).bounded_writes(super::WRITE_BOUND.is_some()))
+            let (writer, same) = ($half(Arc::clone(&stream)), Arc::clone(&stream));
+            let halves = Halves::new($half(stream), writer, control);
+            if super::WRITE_BOUND.is_none() {
+                return Ok(halves);
+            }
+            Ok(halves.bounded_writes(true).bound_reads(move |bound| same.set_read_timeout(bound)))
         }
     };
 }
@@ -53,7 +57,7 @@ macro_rules! socket {
 /// How long a write waits for room at a time: short enough for a thread that takes the writer's turn and has a deadline, long enough to cost
 /// nothing. (Timeouts and modes belong to the socket, so clones of it have them too.)
 ///
-/// Not on Windows, where a send that timed out leaves open how much was sent.
+/// Not on Windows, where a call that timed out leaves the socket in no defined state.
 const WRITE_BOUND: Option<Duration> = if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
 
 /// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is nothing left to end.

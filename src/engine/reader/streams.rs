@@ -16,18 +16,18 @@ impl Reader<'_> {
     pub(super) fn syn(&mut self, header: Header, length: usize) -> Result<()> {
         let config = &self.core.env.config;
         if length > config.max_name_len {
-            self.frames.skip();
+            self.input.frames.skip();
             return self.admitted(header, Err(Refusal::NameTooLong)).map(drop);
         }
         match length {
             0 => return self.open(header, &[]),
-            1..=INLINE_MAX => self.frames.inline(),
-            _ => match self.frames.prepare(self.core.env.pool) {
+            1..=INLINE_MAX => self.input.frames.inline(),
+            _ => match self.input.frames.prepare(self.core.env.pool) {
                 Some(payload) => {
-                    self.pending = Some(Pending::Name);
-                    self.frames.collect(payload);
+                    self.input.pending = Some(Pending::Name);
+                    self.input.frames.collect(payload);
                 }
-                None => self.frames.skip(),
+                None => self.input.frames.skip(),
             },
         }
         Ok(())
@@ -44,7 +44,7 @@ impl Reader<'_> {
             return self.refuse(header, Some(name), Refusal::NamesTooMany);
         }
         let charged = Name::new(name, Some(names.charge(name.len())));
-        let cell = StreamCell::new(id, charged, &self.core.env.config, false, self.now);
+        let cell = StreamCell::new(id, charged, &self.core.env.config, false, self.input.now);
         let received = self.core.registry.lock().streams.receive(id, Arc::clone(&cell));
         if !received {
             return self.refuse(header, Some(name), Refusal::NotAccepting);
@@ -52,6 +52,7 @@ impl Reader<'_> {
         self.core.counters.streams_received.add(1);
         self.core.introduce(&cell);
         self.core.acceptable.notify_one();
+        self.input.talk.interrupted = true;
         Ok(())
     }
 
@@ -76,7 +77,7 @@ impl Reader<'_> {
     fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
         self.core.counters.streams_refused.add(1);
         let (core, id) = (self.core, header.stream_id);
-        self.complaints.say(self.now, core.number, || {
+        self.input.complaints.say(self.input.now, core.number, || {
             let name = name.map(|name| format!(" {}", shown(name))).unwrap_or_default();
             format!("stream {id}{name} is refused: {}", refusal.reason())
         });
@@ -85,7 +86,7 @@ impl Reader<'_> {
 
     /// A stream fails alone, for a fault of the peer's.
     pub(super) fn fail(&mut self, cell: &Arc<StreamCell>, error: Error) {
-        self.complaints.say(self.now, self.core.number, || {
+        self.input.complaints.say(self.input.now, self.core.number, || {
             format!("stream {} {} fails: {error}", cell.id, shown(cell.name.bytes()))
         });
         self.core.fail_stream(cell, error, false);
@@ -95,7 +96,7 @@ impl Reader<'_> {
     pub(super) fn late(&mut self, cell: &Arc<StreamCell>) {
         self.core.counters.frames_ignored.add(1);
         if cell.first_late() {
-            self.complaints.say(self.now, self.core.number, || {
+            self.input.complaints.say(self.input.now, self.core.number, || {
                 let (id, name) = (cell.id, shown(cell.name.bytes()));
                 format!("stream {id} {name}: data after its end is dropped (Go peers can let FIN overtake data)")
             });

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::{Charge, Env, StreamCell};
 use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
-use crate::proto::stream::Received;
+use crate::proto::stream::{Readable, Received};
 
 /// Threads to be woken.
 #[derive(Debug, Default)]
@@ -26,6 +26,19 @@ impl Wakes {
         if list.last().is_none_or(|last| !last.is(cell)) {
             list.push(Arc::clone(cell));
         }
+    }
+
+    /// The stream, if it is one, whose reader alone is to be woken.
+    pub(crate) fn only_reader(&self) -> Option<u32> {
+        match (&*self.readers, &*self.writers) {
+            ([cell], []) => Some(cell.id),
+            _ => None,
+        }
+    }
+
+    /// Whether no other stream's threads are to be woken.
+    pub(crate) fn are_only_for(&self, cell: &Arc<StreamCell>) -> bool {
+        self.readers.iter().chain(&self.writers).all(|other| other.is(cell))
     }
 
     /// Wakes them. A reader that leaves data behind wakes the next one, so one is enough.
@@ -158,6 +171,11 @@ impl StreamCell {
             }
         }
         Ok(())
+    }
+
+    /// Whether a read would return at once, with whatever.
+    pub(crate) fn is_readable(&self) -> bool {
+        !matches!(self.state.lock().core.readable(), Readable::Nothing)
     }
 
     /// What the stream holds of the budget, in bytes.

@@ -24,12 +24,13 @@ pub(super) enum Reading {
 }
 
 impl StreamCell {
-    /// Reads at least one byte, waiting for it; 0 at the end.
-    pub(crate) fn read(self: &Arc<Self>, env: &Env, buf: &mut [u8]) -> Result<usize> {
+    /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `lead` may be called: see
+    /// [`wait_readable`](Self::wait_readable).
+    pub(crate) fn read(self: &Arc<Self>, env: &Env, buf: &mut [u8], lead: impl Fn() -> bool) -> Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
-        let Some(mut state) = self.wait_readable()? else { return Ok(0) };
+        let Some(mut state) = self.wait_readable(env, lead)? else { return Ok(0) };
         if buf.len().min(state.core.inbox().len()) <= COPY_LOCKED {
             let mut done = 0;
             while done < buf.len()
@@ -56,7 +57,7 @@ impl StreamCell {
     /// Moves what comes to `out`, until the end.
     pub(crate) fn write_to(self: &Arc<Self>, env: &Env, out: &mut dyn std::io::Write) -> std::io::Result<u64> {
         let mut total = 0;
-        while let Some(state) = self.wait_readable()? {
+        while let Some(state) = self.wait_readable(env, || false)? {
             let mut turn = self.begin_read(env, state, Reading::Writing);
             while let Some(chunk) = turn.chunk() {
                 let n = match out.write(chunk.data()) {

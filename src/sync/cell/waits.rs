@@ -49,6 +49,9 @@ impl State {
     }
 }
 
+/// A call whose limit is nearer than this leaves the transport to the session's threads: twice what a bounded read or write may take.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Instant>) {
     match limit {
         // Whether it timed out is asked anew, of the limits that hold by then.
@@ -57,9 +60,15 @@ fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Inst
     }
 }
 
+/// Whether a call with this limit may spend [`PATIENCE`] in the transport.
+pub(super) fn is_far(limit: Option<Instant>, now: Instant) -> bool {
+    limit.is_none_or(|limit| limit.saturating_duration_since(now) >= PATIENCE)
+}
+
 impl StreamCell {
-    /// Waits until there is data that no other reader has taken up; `None` at the end.
-    pub(super) fn wait_readable(&self) -> Result<Option<MutexGuard<'_, State>>> {
+    /// Waits until there is data that no other reader has taken up; `None` at the end. While the reader thread stands by, this thread calls
+    /// `lead` instead of waiting, unless its limit is near: that reads the transport, or returns `false` where it can't.
+    pub(super) fn wait_readable(&self, env: &Env, lead: impl Fn() -> bool) -> Result<Option<MutexGuard<'_, State>>> {
         let mut call = Call::default();
         let mut state = self.state.lock();
         loop {
@@ -72,7 +81,16 @@ impl StreamCell {
                 }
                 Readable::Data | Readable::Eof | Readable::Failed(_) | Readable::Nothing => {}
             }
-            let limit = state.limit(Direction::Read, &mut call, Instant::now())?;
+            let now = Instant::now();
+            let limit = state.limit(Direction::Read, &mut call, now)?;
+            if env.standby.is_offered() && is_far(limit, now) {
+                drop(state);
+                let led = lead();
+                state = self.state.lock();
+                if led || !matches!(state.core.readable(), Readable::Nothing) {
+                    continue;
+                }
+            }
             state.read_waiters += 1;
             wait(&self.readable, &mut state, limit);
             state.read_waiters -= 1;

@@ -4,18 +4,15 @@
 //! queued before it is unlocked.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::waits::Direction;
+use super::waits::{Direction, is_far};
 use super::{COPY_LOCKED, Env, State, StreamCell};
 use crate::error::Result;
 use crate::proto::chunks::Payload;
 use crate::proto::stream::{EXPRESS_BYTES, Writable};
 use crate::sync::deadline::Call;
 use crate::sync::shaper::Bell;
-
-/// A write whose deadline is nearer than this leaves the transport to the writer thread: twice what a bounded write may take.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What a write did.
 #[derive(Debug, Default)]
@@ -38,7 +35,7 @@ impl State {
         is_answer
     }
 
-    /// Whether a write may spend [`PATIENCE`] in the transport.
+    /// Whether a write may spend some time in the transport.
     fn is_patient(&self, call: &mut Call) -> bool {
         if self.nonblocking {
             return false;
@@ -49,7 +46,7 @@ impl State {
         }
         let now = Instant::now();
         match deadline.limit(call, now) {
-            Ok(limit) => limit.is_none_or(|limit| limit - now >= PATIENCE),
+            Ok(limit) => is_far(limit, now),
             Err(_) => false,
         }
     }

@@ -1,0 +1,128 @@
+//! The caller's turn at reading. While one stream alone talks, in requests and answers, the thread that waits for its next message reads the
+//! transport itself: otherwise each message would cost waking it.
+//!
+//! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by ([`Standby`](crate::sync::standby::Standby)). A
+//! call that would have to wait for data then takes a turn. It gives the reading back when nothing came within the bound, when something
+//! came for anybody else, when the budget is nearly used up, when the session closes or fails; and without its doing anything, when it
+//! doesn't come back in time.
+//!
+//! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader thread ends the input; nothing depends on
+//! callers, since the reader thread takes the reading back by itself.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::{Core, Input, Reader, guarded};
+use crate::error::Result;
+use crate::pool::MAX_BUFFER;
+use crate::sync::cell::StreamCell;
+use crate::sync::close::Phase;
+
+/// How long a caller's read of the transport may take: so long it may be deaf to a deadline that another thread sets, or to a close. Long
+/// enough for a peer that answers at once over a network.
+pub(super) const READ_BOUND: Duration = Duration::from_millis(10);
+
+/// How many messages of one stream, each to a reader that was waiting and has answered the one before, make it likely that the next one is
+/// waited for, too.
+const ENOUGH: u32 = 8;
+
+/// So much of the budget has to be free for a caller, in bytes, that it can't run into its end: what one frame may occupy, and some.
+const ROOM: usize = 2 * MAX_BUFFER;
+
+/// How many reads a caller makes in one turn at most, while what comes isn't for it.
+const READS: usize = 4;
+
+/// What tells the reader thread that one stream alone talks.
+#[derive(Default)]
+pub(super) struct Talk {
+    stream: u32,
+    answers: u32,
+    run: u32,
+    /// Somebody else was told something: a stream was opened.
+    pub(super) interrupted: bool,
+}
+
+/// Reads the transport on the calling thread, which waits for data on `cell`. Returns whether it did: if not, the reading is seen
+/// to by another thread.
+pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) -> bool {
+    let Some(mut slot) = core.reader.try_lock() else { return false };
+    let standby = &core.env.standby;
+    let Some(input) = slot.as_mut() else { return false };
+    let Some(turn) = standby.begin() else { return false };
+    let keep = match guarded(|| Reader { core, input }.lead(cell)) {
+        Ok(keep) => keep,
+        Err(error) => {
+            input.failed = Some(error);
+            false
+        }
+    };
+    turn.end(keep);
+    drop(slot);
+    if !keep {
+        standby.resume();
+    }
+    true
+}
+
+impl Reader<'_> {
+    /// A caller's turn: reads until there is something for `cell`. Returns whether callers may go on.
+    fn lead(&mut self, cell: &Arc<StreamCell>) -> Result<bool> {
+        for _ in 0..READS {
+            loop {
+                let in_order = self.core.lifecycle.is_in(Phase::Open) && self.core.env.budget.has_room(ROOM);
+                if !in_order {
+                    return Ok(false);
+                }
+                if !self.step()? {
+                    break;
+                }
+            }
+            let alone = self.input.wakes.are_only_for(cell);
+            self.input.wakes.send();
+            if !alone || std::mem::take(&mut self.input.talk.interrupted) {
+                return Ok(false);
+            }
+            if cell.is_readable() {
+                return Ok(true);
+            }
+            match self.fill_once() {
+                Ok(0) => return Err(self.end_of_input()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the stream that is about to be woken is likely to be read again at once: asked once for all that one read brought.
+    pub(super) fn is_quick(&mut self) -> bool {
+        let Input { talk, wakes, .. } = &mut *self.input;
+        let answers = self.core.answers.load(Relaxed);
+        let stream = wakes.only_reader().unwrap_or(0);
+        let interrupted = std::mem::take(&mut talk.interrupted);
+        let has_room = self.core.env.budget.has_room(ROOM);
+        let goes_on = has_room && stream != 0 && stream == talk.stream && answers != talk.answers && !interrupted;
+        talk.run = if goes_on { talk.run + 1 } else { 0 };
+        (talk.stream, talk.answers) = (stream, answers);
+        talk.run >= ENOUGH
+    }
+
+    /// Bounds the transport's reads, or lets them take as long as they like; returns whether that could be done.
+    pub(super) fn set_bound(&mut self, bound: Option<Duration>) -> bool {
+        let Input { bound: set, bounded, .. } = &mut *self.input;
+        if *bounded == bound {
+            return true;
+        }
+        let done = set.as_mut().is_some_and(|set| set(bound).is_ok());
+        if done {
+            *bounded = bound;
+        }
+        done
+    }
+}
