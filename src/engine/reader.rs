@@ -5,6 +5,7 @@
 //!
 //! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a bounded rate.
 
+mod data;
 mod streams;
 mod turns;
 
@@ -21,10 +22,9 @@ use super::Core;
 use super::complaints::Complaints;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::proto::chunks::{Chunk, charge_for};
-use crate::proto::stream::Received;
+use crate::proto::chunks::Chunk;
 use crate::sync::budget::Charge;
-use crate::sync::cell::{Small, StreamCell, Wakes};
+use crate::sync::cell::{StreamCell, Wakes};
 use crate::sync::close::Phase;
 use crate::transport::BoundReads;
 use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
@@ -317,87 +317,5 @@ impl Reader<'_> {
     fn count_data(&self, n: usize) {
         self.core.counters.bytes_received.add(n as u64);
         self.core.clock.payload(self.input.now);
-    }
-
-    // ---- data ---------------------------------------------------------------------------------------------------
-
-    /// A PSH header came. Small payloads are delivered when they lie in the window; for a large one the stream is asked now, and
-    /// the budget, before the rest is read.
-    fn data(&mut self, header: Header, length: usize) {
-        if length <= INLINE_MAX {
-            self.input.frames.inline();
-            return;
-        }
-        let Some(cell) = self.find(header.stream_id) else {
-            self.core.counters.frames_ignored.add(1);
-            self.input.frames.skip();
-            return;
-        };
-        match cell.admit(&self.core.env, length) {
-            Ok(Received::Queue) => {
-                // Where there is no charge the session is closing, or has ended: what comes is of no interest any more.
-                if let Some(payload) = self.input.frames.prepare(self.core.env.pool)
-                    && let Some(charge) = self.charge(charge_for(&payload.buffer))
-                {
-                    self.input.pending = Some(Pending::Data(cell, charge));
-                    self.input.frames.collect(payload);
-                }
-            }
-            Ok(Received::Discard) => {
-                self.count_data(length);
-                self.input.frames.skip();
-            }
-            Ok(Received::Late) => {
-                self.count_data(length);
-                self.late(&cell);
-                self.input.frames.skip();
-            }
-            Err(error) => {
-                self.fail(&cell, error);
-                self.input.frames.skip();
-            }
-        }
-    }
-
-    /// A small PSH payload lies in the window.
-    fn small(&mut self, header: Header) {
-        let Some(cell) = self.find(header.stream_id) else {
-            self.core.counters.frames_ignored.add(1);
-            return;
-        };
-        let (env, now) = (&self.core.env, self.input.now);
-        self.count_data(usize::from(header.length));
-        match cell.deliver_small(env, self.input.frames.payload(), now, &mut self.input.wakes) {
-            Ok(Small::Done) => {}
-            Ok(Small::Late) => self.late(&cell),
-            Ok(Small::Needs { merged, size }) => {
-                if let Some(mut buffer) = env.pool.get(size)
-                    && let Some(charge) = self.charge(charge_for(&buffer))
-                {
-                    let rest = &self.input.frames.payload()[merged..];
-                    buffer[..rest.len()].copy_from_slice(rest);
-                    let chunk = Chunk::new(buffer, 0, rest.len(), charge);
-                    cell.deliver(env, chunk, now, &mut self.input.wakes);
-                }
-            }
-            Err(error) => self.fail(&cell, error),
-        }
-    }
-
-    /// Charges the budget for what a payload will occupy: here the reader waits if that is used up. `None` when the session is closing
-    /// or has ended.
-    fn charge(&mut self, amount: usize) -> Option<Charge> {
-        let budget = &self.core.env.budget;
-        if let Some(charge) = budget.try_take(amount) {
-            return Some(charge);
-        }
-        self.input.wakes.send();
-        self.input.frames.rest();
-        let now = Instant::now();
-        budget.pause(now);
-        self.core.reader_pauses(now);
-        let charge = budget.take(amount, || self.core.clock.received(Instant::now()))?;
-        self.input.now = Instant::now();
-        Some(charge)
     }
 }
