@@ -74,7 +74,7 @@ impl Standby {
         while !*resume {
             let timed_out = self.resumed.wait_for(&mut resume, GRACE).timed_out();
             let turns = self.turns.load(SeqCst);
-            if timed_out && turns == seen && turns % 2 == 0 {
+            if timed_out && turns == seen && turns.is_multiple_of(2) {
                 break;
             }
             seen = turns;
