@@ -450,7 +450,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 200 }))]
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(if cfg!(miri) { 4 } else { 200 })))]
 
         #[test]
         fn any_split_gives_the_same_frames(
