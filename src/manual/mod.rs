@@ -7,6 +7,7 @@
 //! | [`protocol`] | those who want to talk with it: the wire, complete |
 //! | [`architecture`] | those who change it: threads, layers, locks, who wakes whom |
 //! | [`tuning`] | those who run it: what each setting costs and buys |
+//! | [`testing`] | those who change it, or doubt it: which test shows what, and how to run each kind |
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
@@ -16,3 +17,6 @@ pub mod architecture {}
 
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}

@@ -1,0 +1,707 @@
+//! Lessons from other multiplexers: what went wrong there, and the tests that they have, where no other file here shows it. The whole
+//! list, each line with its tests, is in src/manual/testing.md; that page is checked at the end of this file.
+
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::transport::{Shared, Transport};
+use gmux::wire::Command;
+use gmux::{Config, Error, Session, Stream};
+use support::lab::{FAR, Lab, data, quiet, quiet_versions};
+use support::links::{check, send};
+use support::raw::{Raw, against_server};
+use support::{Pattern, pair, pair_of, test, test_for, until, versions};
+
+/// A count for plain `cargo test`, or the full one (`GMUX_FULL`).
+fn sized(small: usize, full: usize) -> usize {
+    if std::env::var_os("GMUX_FULL").is_some() { full } else { small }
+}
+
+/// For tests whose full size takes longer than the usual watchdog allows.
+const LONG: Duration = Duration::from_secs(600);
+
+/// Random numbers, the same for a seed each time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// One of `from..=to`.
+    fn within(&mut self, from: usize, to: usize) -> usize {
+        from + (self.next() % (to - from + 1) as u64) as usize
+    }
+
+    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.within(0, choices.len() - 1)]
+    }
+}
+
+/// Echoes every stream that comes, each on a thread of its own, until the session ends.
+fn echo(session: Session) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        thread::scope(|scope| {
+            for stream in session.incoming() {
+                let stream = stream.unwrap();
+                scope.spawn(move || {
+                    io::copy(&mut &stream, &mut &stream).unwrap();
+                });
+            }
+        });
+    })
+}
+
+// ---- many streams -----------------------------------------------------------------------------------------------------
+
+/// rust-yamux's test: 512 streams at once, 128 KiB on each, and back.
+///
+/// On version 2 the budget is given for it. An echo that can't write doesn't read, and 512 first windows (the protocol grants 256 KiB each,
+/// unasked) are 32 times the default: filled, they would hold back the very window updates that the echoes wait for, and
+/// `stall_timeout` would have to cut one after the other (tests/stalls.rs). Version 1 has no windows to wait for.
+#[test]
+fn _512_streams_of_128_kib_each_at_once() {
+    const STREAMS: usize = 512;
+    const EACH: usize = 128 << 10;
+    test("_512_streams_of_128_kib_each_at_once", || {
+        for config in [Config::new(), Config::new().version(2).max_receive_buffer(2 * STREAMS * EACH)] {
+            let (client, server) = pair(config);
+            let echo = echo(server);
+            let start = Barrier::new(STREAMS);
+            thread::scope(|scope| {
+                for i in 0..STREAMS {
+                    let (client, start) = (&client, &start);
+                    scope.spawn(move || {
+                        let stream = client.open(format!("{i}")).unwrap();
+                        start.wait();
+                        thread::scope(|scope| {
+                            scope.spawn(|| {
+                                send(&stream, i * 1009, EACH);
+                                stream.shutdown(Shutdown::Write).unwrap();
+                            });
+                            assert_eq!(check(&stream, i * 1009), EACH);
+                        });
+                    });
+                }
+            });
+            assert_eq!(client.num_streams(), 0);
+            client.close().unwrap();
+            echo.join().unwrap();
+        }
+    });
+}
+
+/// yamux's test: 50 threads, each opens a thousand streams, one after the other; all of them are echoed, none stays behind.
+#[test]
+fn _50_threads_open_a_thousand_streams_each() {
+    test_for("_50_threads_open_a_thousand_streams_each", LONG, || {
+        let each = sized(20, 1000);
+        for config in versions() {
+            let (client, server) = pair(config);
+            let echo = echo(server.clone());
+            thread::scope(|scope| {
+                for thread in 0..50 {
+                    let client = &client;
+                    scope.spawn(move || {
+                        for i in 0..each {
+                            let text = format!("{thread}/{i}");
+                            let mut stream = client.open(&text).unwrap();
+                            stream.write_all(text.as_bytes()).unwrap();
+                            stream.shutdown(Shutdown::Write).unwrap();
+                            let mut back = String::new();
+                            stream.read_to_string(&mut back).unwrap();
+                            assert_eq!(back, text);
+                        }
+                    });
+                }
+            });
+            assert_eq!(client.num_streams(), 0);
+            until(|| server.num_streams() == 0); // an echo that is over is dropped a moment later
+            assert_eq!(server.stats().streams_received, 50 * each as u64);
+            client.close().unwrap();
+            echo.join().unwrap();
+        }
+    });
+}
+
+/// yamux's test: 50 streams, a thousand questions and answers on each.
+#[test]
+fn _50_streams_play_ping_pong() {
+    test_for("_50_streams_play_ping_pong", LONG, || {
+        let rounds = sized(50, 1000);
+        for config in versions() {
+            let (client, server) = pair(config);
+            let echo = echo(server);
+            thread::scope(|scope| {
+                for i in 0..50u32 {
+                    let client = &client;
+                    scope.spawn(move || {
+                        let mut stream = client.open("").unwrap();
+                        for round in 0..rounds as u32 {
+                            let ping = [i.to_le_bytes(), round.to_le_bytes()].concat();
+                            stream.write_all(&ping).unwrap();
+                            let mut pong = [0; 8];
+                            stream.read_exact(&mut pong).unwrap();
+                            assert_eq!(pong, *ping);
+                        }
+                    });
+                }
+            });
+            client.close().unwrap();
+            echo.join().unwrap();
+        }
+    });
+}
+
+/// A stream that nobody reads, and streams that nobody accepts, hold up no other: the reader thread waits for none of them.
+#[test]
+fn an_unread_stream_and_a_full_backlog_hold_up_no_other() {
+    test("an_unread_stream_and_a_full_backlog_hold_up_no_other", || {
+        for config in quiet_versions() {
+            let (client, server) = pair(config.accept_backlog(4));
+            let ours = client.open("works").unwrap();
+            let theirs = server.accept().unwrap();
+            let unread = client.open("unread").unwrap();
+            let _asleep = server.accept().unwrap();
+            send(&unread, 0, 262_144);
+            let refused: Vec<_> = (0..10).map(|i| client.open(format!("{i}")).unwrap()).collect();
+            for mut stream in &refused[4..] {
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0, "refused, as a FIN says");
+            }
+            thread::scope(|scope| {
+                scope.spawn(|| io::copy(&mut &theirs, &mut &theirs).unwrap());
+                scope.spawn(|| {
+                    send(&ours, 3, 4 << 20);
+                    ours.shutdown(Shutdown::Write).unwrap();
+                });
+                // The echo's end has to follow, so it is closed where it ends.
+                let mut back = vec![0; 4 << 20];
+                (&ours).read_exact(&mut back).unwrap();
+            });
+            assert_eq!((server.stats().streams_refused, server.num_streams()), (6, 6));
+        }
+    });
+}
+
+// ---- data -------------------------------------------------------------------------------------------------------------
+
+/// smux's test: writes and reads of random lengths, a gibibyte at full size.
+#[test]
+fn writes_and_reads_of_random_lengths_keep_every_byte() {
+    /// The data repeats after so many bytes, which no length divides.
+    const PERIOD: usize = 1_000_003;
+    const LONGEST: usize = 300_000;
+    test_for("writes_and_reads_of_random_lengths_keep_every_byte", LONG, || {
+        let total = sized(12 << 20, 1 << 30);
+        let mut round = Pattern::bytes(9, PERIOD);
+        round.extend_from_within(..LONGEST); // so that a piece may begin anywhere
+        let round = Arc::new(round);
+        for config in versions() {
+            let (client, server) = pair(config);
+            let (round, rounds) = (&round, Arc::clone(&round));
+            let writer = thread::spawn(move || {
+                let round = rounds;
+                let (mut stream, mut random, mut sent) = (client.open("").unwrap(), Random(1), 0);
+                while sent < total {
+                    let most = random.one_of(&[1, 100, 5000, 100_000, LONGEST]);
+                    let len = random.within(1, most).min(total - sent);
+                    stream.write_all(&round[sent % PERIOD..][..len]).unwrap();
+                    sent += len;
+                }
+            });
+            let (mut stream, mut random, mut got) = (server.accept().unwrap(), Random(2), 0);
+            let mut buf = vec![0; LONGEST];
+            loop {
+                let most = random.one_of(&[1, 100, 5000, 100_000, LONGEST]);
+                let len = random.within(1, most);
+                let n = stream.read(&mut buf[..len]).unwrap();
+                if n == 0 {
+                    break;
+                }
+                assert!(buf[..n] == round[got % PERIOD..][..n], "wrong data at {got}");
+                got += n;
+            }
+            assert_eq!(got, total);
+            writer.join().unwrap();
+        }
+    });
+}
+
+/// smux's test: reads of a few bytes.
+#[test]
+fn tiny_reads_lose_nothing() {
+    test("tiny_reads_lose_nothing", || {
+        for config in versions() {
+            let (client, server) = pair(config);
+            let sent = Pattern::bytes(7, 40_000);
+            let mut ours = client.open("").unwrap();
+            for piece in sent.chunks(6007) {
+                ours.write_all(piece).unwrap();
+            }
+            ours.close().unwrap();
+            let (mut theirs, mut got) = (server.accept().unwrap(), Vec::<u8>::new());
+            for len in (1..=3).cycle() {
+                let mut piece = [0; 3];
+                match theirs.read(&mut piece[..len]).unwrap() {
+                    0 => break,
+                    n => got.extend(&piece[..n]),
+                }
+            }
+            assert!(got == sent);
+        }
+    });
+}
+
+/// What `write` accepted is the session's own: the caller's buffer may change, though nothing was sent yet.
+#[test]
+fn accepted_bytes_are_copied() {
+    test("accepted_bytes_are_copied", || {
+        for len in [100, 100_000] {
+            let (lab, session) = Lab::client(quiet());
+            let mut stream = session.open("").unwrap();
+            lab.blocked();
+            let mut bytes = vec![1; len];
+            stream.write_all(&bytes).unwrap();
+            stream.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
+            assert_eq!(stream.flush().unwrap_err().kind(), ErrorKind::TimedOut);
+            bytes.fill(2);
+            lab.allow_all();
+            let frames = lab.until_frames(|frames| data(frames, 3).len() == len);
+            assert!(data(&frames, 3).iter().all(|&byte| byte == 1));
+            lab.eof();
+        }
+    });
+}
+
+/// rust-yamux's test: random configurations, the two ends' different, all that the rules allow.
+#[test]
+fn random_configurations_carry_data() {
+    test_for("random_configurations_carry_data", LONG, || {
+        for seed in 0..sized(30, 1000) as u64 {
+            let mut random = Random(seed);
+            let version = random.one_of(&[1, 2]);
+            let configs = [(); 2].map(|()| {
+                let least = if version == 2 { 262_144 } else { 1 };
+                let budget = random.one_of(&[1, 1000, 262_144, 300_000, 1 << 20, 4 << 20]).max(least);
+                let window = random.within(1, budget).max(random.one_of(&[1, 1000.min(budget)]));
+                let highest = random.within(window, budget);
+                let (frame, buffer) = (random.within(1, 65_535), random.within(1, 1 << 20));
+                quiet()
+                    .version(version)
+                    .max_receive_buffer(budget)
+                    .max_stream_buffer(window)
+                    .max_stream_window(highest)
+                    .max_frame_size(frame.max(random.one_of(&[1, 1000])))
+                    .max_send_buffer(buffer)
+                    .stall_timeout(None)
+            });
+            let about = format!("seed {seed}: {configs:?}");
+            let result = std::panic::catch_unwind(|| {
+                let [a, b] = configs;
+                let (client, server) = pair_of(a, b);
+                let ends = [(&client, &server), (&server, &client)];
+                thread::scope(|scope| {
+                    for (opener, accepter) in ends {
+                        for _ in 0..2 {
+                            let ours = opener.open("").unwrap();
+                            let theirs = accepter.accept().unwrap();
+                            scope.spawn(move || exchange(&ours, 20_000));
+                            scope.spawn(move || exchange(&theirs, 20_000));
+                        }
+                    }
+                });
+                client.close().unwrap();
+            });
+            result.unwrap_or_else(|panic| {
+                eprintln!("{about}");
+                std::panic::resume_unwind(panic)
+            });
+        }
+    });
+}
+
+/// Sends so many bytes and FIN, and receives as many, at the same time.
+fn exchange(stream: &Stream, len: usize) {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            send(stream, 11, len);
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(check(stream, 11), len);
+    });
+}
+
+/// rust-yamux's test: one end sends everything and finishes, then the other does.
+#[test]
+fn half_closed_transfers_carry_a_mebibyte_each_way() {
+    const SIZE: usize = 1 << 20;
+    test("half_closed_transfers_carry_a_mebibyte_each_way", || {
+        for config in versions() {
+            let (client, server) = pair(config);
+            for opener_first in [true, false] {
+                let ours = client.open("").unwrap();
+                let theirs = server.accept().unwrap();
+                let (first, second) = if opener_first { (ours, theirs) } else { (theirs, ours) };
+                thread::scope(|scope| {
+                    scope.spawn(move || {
+                        send(&first, 1, SIZE);
+                        first.shutdown(Shutdown::Write).unwrap();
+                        assert_eq!(check(&first, 2), SIZE);
+                    });
+                    scope.spawn(move || {
+                        assert_eq!(check(&second, 1), SIZE);
+                        send(&second, 2, SIZE);
+                        second.shutdown(Shutdown::Write).unwrap();
+                    });
+                });
+            }
+            assert_eq!((client.num_streams(), server.num_streams()), (0, 0));
+        }
+    });
+}
+
+// ---- windows ----------------------------------------------------------------------------------------------------------
+
+/// CONSUMED of the next frame, which has to be an UPD of stream 1.
+fn consumed(raw: &mut Raw) -> u32 {
+    let payload = raw.expect(Command::Upd, 1);
+    u32::from_le_bytes(payload[..4].try_into().unwrap())
+}
+
+/// yamux's test: reads that take a part of what is there are told to the peer too, when they add up to half of the window; what isn't
+/// read isn't told.
+#[test]
+fn partial_reads_update_the_window() {
+    test("partial_reads_update_the_window", || {
+        let config = quiet().version(2).max_stream_buffer(65_536).max_stream_window(65_536);
+        let (mut raw, session) = against_server(config, 2);
+        raw.syn(1, "");
+        let mut stream = session.accept().unwrap();
+        (0..8).for_each(|_| raw.psh(1, [1; 32_768]));
+        let (mut read, mut told) = (0, 0);
+        // The first read is told at once, then each half of a window.
+        for due in [1000, 33_768, 66_536, 99_304, 132_072] {
+            while read < due {
+                let n = 1000.min(due - read) as usize;
+                stream.read_exact(&mut vec![0; n]).unwrap();
+                read += n as u32;
+            }
+            told = consumed(&mut raw);
+            assert_eq!(told, due);
+        }
+        // A byte less than half of a window isn't worth a word: the next thing that is said is something else.
+        stream.read_exact(&mut [0; 32_767]).unwrap();
+        stream.write_all(b"!").unwrap();
+        assert_eq!(raw.expect(Command::Psh, 1), b"!");
+        stream.read_exact(&mut [0; 1]).unwrap();
+        assert_eq!(consumed(&mut raw), told + 32_768);
+    });
+}
+
+/// "FIN and UPD ignore deadlines": FIN is in tests/promises_closing_streams.rs.
+#[test]
+fn updates_ignore_an_expired_deadline() {
+    test("updates_ignore_an_expired_deadline", || {
+        let (mut raw, session) = against_server(quiet().version(2), 2);
+        raw.syn(1, "");
+        raw.psh(1, [1; 40_000]);
+        let mut stream = session.accept().unwrap();
+        stream.read_exact(&mut [0]).unwrap(); // some of it is there
+        assert_eq!(consumed(&mut raw), 1);
+        support::lab::processed(&mut raw, &session, 2);
+        stream.set_deadline(Some(Instant::now()));
+        stream.set_no_data_timeout(Some(Duration::from_nanos(1)));
+        stream.read_exact(&mut vec![0; 39_999]).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(consumed(&mut raw), 40_000);
+    });
+}
+
+// ---- turns ------------------------------------------------------------------------------------------------------------
+
+/// smux's test, without its chance: streams that all have more to send than the link takes get shares that differ by less than a
+/// quarter, whatever frames and writes they make.
+#[test]
+fn streams_share_the_link_by_bytes() {
+    const QUEUE: usize = 2 << 20;
+    const STREAMS: usize = 4;
+    test("streams_share_the_link_by_bytes", || {
+        let (lab, session) = Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
+        let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
+        lab.blocked();
+        for (mut stream, piece) in streams.iter().zip([100, 3000, 50_000, QUEUE]) {
+            vec![1; QUEUE].chunks(piece).for_each(|piece| stream.write_all(piece).unwrap());
+        }
+        // Half of what waits goes out: nobody has run dry.
+        lab.allow(STREAMS * QUEUE / 2);
+        lab.wait(|state| (state.written.len() >= STREAMS * QUEUE / 2).then_some(()));
+        let whole = lab.frames();
+        let shares: Vec<_> = streams.iter().map(|stream| data(&whole, stream.id()).len()).collect();
+        let even = shares.iter().sum::<usize>() / STREAMS;
+        assert!(even > QUEUE / 3, "{shares:?}");
+        assert!(shares.iter().all(|share| share.abs_diff(even) < even / 4), "{shares:?}");
+        session.set_no_data_timeout(Some(Duration::from_millis(1))); // the rest isn't of interest
+        assert!(session.closed().recv().is_err());
+    });
+}
+
+/// A new stream waits for what is being written, and for a turn of each of the others; not for all that they have.
+#[test]
+fn a_new_stream_does_not_wait_behind_the_old_ones() {
+    const QUEUE: usize = 4 << 20;
+    /// A batch in hand, a batch before the next look at the queues, and a turn (128 KiB) of each of the three old ones, with headers.
+    const AHEAD: usize = 2 * (256 << 10) + 3 * (128 << 10) + (64 << 10);
+    test("a_new_stream_does_not_wait_behind_the_old_ones", || {
+        for len in [100, 100_000] {
+            let (lab, session) = Lab::client(quiet().max_send_buffer(QUEUE));
+            let old: Vec<_> = (0..3).map(|_| session.open("").unwrap()).collect();
+            lab.blocked();
+            old.iter().for_each(|mut stream| stream.write_all(&vec![1; QUEUE]).unwrap());
+            lab.allow(1 << 20);
+            lab.wait(|state| (state.written.len() == 1 << 20).then_some(()));
+            let mut new = session.open("new").unwrap();
+            new.write_all(&vec![2; len]).unwrap();
+            lab.allow(AHEAD + len);
+            lab.wait(|state| (state.written.len() == (1 << 20) + AHEAD + len).then_some(()));
+            assert_eq!(data(&lab.frames(), new.id()).len(), len, "it had to wait for the others");
+            lab.allow_all();
+            lab.eof();
+        }
+    });
+}
+
+/// A sign of life overtakes bulk data.
+#[test]
+fn a_ping_goes_before_bulk_data() {
+    const QUEUE: usize = 16 << 20;
+    test("a_ping_goes_before_bulk_data", || {
+        let config = quiet().keepalive_disabled(false).keepalive_interval(Duration::from_millis(10));
+        let (lab, session) = Lab::client(config.keepalive_timeout(FAR).max_send_buffer(QUEUE));
+        let mut stream = session.open("").unwrap();
+        stream.write_all(&vec![1; QUEUE]).unwrap();
+        let mut pings = 0;
+        while pings == 0 {
+            thread::sleep(Duration::from_millis(2)); // pings are due by time alone; the queue is enough for half a second of these
+            lab.allow(1 << 16);
+            lab.blocked();
+            lab.wait(|state| {
+                assert!(state.written.len() < QUEUE, "all of the bulk data went first");
+                let mut rest = &state.written[..];
+                while let Some((frame, after)) = gmux::wire::Frame::decode(rest).unwrap() {
+                    pings += usize::from(frame.header.command == Command::Nop);
+                    rest = after;
+                }
+                Some(())
+            });
+        }
+        lab.allow_all();
+        lab.eof();
+    });
+}
+
+/// Any byte that comes is a sign of life: a peer that is busy with one large frame, and never pings, isn't dead.
+#[test]
+fn any_received_byte_is_life() {
+    test("any_received_byte_is_life", || {
+        let timeout = Duration::from_secs(1);
+        let config = quiet().keepalive_disabled(false).keepalive_interval(timeout).keepalive_timeout(timeout);
+        let (mut raw, session) = against_server(config, 1);
+        raw.syn(1, "");
+        let mut stream = session.accept().unwrap();
+        raw.bytes(&[1, 2, 0xFF, 0xFF, 1, 0, 0, 0]);
+        let begin = Instant::now();
+        while begin.elapsed() < timeout * 2 {
+            raw.bytes(&[7; 100]);
+            thread::sleep(timeout / 50); // time itself is under test
+        }
+        assert!(!session.is_closed(), "{:?}", session.close_reason());
+        // And without any, it is.
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))));
+        assert!(stream.read(&mut [0]).is_err());
+    });
+}
+
+/// The two threads of a session take fair turns at a transport that can't be split: a reader that always finds something doesn't keep
+/// the writer out for longer than the turn that is under way and the one that may have begun meanwhile.
+#[test]
+fn a_shared_transports_writer_is_let_in_fairly() {
+    /// Always readable, and never quick.
+    struct Busy(Arc<AtomicUsize>, Arc<AtomicUsize>);
+    impl Read for Busy {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.0.fetch_add(1, SeqCst);
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_micros(50) {
+                std::hint::spin_loop();
+            }
+            buf[0] = 0;
+            Ok(1)
+        }
+    }
+    impl Write for Busy {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.1.store(self.0.load(SeqCst), SeqCst);
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    const WRITES: usize = 401;
+    test("a_shared_transports_writer_is_let_in_fairly", || {
+        let (reads, at_write, stop) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
+        let halves = Shared::new(Busy(Arc::clone(&reads), Arc::clone(&at_write))).split().unwrap();
+        let (mut reader, mut writer) = (halves.reader, halves.writer);
+        let waits = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    assert_eq!(reader.read(&mut [0]).unwrap(), 1);
+                }
+            });
+            until(|| reads.load(SeqCst) > 0);
+            let waits = (0..WRITES).map(|_| {
+                let before = reads.load(SeqCst);
+                assert_eq!(writer.write(&[0]).unwrap(), 1);
+                at_write.load(SeqCst) - before
+            });
+            let mut waits: Vec<_> = waits.collect();
+            stop.store(true, SeqCst);
+            waits.sort_unstable();
+            waits
+        });
+        // Not the longest: this thread may lose the processor between its look and its wait.
+        assert!(waits[WRITES / 2] <= 2, "reads before a write: {waits:?}");
+    });
+}
+
+// ---- crafted input ----------------------------------------------------------------------------------------------------
+
+/// smux's test: random bytes instead of frames. The session ends, with an error that says what was wrong, and nothing panics.
+#[test]
+fn random_garbage_ends_a_session_with_an_error() {
+    test_for("random_garbage_ends_a_session_with_an_error", LONG, || {
+        for seed in 0..sized(300, 20_000) as u64 {
+            let mut random = Random(seed);
+            let version = random.one_of(&[1, 2]);
+            let (mut raw, session) = against_server(quiet().version(version), version);
+            // Every third is nothing but noise; the others begin like frames, and some of those are.
+            let len = random.within(1, 3000);
+            let mut bytes = Pattern::bytes(seed, len);
+            if seed % 3 > 0 {
+                for header in bytes.chunks_mut(random.within(8, 200)).filter(|piece| piece.len() >= 8) {
+                    header[0] = version;
+                    header[1] %= 6;
+                    header[3] = 0;
+                    header[5..8].fill(0);
+                }
+            }
+            if raw.try_bytes(&bytes).is_ok() {
+                let _ = raw.stream.shutdown(Shutdown::Write); // the session may have ended meanwhile
+            }
+            assert!(session.closed().recv().is_err());
+            match session.close_reason().unwrap() {
+                Error::Io(error) if error.kind() == ErrorKind::Other => panic!("seed {seed}: {error}"), // a panic's
+                Error::KeepaliveTimeout(_) | Error::Closed => panic!("seed {seed}"),
+                _ => {}
+            }
+        }
+    });
+}
+
+// ---- the page -----------------------------------------------------------------------------------------------------------
+
+/// Names of the tests in a source file: functions behind `#[test]`, and names that a macro makes tests of (`name: call(…);`).
+fn tests_in(text: &str) -> HashSet<String> {
+    let mut names = HashSet::new();
+    let mut after_attribute = false;
+    for line in text.lines().map(str::trim) {
+        if line == "#[test]" {
+            after_attribute = true;
+        } else if after_attribute && let Some(rest) = line.strip_prefix("fn ") {
+            names.extend(rest.split('(').next().map(str::to_owned));
+            after_attribute = false;
+        }
+    }
+    for block in text.split("\nscenarios! {").skip(1) {
+        let block = block.split("\n}").next().unwrap_or_default();
+        let lines = block.lines().filter_map(|line| line.trim().split_once(':'));
+        names.extend(lines.map(|(name, _)| name.to_owned()));
+    }
+    names
+}
+
+/// What a page names as tests: `` `file.rs::name` ``, the file relative to the crate's root, or to `tests`.
+fn named_tests(page: &str) -> Vec<(String, String)> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    let named = quoted.filter_map(|text| text.split_once(".rs::"));
+    named.map(|(file, name)| (format!("{file}.rs"), name.to_owned())).collect()
+}
+
+/// What is wrong with a page: tests that it names and that aren't there. `read` gives a file's text.
+fn missing(page: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut files: HashMap<String, Option<HashSet<String>>> = HashMap::new();
+    let mut wrong = Vec::new();
+    for (file, name) in named_tests(page) {
+        let path = if file.contains('/') { file.clone() } else { format!("tests/{file}") };
+        let tests = files.entry(file.clone()).or_insert_with(|| read(&path).map(|text| tests_in(&text)));
+        match tests {
+            None => wrong.push(format!("{path}: no such file")),
+            Some(tests) if !tests.contains(&name) => wrong.push(format!("{path}: no test {name}")),
+            Some(_) => {}
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_test_that_the_manual_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("src/manual/testing.md")).unwrap();
+    assert!(
+        named_tests(&page).len() > 100,
+        "only {} tests are named: the check sees nothing",
+        named_tests(&page).len()
+    );
+    let wrong = missing(&page, |path| fs::read_to_string(root.join(path)).ok());
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// A line of the page's tables without a test would be an empty promise.
+#[test]
+fn every_line_of_the_manuals_tables_of_lessons_names_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("src/manual/testing.md")).unwrap();
+    let tables = page.split("\n## ").filter(|section| section.starts_with("Lessons"));
+    let rows: Vec<_> = tables.flat_map(str::lines).filter(|line| line.starts_with("| ")).collect();
+    assert!(rows.len() > 60, "only {} lines were found", rows.len());
+    let empty = rows.iter().filter(|row| !row.starts_with("| elsewhere") && named_tests(row).is_empty());
+    let empty: Vec<_> = empty.collect();
+    assert!(empty.is_empty(), "{empty:#?}");
+}
+
+#[test]
+fn the_check_of_the_page_finds_what_is_missing() {
+    let text = "#[test]\nfn there() {}\nfn helper() {}\nscenarios! {\n    made: of(this);\n    split:\n        of(that);\n}\nx: y";
+    let read = |path: &str| (path == "tests/a.rs" || path == "src/b.rs").then(|| text.to_owned());
+    let page = |name: &str| format!("| x | `{name}` and `code` |");
+    for good in ["a.rs::there", "a.rs::made", "a.rs::split", "src/b.rs::there"] {
+        assert_eq!(missing(&page(good), read), [""; 0], "{good}");
+    }
+    for bad in ["a.rs::gone", "a.rs::helper", "a.rs::of", "a.rs::x", "b.rs::there", "src/a.rs::there"] {
+        assert_eq!(missing(&page(bad), read).len(), 1, "{bad}");
+    }
+}
