@@ -98,7 +98,11 @@ pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
 fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: Result<()>) {
     let writer = slot.take();
     drop(slot);
-    drop(writer);
+    // The write half may panic here, too; what follows has to be done all the same.
+    let result = guarded(move || {
+        drop(writer);
+        result
+    });
     if let Err(error) = &result {
         core.fail_write(error.clone());
     }
