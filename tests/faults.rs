@@ -1,0 +1,145 @@
+//! Mixed traffic over transports that go wrong, driven by seeds.
+//!
+//! A seed says what happens ([`plan`]): the kind of transport, its faults, streams in both directions, how each end uses and ends them,
+//! and how the sessions end. The traffic keeps books ([`traffic`]) of what was accepted, finished and read; afterwards the books
+//! have to agree ([`verdict`]). Every few seeds the process has to be as it was: no thread, no memory more.
+//!
+//! `GMUX_FAULT_SEED=n` runs one seed, a hundred times: threads take turns as they like, so once may not be enough. `GMUX_FULL` runs 10,000
+//! seeds instead of a few hundred; `GMUX_FAULT_SEEDS=a..b` runs those.
+
+mod support;
+
+#[path = "faults/books.rs"]
+mod books;
+#[path = "faults/leaks.rs"]
+mod leaks;
+#[path = "faults/plan.rs"]
+mod plan;
+#[path = "faults/traffic.rs"]
+mod traffic;
+#[path = "faults/verdict.rs"]
+mod verdict;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::ops::Range;
+use std::panic;
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::faulty::INJECTED;
+
+use leaks::Leaks;
+use plan::Plan;
+use verdict::Tally;
+
+/// Seeds that run at once: most of the time of one goes by in waits.
+const WORKERS: usize = 6;
+/// After so many seeds the process has to be as it was.
+const BATCH: u64 = 60;
+/// A seed that takes longer hangs. The longest wait in a plan is a fraction of a second.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The seeds that are running, and since when.
+static RUNNING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
+
+/// A seed failed: says so and how to see it again, and ends the process, for the seed's other threads may be blocked for ever.
+pub fn fail(seed: u64, text: &str) -> ! {
+    let plan = Plan::new(seed);
+    let threads = support::threads().join(" ");
+    let text = format!("\nSEED {seed} FAILED: {text}\nagain: GMUX_FAULT_SEED={seed}\nthreads: {threads}\n{plan:#?}\n");
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    process::exit(86);
+}
+
+/// Runs something of a seed; its panic is the seed's failure.
+pub fn guard<R>(seed: u64, run: impl FnOnce() -> R) -> R {
+    panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        fail(seed, text.unwrap_or("a panic"))
+    })
+}
+
+/// Injected panics are expected, by the thousand: they aren't printed.
+fn hush() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<&str>().copied();
+        if !text.or(info.payload().downcast_ref::<String>().map(String::as_str)).is_some_and(|t| t.contains(INJECTED)) {
+            print(info);
+        }
+    }));
+}
+
+/// Ends the process when a seed hangs; until the sender is dropped.
+fn watch(done: &mpsc::Receiver<()>) {
+    while done.recv_timeout(Duration::from_millis(500)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let oldest =
+            RUNNING.lock().unwrap().iter().min_by_key(|(_, since)| **since).map(|(seed, since)| (*seed, *since));
+        if let Some((seed, since)) = oldest
+            && since.elapsed() > LIMIT
+        {
+            fail(seed, &format!("it hangs (over {LIMIT:?})"));
+        }
+    }
+}
+
+fn run_batch(seeds: &[u64], tally: &Mutex<Tally>) {
+    let next = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..WORKERS.min(seeds.len()) {
+            scope.spawn(|| {
+                while let Some(&seed) = seeds.get(next.fetch_add(1, SeqCst) as usize) {
+                    RUNNING.lock().unwrap().insert(seed, Instant::now());
+                    let mut result = guard(seed, || traffic::run(&Plan::new(seed)));
+                    RUNNING.lock().unwrap().remove(&seed);
+                    tally.lock().unwrap().add(&mut result);
+                }
+            });
+        }
+    });
+}
+
+/// Runs seeds, batch by batch.
+fn run_seeds(seeds: &[u64]) {
+    hush();
+    let (stop, stopped) = mpsc::channel();
+    let dog = thread::spawn(move || watch(&stopped));
+    let tally = Mutex::new(Tally::default());
+    let mut leaks = Leaks::default();
+    let begin = Instant::now();
+    for batch in seeds.chunks(BATCH as usize) {
+        run_batch(batch, &tally);
+        leaks.check(batch);
+        tally.lock().unwrap().check();
+    }
+    drop(stop);
+    dog.join().unwrap();
+    let took = begin.elapsed();
+    println!("{} seeds in {took:.1?}\n{}\n{leaks}", seeds.len(), tally.into_inner().unwrap());
+}
+
+/// `a..b` in the environment.
+fn range(text: &str) -> Range<u64> {
+    let (from, to) = text.split_once("..").expect("GMUX_FAULT_SEEDS=from..to");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+#[test]
+fn every_byte_is_right_and_every_stream_ends_whole_or_with_an_error() {
+    let env: HashMap<String, String> = std::env::vars().collect();
+    let seeds: Vec<u64> = if let Some(seed) = env.get("GMUX_FAULT_SEED") {
+        vec![seed.parse().expect("GMUX_FAULT_SEED=number"); 100]
+    } else if let Some(seeds) = env.get("GMUX_FAULT_SEEDS") {
+        range(seeds).collect()
+    } else if env.contains_key("GMUX_FULL") {
+        (0..10_000).collect()
+    } else {
+        (0..300).collect()
+    };
+    // Seeds are watched one by one; this is for what comes after them.
+    support::test_for("faults", Duration::from_secs(3600), || run_seeds(&seeds));
+}

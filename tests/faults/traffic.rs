@@ -1,0 +1,592 @@
+//! Runs a plan: sessions over faulty transports, and threads that use their streams.
+//!
+//! Whatever goes wrong, all these threads have to come to an end by themselves.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+use gmux::{Error, Session, Stream};
+
+use crate::books::{Dropped, ReadEnd, World, WriteEnd};
+use crate::guard;
+use crate::plan::{Action, Ending, Manner, Plan};
+use crate::support::Pattern;
+use crate::support::faulty::{self, Rng};
+use crate::verdict::{self, Outcome};
+
+/// Runs a plan and judges it.
+pub fn run(plan: &Plan) -> Outcome {
+    let mut rng = Rng::new(!plan.seed);
+    let ((a, a_gone), (b, b_gone)) =
+        faulty::connect(plan.kind, plan.capacities, plan.resets, plan.faults.clone(), &mut rng);
+    let (world, all_done) = World::new(plan);
+    let sessions = [
+        created(plan, 0, || Session::client(a, plan.config.clone())),
+        created(plan, 1, || Session::server(b, plan.config.clone())),
+    ];
+    let closed: Vec<Receiver<()>> = sessions.iter().flatten().map(Session::closed).collect();
+    let keep = plan.ending != Ending::LastDrop || plan.trigger.is_some();
+    if keep {
+        for end in [0, 1] {
+            *world.sessions[end].lock().unwrap() = sessions[end].clone();
+        }
+    }
+    thread::scope(|scope| {
+        for (end, session) in sessions.into_iter().enumerate() {
+            let Some(session) = session else { continue };
+            let acceptor = session.clone();
+            let (world, rng) = (&world, (rng.fork(), rng.fork()));
+            start(scope, world, move || open(scope, world, end, &session, rng.0));
+            start(scope, world, move || accept(scope, world, end, &acceptor, rng.1, !keep));
+        }
+        // All is done, or it can't be any more.
+        for closed in &closed {
+            select! { recv(all_done) -> _ => break, recv(closed) -> _ => {} }
+        }
+        if keep {
+            let Ending::Close(first) = plan.ending else { return close_both(&world, 0) };
+            close_both(&world, first);
+        }
+    });
+    // Both transports have been let go of, so the sessions' threads are at their end.
+    for gone in [a_gone, b_gone] {
+        assert!(gone.recv().is_err());
+    }
+    for closed in &closed {
+        assert!(closed.recv().is_err());
+    }
+    verdict::judge(&world, keep)
+}
+
+fn close_both(world: &World<'_>, first: usize) {
+    close(world, first);
+    close(world, 1 - first);
+}
+
+/// Starts a session. A panic of the transport's is the caller's then, and leaves nothing behind.
+fn created(plan: &Plan, end: usize, create: impl FnOnce() -> gmux::Result<Session>) -> Option<Session> {
+    match catch_unwind(AssertUnwindSafe(create)) {
+        Ok(session) => Some(session.expect("nothing fails while a session is made")),
+        Err(_) => {
+            assert!(plan.faults[end].address, "a session's creation panicked");
+            None
+        }
+    }
+}
+
+/// Starts a thread whose panic is the seed's failure.
+fn start<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, world: &'e World<'_>, run: impl FnOnce() + Send + 's) {
+    let seed = world.plan.seed;
+    let thread = thread::Builder::new().name(format!("seed-{seed}"));
+    thread.spawn_scoped(scope, move || guard(seed, run)).expect("a thread");
+}
+
+fn close(world: &World<'_>, end: usize) {
+    let Some(session) = world.session(end) else { return };
+    world.closing[end].store(true, SeqCst);
+    let result = session.close();
+    world.closes[end].lock().unwrap().get_or_insert(result);
+}
+
+/// Opens this end's streams.
+fn open<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, world: &'e World<'_>, end: usize, session: &Session, mut rng: Rng) {
+    let ours = world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener == end);
+    for (index, _) in ours {
+        let Ok(stream) = session.open(index.to_string()) else {
+            let over = session.close_reason().is_some() || world.closing[end].load(SeqCst);
+            assert!(over, "a session that is open opens no stream");
+            return;
+        };
+        use_stream(scope, world, end, index, stream, &mut rng);
+    }
+}
+
+/// Accepts the other end's streams; with `few`, no more than there are.
+fn accept<'s, 'e: 's>(
+    scope: &'s Scope<'s, 'e>,
+    world: &'e World<'_>,
+    end: usize,
+    session: &Session,
+    mut rng: Rng,
+    few: bool,
+) {
+    let mut theirs = world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener != end);
+    loop {
+        let next = theirs.next().map(|(index, _)| index);
+        if few && next.is_none() {
+            return;
+        }
+        let stream = loop {
+            if !rng.chance(20) {
+                break session.accept();
+            }
+            match session.accept_timeout(Duration::from_millis(1)) {
+                Err(Error::Timeout) => {}
+                other => break other,
+            }
+        };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                assert!(session.close_reason().is_some() || matches!(error, Error::Closed), "accept: {error}");
+                return;
+            }
+        };
+        assert_eq!(stream.name().parse().ok(), next, "streams are accepted in their order");
+        use_stream(scope, world, end, next.expect("a stream that was opened"), stream, &mut rng);
+    }
+}
+
+/// Starts the threads that use one end of a stream.
+fn use_stream<'s, 'e: 's>(
+    scope: &'s Scope<'s, 'e>,
+    world: &'e World<'_>,
+    end: usize,
+    index: usize,
+    stream: Stream,
+    rng: &mut Rng,
+) {
+    let book = &world.ends[index][end];
+    assert!(!book.exists.swap(true, SeqCst), "a stream was accepted twice");
+    *book.closed.lock().unwrap() = Some(stream.closed());
+    let mut user = |stream| User {
+        scope,
+        world,
+        index,
+        end,
+        stream,
+        rng: rng.fork(),
+        out: Pattern::new(pattern(world.plan.seed, index, end)),
+        inn: Pattern::new(pattern(world.plan.seed, index, 1 - end)),
+        buf: Vec::new(),
+    };
+    let done = Arc::new(Done(world));
+    let plan = &world.plan.streams[index];
+    let mut first = user(stream.clone());
+    first.notify();
+    if plan.ping_pong {
+        let opened = plan.opener == end;
+        start(scope, world, move || {
+            if opened {
+                first.ask()
+            } else {
+                first.answer()
+            }
+            drop(first);
+            drop(done);
+        });
+        return;
+    }
+    let mut second = user(stream);
+    let also_done = Arc::clone(&done);
+    start(scope, world, move || {
+        first.write_all();
+        drop(first);
+        drop(done);
+    });
+    start(scope, world, move || {
+        second.read_all();
+        drop(second);
+        drop(also_done);
+    });
+}
+
+/// One end of a stream is done when this is dropped.
+struct Done<'e, 'p>(&'e World<'p>);
+
+impl Drop for Done<'_, '_> {
+    fn drop(&mut self) {
+        self.0.end_done();
+    }
+}
+
+/// The seed of what one end sends.
+fn pattern(seed: u64, index: usize, end: usize) -> u64 {
+    Rng::new(seed.wrapping_mul(1000) + index as u64 * 2 + end as u64).word()
+}
+
+/// A thread with a handle to one end of a stream.
+struct User<'s, 'e, 'p> {
+    scope: &'s Scope<'s, 'e>,
+    world: &'e World<'p>,
+    index: usize,
+    end: usize,
+    stream: Stream,
+    rng: Rng,
+    out: Pattern,
+    inn: Pattern,
+    buf: Vec<u8>,
+}
+
+impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
+    fn way_out(&self) -> &'e crate::books::Way {
+        &self.world.ways[self.index][self.end]
+    }
+
+    fn way_in(&self) -> &'e crate::books::Way {
+        &self.world.ways[self.index][1 - self.end]
+    }
+
+    fn book(&self) -> &'e crate::books::End {
+        &self.world.ends[self.index][self.end]
+    }
+
+    fn manner(&self) -> Manner {
+        self.world.plan.streams[self.index].manner[self.end]
+    }
+
+    fn notify(&self) {
+        let dropped = Dropped(Arc::clone(&self.book().notifiers));
+        dropped.0.set.fetch_add(1, SeqCst);
+        self.stream.set_close_notifier(move |stream| {
+            let notifiers = &dropped.0;
+            assert!(!stream.name().is_empty());
+            notifiers.called.fetch_add(1, SeqCst);
+        });
+    }
+
+    // ---- calls --------------------------------------------------------------------------------------------------
+
+    /// One write of what it says, tried again while that fails softly.
+    fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
+        loop {
+            self.quirk();
+            match self.stream.write(data) {
+                Ok(n) => {
+                    assert!((1..=data.len()).contains(&n), "a write of {} bytes took {n}", data.len());
+                    self.way_out().accepted.fetch_add(n as u64, SeqCst);
+                    self.moved(n);
+                    return Ok(n);
+                }
+                Err(error) => self.failed(error)?,
+            }
+        }
+    }
+
+    /// Writes all of the next `len` bytes.
+    fn write_next(&mut self, len: usize) -> Result<(), Error> {
+        let mut data = vec![0; len];
+        self.out.fill(&mut data);
+        let mut done = 0;
+        while done < len {
+            done += self.write(&data[done..])?;
+        }
+        Ok(())
+    }
+
+    /// One read of up to `max` bytes, tried again while that fails softly; what comes is checked.
+    fn read(&mut self, max: usize) -> Result<usize, Error> {
+        loop {
+            self.quirk();
+            let mut buf = std::mem::take(&mut self.buf);
+            buf.resize(max, 0);
+            let result = self.stream.read(&mut buf);
+            match result {
+                Ok(n) => {
+                    assert!(n <= max);
+                    self.check(&buf[..n]);
+                    self.buf = buf;
+                    return Ok(n);
+                }
+                Err(error) => {
+                    self.buf = buf;
+                    self.failed(error)?;
+                }
+            }
+        }
+    }
+
+    /// The same through `write_to`, with a writer that fails after `max` bytes: what it didn't take has to stay. 0 at the end.
+    fn read_by_writer(&mut self, max: usize) -> Result<usize, Error> {
+        loop {
+            let stream = self.stream.clone();
+            let mut sink = Sink { user: self, took: 0, max };
+            let result = stream.write_to(&mut sink);
+            let took = sink.took;
+            match result {
+                Ok(total) => {
+                    assert_eq!(total, took as u64);
+                    // The end will be found once more, by the next read.
+                    return if took > 0 { Ok(took) } else { Ok(0) };
+                }
+                Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Full>()) => return Ok(took),
+                Err(error) => {
+                    self.failed(error)?;
+                    if took > 0 {
+                        return Ok(took);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, data: &[u8]) {
+        let mut expected = vec![0; data.len()];
+        self.inn.fill(&mut expected);
+        let at = self.way_in().read.fetch_add(data.len() as u64, SeqCst);
+        assert!(data == expected, "stream {}, end {}: wrong data at {at} + {}", self.index, self.end, data.len());
+        self.moved(data.len());
+    }
+
+    /// What failed a call: soft errors are this end's own wish, and are lifted.
+    fn failed(&self, error: io::Error) -> Result<(), Error> {
+        let kind = error.kind();
+        assert!(
+            !matches!(kind, io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof),
+            "{kind:?} surfaced: {error}"
+        );
+        let error = Error::from(error);
+        match error {
+            Error::Timeout => {
+                self.stream.set_deadline(None);
+                self.stream.set_read_timeout(None).unwrap();
+                self.stream.set_write_timeout(None).unwrap();
+            }
+            Error::WouldBlock => self.stream.set_nonblocking(false).unwrap(),
+            Error::NoData(_) => self.stream.set_no_data_timeout(None),
+            hard => return Err(hard),
+        }
+        assert!(self.book().limited.load(SeqCst), "{error} without a limit");
+        self.world.soft_errors.fetch_add(1, SeqCst);
+        Ok(())
+    }
+
+    /// Now and then, something beside reading and writing.
+    fn quirk(&mut self) {
+        if !self.rng.chance(self.world.plan.streams[self.index].quirks) {
+            return;
+        }
+        let short = Some(Duration::from_millis(1));
+        let kind = self.rng.below(9);
+        if kind < 5 {
+            self.book().limited.store(true, SeqCst);
+        }
+        match kind {
+            0 => self.stream.set_read_timeout(short).unwrap(),
+            1 => self.stream.set_write_timeout(short).unwrap(),
+            2 => self.stream.set_deadline(Some(Instant::now())),
+            3 => self.stream.set_nonblocking(true).unwrap(),
+            4 => self.stream.set_no_data_timeout(short),
+            5 => self.notify(),
+            6 => {
+                let clone = self.stream.clone();
+                start(self.scope, self.world, move || drop(clone));
+            }
+            _ => {
+                if let Err(error) = self.stream.flush() {
+                    drop(self.failed(error)); // a hard error is the next write's as well; reads may go on
+                }
+            }
+        }
+    }
+
+    /// Bytes were accepted or read: the plan may want something to happen now.
+    fn moved(&self, n: usize) {
+        let now = self.world.progress.fetch_add(n as u64, SeqCst) + n as u64;
+        let Some(trigger) = self.world.plan.trigger else { return };
+        if now < trigger.at || self.world.fired.swap(true, SeqCst) {
+            return;
+        }
+        let (world, end) = (self.world, trigger.end);
+        match trigger.action {
+            Action::Close => {}
+            Action::CloseTwice => start(self.scope, world, move || close(world, end)),
+            Action::CloseBoth => start(self.scope, world, move || close(world, 1 - end)),
+            Action::Drain => {
+                if let Some(session) = world.session(end) {
+                    world.closing[end].store(true, SeqCst);
+                    let _ = session.drain(Duration::from_millis(3)); // `close` says how it went
+                }
+            }
+        }
+        close(world, end);
+    }
+
+    // ---- what threads do ----------------------------------------------------------------------------------------
+
+    fn write_all(&mut self) {
+        let manner = self.manner();
+        let mut left = self.world.plan.streams[self.index].bytes[self.end];
+        let mut end = WriteEnd::Done;
+        while left > 0 {
+            if self.book().leaving.load(SeqCst) {
+                end = WriteEnd::Stopped;
+                break;
+            }
+            let most = self.rng.pick(&[9, 700, 5000, 100_000]);
+            let n = left.min(1 + self.rng.below(most));
+            if let Err(error) = self.write_next(n) {
+                end = WriteEnd::Failed(error);
+                break;
+            }
+            left -= n;
+        }
+        self.finish(end, manner == Manner::Close, matches!(manner, Manner::DropAt(_)));
+    }
+
+    /// No more is written here.
+    fn finish(&mut self, end: WriteEnd, close: bool, silent: bool) {
+        let way = self.way_out();
+        *way.write_end.lock().unwrap() = Some(end);
+        way.finish_asked.store(true, SeqCst);
+        if silent {
+            return;
+        }
+        let finished = if close {
+            self.stream.close().is_ok()
+        } else {
+            self.stream.shutdown(Shutdown::Write).is_ok() // it isn't if the other thread has closed the stream
+        };
+        // Asked after the call: then it came before the session's close.
+        let closing = self.world.closing[self.end].load(SeqCst);
+        way.finished_in_time.store(finished && !closing, SeqCst);
+    }
+
+    fn read_all(&mut self) {
+        let manner = self.manner();
+        let enough = match manner {
+            Manner::Finish | Manner::Close => usize::MAX,
+            Manner::StopReading(n) | Manner::CloseAt(n) | Manner::DropAt(n) => n,
+        };
+        let mut total = 0;
+        let end = loop {
+            if total >= enough {
+                break ReadEnd::Stopped;
+            }
+            let most = self.rng.pick(&[1, 30, 3000, 20_000, 100_000, 100_000]);
+            let max = (1 + self.rng.below(most)).min(enough - total);
+            let result = if self.rng.chance(8) { self.read_by_writer(max) } else { self.read(max) };
+            match result {
+                Ok(0) => break ReadEnd::Eof,
+                Ok(n) => total += n,
+                Err(error) => break ReadEnd::Failed(error),
+            }
+        };
+        let stopped = matches!(end, ReadEnd::Stopped);
+        self.stop_reading(end);
+        match manner {
+            Manner::StopReading(_) if stopped => drop(self.stream.shutdown(Shutdown::Read)), // fails where it is closed
+            Manner::CloseAt(_) => {
+                self.way_out().finish_asked.store(true, SeqCst);
+                self.stream.close().unwrap();
+            }
+            Manner::DropAt(_) => self.book().leaving.store(true, SeqCst),
+            _ => {}
+        }
+    }
+
+    /// No more is read here. The ending stays.
+    fn stop_reading(&mut self, end: ReadEnd) {
+        let again = (!matches!(end, ReadEnd::Stopped)).then(|| self.stream.read(&mut [0; 9]));
+        match (&end, again) {
+            (ReadEnd::Eof, Some(Err(error))) => {
+                let closed = matches!(Error::from(error), Error::Closed);
+                assert!(closed, "after the end, an error");
+            }
+            (ReadEnd::Eof, Some(Ok(n))) => assert_eq!(n, 0, "data after the end"),
+            (ReadEnd::Failed(error), Some(Ok(n))) => panic!("a read failed ({error}), then gave {n}"),
+            _ => {}
+        }
+        *self.way_in().read_end.lock().unwrap() = Some(end);
+    }
+
+    /// Requests, each followed by its answer.
+    fn ask(&mut self) {
+        let mut left = self.world.plan.streams[self.index].bytes[self.end];
+        let mut write_end = WriteEnd::Done;
+        let mut read_end = None;
+        'asks: while left > 0 {
+            let most = self.rng.pick(&[5, 200, 2500]);
+            let n = left.min(1 + self.rng.below(most)).min(self.world.plan.request_max);
+            if let Err(error) = self.write_next(n) {
+                write_end = WriteEnd::Failed(error);
+                break;
+            }
+            left -= n;
+            let mut answer = 0;
+            while answer < n {
+                match self.read(n - answer) {
+                    Ok(0) => read_end = Some(ReadEnd::Eof),
+                    Err(error) => read_end = Some(ReadEnd::Failed(error)),
+                    Ok(more) => answer += more,
+                }
+                if read_end.is_some() {
+                    write_end = WriteEnd::Stopped;
+                    break 'asks;
+                }
+            }
+        }
+        self.finish(write_end, false, false);
+        let end = read_end.unwrap_or_else(|| self.read_to_end());
+        self.stop_reading(end);
+    }
+
+    /// Answers as many bytes as come.
+    fn answer(&mut self) {
+        let mut write_end = WriteEnd::Done;
+        let read_end = loop {
+            match self.read(3000) {
+                Ok(0) => break ReadEnd::Eof,
+                Err(error) => break ReadEnd::Failed(error),
+                Ok(n) => {
+                    if let Err(error) = self.write_next(n) {
+                        write_end = WriteEnd::Failed(error);
+                        break self.read_to_end();
+                    }
+                }
+            }
+        };
+        self.finish(write_end, false, false);
+        self.stop_reading(read_end);
+    }
+
+    fn read_to_end(&mut self) -> ReadEnd {
+        loop {
+            match self.read(100) {
+                Ok(0) => return ReadEnd::Eof,
+                Err(error) => return ReadEnd::Failed(error),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// A writer that takes so much, then fails.
+struct Sink<'u, 's, 'e, 'p> {
+    user: &'u mut User<'s, 'e, 'p>,
+    took: usize,
+    max: usize,
+}
+
+#[derive(Debug)]
+struct Full;
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the writer is full")
+    }
+}
+
+impl std::error::Error for Full {}
+
+impl Write for Sink<'_, '_, '_, '_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = buf.len().min(self.max - self.took);
+        if n == 0 {
+            return Err(io::Error::other(Full));
+        }
+        self.user.check(&buf[..n]);
+        self.took += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
