@@ -30,7 +30,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::faulty::INJECTED;
+use support::faulty::{CALLERS, INJECTED};
 
 use leaks::Leaks;
 use plan::Plan;
@@ -119,7 +119,11 @@ fn run_seeds(seeds: &[u64]) {
     drop(stop);
     dog.join().unwrap();
     let took = begin.elapsed();
+    let [reads, writes] = [&CALLERS[0], &CALLERS[1]].map(|count| count.load(SeqCst));
     println!("{} seeds in {took:.1?}\n{}\n{leaks}", seeds.len(), tally.into_inner().unwrap());
+    println!("callers' turns: {reads} reads, {writes} writes of the transport");
+    // Else the plans don't reach what they are meant to test.
+    assert!(seeds.len() < 200 || (reads > 0 && writes > 0), "no caller took a turn at the transport");
 }
 
 /// `a..b` in the environment.

@@ -62,7 +62,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// So many allocations more may be live than after the first batches: what threads and tables of the runtime leave behind.
-const SLACK: i64 = 100;
+const SLACK: i64 = 30;
 /// Batches before memory counts: pools, tables and thread-locals are set up.
 const WARM_UP: usize = 2;
 

@@ -107,7 +107,14 @@ impl Plan {
         };
         let hard = rng.chance(66);
         let mut faults = [Self::soft(rng), Self::soft(rng)];
-        let capacities = [Self::capacity(rng), Self::capacity(rng)];
+        // One stream alone, in requests and answers that come whole: then callers read and write in the place of the session's threads.
+        let talk = rng.chance(25) && matches!(kind, Kind::Bounded | Kind::Unix | Kind::Tcp);
+        if talk {
+            for faults in &mut faults {
+                (faults.read_soft.cut, faults.write_soft.cut) = (Cut::Whole, Cut::Whole);
+            }
+        }
+        let capacities = if talk { [4096; 2] } else { [Self::capacity(rng), Self::capacity(rng)] };
         // In small pieces, each of which costs two threads a wake-up, little can be sent in a reasonable time.
         let piece = |soft: &Soft| match soft.cut {
             Cut::Whole => usize::MAX,
@@ -118,12 +125,16 @@ impl Plan {
         let smallest = cuts.chain(capacities).min().unwrap_or(1);
         let most = match smallest {
             _ if kind == Kind::Shared => 3000,
-            1 => 1000,
-            2..20 => 4000,
-            20..500 => 40_000,
+            1 => 2000,
+            2..20 => 8000,
+            20..500 => 80_000,
             _ => 400_000,
         };
-        let streams: Vec<_> = (0..1 + rng.below(4)).map(|_| Self::stream(rng, most)).collect();
+        let streams: Vec<_> = if talk {
+            vec![Self::ping_pong(rng, 30_000)]
+        } else {
+            (0..1 + rng.below(4)).map(|_| Self::stream(rng, most)).collect()
+        };
         let total: usize = streams.iter().map(|stream| stream.bytes[0] + stream.bytes[1]).sum();
         if hard {
             let end = rng.below(2);
@@ -186,7 +197,8 @@ impl Plan {
             70..74 => faults.write = Some((at, WriteFault::Swallow)),
             74..82 => faults.flush = Some((1 + rng.below(20), Self::call(rng))),
             82..88 => faults.finish = Some(Self::call(rng)),
-            88..92 => {}
+            88..90 => {}
+            90..92 => faults.bound = Some((1 + rng.below(4), Self::call(rng))),
             92..95 => faults.address = !matches!(kind, Kind::Pair | Kind::Shared),
             _ => {
                 let plain = matches!(kind, Kind::Memory | Kind::Bounded);
@@ -218,17 +230,19 @@ impl Plan {
     }
 
     fn stream(rng: &mut Rng, most: usize) -> StreamPlan {
-        let opener = rng.below(2);
-        let quirks = rng.pick(&[0, 0, 3, 20]);
         if rng.chance(40) {
-            let sent = rng.below(most.min(20_000) / 2);
-            let mut bytes = [sent; 2];
-            bytes[1 - opener] = sent; // the echo
-            return StreamPlan { opener, ping_pong: true, bytes, manner: [Manner::Finish; 2], quirks };
+            return Self::ping_pong(rng, most.min(20_000));
         }
+        let (opener, quirks) = (rng.below(2), rng.pick(&[0, 0, 3, 20]));
         let bytes = [Self::bytes(rng, most), Self::bytes(rng, most)];
         let manner = [Self::manner(rng, bytes[1]), Self::manner(rng, bytes[0])];
         StreamPlan { opener, ping_pong: false, bytes, manner, quirks }
+    }
+
+    fn ping_pong(rng: &mut Rng, most: usize) -> StreamPlan {
+        let bytes = [rng.below(most); 2]; // the echo is as long
+        let (opener, quirks) = (rng.below(2), rng.pick(&[0, 0, 3, 20]));
+        StreamPlan { opener, ping_pong: true, bytes, manner: [Manner::Finish; 2], quirks }
     }
 
     fn config(rng: &mut Rng, faults: &[Faults; 2], streams: &[StreamPlan]) -> Config {

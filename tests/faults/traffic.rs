@@ -502,7 +502,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let mut write_end = WriteEnd::Done;
         let mut read_end = None;
         'asks: while left > 0 {
-            let most = self.rng.pick(&[5, 200, 2500]);
+            let most = self.rng.pick(&[5, 200, 200, 2500]);
             let n = left.min(1 + self.rng.below(most)).min(self.world.plan.request_max);
             if let Err(error) = self.write_next(n) {
                 write_end = WriteEnd::Failed(error);

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -241,6 +242,8 @@ pub struct Faults {
     pub write: Option<(At, WriteFault)>,
     /// The how manieth flush, from 1.
     pub flush: Option<(usize, CallFault)>,
+    /// The how manieth setting of a bound on reads, from 1.
+    pub bound: Option<(usize, CallFault)>,
     pub finish: Option<CallFault>,
     pub abort: Option<AbortFault>,
     /// Asking for the peer's address panics, which is while the session is made.
@@ -257,6 +260,7 @@ impl Faults {
             read: None,
             write: None,
             flush: None,
+            bound: None,
             finish: None,
             abort: None,
             address: false,
@@ -268,6 +272,7 @@ impl Faults {
         self.read.is_some()
             || self.write.is_some()
             || self.flush.is_some()
+            || self.bound.is_some()
             || self.finish.is_some()
             || self.abort.is_some()
             || self.address
@@ -276,6 +281,15 @@ impl Faults {
 }
 
 // ---- calls -----------------------------------------------------------------------------------------------------------
+
+/// Reads and writes that threads of the application made, in the place of a session's own.
+pub static CALLERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+fn count_caller(which: usize) {
+    if !thread::current().name().is_some_and(|name| name.starts_with("gmux-")) {
+        CALLERS[which].fetch_add(1, SeqCst);
+    }
+}
 
 /// Held by every part of a transport: when all are gone, the receiver hears of it.
 type Held = Sender<()>;
@@ -315,6 +329,7 @@ impl Reads {
                 ReadFault::Panic => panic!("{INJECTED}"),
             };
         }
+        count_caller(0);
         let size = self.soft.begin(&mut self.rng, room)?;
         self.bytes.resize(size, 0);
         let n = inner.read(&mut self.bytes)?;
@@ -370,6 +385,7 @@ impl Writes {
                 WriteFault::Swallow => Ok(room),
             };
         }
+        count_caller(1);
         let size = self.soft.begin(&mut self.rng, room)?;
         self.bytes.clear();
         for buf in bufs {
@@ -495,7 +511,16 @@ impl<T: Transport> Transport for Faulty<T> {
         };
         let reader = FaultyReader { inner: halves.reader, reads };
         let writer = FaultyWriter { inner: halves.writer, writes };
-        Ok(Halves::new(reader, writer, control).bounded_writes(halves.bounded_writes))
+        let outer = Halves::new(reader, writer, control).bounded_writes(halves.bounded_writes);
+        let Some(mut bound) = halves.bound_reads else { return Ok(outer) };
+        let (mut calls, fault) = (0, self.faults.bound);
+        Ok(outer.bound_reads(move |to| {
+            calls += 1;
+            match fault {
+                Some((at, fault)) if calls >= at => fault.blow(),
+                _ => bound(to),
+            }
+        }))
     }
 }
 
@@ -596,12 +621,16 @@ impl Pipe {
     }
 }
 
-struct PipeReader(Arc<Pipe>, Option<Duration>);
+/// How long a read may take, in nanoseconds; 0: as long as it likes.
+type ReadBound = Arc<AtomicU64>;
+
+struct PipeReader(Arc<Pipe>, ReadBound);
 
 impl Read for PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let bound = Some(Duration::from_nanos(self.1.load(SeqCst))).filter(|bound| !bound.is_zero());
         let mut state =
-            self.0.wait(self.1, |state| state.reader_gone || state.end.is_some() || !state.bytes.is_empty())?;
+            self.0.wait(bound, |state| state.reader_gone || state.end.is_some() || !state.bytes.is_empty())?;
         if state.reader_gone {
             return Err(ErrorKind::ConnectionAborted.into());
         }
@@ -680,6 +709,10 @@ impl Control for PipeControl {
     }
 }
 
+fn nanos(bound: Option<Duration>) -> u64 {
+    bound.map_or(0, |bound| bound.as_nanos() as u64)
+}
+
 /// One end of a connection in memory.
 struct Memory {
     reader: PipeReader,
@@ -691,7 +724,7 @@ impl Memory {
     fn pair(capacities: [usize; 2], resets: bool, read: Option<Duration>, write: Option<Duration>) -> (Self, Self) {
         let [there, back] = capacities.map(Pipe::new);
         let end = |input: &Arc<Pipe>, output: &Arc<Pipe>| Self {
-            reader: PipeReader(Arc::clone(input), read),
+            reader: PipeReader(Arc::clone(input), Arc::new(AtomicU64::new(nanos(read)))),
             writer: PipeWriter(Arc::clone(output), write),
             control: PipeControl { input: Arc::clone(input), output: Arc::clone(output), resets },
         };
@@ -701,8 +734,16 @@ impl Memory {
 
 impl Transport for Memory {
     fn split(self) -> io::Result<Halves> {
-        let bounded = self.writer.1.is_some();
-        Ok(Halves::new(self.reader, self.writer, self.control).bounded_writes(bounded))
+        let (bounded, bound) = (self.writer.1.is_some(), Arc::clone(&self.reader.1));
+        let halves = Halves::new(self.reader, self.writer, self.control).bounded_writes(bounded);
+        Ok(if bounded {
+            halves.bound_reads(move |to| {
+                bound.store(nanos(to), SeqCst);
+                Ok(())
+            })
+        } else {
+            halves
+        })
     }
 }
 
