@@ -622,6 +622,70 @@ fn random_garbage_ends_a_session_with_an_error() {
     });
 }
 
+// ---- threads that can't be had --------------------------------------------------------------------------------------------
+
+/// Tells the test below that it runs in a process of its own, whose address space is limited.
+#[cfg(target_os = "linux")]
+const CHILD: &str = "GMUX_TEST_NO_THREADS";
+
+/// A stream fails alone when the process can start no thread to tell of it: its notifier waits for the thread that closes the stream, and
+/// the session goes on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_notifier_for_which_no_thread_can_be_had_waits_for_the_close() {
+    const NAME: &str = "a_notifier_for_which_no_thread_can_be_had_waits_for_the_close";
+    test(NAME, || {
+        if std::env::var_os(CHILD).is_some() {
+            return without_threads();
+        }
+        let child = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 2000000 && exec \"$0\" --exact --nocapture --test-threads=1 \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(NAME)
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        let about = String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && said.contains("no thread was to be had"), "{said}\n{about}");
+    });
+}
+
+#[cfg(target_os = "linux")]
+fn without_threads() {
+    let (mut raw, session) = against_server(quiet().version(2), 2);
+    raw.syn(1, "");
+    let stream = session.accept().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    stream.set_close_notifier(move |_| tell.send(thread::current().id()).unwrap());
+    raw.syn(3, "");
+    let mut other = session.accept().unwrap();
+    // All of the address space, but for less than a thread's stack.
+    let mut all: Vec<Vec<u8>> = Vec::with_capacity(10_000);
+    for size in [64 << 20, 1 << 20] {
+        loop {
+            let mut piece = Vec::new();
+            if piece.try_reserve_exact(size).is_err() {
+                break;
+            }
+            all.push(piece);
+        }
+    }
+    assert!(thread::Builder::new().spawn(|| ()).is_err(), "there is room for a thread");
+    raw.upd(1, 1, 1); // nothing was sent: it fails alone
+    raw.psh(3, "x");
+    other.read_exact(&mut [0]).unwrap(); // so that is over
+    assert!(stream.closed().recv().is_err());
+    assert!(told.try_recv().is_err(), "nobody could call it");
+    assert!(thread::Builder::new().spawn(|| ()).is_err(), "there is room for a thread");
+    drop(all);
+    stream.close().unwrap();
+    assert_eq!(told.try_recv(), Ok(thread::current().id()));
+    raw.expect(Command::Fin, 1);
+    assert!(!session.is_closed());
+    println!("no thread was to be had");
+}
+
 // ---- the page -----------------------------------------------------------------------------------------------------------
 
 /// Names of the tests in a source file: functions behind `#[test]`, and names that a macro makes tests of (`name: call(…);`).
