@@ -1,0 +1,625 @@
+//! One end of the connection: the cores of its streams and their registry, and around them, in small and without threads, what the
+//! engine does with them. Everything done to a core is done to the model beside it.
+
+use std::cell::Cell as Count;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Rules;
+use super::side::{Found, Side};
+use crate::error::Error;
+use crate::pool::{Buffer, BufferPool};
+use crate::proto::chunks::{Chunk, Payload, charge_for};
+use crate::proto::registry::{Admission, Registry, Role};
+use crate::proto::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
+use crate::wire::HEADER_LEN;
+use crate::wire::reader::INLINE_MAX;
+
+/// A frame under way.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    id: u32,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Syn,
+    Data(Buffer),
+    /// As on the wire, and the count that `consumed` stands for.
+    Update { consumed: u32, window: u32, count: u64 },
+    Fin,
+}
+
+/// Bytes taken out of an end's budget, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge(Rc<Count<usize>>, usize);
+
+impl Charge {
+    fn new(used: &Rc<Count<usize>>, amount: usize) -> Self {
+        used.set(used.get() + amount);
+        Self(Rc::clone(used), amount)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - self.1);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) core: StreamCore<Charge>,
+    pub(crate) side: Side,
+    /// The application has it: it opened or accepted it.
+    in_hand: bool,
+    /// A chunk that a reader has out, and what it is charged.
+    taken: Option<(Chunk<Charge>, usize)>,
+    /// Length of a large write that is being copied.
+    copying: Option<usize>,
+}
+
+pub(crate) struct End {
+    role: Role,
+    rules: Rules,
+    pub(crate) registry: Registry<u32>,
+    /// By stream id; also those that the registry has forgotten.
+    pub(crate) cells: BTreeMap<u32, Cell>,
+    /// Streams that wait for a turn: express, bulk.
+    pub(crate) lanes: [VecDeque<u32>; 2],
+    /// What turns took and the transport hasn't been given: id, bytes, FIN.
+    batch: Vec<(u32, usize, bool)>,
+    /// What is charged to the budget, in bytes.
+    pub(crate) used: Rc<Count<usize>>,
+    /// A payload that was let in and waits for budget: the reader's next step.
+    pending: Option<(u32, Buffer, usize)>,
+    opened: u32,
+    /// No frame leaves any more; none is delivered.
+    pub(crate) dumb: bool,
+    pub(crate) deaf: bool,
+}
+
+/// The `at`th byte that the end of `role` writes to a stream.
+fn pattern(id: u32, role: Role, at: u64) -> u8 {
+    let seed = u64::from(id) * 17 + u64::from(role == Role::Client) * 101;
+    (at.wrapping_mul(31) ^ (at >> 8).wrapping_mul(7)).wrapping_add(seed) as u8
+}
+
+fn bytes(id: u32, role: Role, from: u64, n: usize) -> Vec<u8> {
+    (from..from + n as u64).map(|at| pattern(id, role, at)).collect()
+}
+
+impl End {
+    pub(crate) fn new(role: Role, rules: Rules) -> Self {
+        Self {
+            role,
+            rules,
+            registry: Registry::new(role, rules.limits),
+            cells: BTreeMap::new(),
+            lanes: [VecDeque::new(), VecDeque::new()],
+            batch: Vec::new(),
+            used: Rc::new(Count::new(0)),
+            pending: None,
+            opened: 0,
+            dumb: false,
+            deaf: false,
+        }
+    }
+
+    fn peer(&self) -> Role {
+        if self.role == Role::Client { Role::Server } else { Role::Client }
+    }
+
+    fn cell(&mut self, id: u32) -> &mut Cell {
+        self.cells.get_mut(&id).expect("a stream that exists")
+    }
+
+    /// One of the streams that the application has.
+    pub(crate) fn in_hand(&self, nth: usize) -> Option<u32> {
+        let count = self.cells.values().filter(|cell| cell.in_hand).count();
+        let mut ids = self.cells.iter().filter(|(_, cell)| cell.in_hand).map(|(&id, _)| id);
+        ids.nth(nth % count.max(1))
+    }
+
+    /// Queues a stream for what it owes, as every change of the application's does.
+    fn settle(&mut self, id: u32) {
+        while let Some(lane) = self.cell(id).core.schedule() {
+            let queue = &mut self.lanes[lane as usize];
+            assert!(!queue.contains(&id), "{id} is in lane {lane:?} already");
+            queue.push_back(id);
+        }
+    }
+
+    /// What windows may still grow by.
+    fn spare(&self) -> u64 {
+        (self.rules.budget as u64 / 2).saturating_sub(self.granted())
+    }
+
+    fn granted(&self) -> u64 {
+        self.cells.values().map(|cell| cell.core.granted()).sum()
+    }
+
+    // ---- the application ----------------------------------------------------------------------------------------
+
+    pub(crate) fn open(&mut self) -> Option<u32> {
+        let ours = self.cells.iter().filter(|(id, cell)| self.role.opens(**id) && !cell.side.is_over()).count();
+        match self.registry.open(|id| id) {
+            Ok(id) => {
+                let first = if self.role == Role::Client { 3 } else { 2 };
+                assert_eq!(id, first + 2 * self.opened, "ids go up by two");
+                assert!(ours < self.rules.limits.max_streams, "the limit holds");
+                self.opened += 1;
+                self.insert(id, true);
+                Some(id)
+            }
+            Err(Error::TooManyStreams { .. }) if ours >= self.rules.limits.max_streams => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn insert(&mut self, id: u32, ours: bool) {
+        let Rules { version, sizes, origin, .. } = self.rules;
+        let core = StreamCore::starting_at(origin, version, sizes, ours);
+        let cell = Cell { core, side: Side::new(ours), in_hand: ours, taken: None, copying: None };
+        assert!(self.cells.insert(id, cell).is_none(), "{id} is used twice");
+        if self.rules.announce {
+            self.cell(id).core.announce();
+        }
+        self.settle(id);
+    }
+
+    pub(crate) fn accept(&mut self) {
+        if let Some(id) = self.registry.accept() {
+            self.cell(id).in_hand = true;
+        }
+    }
+
+    pub(crate) fn write(&mut self, id: u32, n: usize) {
+        let (role, rules) = (self.role, self.rules);
+        let cell = self.cell(id);
+        if let Writable::Room(room) = cell.core.writable(rules.max_send)
+            && cell.copying.is_none()
+            && n > 0
+        {
+            let n = n.min(room);
+            let data = bytes(id, role, cell.side.accepted, n);
+            cell.core.accept_small(&data, rules.max_frame, BufferPool::shared());
+            cell.side.accepted += n as u64;
+            self.settle(id);
+        }
+    }
+
+    /// Begins a write that copies outside the lock, or ends the one that is under way.
+    pub(crate) fn write_large(&mut self, id: u32, n: usize) {
+        let (role, rules) = (self.role, self.rules);
+        let cell = self.cell(id);
+        match (cell.copying.take(), cell.core.writable(rules.max_send)) {
+            (None, Writable::Room(room)) if n > 0 => {
+                cell.copying = Some(n.min(room).min(rules.max_frame));
+                cell.core.writing = true;
+            }
+            (None, _) => {}
+            (Some(n), writable) => {
+                cell.core.writing = false;
+                if !matches!(writable, Writable::Failed(_)) {
+                    let mut payload = Payload::with_room(BufferPool::shared(), n);
+                    assert_eq!(payload.append(&bytes(id, role, cell.side.accepted, n), rules.max_frame), n);
+                    cell.core.accept(payload);
+                    cell.side.accepted += n as u64;
+                }
+            }
+        }
+        self.settle(id);
+    }
+
+    pub(crate) fn read(&mut self, id: u32, n: usize) {
+        let peer = self.peer();
+        let cell = self.cell(id);
+        if cell.taken.is_some() || n == 0 || !matches!(cell.core.readable(), Readable::Data) {
+            return;
+        }
+        let mut out = vec![0; n.min(cell.core.inbox().len())];
+        let mut done = 0;
+        while done < out.len()
+            && let Some(mut chunk) = cell.core.inbox().pop()
+        {
+            done += chunk.copy_to(&mut out[done..]);
+            cell.core.inbox().unpop(chunk);
+        }
+        assert_eq!(done, out.len());
+        assert!(out == bytes(id, peer, cell.side.read, done), "{id}: other bytes than were written");
+        cell.side.read += done as u64;
+        cell.side.queued -= done as u64;
+        self.consumed(id, done);
+    }
+
+    /// What every read ends with.
+    fn consumed(&mut self, id: u32, n: usize) {
+        let (before, spare) = (self.granted(), self.spare());
+        let used = Rc::clone(&self.used);
+        let cell = self.cell(id);
+        cell.core.consumed(n, spare);
+        if !cell.side.closed {
+            cell.side.consumed += n as u64;
+        }
+        drop(cell.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n)));
+        self.settle(id);
+        let after = self.granted();
+        assert!(after <= before || after <= self.rules.budget as u64 / 2, "windows grew past half of the budget");
+    }
+
+    /// A reader takes a chunk out, to copy it outside the lock; or the one that has, comes back, having used `n` bytes.
+    pub(crate) fn take_chunk(&mut self, id: u32, n: usize) {
+        let peer = self.peer();
+        let cell = self.cell(id);
+        let Some((mut chunk, _)) = cell.taken.take() else {
+            if matches!(cell.core.readable(), Readable::Data) {
+                let before = cell.core.inbox().occupied();
+                let chunk = cell.core.inbox().pop().expect("there is data");
+                cell.side.queued -= chunk.len() as u64;
+                cell.taken = Some((chunk, before - cell.core.inbox().occupied()));
+            }
+            return;
+        };
+        let done = n.min(chunk.len());
+        assert!(chunk.data()[..done] == bytes(id, peer, cell.side.read, done), "{id}: other bytes than were written");
+        cell.side.read += done as u64;
+        chunk.consume(done);
+        let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.cut;
+        assert_eq!(cell.core.keeps_data(), keeps);
+        let mut consumed = done;
+        if keeps {
+            cell.side.queued += chunk.len() as u64;
+            cell.core.inbox().unpop(chunk);
+        } else {
+            consumed += chunk.len();
+        }
+        self.consumed(id, consumed);
+    }
+
+    pub(crate) fn finish(&mut self, id: u32) {
+        let cell = self.cell(id);
+        let news = !cell.side.finished && !cell.side.ending;
+        assert_eq!(cell.core.finish(), news);
+        cell.side.finished |= news;
+        self.settle(id);
+    }
+
+    pub(crate) fn shut_read(&mut self, id: u32) {
+        let cell = self.cell(id);
+        drop(cell.core.shut_read());
+        cell.side.read_shut = true;
+        cell.side.consumed += std::mem::take(&mut cell.side.queued);
+        self.settle(id);
+    }
+
+    pub(crate) fn close(&mut self, id: u32) {
+        let cell = self.cell(id);
+        let first = cell.core.close();
+        assert_eq!(first.is_some(), !cell.side.closed, "a second close has nothing to do");
+        drop(first);
+        cell.side.closed = true;
+        cell.side.finished |= !cell.side.ending;
+        cell.side.queued = 0;
+        let over = cell.core.is_over();
+        self.registry.closed(id);
+        if over {
+            self.registry.forget(id);
+        }
+        self.settle(id);
+    }
+
+    /// The stream fails alone.
+    pub(crate) fn fail(&mut self, id: u32, lossy: bool) {
+        let cell = self.cell(id);
+        drop(cell.core.fail(Error::PeerClosed, lossy));
+        (cell.side.failed, cell.side.finished) = (true, true);
+        if lossy {
+            (cell.side.cut, cell.side.queued) = (true, 0);
+        }
+        self.settle(id);
+    }
+
+    // ---- the writer ---------------------------------------------------------------------------------------------
+
+    /// A turn of the next stream in `lane`, of at most `polls` frames; returns whether there was one.
+    pub(crate) fn turn(&mut self, lane: Lane, allowance: usize, polls: usize, wire: &mut VecDeque<Packet>) -> bool {
+        let Some(id) = self.lanes[lane as usize].pop_front() else { return false };
+        let rules = self.rules;
+        let cell = self.cell(id);
+        cell.core.begin_turn(lane);
+        let (mut left, mut data, mut fin) = (allowance, 0, false);
+        for _ in 0..polls {
+            let Some(frame) = cell.core.poll_transmit(lane, left) else { break };
+            let side = &mut cell.side;
+            assert!(!side.muted, "{id}: a frame after the session's end");
+            let what = match frame {
+                Transmit::Syn => {
+                    assert!(std::mem::take(&mut side.syn_due), "{id}: SYN is sent once, by who opened it");
+                    What::Syn
+                }
+                Transmit::Update { consumed, window } => {
+                    assert!(rules.version == 2 && !side.closed && !side.syn_due, "{id}: UPD, {side:?}");
+                    assert_eq!(consumed, (rules.origin + side.consumed) as u32, "{id}: an UPD says the newest count");
+                    assert!(window as usize >= rules.sizes.base && window as usize <= rules.sizes.max);
+                    side.edge = side.edge.max(side.consumed + u64::from(window));
+                    What::Update { consumed, window, count: side.consumed }
+                }
+                Transmit::Data(payload) => {
+                    let n = payload.len();
+                    assert!((1..=rules.max_frame).contains(&n), "{id}: a frame of {n} bytes");
+                    assert!(lane == Lane::Bulk || n <= left, "{id}: more than the lane allows");
+                    assert!(left > 0 && !side.syn_due && !side.fin_taken && !side.failed, "{id}: data, {side:?}");
+                    side.transmitted += n as u64;
+                    assert!(side.transmitted <= side.accepted);
+                    (left, data) = (left.saturating_sub(n), data + n);
+                    What::Data(payload.into_buffer())
+                }
+                Transmit::Fin => {
+                    let all = side.failed || side.transmitted == side.accepted;
+                    assert!(all && side.finished && !side.fin_taken && cell.copying.is_none(), "{id}: FIN, {side:?}");
+                    (side.fin_taken, fin) = (true, true);
+                    What::Fin
+                }
+            };
+            wire.push_back(Packet { id, what });
+        }
+        self.batch.push((id, data, fin));
+        self.settle(id);
+        true
+    }
+
+    /// The batch is with the transport.
+    pub(crate) fn hand_over(&mut self) {
+        for (id, data, fin) in std::mem::take(&mut self.batch) {
+            let cell = self.cell(id);
+            cell.core.hand_over(data, fin);
+            cell.side.handed += data as u64;
+            cell.side.fin_handed |= fin;
+            if fin && cell.core.is_over() {
+                self.registry.forget(id);
+            }
+        }
+    }
+
+    // ---- the reader ---------------------------------------------------------------------------------------------
+
+    /// The reader's next step; returns whether it could make one.
+    pub(crate) fn deliver(&mut self, from: &mut VecDeque<Packet>, to: &mut VecDeque<Packet>) -> bool {
+        if let Some((id, buffer, len)) = self.pending.take() {
+            let (amount, used) = (charge_for(&buffer), self.used.get());
+            if used > 0 && used + amount > self.rules.budget {
+                self.pending = Some((id, buffer, len));
+                return false;
+            }
+            self.queue(id, buffer, len);
+            return true;
+        }
+        let Some(Packet { id, what }) = from.pop_front() else { return false };
+        let known = self.registry.find(id).is_some();
+        match what {
+            What::Syn => self.syn(id, to),
+            _ if !known => {}
+            What::Data(buffer) => self.data(id, &buffer[HEADER_LEN..]),
+            What::Update { consumed, window, count } => {
+                let version = self.rules.version;
+                let cell = self.cell(id);
+                let before = cell.side.credit(version);
+                assert!(count >= cell.side.peer_consumed, "updates come in order");
+                (cell.side.peer_consumed, cell.side.window) = (count, window.into());
+                let gained = cell.side.credit(version) > before;
+                assert_eq!(cell.core.update(consumed, window), Ok(gained), "{id}: {:?}", cell.side);
+            }
+            What::Fin => {
+                let cell = self.cell(id);
+                assert!(cell.core.peer_fin() && !cell.side.fin_arrived, "{id}: FIN is sent once");
+                cell.side.fin_arrived = true;
+            }
+        }
+        true
+    }
+
+    fn syn(&mut self, id: u32, to: &mut VecDeque<Packet>) {
+        let theirs = self.cells.iter().filter(|(id, cell)| !self.role.opens(**id) && !cell.side.is_over()).count();
+        let waiting = self.cells.values().filter(|cell| !cell.in_hand).count();
+        let limits = self.rules.limits;
+        match self.registry.admit(id) {
+            Admission::Welcome => {
+                assert!(theirs < limits.max_streams && waiting < limits.backlog, "the limits hold");
+                assert!(self.registry.receive(id, id));
+                self.insert(id, false);
+            }
+            Admission::Refused(_) => {
+                let full = theirs >= limits.max_streams || waiting >= limits.backlog;
+                assert!(full || self.dumb, "refused without a reason");
+                if !self.dumb {
+                    to.push_back(Packet { id, what: What::Fin });
+                }
+            }
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+
+    /// Data for a stream that is known.
+    fn data(&mut self, id: u32, data: &[u8]) {
+        let n = data.len();
+        let cell = self.cell(id);
+        assert!(!cell.side.fin_arrived, "{id}: data after FIN");
+        cell.side.arrived += n as u64;
+        let received = cell.core.receive(n).expect("a sender that keeps to the window never overruns");
+        let expected = match cell.side {
+            Side { failed: true, .. } => Received::Late,
+            Side { closed: true, .. } | Side { read_shut: true, .. } => Received::Discard,
+            _ => Received::Queue,
+        };
+        assert_eq!(received, expected, "{id}: {:?}", cell.side);
+        match received {
+            Received::Late => {}
+            Received::Discard => {
+                cell.side.consumed += n as u64;
+                self.settle(id);
+            }
+            Received::Queue => {
+                let pool = BufferPool::shared();
+                let (merged, buffer) = if n <= INLINE_MAX {
+                    let merged = cell.core.inbox().merge(data);
+                    let size = cell.core.inbox().merge_size(n - merged);
+                    (merged, if merged < n { pool.get(size) } else { None })
+                } else {
+                    (0, pool.fit(n))
+                };
+                cell.side.queued += merged as u64;
+                if let Some(mut buffer) = buffer {
+                    buffer[..n - merged].copy_from_slice(&data[merged..]);
+                    self.pending = Some((id, buffer, n - merged));
+                }
+            }
+        }
+    }
+
+    /// There is budget for a payload that was let in.
+    fn queue(&mut self, id: u32, buffer: Buffer, len: usize) {
+        let charge = Charge::new(&self.used, charge_for(&buffer));
+        let chunk = Chunk::new(buffer, 0, len, charge);
+        assert_eq!(chunk.len(), len);
+        let cell = self.cell(id);
+        assert_eq!(cell.core.wants_data(), cell.side.reads_on());
+        if cell.core.wants_data() {
+            cell.core.inbox().push(chunk);
+            cell.side.queued += len as u64;
+        } else {
+            cell.core.consumed(len, 0);
+            cell.side.consumed += if cell.side.closed { 0 } else { len as u64 };
+            drop(chunk);
+            self.settle(id);
+        }
+    }
+
+    // ---- endings ------------------------------------------------------------------------------------------------
+
+    /// Calls that are under way come to their end.
+    pub(crate) fn complete_calls(&mut self) {
+        let ids: Vec<u32> = self.cells.keys().copied().collect();
+        for id in ids {
+            if self.cell(id).copying.is_some() {
+                self.write_large(id, 0);
+            }
+            if self.cell(id).taken.is_some() {
+                self.take_chunk(id, usize::MAX);
+            }
+        }
+    }
+
+    /// Accepts what waits, and reads all there is; returns whether there was any.
+    pub(crate) fn read_all(&mut self) -> bool {
+        while self.registry.accept().map(|id| self.cell(id).in_hand = true).is_some() {}
+        let ids: Vec<u32> = self.cells.keys().copied().collect();
+        let before: u64 = self.cells.values().map(|cell| cell.side.read).sum();
+        for id in ids {
+            self.read(id, usize::MAX);
+        }
+        self.cells.values().map(|cell| cell.side.read).sum::<u64>() > before
+    }
+
+    /// The application closes the session.
+    pub(crate) fn begin_close(&mut self) {
+        let error = Arc::new(Error::Closed);
+        self.registry.seal(Error::Closed);
+        drop(self.registry.take_backlog());
+        self.stop_reading();
+        for (_, cell) in self.cells.iter_mut() {
+            cell.core.detach(&error);
+            cell.side.ending = true;
+        }
+        let ids: Vec<u32> = self.cells.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.settle(id));
+    }
+
+    fn stop_reading(&mut self) {
+        self.deaf = true;
+        self.pending = None;
+        self.cells.values_mut().for_each(|cell| cell.side.unreachable = true);
+    }
+
+    /// The transport takes no more writes.
+    pub(crate) fn writes_fail(&mut self) {
+        let error = Arc::new(Error::PeerClosed);
+        self.registry.seal(Error::PeerClosed);
+        self.dumb = true;
+        for cell in self.cells.values_mut() {
+            cell.core.fail_write(&error);
+            (cell.side.write_failed, cell.side.muted) = (true, true);
+        }
+    }
+
+    /// The session ends here and now.
+    pub(crate) fn session_ends(&mut self) {
+        self.stop_reading();
+        self.end_streams();
+    }
+
+    /// The transport's input is over: that cuts off streams that have had no FIN.
+    pub(crate) fn input_ends(&mut self) {
+        for (id, cell) in &self.cells {
+            let cut = !cell.side.fin_arrived && cell.side.reads_on();
+            assert_eq!(cell.core.is_cut_off_by_eof(), cut, "{id}: {:?}", cell.side);
+        }
+        self.end_streams();
+    }
+
+    fn end_streams(&mut self) {
+        self.dumb = true;
+        let error = Arc::new(Error::PeerClosed);
+        self.registry.end(Error::PeerClosed);
+        for cell in self.cells.values_mut() {
+            drop(cell.core.end(&error));
+            (cell.side.ending, cell.side.muted) = (true, true);
+        }
+    }
+
+    // ---- what has to hold ---------------------------------------------------------------------------------------
+
+    /// Every core is in the state that the model says.
+    pub(crate) fn check(&mut self) {
+        let rules = self.rules;
+        let (mut occupied, mut entries, mut open) = (0, 0, 0);
+        for (id, cell) in &mut self.cells {
+            let (core, side) = (&mut cell.core, &cell.side);
+            let held = core.inbox().occupied();
+            occupied += held + cell.taken.as_ref().map_or(0, |(_, amount)| *amount);
+            assert_eq!(core.inbox().len() as u64, side.queued, "{id}: bytes in the inbox");
+            let most = 8 * core.inbox().len() + 100_000;
+            assert!(held <= most, "{id}: {} bytes occupy {held}", core.inbox().len());
+            let found = match core.readable() {
+                Readable::Data => Found::Some(0),
+                Readable::Eof => Found::Eof,
+                Readable::Nothing => Found::Nothing { starved: false },
+                Readable::Failed(Error::Closed) if side.closed => Found::Closed,
+                Readable::Failed(_) => Found::Broken,
+            };
+            assert_eq!(found, side.readable(), "{id}: a read, {side:?}");
+            let found = match core.writable(rules.max_send) {
+                Writable::Room(room) => Found::Some(room),
+                Writable::Full { starved } => Found::Nothing { starved },
+                Writable::Failed(Error::Closed) if side.closed => Found::Closed,
+                Writable::Failed(Error::WriteShutdown) => Found::Shut,
+                Writable::Failed(_) => Found::Broken,
+            };
+            assert_eq!(found, side.writable(rules.version, rules.max_send), "{id}: a write, {side:?}");
+            assert_eq!(core.accepted(), rules.origin + side.accepted);
+            let flushed = core.flushed(core.accepted()).map(|result| result.is_ok());
+            assert_eq!(flushed, side.flushed(), "{id}: a flush, {side:?}");
+            assert_eq!(core.is_over(), side.is_over(), "{id}: {side:?}");
+            assert_eq!(core.has_ended(), side.closed || side.failed || side.ending);
+            entries += usize::from(!side.is_over());
+            open += usize::from(!side.closed);
+        }
+        assert_eq!(self.used.get(), occupied, "what is charged is what is occupied");
+        assert!(self.used.get() <= rules.budget.max(65536 + 64) + 8192 + 64, "the budget holds");
+        if !self.cells.values().any(|cell| cell.side.ending) {
+            assert_eq!((self.registry.len(), self.registry.open_count()), (entries, open));
+        }
+    }
+}
