@@ -3,6 +3,8 @@
 //! An attack is a prelude and then pieces of bytes, so that the same attack can be sent as fast as it goes, or at a pace. What an attack
 //! may cost in memory is added up from the settings, see [`Cost::bound`].
 
+use std::time::Duration;
+
 use gmux::Config;
 use gmux::wire::{Command, Frame};
 
@@ -45,6 +47,8 @@ pub enum Fate {
     Waits,
     /// It ends, for this reason.
     Ends(&'static str),
+    /// It goes on, or ends for this reason: which of the two depends on who is faster.
+    MayEnd(&'static str),
 }
 
 /// What an attack may cost in memory, by the settings that limit it.
@@ -130,6 +134,8 @@ pub struct Attack {
     pub prelude: fn(u8) -> Vec<u8>,
     /// The n-th piece.
     pub piece: fn(u8, u32) -> Vec<u8>,
+    /// All pieces are the same.
+    pub same: bool,
     /// How many pieces, small and full.
     pub pieces: (u32, u32),
     /// Each piece comes by a connection of its own, which the victim has to end.
@@ -156,6 +162,7 @@ impl Attack {
             prelude: |_| Vec::new(),
             piece,
             pieces,
+            same: false,
             apart: false,
             fate: Fate::Lives,
             cost: Cost {
@@ -182,7 +189,10 @@ impl Attack {
 }
 
 pub fn find(name: &str) -> &'static Attack {
-    ALL.iter().find(|attack| attack.name == name).unwrap_or_else(|| panic!("no attack is called {name:?}"))
+    ALL.iter()
+        .chain([&SLOW])
+        .find(|attack| attack.name == name)
+        .unwrap_or_else(|| panic!("no attack is called {name:?}"))
 }
 
 // ---- bytes ----------------------------------------------------------------------------------------------------------
@@ -196,8 +206,8 @@ fn upd(id: u32, consumed: u32, window: u32) -> Vec<u8> {
 }
 
 /// So many frames, made from their number in the whole attack, `per` of them a piece.
-fn frames(n: u32, per: u32, mut make: impl FnMut(u32) -> Vec<u8>) -> Vec<u8> {
-    (n * per..(n + 1) * per).flat_map(|i| make(i)).collect()
+fn frames(n: u32, per: u32, make: impl FnMut(u32) -> Vec<u8>) -> Vec<u8> {
+    (n * per..(n + 1) * per).flat_map(make).collect()
 }
 
 /// The id of the i-th stream of a client: from 101, to leave some for the prelude.
@@ -245,11 +255,12 @@ pub static ALL: &[Attack] = &[
         prelude: |version| open(version, 32),
         app: App::Holds,
         settings: SMALL,
+        same: true,
         fate: Fate::Waits,
         cost: Cost { data: true, streams: 32, ..COST },
         ..Attack::new(
             "one-byte-frames",
-            |version, n| frames(n, 2000, |i| frame(version, Command::Psh, id(i % 32), &[1])),
+            |version, n| frames(n, 3200, |i| frame(version, Command::Psh, id(i % 32), &[1])),
             (2000, 2000),
         )
     },
@@ -274,6 +285,7 @@ pub static ALL: &[Attack] = &[
     },
     // Streams that nobody accepts.
     Attack {
+        fate: Fate::MayEnd("Flood"),
         cost: Cost { streams: 1024, refusals: true, ..COST },
         ..Attack::new(
             "syn-flood",
@@ -297,6 +309,8 @@ pub static ALL: &[Attack] = &[
     // Streams that everybody accepts: as many as there may be.
     Attack {
         app: App::Holds,
+        more: |config| config.accept_backlog(65_536),
+        fate: Fate::MayEnd("Flood"),
         cost: Cost { streams: 65_536, refusals: true, ..COST },
         ..Attack::new(
             "as-many-streams-as-may-be",
@@ -307,6 +321,7 @@ pub static ALL: &[Attack] = &[
     // Rapid reset.
     Attack {
         app: App::Drops,
+        fate: Fate::MayEnd("Flood"),
         cost: Cost { streams: 2 * 1024, refusals: true, ..COST },
         ..Attack::new("rapid-reset", rapid_reset, (20, 1000))
     },
@@ -323,6 +338,7 @@ pub static ALL: &[Attack] = &[
         app: App::Fills,
         answers: Answers::Unread,
         prelude: fill,
+        more: |config| config.accept_backlog(65_536),
         fate: Fate::Ends("Flood"),
         cost: Cost { streams: 65_536 + 1024, refusals: true, ..COST },
         ..Attack::new("rapid-reset-unread-defaults", rapid_reset, (0, 1000))
@@ -360,6 +376,7 @@ pub static ALL: &[Attack] = &[
     Attack::new("nop-flood", |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])), (25, 2000)),
     Attack {
         prelude: |version| open(version, 1),
+        same: true,
         app: App::Holds,
         ..Attack::new(
             "empty-data",
@@ -373,6 +390,7 @@ pub static ALL: &[Attack] = &[
             bytes.extend(frame(version, Command::Fin, id(0), b""));
             bytes
         },
+        same: true,
         app: App::Holds,
         ..Attack::new(
             "data-after-fin",
@@ -382,6 +400,7 @@ pub static ALL: &[Attack] = &[
     },
     Attack {
         prelude: |version| open(version, 1),
+        same: true,
         app: App::Holds,
         ..Attack::new(
             "syn-again",
@@ -403,6 +422,7 @@ pub static ALL: &[Attack] = &[
     Attack {
         versions: &[2],
         app: App::HoldsWhatIsGood,
+        fate: Fate::MayEnd("Flood"),
         cost: Cost { streams: 1024 + 2048, refusals: true, ..COST },
         ..Attack::new(
             "absurd-counts",
@@ -502,6 +522,25 @@ pub static ALL: &[Attack] = &[
     },
 ];
 
+/// A large frame that takes for ever, on each of many connections: a piece is a byte of each.
+pub static SLOW: Attack = Attack {
+    more: |config| config.keepalive_interval(SLOW_KEEPALIVE / 3).keepalive_timeout(SLOW_KEEPALIVE),
+    app: App::Holds,
+    accepted: SLOW_CONNECTIONS as u64,
+    prelude: |version| {
+        let mut bytes = open(version, 1);
+        bytes.extend(&frame(version, Command::Psh, id(0), &[1; 65_535])[..8]);
+        bytes
+    },
+    cost: Cost { sessions: SLOW_CONNECTIONS, ..COST },
+    ..Attack::new("slow-frame", |_, _| vec![1], (20, 20))
+};
+
+pub const SLOW_CONNECTIONS: usize = 50;
+
+/// How long nothing at all may come.
+pub const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
+
 const COST: Cost =
     Cost { data: false, names: false, streams: 0, refusals: false, threads: 0, sessions: 0, idle_sizes: 0 };
 
@@ -511,4 +550,14 @@ fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
         bytes.extend(frame(version, Command::Fin, id(i), b""));
         bytes
     })
+}
+
+/// How many frames there are in `bytes`.
+pub fn count_frames(bytes: &[u8]) -> u64 {
+    let (mut at, mut count) = (0, 0);
+    while let Some(header) = bytes.get(at..at + 8) {
+        at += 8 + usize::from(u16::from_le_bytes([header[2], header[3]]));
+        count += 1;
+    }
+    count
 }

@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 
 use gmux::{Config, Session};
 
-use super::attacks::{Answers, Attack, Fate};
+use super::attacks::{Answers, Attack, Fate, count_frames};
 use super::support::Pattern;
-use super::support::raw::Raw;
 use super::victim::{ATTACK, MARK};
 
 /// How long a write to the victim may make no progress before it is asked whether it still reads.
@@ -111,7 +110,6 @@ impl Drop for Victim {
 /// A connection to the bad door.
 pub struct Foe {
     tcp: TcpStream,
-    version: u8,
     /// Bytes that were sent.
     pub sent: u64,
     reading: Option<JoinHandle<()>>,
@@ -128,18 +126,18 @@ pub enum Sent {
 }
 
 impl Foe {
-    pub fn connect(victim: &Victim, attack: &Attack, version: u8) -> Self {
-        let tcp = TcpStream::connect(victim.bad).unwrap();
+    pub fn to(door: SocketAddr, answers: Answers) -> Self {
+        let tcp = TcpStream::connect(door).unwrap();
         tcp.set_nodelay(true).unwrap();
         tcp.set_write_timeout(Some(NO_PROGRESS)).unwrap();
-        let reading = (attack.answers == Answers::Read).then(|| {
+        let reading = (answers == Answers::Read).then(|| {
             let mut tcp = tcp.try_clone().unwrap();
             thread::spawn(move || {
                 let mut piece = vec![0; 65536];
                 while let Ok(1..) = tcp.read(&mut piece) {}
             })
         });
-        Self { tcp, version, sent: 0, reading }
+        Self { tcp, sent: 0, reading }
     }
 
     /// Sends `bytes`, as far as the victim takes them. `stuck` is asked whether to give up when it doesn't.
@@ -169,11 +167,10 @@ impl Foe {
         }
     }
 
-    /// The session still answers: a stream that nobody knows is refused, or one that is known goes on. What comes back has to be unread so far.
+    /// Ends the connection.
     pub fn leave(mut self) {
-        let _ = self.tcp.shutdown(Shutdown::Both);
+        let _ = self.tcp.shutdown(Shutdown::Both); // the victim may have done it
         self.wait_end();
-        let _ = self.version;
     }
 }
 
@@ -244,31 +241,36 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     let (mut sent, mut ending) = (0, Sent::All);
     if attack.apart {
         for n in 0..pieces {
-            let mut foe = Foe::connect(&victim, attack, version);
+            let mut foe = Foe::to(victim.bad, attack.answers);
             foe.send(&(attack.piece)(version, n), || false);
             foe.wait_end();
             sent += foe.sent;
         }
     } else {
-        let mut foe = Foe::connect(&victim, attack, version);
+        let mut foe = Foe::to(victim.bad, attack.answers);
         let mut stuck = || attack.fate == Fate::Waits && victim.report().get("pauses") > 0;
         foe.send(&(attack.prelude)(version), &mut stuck);
         super::support::until(|| victim.report().get("accepted") >= attack.accepted);
         if attack.answers == Answers::Unread {
             wait_full(&mut victim);
         }
+        let mut frames = count_frames(&(attack.prelude)(version));
+        let mut piece = (attack.piece)(version, 0);
         for n in 0..pieces {
             let mut stuck = || attack.fate == Fate::Waits && victim.report().get("pauses") > 0;
-            ending = foe.send(&(attack.piece)(version, n), &mut stuck);
+            if n > 0 && !attack.same {
+                piece = (attack.piece)(version, n);
+            }
+            ending = foe.send(&piece, &mut stuck);
+            frames += count_frames(&piece);
             if ending != Sent::All {
                 break;
             }
         }
-        if attack.fate == Fate::Lives {
-            wait_dealt_with(&mut victim);
-        } else {
-            let sign = if attack.fate == Fate::Waits { "pauses" } else { "ended" };
-            super::support::until(|| victim.report().get(sign) > 0);
+        match attack.fate {
+            Fate::Lives | Fate::MayEnd(_) => wait_dealt_with(&mut victim, frames),
+            Fate::Waits => super::support::until(|| victim.report().get("pauses") > 0),
+            Fate::Ends(_) => super::support::until(|| victim.report().get("ended") > 0),
         }
         sent = foe.sent;
         let before = friend.done.load(SeqCst);
@@ -289,55 +291,87 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     Outcome { report, sent, ending, friend }
 }
 
-/// Waits until the victim has dealt with what was sent: its frames are counted no more.
-fn wait_dealt_with(victim: &mut Victim) {
-    let (mut before, mut same) = (0, 0);
-    while same < 3 {
-        thread::sleep(Duration::from_millis(10)); // that nothing comes any more has no event
+/// Waits until the victim has dealt with `frames` frames, or has ended the session.
+fn wait_dealt_with(victim: &mut Victim, frames: u64) {
+    super::support::until(|| {
         let report = victim.report();
-        let frames = report.get("frames");
-        same = if frames == before && frames > 0 { same + 1 } else { 0 };
-        before = frames;
-        if report.get("ended") > 0 {
-            return;
-        }
-    }
+        report.get("frames") >= frames || report.get("ended") > 0
+    });
 }
 
-/// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `pieces` at `pace` bytes a second.
-pub fn beside(
-    victim: &mut Victim,
-    time: Duration,
-    pace: u64,
-    mut foe: Foe,
-    mut piece: impl FnMut(u32) -> Vec<u8> + Send,
-) -> u64 {
+/// Bytes to be sent at a pace: made beforehand, so that making them isn't measured.
+pub struct Traffic<'a> {
+    /// Which door they go to, and what is sent first.
+    pub door: SocketAddr,
+    pub prelude: Vec<u8>,
+    pub answers: Answers,
+    pub pieces: &'a [Vec<u8>],
+    /// Each piece by a connection of its own.
+    pub apart: bool,
+}
+
+/// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `traffic` at `pace` bytes a second; and the processor time of the victim.
+pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<'_>) -> (u64, u64) {
     let friend = Friend::start(victim, 1 << 20);
     super::support::until(|| friend.done.load(SeqCst) > 2);
+    let mut foe = Foe::to(traffic.door, traffic.answers);
+    foe.send(&traffic.prelude, || false);
     victim.begin();
-    let end = Instant::now() + time;
+    let (begin, mut sent) = (Instant::now(), 0);
+    let over = || begin.elapsed() >= time;
     thread::scope(|scope| {
         scope.spawn(move || {
-            let begin = Instant::now();
-            for n in 0.. {
-                for part in piece(n).chunks(4096) {
-                    if foe.send(part, || Instant::now() > end) != Sent::All || Instant::now() > end {
-                        foe.leave();
-                        return;
-                    }
-                    let due = begin + Duration::from_nanos(foe.sent * 1_000_000_000 / pace);
+            for piece in traffic.pieces {
+                if traffic.apart {
+                    foe = Foe::to(traffic.door, traffic.answers);
+                }
+                // As much in each part as the pace brings in 4 ms.
+                for part in piece.chunks((pace / 250) as usize) {
+                    let due = begin + Duration::from_nanos(sent * 1_000_000_000 / pace);
                     thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if over() || foe.send(part, over) == Sent::Stuck {
+                        return foe.leave();
+                    }
+                    sent += part.len() as u64;
+                }
+                if traffic.apart {
+                    foe.wait_end();
                 }
             }
+            foe.leave();
         });
         thread::sleep(time); // the measured time itself
-        let served = victim.report().get("served");
+        let report = victim.report();
         friend.stop();
-        served
+        (report.get("served"), report.get("cpu_millis"))
     })
 }
 
-/// A peer made by hand, for what isn't a flood.
-pub fn raw(victim: &Victim, version: u8) -> Raw {
-    Raw::new(TcpStream::connect(victim.bad).unwrap(), version)
+/// Many connections that send a byte at a time of a frame that is never whole; then nothing more. What was seen while bytes came, and when the
+/// sessions had ended.
+pub fn slow(attack: &Attack, version: u8, connections: usize, pause: Duration) -> [Report; 2] {
+    let mut victim = Victim::start(attack, version);
+    let friend = Friend::start(&victim, 256 * 1024);
+    super::support::until(|| friend.done.load(SeqCst) > 0);
+    victim.begin();
+    let mut foes: Vec<Foe> = (0..connections).map(|_| Foe::to(victim.bad, attack.answers)).collect();
+    for foe in &mut foes {
+        assert_eq!(foe.send(&(attack.prelude)(version), || false), Sent::All);
+    }
+    super::support::until(|| victim.report().get("accepted") == attack.accepted);
+    for n in 0..attack.pieces.0 {
+        for foe in &mut foes {
+            foe.send(&(attack.piece)(version, n), || false);
+        }
+        thread::sleep(pause); // the attack itself: it is slow
+    }
+    let before = friend.done.load(SeqCst);
+    super::support::until(|| friend.done.load(SeqCst) >= before + 2);
+    let slow = victim.report();
+    foes.iter_mut().for_each(Foe::wait_end);
+    super::support::until(|| victim.report().get("alive") == 0);
+    let over = victim.report();
+    friend.stop();
+    victim.end();
+    [slow, over]
 }
