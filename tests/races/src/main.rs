@@ -51,10 +51,12 @@ fn main() {
                 loop {
                     let check = queue.lock().expect("no check panics").pop_front();
                     let Some(check) = check else { return };
-                    let report = match &replay {
+                    // A thread of its own for each: what a failed execution leaves behind mustn't reach the next check.
+                    let explore = || match &replay {
                         Some(schedule) => check.replay(schedule),
                         None => check.explore(&plan),
                     };
+                    let report = std::thread::scope(|scope| scope.spawn(explore).join().expect("no check panics"));
                     *failed.lock().expect("no check panics") += usize::from(report.failed);
                     println!("{:32} {}", check.name, report.text);
                 }

@@ -97,6 +97,8 @@ impl Check {
         config.stack_size = STACK;
         config.max_steps = shuttle::MaxSteps::FailAfter(MAX_STEPS);
         config.silence_warnings = true;
+        // A failed execution stops where it is: what its unwinding would run into isn't what failed.
+        config.ungraceful_shutdown_config.immediately_return_on_panic = true;
         config.failure_persistence = if print { FailurePersistence::Print } else { FailurePersistence::None };
         let begun = Arc::new(AtomicUsize::new(0));
         let (time, body, count) = (self.time, self.body, Arc::clone(&begun));

@@ -56,5 +56,6 @@ macro_rules! atomic {
 
 atomic!(AtomicBool, bool, swap, fetch_and, fetch_or);
 atomic!(AtomicU8, u8, swap, fetch_and, fetch_or, fetch_add, fetch_sub);
+atomic!(AtomicU32, u32, swap, fetch_add, fetch_sub, fetch_max, fetch_min);
 atomic!(AtomicU64, u64, swap, fetch_add, fetch_sub, fetch_max, fetch_min);
 atomic!(AtomicUsize, usize, swap, fetch_add, fetch_sub, fetch_max, fetch_min);

@@ -22,7 +22,7 @@ pub mod sync {
     pub use crate::lazy::LazyLock;
 
     pub mod atomic {
-        pub use crate::atomics::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, fence};
+        pub use crate::atomics::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
         pub use std::sync::atomic::Ordering;
     }
 }

@@ -8,8 +8,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync;
 
-use crate::sched::{Id, block_until, choose, me, switch, wake};
-use crate::time::{Alarm, Instant};
+use crate::sched::{Id, block_until, choose, me, pass_a_moment, switch, wake};
+use crate::time::{Alarm, Duration, Instant};
 
 pub struct Mutex<T> {
     turn: sync::Mutex<Turn>,
@@ -182,6 +182,19 @@ impl Condvar {
         WaitTimeoutResult(self.wait_to(guard, Some(limit)) == Wait::TimedOut)
     }
 
+    /// A short wait, which the library relies upon to end: unlike a deadline it may end at any moment, though time stands still.
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Duration) -> WaitTimeoutResult {
+        assert!(limit < Duration::from_millis(100), "{limit:?}: is somebody to be rescued by it?");
+        switch();
+        let waiter = sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
+        own(&self.waiters).push(sync::Arc::clone(&waiter));
+        guard.data = None;
+        guard.mutex.unlock();
+        pass_a_moment(|| *own(&waiter.state) != Wait::Waiting);
+        waiter.end(Wait::TimedOut);
+        WaitTimeoutResult(self.waited(guard, &waiter) == Wait::TimedOut)
+    }
+
     fn wait_to<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Option<Instant>) -> Wait {
         switch();
         let waiter = sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
@@ -191,7 +204,11 @@ impl Condvar {
         guard.data = None;
         guard.mutex.unlock();
         block_until(|| *own(&waiter.state) != Wait::Waiting);
-        own(&self.waiters).retain(|other| !sync::Arc::ptr_eq(other, &waiter));
+        self.waited(guard, &waiter)
+    }
+
+    fn waited<T>(&self, guard: &mut MutexGuard<'_, T>, waiter: &sync::Arc<Waiter>) -> Wait {
+        own(&self.waiters).retain(|other| !sync::Arc::ptr_eq(other, waiter));
         guard.mutex.lock_now();
         guard.data = Some(own(&guard.mutex.data));
         let ended = *own(&waiter.state);

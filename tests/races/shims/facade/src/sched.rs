@@ -43,3 +43,18 @@ pub fn wake(id: Id) {
 pub fn choose(bound: usize) -> usize {
     if bound <= 1 { 0 } else { (ExecutionState::next_u64() % bound as u64) as usize }
 }
+
+/// A short time passes, in which others may do much or nothing: so a bounded wait may end at any moment, and does end when nothing else can
+/// happen. Returns early when `done` says so, and whether it did.
+pub fn pass_a_moment(mut done: impl FnMut() -> bool) -> bool {
+    for _ in 0..=choose(MOMENT) {
+        if done() {
+            return true;
+        }
+        shuttle::thread::yield_now();
+    }
+    done()
+}
+
+/// Steps of this thread in the longest moment. With half a dozen threads it is enough for each to get to where it waits.
+const MOMENT: usize = 40;
