@@ -41,7 +41,7 @@ const WORKERS: usize = 6;
 /// After so many seeds the process has to be as it was.
 const BATCH: u64 = 60;
 /// A seed that takes longer hangs. The longest wait in a plan is a fraction of a second.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// The seeds that are running, and since when.
 static RUNNING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
@@ -93,10 +93,11 @@ fn run_batch(seeds: &[u64], tally: &Mutex<Tally>) {
         for _ in 0..WORKERS.min(seeds.len()) {
             scope.spawn(|| {
                 while let Some(&seed) = seeds.get(next.fetch_add(1, SeqCst) as usize) {
-                    RUNNING.lock().unwrap().insert(seed, Instant::now());
+                    let begin = Instant::now();
+                    RUNNING.lock().unwrap().insert(seed, begin);
                     let mut result = guard(seed, || traffic::run(&Plan::new(seed)));
                     RUNNING.lock().unwrap().remove(&seed);
-                    tally.lock().unwrap().add(&mut result);
+                    tally.lock().unwrap().add(&mut result, seed, begin.elapsed());
                 }
             });
         }

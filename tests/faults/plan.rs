@@ -269,8 +269,8 @@ impl Plan {
         } else {
             config.keepalive_disabled(true)
         };
-        let closes = |manner: &Manner| !matches!(manner, Manner::Finish | Manner::StopReading(_));
-        // After an early close a writer without window waits so long.
+        let closes = |manner: &Manner| *manner != Manner::Finish;
+        // After an early close a writer without window waits so long. (Who stops reading closes when it has written everything.)
         let stall = manners.iter().any(closes).then(|| Duration::from_millis(40));
         match stall {
             Some(_) => config.half_close_stall(stall),
@@ -290,6 +290,6 @@ impl Plan {
     /// Whether writes may fail because the peer has closed the stream early.
     pub fn closes_early(&self) -> bool {
         let manners = self.streams.iter().flat_map(|stream| stream.manner);
-        manners.into_iter().any(|manner| !matches!(manner, Manner::Finish | Manner::StopReading(_)))
+        manners.into_iter().any(|manner| manner != Manner::Finish)
     }
 }

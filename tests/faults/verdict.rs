@@ -16,6 +16,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use gmux::Error;
 
@@ -177,10 +178,14 @@ pub struct Tally {
     soft_errors: u64,
     notified: u64,
     recent: Vec<Arc<Notifiers>>,
+    slowest: Vec<(Duration, u64)>,
 }
 
 impl Tally {
-    pub fn add(&mut self, outcome: &mut Outcome) {
+    pub fn add(&mut self, outcome: &mut Outcome, seed: u64, took: Duration) {
+        self.slowest.push((took, seed));
+        self.slowest.sort_unstable_by(|a, b| b.cmp(a));
+        self.slowest.truncate(5);
         self.seeds += 1;
         self.hard += u64::from(outcome.hard);
         self.sound += u64::from(outcome.sound);
