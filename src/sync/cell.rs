@@ -215,3 +215,6 @@ impl StreamCell {
         self.flushed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

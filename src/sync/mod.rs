@@ -23,3 +23,6 @@ pub(crate) mod deadline;
 mod lane;
 pub(crate) mod shaper;
 pub(crate) mod standby;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,251 @@
+//! One stream between the application's threads, which block, and the session's two, which must not. The tests play both: what comes from
+//! the peer, and the turns at the writer. A thread is known to be blocked when the stream counts it as waiting, since it lets go of the lock in the wait
+//! alone.
+
+mod endings;
+mod peer;
+mod reading;
+mod turns;
+mod waits;
+mod writing;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Env, Name, Small, StreamCell, Wakes};
+use crate::config::Config;
+use crate::error::Result;
+use crate::pool::BufferPool;
+use crate::proto::chunks::{Chunk, charge_for};
+use crate::proto::stream::{Lane, Received, Transmit};
+use crate::sync::budget::Budget;
+use crate::sync::shaper::{Queue, shaper};
+use crate::sync::testing::{until, watched};
+
+/// A stream, and the session around it.
+struct Bench {
+    cell: Arc<StreamCell>,
+    env: Arc<Env>,
+    queue: Queue,
+    /// When the stream was made.
+    start: Instant,
+}
+
+/// Who waits for a stream: reads, writes, flushes.
+type Waiting = (u32, u32, u32);
+
+const NOBODY: Waiting = (0, 0, 0);
+
+/// What a turn sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Sent {
+    Syn,
+    Update(u32, u32),
+    Data(Vec<u8>),
+    Fin,
+}
+
+impl Bench {
+    /// A stream of the peer's, which owes no SYN.
+    fn new(config: Config) -> Self {
+        Self::opened(config, false)
+    }
+
+    fn opened(config: Config, ours: bool) -> Self {
+        let (shaper, queue) = shaper();
+        let budget = Budget::new(config.max_receive_buffer);
+        let pool = BufferPool::shared();
+        let env = Env { config, shaper, budget, standby: Default::default(), pool, granted: AtomicU64::new(0) };
+        let start = Instant::now();
+        let cell = StreamCell::new(3, Name::new(b"name", None), &env.config, ours, start);
+        Self { cell, env: Arc::new(env), queue, start }
+    }
+
+    fn v1() -> Self {
+        Self::new(Config::new())
+    }
+
+    fn v2() -> Self {
+        Self::new(Config::new().version(2))
+    }
+
+    /// A stream of version 2 whose queue takes `max` bytes.
+    fn with_queue(max: usize) -> Self {
+        Self::new(Config::new().version(2).max_send_buffer(max))
+    }
+
+    // ---- the application ----------------------------------------------------------------------------------------
+
+    fn read(&self, n: usize) -> Result<Vec<u8>> {
+        read(&self.cell, &self.env, n)
+    }
+
+    fn write(&self, data: &[u8]) -> Result<usize> {
+        write(&self.cell, &self.env, data)
+    }
+
+    /// Makes a call in a thread of its own.
+    fn spawn<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Arc<StreamCell>, &Env) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let (cell, env) = (Arc::clone(&self.cell), Arc::clone(&self.env));
+        thread::spawn(move || call(&cell, &env))
+    }
+
+    /// Makes a call in a thread of its own, and returns when one thread more waits than before.
+    fn blocked<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Arc<StreamCell>, &Env) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let sum = |(a, b, c): Waiting| a + b + c;
+        let before = sum(self.waiting());
+        let thread = self.spawn(call);
+        until(|| sum(self.waiting()) == before + 1 || thread.is_finished());
+        assert!(!thread.is_finished(), "the call has to wait");
+        thread
+    }
+
+    fn waiting(&self) -> Waiting {
+        let state = self.cell.state.lock();
+        (state.read_waiters, state.write_waiters, state.flush_waiters)
+    }
+
+    // ---- the session's reader -----------------------------------------------------------------------------------
+
+    /// Data comes, and everybody whom that concerns is woken.
+    fn deliver(&self, data: &[u8]) {
+        let mut wakes = Wakes::default();
+        self.deliver_into(data, self.start, &mut wakes);
+        wakes.send();
+    }
+
+    /// As the reader thread delivers: small payloads are merged, for what has no room, and for large ones, there are chunks.
+    fn deliver_into(&self, data: &[u8], now: Instant, wakes: &mut Wakes) {
+        let (mut rest, mut size) = (data, data.len());
+        if data.len() <= 4096 {
+            match self.cell.deliver_small(&self.env, data, now, wakes).unwrap() {
+                Small::Done => return,
+                Small::Late => panic!("data after the end"),
+                Small::Needs { merged, size: needed } => (rest, size) = (&data[merged..], needed),
+            }
+        } else {
+            match self.cell.admit(&self.env, data.len()).unwrap() {
+                Received::Queue => {}
+                Received::Discard => return,
+                Received::Late => panic!("data after the end"),
+            }
+        }
+        let mut buffer = self.env.pool.fit(size).unwrap();
+        buffer[..rest.len()].copy_from_slice(rest);
+        let charge = self.env.budget.charge(charge_for(&buffer));
+        self.cell.deliver(&self.env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
+    }
+
+    /// UPD comes.
+    fn update(&self, consumed: u32, window: u32) {
+        let mut wakes = Wakes::default();
+        self.cell.update(&self.env, (consumed, window), Instant::now(), &mut wakes).unwrap();
+        wakes.send();
+    }
+
+    // ---- the session's writer -----------------------------------------------------------------------------------
+
+    /// The stream's turn in the lane in which it is queued, handed to the transport at once.
+    fn turn(&mut self) -> Option<Vec<Sent>> {
+        let lane = match self.queue.next_express() {
+            Some(_) => Lane::Express,
+            None => self.queue.next_bulk().map(|_| Lane::Bulk)?,
+        };
+        let mut sent = Vec::new();
+        let turn = self.cell.take_turn(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
+        self.cell.hand_over(turn.data, turn.fin, self.start);
+        if turn.wake_writer {
+            self.cell.wake_writer();
+        }
+        if turn.again {
+            self.queue.again(Arc::clone(&self.cell));
+        }
+        Some(sent)
+    }
+
+    /// All that the stream has to send.
+    fn turns(&mut self) -> Vec<Sent> {
+        std::iter::from_fn(|| self.turn()).flatten().collect()
+    }
+
+    /// Bytes of data among what it has to send.
+    fn send_data(&mut self) -> usize {
+        let data = |sent: &Sent| if let Sent::Data(data) = sent { data.len() } else { 0 };
+        self.turns().iter().map(data).sum()
+    }
+}
+
+impl Sent {
+    fn of(frame: Transmit) -> Self {
+        match frame {
+            Transmit::Syn => Self::Syn,
+            Transmit::Update { consumed, window } => Self::Update(consumed, window),
+            Transmit::Data(payload) => Self::Data(payload.into_buffer()[8..].to_vec()),
+            Transmit::Fin => Self::Fin,
+        }
+    }
+}
+
+/// One read of at most `n` bytes.
+fn read(cell: &Arc<StreamCell>, env: &Env, n: usize) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; n];
+    let n = cell.read(env, &mut buffer, || false)?;
+    buffer.truncate(n);
+    Ok(buffer)
+}
+
+/// One write, and the ring that it owes.
+fn write(cell: &Arc<StreamCell>, env: &Env, data: &[u8]) -> Result<usize> {
+    let written = cell.write(env, data)?;
+    env.shaper.ring(written.bell);
+    Ok(written.accepted)
+}
+
+/// Data whose every byte tells its place.
+fn pattern(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i ^ (i >> 8)) as u8).collect()
+}
+
+#[test]
+fn a_name_has_its_bytes_and_its_text() {
+    assert_eq!((Name::new(b"web", None).bytes(), Name::new(b"web", None).text()), (&b"web"[..], "web"));
+    let odd = Name::new(b"w\xffb", None);
+    assert_eq!((odd.bytes(), odd.text()), (&b"w\xffb"[..], "w\u{fffd}b"));
+}
+
+#[test]
+fn a_new_stream_is_queued_for_its_syn() {
+    let mut ours = Bench::opened(Config::new(), true);
+    assert_eq!(ours.turns(), []);
+    ours.cell.queue_now(&ours.env);
+    assert_eq!(ours.turns(), [Sent::Syn]);
+    let mut theirs = Bench::v1();
+    theirs.cell.queue_now(&theirs.env);
+    assert_eq!(theirs.turns(), []);
+}
+
+#[test]
+fn windows_grow_out_of_half_the_budget_less_what_is_granted() {
+    let bench = Bench::new(Config::new().version(2).max_receive_buffer(1 << 20));
+    assert_eq!(bench.env.spare_grant(), 1 << 19);
+    // A stream is counted from its first change on: the initial window, which the protocol grants.
+    bench.cell.queue_now(&bench.env);
+    assert_eq!(bench.env.granted.load(SeqCst), 262_144);
+    assert_eq!(bench.env.spare_grant(), (1 << 19) - 262_144);
+    let _ = bench.cell.close(&bench.env);
+    assert_eq!(bench.env.granted.load(SeqCst), 0, "a closed stream grants nothing");
+}
+
+#[test]
+fn a_stream_is_itself_and_no_other() {
+    let (a, b) = (Bench::v1(), Bench::v1());
+    assert!(a.cell.is(&Arc::clone(&a.cell)) && !a.cell.is(&b.cell));
+}

@@ -1,0 +1,290 @@
+//! Where calls wait, and for how long.
+
+use super::super::reading::Reading;
+use super::*;
+use crate::error::Error;
+use crate::sync::cell::Direction;
+
+/// So far away that no test gets there.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// A stream whose queue is full, so that reads, writes and flushes all have to wait.
+fn stuck() -> Bench {
+    let bench = Bench::with_queue(10);
+    assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
+    bench
+}
+
+#[test]
+fn without_limits_a_call_waits_until_there_is_something() {
+    watched(|| {
+        let mut bench = stuck();
+        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        assert_eq!(bench.waiting(), (1, 0, 0));
+        let writer = bench.blocked(|cell, env| write(cell, env, b"more"));
+        assert_eq!(bench.waiting(), (1, 1, 0));
+        let flush = bench.blocked(|cell, _| cell.flush());
+        assert_eq!(bench.waiting(), (1, 1, 1));
+        bench.deliver(b"data");
+        assert_eq!(reader.join().unwrap().unwrap(), b"data");
+        assert_eq!(bench.waiting(), (0, 1, 1));
+        assert!(bench.send_data() >= 10);
+        assert_eq!(writer.join().unwrap().unwrap(), 4);
+        assert!(flush.join().unwrap().is_ok());
+        assert_eq!(bench.waiting(), NOBODY);
+    });
+}
+
+#[test]
+fn a_non_blocking_call_never_waits() {
+    watched(|| {
+        let bench = stuck();
+        bench.cell.set_nonblocking(true);
+        assert!(matches!(bench.read(1), Err(Error::WouldBlock)));
+        assert!(matches!(bench.write(b"x"), Err(Error::WouldBlock)));
+        assert!(matches!(bench.cell.flush(), Err(Error::WouldBlock)));
+        bench.deliver(b"data");
+        assert_eq!(bench.read(10).unwrap(), b"data");
+    });
+}
+
+#[test]
+fn a_deadline_that_has_passed_fails_what_would_wait_and_nothing_else() {
+    watched(|| {
+        let bench = stuck();
+        bench.cell.set_deadline(Direction::Read, Some(bench.start));
+        assert!(matches!(bench.read(1), Err(Error::Timeout)));
+        bench.deliver(b"data");
+        assert_eq!(bench.read(10).unwrap(), b"data", "data that is there comes first");
+        bench.cell.set_deadline(Direction::Write, Some(bench.start));
+        assert!(matches!(bench.write(b"x"), Err(Error::Timeout)));
+        assert!(matches!(bench.cell.flush(), Err(Error::Timeout)));
+        // Each direction has its own: a write's doesn't limit a read.
+        bench.cell.set_deadline(Direction::Read, None);
+        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        bench.deliver(b"more");
+        assert_eq!(reader.join().unwrap().unwrap(), b"more");
+    });
+}
+
+#[test]
+fn a_limit_ends_a_wait_by_itself() {
+    watched(|| {
+        let bench = stuck();
+        let short = Duration::from_millis(1);
+        bench.cell.set_timeout(Direction::Read, Some(short));
+        assert!(matches!(bench.read(1), Err(Error::Timeout)));
+        bench.cell.set_timeout(Direction::Write, Some(short));
+        assert!(matches!(bench.write(b"x"), Err(Error::Timeout)));
+        assert!(matches!(bench.cell.flush(), Err(Error::Timeout)));
+        bench.cell.set_timeout(Direction::Read, None);
+        bench.cell.set_no_data_timeout(Some(short));
+        assert!(matches!(bench.read(1), Err(Error::NoData(_))));
+        assert_eq!(bench.waiting(), NOBODY);
+    });
+}
+
+#[test]
+fn limits_set_meanwhile_reach_calls_that_are_blocked() {
+    watched(|| {
+        type Change = fn(&StreamCell);
+        let changes: [(Change, fn(&Error) -> bool); 4] = [
+            (
+                |cell| {
+                    cell.set_deadline(Direction::Read, Some(Instant::now()));
+                    cell.set_deadline(Direction::Write, Some(Instant::now()));
+                },
+                |error| matches!(error, Error::Timeout),
+            ),
+            (
+                |cell| {
+                    cell.set_timeout(Direction::Read, Some(Duration::from_nanos(1)));
+                    cell.set_timeout(Direction::Write, Some(Duration::from_nanos(1)));
+                },
+                |error| matches!(error, Error::Timeout),
+            ),
+            (|cell| cell.set_nonblocking(true), |error| matches!(error, Error::WouldBlock)),
+            // One firing restarts the clock; each call has its own, soon.
+            (|cell| cell.set_no_data_timeout(Some(Duration::from_nanos(1))), |error| matches!(error, Error::NoData(_))),
+        ];
+        for (change, expected) in changes {
+            let bench = stuck();
+            let reader = bench.blocked(|cell, env| read(cell, env, 1));
+            let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+            let flush = bench.blocked(|cell, _| cell.flush());
+            change(&bench.cell);
+            assert!(expected(&reader.join().unwrap().unwrap_err()));
+            assert!(expected(&writer.join().unwrap().unwrap_err()));
+            assert!(expected(&flush.join().unwrap().unwrap_err()));
+        }
+    });
+}
+
+#[test]
+fn settings_are_told_as_they_were_set() {
+    let bench = Bench::v1();
+    assert_eq!((bench.cell.timeout(Direction::Read), bench.cell.timeout(Direction::Write)), (None, None));
+    assert_eq!(bench.cell.no_data_timeout(), None);
+    bench.cell.set_timeout(Direction::Read, Some(FAR));
+    bench.cell.set_timeout(Direction::Write, Some(FAR * 2));
+    bench.cell.set_no_data_timeout(Some(FAR * 3));
+    assert_eq!(bench.cell.timeout(Direction::Read), Some(FAR));
+    assert_eq!(bench.cell.timeout(Direction::Write), Some(FAR * 2));
+    assert_eq!(bench.cell.no_data_timeout(), Some(FAR * 3));
+}
+
+#[test]
+fn a_reader_waits_while_another_has_chunks_out() {
+    watched(|| {
+        let bench = Bench::v1();
+        bench.deliver(b"data");
+        bench.cell.state.lock().reading = Reading::Writing;
+        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        // The end isn't told either: the other may put something back.
+        bench.cell.peer_fin(bench.start);
+        until(|| bench.waiting() == (1, 0, 0));
+        bench.cell.state.lock().reading = Reading::Nobody;
+        bench.cell.readable.notify_all();
+        assert_eq!(reader.join().unwrap().unwrap(), b"data");
+    });
+}
+
+#[test]
+fn an_end_is_told_while_another_has_chunks_out_if_none_of_it_would_be_read() {
+    watched(|| {
+        let bench = Bench::v1();
+        bench.cell.state.lock().reading = Reading::Copying;
+        bench.cell.peer_fin(bench.start);
+        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        let _ = bench.cell.shut_read(&bench.env);
+        assert_eq!(reader.join().unwrap().unwrap(), b"");
+        let _ = bench.cell.close(&bench.env);
+        assert!(matches!(bench.read(10), Err(Error::Closed)));
+    });
+}
+
+#[test]
+fn a_failure_waits_for_a_copy_and_not_for_a_users_writer() {
+    watched(|| {
+        let bench = Bench::v1();
+        bench.cell.state.lock().reading = Reading::Writing;
+        let _ = bench.cell.fail(&bench.env, Error::GoAway, false);
+        assert!(matches!(bench.read(10), Err(Error::GoAway)));
+        bench.cell.state.lock().reading = Reading::Copying;
+        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        bench.cell.state.lock().reading = Reading::Nobody;
+        bench.cell.readable.notify_all();
+        assert!(matches!(reader.join().unwrap(), Err(Error::GoAway)));
+    });
+}
+
+#[test]
+fn a_writer_waits_while_another_fills_buffers() {
+    watched(|| {
+        let mut bench = Bench::v1();
+        bench.cell.state.lock().core.writing = true;
+        let writer = bench.blocked(|cell, env| write(cell, env, b"second"));
+        {
+            let mut state = bench.cell.state.lock();
+            state.core.accept_small(b"first ", 1000, bench.env.pool);
+            state.core.writing = false;
+        }
+        bench.cell.wake_writer();
+        assert_eq!(writer.join().unwrap().unwrap(), 6);
+        assert_eq!(bench.turns(), [Sent::Data(b"first second".to_vec())]);
+    });
+}
+
+#[test]
+fn a_writer_without_credit_after_the_peers_fin_fails_after_the_stall() {
+    watched(|| {
+        let stall = Duration::from_millis(20);
+        let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(stall)));
+        assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
+        assert_eq!(bench.send_data(), 262_144);
+        let begin = Instant::now();
+        assert!(bench.cell.peer_fin(begin));
+        assert!(matches!(bench.write(b"x"), Err(Error::PeerFinished(after)) if after == stall));
+        assert!(begin.elapsed() >= stall, "not before that");
+        // Each credit is used, and restarts the clock.
+        bench.update(10, 262_144);
+        assert_eq!(bench.write(&pattern(20)).unwrap(), 10);
+        assert_eq!(bench.send_data(), 10);
+        bench.cell.state.lock().credit_at = Some(Instant::now() + FAR);
+        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        let _ = bench.cell.close(&bench.env);
+        assert!(matches!(writer.join().unwrap(), Err(Error::Closed)));
+    });
+}
+
+#[test]
+fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
+    watched(|| {
+        let short = Duration::from_nanos(1);
+        // The peer has finished, and there is credit: what waits is on its way.
+        let mut bench = Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(short)));
+        assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
+        assert!(bench.cell.peer_fin(bench.start));
+        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        assert_eq!(bench.send_data(), 10);
+        assert_eq!(writer.join().unwrap().unwrap(), 1);
+        // There is none, and the peer hasn't finished.
+        let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(short)));
+        assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
+        assert_eq!(bench.send_data(), 262_144);
+        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        bench.update(1, 262_144);
+        assert_eq!(writer.join().unwrap().unwrap(), 1);
+        // Without a stall's length it waits for ever.
+        let mut bench = Bench::new(Config::new().version(2).half_close_stall(None));
+        assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
+        assert_eq!(bench.send_data(), 262_144);
+        assert!(bench.cell.peer_fin(bench.start));
+        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        bench.update(1, 262_144);
+        assert_eq!(writer.join().unwrap().unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
+    watched(|| {
+        let bench = Bench::v1();
+        let calls = AtomicU64::new(0);
+        let lead = || {
+            calls.fetch_add(1, SeqCst);
+            bench.deliver(b"led");
+            true
+        };
+        let mut buffer = [0; 10];
+        // Not on offer: the data has to come by itself, which here it doesn't in time.
+        bench.cell.set_timeout(Direction::Read, Some(Duration::from_millis(1)));
+        assert!(matches!(bench.cell.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
+        bench.env.standby.offer();
+        // On offer, but the limit is near.
+        assert!(matches!(bench.cell.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
+        assert_eq!(calls.load(SeqCst), 0);
+        for far in [Some(FAR), None] {
+            bench.cell.set_timeout(Direction::Read, far);
+            assert_eq!(bench.cell.read(&bench.env, &mut buffer, lead).unwrap(), 3);
+        }
+        assert_eq!(calls.load(SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_reader_that_cannot_lead_waits_unless_something_came_meanwhile() {
+    watched(|| {
+        let bench = Bench::v1();
+        bench.env.standby.offer();
+        let mut buffer = [0; 10];
+        let lead = || {
+            bench.deliver(b"another's");
+            false
+        };
+        assert_eq!(bench.cell.read(&bench.env, &mut buffer, lead).unwrap(), 9);
+        let reader = bench.blocked(|cell, env| read(cell, env, 10)); // its `lead` says no
+        bench.deliver(b"data");
+        assert_eq!(reader.join().unwrap().unwrap(), b"data");
+    });
+}
