@@ -7,6 +7,7 @@
 //! | [`protocol`] | those who want to talk with it: the wire, complete |
 //! | [`architecture`] | those who change it: threads, layers, locks, who wakes whom |
 //! | [`tuning`] | those who run it: what each setting costs and buys |
+//! | [`security`] | those whose peers aren't trusted: what is protected, the limits, what attacks cost |
 //! | [`testing`] | those who change it, or doubt it: which test shows what, and how to run each kind |
 
 #[doc = include_str!("protocol.md")]
@@ -20,3 +21,6 @@ pub mod tuning {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("security.md")]
+pub mod security {}

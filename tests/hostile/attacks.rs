@@ -75,7 +75,7 @@ const MIB: usize = 1024 * KIB;
 
 /// What a stream without data occupies at most, in bytes: its state, its place in the table (twice, while that grows), in the backlog, in a lane, and in the
 /// application's hands; and the allocator's overhead.
-const STREAM: usize = 1100;
+const STREAM: usize = 800;
 
 /// What a session occupies at most, in bytes: two threads' stacks as far as they are touched, the reader's window, what is read ahead.
 const SESSION: usize = 64 * KIB + WINDOW;
@@ -84,7 +84,7 @@ const SESSION: usize = 64 * KIB + WINDOW;
 const WINDOW: usize = 8 * 65_543;
 
 /// What the process grows by whatever happens: threads, the allocator's arenas, the measuring.
-const FIXED: usize = 4 * MIB;
+const FIXED: usize = 2 * MIB;
 
 /// How many refusals may wait (the promises say so), and what each occupies while their queue grows.
 const REFUSALS: usize = 65_536 * 4 * 3;
@@ -373,7 +373,10 @@ pub static ALL: &[Attack] = &[
         |version, n| frames(n, 4, |i| frame(version, Command::Psh, id(i), &[1; 65_535])),
         (12, 4000),
     ),
-    Attack::new("nop-flood", |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])), (25, 2000)),
+    Attack {
+        same: true,
+        ..Attack::new("nop-flood", |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])), (25, 2000))
+    },
     Attack {
         prelude: |version| open(version, 1),
         same: true,
