@@ -187,3 +187,60 @@ pub(crate) fn decode_update(payload: &[u8]) -> Option<(u32, u32)> {
     let payload: &[u8; UPDATE_LEN] = payload.try_into().ok()?;
     Some((LittleEndian::read_u32(&payload[..4]), LittleEndian::read_u32(&payload[4..])))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_and_an_update_lie_on_the_wire_as_the_protocol_says() {
+        let header = Header { version: 2, command: Command::Psh, length: 0x0102, stream_id: 0x0304_0506 };
+        assert_eq!(header.encode(), [2, 2, 0x02, 0x01, 0x06, 0x05, 0x04, 0x03]);
+        assert_eq!(Header::decode(&header.encode()).unwrap(), header);
+        let update = Frame::update(3, 0x0102_0304, 0x0506_0708);
+        assert_eq!(update.encode(), [2, 4, 8, 0, 3, 0, 0, 0, 4, 3, 2, 1, 8, 7, 6, 5]);
+        assert_eq!(decode_update(&update.payload), Some((0x0102_0304, 0x0506_0708)));
+        assert_eq!((decode_update(&[0; 7]), decode_update(&[0; 9])), (None, None));
+    }
+
+    #[test]
+    fn the_length_has_to_be_what_the_command_allows() {
+        // Whether 0, 1, 8, and 65535 bytes are allowed, on version 1 and on version 2.
+        let table = [
+            (Command::Syn, [true; 4], [true; 4]),
+            (Command::Fin, [true, false, false, false], [true, false, false, false]),
+            (Command::Psh, [true; 4], [true; 4]),
+            (Command::Nop, [true, false, false, false], [true, false, false, false]),
+            (Command::Upd, [false; 4], [false, false, true, false]),
+        ];
+        for (command, v1, v2) in table {
+            for (version, allowed) in [(1, v1), (2, v2)] {
+                let check = |length| Header { version, command, length, stream_id: 3 }.check();
+                assert_eq!([0, 1, 8, 65535].map(|length| check(length).is_ok()), allowed, "{command:?} {version}");
+            }
+        }
+        let header = Header { version: 1, command: Command::Upd, length: 8, stream_id: 3 };
+        let error = header.check().unwrap_err().to_string();
+        assert_eq!(error, "invalid protocol: UPD is a frame of version 2 (Version:1 Cmd:4 StreamID:3 Length:8)");
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_are_refused() {
+        let command = |byte| Header::decode(&[1, byte, 0, 0, 0, 0, 0, 0]).map(|header| header.command as u8);
+        assert_eq!([0, 1, 2, 3, 4].map(|byte| command(byte).unwrap()), [0, 1, 2, 3, 4]);
+        assert!([5, 255].iter().all(|byte| matches!(command(*byte), Err(Error::InvalidCommand(b)) if b == *byte)));
+    }
+
+    #[test]
+    fn a_frame_shows_its_header() {
+        let frame = Frame::new(1, Command::Fin, 7, []).unwrap();
+        assert_eq!(frame.to_string(), "Version:1 Cmd:1 StreamID:7 Length:0");
+    }
+
+    #[test]
+    fn a_payload_that_a_length_cannot_name_is_refused() {
+        assert_eq!(Frame::new(1, Command::Psh, 3, vec![0; MAX_PAYLOAD]).unwrap().header.length, 65535);
+        let error = Frame::new(1, Command::Psh, 3, vec![0; MAX_PAYLOAD + 1]).unwrap_err();
+        assert!(matches!(error, Error::NameTooLong { len: 65536, max: 65535 }));
+    }
+}

@@ -439,6 +439,269 @@ mod tests {
         })
     }
 
+    /// Input that gives all there is room for, and counts the reads; a read ends at a cut at the latest.
+    struct Counted<'a> {
+        data: &'a [u8],
+        reads: usize,
+    }
+
+    impl Read for Counted<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.read_vectored(&mut [IoSliceMut::new(buf)])
+        }
+
+        fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+            self.reads += 1;
+            self.data.read_vectored(bufs)
+        }
+    }
+
+    /// `count` data frames of `length` bytes.
+    fn bulk(count: usize, length: usize) -> Vec<u8> {
+        (0..count).flat_map(|i| Frame::new(1, Command::Psh, 3, vec![i as u8; length]).unwrap().encode()).collect()
+    }
+
+    /// Reads `count` frames to buffers of their own; returns where in its buffer each payload lay, and how many reads it took.
+    fn collect(
+        reader: &mut FrameReader,
+        input: &mut Counted<'_>,
+        pool: &BufferPool,
+        count: usize,
+    ) -> (Vec<usize>, usize) {
+        let (before, mut starts) = (input.reads, Vec::new());
+        while starts.len() < count {
+            match reader.next().unwrap() {
+                Step::NeedInput => assert!(reader.fill(input, pool).unwrap() > 0, "after {} frames", starts.len()),
+                Step::Header(_) => {
+                    let payload = reader.prepare(pool).unwrap();
+                    reader.collect(payload);
+                }
+                Step::Collected(header, Payload { buffer, start, .. }) => {
+                    let payload = &buffer[start..start + usize::from(header.length)];
+                    assert!(payload.iter().all(|byte| *byte == payload[0]));
+                    starts.push(start);
+                }
+                step @ Step::Inline(_) => panic!("{step:?}"),
+            }
+        }
+        (starts, input.reads - before)
+    }
+
+    #[test]
+    fn in_a_run_whole_frames_are_read_ahead_to_where_they_belong() {
+        let (pool, bytes) = (BufferPool::new(), bulk(33, 32768));
+        let mut input = Counted { data: &bytes, reads: 0 };
+        let mut reader = FrameReader::new(1, 1 << 20);
+        let mut next = |n| collect(&mut reader, &mut input, &pool, n);
+        // Outside of a run a frame takes a read, the first two with what its header came with. A header in front of its payload was read ahead.
+        assert_eq!(next(2), (vec![0, 0], 3));
+        // The third of a length makes a run: one frame ahead, then three, then seven.
+        assert_eq!(next(2), (vec![0, 8], 1));
+        assert_eq!(next(4), (vec![0, 8, 8, 8], 2));
+        for _ in 0..3 {
+            assert_eq!(next(8), (vec![0, 8, 8, 8, 8, 8, 8, 8], 2), "eight frames: a header, and the rest");
+        }
+        assert_eq!(next(1).0, [0]);
+        assert!(!reader.inside_frame());
+        assert_eq!(reader.fill(&mut input, &pool).unwrap(), 0);
+    }
+
+    #[test]
+    fn no_more_is_read_ahead_than_is_allowed() {
+        let pool = BufferPool::new();
+        for (allowed, ahead) in [(0, 0), (32767, 0), (32768, 1), (100_000, 3)] {
+            let bytes = bulk(40, 32768);
+            let mut input = Counted { data: &bytes, reads: 0 };
+            let mut reader = FrameReader::new(1, allowed);
+            collect(&mut reader, &mut input, &pool, 2);
+            // What is read ahead is counted from its own run on, in which it grows by one a frame at first.
+            let (starts, _) = collect(&mut reader, &mut input, &pool, 32);
+            let longest = starts.split(|start| *start == 0).map(<[usize]>::len).max();
+            assert_eq!(longest, Some(ahead), "{allowed} bytes allowed");
+        }
+    }
+
+    #[test]
+    fn a_run_ends_with_a_frame_of_another_length_or_kind() {
+        let small = Frame::new(1, Command::Psh, 3, [1; 10]).unwrap().encode();
+        let empty = Frame::new(1, Command::Nop, 0, []).unwrap().encode();
+        let longer = bulk(1, 32768 + 1);
+        for other in [small, empty, longer] {
+            let pool = BufferPool::new();
+            let bytes = [bulk(8, 32768), other, bulk(4, 32768)].concat();
+            let mut input = Counted { data: &bytes, reads: 0 };
+            let mut reader = FrameReader::new(1, 1 << 20);
+            collect(&mut reader, &mut input, &pool, 8);
+            loop {
+                match reader.next().unwrap() {
+                    Step::NeedInput => drop(reader.fill(&mut input, &pool).unwrap()),
+                    Step::Header(header) if header.length == 0 => break,
+                    Step::Header(header) if header.length == 10 => reader.inline(),
+                    Step::Header(_) => {
+                        let payload = reader.prepare(&pool).unwrap();
+                        reader.collect(payload);
+                    }
+                    Step::Inline(_) | Step::Collected(..) => break,
+                }
+            }
+            // The next two are read one by one, and the third begins a run.
+            let (starts, _) = collect(&mut reader, &mut input, &pool, 4);
+            assert_eq!(starts, [0, 0, 0, 8]);
+        }
+    }
+
+    #[test]
+    fn frames_that_were_read_ahead_can_be_skipped_whole_or_in_part() {
+        // Everything at once, and with a cut inside of what is read ahead.
+        let frame = HEADER_LEN + 32768;
+        for cut in [13 * frame, 6 * frame + 100, 6 * frame + 3] {
+            let (pool, bytes) = (BufferPool::new(), bulk(13, 32768));
+            let mut reader = FrameReader::new(1, 1 << 20);
+            let mut input = Counted { data: &bytes[..cut], reads: 0 };
+            collect(&mut reader, &mut input, &pool, 5);
+            // The sixth.
+            loop {
+                match reader.next().unwrap() {
+                    Step::Header(_) => break reader.skip(),
+                    Step::NeedInput => drop(reader.fill(&mut input, &pool).unwrap()),
+                    step => panic!("{step:?}"),
+                }
+            }
+            // The seventh, of which the cut leaves a part.
+            if cut < bytes.len() {
+                loop {
+                    match reader.next().unwrap() {
+                        Step::Header(_) => reader.skip(),
+                        Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
+                        Step::NeedInput => {}
+                        step => panic!("{step:?}"),
+                    }
+                }
+                assert!(reader.inside_frame());
+                input.data = &bytes[cut..];
+            }
+            let mut seen = Vec::new();
+            loop {
+                match reader.next().unwrap() {
+                    Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
+                    Step::NeedInput => {}
+                    Step::Header(_) => {
+                        let payload = reader.prepare(&pool).unwrap();
+                        reader.collect(payload);
+                    }
+                    Step::Collected(_, Payload { buffer, start, .. }) => seen.push(buffer[start]),
+                    step @ Step::Inline(_) => panic!("{step:?}"),
+                }
+            }
+            let rest: Vec<u8> = (0..13).collect();
+            // With the cut inside the seventh's header, that header came later, and the frame was collected.
+            let first = if cut == 6 * frame + 100 { 7 } else { 6 };
+            assert_eq!(seen, rest[first..], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_was_not_chosen_for_is_read_past() {
+        let (pool, bytes) = (BufferPool::new(), [bulk(1, 5000), Frame::update(3, 1, 2).encode()].concat());
+        let bytes: Vec<u8> = bytes.into_iter().collect();
+        let mut input = &bytes[..5008];
+        let mut reader = FrameReader::new(1, 1 << 20);
+        reader.fill(&mut input, &pool).unwrap();
+        assert!(matches!(reader.next().unwrap(), Step::Header(header) if header.length == 5000));
+        assert!(reader.inside_frame());
+        assert!(matches!(reader.next().unwrap(), Step::NeedInput));
+        assert!(!reader.inside_frame());
+    }
+
+    #[test]
+    fn buffers_that_nothing_was_read_into_can_be_let_go_of() {
+        let (pool, bytes) = (BufferPool::new(), bulk(20, 32768));
+        let frame = HEADER_LEN + 32768;
+        // Into the payload of the ninth: seven buffers wait behind it.
+        let mut input = Counted { data: &bytes[..8 * frame + 100], reads: 0 };
+        let mut reader = FrameReader::new(1, 1 << 20);
+        collect(&mut reader, &mut input, &pool, 8);
+        let payload = loop {
+            match reader.next().unwrap() {
+                Step::NeedInput => drop(reader.fill(&mut input, &pool).unwrap()),
+                Step::Header(_) => break reader.prepare(&pool).unwrap(),
+                step => panic!("{step:?}"),
+            }
+        };
+        reader.collect(payload);
+        assert!(matches!(reader.next().unwrap(), Step::NeedInput));
+        assert_eq!(reader.fill(&mut input, &pool).unwrap(), 92);
+        let held = pool.idle();
+        reader.rest();
+        assert_eq!(pool.idle(), held + 7);
+        // They are also let go of before a read that may wait for long: outside of a payload.
+        input.data = &bytes[8 * frame + 100..9 * frame];
+        collect(&mut reader, &mut input, &pool, 1);
+        let held = pool.idle();
+        assert!(matches!(reader.next().unwrap(), Step::NeedInput));
+        assert_eq!(reader.fill(&mut input, &pool).unwrap(), 0);
+        assert_eq!(pool.idle(), held + 7);
+    }
+
+    #[test]
+    fn a_window_that_a_wrong_guess_made_grow_is_given_back() {
+        let pool = BufferPool::new();
+        let small = Frame::new(1, Command::Psh, 3, [1; 10]).unwrap().encode();
+        let many = small.len() * 20_000;
+        let bytes = [bulk(9, 32768), small.repeat(20_000)].concat();
+        let mut input = Counted { data: &bytes, reads: 0 };
+        let mut reader = FrameReader::new(1, 1 << 20);
+        collect(&mut reader, &mut input, &pool, 9);
+        let (mut seen, mut largest) = (0, 0);
+        loop {
+            match reader.next().unwrap() {
+                Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
+                Step::NeedInput => {}
+                Step::Header(_) => reader.inline(),
+                Step::Inline(_) => seen += reader.payload().len() + HEADER_LEN,
+                step @ Step::Collected(..) => panic!("{step:?}"),
+            }
+            largest = largest.max(reader.window.capacity());
+        }
+        assert_eq!(seen, many);
+        assert!(largest > WINDOW_KEPT, "{largest}: the guess was wrong by seven frames");
+        assert_eq!((reader.window.len(), reader.window.capacity()), (WINDOW, WINDOW));
+    }
+
+    #[test]
+    fn outside_of_a_run_little_is_read_beyond_a_payload() {
+        let (pool, bytes) = (BufferPool::new(), bulk(3, 32768));
+        let mut input = Counted { data: &bytes, reads: 0 };
+        let mut reader = FrameReader::new(1, 1 << 20);
+        collect(&mut reader, &mut input, &pool, 1);
+        assert_eq!(bytes.len() - input.data.len(), HEADER_LEN + 32768 + LOOKAHEAD);
+        assert!(reader.inside_frame(), "the next one's beginning");
+    }
+
+    #[test]
+    fn small_frames_come_a_window_at_a_time() {
+        let small = Frame::new(1, Command::Psh, 3, [1; 100]).unwrap().encode();
+        let (pool, bytes) = (BufferPool::new(), small.repeat(3000));
+        let mut input = Counted { data: &bytes, reads: 0 };
+        let (mut reader, mut seen) = (FrameReader::new(1, 1 << 20), 0);
+        loop {
+            match reader.next().unwrap() {
+                Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
+                Step::NeedInput => {}
+                Step::Header(_) => reader.inline(),
+                Step::Inline(header) => {
+                    assert_eq!(reader.payload(), [1; 100]);
+                    seen += usize::from(header.length);
+                }
+                step @ Step::Collected(..) => panic!("{step:?}"),
+            }
+        }
+        assert_eq!(seen, 300_000);
+        // A frame that is cut at the window's end moves to its beginning: all but its part of each read is new.
+        let least = bytes.len() / WINDOW + 1;
+        assert!((least..=least + 2).contains(&input.reads), "{} reads", input.reads);
+    }
+
     #[test]
     fn another_version_is_said_to_be_that_whatever_its_command() {
         for bytes in [[2, 1, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {

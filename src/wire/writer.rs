@@ -202,6 +202,94 @@ mod tests {
         }
     }
 
+    /// A header for `length` bytes of data.
+    fn header(length: usize) -> Header {
+        Header { version: 1, command: Command::Psh, length: length as u16, stream_id: 3 }
+    }
+
+    fn push(batch: &mut Batch, pool: &BufferPool, length: usize) {
+        batch.push_frame(header(length), pool.frame(length));
+    }
+
+    #[test]
+    fn a_batch_counts_what_is_left_to_send() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        assert!(batch.is_empty() && batch.len() == 0 && batch.segments() == 0);
+        batch.push_small(header(10), &[0; 10]);
+        push(&mut batch, &pool, 2000);
+        assert_eq!((batch.len(), batch.segments(), batch.is_empty()), (18 + 2008, 2, false));
+        let mut output = Pieces { data: Vec::new(), sizes: vec![20, 10_000].into_iter().cycle() };
+        assert_eq!(batch.write_to(&mut output).unwrap(), 20);
+        assert_eq!((batch.len(), batch.is_empty()), (2006, false));
+        assert_eq!(batch.write_to(&mut output).unwrap(), 2006);
+        assert!(batch.is_empty() && batch.len() == 0 && batch.segments() == 0);
+    }
+
+    #[test]
+    fn small_payloads_share_a_segment_and_large_ones_stay_where_they_are() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        for length in [1, 1024, 500, 1025, 1024, 3] {
+            push(&mut batch, &pool, length);
+        }
+        assert_eq!(batch.segments(), 3, "three small ones, a large one, two small ones");
+    }
+
+    #[test]
+    fn a_batch_is_full_by_its_bytes_or_by_its_segments() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        for _ in 0..7 {
+            push(&mut batch, &pool, 32768);
+        }
+        let left = BATCH_BYTES - batch.len() - HEADER_LEN;
+        push(&mut batch, &pool, left - 1);
+        assert!(!batch.is_full() && batch.len() == BATCH_BYTES - 1);
+        let mut batch = Batch::default();
+        push(&mut batch, &pool, 65535);
+        for _ in 0..5 {
+            push(&mut batch, &pool, 32768);
+        }
+        let left = BATCH_BYTES - batch.len() - HEADER_LEN;
+        push(&mut batch, &pool, left);
+        assert!(batch.is_full() && batch.len() == BATCH_BYTES);
+        let mut batch = Batch::default();
+        for _ in 0..BATCH_SEGMENTS - 1 {
+            push(&mut batch, &pool, 2000);
+        }
+        assert!(!batch.is_full());
+        push(&mut batch, &pool, 2000);
+        assert!(batch.is_full() && batch.len() < BATCH_BYTES);
+    }
+
+    #[test]
+    fn a_batch_leaves_in_one_write_where_the_transport_takes_it() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        for _ in 0..BATCH_SEGMENTS {
+            push(&mut batch, &pool, 2000);
+        }
+        let all = batch.len();
+        let mut output = Pieces { data: Vec::new(), sizes: vec![usize::MAX].into_iter().cycle() };
+        assert_eq!(batch.write_to(&mut output).unwrap(), all);
+        assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn a_transport_that_boasts_is_not_believed() {
+        struct Boasts;
+        impl Write for Boasts {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Ok(1_000_000)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut batch = Batch::default();
+        batch.push_small(header(3), b"abc");
+        assert_eq!(batch.write_to(&mut Boasts).unwrap(), 11);
+        assert!(batch.is_empty());
+    }
+
     #[test]
     fn a_transport_that_takes_nothing_is_an_error() {
         let mut batch = Batch::default();
