@@ -18,7 +18,7 @@ mod victim;
 use std::panic::catch_unwind;
 use std::time::Duration;
 
-use attacks::{ALL, Answers, Attack, Fate, SLOW, SLOW_CONNECTIONS, SLOW_KEEPALIVE};
+use attacks::{ALL, Answers, Attack, Fate, SLOW, SLOW_CONNECTIONS};
 use gmux::wire::{Command, Frame};
 use scene::{Outcome, Sent, Traffic, Victim};
 use support::test_for;
@@ -140,10 +140,6 @@ fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
             assert!(slow.get("threads_peak") <= (THREADS + SLOW_CONNECTIONS * THREADS_A_SESSION) as u64, "{slow:?}");
             // When they stop, the keepalive ends it.
             assert_eq!((over.get("ended"), &*over.reasons), (connections, "KeepaliveTimeout"));
-            assert!(
-                over.get("millis") - slow.get("millis")
-                    >= SLOW_KEEPALIVE.as_millis() as u64 - 2 * pause.as_millis() as u64
-            );
             assert_eq!(over.get("buffered_now"), 0);
             assert!(over.get("lines") <= connections * LINES_A_SESSION, "{over:?}");
         }

@@ -542,7 +542,7 @@ pub static SLOW: Attack = Attack {
 pub const SLOW_CONNECTIONS: usize = 50;
 
 /// How long nothing at all may come.
-pub const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
+const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
 
 const COST: Cost =
     Cost { data: false, names: false, streams: 0, refusals: false, threads: 0, sessions: 0, idle_sizes: 0 };

@@ -359,14 +359,14 @@ pub fn slow(attack: &Attack, version: u8, connections: usize, pause: Duration) -
         assert_eq!(foe.send(&(attack.prelude)(version), || false), Sent::All);
     }
     super::support::until(|| victim.report().get("accepted") == attack.accepted);
-    for n in 0..attack.pieces.0 {
+    let (before, mut n) = (friend.done.load(SeqCst), 0);
+    while n < attack.pieces.0 || friend.done.load(SeqCst) < before + 2 {
         for foe in &mut foes {
             foe.send(&(attack.piece)(version, n), || false);
         }
+        n += 1;
         thread::sleep(pause); // the attack itself: it is slow
     }
-    let before = friend.done.load(SeqCst);
-    super::support::until(|| friend.done.load(SeqCst) >= before + 2);
     let slow = victim.report();
     foes.iter_mut().for_each(Foe::wait_end);
     super::support::until(|| victim.report().get("alive") == 0);
