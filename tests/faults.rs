@@ -143,7 +143,7 @@ fn every_byte_is_right_and_every_stream_ends_whole_or_with_an_error() {
     } else if env.contains_key("GMUX_FULL") {
         (0..10_000).collect()
     } else {
-        (0..300).collect()
+        (0..200).collect()
     };
     // Seeds are watched one by one; this is for what comes after them.
     support::test_for("faults", Duration::from_secs(3600), || run_seeds(&seeds));

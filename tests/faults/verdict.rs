@@ -219,6 +219,7 @@ impl fmt::Display for Tally {
             "{} with a hard fault, {} where everything had to arrive; {:?}",
             self.hard, self.sound, self.kinds
         )?;
+        writeln!(f, "slowest seeds: {:.1?}", self.slowest)?;
         write!(
             f,
             "directions: {} whole, {} failed, {} given up by the reader, {} never arrived; {} bytes, {} soft errors, {} notifiers called",
