@@ -106,8 +106,8 @@ fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: 
     if let Err(error) = &result {
         core.fail_write(error.clone());
     }
-    // A session that has ended meanwhile says so itself.
-    if result.is_ok() || !core.lifecycle.is_in(Phase::Ended) {
+    // A session that has ended meanwhile says so itself: its end may have thrown away what was still to be sent, so that finishing was easy.
+    if !core.lifecycle.is_in(Phase::Ended) {
         core.lifecycle.writer_done(result);
     }
 }

@@ -27,6 +27,10 @@ fn main() {
             }
             "--replay" => replay = Some(value()),
             "--quiet" => plan.print = false,
+            "--log" => {
+                log::set_max_level(log::LevelFilter::Trace);
+                drop(log::set_logger(&Stderr));
+            }
             "--list" => list = true,
             name if !name.starts_with('-') => names.push(name.to_owned()),
             _ => usage(&arg),
@@ -72,6 +76,21 @@ fn main() {
 }
 
 fn usage(about: &str) -> ! {
-    eprintln!("{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--list] [--replay SCHEDULE] [NAME]...");
+    eprintln!("{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--list] [--replay SCHEDULE] [NAME]...");
     std::process::exit(2);
+}
+
+/// What the library logs, to follow a schedule that is replayed.
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("{} {} {}", record.level(), record.target(), record.args());
+    }
+
+    fn flush(&self) {}
 }

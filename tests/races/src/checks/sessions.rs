@@ -562,11 +562,11 @@ fn close_wakes_a_paused_reader() {
 }
 
 fn stalls_are_cut() {
-    let config = quiet().max_receive_buffer(200).max_stream_buffer(100).stall_timeout(Some(SECOND));
+    let config = quiet().max_receive_buffer(600).max_stream_buffer(100).stall_timeout(Some(SECOND));
     let (session, line) = server(config, false);
     let feeder = peer(&line, |line| {
         line.feed(&[PEER.syn(3), PEER.syn(5), PEER.psh(5, &[2; 10])]);
-        line.feed(&[PEER.psh(3, &[1; 100]), PEER.psh(3, &[1; 100]), PEER.psh(3, &[1; 100]), PEER.psh(3, &[1; 100])]);
+        line.feed(&[(); 8].map(|()| PEER.psh(3, &[1; 100])));
         line.feed(&[PEER.psh(5, &[2; 150]), PEER.fin(5)]);
     });
     let (asleep, awake) = (session.accept().unwrap(), session.accept().unwrap());
