@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, and what they share. `tests/fuzz_corpus.rs` takes this file too, and replays the corpus with it.
+//! The bodies of the fuzz targets, and what they share. `tests/fuzz_corpus.rs` takes their files too, and replays the corpus with them.
 //!
 //! What two of the targets drive is private to the library, so its source files are taken by path, as `benches/micro.rs` does.
 //!
@@ -7,25 +7,25 @@
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
 #[path = "../../../src/config.rs"]
-pub(crate) mod config;
+mod config;
 #[path = "../../../src/engine/mod.rs"]
-pub(crate) mod engine;
+mod engine;
 #[path = "../../../src/error.rs"]
-pub(crate) mod error;
+mod error;
 #[path = "../../../src/pool.rs"]
 pub mod pool;
 #[path = "../../../src/proto/mod.rs"]
-pub(crate) mod proto;
+mod proto;
 #[path = "../../../src/session.rs"]
-pub(crate) mod session;
+mod session;
 #[path = "../../../src/stats.rs"]
-pub(crate) mod stats;
+mod stats;
 #[path = "../../../src/stream.rs"]
-pub(crate) mod stream;
+mod stream;
 #[path = "../../../src/sync/mod.rs"]
-pub(crate) mod sync;
+mod sync;
 #[path = "../../../src/traits.rs"]
-pub(crate) mod traits;
+mod traits;
 #[path = "../../../src/transport/mod.rs"]
 pub mod transport;
 #[path = "../../../src/wire/mod.rs"]

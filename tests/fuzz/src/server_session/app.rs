@@ -199,7 +199,8 @@ impl App {
         }
         loop {
             // What brings data has no event of its own here: the reader may be waiting for budget.
-            let over = self.closed.recv_timeout(Duration::from_micros(200)) != Err(crossbeam_channel::RecvTimeoutError::Timeout);
+            let over = self.closed.recv_timeout(Duration::from_micros(200))
+                != Err(crossbeam_channel::RecvTimeoutError::Timeout);
             while self.accept() {}
             for held in &mut self.streams {
                 while read(held, 65536) > 0 {}

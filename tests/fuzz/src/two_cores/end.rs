@@ -28,7 +28,11 @@ enum What {
     Syn,
     Data(Buffer),
     /// As on the wire, and the count that `consumed` stands for.
-    Update { consumed: u32, window: u32, count: u64 },
+    Update {
+        consumed: u32,
+        window: u32,
+        count: u64,
+    },
     Fin,
 }
 

@@ -116,9 +116,11 @@ impl World {
             (4, _) => _ = self.take_every_turn(at),
             (5, _) => end.hand_over(),
             (6, _) => _ = self.deliver(at),
-            (7, _) => for _ in 0..nth {
-                self.deliver(at);
-            },
+            (7, _) => {
+                for _ in 0..nth {
+                    self.deliver(at);
+                }
+            }
             (8 | 9, Some(id)) => end.write(id, choices.length()),
             (10, Some(id)) => end.write_large(id, choices.length()),
             (11 | 12, Some(id)) => end.read(id, choices.length()),

@@ -1,0 +1,127 @@
+//! Replays the fuzz targets' corpus, and some thousands of inputs from a fixed seed, on any toolchain and without cargo-fuzz. `tests/fuzz/run`
+//! is what fuzzes.
+//!
+//! The targets take the library's source files by path. So this test has a `main` of its own: with the usual harness these files would be compiled
+//! for tests, and the library's unit tests would run a second time here.
+
+#![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
+
+#[path = "../src/config.rs"]
+mod config;
+#[path = "../src/engine/mod.rs"]
+mod engine;
+#[path = "../src/error.rs"]
+mod error;
+#[path = "../src/pool.rs"]
+mod pool;
+#[path = "../src/proto/mod.rs"]
+mod proto;
+#[path = "../src/session.rs"]
+mod session;
+#[path = "../src/stats.rs"]
+mod stats;
+#[path = "../src/stream.rs"]
+mod stream;
+#[path = "../src/sync/mod.rs"]
+mod sync;
+#[path = "../src/traits.rs"]
+mod traits;
+#[path = "../src/transport/mod.rs"]
+mod transport;
+#[path = "../src/wire/mod.rs"]
+mod wire;
+
+#[path = "fuzz/src/choices.rs"]
+mod choices;
+#[path = "fuzz/src/frame_reader.rs"]
+mod frame_reader;
+#[path = "fuzz/src/server_session/mod.rs"]
+mod server_session;
+mod support;
+#[path = "fuzz/src/two_cores/mod.rs"]
+mod two_cores;
+
+use std::panic;
+use std::time::Duration;
+
+use choices::{Choices, generate, parse_corpus};
+use config::{Config, INITIAL_WINDOW};
+use crossbeam_channel::Receiver;
+use error::{Error, Result};
+use parking_lot::Mutex;
+use session::{Incoming, Session};
+use stats::SessionStats;
+use stream::Stream;
+use traits::{CloseNotifier, MuxConn, MuxStream};
+
+struct Target {
+    name: &'static str,
+    run: fn(&[u8]),
+    corpus: &'static str,
+    /// How many inputs are made; at full size a hundred times as many.
+    generated: u64,
+}
+
+const TARGETS: [Target; 3] = [
+    Target {
+        name: "frame_reader",
+        run: frame_reader::run,
+        corpus: include_str!("fuzz/corpus/frame_reader.hex"),
+        generated: 600,
+    },
+    Target {
+        name: "server_session",
+        run: server_session::run,
+        corpus: include_str!("fuzz/corpus/server_session.hex"),
+        generated: 600,
+    },
+    Target {
+        name: "two_cores",
+        run: two_cores::run,
+        corpus: include_str!("fuzz/corpus/two_cores.hex"),
+        generated: 1200,
+    },
+];
+
+/// The input that runs, for the message when it fails.
+static INPUT: Mutex<String> = Mutex::new(String::new());
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let targets: Vec<&Target> = TARGETS.iter().filter(|target| wanted(target.name)).collect();
+    if args.iter().any(|arg| arg == "--list") {
+        targets.iter().for_each(|target| println!("{}: test", target.name));
+        return;
+    }
+    // A panic is a finding on whatever thread: gmux's own pass none on.
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        print(info);
+        eprintln!("{}", INPUT.lock());
+        std::process::exit(101);
+    }));
+    for target in &targets {
+        replay(target);
+    }
+    println!("\ntest result: ok. {} passed; 0 failed; 0 ignored", targets.len());
+}
+
+fn replay(target: &Target) {
+    let full = std::env::var_os("GMUX_FULL").is_some();
+    // One watchdog for all inputs; a machine that is busy with other things takes long for thousands of sessions.
+    let (times, minutes) = if full { (100, 120) } else { (1, 5) };
+    let limit = Duration::from_secs(60 * minutes);
+    let corpus = parse_corpus(target.corpus);
+    support::test_for(target.name, limit, || {
+        let generated = (0..target.generated * times).map(generate);
+        for (n, input) in corpus.iter().cloned().chain(generated).enumerate() {
+            let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+            *INPUT.lock() = format!("{}, input {n}: {hex}", target.name);
+            (target.run)(&input);
+        }
+    });
+    let (name, inputs, made) = (target.name, corpus.len(), target.generated * times);
+    println!("test {name} ... ok ({inputs} inputs of the corpus, {made} from a seed)");
+}
