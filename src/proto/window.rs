@@ -23,6 +23,10 @@ pub(crate) struct SendWindow {
     consumed: u64,
 }
 
+/// So many UPDs in a row without the application's having read all there was mean that it is slower than its peer, in which case the window is halved. On
+/// a long link a window arrives as a burst, and the first UPD falls due within that, whatever the reader does; a burst brings two.
+const BEHIND: u8 = 4;
+
 /// What an UPD changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Update {
@@ -96,7 +100,7 @@ pub(crate) struct WindowSizes {
 /// The window grows by itself. There is no measuring of round trips on this wire (NOP is never answered), so it is tuned on what is
 /// consumed: when an UPD is due, the peer has run into the window since the last one (*pressed*), and the application has
 /// read all there was at some time since (*drained*), then the window, not the reader, is what limits the stream, and it doubles, out of what
-/// the session has not granted yet. A stream whose reader didn't drain it gets half the window, down to the base.
+/// the session has not granted yet. A stream whose reader is [`BEHIND`] gets half the window, down to the base.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     enforced: bool,
@@ -119,6 +123,8 @@ pub(crate) struct ReceiveWindow {
     due: bool,
     pressed: bool,
     drained: bool,
+    /// UPDs in a row between which the application never got to the end of what was there.
+    behind: u8,
 }
 
 impl ReceiveWindow {
@@ -141,6 +147,7 @@ impl ReceiveWindow {
             due: false,
             pressed: false,
             drained: false,
+            behind: 0,
         }
     }
 
@@ -184,9 +191,11 @@ impl ReceiveWindow {
 
     fn resize(&mut self, spare: u64) {
         let (pressed, drained) = (std::mem::take(&mut self.pressed), std::mem::take(&mut self.drained));
-        if !drained {
+        self.behind = if drained { 0 } else { self.behind + 1 };
+        if self.behind == BEHIND {
+            self.behind = 0;
             self.window = (self.window / 2).max(self.base);
-        } else if pressed {
+        } else if drained && pressed {
             let room = (self.max - self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
             self.window += self.window.min(room);
         }
@@ -384,13 +393,31 @@ mod tests {
         // It never gets to the end of what is there.
         rx.receive(1 << 20).unwrap();
         let mut windows = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..20 {
             let half = (rx.window / 2) as usize;
             rx.consume(half, u64::MAX);
             rx.receive(half).unwrap();
             windows.extend(rx.take_update().map(|(_, window)| window));
         }
-        assert_eq!(windows, [1 << 19, 1 << 18, 1 << 17, 1 << 16, 1 << 16]);
+        // Three UPDs in a row prove nothing.
+        let halves =
+            [[1 << 20, 1 << 19], [1 << 19, 1 << 18], [1 << 18, 1 << 17], [1 << 17, 1 << 16], [1 << 16, 1 << 16]];
+        let expected: Vec<u32> = halves.iter().flat_map(|&[before, after]| [before, before, before, after]).collect();
+        assert_eq!(windows, expected);
+    }
+
+    #[test]
+    fn a_burst_that_brings_two_updates_is_no_falling_behind() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        while round(&mut rx, u64::MAX) < 1 << 20 {}
+        for _ in 0..100 {
+            rx.receive(1 << 20).unwrap();
+            rx.consume(1 << 19, u64::MAX); // the rest of the burst is there already
+            assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
+            rx.drained();
+            rx.consume(1 << 19, u64::MAX);
+            assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
+        }
     }
 
     proptest! {
