@@ -7,6 +7,7 @@ pub mod lab;
 pub mod links;
 pub mod puppet;
 pub mod raw;
+pub mod relay;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};

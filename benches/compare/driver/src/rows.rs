@@ -287,9 +287,12 @@ pub fn all() -> Vec<Row> {
             ..row("idlemem", "memory of an idle stream, one end", "idle", "n=10000")
         },
     ];
-    for (id, rtt_us, warm, factor) in
-        [("rtt100", 100_000, "4", Some(20.0)), ("rtt20", 20_000, "2", None), ("rtt2", 2_000, "0.5", None)]
-    {
+    // What a window per round trip amounts to has to be less than what the relay can carry.
+    for (id, rtt_us, warm, factor, window) in [
+        ("rtt100", 100_000, 4.0, Some(20.0), 2 << 20),
+        ("rtt20", 20_000, 2.0, None, 2 << 20),
+        ("rtt2", 2_000, 1.0, None, 256 << 10),
+    ] {
         let [smux, ours] = [go("", "smux", 2).peer, ours(2).peer];
         let mixed = |name: &str, from: &Peer, to: &Peer| Program {
             name: name.to_owned(),
@@ -305,16 +308,26 @@ pub fn all() -> Vec<Row> {
                 mixed("Go smux v2 to ours", &smux, &ours),
                 mixed("ours to Go smux v2", &ours, &smux),
             ],
-            metrics: vec![match factor {
-                Some(factor) => metric.goal(Best, factor),
-                None => metric,
-            }],
+            metrics: vec![
+                match factor {
+                    Some(factor) => metric.goal(Best, factor),
+                    None => metric,
+                },
+                more(
+                    "of ours' largest window per round trip",
+                    "%",
+                    &["bytes_per_s"],
+                    100.0 * f64::from(rtt_us) / 1e6 / f64::from(window),
+                )
+                .goal(Amount, 80.0),
+            ],
             max_rounds: 3,
+            note: "The receiver's window limits: smux's stays at 64 KiB, ours grows, and so does what an unchanged Go sender may send to it.",
             ..row(
                 id,
-                &format!("1 stream, version 2, {} ms round trip", rtt_us / 1000),
+                &format!("1 stream, version 2, {} ms round trip, windows up to {} KiB", rtt_us / 1000, window >> 10),
                 "",
-                &format!("warm={warm} secs=1"),
+                &format!("warm={warm} secs=1 window={window}"),
             )
         });
     }

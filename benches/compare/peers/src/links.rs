@@ -15,12 +15,16 @@ use crate::common::Options;
 use crate::nonblocking::{AsyncLink, Duplex};
 
 /// This crate. `accept_backlog` is above the default where idle streams (`n=`) are opened faster than they are accepted; `send=` bounds
-/// what thousands of active streams may have accepted and not yet sent.
+/// what thousands of active streams may have accepted and not yet sent; `window=` is how far a stream's window may grow.
 pub struct Ours(pub gmux::Session);
 
 pub fn config(options: &Options) -> gmux::Config {
     let config = gmux::Config::new().version(options.version());
     let config = if options.number("n", 0) > 0 { config.accept_backlog(20_000) } else { config };
+    let config = match options.number("window", 0) {
+        0 => config,
+        bytes => config.max_stream_window(bytes as usize),
+    };
     match options.number("send", 0) {
         0 => config,
         bytes => config.max_send_buffer(bytes as usize),

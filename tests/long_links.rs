@@ -1,0 +1,114 @@
+//! Version 2 over links with delays of 1, 10 and 50 ms each way: windows grow to their maximum while the reader keeps up, never past the
+//! budget when it stops, and shrink back when it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`,
+//! `rtt100`), with Go peers too.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use gmux::{Config, Session, Stream};
+use support::relay::delayed;
+use support::{Pattern, test};
+
+/// The server's budget in bytes; windows grow to half of it.
+const BUDGET: usize = 4 << 20;
+
+/// Half of that: what a window may grow to.
+const LARGEST: u64 = BUDGET as u64 / 2;
+
+/// Keeps the most that was ever in use of the budget.
+fn check_budget(server: &Session, most: &mut u64) {
+    *most = (*most).max(server.stats().receive_buffered);
+}
+
+/// Reads `n` bytes and checks them.
+fn read(stream: &mut Stream, server: &Session, expected: &mut Pattern, n: usize, most: &mut u64) {
+    let (mut buffer, mut wanted, mut left) = (vec![0; 128 * 1024], vec![0; 128 * 1024], n);
+    while left > 0 {
+        let most_now = left.min(buffer.len());
+        let got = stream.read(&mut buffer[..most_now]).unwrap();
+        assert!(got > 0, "the writer goes on");
+        expected.fill(&mut wanted[..got]);
+        assert!(buffer[..got] == wanted[..got], "the bytes are those that were written");
+        left -= got;
+        check_budget(server, most);
+    }
+}
+
+/// How much comes while nobody reads: until it stays the same for as long as many round trips.
+fn unread_when_nobody_reads(server: &Session, delay: Duration) -> u64 {
+    let mut before = server.stats().receive_buffered;
+    loop {
+        // There is no event for what doesn't come any more.
+        thread::sleep(delay * 4 + Duration::from_millis(20));
+        let now = server.stats().receive_buffered;
+        if now == before && now > 0 {
+            return now;
+        }
+        before = now;
+    }
+}
+
+fn windows_grow_over(delay: Duration) {
+    let (a, b) = delayed(delay);
+    let config = Config::new().version(2).max_receive_buffer(BUDGET);
+    let (client, server) = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+    let mut to = client.open("long").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let (mut pattern, mut buffer) = (Pattern::new(7), vec![0; 64 * 1024]);
+            while !stop.load(SeqCst) {
+                pattern.fill(&mut buffer);
+                to.write_all(&buffer).unwrap();
+            }
+            to.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+    });
+    let mut stream = server.accept().unwrap();
+    let (mut expected, mut most) = (Pattern::new(7), 0);
+    // A reader that keeps up gets the largest window, sooner or later: then that much comes when it stops.
+    loop {
+        read(&mut stream, &server, &mut expected, 8 << 20, &mut most);
+        let unread = unread_when_nobody_reads(&server, delay);
+        most = most.max(unread);
+        if unread > 3 * LARGEST / 4 {
+            break;
+        }
+    }
+    assert!(most <= BUDGET as u64, "{most} bytes of the budget of {BUDGET} were in use");
+    // A reader that stays behind, by reading a little of what is there at a time, loses it again.
+    let mut unread = server.stats().receive_buffered;
+    while unread > LARGEST / 4 {
+        read(&mut stream, &server, &mut expected, unread as usize / 4, &mut most);
+        unread = unread_when_nobody_reads(&server, delay);
+    }
+    stop.store(true, SeqCst);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    let mut wanted = vec![0; rest.len()];
+    expected.fill(&mut wanted);
+    assert!(rest == wanted, "the bytes are those that were written");
+    writer.join().unwrap();
+    drop(client);
+}
+
+#[test]
+fn windows_grow_and_shrink_over_a_link_of_1_ms() {
+    test("windows_grow_and_shrink_over_a_link_of_1_ms", || windows_grow_over(Duration::from_millis(1)));
+}
+
+#[test]
+fn windows_grow_and_shrink_over_a_link_of_10_ms() {
+    test("windows_grow_and_shrink_over_a_link_of_10_ms", || windows_grow_over(Duration::from_millis(10)));
+}
+
+#[test]
+fn windows_grow_and_shrink_over_a_link_of_50_ms() {
+    test("windows_grow_and_shrink_over_a_link_of_50_ms", || windows_grow_over(Duration::from_millis(50)));
+}
