@@ -26,6 +26,7 @@ fn main() {
                 }
             }
             "--replay" => replay = Some(value()),
+            "--break" => facade::breaks::choose(&value()),
             "--quiet" => plan.print = false,
             "--log" => {
                 log::set_max_level(log::LevelFilter::Trace);
@@ -76,7 +77,7 @@ fn main() {
 }
 
 fn usage(about: &str) -> ! {
-    eprintln!("{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--list] [--replay SCHEDULE] [NAME]...");
+    eprintln!("{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break MISTAKE] [--list] [--replay SCHEDULE] [NAME]...");
     std::process::exit(2);
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 
-use facade::sched::choose;
+use facade::sched::{choose, pass_a_moment};
 use parking_lot::{Condvar, Mutex};
 
 use crate::transport::{Control, Halves, Transport};
@@ -29,6 +29,8 @@ struct State {
     dropped: bool,
     /// Writes wait, as on a full socket.
     full: bool,
+    /// Reads are bounded in time now.
+    bound: bool,
     /// How often a write may still be taken in part, or not at all.
     moods: usize,
 }
@@ -95,6 +97,11 @@ impl Line {
         self.state.lock().finished
     }
 
+    /// Whether reads are bounded: callers may read.
+    pub fn is_bounded(&self) -> bool {
+        self.state.lock().bound
+    }
+
     /// That the session has let go of it: the write half is gone.
     pub fn is_dropped(&self) -> bool {
         self.state.lock().dropped
@@ -128,6 +135,18 @@ impl Read for ReadHalf {
             }
             if state.eof {
                 return Ok(0);
+            }
+            if state.bound {
+                drop(state);
+                let came = pass_a_moment(|| {
+                    let state = self.0.state.lock();
+                    !state.input.is_empty() || state.eof || state.aborted || state.reads_fail
+                });
+                if !came {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                state = self.0.state.lock();
+                continue;
             }
             self.0.changed.wait(&mut state);
         }
@@ -185,7 +204,7 @@ impl Control for LineControl {
     }
 }
 
-/// The session's side of it.
+/// The session's side of it. `bounded`: its reads and writes can be, so callers may take turns at both.
 pub struct Ours {
     line: Arc<Line>,
     bounded: bool,
@@ -195,7 +214,16 @@ impl Transport for Ours {
     fn split(self) -> io::Result<Halves> {
         let line = self.line;
         let control = LineControl(Arc::clone(&line));
-        Ok(Halves::new(ReadHalf(Arc::clone(&line)), WriteHalf(line), control).bounded_writes(self.bounded))
+        let halves = Halves::new(ReadHalf(Arc::clone(&line)), WriteHalf(Arc::clone(&line)), control);
+        if !self.bounded {
+            return Ok(halves);
+        }
+        // A bound holds from the next read on: nobody reads while it is set.
+        let bound = move |bound: Option<std::time::Duration>| {
+            line.set(|state| state.bound = bound.is_some());
+            Ok(())
+        };
+        Ok(halves.bounded_writes(true).bound_reads(bound))
     }
 }
 

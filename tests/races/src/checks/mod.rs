@@ -32,6 +32,8 @@ pub struct Check {
     pub about: &'static str,
     /// Whether it moves the clock.
     pub time: bool,
+    /// Whether it says when an execution [`reach`](facade::breaks::reach)es what it is about: one in a hundred has to.
+    pub reaches: bool,
     pub body: fn(),
 }
 
@@ -71,13 +73,18 @@ impl Check {
         let mut texts = Vec::new();
         for (name, scheduler) in schedulers {
             let begin = Instant::now();
-            let (begun, result) = self.run(scheduler(plan), plan.print);
+            let (begun, reached, result) = self.run(scheduler(plan), plan.print);
             let seconds = begin.elapsed().as_secs_f64();
             if let Err(message) = result {
                 texts.push(format!("FAILED at schedule {begun} of {name}: {message}"));
                 return Report { text: texts.join(", "), failed: true };
             }
-            texts.push(format!("{begun} {name} in {seconds:.1} s"));
+            if self.reaches && reached * 100 < begun {
+                texts.push(format!("FAILED: only {reached} of {begun} executions got to what it is about ({name})"));
+                return Report { text: texts.join(", "), failed: true };
+            }
+            let share = if self.reaches { format!(" (reached by {reached})") } else { String::new() };
+            texts.push(format!("{begun} {name}{share} in {seconds:.1} s"));
         }
         Report { text: texts.join(", "), failed: false }
     }
@@ -86,13 +93,13 @@ impl Check {
     pub fn replay(&self, schedule: &str) -> Report {
         let mut scheduler = ReplayScheduler::new_from_encoded(schedule);
         scheduler.set_allow_incomplete();
-        let (_, result) = self.run(Box::new(scheduler), false);
+        let (_, _, result) = self.run(Box::new(scheduler), false);
         let failed = result.is_err();
         Report { text: result.map_or_else(|message| format!("FAILED: {message}"), |()| "passed".to_owned()), failed }
     }
 
-    /// How many executions were begun, and what the last one said if it failed.
-    fn run(&self, scheduler: Box<dyn Scheduler + Send>, print: bool) -> (usize, Result<(), String>) {
+    /// How many executions were begun, how many got to what it is about, and what the last one said if it failed.
+    fn run(&self, scheduler: Box<dyn Scheduler + Send>, print: bool) -> (usize, usize, Result<(), String>) {
         let mut config = shuttle::Config::new();
         config.stack_size = STACK;
         config.max_steps = shuttle::MaxSteps::FailAfter(MAX_STEPS);
@@ -100,11 +107,12 @@ impl Check {
         // A failed execution stops where it is: what its unwinding would run into isn't what failed.
         config.ungraceful_shutdown_config.immediately_return_on_panic = true;
         config.failure_persistence = if print { FailurePersistence::Print } else { FailurePersistence::None };
-        let begun = Arc::new(AtomicUsize::new(0));
-        let (time, body, count) = (self.time, self.body, Arc::clone(&begun));
+        let (begun, reached) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (time, body, count, reach) = (self.time, self.body, Arc::clone(&begun), Arc::clone(&reached));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             Runner::new(scheduler, config).run(move || {
                 count.fetch_add(1, SeqCst);
+                reach.fetch_add(usize::from(facade::breaks::take_reached()), SeqCst); // the one before
                 facade::time::reset(time);
                 body();
             });
@@ -113,6 +121,6 @@ impl Check {
             let text = panic.downcast_ref::<String>().cloned();
             text.or(panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or("a panic".to_owned())
         };
-        (begun.load(SeqCst), result.map_err(text))
+        (begun.load(SeqCst), reached.load(SeqCst), result.map_err(text))
     }
 }

@@ -11,48 +11,63 @@ use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
 use crate::sync::close::{Lifecycle, Phase};
 use crate::sync::shaper::{Order, shaper};
+use crate::sync::standby::Standby;
 
 pub const CHECKS: &[Check] = &[
     Check {
         name: "budget_refunds",
         about: "budget: refunds by three threads against the reader's pause",
         time: false,
+        reaches: false,
         body: budget_refunds,
     },
     Check {
         name: "budget_opens",
         about: "budget: a refund and the session's end against the reader's pause",
         time: false,
+        reaches: false,
         body: budget_opens,
     },
     Check {
         name: "budget_pause_is_seen",
         about: "budget: the pause's end against the timer's look",
         time: false,
+        reaches: false,
         body: budget_pause_is_seen,
     },
     Check {
         name: "lifecycle_ends_once",
         about: "close, the input's end, failed writes and the writer's end against each other, and two who wait",
         time: false,
+        reaches: false,
         body: lifecycle_ends_once,
     },
     Check {
         name: "lifecycle_channel",
         about: "closed() against close and end: every channel is disconnected in the end",
         time: false,
+        reaches: false,
         body: lifecycle_channel,
     },
     Check {
         name: "bell_orders",
         about: "parked writer: orders, a refusal and a stream's turn, from three threads",
         time: false,
+        reaches: false,
         body: bell_orders,
+    },
+    Check {
+        name: "standby_comes_back",
+        about: "a caller reads: offer, turns of two callers, giving back, against the reader thread's wait",
+        time: false,
+        reaches: true,
+        body: standby_comes_back,
     },
     Check {
         name: "lane_order",
         about: "lane: each thread's streams come out in its order while the short channel runs over",
         time: false,
+        reaches: false,
         body: lane_order,
     },
 ];
@@ -224,6 +239,49 @@ fn bell_orders() {
         thread.join().unwrap();
     }
     writer.join().unwrap();
+}
+
+/// The reader thread offers the reading, and gets it back whatever callers do; while it has it, nobody reads.
+fn standby_comes_back() {
+    let standby = Arc::new(Standby::default());
+    let slot = Arc::new(parking_lot::Mutex::new(0));
+    let reader = thread::spawn({
+        let (standby, slot) = (Arc::clone(&standby), Arc::clone(&slot));
+        move || {
+            for _ in 0..2 {
+                let mut input = slot.lock();
+                *input += 1;
+                standby.offer();
+                drop(input);
+                standby.wait();
+                assert!(!standby.is_offered(), "the reader thread has it back");
+            }
+        }
+    });
+    let callers = [false, true].map(|keep| {
+        let (standby, slot) = (Arc::clone(&standby), Arc::clone(&slot));
+        thread::spawn(move || {
+            for _ in 0..3 {
+                if !standby.is_offered() {
+                    continue;
+                }
+                let Some(mut input) = slot.try_lock() else { continue };
+                let Some(turn) = standby.begin() else { continue };
+                facade::breaks::reach();
+                *input += 1;
+                turn.end(keep);
+                drop(input);
+                if !keep {
+                    standby.resume();
+                }
+            }
+        })
+    });
+    for thread in callers {
+        thread.join().unwrap();
+    }
+    reader.join().unwrap();
+    assert!(!standby.is_offered() && standby.begin().is_none());
 }
 
 /// Places in a lane's short channel.

@@ -18,9 +18,14 @@ use crate::wire::Command;
 use crate::{Error, Session, Stream};
 
 macro_rules! checks {
-    ($($name:ident $time:literal $about:literal)*) => {
-        pub const CHECKS: &[Check] =
-            &[$(Check { name: stringify!($name), about: $about, time: $time, body: $name }),*];
+    ($($name:ident $time:literal $($reaches:ident)? $about:literal)*) => {
+        pub const CHECKS: &[Check] = &[$(Check {
+            name: stringify!($name),
+            about: $about,
+            time: $time,
+            reaches: !str::is_empty(concat!($(stringify!($reaches))?)),
+            body: $name,
+        }),*];
     };
 }
 
@@ -45,6 +50,7 @@ checks! {
     callers_turn false "caller's turn against the writer thread: answers on two streams, partial and refused writes"
     callers_turn_against_close false "caller's turn against session close"
     callers_turn_against_failure false "caller's turn against failing writes and the peer's end"
+    callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the peer's end, and a program that stops asking"
     failures_wake_everybody false "failed reads, failed writes or the peer's end against read, write, flush, open, accept"
     drain_against_closes false "drain against closing streams and an accept"
     close_timeout_passes true "close on a transport that takes nothing: the close timeout ends it"
@@ -692,6 +698,80 @@ fn callers_turn_against_failure() {
     assert!(error.is_some());
     drop(stream);
     drop(session.close());
+}
+
+/// After some rounds of requests and answers the thread that waits for the next request reads the transport itself. Then something else happens.
+fn callers_read() {
+    let (session, line) = server(quiet(), true);
+    line.feed(&[PEER.syn(3), PEER.syn(5)]);
+    let mut stream = session.accept().unwrap();
+    let other = session.accept().unwrap();
+    const ROUNDS: usize = 12;
+    let how = choose(6);
+    let client = peer(&line, move |line| {
+        for round in 1..=ROUNDS {
+            // Until the server waits for the next request, more often than not.
+            facade::sched::pass_a_moment(|| false);
+            line.feed(&[PEER.psh(3, b"ab")]);
+            if how == 4 && round == ROUNDS {
+                line.feed(&[PEER.psh(5, b"wxyz"), PEER.fin(5)]);
+            }
+            line.wait_for(|frames| data(frames, 3).len() == 2 * round);
+        }
+        match how {
+            0 => line.feed(&[PEER.psh(5, b"wxyz"), PEER.fin(5)]),
+            1 => line.feed(&[PEER.syn(7)]),
+            2 => line.eof(),
+            3 => {}
+            4 => {}
+            _ => line.feed(&[PEER.psh(5, b"wxyz"), PEER.fin(5), PEER.fin(3)]),
+        }
+    });
+    let reader = spawn(move || read_to_end(&other, 3));
+    let acceptor = spawn({
+        let session = session.clone();
+        move || session.accept().map(drop)
+    });
+    serve(&mut stream, ROUNDS);
+    if line.is_bounded() {
+        facade::breaks::reach();
+    }
+    if how == 5 {
+        // It asks again, as a program does, until the end of its stream.
+        assert_eq!(read_to_end(&stream, 2).0, 0);
+    }
+    // The program asks no more: the reader thread has to find what came for others by itself.
+    match how {
+        0 | 4 | 5 => assert_eq!(reader.join().unwrap().0, 4),
+        1 => {
+            acceptor.join().unwrap().unwrap();
+            drop(session.close());
+            assert!(reader.join().unwrap().1.is_some());
+            client.join().unwrap();
+            line.eof();
+            return;
+        }
+        2 => {
+            assert!(reader.join().unwrap().1.is_some());
+            assert!(acceptor.join().unwrap().is_err());
+            client.join().unwrap();
+            return;
+        }
+        _ => {
+            let asks = spawn(move || read_to_end(&stream, 2));
+            session.close().unwrap();
+            assert!(asks.join().unwrap().1.is_some());
+            assert!(reader.join().unwrap().1.is_some());
+            assert!(acceptor.join().unwrap().is_err());
+            client.join().unwrap();
+            line.eof();
+            return;
+        }
+    }
+    client.join().unwrap();
+    session.close().unwrap();
+    assert!(acceptor.join().unwrap().is_err());
+    line.eof();
 }
 
 // ---- endings ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 
 pub use std::*;
 
+pub mod breaks;
 pub mod channels;
 pub mod locks;
 pub mod sched;
