@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Core, Input, Reader, guarded};
 use crate::error::Result;
@@ -31,7 +31,8 @@ const ENOUGH: u32 = 8;
 /// So much of the budget has to be free for a caller, in bytes, that it can't run into its end: what one frame may occupy, and some.
 const ROOM: usize = 2 * MAX_BUFFER;
 
-/// How many reads a caller makes in one turn at most, while what comes isn't for it.
+/// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't begin another one after [`READ_BOUND`], so that a peer whose
+/// frames for others trickle in can't make a turn longer than two of those.
 const READS: usize = 4;
 
 /// What tells the reader thread that one stream alone talks.
@@ -69,6 +70,7 @@ pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) 
 impl Reader<'_> {
     /// A caller's turn: reads until there is something for `cell`. Returns whether callers may go on.
     fn lead(&mut self, cell: &Arc<StreamCell>) -> Result<bool> {
+        let started = Instant::now();
         for _ in 0..READS {
             loop {
                 let in_order = self.core.lifecycle.is_in(Phase::Open) && self.core.env.budget.has_room(ROOM);
@@ -87,10 +89,13 @@ impl Reader<'_> {
             if cell.is_readable() {
                 return Ok(true);
             }
+            if self.input.now.saturating_duration_since(started) >= READ_BOUND {
+                return Ok(false);
+            }
             match self.fill_once() {
                 Ok(0) => return Err(self.end_of_input()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => self.input.now = Instant::now(),
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     return Ok(false);
                 }
@@ -110,7 +115,11 @@ impl Reader<'_> {
         let goes_on = has_room && stream != 0 && stream == talk.stream && answers != talk.answers && !interrupted;
         talk.run = if goes_on { talk.run + 1 } else { 0 };
         (talk.stream, talk.answers) = (stream, answers);
-        talk.run >= ENOUGH
+        let quick = talk.run >= ENOUGH;
+        if quick {
+            talk.run = 0; // where the bound can't be set, that isn't tried at each message
+        }
+        quick
     }
 
     /// Bounds the transport's reads, or lets them take as long as they like; returns whether that could be done.
