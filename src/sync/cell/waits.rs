@@ -66,31 +66,34 @@ pub(super) fn is_far(limit: Option<Instant>, now: Instant) -> bool {
 }
 
 impl StreamCell {
-    /// Waits until there is data that no other reader has taken up; `None` at the end. While the reader thread stands by, this thread calls
+    /// Waits until there is data that no other reader has taken up; `None` at the end. While the reader thread stands by, and nothing has come, this thread calls
     /// `lead` instead of waiting, unless its limit is near: that reads the transport, or returns `false` where it can't.
     pub(super) fn wait_readable(&self, env: &Env, lead: impl Fn() -> bool) -> Result<Option<MutexGuard<'_, State>>> {
         let mut call = Call::default();
         let mut state = self.state.lock();
+        // Whether it was tried, and couldn't be had, since the last wait.
+        let mut tried = false;
         loop {
-            match state.core.readable() {
+            let nothing = match state.core.readable() {
                 Readable::Data if state.reading == Reading::Nobody => return Ok(Some(state)),
                 Readable::Eof if state.reading == Reading::Nobody || state.core.is_read_shut() => return Ok(None),
                 // A reader that is copying may put something back: data comes before the ending.
                 Readable::Failed(error) if state.reading != Reading::Copying || state.core.is_closed() => {
                     return Err(error);
                 }
-                Readable::Data | Readable::Eof | Readable::Failed(_) | Readable::Nothing => {}
-            }
+                // There is something, and another reader has to be done first, who may take for ever: a turn would end at once, and the next one.
+                Readable::Data | Readable::Eof | Readable::Failed(_) => false,
+                Readable::Nothing => true,
+            };
             let now = Instant::now();
             let limit = state.limit(Direction::Read, &mut call, now)?;
-            if env.standby.is_offered() && is_far(limit, now) {
+            if nothing && !tried && env.standby.is_offered() && is_far(limit, now) {
                 drop(state);
-                let led = lead();
+                tried = !lead();
                 state = self.state.lock();
-                if led || !matches!(state.core.readable(), Readable::Nothing) {
-                    continue;
-                }
+                continue; // what it waits for, and its limits, may have changed meanwhile
             }
+            tried = false;
             state.read_waiters += 1;
             wait(&self.readable, &mut state, limit);
             state.read_waiters -= 1;

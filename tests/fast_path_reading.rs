@@ -1,0 +1,1086 @@
+//! A caller reads: while one stream alone talks in requests and answers, the thread that waits in `read` reads the transport itself. What comes
+//! in its turn, for whom, and how the reader thread takes the reading back.
+//!
+//! Most tests run over a [`Line`]: a transport whose bounded reads last until the test lets them end, so that a caller stays in its turn for as long as
+//! the test wants. It records which thread reads.
+
+mod support;
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use gmux::transport::{Control, Halves, Transport};
+use gmux::wire::{Command, Frame};
+use gmux::{Config, Error, Session, Stream};
+use support::faulty::Rng;
+use support::lab::{asleep, blocked, data, quiet};
+use support::{Pattern, tcp, test, test_for, until};
+
+// ---- a line that the test moves -------------------------------------------------------------------------------------
+
+/// What a read finds.
+#[derive(Debug, Clone)]
+enum Input {
+    Bytes(Vec<u8>),
+    /// The bound of a bounded read has passed.
+    Bound,
+    Fail(io::ErrorKind),
+    Panic,
+    Eof,
+}
+
+/// Which changes of the bound fail.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Refuse {
+    #[default]
+    None,
+    Setting,
+    Clearing,
+}
+
+#[derive(Default)]
+struct State {
+    input: VecDeque<Input>,
+    /// Who waits inside a read.
+    inside: Option<String>,
+    /// Who made the reads that brought bytes.
+    reads: Vec<String>,
+    /// A read has found the end, or failed; and how many were begun after that.
+    over: bool,
+    after: usize,
+    /// Bounded reads last until `Input::Bound`, and not until their bound.
+    held: bool,
+    bound: Option<Duration>,
+    /// Every call to bound the reads.
+    bounds: Vec<Option<Duration>>,
+    refuse: Refuse,
+    undecoded: Vec<u8>,
+    frames: Vec<Frame>,
+    finished: bool,
+    aborted: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The test's end of the connection, and the transport.
+#[derive(Clone, Default)]
+struct Line(Arc<Shared>);
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap()
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.0.changed.notify_all();
+        result
+    }
+
+    /// Waits for what the line comes to.
+    fn wait<R>(&self, mut seen: impl FnMut(&mut State) -> Option<R>) -> R {
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = seen(&mut state) {
+                return result;
+            }
+            state = self.0.changed.wait(state).unwrap();
+        }
+    }
+
+    fn push(&self, input: Input) {
+        self.change(|state| state.input.push_back(input));
+    }
+
+    /// Everything was read, and this thread waits for more.
+    fn reads_next(&self, name: &str) {
+        self.wait(|state| (state.input.is_empty() && state.inside.as_deref() == Some(name)).then_some(()));
+    }
+
+    /// Everything was read, and somebody waits for more: who?
+    fn who_reads(&self) -> String {
+        self.wait(|state| if state.input.is_empty() { state.inside.clone() } else { None })
+    }
+}
+
+impl Transport for Line {
+    fn split(self) -> io::Result<Halves> {
+        let line = self.clone();
+        let bound = move |bound: Option<Duration>| {
+            line.change(|state| {
+                state.bounds.push(bound);
+                match (state.refuse, bound) {
+                    (Refuse::Setting, Some(_)) | (Refuse::Clearing, None) => Err(io::Error::other("as ordered")),
+                    _ => {
+                        state.bound = bound;
+                        Ok(())
+                    }
+                }
+            })
+        };
+        Ok(Halves::new(self.clone(), self.clone(), self).bounded_writes(true).bound_reads(bound))
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let me = thread::current().name().unwrap_or_default().to_owned();
+        let begun = Instant::now();
+        let mut state = self.lock();
+        state.after += usize::from(state.over);
+        loop {
+            if state.aborted {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let input = state.input.pop_front();
+            state.over |= matches!(input, Some(Input::Fail(_) | Input::Panic | Input::Eof));
+            match input {
+                Some(Input::Bytes(mut bytes)) => {
+                    let n = bytes.len().min(buf.len());
+                    buf[..n].copy_from_slice(&bytes[..n]);
+                    bytes.drain(..n);
+                    if !bytes.is_empty() {
+                        state.input.push_front(Input::Bytes(bytes));
+                    }
+                    state.reads.push(me);
+                    return Ok(n);
+                }
+                Some(Input::Bound) if state.bound.is_some() => return Err(io::ErrorKind::WouldBlock.into()),
+                Some(Input::Bound) => continue,
+                Some(Input::Fail(kind)) => return Err(kind.into()),
+                Some(Input::Eof) => {
+                    state.input.push_front(Input::Eof);
+                    return Ok(0);
+                }
+                Some(Input::Panic) => {
+                    drop(state);
+                    panic!("the line's read panics, as ordered");
+                }
+                None => {}
+            }
+            let left = match state.bound {
+                Some(bound) if !state.held => bound.saturating_sub(begun.elapsed()),
+                _ => Duration::from_secs(600),
+            };
+            if left.is_zero() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            state.inside = Some(me.clone());
+            self.0.changed.notify_all();
+            state = self.0.changed.wait_timeout(state, left).unwrap().0;
+            state.inside = None;
+        }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.change(|state| {
+            if state.aborted {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            for buf in bufs {
+                state.undecoded.extend_from_slice(buf);
+            }
+            while let Some((frame, rest)) = Frame::decode(&state.undecoded).unwrap() {
+                let used = state.undecoded.len() - rest.len();
+                state.undecoded.drain(..used);
+                state.frames.push(frame);
+            }
+            Ok(bufs.iter().map(|buf| buf.len()).sum())
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Control for Line {
+    fn finish_write(&self) -> io::Result<()> {
+        self.change(|state| state.finished = true);
+        Ok(())
+    }
+
+    fn abort(&self) {
+        self.change(|state| state.aborted = true);
+    }
+}
+
+// ---- a conversation -------------------------------------------------------------------------------------------------
+
+/// What an application's thread heard, and how that ended.
+type Heard = (Vec<u8>, io::Result<()>);
+
+/// A server's session over a line; on its stream 3 a thread answers each read with a byte.
+struct Talk {
+    line: Line,
+    session: Option<Session>,
+    stream: Option<Stream>,
+    version: u8,
+    app: Option<JoinHandle<Heard>>,
+    /// The names of that thread and of the reader thread.
+    name: String,
+    reader: String,
+    /// What was said to it, and how often it has answered.
+    said: Vec<u8>,
+    answers: usize,
+    /// With each message come so many bytes of the next one.
+    carry: usize,
+    ahead: usize,
+}
+
+/// Reads into `size` bytes at a time, and answers each read.
+fn answer(stream: &Stream, size: usize, mut then: impl FnMut()) -> Heard {
+    let (mut stream, mut heard, mut buf) = (stream, Vec::new(), vec![0; size]);
+    loop {
+        match stream.read(&mut buf) {
+            Ok(0) => return (heard, Ok(())),
+            Ok(n) => {
+                heard.extend_from_slice(&buf[..n]);
+                then();
+                let _ = stream.write_all(b"!"); // where that fails, the next read says more
+            }
+            Err(error) => return (heard, Err(error)),
+        }
+    }
+}
+
+fn number(session: &Session) -> String {
+    let text = format!("{session:?}");
+    text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect()
+}
+
+/// A thread of that name.
+fn named<R: Send + 'static>(name: &str, body: impl FnOnce() -> R + Send + 'static) -> JoinHandle<R> {
+    thread::Builder::new().name(name.into()).spawn(body).unwrap()
+}
+
+impl Talk {
+    /// A session, the stream, and nobody who reads it.
+    fn silent(version: u8, config: Config) -> Self {
+        let config = config.version(version);
+        let line = Line::default();
+        line.change(|state| state.held = true);
+        let session = Session::server(line.clone(), config).unwrap();
+        let (name, reader) = (format!("app-{}", number(&session)), format!("gmux-reader-{}", number(&session)));
+        let mut talk = Self {
+            line,
+            session: Some(session),
+            stream: None,
+            version,
+            app: None,
+            name,
+            reader,
+            said: Vec::new(),
+            answers: 0,
+            carry: 0,
+            ahead: 0,
+        };
+        talk.stream = Some(talk.open(3));
+        talk
+    }
+
+    fn new(version: u8) -> Self {
+        Self::with(version, quiet())
+    }
+
+    fn with(version: u8, config: Config) -> Self {
+        let mut talk = Self::silent(version, config);
+        let stream = talk.stream().clone();
+        talk.app = Some(named(&talk.name, move || answer(&stream, 70_000, || ())));
+        talk
+    }
+
+    fn session(&self) -> &Session {
+        self.session.as_ref().unwrap()
+    }
+
+    fn stream(&self) -> &Stream {
+        self.stream.as_ref().unwrap()
+    }
+
+    fn open(&self, id: u32) -> Stream {
+        self.frame(Command::Syn, id, b"");
+        self.session().accept().unwrap()
+    }
+
+    fn encode(&self, command: Command, id: u32, payload: &[u8]) -> Vec<u8> {
+        Frame::new(self.version, command, id, payload).unwrap().encode()
+    }
+
+    fn frame(&self, command: Command, id: u32, payload: &[u8]) {
+        self.line.push(Input::Bytes(self.encode(command, id, payload)));
+    }
+
+    /// A message, and the wait for its answer.
+    fn ask(&mut self, message: &[u8]) {
+        let frame = self.encode(Command::Psh, 3, message);
+        let mut bytes = frame[self.ahead..].to_vec();
+        bytes.extend_from_slice(&frame[..self.carry]); // the next message is the same
+        self.ahead = self.carry;
+        self.line.push(Input::Bytes(bytes));
+        self.said.extend_from_slice(message);
+        self.answered();
+    }
+
+    fn answered(&mut self) {
+        self.answers += 1;
+        let answers = self.answers;
+        self.line.wait(|state| (data(&state.frames, 3).len() >= answers).then_some(()));
+    }
+
+    /// Talks until the application's thread is in its turn, inside a read of the line.
+    fn lead(&mut self) {
+        loop {
+            self.ask(b"?");
+            asleep(&self.name); // in its turn, or in its stream
+            if self.line.who_reads() == self.name {
+                return;
+            }
+        }
+    }
+
+    fn reads(&self) -> Vec<String> {
+        self.line.lock().reads.clone()
+    }
+
+    /// The application's thread has heard all that was said; returns how that ended.
+    fn end(&mut self) -> io::Result<()> {
+        let (heard, end) = self.app.take().unwrap().join().expect("no panic reaches the application");
+        assert!(heard == self.said, "{} bytes heard, {} said", heard.len(), self.said.len());
+        end
+    }
+
+    /// The peer finishes, and the application hears that.
+    fn finish(mut self) {
+        self.frame(Command::Fin, 3, b"");
+        self.end().unwrap();
+        assert!(self.session().close_reason().is_none());
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        // What ends the session's reader, and lets its close be clean.
+        self.line.change(|state| {
+            state.held = false;
+            state.input.push_back(Input::Eof);
+        });
+    }
+}
+
+// ---- who reads ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
+    test("a_conversation_is_soon_read_by_the_thread_that_waits_for_it", || {
+        for version in [1, 2] {
+            let mut talk = Talk::new(version);
+            talk.lead();
+            assert_eq!(talk.line.lock().bounds.last(), Some(&Some(Duration::from_millis(10))));
+            let before = talk.reads().len();
+            assert!(talk.reads()[..8].iter().all(|name| *name == talk.reader), "{:?}", talk.reads());
+            talk.ask(b"and now?");
+            assert_eq!(talk.reads()[before..], [talk.name.clone()]);
+            talk.finish();
+        }
+    });
+}
+
+/// How often a thread of this process has gone to sleep by itself.
+fn sleeps(name: &str) -> Option<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let ours =
+        |status: &String| status.lines().next().is_some_and(|line| line.trim_end().ends_with(&format!("\t{name}")));
+    let line =
+        |status: String| status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).map(str::to_owned);
+    status.into_iter().find(ours).and_then(line)
+}
+
+#[test]
+fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_sleeps() {
+    test("when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_sleeps", || {
+        for version in [1, 2] {
+            let mut talk = Talk::new(version);
+            for _ in 0..2 {
+                talk.lead();
+                talk.line.push(Input::Bound); // nothing came within the bound
+                talk.line.reads_next(&talk.reader);
+                assert_eq!(talk.line.lock().bound, None);
+                for name in [talk.reader.clone(), talk.name.clone(), talk.reader.replace("reader", "writer")] {
+                    asleep(&name);
+                    let before = sleeps(&name);
+                    thread::sleep(Duration::from_millis(60)); // no event for what doesn't happen: many graces, some bounds
+                    assert_eq!(sleeps(&name), before, "{name} wakes up though nothing happens");
+                    assert_eq!(before.is_some(), cfg!(target_os = "linux"));
+                }
+                talk.ask(b"still there?");
+            }
+            talk.finish();
+        }
+    });
+}
+
+#[test]
+fn a_caller_that_does_not_come_back_is_not_waited_for() {
+    test("a_caller_that_does_not_come_back_is_not_waited_for", || {
+        let mut talk = Talk::silent(1, quiet());
+        let (stream, (stop, go)) = (talk.stream().clone(), mpsc::channel::<()>());
+        let (tell, stopped) = mpsc::channel();
+        talk.app = Some(named(&talk.name, move || {
+            let mut told = false;
+            let then = || {
+                // The message after which the application does something else.
+                if let (false, Ok(())) = (told, go.try_recv()) {
+                    told = true;
+                    tell.send(()).unwrap();
+                    let _ = go.recv();
+                }
+            };
+            answer(&stream, 70_000, then)
+        }));
+        talk.lead();
+        stop.send(()).unwrap();
+        talk.frame(Command::Psh, 3, b"away");
+        talk.said.extend(b"away");
+        stopped.recv().unwrap();
+        talk.line.reads_next(&talk.reader);
+        assert_eq!(talk.line.lock().bound, None);
+        // What comes for others meanwhile finds its way.
+        let mut other = talk.open(5);
+        talk.frame(Command::Psh, 5, b"hello");
+        let mut text = [0; 5];
+        other.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"hello");
+        stop.send(()).unwrap();
+        talk.answered();
+        talk.lead();
+        talk.finish();
+    });
+}
+
+#[test]
+fn a_transport_whose_bound_cannot_be_set_is_read_by_the_reader_thread_alone() {
+    test("a_transport_whose_bound_cannot_be_set_is_read_by_the_reader_thread_alone", || {
+        let mut talk = Talk::new(1);
+        talk.line.change(|state| state.refuse = Refuse::Setting);
+        for _ in 0..40 {
+            talk.ask(b"?");
+            asleep(&talk.name);
+        }
+        assert!(talk.reads().iter().all(|name| *name == talk.reader));
+        let tried = talk.line.lock().bounds.clone();
+        assert!(tried.iter().all(Option::is_some) && (1..=5).contains(&tried.len()), "{tried:?}");
+        talk.finish();
+    });
+}
+
+#[test]
+fn a_bound_that_stays_does_no_harm() {
+    test("a_bound_that_stays_does_no_harm", || {
+        let mut talk = Talk::new(1);
+        talk.lead();
+        talk.line.change(|state| state.refuse = Refuse::Clearing);
+        for _ in 0..3 {
+            talk.line.push(Input::Bound);
+            talk.line.reads_next(&talk.reader); // bounded, and again
+            talk.line.push(Input::Bound);
+            talk.line.reads_next(&talk.reader);
+            talk.ask(b"?");
+        }
+        talk.finish();
+    });
+}
+
+#[test]
+fn a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone() {
+    test("a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone", || {
+        for nonblocking in [false, true] {
+            let mut talk = Talk::silent(1, quiet());
+            let stream = talk.stream().clone();
+            if nonblocking {
+                stream.set_nonblocking(true).unwrap();
+            } else {
+                stream.set_read_timeout(Some(Duration::from_millis(15))).unwrap();
+            }
+            let app = named(&talk.name, move || {
+                loop {
+                    let (heard, end) = answer(&stream, 100, || ());
+                    match end {
+                        Ok(()) => return heard,
+                        Err(error) if !nonblocking => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+                        Err(error) => {
+                            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                            thread::yield_now();
+                        }
+                    }
+                }
+            });
+            for _ in 0..200 {
+                talk.ask(b"?");
+            }
+            talk.frame(Command::Fin, 3, b"");
+            app.join().unwrap();
+            assert!(talk.reads().iter().all(|name| *name == talk.reader));
+        }
+    });
+}
+
+// ---- what comes in a caller's turn ------------------------------------------------------------------------------------
+
+#[test]
+fn what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer() {
+    test("what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer", || {
+        for version in [1, 2] {
+            let mut talk = Talk::new(version);
+            let other = talk.open(5);
+            for id in [7, 9] {
+                let mut stream = other.clone();
+                let waits = blocked(&format!("other-{}", talk.name), move || {
+                    let mut text = [0; 5];
+                    stream.read_exact(&mut text).map(|()| text)
+                });
+                talk.lead();
+                talk.frame(Command::Psh, 5, b"hello");
+                assert_eq!(waits.join().unwrap().unwrap(), *b"hello");
+                assert_eq!(talk.reads().last(), Some(&talk.name), "it came in the caller's turn");
+                talk.line.reads_next(&talk.reader);
+
+                let session = talk.session().clone();
+                let accepts = blocked(&format!("acc-{}", talk.name), move || session.accept());
+                talk.lead();
+                talk.frame(Command::Syn, id, b"new");
+                assert_eq!(accepts.join().unwrap().unwrap().name(), "new");
+                talk.line.reads_next(&talk.reader);
+            }
+            // FIN wakes by itself; data that nobody waits for waits.
+            let mut stream = other.clone();
+            let waits = blocked(&format!("fin-{}", talk.name), move || stream.read(&mut [0; 5]));
+            let silent = talk.open(11);
+            talk.lead();
+            talk.frame(Command::Psh, 11, b"later");
+            talk.frame(Command::Fin, 5, b"");
+            assert_eq!(waits.join().unwrap().unwrap(), 0);
+            let mut text = [0; 5];
+            (&silent).read_exact(&mut text).unwrap();
+            assert_eq!(&text, b"later");
+            talk.ask(b"and you?");
+            talk.finish();
+        }
+    });
+}
+
+#[test]
+fn credit_for_another_streams_writer_in_a_callers_turn_wakes_it() {
+    test("credit_for_another_streams_writer_in_a_callers_turn_wakes_it", || {
+        let mut talk = Talk::new(2);
+        let mut other = talk.open(5);
+        let writes = blocked(&format!("wr-{}", talk.name), move || other.write_all(&[7; 300_000]));
+        talk.lead();
+        talk.line.push(Input::Bytes(Frame::update(5, 262_144, 65_536).encode()));
+        writes.join().unwrap().unwrap();
+        talk.line.reads_next(&talk.reader);
+        talk.line.wait(|state| (data(&state.frames, 5).len() == 300_000).then_some(()));
+        talk.finish();
+    });
+}
+
+#[test]
+fn a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_thread() {
+    test("a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_thread", || {
+        for version in [1, 2] {
+            let mut talk = Talk::new(version);
+            for (size, cuts) in [(5, vec![1, 7, 8, 12]), (5000, vec![8, 100, 5007]), (40_000, vec![9, 30_000])] {
+                let message = Pattern::bytes(size as u64, size);
+                for cut in cuts {
+                    talk.lead();
+                    let frame = talk.encode(Command::Psh, 3, &message);
+                    talk.line.push(Input::Bytes(frame[..cut].to_vec()));
+                    talk.line.who_reads();
+                    talk.line.push(Input::Bound);
+                    talk.line.reads_next(&talk.reader);
+                    talk.line.push(Input::Bytes(frame[cut..].to_vec()));
+                    talk.said.extend_from_slice(&message);
+                    talk.answered();
+                    // And in one turn, if that lasts: in two reads or more.
+                    talk.ask(&message);
+                }
+            }
+            talk.finish();
+        }
+    });
+}
+
+#[test]
+fn a_frame_that_the_reader_thread_has_begun_is_completed_in_a_callers_turn() {
+    test("a_frame_that_the_reader_thread_has_begun_is_completed_in_a_callers_turn", || {
+        for version in [1, 2] {
+            for carry in [1, 7, 8] {
+                let mut talk = Talk::new(version);
+                talk.carry = carry;
+                talk.lead();
+                let before = talk.reads().len();
+                talk.ask(b"?");
+                assert_eq!(talk.reads()[before], talk.name);
+                talk.ask(b"?");
+                talk.carry = 0;
+                talk.ask(b"?");
+                talk.finish();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_trickles_does_not_make_a_turn_last() {
+    test("a_peer_that_trickles_does_not_make_a_turn_last", || {
+        let mut talk = Talk::new(1);
+        talk.lead();
+        thread::sleep(Duration::from_millis(11)); // the bound: this turn has lasted that long
+        let before = talk.reads().len();
+        for _ in 0..4 {
+            talk.frame(Command::Nop, 0, b"");
+            talk.line.who_reads();
+        }
+        assert_eq!(talk.reads()[before], talk.name);
+        assert!(talk.reads()[before + 1..].iter().all(|name| *name == talk.reader), "{:?}", &talk.reads()[before..]);
+        talk.finish();
+    });
+}
+
+#[test]
+fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses() {
+    test("a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses", || {
+        let mut talk = Talk::with(1, quiet().max_receive_buffer(262_144).stall_timeout(None));
+        let mut bulk = talk.open(5);
+        let payload = Pattern::bytes(5, 32_768);
+        for _ in 0..3 {
+            talk.frame(Command::Psh, 5, &payload);
+        }
+        talk.lead(); // there is room for a frame of any size, and as much again
+        talk.frame(Command::Psh, 5, &payload);
+        talk.line.reads_next(&talk.reader);
+        // Now there isn't: callers are kept out, the reader thread waits for budget when it has to.
+        let before = talk.reads().len();
+        for _ in 0..20 {
+            talk.ask(b"?");
+            asleep(&talk.name);
+        }
+        assert!(talk.reads()[before..].iter().all(|name| *name == talk.reader));
+        for _ in 0..8 {
+            talk.frame(Command::Psh, 5, &payload);
+        }
+        until(|| talk.session().stats().receive_pauses == 1);
+        for frame in 0..12 {
+            let mut got = vec![0; payload.len()];
+            bulk.read_exact(&mut got).unwrap();
+            assert!(got == payload, "frame {frame}");
+        }
+        talk.lead();
+        talk.finish();
+    });
+}
+
+// ---- what reaches a caller in its turn --------------------------------------------------------------------------------
+
+/// What happens to a caller in its turn, and how its read ends: with what kind of error, or with the end.
+type Ending = (&'static str, fn(&Talk), Option<io::ErrorKind>);
+
+#[test]
+fn limits_and_endings_reach_a_caller_in_its_turn() {
+    use io::ErrorKind::{NotConnected, TimedOut, WouldBlock};
+    const MS: Duration = Duration::from_millis(1);
+    let endings: [Ending; 12] = [
+        ("the stream's close", |talk| talk.stream().close().unwrap(), Some(NotConnected)),
+        ("shutdown(Read)", |talk| talk.stream().shutdown(Shutdown::Read).unwrap(), None),
+        ("shutdown(Both)", |talk| talk.stream().shutdown(Shutdown::Both).unwrap(), None),
+        ("a passed deadline", |talk| talk.stream().set_read_deadline(Some(Instant::now())), Some(TimedOut)),
+        ("a deadline", |talk| talk.stream().set_read_deadline(Some(Instant::now() + 30 * MS)), Some(TimedOut)),
+        ("a timeout", |talk| talk.stream().set_read_timeout(Some(MS)).unwrap(), Some(TimedOut)),
+        ("a no-data timeout", |talk| talk.stream().set_no_data_timeout(Some(MS)), Some(TimedOut)),
+        ("non-blocking mode", |talk| talk.stream().set_nonblocking(true).unwrap(), Some(WouldBlock)),
+        // These two don't wait for the caller, which is still held.
+        ("the session's close", |talk| talk.session().close().unwrap(), Some(NotConnected)),
+        (
+            "a drain that is late",
+            |talk| assert!(matches!(talk.session().drain(MS), Err(Error::Timeout))),
+            Some(NotConnected),
+        ),
+        ("the session's no-data timeout", |talk| talk.session().set_no_data_timeout(Some(MS)), Some(TimedOut)),
+        ("the peer's FIN", |talk| talk.frame(Command::Fin, 3, b""), None),
+    ];
+    test("limits_and_endings_reach_a_caller_in_its_turn", || {
+        for version in [1, 2] {
+            for (what, happens, ends) in endings {
+                let mut talk = Talk::new(version);
+                talk.lead();
+                happens(&talk);
+                talk.line.change(|state| state.held = false); // the bound passes
+                let end = talk.end();
+                assert_eq!(end.err().map(|error| error.kind()), ends, "{what}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
+    test("a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle", || {
+        for version in [1, 2] {
+            let mut talk = Talk::new(version);
+            talk.lead();
+            drop(talk.stream.take());
+            drop(talk.session.take());
+            talk.frame(Command::Syn, 7, b"too late");
+            let refused = |frame: &Frame| (frame.header.command, frame.header.stream_id) == (Command::Fin, 7);
+            talk.line.wait(|state| state.frames.iter().any(refused).then_some(()));
+            talk.ask(b"still there?");
+            talk.frame(Command::Fin, 3, b"");
+            // The application drops the last handle of all: that closes the session, and waits until it is written.
+            talk.end().unwrap();
+            assert!(talk.line.lock().finished);
+        }
+    });
+}
+
+#[test]
+fn a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_cause() {
+    type Failure = (&'static str, fn(&Talk), fn(&Error) -> bool);
+    let failures: [Failure; 6] = [
+        (
+            "an error",
+            |talk| talk.line.push(Input::Fail(io::ErrorKind::ConnectionReset)),
+            |cause| matches!(cause, Error::Io(error) if error.kind() == io::ErrorKind::ConnectionReset),
+        ),
+        (
+            "the end, between frames",
+            |talk| talk.line.push(Input::Eof),
+            |cause| matches!(cause, Error::ConnectionLost(text) if text.contains("streams open")),
+        ),
+        (
+            "the end, inside a header",
+            |talk| {
+                talk.line.push(Input::Bytes(vec![talk.version, 2, 9]));
+                talk.line.push(Input::Eof);
+            },
+            |cause| matches!(cause, Error::ConnectionLost(text) if text.contains("inside a frame")),
+        ),
+        (
+            "the end, inside a payload",
+            |talk| {
+                talk.line.push(Input::Bytes(talk.encode(Command::Psh, 3, &[0; 6000])[..5000].to_vec()));
+                talk.line.push(Input::Eof);
+            },
+            |cause| matches!(cause, Error::ConnectionLost(text) if text.contains("inside a frame")),
+        ),
+        (
+            "a panic",
+            |talk| talk.line.push(Input::Panic),
+            |cause| matches!(cause, Error::Io(error) if error.to_string().contains("as ordered")),
+        ),
+        (
+            "garbage",
+            |talk| talk.line.push(Input::Bytes(vec![99; 8])),
+            |cause| matches!(cause, Error::InvalidVersion { theirs: 99, .. }),
+        ),
+    ];
+    test("a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_cause", || {
+        for version in [1, 2] {
+            for (what, happens, is_cause) in failures {
+                let mut talk = Talk::new(version);
+                let (tell, told) = mpsc::channel();
+                talk.stream().set_close_notifier(move |_| tell.send(()).unwrap());
+                let others = talk.open(5);
+                talk.lead();
+                let reads = talk.reads().len();
+                happens(&talk);
+                let end = talk.end().expect_err(what);
+                let by = talk.reads();
+                assert!(by[reads..].iter().all(|name| *name == talk.name), "{what}: {by:?}");
+                let inside = end.downcast::<Error>().expect("the session's error");
+                assert!(is_cause(&inside), "{what}: the caller got {inside:?}");
+                let cause = talk.session().close_reason();
+                assert!(cause.as_ref().is_some_and(is_cause), "{what}: {cause:?}");
+                assert!((&others).read(&mut [0]).is_err(), "{what}");
+                // Once: the notifier's sender is gone after the first call.
+                assert_eq!((told.recv(), told.recv()), (Ok(()), Err(mpsc::RecvError)), "{what}");
+                until(|| talk.line.lock().aborted);
+                assert_eq!(talk.line.lock().after, 0, "{what}: reads after the end");
+            }
+        }
+    });
+}
+
+// ---- several threads --------------------------------------------------------------------------------------------------
+
+#[test]
+fn two_threads_that_read_one_stream_share_it_and_miss_nothing() {
+    test("two_threads_that_read_one_stream_share_it_and_miss_nothing", || {
+        for version in [1, 2] {
+            let mut talk = Talk::new(version);
+            let stream = talk.stream().clone();
+            let second = named(&format!("sec-{}", talk.name), move || answer(&stream, 70_000, || ()));
+            for n in 0..400_u32 {
+                talk.ask(&n.to_le_bytes());
+            }
+            talk.line.change(|state| state.held = false);
+            talk.frame(Command::Fin, 3, b"");
+            let (first, end) = talk.app.take().unwrap().join().unwrap();
+            end.unwrap();
+            let (second, end) = second.join().unwrap();
+            end.unwrap();
+            let all = [&*first, &*second].concat();
+            let mut all: Vec<_> = all.chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..400));
+            let callers = talk.reads().iter().filter(|name| **name != talk.reader).count();
+            assert!(callers > 0, "no caller ever read");
+        }
+    });
+}
+
+/// A writer that takes nothing until it may.
+struct Stuck {
+    tell: mpsc::Sender<()>,
+    go: mpsc::Receiver<()>,
+}
+
+impl Write for Stuck {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let _ = self.tell.send(());
+        let _ = self.go.recv();
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading() {
+    test("a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading", || {
+        // The caller has to be in its turn while the writer is stuck. On a busy machine it may come back to the stream too late for that.
+        while !beside_a_stuck_write_to() {}
+    });
+}
+
+/// Returns whether the caller was in its turn while the writer was stuck.
+fn beside_a_stuck_write_to() -> bool {
+    let mut talk = Talk::silent(1, quiet());
+    // The application's thread takes a byte at a time, and then waits, when told to, until somebody else has taken the rest.
+    let (stream, (pause, paused)) = (talk.stream().clone(), mpsc::channel::<mpsc::Receiver<()>>());
+    let then = move || {
+        if let Ok(stuck) = paused.try_recv() {
+            stuck.recv().unwrap();
+        }
+    };
+    talk.app = Some(named(&talk.name, move || answer(&stream, 1, then)));
+    let mut other = talk.open(5);
+    talk.lead();
+    let ((tell, stuck), (go, may_go)) = (mpsc::channel(), mpsc::channel());
+    let stream = talk.stream().clone();
+    let to = blocked(&format!("to-{}", talk.name), move || stream.write_to(&mut Stuck { tell, go: may_go }));
+    assert_eq!(talk.line.who_reads(), talk.name);
+    pause.send(stuck).unwrap();
+    talk.frame(Command::Psh, 3, b"xy");
+    talk.answered();
+    asleep(&talk.name);
+    let in_turn = talk.line.who_reads() == talk.name;
+    // More for the stream, and not for the caller while the writer is stuck: nobody may turn it into turns that read nothing.
+    talk.frame(Command::Psh, 3, b"z");
+    talk.line.reads_next(&talk.reader);
+    talk.frame(Command::Psh, 5, b"hello");
+    let mut text = [0; 5];
+    other.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"hello");
+    talk.stream().close().unwrap();
+    drop(go);
+    assert!(to.join().unwrap().is_err());
+    assert!(talk.app.take().unwrap().join().unwrap().1.is_err());
+    in_turn
+}
+
+// ---- real sockets -------------------------------------------------------------------------------------------------------
+
+/// A transport that counts its reads: by callers, and by the reader thread.
+struct Counted<T>(T, Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    callers: AtomicUsize,
+    reader: AtomicUsize,
+}
+
+struct CountedReader(Box<dyn Read + Send>, Arc<Counts>);
+
+impl<T: Transport> Transport for Counted<T> {
+    fn split(self) -> io::Result<Halves> {
+        let mut halves = self.0.split()?;
+        halves.reader = Box::new(CountedReader(halves.reader, self.1));
+        Ok(halves)
+    }
+}
+
+impl CountedReader {
+    fn count(&self) {
+        let by_reader = thread::current().name().is_some_and(|name| name.starts_with("gmux-reader-"));
+        let counter = if by_reader { &self.1.reader } else { &self.1.callers };
+        counter.fetch_add(1, SeqCst);
+    }
+}
+
+impl Read for CountedReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.count();
+        self.0.read(buf)
+    }
+
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.count();
+        self.0.read_vectored(bufs)
+    }
+}
+
+fn full() -> bool {
+    std::env::var_os("GMUX_FULL").is_some()
+}
+
+/// The other end's application: every byte comes back, another.
+fn echo(mut stream: Stream) {
+    let mut buf = [0; 4096];
+    loop {
+        let n = stream.read(&mut buf).unwrap();
+        if n == 0 {
+            return;
+        }
+        buf[..n].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        stream.write_all(&buf[..n]).unwrap();
+    }
+}
+
+/// Says `messages` messages, and compares every byte of the answers.
+fn converse(stream: &mut Stream, seed: u64, messages: u64) {
+    let mut rng = Rng::new(seed);
+    for message in 0..messages {
+        let bytes = Pattern::bytes(seed ^ message, 1 + rng.below(if message % 50 == 0 { 6000 } else { 300 }));
+        stream.write_all(&bytes).unwrap();
+        let mut answer = vec![0; bytes.len()];
+        stream.read_exact(&mut answer).unwrap();
+        assert!(answer.iter().zip(&bytes).all(|(a, b)| *a == *b ^ 0x5a), "message {message} of seed {seed}");
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+/// A whole conversation over a pair of transports, while `beside` does what it likes with the sessions.
+fn conversation<T: Transport>(
+    name: &str,
+    (a, b): (T, T),
+    config: &Config,
+    messages: u64,
+    beside: impl FnOnce(&Session, &Session),
+) {
+    let counts = Arc::<Counts>::default();
+    let client = Session::client(Counted(a, Arc::clone(&counts)), config.clone()).unwrap();
+    let server = Session::server(Counted(b, Arc::clone(&counts)), config.clone()).unwrap();
+    let mut stream = client.open("talk").unwrap();
+    let far = server.accept().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || echo(far));
+        scope.spawn(move || converse(&mut stream, messages, messages));
+        beside(&client, &server);
+    });
+    let (callers, reader) = (counts.callers.load(SeqCst), counts.reader.load(SeqCst));
+    println!("{name}: {messages} messages and answers, right; {callers} reads by callers, {reader} by reader threads");
+    assert!(callers > 0, "{name}: no caller ever read");
+    let closing = thread::spawn(move || client.close());
+    server.close().unwrap();
+    closing.join().unwrap().unwrap();
+}
+
+/// A test at full size takes minutes on a busy machine.
+const LONG: Duration = Duration::from_secs(1200);
+
+#[test]
+fn conversations_over_sockets_in_parallel_sessions_are_right() {
+    test_for("conversations_over_sockets_in_parallel_sessions_are_right", LONG, || {
+        let messages = if full() { 100_000 } else { 1500 };
+        thread::scope(|scope| {
+            for config in support::versions() {
+                let of_unix = config.clone();
+                scope.spawn(move || conversation("TCP", tcp(), &config, messages, |_, _| ()));
+                #[cfg(unix)]
+                scope.spawn(move || {
+                    let pair = std::os::unix::net::UnixStream::pair().unwrap();
+                    conversation("Unix", pair, &of_unix, messages, |_, _| ());
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn a_conversation_beside_streams_that_come_and_go_is_right_and_so_are_they() {
+    test_for("a_conversation_beside_streams_that_come_and_go_is_right_and_so_are_they", LONG, || {
+        let (messages, streams) = if full() { (100_000, 20_000) } else { (1500, 200) };
+        thread::scope(|scope| {
+            for (seed, config) in support::versions().into_iter().enumerate() {
+                scope.spawn(move || {
+                    conversation("TCP, streams come and go", tcp(), &config, messages, |client, server| {
+                        thread::scope(|scope| {
+                            scope.spawn(|| come_and_go(client, 7 + seed as u64, streams));
+                            scope.spawn(|| come_and_go(server, 70 + seed as u64, streams));
+                            scope.spawn(|| take_in(client, streams));
+                            scope.spawn(|| take_in(server, streams));
+                        });
+                    });
+                });
+            }
+        });
+    });
+}
+
+/// Opens streams, says a little on each, and closes it; now and then pauses, so that the conversation is alone for a while.
+fn come_and_go(session: &Session, seed: u64, streams: u64) {
+    let mut rng = Rng::new(seed);
+    for _ in 0..streams {
+        let len = rng.below(3000);
+        let mut stream = session.open(len.to_string()).unwrap();
+        stream.write_all(&Pattern::bytes(len as u64, len)).unwrap();
+        if rng.chance(50) {
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        }
+        drop(stream);
+        if rng.chance(30) {
+            thread::sleep(Duration::from_millis(rng.below(4) as u64));
+        }
+    }
+}
+
+/// Takes in what the other end's [`come_and_go`] says.
+fn take_in(session: &Session, streams: u64) {
+    for _ in 0..streams {
+        let mut stream = session.accept().unwrap();
+        let len: usize = stream.name().parse().unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert!(got == Pattern::bytes(len as u64, len), "stream {}", stream.id());
+    }
+}
