@@ -5,7 +5,7 @@
 //! occupy, have quarter steps between the powers of two from 4096 bytes on.
 //!
 //! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps at most
-//! 8 MiB of idle buffers and gives the rest back to the system; the locks are leaves (nothing is locked, and
+//! 1 MiB of idle buffers, or 4 MiB if it is one of those that bulk data goes through, and gives the rest back to the system; the locks are leaves (nothing is locked, and
 //! nothing of a user's is called, while one is held).
 
 use std::ops::{Deref, DerefMut};
@@ -23,8 +23,16 @@ pub const MAX_BUFFER: usize = 65536;
 const FRAME_BUFFERS: [usize; 5] =
     [HEADER_LEN + 4096, HEADER_LEN + 8192, HEADER_LEN + 16384, HEADER_LEN + 32768, HEADER_LEN + MAX_PAYLOAD];
 
-/// How many idle bytes a class keeps: two full sessions' worth of out-queues and budgets, 8 MiB. A burst beyond it is given back.
-const KEPT_BYTES: usize = 8 << 20;
+/// How many idle bytes a class keeps. A burst beyond it is given back. Bulk data goes through the powers of two from 4096 bytes on and the
+/// frames' classes: those keep a full session's worth, 4 MiB. The others 1 MiB, since it is the peer who chooses the sizes of frames, and
+/// all of this is kept for the process's life: 64 MiB at the very most.
+const fn kept_bytes(class: usize) -> usize {
+    let is_for_bulk = class >= FIRST_LARGE && class < POWERS + FRAME_BUFFERS.len();
+    if is_for_bulk { 4 << 20 } else { 1 << 20 }
+}
+
+/// The class of [`QUARTERS_FROM`].
+const FIRST_LARGE: usize = QUARTERS_FROM.trailing_zeros() as usize;
 
 /// Power-of-two classes: 2⁰ to 2¹⁶; those after them are the data path's.
 const POWERS: usize = 17;
@@ -51,12 +59,14 @@ fn size_of_class(class: usize) -> usize {
 /// Idle buffers of one size.
 struct Class {
     size: usize,
+    /// How many idle bytes it keeps.
+    kept: usize,
     idle: Mutex<Vec<Box<[u8]>>>,
 }
 
 impl Class {
-    fn new(size: usize) -> Self {
-        Self { size, idle: Mutex::new(Vec::new()) }
+    fn new(class: usize) -> Self {
+        Self { size: size_of_class(class), kept: kept_bytes(class), idle: Mutex::new(Vec::new()) }
     }
 
     fn take(&self) -> Box<[u8]> {
@@ -66,7 +76,7 @@ impl Class {
 
     fn put(&self, data: Box<[u8]>) {
         let mut idle = self.idle.lock();
-        if idle.len() * self.size < KEPT_BYTES {
+        if idle.len() * self.size < self.kept {
             idle.push(data);
         } else {
             drop(idle);
@@ -93,7 +103,7 @@ impl BufferPool {
     /// An empty pool.
     #[must_use]
     pub fn new() -> Self {
-        Self { classes: Arc::new(std::array::from_fn(|class| Class::new(size_of_class(class)))) }
+        Self { classes: Arc::new(std::array::from_fn(Class::new)) }
     }
 
     /// The pool that all sessions of the process share.
@@ -278,6 +288,13 @@ mod tests {
         let pool = BufferPool::new();
         let burst: Vec<_> = (0..200).map(|_| pool.get(65536).unwrap()).collect();
         drop(burst);
-        assert_eq!(pool.idle(), KEPT_BYTES / 65536);
+        assert_eq!(pool.idle(), (4 << 20) / 65536);
+    }
+
+    #[test]
+    fn what_a_peer_can_make_the_process_keep_is_bounded_over_all_sizes() {
+        let kept = |class| kept_bytes(class).next_multiple_of(size_of_class(class));
+        let most: usize = (0..CLASSES).map(kept).sum();
+        assert!(most <= 65 << 20, "{most}"); // the last buffer may exceed what a class keeps
     }
 }

@@ -92,8 +92,8 @@ const REFUSALS: usize = 65_536 * 4 * 3;
 /// How many threads of a session call close notifiers at most (the documentation of `set_close_notifier` says so).
 const NOTIFY_THREADS: usize = 8;
 
-/// How much a size of buffers keeps idle.
-const IDLE: usize = 8 * MIB;
+/// How much a size of buffers keeps idle at most.
+const IDLE: usize = 4 * MIB;
 
 impl Cost {
     /// The bound in bytes.
