@@ -166,7 +166,9 @@ impl Core {
                 warn!(target: "gmux::session", "session {number}: the transport panicked in abort");
             }
             // Our two threads may have let go of it meanwhile; then the transport is dropped here.
-            drop(control);
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(control))).is_err() {
+                warn!(target: "gmux::session", "session {number}: the transport panicked when it was dropped");
+            }
         };
         if timer::is_this_thread() {
             run_apart(number, abort); // it may be a user's code, and the timer has other sessions to look after
