@@ -28,6 +28,13 @@ pub const CHECKS: &[Check] = &[
         body: cell_reads,
     },
     Check {
+        name: "cell_reads_pass_on",
+        about: "lost wake-up: three reads of one delivery: who leaves data behind wakes the next",
+        time: false,
+        reaches: false,
+        body: cell_reads_pass_on,
+    },
+    Check {
         name: "cell_reads_large",
         about: "lost wake-up: two reads that copy outside the lock against deliveries and FIN",
         time: false,
@@ -234,7 +241,19 @@ fn deliver(env: &Env, cell: &Arc<StreamCell>, data: &[u8], wakes: &mut Wakes) {
 
 fn cell_reads() {
     let (lab, _queue) = lab(Config::new());
-    let readers = [2, 3].map(|size| lab.spawn(move |env, cell| read_to_end(env, cell, size)));
+    let (count, counted) = crossbeam_channel::unbounded();
+    let readers = [2, 3].map(|size| {
+        let count = count.clone();
+        lab.spawn(move |env, cell| {
+            let mut buf = vec![0; size];
+            loop {
+                match cell.read(env, &mut buf, || false).unwrap() {
+                    0 => return,
+                    n => count.send(buf[..n].to_vec()).unwrap(),
+                }
+            }
+        })
+    });
     let mut wakes = Wakes::default();
     for data in [&b"abc"[..], b"d", b"efgh"] {
         deliver(&lab.env, &lab.cell, data, &mut wakes);
@@ -242,11 +261,25 @@ fn cell_reads() {
             wakes.send(); // the second waits for the third's
         }
     }
+    // FIN wakes everybody, so everything has to be read before.
+    let mut all = Vec::new();
+    while all.len() < 8 {
+        all.extend(counted.recv().unwrap());
+    }
     assert!(lab.cell.peer_fin(Instant::now()));
-    let mut all = readers.map(|reader| reader.join().unwrap()).concat();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
     all.sort_unstable();
     assert_eq!(all, b"abcdefgh");
     assert_eq!(lab.env.budget.used(), 0);
+}
+
+fn cell_reads_pass_on() {
+    let (lab, _queue) = lab(Config::new());
+    let readers = [(); 3].map(|()| lab.spawn(|env, cell| cell.read(env, &mut [0; 2], || false).unwrap()));
+    let mut wakes = Wakes::default();
+    deliver(&lab.env, &lab.cell, b"abcdef", &mut wakes);
+    wakes.send(); // one wake-up, and three who wait
+    assert_eq!(readers.map(|reader| reader.join().unwrap()), [2, 2, 2]);
 }
 
 fn cell_reads_large() {

@@ -31,6 +31,7 @@ struct State {
     full: bool,
     /// Reads are bounded in time now.
     bound: bool,
+    was_bound: bool,
     /// How often a write may still be taken in part, or not at all.
     moods: usize,
 }
@@ -97,9 +98,9 @@ impl Line {
         self.state.lock().finished
     }
 
-    /// Whether reads are bounded: callers may read.
-    pub fn is_bounded(&self) -> bool {
-        self.state.lock().bound
+    /// Whether reads have been bounded: callers might read.
+    pub fn was_bounded(&self) -> bool {
+        self.state.lock().was_bound
     }
 
     /// That the session has let go of it: the write half is gone.
@@ -220,7 +221,10 @@ impl Transport for Ours {
         }
         // A bound holds from the next read on: nobody reads while it is set.
         let bound = move |bound: Option<std::time::Duration>| {
-            line.set(|state| state.bound = bound.is_some());
+            line.set(|state| {
+                state.bound = bound.is_some();
+                state.was_bound |= state.bound;
+            });
             Ok(())
         };
         Ok(halves.bounded_writes(true).bound_reads(bound))
