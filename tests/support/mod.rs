@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod blocked;
+pub mod census;
 pub mod faulty;
 pub mod lab;
 pub mod links;

@@ -1,0 +1,532 @@
+//! What months of use come to: many sessions, many streams, many bytes on one stream, and afterwards the process is as it was.
+//!
+//! `tests/full soak` (`GMUX_FULL`) runs 100,000 connections, which are 200,000 sessions, and 10,000,000 streams; and 2³² bytes and more on one
+//! stream, on each version. By default it is a thousandth of that. `GMUX_SOAK_SEED` is where the seeds begin.
+//!
+//! A stream's name is a seed, from which both ends know what the stream is for ([`Plan`]): how much goes there and back, who drops it
+//! unread, who has a deadline. What is read is compared, byte for byte, as far as it comes, on streams that end badly too; and a clean end is
+//! believed only after the last byte.
+//!
+//! It is measured between rounds, while nothing runs: threads, descriptors, live allocations, resident memory. The first round warms up: it
+//! fills the pool, the tables of the runtime and the allocator's own.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::{Config, Error, Session, Stream};
+use support::census::{Census, Counting, Margin};
+use support::links::{Any, over_narrow_pipes};
+use support::{Pattern, test_for, until};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test at a time: what is measured is the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn full() -> bool {
+    std::env::var_os("GMUX_FULL").is_some()
+}
+
+/// For a machine that does other things meanwhile; a stream that hangs is found by its own limit, [`STUCK`].
+const WATCHDOG: Duration = Duration::from_secs(6 * 3600);
+const SHORT_WATCHDOG: Duration = Duration::from_secs(120);
+
+/// No call may take longer. The workers' threads get this much of the machine, at least.
+const STUCK: Duration = Duration::from_secs(300);
+
+fn watchdog() -> Duration {
+    if full() { WATCHDOG } else { SHORT_WATCHDOG }
+}
+
+/// By how much the process may have grown. Blocks: what a session leaves behind is a dozen or more, so one session in the whole run is seen. Buffers: the
+/// pool keeps what the busiest moment needed, and no two rounds have the same; it is a few hundred at once. Resident memory: what the allocator keeps of
+/// that, in an arena for each thread.
+const MARGIN: Margin = Margin { resident: 24 << 20, blocks: 12, pooled: 8 << 20 };
+
+// ---- plans ------------------------------------------------------------------------------------------------------------
+
+/// Random numbers: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn per_cent(&mut self, n: u64) -> bool {
+        self.below(100) < n
+    }
+
+    /// Mostly small, now and then large.
+    fn size(&mut self) -> usize {
+        let most = match self.below(1000) {
+            0 => 200_000,
+            1..50 => 8192,
+            50..200 => 1024,
+            200..950 => 64,
+            _ => 1,
+        };
+        self.below(most) as usize
+    }
+}
+
+/// What happens on one stream.
+struct Plan {
+    /// Where its data begins in the pattern, there and back.
+    places: [usize; 2],
+    /// Bytes there and back.
+    sizes: [usize; 2],
+    /// The opener drops the stream instead of reading what comes back.
+    opener_drops: bool,
+    /// The acceptor drops the stream instead of reading it, and sends nothing.
+    acceptor_drops: bool,
+    /// The opener's and the acceptor's first read have so long.
+    patience: [Option<Duration>; 2],
+}
+
+/// The longest data, and the room for places.
+const LONGEST: usize = 200_000;
+const PLACES: u64 = 300_000;
+
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| Pattern::bytes(21, LONGEST + PLACES as usize));
+
+impl Plan {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let patience = |random: &mut Random| {
+            let micros = random.below(300);
+            random.per_cent(10).then_some(Duration::from_micros(micros))
+        };
+        Self {
+            places: [random.below(PLACES) as usize, random.below(PLACES) as usize],
+            sizes: [random.size(), random.size()],
+            opener_drops: random.per_cent(3),
+            acceptor_drops: random.per_cent(3),
+            patience: [patience(&mut random), patience(&mut random)],
+        }
+    }
+
+    fn data(&self, way: usize) -> &'static [u8] {
+        &PATTERN[self.places[way]..][..self.sizes[way]]
+    }
+}
+
+/// A stream's name: the seed, and now and then so much more that names count.
+fn name(seed: u64) -> Vec<u8> {
+    let mut name = seed.to_le_bytes().to_vec();
+    if seed.is_multiple_of(97) {
+        name.resize(8 + (seed % 3000) as usize, b'.');
+    }
+    name
+}
+
+// ---- counting ----------------------------------------------------------------------------------------------------------
+
+#[derive(Default)]
+struct Tally {
+    connections: AtomicU64,
+    aborted: AtomicU64,
+    streams: AtomicU64,
+    bytes: AtomicU64,
+    timeouts: AtomicU64,
+    dropped: AtomicU64,
+}
+
+static TALLY: LazyLock<Tally> = LazyLock::new(Tally::default);
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} sessions ({} connections broken off), {} streams ({} dropped unread), {} MiB, {} deadlines passed",
+            self.connections.load(Relaxed) * 2,
+            self.aborted.load(Relaxed),
+            self.streams.load(Relaxed),
+            self.dropped.load(Relaxed),
+            self.bytes.load(Relaxed) >> 20,
+            self.timeouts.load(Relaxed),
+        )
+    }
+}
+
+// ---- streams -----------------------------------------------------------------------------------------------------------
+
+/// Reads to the end and compares. The clean end may come after the last byte alone.
+fn check(mut stream: &Stream, expected: &[u8], patience: Option<Duration>, buf: &mut [u8]) -> io::Result<()> {
+    stream.set_read_deadline(patience.map(|patience| Instant::now() + patience));
+    let mut done = 0;
+    loop {
+        match stream.read(buf) {
+            Ok(0) => {
+                assert_eq!(done, expected.len(), "a clean end of {stream:?}");
+                TALLY.bytes.fetch_add(done as u64, Relaxed);
+                return Ok(());
+            }
+            Ok(n) => {
+                assert!(expected.get(done..done + n) == Some(&buf[..n]), "wrong data at {done} of {stream:?}");
+                done += n;
+            }
+            Err(error) if error.kind() == ErrorKind::TimedOut && patience.is_some() => {
+                TALLY.timeouts.fetch_add(1, Relaxed);
+                stream.set_read_deadline(None);
+                stream.set_read_timeout(Some(STUCK)).unwrap();
+            }
+            Err(error) => {
+                assert_ne!(error.kind(), ErrorKind::TimedOut, "stuck: {stream:?}");
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// The opener's end of some streams at once. Says how it failed.
+fn open_some(session: &Session, seeds: &[u64], buf: &mut [u8]) -> io::Result<()> {
+    let mut open = Vec::new();
+    for &seed in seeds {
+        let plan = Plan::new(seed);
+        let mut stream = session.open(name(seed)).map_err(io::Error::from)?;
+        stream.set_write_timeout(Some(STUCK)).unwrap();
+        stream.write_all(plan.data(0))?;
+        TALLY.streams.fetch_add(1, Relaxed);
+        if plan.opener_drops {
+            TALLY.dropped.fetch_add(1, Relaxed);
+        } else {
+            stream.shutdown(Shutdown::Write)?;
+            open.push((stream, plan));
+        }
+    }
+    for (stream, plan) in open {
+        let expected = if plan.acceptor_drops { &[] } else { plan.data(1) };
+        check(&stream, expected, plan.patience[0], buf)?;
+    }
+    Ok(())
+}
+
+/// The acceptor's end of one stream.
+fn serve(mut stream: Stream, buf: &mut [u8]) -> io::Result<()> {
+    let seed = u64::from_le_bytes(stream.name_bytes()[..8].try_into().unwrap());
+    assert_eq!(stream.name_bytes(), name(seed));
+    let plan = Plan::new(seed);
+    if plan.acceptor_drops {
+        TALLY.dropped.fetch_add(1, Relaxed);
+        return Ok(());
+    }
+    check(&stream, plan.data(0), plan.patience[1], buf)?;
+    stream.set_write_timeout(Some(STUCK)).unwrap();
+    match stream.write_all(plan.data(1)) {
+        Err(_) if plan.opener_drops => Ok(()), // it doesn't wait for this, and may have closed the session
+        result => result,
+    }
+}
+
+/// The acceptor's end of a session, until the opener ends it.
+fn accept_all(session: &Session, random: &mut Random, buf: &mut [u8]) -> io::Result<()> {
+    loop {
+        let patience = if random.per_cent(5) { Duration::from_micros(random.below(200)) } else { STUCK };
+        match session.accept_timeout(patience) {
+            Ok(stream) => serve(stream, buf)?,
+            Err(Error::Timeout) if patience < STUCK => drop(TALLY.timeouts.fetch_add(1, Relaxed)),
+            Err(Error::PeerClosed) => return Ok(()),
+            Err(error) => {
+                assert!(!matches!(error, Error::Timeout), "stuck: {session:?}");
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+// ---- sessions ----------------------------------------------------------------------------------------------------------
+
+/// How the opener ends a connection.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum End {
+    /// All streams are over, then it closes.
+    Clean,
+    /// It closes while streams are open.
+    CloseMidway,
+    /// It drops all handles while streams are open: these get their FIN.
+    DropMidway,
+    /// The connection breaks.
+    Broken,
+}
+
+/// A connection, and a way to break it where there is one.
+fn connect(random: &mut Random, listener: &TcpListener) -> (Any, Any, Box<dyn FnOnce() + Send>) {
+    match random.below(10) {
+        0..4 => {
+            let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let b = listener.accept().unwrap().0;
+            let same = a.try_clone().unwrap();
+            (Any::new(a), Any::new(b), Box::new(move || same.shutdown(Shutdown::Both).unwrap_or(())))
+        }
+        4..8 => {
+            let (a, b) = UnixStream::pair().unwrap();
+            let same = a.try_clone().unwrap();
+            (Any::new(a), Any::new(b), Box::new(move || same.shutdown(Shutdown::Both).unwrap_or(())))
+        }
+        _ => {
+            let (a, b) = over_narrow_pipes();
+            (a, b, Box::new(|| {}))
+        }
+    }
+}
+
+fn config(version: u8) -> Config {
+    // So few that a stream that stayed behind in each session's table would use them up.
+    Config::new().version(version).max_streams(300).keepalive_timeout(STUCK)
+}
+
+/// The most streams that are open at once. Their data fits into buffers and windows, so one thread at each end is enough.
+const AT_ONCE: u64 = 12;
+
+/// Both ends of one connection, from the first stream to the end.
+fn connection(seed: u64, streams: u64, listener: &TcpListener) {
+    let random = &mut Random(seed);
+    let (a, b, sever) = connect(random, listener);
+    let config = config(1 + (random.below(2) as u8));
+    let (client, server) = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+    let (opener, acceptor) = if random.per_cent(70) { (client, server) } else { (server, client) };
+    let end = match random.below(100) {
+        0..3 => End::CloseMidway,
+        3..6 => End::DropMidway,
+        6..9 => End::Broken,
+        _ => End::Clean,
+    };
+    let streams = streams / 2 + random.below(streams + 1);
+    let mut theirs = Random(random.next());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let result = accept_all(&acceptor, &mut theirs, &mut [0; 16384]);
+            assert!(result.is_ok() || end != End::Clean, "{end:?} {result:?} {acceptor:?}");
+            let _ = acceptor.close(); // where the connection broke it says how
+            finish(&acceptor, end);
+        });
+        let mut left = streams;
+        let broken_at = if end == End::Clean { 0 } else { random.below(streams) };
+        let buf = &mut [0; 16384];
+        while left > broken_at {
+            let some: Vec<u64> = (0..left.min(1 + random.below(AT_ONCE))).map(|_| random.next()).collect();
+            left -= some.len() as u64;
+            open_some(&opener, &some, buf).unwrap_or_else(|error| panic!("{error} {opener:?}"));
+        }
+        if end == End::Clean {
+            opener.close().unwrap();
+        } else {
+            TALLY.aborted.fetch_add(1, Relaxed);
+            let unfinished = (0..AT_ONCE).map(|_| opener.open(name(random.next())).and_then(write_unfinished));
+            let unfinished = unfinished.collect::<Result<Vec<Stream>, Error>>().unwrap();
+            match end {
+                End::CloseMidway => drop(opener.close()),
+                End::DropMidway => return drop((unfinished, opener)),
+                _ => sever(),
+            }
+            drop(unfinished);
+        }
+        let _ = opener.close(); // a second time, or after the break
+        finish(&opener, end);
+    });
+    TALLY.connections.fetch_add(1, Relaxed);
+}
+
+/// Sends on a stream what its plan says, and doesn't end it.
+fn write_unfinished(mut stream: Stream) -> Result<Stream, Error> {
+    let seed = u64::from_le_bytes(stream.name_bytes()[..8].try_into().unwrap());
+    stream.set_write_timeout(Some(STUCK)).unwrap();
+    stream.write_all(Plan::new(seed).data(0))?;
+    Ok(stream)
+}
+
+/// After a session's end it holds nothing, unless streams that nobody accepted wait in its backlog still, with their data.
+fn finish(session: &Session, end: End) {
+    assert_eq!(session.num_streams(), 0, "{end:?} {session:?}");
+    if end == End::Clean {
+        let stats = session.stats();
+        assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0), "{session:?}");
+        until(|| session.stats().receive_buffered == 0); // what is still being delivered is thrown away
+    }
+}
+
+// ---- rounds ------------------------------------------------------------------------------------------------------------
+
+/// How many connections run at once.
+const WORKERS: u64 = 6;
+
+/// Runs connections with seeds `from..to`, and waits for the last thread's end.
+fn round(from: u64, to: u64, streams: u64) -> Census {
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            scope.spawn(move || {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                for seed in (from + worker..to).step_by(WORKERS as usize) {
+                    connection(seed, streams, &listener);
+                }
+            });
+        }
+    });
+    Census::settled()
+}
+
+fn first_seed() -> u64 {
+    std::env::var("GMUX_SOAK_SEED").map_or(0, |seed| seed.parse().unwrap())
+}
+
+#[test]
+fn many_sessions_and_streams_leave_nothing_behind() {
+    test_for("many_sessions_and_streams_leave_nothing_behind", watchdog(), || {
+        let _alone = alone();
+        let (connections, rounds, streams) = if full() { (100_000, 20, 72) } else { (120, 4, 40) };
+        LazyLock::force(&PATTERN);
+        let (began, first) = (Instant::now(), Census::now());
+        println!("before anything: {first}");
+        let mut base: Option<Census> = None;
+        for k in 0..rounds {
+            let at = |k: u64| first_seed() + connections * k / rounds;
+            let census = round(at(k), at(k + 1), streams);
+            println!("{:6.1} s: {}; {census}", began.elapsed().as_secs_f64(), *TALLY);
+            if k == 0 {
+                assert_eq!((census.threads, census.descriptors), (first.threads, first.descriptors));
+            }
+            census.assert_back_to(base.get_or_insert(census), MARGIN);
+        }
+    });
+}
+
+#[test]
+fn a_session_forgets_its_streams() {
+    test_for("a_session_forgets_its_streams", watchdog(), || {
+        let _alone = alone();
+        let (streams, rounds) = if full() { (1_600_000, 8) } else { (2000, 4) };
+        LazyLock::force(&PATTERN);
+        for version in [1, 2] {
+            let began = Instant::now();
+            let (a, b) = UnixStream::pair().unwrap();
+            let config = config(version);
+            let sessions = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+            let mut base: Option<Census> = None;
+            for k in 0..rounds {
+                // Streams of both ends at once, so that ids and turns interleave.
+                thread::scope(|scope| {
+                    for (end, (ours, theirs)) in
+                        [(&sessions.0, &sessions.1), (&sessions.1, &sessions.0)].into_iter().enumerate()
+                    {
+                        let count = streams / rounds / 2;
+                        scope.spawn(move || {
+                            let random = &mut Random(first_seed() + k * 2 + end as u64);
+                            let (mut left, buf) = (count, &mut [0; 16384]);
+                            while left > 0 {
+                                let some: Vec<u64> =
+                                    (0..left.min(1 + random.below(AT_ONCE))).map(|_| random.next()).collect();
+                                left -= some.len() as u64;
+                                open_some(ours, &some, buf).unwrap();
+                            }
+                        });
+                        scope.spawn(move || {
+                            let buf = &mut [0; 16384];
+                            for _ in 0..count {
+                                serve(theirs.accept_timeout(STUCK).unwrap(), buf).unwrap();
+                            }
+                        });
+                    }
+                });
+                let (ours, theirs) = (&sessions.0, &sessions.1);
+                until(|| ours.stats().receive_buffered + theirs.stats().receive_buffered == 0);
+                assert_eq!((ours.num_streams(), theirs.num_streams()), (0, 0));
+                let stats = ours.stats();
+                assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0));
+                let census = Census::now();
+                println!(
+                    "{:6.1} s: version {version}, one session: {} streams; {census}",
+                    began.elapsed().as_secs_f64(),
+                    stats.streams_opened + stats.streams_received
+                );
+                // The session lives: what its threads have at hand varies.
+                census.assert_back_to(base.get_or_insert(census), Margin { blocks: 100, ..MARGIN });
+            }
+            drop(sessions);
+            let census = Census::settled();
+            assert_eq!(census.threads, 0);
+        }
+    });
+}
+
+// ---- one stream --------------------------------------------------------------------------------------------------------
+
+/// Data of one stream repeats after so many bytes: no multiple and no divisor of what counters wrap at.
+const PERIOD: usize = 499_979;
+
+#[test]
+fn one_stream_carries_more_than_its_counters_hold() {
+    test_for("one_stream_carries_more_than_its_counters_hold", watchdog(), || {
+        let _alone = alone();
+        let total: u64 = if full() { (1 << 32) + (300 << 20) + 1 } else { (48 << 20) + 1 };
+        let data = &PATTERN[..PERIOD];
+        for version in [1, 2] {
+            let (began, before) = (Instant::now(), Census::settled());
+            let (client, server) = support::pair(Config::new().version(version));
+            let mut out = client.open("long").unwrap();
+            let mut inn = server.accept().unwrap();
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    let mut sent = 0;
+                    out.set_write_timeout(Some(STUCK)).unwrap();
+                    while sent < total {
+                        let rest = &data[(sent % PERIOD as u64) as usize..];
+                        let most = rest.len().min((total - sent) as usize).min(128 * 1024);
+                        sent += out.write(&rest[..most]).unwrap() as u64;
+                    }
+                });
+                scope.spawn(move || {
+                    inn.set_read_timeout(Some(STUCK)).unwrap();
+                    let mut buf = vec![0; 256 * 1024];
+                    let mut read = 0;
+                    loop {
+                        let n = inn.read(&mut buf).unwrap();
+                        if n == 0 {
+                            break;
+                        }
+                        let mut rest = &buf[..n];
+                        while !rest.is_empty() {
+                            let expected = &data[(read % PERIOD as u64) as usize..];
+                            let len = rest.len().min(expected.len());
+                            assert!(rest[..len] == expected[..len], "wrong data after {read} bytes");
+                            (rest, read) = (&rest[len..], read + len as u64);
+                        }
+                    }
+                    assert_eq!(read, total);
+                });
+            });
+            assert_eq!((client.stats().bytes_sent, server.stats().bytes_received), (total, total));
+            assert_eq!(server.stats().receive_buffered, 0);
+            client.close().unwrap();
+            server.close().unwrap();
+            drop((client, server));
+            let census = Census::settled();
+            println!(
+                "version {version}: {total} bytes on one stream in {:.1} s; {census}",
+                began.elapsed().as_secs_f64()
+            );
+            // The first use of the process fills the pool: two sessions' budgets and queues.
+            census.assert_back_to(&before, Margin { blocks: 100, pooled: 16 << 20, resident: 48 << 20 });
+        }
+    });
+}
