@@ -1,5 +1,17 @@
 //! What an input means to a target: a row of choices. Also inputs from a seed, and how a corpus is written down.
 
+use std::sync::LazyLock;
+
+/// What payloads are made of.
+static PAYLOADS: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (0..2 * 65536u32).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8).collect());
+
+/// `length` bytes (at most 65536) that are unlike those of another seed, or place.
+pub fn payload(seed: u8, place: usize, length: usize) -> &'static [u8] {
+    let from = (place + usize::from(seed) * 251) % 65536;
+    &PAYLOADS[from..from + length]
+}
+
 /// Reads choices off an input. Past its end all are 0; a target stops when [`is_empty`](Self::is_empty) says so.
 pub struct Choices<'a>(&'a [u8]);
 

@@ -2,9 +2,8 @@
 //! frames, the same error at the same place, and the same end.
 
 use std::io::{self, IoSliceMut, Read};
-use std::sync::LazyLock;
 
-use crate::Choices;
+use crate::choices::{Choices, payload};
 use crate::error::Error;
 use crate::pool::BufferPool;
 use crate::wire::HEADER_LEN;
@@ -195,13 +194,8 @@ fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8,
 /// The most bytes that an input is made into.
 const MOST: usize = 1 << 19;
 
-/// What payloads are made of.
-static PAYLOADS: LazyLock<Vec<u8>> =
-    LazyLock::new(|| (0..2 * 65536u32).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8).collect());
-
 /// The bytes that the choices stand for: raw ones, and frames with a payload that needn't be in the input.
 fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
-    let payloads = LazyLock::force(&PAYLOADS);
     let mut data = Vec::new();
     while !choices.is_empty() && data.len() < MOST {
         let kind = choices.byte();
@@ -217,8 +211,7 @@ fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
             data.extend([theirs, command]);
             data.extend((length as u16).to_le_bytes());
             data.extend(u32::from(id).to_le_bytes());
-            let from = (data.len() + usize::from(seed) * 251) % 65536;
-            data.extend_from_slice(&payloads[from..from + length]);
+            data.extend_from_slice(payload(seed, data.len(), length));
         }
         if kind & 7 == 1 {
             data.truncate(data.len() - choices.length().min(length)); // what follows is taken for payload

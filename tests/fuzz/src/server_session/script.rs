@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::app::Seen;
-use crate::Choices;
+use crate::choices::{Choices, payload};
 use crate::wire::{Command, Frame, HEADER_LEN};
 
 /// Appends what the next choices stand for: a frame with a payload that needn't be in the input, or a run of them, or raw bytes.
@@ -43,7 +43,7 @@ pub(super) fn write_frames(choices: &mut Choices, version: u8, out: &mut Vec<u8>
             out.extend(window.to_le_bytes());
             out.truncate(at + length);
         }
-        out.extend((out.len()..at + length).map(|i| (i as u8).wrapping_mul(31) ^ seed ^ (i >> 8) as u8));
+        out.extend_from_slice(payload(seed, at, at + length - out.len()));
     }
 }
 
