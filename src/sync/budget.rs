@@ -139,7 +139,60 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::testing::{until, watched};
     use std::thread;
+
+    #[test]
+    fn what_fits_is_what_the_limit_leaves() {
+        let budget = Budget::new(100);
+        assert_eq!((budget.limit(), budget.used()), (100, 0));
+        assert!(budget.has_room(100) && !budget.has_room(101));
+        let held = budget.charge(1);
+        assert!(budget.has_room(99) && !budget.has_room(100));
+        assert!(budget.try_take(100).is_none());
+        let rest = budget.try_take(99).unwrap();
+        // What can't wait is charged past the limit.
+        let more = budget.charge(50);
+        assert_eq!(budget.used(), 150);
+        assert!(!budget.has_room(0) && budget.try_take(0).is_none());
+        drop((held, rest, more));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_reader_waits_until_enough_comes_back() {
+        watched(|| {
+            let budget = Budget::new(10);
+            let held: Vec<_> = (0..10).map(|_| budget.charge(1)).collect();
+            let reader = thread::spawn({
+                let budget = Arc::clone(&budget);
+                move || budget.take(3, || ()).map(|charge| charge.amount)
+            });
+            until(|| budget.is_short());
+            let mut held = held.into_iter();
+            held.next();
+            held.next();
+            assert!(budget.is_short(), "two of three");
+            held.next();
+            assert_eq!(reader.join().unwrap(), Some(3));
+            assert!(!budget.is_short(), "nobody waits");
+        });
+    }
+
+    #[test]
+    fn what_fits_is_taken_without_a_wait_and_nothing_once_the_gate_is_open() {
+        watched(|| {
+            let budget = Budget::new(10);
+            let now = Instant::now();
+            budget.pause(now);
+            assert_eq!(budget.paused(), Some(now));
+            assert_eq!(budget.take(10, || ()).map(|charge| charge.amount), Some(10));
+            assert_eq!(budget.paused(), None);
+            budget.open();
+            assert!(budget.take(1, || ()).is_none());
+            assert_eq!(budget.used(), 0);
+        });
+    }
 
     #[test]
     fn charges_add_up_and_come_back() {
@@ -164,24 +217,24 @@ mod tests {
 
     #[test]
     fn a_refund_wakes_the_reader() {
-        let budget = Budget::new(10);
-        let held = budget.try_take(10).unwrap();
-        let reader = thread::spawn({
-            let budget = Arc::clone(&budget);
-            move || {
-                // `paused` needs the gate, so nobody sees the pause's end before `resumed` is over.
-                let mut resumed = false;
-                budget.pause(Instant::now());
-                let charge = budget.take(5, || resumed = budget.gate.try_lock().is_none());
-                (charge.map(|charge| charge.amount), resumed)
-            }
+        watched(|| {
+            let budget = Budget::new(10);
+            let held = budget.try_take(10).unwrap();
+            let reader = thread::spawn({
+                let budget = Arc::clone(&budget);
+                move || {
+                    // `paused` needs the gate, so nobody sees the pause's end before `resumed` is over.
+                    let mut resumed = false;
+                    budget.pause(Instant::now());
+                    let charge = budget.take(5, || resumed = budget.gate.try_lock().is_none());
+                    (charge.map(|charge| charge.amount), resumed)
+                }
+            });
+            until(|| budget.paused().is_some());
+            drop(held);
+            assert_eq!(reader.join().unwrap(), (Some(5), true));
+            assert_eq!((budget.used(), budget.paused()), (0, None));
         });
-        while budget.paused().is_none() {
-            thread::yield_now();
-        }
-        drop(held);
-        assert_eq!(reader.join().unwrap(), (Some(5), true));
-        assert_eq!((budget.used(), budget.paused()), (0, None));
     }
 
     #[test]
@@ -197,21 +250,21 @@ mod tests {
 
     #[test]
     fn opening_the_gate_wakes_the_reader_empty_handed() {
-        let budget = Budget::new(10);
-        let held = budget.try_take(10).unwrap();
-        let reader = thread::spawn({
-            let budget = Arc::clone(&budget);
-            move || {
-                budget.pause(Instant::now());
-                budget.take(5, || ()).is_none()
-            }
+        watched(|| {
+            let budget = Budget::new(10);
+            let held = budget.try_take(10).unwrap();
+            let reader = thread::spawn({
+                let budget = Arc::clone(&budget);
+                move || {
+                    budget.pause(Instant::now());
+                    budget.take(5, || ()).is_none()
+                }
+            });
+            until(|| budget.paused().is_some());
+            budget.open();
+            assert!(reader.join().unwrap());
+            assert_eq!(budget.used(), 10);
+            drop(held);
         });
-        while budget.paused().is_none() {
-            thread::yield_now();
-        }
-        budget.open();
-        assert!(reader.join().unwrap());
-        assert_eq!(budget.used(), 10);
-        drop(held);
     }
 }

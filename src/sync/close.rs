@@ -179,6 +179,163 @@ pub(crate) fn disconnected() -> Receiver<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::testing::watched;
+    use crossbeam_channel::TryRecvError;
+    use std::io;
+    use std::thread;
+    use std::time::Duration;
+
+    const PHASES: [Phase; 4] = [Phase::Open, Phase::WriteFailed, Phase::Closing, Phase::Ended];
+
+    fn cut() -> Arc<Error> {
+        Arc::new(Error::from(io::Error::other("cut")))
+    }
+
+    /// A session that has come to `phase`.
+    fn life_in(phase: Phase) -> Lifecycle {
+        let life = Lifecycle::new();
+        match phase {
+            Phase::Open => {}
+            Phase::WriteFailed => assert!(life.fail_write(&cut(), None)),
+            Phase::Closing => assert!(life.begin_close(None).is_some()),
+            Phase::Ended => assert!(life.end(Error::GoAway).is_some()),
+        }
+        life
+    }
+
+    /// Whether a closed channel is open still.
+    fn open(channel: &Receiver<()>) -> bool {
+        match channel.try_recv() {
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Disconnected) => false,
+            Ok(()) => panic!("nothing is ever sent"),
+        }
+    }
+
+    #[test]
+    fn a_session_is_in_one_phase() {
+        for phase in PHASES {
+            let life = life_in(phase);
+            assert_eq!(PHASES.map(|other| life.is_in(other)), PHASES.map(|other| other == phase));
+            assert_eq!(life.is_over(), matches!(phase, Phase::Closing | Phase::Ended));
+            assert_eq!(life.cause().is_some(), phase != Phase::Open);
+        }
+    }
+
+    #[test]
+    fn each_step_is_taken_from_the_phases_before_it_alone() {
+        let closes = PHASES.map(|phase| life_in(phase).begin_close(None).is_some());
+        assert_eq!(closes, [true, false, false, false]);
+        let fails = PHASES.map(|phase| life_in(phase).fail_write(&cut(), None));
+        assert_eq!(fails, [true, false, false, false]);
+        let ends = PHASES.map(|phase| life_in(phase).end(Error::Timeout).is_some());
+        assert_eq!(ends, [true, true, true, false]);
+        let ends = PHASES.map(|phase| life_in(phase).end_unless_closing(Error::Timeout).is_some());
+        assert_eq!(ends, [true, true, false, false]);
+    }
+
+    #[test]
+    fn the_first_cause_stays_and_is_what_an_end_returns() {
+        let life = Lifecycle::new();
+        let (cause, _) = life.end(Error::GoAway).unwrap();
+        assert!(matches!(*cause, Error::GoAway) && life.is_in(Phase::Ended));
+        let life = life_in(Phase::Closing);
+        let (cause, _) = life.end(Error::GoAway).unwrap();
+        assert!(matches!(*cause, Error::Closed));
+        let life = life_in(Phase::WriteFailed);
+        let (cause, _) = life.end_unless_closing(Error::PeerClosed).unwrap();
+        assert!(matches!(*cause, Error::Io(_)));
+        assert!(life.end(Error::GoAway).is_none());
+        assert!(matches!(life.cause().as_deref(), Some(Error::Io(_))));
+    }
+
+    #[test]
+    fn a_close_and_failed_writes_set_the_time_by_which_all_has_to_be_over() {
+        let at = Instant::now() + Duration::from_secs(3600);
+        let life = Lifecycle::new();
+        assert_eq!(life.deadline(), None);
+        let _ = life.begin_close(Some(at));
+        assert_eq!(life.deadline(), Some(at));
+        let life = Lifecycle::new();
+        life.fail_write(&cut(), Some(at));
+        assert!(!life.fail_write(&cut(), None), "the first stays");
+        assert_eq!(life.deadline(), Some(at));
+    }
+
+    #[test]
+    fn the_channel_disconnects_when_the_closer_or_the_ender_lets_go_of_it() {
+        let life = Lifecycle::new();
+        let (first, second) = (life.closed(), life.closed());
+        life.fail_write(&cut(), None);
+        assert!(open(&first) && open(&second) && open(&life.closed()), "reads go on");
+        let ended = life.end(Error::PeerClosed).unwrap();
+        assert!(open(&first), "streams are told first");
+        drop(ended);
+        assert!(!open(&first) && !open(&second) && !open(&life.closed()));
+
+        let life = Lifecycle::new();
+        let channel = life.closed();
+        let closing = life.begin_close(None).unwrap();
+        assert!(open(&channel) && !open(&life.closed()));
+        drop(closing);
+        assert!(!open(&channel));
+    }
+
+    #[test]
+    fn what_a_close_reports() {
+        // The writer's own word comes first.
+        let life = life_in(Phase::Closing);
+        life.writer_done(Ok(()));
+        life.writer_done(Err(Error::GoAway));
+        let _ = life.end(Error::Timeout);
+        assert!(life.wait_written().is_ok());
+        let life = life_in(Phase::Closing);
+        life.writer_done(Err(Error::GoAway));
+        assert!(matches!(life.wait_written(), Err(Error::GoAway)));
+        // Ended before it was written: that took too long.
+        let life = life_in(Phase::Closing);
+        let _ = life.end(Error::Timeout);
+        assert!(matches!(life.wait_written(), Err(Error::Timeout)));
+        // Something else ended it.
+        assert!(matches!(life_in(Phase::Ended).wait_written(), Err(Error::GoAway)));
+        assert!(matches!(life_in(Phase::WriteFailed).wait_written(), Err(Error::Io(_))));
+    }
+
+    #[test]
+    fn a_close_waits_for_the_writer_or_the_end() {
+        watched(|| {
+            // With a deadline far away, and without one.
+            let far = Instant::now() + Duration::from_secs(3600);
+            for deadline in [None, Some(far)] {
+                for written in [true, false] {
+                    let life = Arc::new(Lifecycle::new());
+                    let _ = life.begin_close(deadline);
+                    let waiters = [(); 2].map(|()| {
+                        let life = Arc::clone(&life);
+                        thread::spawn(move || life.wait_written())
+                    });
+                    // There is no event for a thread's falling asleep here: it may as well find it done already.
+                    thread::yield_now();
+                    if written {
+                        life.writer_done(Ok(()));
+                    } else {
+                        let _ = life.end(Error::GoAway);
+                    }
+                    let results = waiters.map(|waiter| waiter.join().unwrap());
+                    assert!(results.iter().all(|result| result.is_ok() == written), "{results:?}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_close_that_takes_too_long_is_a_timeout() {
+        watched(|| {
+            let life = Lifecycle::new();
+            let _ = life.begin_close(Some(Instant::now() + Duration::from_millis(1)));
+            assert!(matches!(life.wait_written(), Err(Error::Timeout)));
+        });
+    }
 
     #[test]
     fn the_inputs_end_doesnt_end_a_session_that_is_closing() {

@@ -115,6 +115,27 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_reached_at_its_own_moment() {
+        let now = Instant::now();
+        let deadline = Deadline { at: Some(now + SECOND), timeout: None };
+        assert_eq!(deadline.limit(&mut Call::default(), now).unwrap(), Some(now + SECOND));
+        assert!(matches!(deadline.limit(&mut Call::default(), now + SECOND), Err(Error::Timeout)));
+        assert!(matches!(deadline.limit(&mut Call::default(), now + SECOND * 2), Err(Error::Timeout)));
+        let mut no_data = NoData::new(Some(SECOND), now);
+        assert!(matches!(no_data.limit(now + SECOND), Err(Error::NoData(SECOND))));
+    }
+
+    #[test]
+    fn a_direction_without_deadline_and_timeout_has_no_limit() {
+        let now = Instant::now();
+        assert!(Deadline::default().is_none());
+        assert_eq!(Deadline::default().limit(&mut Call::default(), now).unwrap(), None);
+        assert!(!Deadline { at: Some(now), timeout: None }.is_none());
+        assert!(!Deadline { at: None, timeout: Some(SECOND) }.is_none());
+        assert_eq!((NoData::new(None, now).timeout(), NoData::new(Some(SECOND), now).timeout()), (None, Some(SECOND)));
+    }
+
+    #[test]
     fn a_timeout_beyond_the_clock_is_for_ever() {
         let forever = Deadline { at: None, timeout: Some(Duration::MAX) };
         assert_eq!(forever.limit(&mut Call::default(), Instant::now()).unwrap(), None);

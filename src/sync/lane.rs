@@ -62,3 +62,60 @@ impl LaneReceiver {
         self.short.is_empty() && self.long.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::sync::cell::Name;
+    use std::time::Instant;
+
+    fn stream(id: u32) -> Arc<StreamCell> {
+        StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
+    }
+
+    fn take(receiver: &LaneReceiver) -> Vec<u32> {
+        let mut waiting = VecDeque::new();
+        receiver.take(&mut waiting);
+        waiting.iter().map(|cell| cell.id).collect()
+    }
+
+    #[test]
+    fn what_one_thread_sends_comes_out_in_its_order() {
+        let (sender, receiver) = lane();
+        assert!(receiver.is_empty());
+        // Within the short channel, past it, and back within it.
+        for count in [1, SHORT as u32, 3 * SHORT as u32, 2] {
+            let sent: Vec<u32> = (0..count).collect();
+            assert!(sent.iter().all(|id| sender.send(stream(*id))));
+            assert!(!receiver.is_empty());
+            assert_eq!(take(&receiver), sent);
+            assert!(receiver.is_empty());
+        }
+    }
+
+    #[test]
+    fn nothing_overtakes_what_waits_in_the_long_channel() {
+        let (sender, receiver) = lane();
+        let full = SHORT as u32;
+        assert!((0..=full).all(|id| sender.send(stream(id))));
+        assert!(receiver.short.try_iter().count() == SHORT && !receiver.is_empty());
+        // There is room in the short one again, but something waits in the long one.
+        assert!(sender.send(stream(full + 1)));
+        assert!(receiver.short.is_empty() && !receiver.is_empty());
+        assert_eq!(take(&receiver), [full, full + 1]);
+        assert!(sender.send(stream(0)) && !receiver.short.is_empty(), "it is empty: the short way again");
+        assert!(!receiver.is_empty());
+    }
+
+    #[test]
+    fn without_a_writer_sending_fails() {
+        let (sender, receiver) = lane();
+        drop(receiver);
+        assert!(!sender.send(stream(1)));
+        let (sender, receiver) = lane();
+        assert!((0..=SHORT as u32).all(|id| sender.send(stream(id))));
+        drop(receiver);
+        assert!(!sender.send(stream(1)));
+    }
+}

@@ -217,3 +217,162 @@ impl Parker {
         shaper.parked.store(false, SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::sync::cell::Name;
+    use crate::sync::testing::{until, watched};
+    use std::thread;
+    use std::time::Instant;
+
+    fn stream(id: u32) -> Arc<StreamCell> {
+        StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
+    }
+
+    const ORDERS: [Order; 4] = [Order::Ping, Order::Finish, Order::Stop, Order::Resume];
+
+    #[test]
+    fn a_bell_is_due_if_either_of_two_is() {
+        let due = |a, b| Bell(a).and(Bell(b)).is_due();
+        assert_eq!([due(false, false), due(true, false), due(false, true), due(true, true)], [false, true, true, true]);
+    }
+
+    #[test]
+    fn an_order_stays_until_it_is_taken_and_the_others_stay_then() {
+        for order in ORDERS {
+            let (shaper, _queue) = shaper();
+            assert!(!shaper.has(order) && !shaper.take(order));
+            shaper.order(order);
+            shaper.order(order); // they can't pile up
+            assert_eq!(ORDERS.map(|other| shaper.has(other)), ORDERS.map(|other| other == order));
+            for other in ORDERS {
+                shaper.order(other);
+            }
+            assert!(shaper.take(order) && !shaper.take(order));
+            assert_eq!(ORDERS.map(|other| shaper.has(other)), ORDERS.map(|other| other != order));
+        }
+    }
+
+    #[test]
+    fn refusals_come_out_in_order_and_are_bounded() {
+        let (shaper, _queue) = shaper();
+        assert_eq!(shaper.take_refusal(), None);
+        assert!((0..MAX_REFUSALS as u32).all(|id| shaper.refuse(id).is_ok()));
+        assert_eq!(shaper.refuse(7), Err(MAX_REFUSALS));
+        assert_eq!(shaper.take_refusal(), Some(0));
+        assert_eq!(shaper.refuse(7), Ok(()));
+        let rest: Vec<u32> = std::iter::from_fn(|| shaper.take_refusal()).collect();
+        assert!(rest[..MAX_REFUSALS - 1].iter().copied().eq(1..MAX_REFUSALS as u32) && rest[MAX_REFUSALS - 1] == 7);
+        assert_eq!(shaper.refusals.lock().capacity(), 0, "a flood's memory isn't kept");
+    }
+
+    #[test]
+    fn the_memory_of_some_refusals_is_kept() {
+        let (shaper, _queue) = shaper();
+        for count in [10, 1024] {
+            assert!((0..count).all(|id| shaper.refuse(id).is_ok()));
+            assert!((0..count).all(|id| shaper.take_refusal() == Some(id)));
+            assert!(shaper.refusals.lock().capacity() >= count as usize);
+        }
+    }
+
+    #[test]
+    fn lanes_are_apart_and_a_stream_with_more_to_send_goes_to_the_end() {
+        let (shaper, mut queue) = shaper();
+        assert!(!queue.has_turns() && queue.next_express().is_none() && queue.next_bulk().is_none());
+        for (id, lane) in [(1, Lane::Express), (2, Lane::Bulk), (3, Lane::Bulk), (4, Lane::Express)] {
+            assert!(shaper.schedule(stream(id), lane).is_due());
+        }
+        let first = queue.next_bulk().unwrap();
+        assert_eq!(first.id, 2);
+        queue.again(first);
+        let order: Vec<u32> = std::iter::from_fn(|| queue.next_bulk()).map(|cell| cell.id).collect();
+        assert_eq!(order, [3, 2]);
+        assert!(queue.has_turns(), "by the express lane");
+        let order: Vec<u32> = std::iter::from_fn(|| queue.next_express()).map(|cell| cell.id).collect();
+        assert_eq!(order, [1, 4]);
+        assert!(!queue.has_turns());
+    }
+
+    #[test]
+    fn a_stream_waits_for_a_turn_wherever_it_lies() {
+        let (shaper, mut queue) = shaper();
+        for lane in [Lane::Express, Lane::Bulk] {
+            for id in [1, 2] {
+                shaper.schedule(stream(id), lane).ignore();
+            }
+            assert!(queue.has_turns(), "in the channel");
+            let mut next = || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
+            assert_eq!(next().unwrap().id, 1);
+            assert!(queue.has_turns(), "out of the channel");
+            let mut next = || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
+            assert_eq!(next().unwrap().id, 2);
+            assert!(!queue.has_turns());
+        }
+    }
+
+    #[test]
+    fn a_stream_for_a_writer_that_is_gone_owes_no_ring() {
+        let (shaper, queue) = shaper();
+        drop(queue);
+        assert!(!shaper.schedule(stream(1), Lane::Bulk).is_due());
+    }
+
+    /// Every kind of work there is.
+    const WORK: [fn(&Shaper); 7] = [
+        |shaper| shaper.ring(shaper.schedule(stream(1), Lane::Express)),
+        |shaper| shaper.ring(shaper.schedule(stream(1), Lane::Bulk)),
+        |shaper| shaper.refuse(1).unwrap(),
+        |shaper| shaper.order(Order::Ping),
+        |shaper| shaper.order(Order::Finish),
+        |shaper| shaper.order(Order::Stop),
+        |shaper| shaper.order(Order::Resume),
+    ];
+
+    #[test]
+    fn work_that_is_there_already_keeps_the_writer_from_parking() {
+        watched(|| {
+            for work in WORK {
+                let (shaper, queue) = shaper();
+                work(&shaper);
+                queue.parker().park(&shaper);
+                assert!(!shaper.is_parked());
+            }
+        });
+    }
+
+    #[test]
+    fn every_kind_of_work_wakes_a_parked_writer() {
+        watched(|| {
+            for work in WORK {
+                let (shaper, queue) = shaper();
+                let (shaper, parker) = (Arc::new(shaper), queue.parker());
+                let writer = thread::spawn({
+                    let shaper = Arc::clone(&shaper);
+                    move || parker.park(&shaper)
+                });
+                until(|| shaper.is_parked());
+                // Nothing new: no ring.
+                shaper.ring(Bell::default());
+                assert!(shaper.is_parked());
+                work(&shaper);
+                writer.join().unwrap();
+                assert!(!shaper.is_parked());
+            }
+        });
+    }
+
+    #[test]
+    fn one_ring_is_enough_for_a_writer_that_was_parked() {
+        let (shaper, queue) = shaper();
+        shaper.ring(Bell(true));
+        assert!(queue.bell.is_empty(), "nobody is parked");
+        shaper.parked.store(true, SeqCst); // a writer that won't run
+        shaper.ring(Bell(true));
+        assert!(!shaper.is_parked() && queue.bell.try_recv().is_ok());
+        shaper.ring(Bell(true));
+        assert!(queue.bell.is_empty());
+    }
+}

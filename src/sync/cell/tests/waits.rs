@@ -150,6 +150,21 @@ fn a_reader_waits_while_another_has_chunks_out() {
 }
 
 #[test]
+fn the_end_waits_for_a_reader_that_may_put_something_back() {
+    watched(|| {
+        for reading in [Reading::Copying, Reading::Writing] {
+            let bench = Bench::v1();
+            bench.cell.state.lock().reading = reading;
+            assert!(bench.cell.peer_fin(bench.start));
+            let reader = bench.blocked(|cell, env| read(cell, env, 10));
+            bench.cell.state.lock().reading = Reading::Nobody;
+            bench.cell.readable.notify_all();
+            assert_eq!(reader.join().unwrap().unwrap(), b"");
+        }
+    });
+}
+
+#[test]
 fn an_end_is_told_while_another_has_chunks_out_if_none_of_it_would_be_read() {
     watched(|| {
         let bench = Bench::v1();
