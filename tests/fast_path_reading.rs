@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ struct Line(Arc<Shared>);
 
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap()
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner) // the line is let go of when a test has failed, too
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
@@ -343,13 +343,16 @@ impl Talk {
         self.line.wait(|state| (data(&state.frames, 3).len() >= answers).then_some(()));
     }
 
-    /// Talks until the application's thread is in its turn, inside a read of the line.
+    /// Talks until the application's thread is in its turn, inside a read of the line; the turn has just begun.
     fn lead(&mut self) {
         loop {
             self.ask(b"?");
             asleep(&self.name); // in its turn, or in its stream
             if self.line.who_reads() == self.name {
-                return;
+                self.ask(b"?"); // the turn that waited so long is over with this
+                if self.line.who_reads() == self.name {
+                    return;
+                }
             }
         }
     }
@@ -851,6 +854,41 @@ fn two_threads_that_read_one_stream_share_it_and_miss_nothing() {
             let callers = talk.reads().iter().filter(|name| **name != talk.reader).count();
             assert!(callers > 0, "no caller ever read");
         }
+    });
+}
+
+#[test]
+fn a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
+    test("a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed", || {
+        let mut talk = Talk::new(1);
+        let mut other = talk.open(5);
+        talk.lead(); // and it stays there, so that nobody else has a turn
+        let (ready, done) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let rounds = if full() { 200_000 } else { 2000 };
+        let reads = named(&format!("oth-{}", talk.name), {
+            let (ready, done, mut stream) = (Arc::clone(&ready), Arc::clone(&done), other.clone());
+            move || {
+                for _ in 0..rounds {
+                    ready.wait();
+                    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+                    done.wait();
+                }
+            }
+        });
+        let mut rng = Rng::new(1);
+        for _ in 0..rounds {
+            ready.wait();
+            for _ in 0..rng.below(300) {
+                std::hint::spin_loop();
+            }
+            other.set_read_deadline(Some(Instant::now()));
+            done.wait();
+            other.set_read_deadline(None);
+        }
+        reads.join().unwrap();
+        assert_eq!(talk.line.who_reads(), talk.name);
+        other.flush().unwrap();
+        talk.finish();
     });
 }
 
