@@ -8,14 +8,14 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::transport::{Shared, Transport};
 use gmux::wire::Command;
 use gmux::{Config, Error, Session, Stream};
+use support::blocked::blocked;
 use support::lab::{FAR, Lab, data, quiet, quiet_versions};
 use support::links::{check, send};
 use support::raw::{Raw, against_server};
@@ -534,57 +534,44 @@ fn any_received_byte_is_life() {
     });
 }
 
-/// The two threads of a session take fair turns at a transport that can't be split: a reader that always finds something doesn't keep
-/// the writer out for longer than the turn that is under way and the one that may have begun meanwhile.
+/// The two threads of a session take fair turns at a transport that can't be split: a writer that waits while a read is under way comes
+/// before the next read, though the reader wants the transport again at once.
 #[test]
-fn a_shared_transports_writer_is_let_in_fairly() {
-    /// Always readable, and never quick.
-    struct Busy(Arc<AtomicUsize>, Arc<AtomicUsize>);
-    impl Read for Busy {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            self.0.fetch_add(1, SeqCst);
-            thread::sleep(Duration::from_micros(20)); // a read that waits, and leaves the processor to others
-            buf[0] = 0;
-            Ok(1)
+fn a_shared_transports_writer_comes_before_the_next_read() {
+    /// Reads when it is told to, and says what was done.
+    struct Told(mpsc::Receiver<()>, mpsc::Sender<&'static str>);
+    impl Read for Told {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.1.send("read begins").unwrap();
+            Ok(self.0.recv().map_or(0, |()| 1))
         }
     }
-    impl Write for Busy {
+    impl Write for Told {
         fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            self.1.store(self.0.load(SeqCst), SeqCst);
+            self.1.send("write").unwrap();
             Ok(buf.len())
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
-    const WRITES: usize = 101;
-    test("a_shared_transports_writer_is_let_in_fairly", || {
-        let (reads, at_write, stop) =
-            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
-        let halves = Shared::new(Busy(Arc::clone(&reads), Arc::clone(&at_write))).split().unwrap();
+    test("a_shared_transports_writer_comes_before_the_next_read", || {
+        let ((go, told), (say, said)) = (mpsc::channel(), mpsc::channel());
+        let halves = Shared::new(Told(told, say)).split().unwrap();
         let (mut reader, mut writer) = (halves.reader, halves.writer);
-        let waits = thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(SeqCst) {
-                    assert_eq!(reader.read(&mut [0]).unwrap(), 1);
-                }
-            });
-            until(|| reads.load(SeqCst) > 0);
-            let waits = (0..WRITES).map(|_| {
-                // The reader has the transport to itself, turn after turn, before the writer comes.
-                let begun = reads.load(SeqCst);
-                until(|| reads.load(SeqCst) > begun + 5);
-                let before = reads.load(SeqCst);
+        let reads = thread::spawn(move || while reader.read(&mut [0]).unwrap() > 0 {});
+        assert_eq!(said.recv().unwrap(), "read begins");
+        for _ in 0..10 {
+            let write = blocked(move || {
                 assert_eq!(writer.write(&[0]).unwrap(), 1);
-                at_write.load(SeqCst) - before
+                writer
             });
-            let mut waits: Vec<_> = waits.collect();
-            stop.store(true, SeqCst);
-            waits.sort_unstable();
-            waits
-        });
-        // Not the longest: this thread may lose the processor between its look and its wait.
-        assert!(waits[WRITES / 2] <= 2, "reads before a write: {waits:?}");
+            go.send(()).unwrap();
+            assert_eq!([said.recv().unwrap(), said.recv().unwrap()], ["write", "read begins"]);
+            writer = write.join();
+        }
+        drop(go);
+        reads.join().unwrap();
     });
 }
 
@@ -673,7 +660,7 @@ fn without_threads() {
     let (mut raw, session) = against_server(quiet().version(2), 2);
     raw.syn(1, "");
     let stream = session.accept().unwrap();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = mpsc::channel();
     stream.set_close_notifier(move |_| tell.send(thread::current().id()).unwrap());
     raw.syn(3, "");
     let mut other = session.accept().unwrap();
