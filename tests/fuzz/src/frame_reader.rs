@@ -73,7 +73,7 @@ impl Pieces<'_> {
         self.turn += 1;
         // Every round makes some progress.
         match size {
-            0 if self.turn % self.sizes.len() != 0 => Err(io::ErrorKind::Interrupted.into()),
+            0 if !self.turn.is_multiple_of(self.sizes.len()) => Err(io::ErrorKind::Interrupted.into()),
             _ => Ok(usize::from(size).max(self.least)),
         }
     }
