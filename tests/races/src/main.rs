@@ -77,7 +77,9 @@ fn main() {
 }
 
 fn usage(about: &str) -> ! {
-    eprintln!("{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break MISTAKE] [--list] [--replay SCHEDULE] [NAME]...");
+    eprintln!(
+        "{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break MISTAKE] [--list] [--replay SCHEDULE] [NAME]..."
+    );
     std::process::exit(2);
 }
 

@@ -14,8 +14,8 @@ use super::Check;
 use crate::proto::stream::{Lane, Transmit};
 use crate::sync::budget::Budget;
 use crate::sync::cell::{Direction, Env, Name, StreamCell, Wakes};
-use crate::sync::standby::Standby;
 use crate::sync::shaper::{Order, Queue, shaper};
+use crate::sync::standby::Standby;
 use crate::wire::MAX_PAYLOAD;
 use crate::{Config, Error, INITIAL_WINDOW};
 
@@ -620,4 +620,3 @@ fn cell_notifier() {
     calls.dedup();
     assert_eq!(calls.len() + replaced, 2, "each was replaced or called");
 }
-

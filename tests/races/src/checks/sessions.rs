@@ -47,9 +47,10 @@ checks! {
     refunds_wake_the_reader false "budget refund against reader pause: two streams, one read, one closed"
     close_wakes_a_paused_reader false "session close against a reader that waits for budget"
     stalls_are_cut true "budget: the stall timeout against a reader that waits, and a read that comes late"
-    callers_turn false "caller's turn against the writer thread: answers on two streams, partial and refused writes"
-    callers_turn_against_close false "caller's turn against session close"
-    callers_turn_against_failure false "caller's turn against failing writes and the peer's end"
+    callers_turn_alone false reaches "caller's turn: one stream, writes taken in part or not at all, and nobody else who would wake the writer"
+    callers_turn false reaches "caller's turn against the writer thread: answers on two streams, partial and refused writes"
+    callers_turn_against_close false reaches "caller's turn against session close"
+    callers_turn_against_failure false reaches "caller's turn against failing writes and the peer's end"
     callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the peer's end, and a program that stops asking"
     failures_wake_everybody false "failed reads, failed writes or the peer's end against read, write, flush, open, accept"
     drain_against_closes false "drain against closing streams and an accept"
@@ -263,7 +264,11 @@ fn streams_double_close() {
     let peer = peer(&line, |line| line.feed(&[PEER.psh(3, b"x"), PEER.fin(3)]));
     let closers = [0, 1, 2].map(|n| {
         let stream = stream.clone();
-        spawn(move || if n < 2 { stream.close().unwrap() })
+        spawn(move || {
+            if n < 2 {
+                stream.close().unwrap()
+            }
+        })
     });
     drop(stream);
     for closer in closers {
@@ -564,6 +569,7 @@ fn close_wakes_a_paused_reader() {
     if let Some(reader) = reader {
         reader.join().unwrap();
     }
+    line.wait_unread(); // before the stream's drop refunds what it holds
     drop(stream);
 }
 
@@ -646,6 +652,23 @@ fn callers_turn() {
         assert_eq!(count(&frames, Command::Fin, id), 1);
     }
     assert_eq!(data(&frames, 2), b"0123456789");
+}
+
+fn callers_turn_alone() {
+    let (session, line) = server(quiet(), true);
+    line.moods(2);
+    line.feed(&[PEER.syn(3)]);
+    let mut stream = session.accept().unwrap();
+    let client = peer(&line, |line| {
+        for round in 1..=2 {
+            line.feed(&[PEER.psh(3, b"ab")]);
+            line.wait_for(|frames| data(frames, 3).len() == 2 * round);
+        }
+    });
+    serve(&mut stream, 2);
+    client.join().unwrap();
+    drop(stream);
+    close_well(&session, &line);
 }
 
 fn callers_turn_against_close() {
@@ -800,8 +823,10 @@ fn failures_wake_everybody() {
     });
     let flusher = spawn({
         let mut stream = stream.clone();
-        move || while stream.write(b"z").is_ok() && stream.flush().is_ok() {
-            thread::yield_now();
+        move || {
+            while stream.write(b"z").is_ok() && stream.flush().is_ok() {
+                thread::yield_now();
+            }
         }
     });
     let opener = spawn({
