@@ -362,4 +362,91 @@ mod tests {
         let lengths: Vec<_> = std::iter::from_fn(|| outbox.pop()).map(|p| p.len()).collect();
         assert_eq!(lengths, [16, 16, 8]);
     }
+
+    fn payload(pool: &BufferPool, data: &[u8]) -> Payload {
+        let mut payload = Payload::with_room(pool, data.len().max(1));
+        assert_eq!(payload.append(data, 65535), data.len());
+        payload
+    }
+
+    #[test]
+    fn no_chunk_and_no_payload_is_empty() {
+        let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
+        inbox.push(Chunk::new(pool.get(10).unwrap(), 3, 0, 0));
+        assert!(inbox.is_empty() && inbox.pop().is_none());
+        outbox.push(payload(&pool, &[]));
+        assert!(outbox.is_empty() && outbox.pop().is_none());
+    }
+
+    #[test]
+    fn a_queue_counts_what_is_in_it_and_lets_go_of_all_of_it() {
+        let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
+        assert_eq!((inbox.len(), outbox.len(), outbox.front_len()), (0, 0, 0));
+        inbox.push(chunk(&pool, b"abc"));
+        inbox.push(chunk(&pool, b"de"));
+        outbox.push(payload(&pool, b"abc"));
+        outbox.push(payload(&pool, b"de"));
+        outbox.append(b"f", 3, &pool); // there is room behind the last
+        outbox.append(b"gh", 3, &pool);
+        assert_eq!((inbox.len(), inbox.is_empty()), (5, false));
+        assert_eq!((outbox.len(), outbox.is_empty(), outbox.front_len()), (8, false, 3));
+        let chunks: Vec<_> = inbox.clear().iter().map(|chunk| chunk.data().to_vec()).collect();
+        assert_eq!(chunks, [b"abc".to_vec(), b"de".to_vec()]);
+        let lengths: Vec<_> = outbox.clear().iter().map(Payload::len).collect();
+        assert_eq!(lengths, [3, 3, 2]);
+        assert!(inbox.is_empty() && inbox.pop().is_none() && outbox.is_empty() && outbox.pop().is_none());
+    }
+
+    #[test]
+    fn a_queue_keeps_its_places_but_not_a_bursts() {
+        let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
+        for (places, kept) in [(1, true), (KEPT_PLACES, true), (KEPT_PLACES + 1, false)] {
+            (inbox.chunks, outbox.payloads) = (VecDeque::with_capacity(places), VecDeque::with_capacity(places));
+            inbox.push(chunk(&pool, b"x"));
+            outbox.push(payload(&pool, b"x"));
+            if places > 1 {
+                inbox.push(chunk(&pool, b"y"));
+                outbox.push(payload(&pool, b"y"));
+                assert!(inbox.pop().is_some() && outbox.pop().is_some());
+                // Not before it is empty.
+                assert!(inbox.chunks.capacity() >= places && outbox.payloads.capacity() >= places);
+            }
+            assert!(inbox.pop().is_some() && outbox.pop().is_some());
+            let capacities = (inbox.chunks.capacity(), outbox.payloads.capacity());
+            assert_eq!(capacities, if kept { (places, places) } else { (0, 0) });
+        }
+    }
+
+    #[test]
+    fn a_tail_moves_when_it_is_small_and_alone_and_its_buffer_is_worth_it() {
+        let pool = BufferPool::new();
+        // The size of the buffer, what is left in it, and whether that moves: at most an eighth, of 2048 bytes or more.
+        for (size, left, moves) in
+            [(1024, 1, false), (2048, 256, true), (2048, 257, false), (32768, 4096, true), (32768, 4097, false)]
+        {
+            let mut inbox = Inbox::new();
+            let mut big = chunk(&pool, &vec![7; size]);
+            big.consume(size - left);
+            inbox.push(big);
+            assert_eq!(inbox.release_tail(&pool, |n| n).is_some(), moves, "{left} of {size}");
+            assert_eq!(inbox.len(), left);
+        }
+        // Behind it is more: the large buffer will be gone soon.
+        let mut inbox = Inbox::new();
+        let mut big = chunk(&pool, &[7; 32768]);
+        big.consume(32768 - 1);
+        inbox.push(big);
+        inbox.push(chunk(&pool, b"more"));
+        assert!(inbox.release_tail(&pool, |n| n).is_none());
+    }
+
+    #[test]
+    fn merge_sizes_grow_with_what_is_queued_within_bounds() {
+        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        assert_eq!((inbox.merge_size(1), inbox.merge_size(100)), (64, 100));
+        inbox.push(chunk(&pool, &[0; 1000]));
+        assert_eq!((inbox.merge_size(1), inbox.merge_size(1001)), (1000, 1001));
+        inbox.push(chunk(&pool, &[0; 60_000]));
+        assert_eq!(inbox.merge_size(1), 16_384);
+    }
 }

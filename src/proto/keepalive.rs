@@ -166,4 +166,18 @@ mod tests {
         let all = Signs { no_data: Some(SECOND), deadline: Some(start + SECOND * 2), ..signs(start, 2) };
         assert_eq!(keepalive.poll(all).0, Due::Overdue);
     }
+
+    #[test]
+    fn the_no_data_timeout_is_due_at_its_moment_and_looked_at_by_then() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(None, None, start);
+        let signs = |seconds| Signs { no_data: Some(SECOND * 40), ..signs(start, seconds) };
+        assert_eq!(keepalive.poll(signs(39)), (Due::Nothing, Some(start + SECOND * 40)));
+        assert_eq!(keepalive.poll(signs(40)), (Due::NoData(SECOND * 40), None));
+        let crossed = Signs { payload: start + SECOND * 30, ..signs(40) };
+        assert_eq!(keepalive.poll(crossed), (Due::Nothing, Some(start + SECOND * 70)));
+        // A close deadline that is nearer is looked at first.
+        let closing = Signs { deadline: Some(start + SECOND * 50), ..crossed };
+        assert_eq!(keepalive.poll(closing), (Due::Nothing, Some(start + SECOND * 50)));
+    }
 }

@@ -317,4 +317,57 @@ mod tests {
         assert!(matches!(registry.open(|id| id), Err(Error::PeerClosed)));
         assert_eq!((registry.accept(), registry.accept(), registry.open_count()), (Some(1), None, 0));
     }
+
+    #[test]
+    fn a_refusal_says_what_can_be_done() {
+        let all =
+            [Refusal::Backlog, Refusal::Streams, Refusal::NotAccepting, Refusal::NameTooLong, Refusal::NamesTooMany];
+        let words = ["accept_backlog", "max_streams", "no more streams", "max_name_len", "max_receive_buffer"];
+        assert!(all.iter().zip(words).all(|(refusal, word)| refusal.reason().contains(word)));
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_of_streams_is_given_back() {
+        let mut registry = Registry::new(Role::Server, Limits { max_streams: 100_000, backlog: 100_000 });
+        let ids = || (0..10_000).map(|i| 2 * i + 1);
+        assert!(ids().all(|id| registry.receive(id, id)));
+        let burst = registry.streams.capacity();
+        let mut shrinks = 0;
+        for id in ids() {
+            let before = registry.streams.capacity();
+            assert_eq!(registry.forget(id), Some(id));
+            let (len, after) = (registry.len(), registry.streams.capacity());
+            // Never less than an eighth in use; what is left has room for as many again, so that it needn't grow at once.
+            assert!(len * 8 >= after || after < 32, "{len} of {after}");
+            let shrunk = after <= before / 2; // by itself a table's capacity varies by a few
+            assert!(!shrunk || (len * 8 < before && after >= len * 2), "{len} of {before}, then {after}");
+            shrinks += usize::from(shrunk);
+        }
+        assert!(burst >= 10_000 && registry.streams.capacity() < 32);
+        assert!((3..20).contains(&shrinks), "{shrinks}: now and then, not for each stream");
+    }
+
+    #[test]
+    fn all_streams_are_told_apart_from_those_that_wait_to_be_accepted() {
+        let mut registry = Registry::new(Role::Server, LIMITS);
+        assert!(registry.receive(1, 1) && registry.receive(3, 3));
+        assert_eq!(registry.open(|id| id).unwrap(), 2);
+        assert_eq!(registry.accept(), Some(1));
+        let mut streams = registry.streams();
+        streams.sort_unstable();
+        assert_eq!(streams, [1, 2, 3]);
+        assert_eq!(registry.take_backlog(), [3]);
+        assert_eq!((registry.accept(), registry.len()), (None, 3));
+    }
+
+    #[test]
+    fn a_registry_is_sealed_once_with_its_first_error() {
+        let mut registry: Registry<u32> = Registry::new(Role::Client, LIMITS);
+        registry.stop_accepting();
+        assert!(!registry.is_sealed() && registry.open(|id| id).is_ok(), "that is the other direction");
+        registry.seal(Error::Closed);
+        registry.seal(Error::PeerClosed);
+        assert!(registry.is_sealed() && !registry.receive(2, 2));
+        assert!(matches!(registry.open(|id| id), Err(Error::Closed)));
+    }
 }

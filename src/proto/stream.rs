@@ -377,3 +377,6 @@ impl<C> StreamCore<C> {
         Discarded { _chunks: VecDeque::new(), _payloads: self.outbox.clear() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -291,6 +291,41 @@ mod tests {
     }
 
     #[test]
+    fn an_update_from_just_within_the_signed_range_is_news() {
+        let all = MAX_WINDOW as usize;
+        for (consumed, update) in [
+            (MAX_WINDOW, Update::Impossible { consumed: u64::from(MAX_WINDOW), sent: 0 }),
+            (MAX_WINDOW + 1, Update::Stale),
+        ] {
+            assert_eq!(SendWindow::new(true, 0).update(consumed, 1), update);
+        }
+        let mut window = SendWindow::new(true, 0);
+        window.accept(all);
+        window.transmit(all);
+        assert_eq!(window.accepted(), u64::from(MAX_WINDOW));
+        assert_eq!(window.update(MAX_WINDOW, MAX_WINDOW), Update::Applied { gained: true });
+    }
+
+    #[test]
+    fn an_update_that_changes_nothing_gains_nothing() {
+        let mut window = SendWindow::new(true, 0);
+        assert_eq!(window.update(0, INITIAL_WINDOW), Update::Applied { gained: false });
+        assert_eq!(window.update(0, INITIAL_WINDOW + 1), Update::Applied { gained: true });
+    }
+
+    #[test]
+    fn a_peer_is_pressed_within_a_quarter_of_the_windows_end() {
+        for (left, window) in [(65536 / 4 + 1, 65536), (65536 / 4, 2 * 65536)] {
+            let mut rx = ReceiveWindow::new(true, GROWING, 0);
+            let n = INITIAL_WINDOW as usize - left; // where the protocol's first window ends
+            rx.receive(n).unwrap();
+            rx.drained();
+            rx.consume(n, u64::MAX);
+            assert_eq!(rx.take_update().unwrap().1, window);
+        }
+    }
+
+    #[test]
     fn an_older_update_is_ignored() {
         let mut window = SendWindow::new(true, 0);
         window.accept(100);

@@ -669,6 +669,25 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_frame_moves_when_the_next_might_not_fit_behind_it() {
+        let room = HEADER_LEN + INLINE_MAX;
+        for (start, moves) in [(WINDOW - room, false), (WINDOW - room + 1, true)] {
+            let pool = BufferPool::new();
+            let bytes = [bulk(1, start - HEADER_LEN), bulk(1, 100)].concat();
+            let (mut first, mut rest) = bytes.split_at(start + 3);
+            let mut reader = FrameReader::new(1, 1 << 20);
+            assert_eq!(reader.fill(&mut first, &pool).unwrap(), start + 3);
+            assert!(matches!(reader.next().unwrap(), Step::Header(_)));
+            reader.skip();
+            assert!(matches!(reader.next().unwrap(), Step::NeedInput));
+            assert_eq!((reader.start, reader.end), (start, start + 3));
+            reader.fill(&mut rest, &pool).unwrap();
+            assert_eq!(reader.start, if moves { 0 } else { start });
+            assert!(matches!(reader.next().unwrap(), Step::Header(header) if header.length == 100));
+        }
+    }
+
+    #[test]
     fn outside_of_a_run_little_is_read_beyond_a_payload() {
         let (pool, bytes) = (BufferPool::new(), bulk(3, 32768));
         let mut input = Counted { data: &bytes, reads: 0 };

@@ -1,0 +1,400 @@
+//! One end of a stream, asked after each step: what it lets its application, the reader and the writer do.
+
+use super::super::chunks::charge_for;
+use super::*;
+
+const MAX_SEND: usize = 1000;
+
+type Core = StreamCore<usize>;
+
+fn core(version: u8) -> Core {
+    StreamCore::new(version, WindowSizes { base: 65536, max: 65536 }, false)
+}
+
+fn error(error: Error) -> Arc<Error> {
+    Arc::new(error)
+}
+
+/// How a stream can come to its end, or half of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    Fin,
+    Finish,
+    ShutRead,
+    Close,
+    Fail,
+    FailLossy,
+    Detach,
+    FailWrite,
+    End,
+}
+
+use Step::*;
+
+const STEPS: [Step; 10] = [Nothing, Fin, Finish, ShutRead, Close, Fail, FailLossy, Detach, FailWrite, End];
+
+impl Step {
+    fn take(self, core: &mut Core) {
+        match self {
+            Nothing => {}
+            Fin => assert!(core.peer_fin()),
+            Finish => assert!(core.finish()),
+            ShutRead => drop(core.shut_read()),
+            Close => assert!(core.close().is_some()),
+            Fail => drop(core.fail(Error::GoAway, false)),
+            FailLossy => drop(core.fail(Error::GoAway, true)),
+            Detach => core.detach(&error(Error::Closed)),
+            FailWrite => core.fail_write(&error(Error::WouldBlock)),
+            End => drop(core.end(&error(Error::PeerClosed))),
+        }
+    }
+}
+
+/// The steps after which `holds` does, each on a stream of its own.
+fn steps_after_which(holds: impl Fn(&mut Core) -> bool) -> Vec<Step> {
+    let after = |step: &Step| {
+        let mut core = core(2);
+        step.take(&mut core);
+        holds(&mut core)
+    };
+    STEPS.into_iter().filter(after).collect()
+}
+
+fn deliver(core: &mut Core, data: &[u8]) {
+    assert_eq!(core.receive(data.len()), Ok(Received::Queue));
+    let mut buffer = BufferPool::shared().get(data.len()).unwrap();
+    buffer.copy_from_slice(data);
+    let charge = charge_for(&buffer);
+    core.inbox().push(Chunk::new(buffer, 0, data.len(), charge));
+}
+
+fn accept(core: &mut Core, n: usize) {
+    core.accept_small(&vec![0; n], 65535, BufferPool::shared());
+}
+
+/// Takes all turns that are due; returns how much data went, and whether FIN did.
+fn transmit(core: &mut Core) -> (usize, bool) {
+    let (mut data, mut fin) = (0, false);
+    while let Some(lane) = core.schedule() {
+        core.begin_turn(lane);
+        while let Some(frame) = core.poll_transmit(lane, usize::MAX) {
+            match frame {
+                Transmit::Data(payload) => data += payload.len(),
+                Transmit::Fin => fin = true,
+                Transmit::Syn | Transmit::Update { .. } => {}
+            }
+        }
+    }
+    (data, fin)
+}
+
+fn room(core: &Core) -> Option<usize> {
+    match core.writable(MAX_SEND) {
+        Writable::Room(room) => Some(room),
+        Writable::Full { .. } | Writable::Failed(_) => None,
+    }
+}
+
+fn starved(core: &Core) -> bool {
+    match core.writable(usize::MAX) {
+        Writable::Full { starved } => starved,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_step_shows_where_it_should_and_nowhere_else() {
+    assert_eq!(steps_after_which(|core| core.is_closed()), [Close]);
+    assert_eq!(steps_after_which(|core| core.is_read_shut()), [ShutRead]);
+    assert_eq!(steps_after_which(|core| core.has_ended()), [Close, Fail, FailLossy, Detach, End]);
+    assert_eq!(steps_after_which(|core| room(core).is_some()), [Nothing, Fin, ShutRead]);
+    assert_eq!(steps_after_which(|core| matches!(core.readable(), Readable::Nothing)), [Nothing, Finish, FailWrite]);
+    assert_eq!(steps_after_which(|core| matches!(core.readable(), Readable::Eof)), [Fin, ShutRead]);
+}
+
+#[test]
+fn what_comes_is_queued_discarded_or_late() {
+    let after = |outcome: Received| steps_after_which(move |core| core.receive(10).as_ref() == Ok(&outcome));
+    assert_eq!(after(Received::Queue), [Nothing, Finish, Detach, FailWrite, End]);
+    assert_eq!(after(Received::Discard), [ShutRead, Close]);
+    assert_eq!(after(Received::Late), [Fin, Fail, FailLossy]);
+}
+
+#[test]
+fn data_is_wanted_and_kept_for_whoever_may_still_read_it() {
+    // FIN comes after the data, so what was let in before it is wanted.
+    assert_eq!(
+        steps_after_which(|core| core.wants_data()),
+        [Nothing, Fin, Finish, Detach, FailWrite, End],
+        "not after a failure: it is reported behind what was there"
+    );
+    assert_eq!(steps_after_which(|core| core.keeps_data()), [Nothing, Fin, Finish, Fail, Detach, FailWrite, End]);
+    // A second failure doesn't bring back what the first threw away.
+    let mut core = core(2);
+    FailLossy.take(&mut core);
+    Fail.take(&mut core);
+    assert!(!core.keeps_data());
+}
+
+#[test]
+fn the_connections_end_cuts_off_what_is_read_and_has_had_no_fin() {
+    assert_eq!(steps_after_which(|core| core.is_cut_off_by_eof()), [Nothing, Finish, Detach, FailWrite, End]);
+}
+
+#[test]
+fn windows_are_granted_until_the_peer_has_finished_or_nobody_reads() {
+    assert_eq!(steps_after_which(|core| core.granted() == 0), [Fin, Close]);
+    assert_eq!(core(2).granted(), 262_144);
+    assert_eq!(core(1).granted(), 0, "version 1 has no windows");
+}
+
+#[test]
+fn unread_data_comes_before_any_ending_but_a_close_and_a_lossy_one() {
+    let kept = |step: &Step| {
+        let mut core = core(2);
+        deliver(&mut core, b"unread");
+        step.take(&mut core);
+        matches!(core.readable(), Readable::Data)
+    };
+    let kept: Vec<Step> = STEPS.into_iter().filter(kept).collect();
+    assert_eq!(kept, [Nothing, Fin, Finish, Fail, Detach, FailWrite, End]);
+}
+
+#[test]
+fn endings_are_reported_by_their_own_errors() {
+    let read = |step: Step| {
+        let mut core = core(2);
+        step.take(&mut core);
+        match core.readable() {
+            Readable::Failed(error) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (closed, failed, ended) = (Error::Closed.to_string(), Error::GoAway.to_string(), Error::PeerClosed.to_string());
+    assert_eq!(
+        [Close, Fail, FailLossy, Detach, End].map(read),
+        [&closed, &failed, &failed, &closed, &ended].map(String::clone)
+    );
+    let write = |step: Step| {
+        let mut core = core(2);
+        step.take(&mut core);
+        match core.writable(MAX_SEND) {
+            Writable::Failed(error) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (shut, cut) = (Error::WriteShutdown.to_string(), Error::WouldBlock.to_string());
+    assert_eq!(
+        [Close, Fail, Detach, End, Finish, FailWrite].map(write),
+        [closed, failed, Error::Closed.to_string(), ended, shut, cut]
+    );
+}
+
+#[test]
+fn the_failure_that_came_first_is_the_one_that_is_reported() {
+    let mut core = core(2);
+    Fail.take(&mut core);
+    drop(core.fail(Error::Timeout, false));
+    Detach.take(&mut core);
+    End.take(&mut core);
+    assert!(matches!(core.readable(), Readable::Failed(Error::GoAway)));
+    // A FIN before the session's end makes that a clean one; a failure is reported even so.
+    let mut core = super::tests::core(2);
+    Fin.take(&mut core);
+    End.take(&mut core);
+    assert!(matches!(core.readable(), Readable::Eof));
+    Fail.take(&mut core);
+    assert!(matches!(core.readable(), Readable::Failed(Error::GoAway)));
+}
+
+#[test]
+fn room_is_the_smaller_of_the_queues_and_the_windows() {
+    let mut core = core(2);
+    assert_eq!(room(&core), Some(MAX_SEND));
+    accept(&mut core, 300);
+    assert_eq!(room(&core), Some(700));
+    // A payload of its own counts like merged data.
+    let mut payload = Payload::with_room(BufferPool::shared(), 200);
+    assert_eq!(payload.append(&[0; 200], 65535), 200);
+    core.accept(payload);
+    assert_eq!((room(&core), core.accepted()), (Some(500), 500));
+    accept(&mut core, 500);
+    assert_eq!(room(&core), None);
+    assert_eq!(transmit(&mut core), (1000, false));
+    assert_eq!(room(&core), Some(MAX_SEND));
+    // The window leaves less.
+    assert_eq!(core.update(1000, 300), Ok(false), "less than before");
+    assert_eq!(room(&core), Some(300));
+    assert_eq!(core.update(1000, 301), Ok(true));
+    assert_eq!(room(&core), Some(301));
+    assert_eq!(core.update(2000, 300), Err((2000, 1000)));
+}
+
+#[test]
+fn version_1_has_room_for_whatever_the_queue_takes() {
+    let mut core = core(1);
+    for _ in 0..1000 {
+        accept(&mut core, 1000);
+        assert_eq!(transmit(&mut core), (1000, false));
+    }
+    assert_eq!(room(&core), Some(MAX_SEND));
+}
+
+#[test]
+fn a_writer_starves_without_credit_when_the_peer_has_finished() {
+    let mut full = core(2);
+    accept(&mut full, 262_144);
+    assert!(!starved(&full), "the peer may grant more");
+    Fin.take(&mut full);
+    assert!(starved(&full));
+    // The queue alone is full: that empties by itself.
+    let mut queued = core(2);
+    Fin.take(&mut queued);
+    accept(&mut queued, MAX_SEND);
+    assert!(matches!(queued.writable(MAX_SEND), Writable::Full { starved: false }));
+}
+
+#[test]
+fn a_waiting_writer_is_worth_waking_with_credit_and_half_a_queue() {
+    let mut core = core(2);
+    for (accepted, roomy) in [(0, true), (500, true), (1, false)] {
+        accept(&mut core, accepted);
+        assert_eq!(core.is_roomy(MAX_SEND), roomy, "{accepted} more");
+    }
+    // Behind a small window half of a large queue is never reached: all of it counts.
+    assert_eq!(transmit(&mut core), (501, false));
+    assert_eq!(core.update(501, 10), Ok(false), "less than before");
+    assert!(core.is_roomy(MAX_SEND));
+    accept(&mut core, 10);
+    assert!(!core.is_roomy(MAX_SEND), "no credit");
+    assert_eq!(transmit(&mut core), (10, false));
+    assert!(!core.is_roomy(MAX_SEND), "nor with an empty queue");
+    assert_eq!(core.update(511, 10), Ok(true));
+    assert!(core.is_roomy(1) && core.is_roomy(0), "an empty queue, of whatever size");
+}
+
+#[test]
+fn a_flush_is_done_when_the_transport_has_it_all_or_never_will() {
+    let mut core = core(2);
+    assert!(matches!(core.flushed(0), Some(Ok(()))));
+    accept(&mut core, 100);
+    assert!(core.flushed(100).is_none());
+    assert_eq!(transmit(&mut core), (100, false));
+    assert!(core.flushed(100).is_none(), "taken isn't handed over");
+    core.hand_over(99, false);
+    assert!(core.flushed(100).is_none() && core.flushed(99).is_some());
+    core.hand_over(1, false);
+    assert!(matches!(core.flushed(100), Some(Ok(()))));
+    for step in [Fail, Detach, FailWrite, End] {
+        let mut core = super::tests::core(2);
+        accept(&mut core, 1);
+        step.take(&mut core);
+        assert!(matches!(core.flushed(1), Some(Err(_))), "{step:?}");
+        assert!(matches!(core.flushed(0), Some(Ok(()))), "what was handed over stays so");
+    }
+    Close.take(&mut core);
+    assert!(matches!(core.flushed(0), Some(Err(Error::Closed))));
+}
+
+#[test]
+fn a_stream_is_over_when_it_is_closed_and_its_fin_is_out() {
+    let mut core = core(2);
+    assert!(!core.is_over());
+    Finish.take(&mut core);
+    assert_eq!(transmit(&mut core), (0, true));
+    core.hand_over(0, true);
+    assert!(!core.is_over(), "its application has it still");
+    Close.take(&mut core);
+    assert!(core.is_over());
+    let mut core = super::tests::core(2);
+    Close.take(&mut core);
+    assert_eq!(transmit(&mut core), (0, true));
+    assert!(!core.is_over(), "taken isn't handed over");
+    core.hand_over(0, true);
+    assert!(core.is_over());
+}
+
+#[test]
+fn fin_is_owed_by_a_stream_that_ended_and_not_by_one_whose_session_did() {
+    let fin = steps_after_which(|core| transmit(core).1);
+    assert_eq!(fin, [Finish, Close, Fail, FailLossy]);
+    // Once the session is closing, a stream's end is no clean one.
+    for step in [Close, Nothing] {
+        let mut core = core(2);
+        Detach.take(&mut core);
+        step.take(&mut core);
+        assert!(!core.finish());
+        assert_eq!(transmit(&mut core), (0, false));
+    }
+}
+
+#[test]
+fn what_was_accepted_is_sent_after_a_close_and_not_after_a_failure_or_the_end() {
+    let sends = |step: &Step| {
+        let mut core = core(2);
+        accept(&mut core, 100);
+        step.take(&mut core);
+        transmit(&mut core).0 == 100
+    };
+    let sends: Vec<Step> = STEPS.into_iter().filter(sends).collect();
+    assert_eq!(sends, [Nothing, Fin, Finish, ShutRead, Close, Detach, FailWrite]);
+}
+
+#[test]
+fn little_data_goes_by_the_express_lane_unless_the_stream_waits_in_bulk() {
+    let lanes = |core: &mut Core| [core.schedule(), core.schedule()];
+    let mut little = core(2);
+    accept(&mut little, EXPRESS_BYTES);
+    assert_eq!(lanes(&mut little), [Some(Lane::Express), None]);
+    // More comes while it waits: that is for bulk, and what is in express stays there.
+    accept(&mut little, 1);
+    assert_eq!(lanes(&mut little), [Some(Lane::Bulk), None]);
+    let mut much = core(2);
+    accept(&mut much, EXPRESS_BYTES + 1);
+    assert_eq!(lanes(&mut much), [Some(Lane::Bulk), None]);
+    // A part was sent by the express lane meanwhile, so that what is left is little: it is queued already.
+    much.begin_turn(Lane::Express);
+    assert!(much.poll_transmit(Lane::Express, usize::MAX).is_some());
+    accept(&mut much, 10);
+    assert_eq!(lanes(&mut much), [None, None]);
+    assert_eq!(lanes(&mut core(2)), [None, None], "nothing to send");
+}
+
+#[test]
+fn a_turn_sends_what_its_lane_allows() {
+    let mut express = core(2);
+    accept(&mut express, 100);
+    assert!(express.poll_transmit(Lane::Express, 99).is_none(), "whole frames alone");
+    assert!(matches!(express.poll_transmit(Lane::Express, 100), Some(Transmit::Data(payload)) if payload.len() == 100));
+    let mut bulk = core(2);
+    accept(&mut bulk, 100);
+    assert!(bulk.poll_transmit(Lane::Bulk, 0).is_none());
+    assert!(matches!(bulk.poll_transmit(Lane::Bulk, 1), Some(Transmit::Data(payload)) if payload.len() == 100));
+}
+
+#[test]
+fn reading_all_there_is_lets_the_window_grow_and_a_close_stops_counting() {
+    let sizes = WindowSizes { base: 65536, max: 1 << 20 };
+    for (left, window) in [(1, 65536), (0, 131_072)] {
+        let mut core: Core = StreamCore::new(2, sizes, false);
+        for _ in 0..8 {
+            deliver(&mut core, &[0; 32768]);
+        }
+        let mut taken = core.inbox().clear();
+        if left > 0 {
+            let mut last = taken.pop_back().unwrap();
+            last.consume(32768 - left);
+            core.inbox().push(last);
+        }
+        core.consumed(8 * 32768 - left, u64::MAX);
+        assert_eq!(core.schedule(), Some(Lane::Express));
+        let update = core.poll_transmit(Lane::Express, 0);
+        assert!(matches!(update, Some(Transmit::Update { window: w, .. }) if w == window), "{update:?}");
+    }
+    let mut core = core(2);
+    deliver(&mut core, b"unread");
+    Close.take(&mut core);
+    core.consumed(6, 0);
+    assert_eq!(transmit(&mut core), (0, true));
+}
