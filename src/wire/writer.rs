@@ -296,6 +296,7 @@ mod tests {
         let header = Header { version: 1, command: Command::Nop, length: 0, stream_id: 0 };
         batch.push_small(header, &[]);
         let mut full = Pieces { data: Vec::new(), sizes: vec![0].into_iter().cycle() };
+        assert_eq!(Batch::default().write_to(&mut full).unwrap(), 0, "unless there is nothing to take");
         assert_eq!(batch.write_to(&mut full).unwrap_err().kind(), io::ErrorKind::WriteZero);
     }
 }
