@@ -66,7 +66,8 @@ impl Clone for Check {
 
 impl Check {
     pub fn explore(&self, plan: &Plan) -> Report {
-        let schedulers: [(&str, fn(&Plan) -> Box<dyn Scheduler + Send>); 2] = [
+        type Make = fn(&Plan) -> Box<dyn Scheduler + Send>;
+        let schedulers: [(&str, Make); 2] = [
             ("random", |plan| Box::new(RandomScheduler::new_from_seed(plan.seed, plan.schedules))),
             ("pct", |plan| Box::new(PctScheduler::new_from_seed(plan.seed, PCT_DEPTH, plan.schedules))),
         ];

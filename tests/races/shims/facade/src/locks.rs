@@ -211,8 +211,7 @@ impl Condvar {
         own(&self.waiters).retain(|other| !sync::Arc::ptr_eq(other, waiter));
         guard.mutex.lock_now();
         guard.data = Some(own(&guard.mutex.data));
-        let ended = *own(&waiter.state);
-        ended
+        *own(&waiter.state)
     }
 
     /// Those that haven't been woken yet.
