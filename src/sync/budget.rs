@@ -154,6 +154,7 @@ mod tests {
         // What can't wait is charged past the limit.
         let more = budget.charge(50);
         assert_eq!(budget.used(), 150);
+        assert!(!budget.is_short(), "nobody waits");
         assert!(!budget.has_room(0) && budget.try_take(0).is_none());
         drop((held, rest, more));
         assert_eq!(budget.used(), 0);

@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_batch_counts_what_is_left_to_send() {
         let (pool, mut batch) = (BufferPool::new(), Batch::default());
-        assert!(batch.is_empty() && batch.len() == 0 && batch.segments() == 0);
+        assert_eq!((batch.is_empty(), batch.len(), batch.segments()), (true, 0, 0));
         batch.push_small(header(10), &[0; 10]);
         push(&mut batch, &pool, 2000);
         assert_eq!((batch.len(), batch.segments(), batch.is_empty()), (18 + 2008, 2, false));
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(batch.write_to(&mut output).unwrap(), 20);
         assert_eq!((batch.len(), batch.is_empty()), (2006, false));
         assert_eq!(batch.write_to(&mut output).unwrap(), 2006);
-        assert!(batch.is_empty() && batch.len() == 0 && batch.segments() == 0);
+        assert_eq!((batch.is_empty(), batch.len(), batch.segments()), (true, 0, 0));
     }
 
     #[test]

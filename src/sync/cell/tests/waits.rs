@@ -87,8 +87,8 @@ fn a_limit_ends_a_wait_by_itself() {
 #[test]
 fn limits_set_meanwhile_reach_calls_that_are_blocked() {
     watched(|| {
-        type Change = fn(&StreamCell);
-        let changes: [(Change, fn(&Error) -> bool); 4] = [
+        type Change = (fn(&StreamCell), fn(&Error) -> bool);
+        let changes: [Change; 4] = [
             (
                 |cell| {
                     cell.set_deadline(Direction::Read, Some(Instant::now()));
