@@ -178,3 +178,60 @@ impl StreamCell {
         Arc::ptr_eq(self, other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::super::{Name, Wakes};
+    use super::*;
+    use crate::config::Config;
+    use crate::pool::BufferPool;
+    use crate::proto::chunks::Chunk;
+    use crate::sync::budget::Budget;
+    use crate::sync::shaper::shaper;
+    use crate::sync::standby::Standby;
+
+    /// A stream of a session whose reader thread stands by.
+    fn standing_by() -> (Env, Arc<StreamCell>) {
+        let config = Config::new();
+        let cell = StreamCell::new(3, Name::new(b"", None), &config, false, Instant::now());
+        let (budget, pool, standby) = (Budget::new(1000), BufferPool::shared(), Standby::default());
+        standby.offer();
+        (Env { config, shaper: shaper().0, budget, standby, pool, granted: AtomicU64::new(0) }, cell)
+    }
+
+    #[test]
+    fn a_limit_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let (env, cell) = standing_by();
+            let lead = || {
+                cell.set_deadline(Direction::Read, Some(Instant::now()));
+                false
+            };
+            tell.send(cell.read(&env, &mut [0], lead)).unwrap();
+        });
+        // A hang would be for ever.
+        assert!(matches!(told.recv_timeout(Duration::from_secs(60)), Ok(Err(Error::Timeout))));
+    }
+
+    #[test]
+    fn a_reader_that_waits_for_another_reader_takes_no_turn() {
+        let (env, cell) = standing_by();
+        let chunk = Chunk::new(env.pool.get(64).unwrap(), 0, 64, env.budget.charge(64));
+        cell.deliver(&env, chunk, Instant::now(), &mut Wakes::default());
+        cell.state.lock().reading = Reading::Writing;
+        cell.set_timeout(Direction::Read, Some(PATIENCE * 3)); // far enough for a turn
+        let turns = Cell::new(0);
+        let lead = || {
+            turns.set(turns.get() + 1);
+            true
+        };
+        assert!(matches!(cell.read(&env, &mut [0], lead), Err(Error::Timeout)));
+        assert_eq!(turns.get(), 0);
+    }
+}
