@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How long the reader thread waits for callers' turns: many times what a program needs between an answer and the next request, and the
-/// longest that another stream's data may have to wait if the program then doesn't ask.
+/// How long the reader thread waits for callers' turns: many times what a program needs between an answer and the next request. If the program
+/// then doesn't ask, another stream's data may have to wait so long, and up to twice: a turn that ended just after a look is found at the next.
 const GRACE: Duration = Duration::from_micros(500);
 
 #[derive(Debug, Default)]

@@ -25,7 +25,7 @@ pub use shared::Shared;
 
 /// A connection that a session can run over.
 ///
-/// The halves may block; the session's own two threads wait there (and a writing thread, where writes are bounded). Reads and writes that return `Interrupted`,
+/// The halves may block; the session's own two threads wait there (and threads that read or write a stream, where reads or writes are bounded). Reads and writes that return `Interrupted`,
 /// `WouldBlock` or `TimedOut` are tried again.
 pub trait Transport {
     /// Splits the connection into what the reader thread and the writer thread use, and the control.
@@ -43,7 +43,7 @@ pub type BoundReads = Box<dyn FnMut(Option<Duration>) -> io::Result<()> + Send>;
 /// What a [`Transport`] splits into: see [`Halves::new`].
 #[non_exhaustive]
 pub struct Halves {
-    /// Used by the reader thread alone.
+    /// Used by one thread at a time: the reader thread, or, with `bound_reads`, one that calls [`Stream::read`](crate::Stream).
     pub reader: Box<dyn Read + Send>,
     /// Used by one thread at a time: the writer thread, or, with `bounded_writes`, one that calls [`Stream::write`](crate::Stream). It is dropped when the last byte is written, after
     /// [`Control::finish_write`].
