@@ -15,7 +15,7 @@ use super::complaints::shown;
 use super::{Core, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::cell::{Ended, Notifier, StreamCell};
-use crate::sync::close::{ClosedChannel, Phase};
+use crate::sync::close::Phase;
 use crate::sync::shaper::Order;
 
 impl Core {
@@ -65,7 +65,9 @@ impl Core {
             return;
         }
         let deadline = Instant::now().checked_add(self.env.config.close_timeout);
-        let Some(channel) = self.lifecycle.begin_close(deadline) else { return };
+        if !self.lifecycle.begin_close(deadline) {
+            return;
+        }
         debug!(target: "gmux::session", "session {} is closing", self.number);
         let cause = Arc::new(Error::Closed);
         let mut registry = self.registry.lock();
@@ -79,7 +81,7 @@ impl Core {
             let mut ended = cell.detach(&self.env, &cause);
             notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
         }
-        drop(channel);
+        drop(self.lifecycle.told());
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and finish.
         self.env.budget.open();
         self.env.shaper.order(Order::Finish);
@@ -115,21 +117,21 @@ impl Core {
 
     /// Ends the session, unless it has ended already. Never waits and never joins.
     pub(crate) fn end(&self, error: Error) {
-        if let Some((cause, channel)) = self.lifecycle.end(error) {
-            self.ended(&cause, channel);
+        if let Some(cause) = self.lifecycle.end(error) {
+            self.ended(&cause);
         }
     }
 
     /// The input is over. That ends the session, unless it is closing: then what the writer still has to send goes out, and the last of
     /// the two threads ends the session.
     pub(super) fn end_of_input(&self, error: Error) {
-        if let Some((cause, channel)) = self.lifecycle.end_unless_closing(error) {
-            self.ended(&cause, channel);
+        if let Some(cause) = self.lifecycle.end_unless_closing(error) {
+            self.ended(&cause);
         }
     }
 
     /// Does what an end needs; once, for [`Lifecycle::end`](crate::sync::close::Lifecycle::end) lets one caller alone through.
-    fn ended(&self, cause: &Arc<Error>, channel: ClosedChannel) {
+    fn ended(&self, cause: &Arc<Error>) {
         self.abort();
         self.env.budget.open();
         self.env.shaper.order(Order::Stop);
@@ -141,7 +143,7 @@ impl Core {
             (cell, ended)
         });
         let ended: Vec<_> = ended.collect();
-        drop(channel);
+        drop(self.lifecycle.told());
         timer::forget(self.number);
         let (number, peer) = (self.number, self.peer_text());
         match &**cause {

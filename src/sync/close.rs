@@ -47,6 +47,8 @@ struct State {
     deadline: Option<Instant>,
     /// How the writer thread finished, once it has.
     written: Option<Result<()>>,
+    /// Whether every stream was told of the close or the end.
+    told: bool,
     closed: ClosedChannel,
 }
 
@@ -55,7 +57,7 @@ pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 
 impl Lifecycle {
     pub(crate) fn new() -> Self {
-        let state = State { phase: Phase::Open, cause: None, deadline: None, written: None, closed: None };
+        let state = State { phase: Phase::Open, cause: None, deadline: None, written: None, told: false, closed: None };
         Self { phase: AtomicU8::new(Phase::Open as u8), state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -83,16 +85,23 @@ impl Lifecycle {
         state.cause.get_or_insert_with(|| Arc::clone(cause));
     }
 
-    /// The local close begins; returns the channel to be disconnected when all streams know, if it does so now, for the first time, on a
-    /// session that is open.
-    pub(crate) fn begin_close(&self, deadline: Option<Instant>) -> Option<ClosedChannel> {
+    /// The local close begins; returns whether it does so now, for the first time, on a session that is open. Then
+    /// [`told`](Self::told) follows.
+    pub(crate) fn begin_close(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.state.lock();
-        if state.phase != Phase::Open {
-            return None;
+        let first = state.phase == Phase::Open;
+        if first {
+            self.step(&mut state, Phase::Closing, &Arc::new(Error::Closed));
+            state.deadline = deadline;
         }
-        self.step(&mut state, Phase::Closing, &Arc::new(Error::Closed));
-        state.deadline = deadline;
-        Some(state.closed.take())
+        first
+    }
+
+    /// Every stream knows of the close or the end; returns the channel, to be dropped.
+    pub(crate) fn told(&self) -> ClosedChannel {
+        let mut state = self.state.lock();
+        state.told = true;
+        state.closed.take()
     }
 
     /// The transport takes no more writes; returns whether that is news to an open session.
@@ -106,26 +115,26 @@ impl Lifecycle {
         first
     }
 
-    /// The session ends; returns, to the first caller alone, its cause (`cause`, or what ended it before), and the channel to be
-    /// disconnected when all streams know.
-    pub(crate) fn end(&self, cause: Error) -> Option<(Arc<Error>, ClosedChannel)> {
+    /// The session ends; returns, to the first caller alone, its cause: `cause`, or what ended it before. Then [`told`](Self::told)
+    /// follows.
+    pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
         self.end_if(|phase| phase != Phase::Ended, cause)
     }
 
     /// [`end`](Self::end), unless a local close has begun: then the writer still has something to send, and the session ends when that is
     /// done. One step, since a close may begin at any moment.
-    pub(crate) fn end_unless_closing(&self, cause: Error) -> Option<(Arc<Error>, ClosedChannel)> {
+    pub(crate) fn end_unless_closing(&self, cause: Error) -> Option<Arc<Error>> {
         self.end_if(|phase| phase < Phase::Closing, cause)
     }
 
-    fn end_if(&self, may_end: impl FnOnce(Phase) -> bool, cause: Error) -> Option<(Arc<Error>, ClosedChannel)> {
+    fn end_if(&self, may_end: impl FnOnce(Phase) -> bool, cause: Error) -> Option<Arc<Error>> {
         let mut state = self.state.lock();
         if !may_end(state.phase) {
             return None;
         }
         let cause = Arc::new(cause);
         self.step(&mut state, Phase::Ended, &cause);
-        let result = (state.cause.clone().unwrap_or(cause), state.closed.take());
+        let result = state.cause.clone().unwrap_or(cause);
         drop(state);
         self.changed.notify_all();
         Some(result)
@@ -161,13 +170,13 @@ impl Lifecycle {
         }
     }
 
-    /// A channel that disconnects when the session is closed here, or ends.
+    /// A channel that disconnects when the session is closed here, or ends, and its streams were told.
     pub(crate) fn closed(&self) -> Receiver<()> {
         let mut state = self.state.lock();
-        match state.phase {
-            Phase::Closing | Phase::Ended => disconnected(),
-            Phase::Open | Phase::WriteFailed => state.closed.get_or_insert_with(|| bounded(0)).1.clone(),
+        if state.told {
+            return disconnected();
         }
+        state.closed.get_or_insert_with(|| bounded(0)).1.clone()
     }
 }
 
@@ -197,7 +206,7 @@ mod tests {
         match phase {
             Phase::Open => {}
             Phase::WriteFailed => assert!(life.fail_write(&cut(), None)),
-            Phase::Closing => assert!(life.begin_close(None).is_some()),
+            Phase::Closing => assert!(life.begin_close(None)),
             Phase::Ended => assert!(life.end(Error::GoAway).is_some()),
         }
         life
@@ -224,7 +233,7 @@ mod tests {
 
     #[test]
     fn each_step_is_taken_from_the_phases_before_it_alone() {
-        let closes = PHASES.map(|phase| life_in(phase).begin_close(None).is_some());
+        let closes = PHASES.map(|phase| life_in(phase).begin_close(None));
         assert_eq!(closes, [true, false, false, false]);
         let fails = PHASES.map(|phase| life_in(phase).fail_write(&cut(), None));
         assert_eq!(fails, [true, false, false, false]);
@@ -237,13 +246,13 @@ mod tests {
     #[test]
     fn the_first_cause_stays_and_is_what_an_end_returns() {
         let life = Lifecycle::new();
-        let (cause, _) = life.end(Error::GoAway).unwrap();
+        let cause = life.end(Error::GoAway).unwrap();
         assert!(matches!(*cause, Error::GoAway) && life.is_in(Phase::Ended));
         let life = life_in(Phase::Closing);
-        let (cause, _) = life.end(Error::GoAway).unwrap();
+        let cause = life.end(Error::GoAway).unwrap();
         assert!(matches!(*cause, Error::Closed));
         let life = life_in(Phase::WriteFailed);
-        let (cause, _) = life.end_unless_closing(Error::PeerClosed).unwrap();
+        let cause = life.end_unless_closing(Error::PeerClosed).unwrap();
         assert!(matches!(*cause, Error::Io(_)));
         assert!(life.end(Error::GoAway).is_none());
         assert!(matches!(life.cause().as_deref(), Some(Error::Io(_))));
@@ -263,22 +272,23 @@ mod tests {
     }
 
     #[test]
-    fn the_channel_disconnects_when_the_closer_or_the_ender_lets_go_of_it() {
+    fn the_channel_disconnects_when_the_streams_were_told_and_not_before() {
         let life = Lifecycle::new();
         let (first, second) = (life.closed(), life.closed());
         life.fail_write(&cut(), None);
         assert!(open(&first) && open(&second) && open(&life.closed()), "reads go on");
-        let ended = life.end(Error::PeerClosed).unwrap();
-        assert!(open(&first), "streams are told first");
-        drop(ended);
-        assert!(!open(&first) && !open(&second) && !open(&life.closed()));
+        assert!(life.end(Error::PeerClosed).is_some());
+        let late = life.closed();
+        assert!(open(&first) && open(&late), "streams are told first");
+        drop(life.told());
+        assert!(!open(&first) && !open(&second) && !open(&late) && !open(&life.closed()));
 
         let life = Lifecycle::new();
         let channel = life.closed();
-        let closing = life.begin_close(None).unwrap();
-        assert!(open(&channel) && !open(&life.closed()));
-        drop(closing);
-        assert!(!open(&channel));
+        assert!(life.begin_close(None));
+        assert!(open(&channel) && open(&life.closed()));
+        drop(life.told());
+        assert!(!open(&channel) && !open(&life.closed()));
     }
 
     #[test]
@@ -340,12 +350,12 @@ mod tests {
     #[test]
     fn the_inputs_end_doesnt_end_a_session_that_is_closing() {
         let life = Lifecycle::new();
-        assert!(life.begin_close(None).is_some());
+        assert!(life.begin_close(None));
         assert!(life.end_unless_closing(Error::PeerClosed).is_none());
         assert!(life.is_in(Phase::Closing));
         life.writer_done(Ok(()));
         assert!(life.wait_written().is_ok());
-        assert!(matches!(life.end(Error::Closed), Some((cause, _)) if matches!(*cause, Error::Closed)));
+        assert!(matches!(life.end(Error::Closed), Some(cause) if matches!(*cause, Error::Closed)));
     }
 
     #[test]
@@ -353,7 +363,7 @@ mod tests {
         let life = Lifecycle::new();
         assert!(life.end_unless_closing(Error::PeerClosed).is_some());
         assert!(life.end_unless_closing(Error::Closed).is_none());
-        assert!(life.begin_close(None).is_none());
+        assert!(!life.begin_close(None));
         assert!(life.wait_written().is_ok());
     }
 }

@@ -249,6 +249,7 @@ impl FrameReader {
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<Payload> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
+        debug_assert!(length > INLINE_MAX, "a run of small payloads would be read ahead, where `inline` doesn't look");
         if length == self.run.0 {
             self.run.1 += 1;
         } else {

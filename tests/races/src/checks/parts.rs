@@ -157,7 +157,7 @@ fn lifecycle_ends_once() {
         thread::spawn(move || work(&life, &ends, &closes))
     };
     fn close(life: &Lifecycle, _: &AtomicUsize, closes: &AtomicUsize) {
-        closes.fetch_add(usize::from(life.begin_close(None).is_some()), SeqCst);
+        closes.fetch_add(usize::from(life.begin_close(None)), SeqCst);
         drop(life.wait_written());
         assert!(life.cause().is_some());
     }
@@ -192,9 +192,15 @@ fn lifecycle_channel() {
     });
     let closer = thread::spawn({
         let life = Arc::clone(&life);
-        move || drop(life.begin_close(None))
+        move || {
+            if life.begin_close(None) {
+                drop(life.told());
+            }
+        }
     });
-    drop(life.end(Error::PeerClosed));
+    if life.end(Error::PeerClosed).is_some() {
+        drop(life.told());
+    }
     closer.join().unwrap();
     for watcher in watchers {
         watcher.join().unwrap();
