@@ -132,8 +132,7 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                 assert_eq!(stream.name(), i.to_string());
                 started(move || -> Result<Vec<u8>, Error> {
                     stream.write_all(&back(i))?;
-                    stream.shutdown(Shutdown::Write)?;
-                    let mut got = Vec::new();
+                    let mut got = Vec::new(); // FIN only after it: to a writer without credit it may mean that nobody reads any more
                     stream.read_to_end(&mut got)?;
                     Ok(got)
                 })
