@@ -293,22 +293,24 @@ mod tests {
 
     #[test]
     fn what_a_close_reports() {
-        // The writer's own word comes first.
-        let life = life_in(Phase::Closing);
-        life.writer_done(Ok(()));
-        life.writer_done(Err(Error::GoAway));
-        let _ = life.end(Error::Timeout);
-        assert!(life.wait_written().is_ok());
-        let life = life_in(Phase::Closing);
-        life.writer_done(Err(Error::GoAway));
-        assert!(matches!(life.wait_written(), Err(Error::GoAway)));
-        // Ended before it was written: that took too long.
-        let life = life_in(Phase::Closing);
-        let _ = life.end(Error::Timeout);
-        assert!(matches!(life.wait_written(), Err(Error::Timeout)));
-        // Something else ended it.
-        assert!(matches!(life_in(Phase::Ended).wait_written(), Err(Error::GoAway)));
-        assert!(matches!(life_in(Phase::WriteFailed).wait_written(), Err(Error::Io(_))));
+        watched(|| {
+            // The writer's own word comes first.
+            let life = life_in(Phase::Closing);
+            life.writer_done(Ok(()));
+            life.writer_done(Err(Error::GoAway));
+            let _ = life.end(Error::Timeout);
+            assert!(life.wait_written().is_ok());
+            let life = life_in(Phase::Closing);
+            life.writer_done(Err(Error::GoAway));
+            assert!(matches!(life.wait_written(), Err(Error::GoAway)));
+            // Ended before it was written: that took too long.
+            let life = life_in(Phase::Closing);
+            let _ = life.end(Error::Timeout);
+            assert!(matches!(life.wait_written(), Err(Error::Timeout)));
+            // Something else ended it.
+            assert!(matches!(life_in(Phase::Ended).wait_written(), Err(Error::GoAway)));
+            assert!(matches!(life_in(Phase::WriteFailed).wait_written(), Err(Error::Io(_))));
+        });
     }
 
     #[test]

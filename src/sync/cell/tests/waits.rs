@@ -241,7 +241,7 @@ fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.cell.peer_fin(bench.start));
         let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
-        assert_eq!(bench.send_data(), 10);
+        assert!(bench.send_data() >= 10);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
         // There is none, and the peer hasn't finished.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(short)));
