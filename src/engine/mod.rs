@@ -63,7 +63,9 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<(
         OURS.set(true);
         run();
     };
-    thread::Builder::new().name(name).spawn(body).map(drop)
+    let started = thread::Builder::new().name(name.clone()).spawn(body);
+    // The system says "try again" (`WouldBlock`), which is no answer to somebody who wants a session.
+    started.map(drop).map_err(|error| std::io::Error::other(format!("no thread could be had for {name}: {error}")))
 }
 
 /// What a session's handles and threads share.
