@@ -17,14 +17,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::{Config, Error, Session, Stream};
 use support::census::{Census, Counting, Margin};
 use support::links::{Any, over_narrow_pipes};
-use support::{Pattern, test_for, until};
+use support::{Pattern, test_for, threads, until};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -32,8 +32,9 @@ static ALLOCATOR: Counting = Counting;
 /// One test at a time: what is measured is the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+fn alone(name: &str, body: impl FnOnce()) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    test_for(name, if full() { WATCHDOG } else { SHORT_WATCHDOG }, body);
 }
 
 fn full() -> bool {
@@ -46,10 +47,6 @@ const SHORT_WATCHDOG: Duration = Duration::from_secs(120);
 
 /// No call may take longer. The workers' threads get this much of the machine, at least.
 const STUCK: Duration = Duration::from_secs(300);
-
-fn watchdog() -> Duration {
-    if full() { WATCHDOG } else { SHORT_WATCHDOG }
-}
 
 /// By how much the process may have grown. Blocks: what a session leaves behind is a dozen or more, so one session in the whole run is seen. Buffers: the
 /// pool keeps what the busiest moment needed, and no two rounds have the same; it is a few hundred at once. Resident memory: what the allocator keeps of
@@ -153,6 +150,13 @@ struct Tally {
 }
 
 static TALLY: LazyLock<Tally> = LazyLock::new(Tally::default);
+
+impl Tally {
+    fn reset(&self) {
+        let all = [&self.connections, &self.aborted, &self.streams, &self.bytes, &self.timeouts, &self.dropped];
+        all.iter().for_each(|count| count.store(0, Relaxed));
+    }
+}
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -373,6 +377,7 @@ const WORKERS: u64 = 6;
 
 /// Runs connections with seeds `from..to`, and waits for the last thread's end.
 fn round(from: u64, to: u64, streams: u64) -> Census {
+    let all = threads().len();
     thread::scope(|scope| {
         for worker in 0..WORKERS {
             scope.spawn(move || {
@@ -383,7 +388,7 @@ fn round(from: u64, to: u64, streams: u64) -> Census {
             });
         }
     });
-    Census::settled()
+    Census::settled(all)
 }
 
 fn first_seed() -> u64 {
@@ -392,10 +397,10 @@ fn first_seed() -> u64 {
 
 #[test]
 fn many_sessions_and_streams_leave_nothing_behind() {
-    test_for("many_sessions_and_streams_leave_nothing_behind", watchdog(), || {
-        let _alone = alone();
+    alone("many_sessions_and_streams_leave_nothing_behind", || {
         let (connections, rounds, streams) = if full() { (100_000, 20, 72) } else { (120, 4, 40) };
         LazyLock::force(&PATTERN);
+        TALLY.reset();
         let (began, first) = (Instant::now(), Census::now());
         println!("before anything: {first}");
         let mut base: Option<Census> = None;
@@ -413,12 +418,11 @@ fn many_sessions_and_streams_leave_nothing_behind() {
 
 #[test]
 fn a_session_forgets_its_streams() {
-    test_for("a_session_forgets_its_streams", watchdog(), || {
-        let _alone = alone();
+    alone("a_session_forgets_its_streams", || {
         let (streams, rounds) = if full() { (1_600_000, 8) } else { (2000, 4) };
         LazyLock::force(&PATTERN);
         for version in [1, 2] {
-            let began = Instant::now();
+            let (began, all) = (Instant::now(), threads().len());
             let (a, b) = UnixStream::pair().unwrap();
             let config = config(version);
             let sessions = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
@@ -463,8 +467,7 @@ fn a_session_forgets_its_streams() {
                 census.assert_back_to(base.get_or_insert(census), Margin { blocks: 100, ..MARGIN });
             }
             drop(sessions);
-            let census = Census::settled();
-            assert_eq!(census.threads, 0);
+            Census::settled(all);
         }
     });
 }
@@ -476,12 +479,12 @@ const PERIOD: usize = 499_979;
 
 #[test]
 fn one_stream_carries_more_than_its_counters_hold() {
-    test_for("one_stream_carries_more_than_its_counters_hold", watchdog(), || {
-        let _alone = alone();
+    alone("one_stream_carries_more_than_its_counters_hold", || {
         let total: u64 = if full() { (1 << 32) + (300 << 20) + 1 } else { (48 << 20) + 1 };
         let data = &PATTERN[..PERIOD];
         for version in [1, 2] {
-            let (began, before) = (Instant::now(), Census::settled());
+            let all = threads().len();
+            let (began, before) = (Instant::now(), Census::settled(all));
             let (client, server) = support::pair(Config::new().version(version));
             let mut out = client.open("long").unwrap();
             let mut inn = server.accept().unwrap();
@@ -520,7 +523,7 @@ fn one_stream_carries_more_than_its_counters_hold() {
             client.close().unwrap();
             server.close().unwrap();
             drop((client, server));
-            let census = Census::settled();
+            let census = Census::settled(all);
             println!(
                 "version {version}: {total} bytes on one stream in {:.1} s; {census}",
                 began.elapsed().as_secs_f64()

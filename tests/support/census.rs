@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use super::{gmux_threads, until};
+use super::{gmux_threads, threads, until};
 
 /// Counts what is live; everything is the system's allocator's.
 pub struct Counting;
@@ -83,9 +83,10 @@ impl Census {
         }
     }
 
-    /// Waits until gmux's threads are gone, as after the last session's end; the watchdog bounds it.
-    pub fn settled() -> Self {
-        until(|| gmux_threads().is_empty());
+    /// Waits until gmux's threads are gone, as after the last session's end, and the process has no more than `all` threads, as it had
+    /// before the first: a thread that has only just begun hasn't got its name yet. The watchdog bounds it.
+    pub fn settled(all: usize) -> Self {
+        until(|| gmux_threads().is_empty() && threads().len() <= all);
         Self::now()
     }
 

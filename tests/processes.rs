@@ -1,0 +1,505 @@
+//! Faults as they happen between processes: the other one is killed, or stopped, the link is cut, nobody reads, threads or descriptors
+//! run out. And afterwards this process is as it was before.
+//!
+//! The other process is this executable, at its test `the_child`. Tests run one at a time, for what is measured is the process. Where the
+//! system doesn't allow what a test needs, it says so on the terminal (`LEFT OUT: …`). `GMUX_FULL` repeats what the small run does once.
+#![cfg(target_os = "linux")]
+
+#[path = "processes/child.rs"]
+mod child;
+#[path = "processes/host.rs"]
+mod host;
+mod support;
+#[path = "processes/traffic.rs"]
+mod traffic;
+
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use gmux::{Config, Error, Session, Stream};
+use host::{Peer, left_out, run, run_as};
+use support::blocked::{Blocked, blocked, started};
+use support::census::{Census, Counting, Margin};
+use support::links::{Any, assert_lost};
+use support::test_for;
+use traffic::Moved;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// By how much this process may have grown: what the harness writes down of the tests, and what the pool keeps. A session that is left
+/// behind is more than a dozen blocks, and each test makes several.
+const MARGIN: Margin = Margin { resident: 48 << 20, blocks: 20, pooled: 24 << 20 };
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A test of this file: what it measures is the process, so no other runs meanwhile.
+fn alone(name: &str, body: impl FnOnce()) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    test_for(name, LIMIT, body);
+}
+
+/// Runs a scenario once to warm up, then so many times, and compares what the process holds before and after.
+fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
+    let all = support::threads().len();
+    scenario(0);
+    let before = Census::settled(all);
+    for k in 1..=times {
+        scenario(k);
+    }
+    let after = Census::settled(all);
+    println!("before: {before}\nafter:  {after}");
+    after.assert_back_to(&before, MARGIN);
+}
+
+/// So often in the small run, or so often in the full one.
+fn times(small: usize, full: usize) -> usize {
+    if std::env::var_os("GMUX_FULL").is_some() { full } else { small }
+}
+
+const LIMIT: Duration = Duration::from_secs(900);
+
+#[test]
+#[ignore = "the other process of these tests"]
+fn the_child() {
+    test_for("the_child", LIMIT, child::run);
+}
+
+// ---- this end of a conversation ----------------------------------------------------------------------------------------
+
+/// This end: a session with a child at the other, and data on its way in both directions.
+struct Talk {
+    peer: Peer,
+    session: Session,
+    stream: Stream,
+    moved: Arc<Moved>,
+    write: Blocked<std::io::Error>,
+    read: Option<Blocked<std::io::Error>>,
+    accept: Blocked<Error>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    Yes,
+    No,
+}
+
+/// What the two ends agree on.
+struct Terms<'a> {
+    /// The child's role.
+    role: &'a str,
+    version: &'a str,
+    /// The keepalive timeout and the close timeout, in milliseconds.
+    keepalive: &'a str,
+    close: &'a str,
+    reads: Reads,
+}
+
+const PATIENT: &str = "600000";
+
+impl Talk {
+    /// Over a connection from a child that `start` starts with the part it is given.
+    fn begin(addr: &str, accept: impl FnOnce() -> Any, start: impl FnOnce(&str) -> Peer, terms: &Terms<'_>) -> Self {
+        let Terms { role, version, keepalive, close, reads } = *terms;
+        let deaf = if reads == Reads::No { "deaf-" } else { "" };
+        let peer = start(&format!("talk {addr} {deaf}{role} {version} {keepalive} {close}"));
+        let our_role = if role == "client" { "server" } else { "client" };
+        let session = child::session(accept(), our_role, child::config(version, keepalive, close));
+        let stream = session.accept().unwrap();
+        let moved = Arc::new(Moved::default());
+        let (ours, count) = (stream.clone(), Arc::clone(&moved));
+        let write = started(move || traffic::send(&ours, &count));
+        let read = (reads == Reads::Yes).then(|| {
+            let (ours, count) = (stream.clone(), Arc::clone(&moved));
+            started(move || traffic::check(&ours, &count))
+        });
+        let acceptor = session.clone();
+        let accept = blocked(move || acceptor.accept().unwrap_err());
+        Self { peer, session, stream, moved, write, read, accept }
+    }
+
+    fn over_tcp(terms: &Terms<'_>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        Self::begin(&addr, || Any::new(listener.accept().unwrap().0), Peer::start, terms)
+    }
+
+    fn over_unix(terms: &Terms<'_>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        Self::begin(path.to_str().unwrap(), || Any::new(listener.accept().unwrap().0), Peer::start, terms)
+    }
+
+    /// Data moves in both directions, at both ends.
+    fn wait_until_moving(&mut self) {
+        self.moved.wait_for(1 << 20);
+        assert_eq!(self.peer.ask("moving"), "moving");
+        self.moved.wait_for(1 << 20);
+    }
+
+    /// Every call fails, with what `check` wants, and so does everything later.
+    fn assert_over(self, check: impl Fn(Error)) -> Peer {
+        check(self.write.join().into());
+        if let Some(read) = self.read {
+            check(read.join().into());
+        }
+        check(self.accept.join());
+        assert!(self.session.closed().recv().is_err());
+        check(self.session.close_reason().unwrap());
+        check(self.session.open("late").unwrap_err());
+        support::until(|| self.session.num_streams() == 0); // a close goes on in the background
+        drop((self.stream, self.session));
+        self.peer
+    }
+}
+
+fn lost(error: Error) {
+    assert_lost(error.into());
+}
+
+fn silent(error: Error) {
+    assert!(matches!(error, Error::KeepaliveTimeout(_)), "{error:?}");
+}
+
+// ---- a process dies ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_peer_killed_in_mid_transfer_is_an_error_everywhere_and_leaves_nothing() {
+    alone("a_peer_killed_in_mid_transfer_is_an_error_everywhere_and_leaves_nothing", || {
+        leaves_nothing(times(8, 200), |k| {
+            let terms = Terms {
+                role: if k & 1 == 0 { "client" } else { "server" },
+                version: if k & 2 == 0 { "1" } else { "2" },
+                keepalive: PATIENT,
+                close: PATIENT,
+                reads: Reads::Yes,
+            };
+            let mut talk = if k & 4 == 0 { Talk::over_tcp(&terms) } else { Talk::over_unix(&terms) };
+            talk.wait_until_moving();
+            // The calls have to fail by what the system says of the connection; keepalive would take ten minutes.
+            talk.peer.signal("KILL");
+            talk.assert_over(lost).kill();
+        });
+    });
+}
+
+// ---- a process stands still ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
+    alone("a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error", || {
+        leaves_nothing(times(1, 10), |k| {
+            let version = if k & 1 == 0 { "1" } else { "2" };
+            let terms = Terms { role: "client", version, keepalive: "1200", close: PATIENT, reads: Reads::Yes };
+            let mut talk = Talk::over_tcp(&terms);
+            talk.wait_until_moving();
+            talk.peer.signal("STOP");
+            let mut peer = talk.assert_over(silent);
+            // What it has missed. Its own clock went on, so it may find first that nothing came for too long.
+            peer.signal("CONT");
+            let ended = peer.ask("ended");
+            let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"].iter().any(|known| ended.contains(known));
+            assert!(known && !ended.contains("PeerClosed"), "{ended}");
+            assert_eq!(peer.answer(), "0", "threads of the child's");
+            peer.end();
+        });
+    });
+}
+
+// ---- the link is cut -----------------------------------------------------------------------------------------------------
+
+/// A network namespace, joined to this one by a link.
+struct Net {
+    name: String,
+    link: String,
+    ours: String,
+}
+
+impl Net {
+    fn new() -> Result<Self, String> {
+        let number = process::id();
+        let (name, link) = (format!("gmux-{number}"), format!("gm{number}"));
+        let (third, fourth) = (number / 64 % 256, number % 64 * 4);
+        let [ours, theirs] = [1, 2].map(|host| format!("198.18.{third}.{}", fourth + host));
+        run("ip", &["netns", "add", &name])?;
+        let net = Self { name, link, ours }; // from here on there is something to remove
+        let (name, link, far) = (&*net.name, &*net.link, &*format!("{}b", net.link));
+        run("ip", &["link", "add", link, "type", "veth", "peer", "name", far, "netns", name])?;
+        run("ip", &["addr", "add", &format!("{}/30", net.ours), "dev", link])?;
+        run("ip", &["link", "set", link, "up"])?;
+        run("ip", &["-n", name, "addr", "add", &format!("{theirs}/30"), "dev", far])?;
+        run("ip", &["-n", name, "link", "set", far, "up"])?;
+        Ok(net)
+    }
+
+    fn cut(&self) {
+        run("ip", &["link", "set", &self.link, "down"]).unwrap();
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let _ = run("ip", &["link", "del", &self.link]); // where it didn't come so far
+        let _ = run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+#[test]
+fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
+    const NAME: &str = "a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive";
+    alone(NAME, || {
+        if let Err(why) = Net::new() {
+            return left_out(NAME, &format!("no network namespace: {why}"));
+        }
+        leaves_nothing(times(1, 10), |k| {
+            let net = Net::new().unwrap();
+            let listener = TcpListener::bind((&*net.ours, 0)).unwrap();
+            let addr = listener.local_addr().unwrap().to_string();
+            let version = if k & 1 == 0 { "1" } else { "2" };
+            let terms = Terms { role: "client", version, keepalive: "1200", close: PATIENT, reads: Reads::Yes };
+            let start = |part: &str| Peer::start_in(&["ip", "netns", "exec", &net.name], part);
+            let mut talk = Talk::begin(&addr, || Any::new(listener.accept().unwrap().0), start, &terms);
+            talk.wait_until_moving();
+            net.cut();
+            talk.write.assert_asleep();
+            let mut peer = talk.assert_over(silent);
+            let ended = peer.ask("ended");
+            assert!(ended.starts_with("Some(KeepaliveTimeout"), "{ended}");
+            assert_eq!(peer.answer(), "0", "threads of the child's");
+            peer.end();
+        });
+    });
+}
+
+// ---- nobody reads --------------------------------------------------------------------------------------------------------
+
+/// Both directions are full, to the last buffer of the system, and both ends' writers blocked.
+fn full_both_ways(version: &str, close: &str) -> Talk {
+    let mut talk = Talk::over_tcp(&Terms { role: "client", version, keepalive: PATIENT, close, reads: Reads::No });
+    talk.moved.wait_until_stuck(&talk.session);
+    assert_eq!(talk.peer.ask("full"), "full");
+    talk.moved.wait_until_stuck(&talk.session);
+    talk.write.assert_asleep();
+    talk
+}
+
+#[test]
+fn with_both_directions_full_a_close_is_bounded_and_says_what_was_lost() {
+    alone("with_both_directions_full_a_close_is_bounded_and_says_what_was_lost", || {
+        leaves_nothing(times(1, 10), |_| {
+            let talk = full_both_ways("1", "300");
+            assert!(talk.session.stats().receive_pauses > 0);
+            // The child still doesn't read, so what was accepted can't go out.
+            assert!(matches!(talk.session.close(), Err(Error::Timeout)));
+            let mut peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            let ended = peer.ask("ended");
+            assert!(ended.contains("Io(") || ended.contains("ConnectionLost"), "{ended}");
+            assert_eq!(peer.answer(), "0", "threads of the child's");
+            peer.end();
+        });
+    });
+}
+
+#[test]
+fn with_both_directions_full_the_last_drop_is_bounded() {
+    alone("with_both_directions_full_the_last_drop_is_bounded", || {
+        leaves_nothing(times(1, 10), |_| {
+            let Talk { mut peer, session, stream, write, accept, .. } = full_both_ways("1", "300");
+            // The calls that are blocked have handles: they are told to stop first, but for the one that drops the last.
+            session.set_deadline(Some(std::time::Instant::now()));
+            assert!(matches!(accept.join(), Error::Timeout));
+            stream.set_write_deadline(Some(std::time::Instant::now()));
+            assert_eq!(write.join().kind(), ErrorKind::TimedOut);
+            drop(session);
+            drop(stream); // waits as `close` does
+            let ended = peer.ask("ended");
+            assert!(ended.contains("Io(") || ended.contains("ConnectionLost"), "{ended}");
+            assert_eq!(peer.answer(), "0", "threads of the child's");
+            peer.end();
+        });
+    });
+}
+
+#[test]
+fn with_both_directions_full_two_closes_at_once_lose_nothing() {
+    alone("with_both_directions_full_two_closes_at_once_lose_nothing", || {
+        leaves_nothing(times(1, 20), |k| {
+            let mut talk = full_both_ways(if k & 1 == 0 { "1" } else { "2" }, PATIENT);
+            // Each throws away what comes, so that what the other has accepted can go out.
+            talk.peer.tell("close");
+            talk.session.close().unwrap();
+            assert_eq!(talk.peer.answer(), "Ok");
+            let mut peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            let ended = peer.ask("ended");
+            assert!(ended.starts_with("Some(Closed)"), "{ended}");
+            assert_eq!(peer.answer(), "0", "threads of the child's");
+            peer.end();
+        });
+    });
+}
+
+// ---- threads or descriptors run out ----------------------------------------------------------------------------------------
+
+/// A child that makes sessions while something is scarce; its connections, in the order in which it uses them.
+struct Crowd {
+    peer: Peer,
+    /// The user that it runs as, if it isn't ours.
+    user: Option<u32>,
+    ours: std::vec::IntoIter<TcpStream>,
+    /// Sessions at this end, which echo.
+    echoing: Vec<thread::JoinHandle<()>>,
+    /// For what connects later.
+    _listener: TcpListener,
+}
+
+impl Crowd {
+    fn start(user: Option<u32>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let part = format!("crowd {}", listener.local_addr().unwrap());
+        let peer = user.map_or_else(|| Peer::start(&part), |user| Peer::start_as(user, &part));
+        let ours: Vec<TcpStream> = (0..9).map(|_| listener.accept().unwrap().0).collect();
+        Self { peer, user, ours: ours.into_iter(), echoing: Vec::new(), _listener: listener }
+    }
+
+    /// Sets a limit of the child's, the soft one. Its own user may do that, root not everywhere.
+    fn limit(&self, what: &str, to: usize) {
+        run_as(self.user, "prlimit", &["--pid", &self.peer.id().to_string(), &format!("--{what}={to}:")]).unwrap();
+    }
+
+    /// Its threads, and what it holds.
+    fn count(&mut self) -> (usize, String) {
+        let text = self.peer.ask("count");
+        let (threads, census) = text.split_once(' ').unwrap();
+        (threads.parse().unwrap(), census.to_owned())
+    }
+
+    /// It makes a session, and that works.
+    fn succeeds(&mut self) {
+        let ours = self.ours.next().unwrap();
+        self.echoing.push(thread::spawn(move || {
+            let session = Session::server(ours, Config::new()).unwrap();
+            let mut echoes = Vec::new();
+            for stream in session.incoming() {
+                let stream = stream.unwrap();
+                echoes.push(thread::spawn(move || drop(child::echo(stream))));
+            }
+            echoes.into_iter().for_each(|echo| echo.join().unwrap());
+        }));
+        assert_eq!(self.peer.ask("try"), "Ok");
+    }
+
+    /// It can't make one, says why, and the connection ends.
+    fn fails(&mut self) {
+        let mut ours = self.ours.next().unwrap();
+        let text = self.peer.ask("try");
+        assert!(text.contains("thread") && text.contains("Resource temporarily unavailable"), "{text}");
+        assert!(!text.starts_with("WouldBlock") && !text.starts_with("Interrupted"), "{text}");
+        let mut rest = Vec::new();
+        match ours.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+
+    fn end(mut self) {
+        assert_eq!(self.peer.ask("close"), "closed");
+        self.echoing.drain(..).for_each(|echoing| echoing.join().unwrap());
+        self.peer.end();
+    }
+}
+
+/// More threads than the child has, and less than systems allow.
+const PLENTY: usize = 1000;
+
+/// Descriptors in the text of a census, and blocks.
+fn descriptors_and_blocks(census: &str) -> (i64, i64) {
+    let number = |what: &str| {
+        let words: Vec<&str> = census.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+        let at = words.iter().position(|word| *word == what).unwrap();
+        words[at - 1].parse().unwrap()
+    };
+    (number("descriptors"), number("allocations"))
+}
+
+#[test]
+fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
+    const NAME: &str = "without_threads_no_session_starts_nothing_stays_behind_and_later_one_does";
+    alone(NAME, || {
+        // The limit counts a user's threads, and doesn't bind root: the child is a user that has no others.
+        if let Err(why) = run("sh", &["-c", "test $(id -u) = 0 || { echo not root >&2; exit 1; }"]) {
+            return left_out(NAME, &format!("the child needs a user of its own: {why}"));
+        }
+        if let Err(why) = run("prlimit", &["--version"]) {
+            return left_out(NAME, &why);
+        }
+        let mut crowd = Crowd::start(Some(60_000 + process::id() % 5000));
+        // Once in full, so that what is made once is there.
+        crowd.succeeds();
+        assert_eq!(crowd.peer.ask("echo"), "1");
+        assert_eq!(crowd.peer.ask("close"), "closed");
+        crowd.peer.ask("settle");
+
+        // With no thread to be had; with one (the timer's); with two (the reader's too).
+        let (threads, census) = crowd.count();
+        let before = descriptors_and_blocks(&census);
+        for (k, more) in [0, 1, 2].into_iter().enumerate() {
+            crowd.limit("nproc", threads + more);
+            crowd.fails();
+            let after = descriptors_and_blocks(&crowd.peer.ask("settle"));
+            println!("{more} threads: {before:?}, then {after:?} descriptors and allocations");
+            assert_eq!(after.0, before.0 - k as i64 - 1, "the connection, and no other descriptor, is gone");
+            assert!(after.1 <= before.1 + 10, "{after:?} after {before:?}");
+        }
+
+        // The same beside a session, whose threads aren't hurt.
+        crowd.limit("nproc", PLENTY);
+        crowd.succeeds();
+        assert_eq!(crowd.peer.ask("echo"), "1");
+        let (threads, _) = crowd.count();
+        for more in [0, 1] {
+            crowd.limit("nproc", threads + more);
+            crowd.fails();
+            assert_eq!(crowd.peer.ask("echo"), "1");
+            support::until(|| crowd.count().0 == threads);
+        }
+
+        // And when there is room again.
+        crowd.limit("nproc", PLENTY);
+        crowd.succeeds();
+        assert_eq!(crowd.peer.ask("echo"), "2");
+        crowd.end();
+    });
+}
+
+#[test]
+fn a_session_needs_no_descriptor_but_its_transports() {
+    const NAME: &str = "a_session_needs_no_descriptor_but_its_transports";
+    alone(NAME, || {
+        if let Err(why) = run("prlimit", &["--version"]) {
+            return left_out(NAME, &why);
+        }
+        let mut crowd = Crowd::start(None);
+        crowd.succeeds();
+        assert_eq!(crowd.peer.ask("echo"), "1");
+        let before = descriptors_and_blocks(&crowd.count().1).0;
+        crowd.limit("nofile", 64);
+        let hoarded = crowd.peer.ask("hoard");
+        assert!(hoarded.contains("Too many open files"), "{hoarded}");
+        // What needs one says so; a session over a connection that is there needs none, and works.
+        let refused = crowd.peer.ask("connect");
+        assert!(refused.contains("Too many open files"), "{refused}");
+        crowd.succeeds();
+        assert_eq!(crowd.peer.ask("echo"), "2");
+        assert_eq!(crowd.peer.ask("close"), "closed");
+        assert_eq!(crowd.peer.ask("unhoard"), "free");
+        let after = descriptors_and_blocks(&crowd.peer.ask("settle")).0;
+        assert_eq!(after, before - 2, "both sessions' connections, and no other descriptor, are gone");
+        crowd.end();
+    });
+}

@@ -1,0 +1,173 @@
+//! The other process: what it does when told so. Commands come by its standard input, a line each; answers go out as lines that begin with
+//! [`MARK`], since the test harness writes there too.
+
+use std::env;
+use std::io::{self, BufRead, Read, Write, stdin, stdout};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use gmux::{Config, Error, Session, Stream};
+
+use super::support::census::Census;
+use super::support::links::Any;
+use super::support::threads;
+use super::traffic::{self, Moved};
+
+/// What its answers begin with.
+pub const MARK: &str = "@@ ";
+
+/// The variable with its part: [`run`] has them.
+pub const PART: &str = "GMUX_PROCESS_PART";
+
+fn say(text: impl std::fmt::Display) {
+    let mut out = stdout().lock();
+    writeln!(out, "{MARK}{text}").unwrap();
+    out.flush().unwrap();
+}
+
+fn commands() -> impl Iterator<Item = String> {
+    stdin().lock().lines().map(Result::unwrap)
+}
+
+/// The child's body; nothing if this is no child.
+pub fn run() {
+    let Ok(part) = env::var(PART) else { return };
+    let words: Vec<&str> = part.split(' ').collect();
+    match words[..] {
+        ["talk", addr, role, version, keepalive, close] => talk(addr, role, config(version, keepalive, close)),
+        ["crowd", addr] => crowd(addr),
+        _ => panic!("{part}"),
+    }
+}
+
+/// The timeouts of keepalive and close are in milliseconds.
+pub fn config(version: &str, keepalive: &str, close: &str) -> Config {
+    let timeout = Duration::from_millis(keepalive.parse().unwrap());
+    Config::new()
+        .version(version.parse().unwrap())
+        .keepalive_interval(timeout / 10)
+        .keepalive_timeout(timeout)
+        .close_timeout(Duration::from_millis(close.parse().unwrap()))
+}
+
+fn connect(addr: &str) -> Any {
+    if addr.starts_with('/') {
+        Any::new(UnixStream::connect(addr).unwrap())
+    } else {
+        Any::new(TcpStream::connect(addr).unwrap())
+    }
+}
+
+/// What a session is for `role`.
+pub fn session(transport: Any, role: &str, config: Config) -> Session {
+    match role {
+        "client" => Session::client(transport, config).unwrap(),
+        _ => Session::server(transport, config).unwrap(),
+    }
+}
+
+/// Sends without end on a stream that it opens, and, unless told `deaf`, reads what comes on it.
+fn talk(addr: &str, role: &str, config: Config) {
+    let all = threads().len();
+    let role_only = role.trim_start_matches("deaf-");
+    let session = session(connect(addr), role_only, config);
+    let stream = session.open("both ways").unwrap();
+    let moved = Moved::default();
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| traffic::send(&stream, &moved));
+        let reading = scope.spawn(|| if role == role_only { Some(traffic::check(&stream, &moved)) } else { None });
+        for command in commands() {
+            match &*command {
+                "moving" => {
+                    moved.wait_for(1 << 20);
+                    say("moving");
+                }
+                "full" => {
+                    moved.wait_until_stuck(&session);
+                    say("full");
+                }
+                "close" => say(outcome(session.close())),
+                "ended" => {
+                    let _ = session.closed().recv(); // it disconnects
+                    let (write, read) = (writing.join().unwrap(), reading.join().unwrap());
+                    say(format!("{:?} | {:?} | {:?}", session.close_reason(), write.kind(), read.map(|e| e.kind())));
+                    break;
+                }
+                other => panic!("{other}"),
+            }
+        }
+    });
+    drop((stream, session));
+    say(Census::settled(all).threads);
+}
+
+fn outcome(result: Result<(), Error>) -> String {
+    result.map_or_else(|error| format!("{error:?}"), |()| "Ok".to_owned())
+}
+
+/// Makes sessions while threads or descriptors are scarce, over connections that it has beforehand, and says how it went.
+fn crowd(addr: &str) {
+    let all = threads().len();
+    let mut connections: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    connections.reverse();
+    let mut sessions: Vec<(Session, Stream)> = Vec::new();
+    let mut hoard: Vec<TcpStream> = Vec::new();
+    let spare = TcpStream::connect(addr).unwrap();
+    for command in commands() {
+        match &*command {
+            "count" => say(format!("{} {}", threads().len(), Census::now())),
+            "settle" => say(Census::settled(all)),
+            "try" => match Session::client(connections.pop().unwrap(), Config::new()) {
+                Ok(session) => {
+                    let stream = session.open("crowded").unwrap();
+                    sessions.push((session, stream));
+                    say("Ok");
+                }
+                Err(error) => say(format!("{:?} {error}", error.kind())),
+            },
+            // A byte there and back on every session.
+            "echo" => {
+                for (_, stream) in &mut sessions {
+                    stream.write_all(&[7]).unwrap();
+                    let mut back = [0];
+                    stream.read_exact(&mut back).unwrap();
+                    assert_eq!(back, [7]);
+                }
+                say(sessions.len());
+            }
+            "close" => {
+                for (session, stream) in sessions.drain(..) {
+                    drop(stream);
+                    session.close().unwrap();
+                }
+                say("closed");
+            }
+            "hoard" => {
+                let error = loop {
+                    match spare.try_clone() {
+                        Ok(same) => hoard.push(same),
+                        Err(error) => break error,
+                    }
+                };
+                say(format!("{} {error}", hoard.len()));
+            }
+            "connect" => say(TcpStream::connect(addr).map(drop).map_err(|error| error.to_string()).unwrap_err()),
+            "unhoard" => {
+                hoard = Vec::new();
+                say("free");
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// For those who read a stream by hand.
+pub fn echo(mut stream: Stream) -> io::Result<()> {
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 {
+        stream.write_all(&byte)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The test's side of a child process: this test's executable, started with a part to play.
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use super::child::{MARK, PART};
+
+/// A process of our own. It doesn't outlive its test.
+pub struct Peer {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    pub fn start(part: &str) -> Self {
+        Self::with(Command::new(env::current_exe().unwrap()), part)
+    }
+
+    /// As another user: the executable is found by the process itself, whose folder the user may not enter.
+    pub fn start_as(user: u32, part: &str) -> Self {
+        let mut command = Command::new("/proc/self/exe");
+        command.uid(user).gid(user);
+        Self::with(command, part)
+    }
+
+    /// `program arguments...` runs the executable, which is its last argument.
+    pub fn start_in(program: &[&str], part: &str) -> Self {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(env::current_exe().unwrap());
+        Self::with(command, part)
+    }
+
+    fn with(mut command: Command, part: &str) -> Self {
+        let mut child = command
+            .args(["--exact", "the_child", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(PART, part)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, input, output }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{command}").unwrap();
+    }
+
+    pub fn answer(&mut self) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "the child is dead: {:?}", self.child.wait());
+            if let Some((_, answer)) = line.split_once(MARK) {
+                return answer.trim_end().to_owned();
+            }
+        }
+    }
+
+    pub fn ask(&mut self, command: &str) -> String {
+        self.tell(command);
+        self.answer()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        run("sh", &["-c", &format!("kill -{name} {}", self.id())]).unwrap();
+    }
+
+    /// Its end: by itself, and a good one.
+    pub fn end(mut self) {
+        drop(self.input.take());
+        assert!(self.child.wait().unwrap().success(), "the child ended badly");
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it has ended already, if all went well
+        let _ = self.child.wait();
+    }
+}
+
+/// Says on the terminal, past the harness, that a test did nothing.
+pub fn left_out(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "\nLEFT OUT: {test}: {why}");
+}
+
+/// Runs a command to its end; what it complained of, if it failed.
+pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    run_as(None, program, arguments)
+}
+
+/// The same as another user.
+pub fn run_as(user: Option<u32>, program: &str, arguments: &[&str]) -> Result<(), String> {
+    let mut command = Command::new(program);
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    match command.args(arguments).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(format!("{program}: {error}")),
+    }
+}

@@ -1,0 +1,76 @@
+//! Data without end in both directions, verified, and a look at how far it is.
+
+use std::io::{self, Read, Write};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use gmux::{Session, Stream};
+
+use super::support::{Pattern, until};
+
+/// What is sent repeats after so many bytes.
+const PERIOD: usize = 499_979;
+static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| Pattern::bytes(33, PERIOD));
+
+/// How much has moved, in bytes.
+#[derive(Default)]
+pub struct Moved {
+    sent: AtomicU64,
+    read: AtomicU64,
+}
+
+impl Moved {
+    /// Waits until so much has moved, each way, counted from now.
+    pub fn wait_for(&self, bytes: u64) {
+        let (sent, read) = (self.sent.load(SeqCst), self.read.load(SeqCst));
+        until(|| self.sent.load(SeqCst) >= sent + bytes && self.read.load(SeqCst) >= read + bytes);
+    }
+
+    /// Waits until nothing is accepted nor written to the transport any more. There is no event for that: it is seen to stand still.
+    pub fn wait_until_stuck(&self, session: &Session) {
+        let now = || (self.sent.load(SeqCst), session.stats().bytes_sent, session.stats().bytes_received);
+        let (mut before, mut still) = (now(), 0);
+        while still < 15 || before.0 == 0 {
+            thread::sleep(Duration::from_millis(20));
+            let after = now();
+            still = if after == before { still + 1 } else { 0 };
+            before = after;
+        }
+    }
+}
+
+/// Sends until that fails, and returns how.
+pub fn send(mut stream: &Stream, moved: &Moved) -> io::Error {
+    let mut at = 0;
+    loop {
+        match stream.write(&DATA[at..PERIOD.min(at + 65536)]) {
+            Ok(n) => {
+                at = (at + n) % PERIOD;
+                moved.sent.fetch_add(n as u64, SeqCst);
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Reads and compares until that fails, and returns how. A clean end would be a lie.
+pub fn check(mut stream: &Stream, moved: &Moved) -> io::Error {
+    let (mut at, mut buf) = (0, vec![0; 65536]);
+    loop {
+        match stream.read(&mut buf) {
+            Ok(0) => panic!("a clean end of a stream that wasn't finished"),
+            Ok(n) => {
+                let mut rest = &buf[..n];
+                while !rest.is_empty() {
+                    let len = rest.len().min(PERIOD - at);
+                    assert!(rest[..len] == DATA[at..at + len], "wrong data");
+                    (rest, at) = (&rest[len..], (at + len) % PERIOD);
+                }
+                moved.read.fetch_add(n as u64, SeqCst);
+            }
+            Err(error) => return error,
+        }
+    }
+}
