@@ -247,6 +247,7 @@ mod tests {
             shaper.order(order);
             shaper.order(order); // they can't pile up
             assert_eq!(ORDERS.map(|other| shaper.has(other)), ORDERS.map(|other| other == order));
+            assert!(shaper.take(order) && !shaper.take(order));
             for other in ORDERS {
                 shaper.order(other);
             }

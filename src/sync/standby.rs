@@ -87,6 +87,7 @@ impl Standby {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::testing::watched;
     use std::sync::Arc;
     use std::thread;
 
@@ -114,6 +115,32 @@ mod tests {
         assert!(!standby.is_offered());
         standby.resume();
         reader.join().unwrap();
+    }
+
+    #[test]
+    fn giving_back_wakes_the_reader_though_a_turn_lasts() {
+        watched(|| {
+            let standby = Arc::new(Standby::default());
+            standby.offer();
+            let turn = standby.begin().unwrap(); // no grace ends the wait
+            let reader = thread::spawn({
+                let standby = Arc::clone(&standby);
+                move || standby.wait()
+            });
+            standby.resume();
+            reader.join().unwrap();
+            turn.end(true);
+            assert!(!standby.is_offered());
+        });
+    }
+
+    #[test]
+    fn a_turn_may_leave_the_reading_on_offer() {
+        let standby = Standby::default();
+        standby.offer();
+        standby.begin().unwrap().end(true);
+        standby.begin().unwrap().end(false);
+        assert!(standby.begin().is_none());
     }
 
     #[test]

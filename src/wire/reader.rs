@@ -645,6 +645,27 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_a_wrong_guess_made_grow_a_little_is_kept() {
+        let pool = BufferPool::new();
+        let small = Frame::new(1, Command::Psh, 3, [1; 10]).unwrap().encode();
+        let bytes = [bulk(5, 32768), small.repeat(20_000)].concat();
+        let mut input = Counted { data: &bytes, reads: 0 };
+        let mut reader = FrameReader::new(1, 32768); // at most one frame ahead
+        collect(&mut reader, &mut input, &pool, 5);
+        loop {
+            match reader.next().unwrap() {
+                Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
+                Step::NeedInput => {}
+                Step::Header(_) => reader.inline(),
+                Step::Inline(_) => {}
+                step @ Step::Collected(..) => panic!("{step:?}"),
+            }
+        }
+        assert_eq!(reader.window.len(), WINDOW);
+        assert!((2 * WINDOW..=4 * WINDOW).contains(&reader.window.capacity()), "{}", reader.window.capacity());
+    }
+
+    #[test]
     fn a_window_that_a_wrong_guess_made_grow_is_given_back() {
         let pool = BufferPool::new();
         let small = Frame::new(1, Command::Psh, 3, [1; 10]).unwrap().encode();

@@ -273,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_one_write_goes_out_with_the_next() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        for _ in 0..BATCH_SEGMENTS + 10 {
+            push(&mut batch, &pool, 2000);
+        }
+        let mut output = Pieces { data: Vec::new(), sizes: vec![usize::MAX].into_iter().cycle() };
+        assert_eq!(batch.write_to(&mut output).unwrap(), (BATCH_SEGMENTS + 4) * 2008);
+        assert_eq!(batch.write_to(&mut output).unwrap(), 6 * 2008);
+        assert!(batch.is_empty());
+    }
+
+    #[test]
     fn a_transport_that_boasts_is_not_believed() {
         struct Boasts;
         impl Write for Boasts {

@@ -130,6 +130,26 @@ fn data_wakes_one_reader_when_all_that_came_is_delivered() {
 }
 
 #[test]
+fn small_data_wakes_a_reader_that_waits_and_for_what_it_can_read() {
+    watched(|| {
+        let bench = Bench::v1();
+        let mut wakes = Wakes::default();
+        bench.deliver(&[1; 10]);
+        let small = bench.cell.deliver_small(&bench.env, &[2; 10], bench.start, &mut wakes).unwrap();
+        assert!(matches!(small, Small::Done) && wakes_nobody(&wakes), "merged, and nobody waits");
+        assert_eq!(bench.read(100).unwrap().len(), 20);
+        let reader = bench.blocked(|cell, env| read(cell, env, 100));
+        let small = bench.cell.deliver_small(&bench.env, &[3; 10], bench.start, &mut wakes).unwrap();
+        assert!(matches!(small, Small::Needs { merged: 0, .. }) && wakes_nobody(&wakes), "nothing to read yet");
+        bench.deliver_into(&[3; 10], bench.start, &mut wakes);
+        let small = bench.cell.deliver_small(&bench.env, &[4; 10], bench.start, &mut wakes).unwrap();
+        assert!(matches!(small, Small::Done) && wakes.only_reader().is_some());
+        wakes.send();
+        assert_eq!(reader.join().unwrap().unwrap().len(), 20);
+    });
+}
+
+#[test]
 fn wakes_know_whose_they_are() {
     watched(|| {
         let (a, b) = (Bench::with_queue(10), Bench::v1());
