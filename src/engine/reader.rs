@@ -47,7 +47,11 @@ pub(super) fn run(core: &Arc<Core>) {
         let error = match guarded(|| Reader { core, input }.work()) {
             Ok(Work::StandBy) => {
                 drop(slot);
-                core.env.standby.wait();
+                if !core.env.standby.wait()
+                    && let Some(input) = core.reader.lock().as_mut()
+                {
+                    input.talk.learn(false);
+                }
                 continue;
             }
             Ok(Work::Over) => Error::PeerClosed,

@@ -21,6 +21,8 @@ pub(crate) struct Standby {
     offered: AtomicBool,
     /// Turns begun and turns ended: odd while one lasts.
     turns: AtomicU32,
+    /// What `turns` was at the offer.
+    before: AtomicU32,
     /// Whether the reading was given back.
     resume: Mutex<bool>,
     resumed: Condvar,
@@ -49,6 +51,7 @@ impl Standby {
     /// Lets callers read; the reader thread says so before it lets go of the input, then calls [`wait`](Self::wait).
     pub(crate) fn offer(&self) {
         *self.resume.lock() = false;
+        self.before.store(self.turns.load(SeqCst), SeqCst);
         self.offered.store(true, SeqCst);
     }
 
@@ -67,8 +70,8 @@ impl Standby {
         self.resumed.notify_one();
     }
 
-    /// Waits until the reading was given back, or no caller wants it.
-    pub(crate) fn wait(&self) {
+    /// Waits until the reading was given back, or no caller wants it; returns whether there was a turn.
+    pub(crate) fn wait(&self) -> bool {
         let mut resume = self.resume.lock();
         let mut seen = self.turns.load(SeqCst);
         while !*resume {
@@ -81,6 +84,7 @@ impl Standby {
         }
         *resume = false;
         self.offered.store(false, SeqCst);
+        self.turns.load(SeqCst) != self.before.load(SeqCst)
     }
 }
 
@@ -95,7 +99,7 @@ mod tests {
     fn without_callers_the_reading_comes_back_by_itself() {
         let standby = Standby::default();
         standby.offer();
-        standby.wait();
+        assert!(!standby.wait(), "there was no turn");
         assert!(!standby.is_offered() && standby.begin().is_none());
     }
 
@@ -114,7 +118,7 @@ mod tests {
         turn.end(false);
         assert!(!standby.is_offered());
         standby.resume();
-        reader.join().unwrap();
+        assert!(reader.join().unwrap(), "there was a turn");
     }
 
     #[test]
@@ -149,7 +153,7 @@ mod tests {
         standby.offer();
         standby.begin().unwrap().end(false);
         standby.resume();
-        standby.wait();
+        assert!(standby.wait());
         assert!(!standby.is_offered());
         // And it is forgotten by the next offer.
         standby.resume();

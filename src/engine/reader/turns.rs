@@ -28,6 +28,15 @@ pub(super) const READ_BOUND: Duration = Duration::from_millis(10);
 /// waited for, too.
 const ENOUGH: u32 = 8;
 
+/// How many such messages it takes at most, when what they led to came to nothing again and again: the program reads by calls that take no turn, or its
+/// peer takes so long that waking a thread makes no difference.
+const ENOUGH_AT_MOST: u32 = 1024;
+
+/// What a turn may take, but for so many in a row, for callers to go on: the reader thread, which looks whether they do, wakes up twice in that
+/// time.
+const QUICK: Duration = Duration::from_millis(1);
+const SLOW_TURNS: u32 = 8;
+
 /// So much of the budget has to be free for a caller, in bytes, that it can't run into its end: what one frame may occupy, and some.
 const ROOM: usize = 2 * MAX_BUFFER;
 
@@ -36,13 +45,32 @@ const ROOM: usize = 2 * MAX_BUFFER;
 const READS: usize = 4;
 
 /// What tells the reader thread that one stream alone talks.
-#[derive(Default)]
 pub(super) struct Talk {
     stream: u32,
     answers: u32,
     run: u32,
+    /// How long a run has to be.
+    enough: u32,
+    /// Callers' turns in a row that weren't [`QUICK`].
+    slow: u32,
     /// Somebody else was told something: a stream was opened.
     pub(super) interrupted: bool,
+}
+
+impl Default for Talk {
+    fn default() -> Self {
+        Self { stream: 0, answers: 0, run: 0, enough: ENOUGH, slow: 0, interrupted: false }
+    }
+}
+
+impl Talk {
+    /// Offering the reading to callers did, or didn't, lead to anything.
+    pub(super) fn learn(&mut self, good: bool) {
+        self.enough = if good { ENOUGH } else { (self.enough * 2).min(ENOUGH_AT_MOST) };
+        if !good {
+            self.slow = 0;
+        }
+    }
 }
 
 /// Reads the transport on the calling thread, which waits for data on `cell`. Returns whether it did: if not, the reading is seen
@@ -59,6 +87,7 @@ pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) 
             false
         }
     };
+    input.talk.learn(keep);
     turn.end(keep);
     drop(slot);
     if !keep {
@@ -86,10 +115,13 @@ impl Reader<'_> {
             if !alone || std::mem::take(&mut self.input.talk.interrupted) {
                 return Ok(false);
             }
+            let taken = self.input.now.saturating_duration_since(started);
             if cell.is_readable() {
-                return Ok(true);
+                let slow = &mut self.input.talk.slow;
+                *slow = if taken < QUICK { 0 } else { *slow + 1 };
+                return Ok(*slow < SLOW_TURNS);
             }
-            if self.input.now.saturating_duration_since(started) >= READ_BOUND {
+            if taken >= READ_BOUND {
                 return Ok(false);
             }
             match self.fill_once() {
@@ -115,7 +147,7 @@ impl Reader<'_> {
         let goes_on = has_room && stream != 0 && stream == talk.stream && answers != talk.answers && !interrupted;
         talk.run = if goes_on { talk.run + 1 } else { 0 };
         (talk.stream, talk.answers) = (stream, answers);
-        let quick = talk.run >= ENOUGH;
+        let quick = talk.run >= talk.enough;
         if quick {
             talk.run = 0; // where the bound can't be set, that isn't tried at each message
         }
