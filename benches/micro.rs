@@ -52,6 +52,7 @@ use proto::stream::{Lane, Transmit};
 use sync::budget::{Budget, Charge};
 use sync::cell::{Env, Name, Small, StreamCell, Wakes};
 use sync::shaper::{Queue, shaper};
+use sync::standby::Standby;
 use wire::reader::{FrameReader, INLINE_MAX, Step};
 use wire::writer::Batch;
 use wire::{Command, HEADER_LEN, Header};
@@ -78,7 +79,7 @@ fn env() -> (Env, Queue) {
     let (shaper, queue) = shaper();
     let budget = Budget::new(config.max_receive_buffer);
     let granted = std::sync::atomic::AtomicU64::new(0);
-    (Env { config, shaper, budget, pool: BufferPool::shared(), granted }, queue)
+    (Env { config, shaper, budget, pool: BufferPool::shared(), granted, standby: Standby::default() }, queue)
 }
 
 impl Pipeline {
@@ -111,7 +112,7 @@ impl Pipeline {
             self.transmit();
             self.receive();
             while self.unread > 0 {
-                self.unread -= self.inn.read(&self.receiver, &mut self.buf).unwrap();
+                self.unread -= self.inn.read(&self.receiver, &mut self.buf, || false).unwrap();
             }
         }
     }
