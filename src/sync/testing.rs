@@ -11,19 +11,29 @@ fn patience() -> Duration {
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-/// Runs a test under a watchdog: a hang ends the whole process with the test's name.
+/// While it lives, a hang ends the whole process with the test's name.
+pub(crate) struct Watchdog {
+    _done: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub(crate) fn new() -> Self {
+        let name = thread::current().name().unwrap_or("?").to_owned();
+        let (done, watch) = mpsc::channel();
+        thread::spawn(move || {
+            if watch.recv_timeout(patience()) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = writeln!(std::io::stderr(), "\nWATCHDOG: test {name} hangs");
+                std::process::exit(86);
+            }
+        });
+        Self { _done: done }
+    }
+}
+
+/// Runs a test under a watchdog.
 pub(crate) fn watched(body: impl FnOnce()) {
-    let name = thread::current().name().unwrap_or("?").to_owned();
-    let (done, watch) = mpsc::channel::<()>();
-    let dog = thread::spawn(move || {
-        if watch.recv_timeout(patience()) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let _ = writeln!(std::io::stderr(), "\nWATCHDOG: test {name} hangs");
-            std::process::exit(86);
-        }
-    });
+    let _dog = Watchdog::new();
     body();
-    drop(done);
-    dog.join().unwrap();
 }
 
 /// Waits until `condition` holds: for what is seen in a state, and has no event of its own.

@@ -157,6 +157,7 @@ mod tests {
         }
 
         fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+            assert!(bufs.iter().all(|buf| !buf.is_empty()), "a segment is never empty");
             let mut left = self.sizes.next().unwrap();
             let before = self.data.len();
             for buf in bufs {
@@ -281,6 +282,21 @@ mod tests {
         let mut output = Pieces { data: Vec::new(), sizes: vec![usize::MAX].into_iter().cycle() };
         assert_eq!(batch.write_to(&mut output).unwrap(), (BATCH_SEGMENTS + 4) * 2008);
         assert_eq!(batch.write_to(&mut output).unwrap(), 6 * 2008);
+        assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn a_write_that_ends_with_a_segment_is_continued_with_the_next() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        for _ in 0..3 {
+            push(&mut batch, &pool, 2000);
+            batch.push_small(header(10), &[0; 10]);
+        }
+        let mut output = Pieces { data: Vec::new(), sizes: vec![2008, 18].into_iter().cycle() };
+        for _ in 0..3 {
+            assert_eq!(batch.write_to(&mut output).unwrap(), 2008);
+            assert_eq!(batch.write_to(&mut output).unwrap(), 18);
+        }
         assert!(batch.is_empty());
     }
 

@@ -22,7 +22,7 @@ use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::{Lane, Received, Transmit};
 use crate::sync::budget::Budget;
 use crate::sync::shaper::{Queue, shaper};
-use crate::sync::testing::{until, watched};
+use crate::sync::testing::{Watchdog, until, watched};
 
 /// A stream, and the session around it.
 struct Bench {
@@ -31,6 +31,7 @@ struct Bench {
     queue: Queue,
     /// When the stream was made.
     start: Instant,
+    _dog: Watchdog,
 }
 
 /// Who waits for a stream: reads, writes, flushes.
@@ -60,7 +61,7 @@ impl Bench {
         let env = Env { config, shaper, budget, standby: Default::default(), pool, granted: AtomicU64::new(0) };
         let start = Instant::now();
         let cell = StreamCell::new(3, Name::new(b"name", None), &env.config, ours, start);
-        Self { cell, env: Arc::new(env), queue, start }
+        Self { cell, env: Arc::new(env), queue, start, _dog: Watchdog::new() }
     }
 
     fn v1() -> Self {
