@@ -22,9 +22,9 @@ use std::thread;
 use std::time::Duration;
 
 use gmux::{Config, Error, Session, Stream};
-use host::{Peer, left_out, run, run_as};
+use host::{Guard, Peer, left_out, run, run_as};
 use support::blocked::{Blocked, blocked, started};
-use support::census::{Census, Counting, Margin};
+use support::census::{Census, Counting, Margin, namesakes};
 use support::links::{Any, assert_lost};
 use support::test_for;
 use traffic::Moved;
@@ -46,7 +46,7 @@ fn alone(name: &str, body: impl FnOnce()) {
 
 /// Runs a scenario once to warm up, then so many times, and compares what the process holds before and after.
 fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
-    let all = support::threads().len();
+    let all = namesakes();
     scenario(0);
     let before = Census::settled(all);
     for k in 1..=times {
@@ -167,6 +167,11 @@ fn silent(error: Error) {
     assert!(matches!(error, Error::KeepaliveTimeout(_)), "{error:?}");
 }
 
+/// This process's own end of it all.
+fn threads_end() {
+    support::until(|| support::gmux_threads().is_empty());
+}
+
 // ---- a process dies ----------------------------------------------------------------------------------------------------
 
 #[test]
@@ -199,10 +204,11 @@ fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
             let terms = Terms { role: "client", version, keepalive: "1200", close: PATIENT, reads: Reads::Yes };
             let mut talk = Talk::over_tcp(&terms);
             talk.wait_until_moving();
-            talk.peer.signal("STOP");
+            let stopped = talk.peer.stop();
             let mut peer = talk.assert_over(silent);
+            threads_end(); // with the peer still there, and silent
             // What it has missed. Its own clock went on, so it may find first that nothing came for too long.
-            peer.signal("CONT");
+            drop(stopped);
             let ended = peer.ask("ended");
             let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"].iter().any(|known| ended.contains(known));
             assert!(known && !ended.contains("PeerClosed"), "{ended}");
@@ -219,6 +225,8 @@ struct Net {
     name: String,
     link: String,
     ours: String,
+    /// Removes both.
+    _guard: Guard,
 }
 
 impl Net {
@@ -228,7 +236,8 @@ impl Net {
         let (third, fourth) = (number / 64 % 256, number % 64 * 4);
         let [ours, theirs] = [1, 2].map(|host| format!("198.18.{third}.{}", fourth + host));
         run("ip", &["netns", "add", &name])?;
-        let net = Self { name, link, ours }; // from here on there is something to remove
+        let guard = Guard::new(&format!("ip link del {link}; ip netns del {name}"));
+        let net = Self { name, link, ours, _guard: guard };
         let (name, link, far) = (&*net.name, &*net.link, &*format!("{}b", net.link));
         run("ip", &["link", "add", link, "type", "veth", "peer", "name", far, "netns", name])?;
         run("ip", &["addr", "add", &format!("{}/30", net.ours), "dev", link])?;
@@ -240,13 +249,6 @@ impl Net {
 
     fn cut(&self) {
         run("ip", &["link", "set", &self.link, "down"]).unwrap();
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        let _ = run("ip", &["link", "del", &self.link]); // where it didn't come so far
-        let _ = run("ip", &["netns", "del", &self.name]);
     }
 }
 
@@ -290,14 +292,15 @@ fn full_both_ways(version: &str, close: &str) -> Talk {
 }
 
 #[test]
-fn with_both_directions_full_a_close_is_bounded_and_says_what_was_lost() {
-    alone("with_both_directions_full_a_close_is_bounded_and_says_what_was_lost", || {
+fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
+    alone("a_close_with_both_directions_full_is_bounded_and_says_what_was_lost", || {
         leaves_nothing(times(1, 10), |_| {
             let talk = full_both_ways("1", "300");
             assert!(talk.session.stats().receive_pauses > 0);
             // The child still doesn't read, so what was accepted can't go out.
             assert!(matches!(talk.session.close(), Err(Error::Timeout)));
             let mut peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            threads_end();
             let ended = peer.ask("ended");
             assert!(ended.contains("Io(") || ended.contains("ConnectionLost"), "{ended}");
             assert_eq!(peer.answer(), "0", "threads of the child's");
@@ -307,8 +310,8 @@ fn with_both_directions_full_a_close_is_bounded_and_says_what_was_lost() {
 }
 
 #[test]
-fn with_both_directions_full_the_last_drop_is_bounded() {
-    alone("with_both_directions_full_the_last_drop_is_bounded", || {
+fn the_last_drop_with_both_directions_full_is_bounded() {
+    alone("the_last_drop_with_both_directions_full_is_bounded", || {
         leaves_nothing(times(1, 10), |_| {
             let Talk { mut peer, session, stream, write, accept, .. } = full_both_ways("1", "300");
             // The calls that are blocked have handles: they are told to stop first, but for the one that drops the last.
@@ -318,6 +321,7 @@ fn with_both_directions_full_the_last_drop_is_bounded() {
             assert_eq!(write.join().kind(), ErrorKind::TimedOut);
             drop(session);
             drop(stream); // waits as `close` does
+            threads_end();
             let ended = peer.ask("ended");
             assert!(ended.contains("Io(") || ended.contains("ConnectionLost"), "{ended}");
             assert_eq!(peer.answer(), "0", "threads of the child's");
@@ -327,8 +331,8 @@ fn with_both_directions_full_the_last_drop_is_bounded() {
 }
 
 #[test]
-fn with_both_directions_full_two_closes_at_once_lose_nothing() {
-    alone("with_both_directions_full_two_closes_at_once_lose_nothing", || {
+fn two_closes_at_once_with_both_directions_full_lose_nothing() {
+    alone("two_closes_at_once_with_both_directions_full_lose_nothing", || {
         leaves_nothing(times(1, 20), |k| {
             let mut talk = full_both_ways(if k & 1 == 0 { "1" } else { "2" }, PATIENT);
             // Each throws away what comes, so that what the other has accepted can go out.

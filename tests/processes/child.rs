@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gmux::{Config, Error, Session, Stream};
 
-use super::support::census::Census;
+use super::support::census::{Census, namesakes};
 use super::support::links::Any;
 use super::support::threads;
 use super::traffic::{self, Moved};
@@ -70,7 +70,7 @@ pub fn session(transport: Any, role: &str, config: Config) -> Session {
 
 /// Sends without end on a stream that it opens, and, unless told `deaf`, reads what comes on it.
 fn talk(addr: &str, role: &str, config: Config) {
-    let all = threads().len();
+    let all = namesakes();
     let role_only = role.trim_start_matches("deaf-");
     let session = session(connect(addr), role_only, config);
     let stream = session.open("both ways").unwrap();
@@ -109,7 +109,7 @@ fn outcome(result: Result<(), Error>) -> String {
 
 /// Makes sessions while threads or descriptors are scarce, over connections that it has beforehand, and says how it went.
 fn crowd(addr: &str) {
-    let all = threads().len();
+    let all = namesakes();
     let mut connections: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(addr).unwrap()).collect();
     connections.reverse();
     let mut sessions: Vec<(Session, Stream)> = Vec::new();

@@ -75,9 +75,16 @@ impl Peer {
         self.child.wait().unwrap();
     }
 
-    /// `STOP`, `CONT`.
+    /// `KILL`, `CONT`.
     pub fn signal(&self, name: &str) {
         run("sh", &["-c", &format!("kill -{name} {}", self.id())]).unwrap();
+    }
+
+    /// SIGSTOP, until the guard is dropped.
+    pub fn stop(&self) -> Guard {
+        let guard = Guard::new(&format!("kill -CONT {}", self.id()));
+        self.signal("STOP");
+        guard
     }
 
     /// Its end: by itself, and a good one.
@@ -91,6 +98,26 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it has ended already, if all went well
         let _ = self.child.wait();
+    }
+}
+
+/// Undoes something when it is dropped, and also when this process ends without that, as under a watchdog: another process does it.
+pub struct Guard(Child);
+
+impl Guard {
+    /// `undo` is a shell's command.
+    pub fn new(undo: &str) -> Self {
+        let script = format!("cat; {undo}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait(); // whether there was something to undo doesn't matter
     }
 }
 

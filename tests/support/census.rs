@@ -83,10 +83,10 @@ impl Census {
         }
     }
 
-    /// Waits until gmux's threads are gone, as after the last session's end, and the process has no more than `all` threads, as it had
-    /// before the first: a thread that has only just begun hasn't got its name yet. The watchdog bounds it.
-    pub fn settled(all: usize) -> Self {
-        until(|| gmux_threads().is_empty() && threads().len() <= all);
+    /// Waits until gmux's threads are gone, as after the last session's end, and no more than `before` threads are called as this one is,
+    /// as [`namesakes`] said before the first. The watchdog bounds it.
+    pub fn settled(before: usize) -> Self {
+        until(|| gmux_threads().is_empty() && namesakes() <= before);
         Self::now()
     }
 
@@ -98,6 +98,13 @@ impl Census {
         assert!(self.pooled <= before.pooled + margin.pooled, "buffers: {self}\nbefore: {before}");
         assert!(self.resident <= before.resident + margin.resident, "resident memory: {self}\nbefore: {before}");
     }
+}
+
+/// How many threads are called as this one is. A thread that has only just begun is called as the one that made it, until it gives itself its
+/// name; the harness comes and goes with threads of other names.
+pub fn namesakes() -> usize {
+    let Ok(name) = fs::read_to_string("/proc/thread-self/comm") else { return 0 };
+    threads().iter().filter(|other| *other == name.trim()).count()
 }
 
 /// By how much memory may be more than before.
