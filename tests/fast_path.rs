@@ -808,7 +808,7 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
         let mut filling = Filling::new(quiet().max_stream_window(1 << 20), 1);
         while filling.round(0) < 1 << 20 {}
         // From here on there is always something left: half of what the window was.
-        let windows: Vec<u32> = (0..24)
+        let windows: Vec<u32> = (0..48)
             .map(|_| {
                 filling.fill(0);
                 let half = u64::from(*filling.streams[0].windows.last().unwrap() / 2);
@@ -817,11 +817,11 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
                 filling.hear(0)
             })
             .collect();
-        // Four UPDs in a row are needed: a burst's first says nothing.
+        // Eight UPDs in a row are needed: a burst's first ones say nothing.
         let mut window = 1 << 20;
-        for four in windows.chunks(4) {
+        for eight in windows.chunks(8) {
             let half = (window / 2).max(65_536);
-            assert_eq!(four, [window, window, window, half], "{windows:?}");
+            assert_eq!(eight, [window, window, window, window, window, window, window, half], "{windows:?}");
             window = half;
         }
         // And grows again for one that keeps up.
@@ -853,9 +853,9 @@ fn a_window_does_not_grow_into_what_another_has_read_and_will_be_granted_again()
         filling.round(1);
         while filling.round(0) < 1 << 20 {}
         // Just less than what makes an UPD due: the next one grants all of it again.
-        let half = (1 << 19) - 1;
-        filling.send(0, half);
-        filling.read(0, half);
+        let quarter = (1 << 18) - 1;
+        filling.send(0, quarter);
+        filling.read(0, quarter);
         while filling.round(1) != filling.round(1) {}
         filling.send(0, 1);
         filling.read(0, 1);

@@ -24,8 +24,12 @@ pub(crate) struct SendWindow {
 }
 
 /// So many UPDs in a row without the application's having read all there was mean that it is slower than its peer, in which case the window is halved. On
-/// a long link a window arrives as a burst, and the first UPD falls due within that, whatever the reader does; a burst brings two.
-const BEHIND: u8 = 4;
+/// a long link a window arrives as a burst, and UPDs fall due within that, whatever the reader does; a burst brings four.
+const BEHIND: u8 = 8;
+
+/// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't seen to run into it: on a long link UPDs may spread
+/// a peer's data so evenly over the round trip that it never comes near the window's end here, though that is what it waits for.
+const KEPT_UP: u8 = 64;
 
 /// What an UPD changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +129,8 @@ pub(crate) struct ReceiveWindow {
     drained: bool,
     /// UPDs in a row between which the application never got to the end of what was there.
     behind: u8,
+    /// UPDs in a row between which it did, since the window grew.
+    kept_up: u8,
 }
 
 impl ReceiveWindow {
@@ -148,6 +154,7 @@ impl ReceiveWindow {
             pressed: false,
             drained: false,
             behind: 0,
+            kept_up: 0,
         }
     }
 
@@ -174,28 +181,44 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at the first read, and whenever half
-    /// a window was consumed since the last; the window may then grow by up to `spare` bytes.
+    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at the first read, and whenever [`enough`](Self::enough)
+    /// was consumed since the last; the window may then grow by up to `spare` bytes.
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;
         debug_assert!(self.consumed <= self.received);
         if !self.enforced || self.due || n == 0 {
             return;
         }
-        if self.fresh || self.consumed - self.announced >= u64::from(self.window / 2).max(1) {
+        if self.fresh || self.consumed - self.announced >= self.enough() || self.is_waited_for() {
             self.fresh = false;
             self.due = true;
             self.resize(spare);
         }
     }
 
+    /// Whether all that came is consumed, and the peer may send little more, so that there won't be much to consume before an UPD. Without this,
+    /// less than [`enough`](Self::enough) that was left over would be missing from the window, round trip after round trip.
+    fn is_waited_for(&self) -> bool {
+        self.received == self.consumed && self.limit.saturating_sub(self.received) < u64::from(self.window / 4)
+    }
+
+    /// How much has to be consumed for an UPD: half of a window, as others do, or a quarter of one that has grown, for then the link is long, and
+    /// the peer waits for less of a window to arrive before it may go on.
+    fn enough(&self) -> u64 {
+        let part = if self.window > self.base { 4 } else { 2 };
+        u64::from(self.window / part).max(1)
+    }
+
     fn resize(&mut self, spare: u64) {
-        let (pressed, drained) = (std::mem::take(&mut self.pressed), std::mem::take(&mut self.drained));
-        self.behind = if drained { 0 } else { self.behind + 1 };
+        let drained = std::mem::take(&mut self.drained);
+        // Kept until the reader has drained what pressed: a burst's last bytes may come before its last UPD but one.
+        let pressed = drained && std::mem::take(&mut self.pressed);
+        (self.behind, self.kept_up) = if drained { (0, self.kept_up + 1) } else { (self.behind + 1, 0) };
         if self.behind == BEHIND {
             self.behind = 0;
             self.window = (self.window / 2).max(self.base);
-        } else if drained && pressed {
+        } else if pressed || self.kept_up == KEPT_UP {
+            self.kept_up = 0;
             let room = (self.max - self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
             self.window += self.window.min(room);
         }
@@ -409,16 +432,35 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_doesnt_run_into_the_window_leaves_it_as_it_is() {
+    fn a_peer_that_isnt_seen_to_run_into_the_window_gets_a_larger_one_after_a_long_while() {
         let mut rx = ReceiveWindow::new(true, GROWING, 0);
-        for _ in 0..100 {
+        let mut windows = Vec::new();
+        for _ in 0..200 {
             rx.receive(40_000).unwrap();
             rx.drained();
             rx.consume(40_000, u64::MAX);
-            if let Some((_, window)) = rx.take_update() {
-                assert_eq!(window, 65536);
-            }
+            windows.extend(rx.take_update().map(|(_, window)| window));
         }
+        assert_eq!(windows.iter().position(|&window| window > 65536), Some(63));
+        assert_eq!(windows.last(), Some(&(1 << 18)));
+    }
+
+    #[test]
+    fn what_is_left_over_of_a_window_is_announced_when_nothing_else_will_come() {
+        let mut rx = ReceiveWindow::new(true, fixed(65536), 0);
+        rx.receive(262_144).unwrap();
+        rx.consume(262_144, 0);
+        assert_eq!(rx.take_update(), Some((262_144, 65536)));
+        rx.receive(50_000).unwrap();
+        rx.consume(40_000, 0);
+        assert_eq!(rx.take_update(), Some((302_144, 65536)));
+        rx.consume(10_000, 0);
+        assert_eq!(rx.take_update(), None, "the peer may go on: it has 55,536 bytes");
+        rx.receive(55_536 - 16_000).unwrap();
+        rx.consume(20_000, 0);
+        assert_eq!(rx.take_update(), None, "there is more to consume");
+        rx.consume(19_536, 0);
+        assert_eq!(rx.take_update(), Some((351_680, 65536)), "16,000 bytes are less than a quarter");
     }
 
     #[test]
@@ -428,21 +470,22 @@ mod tests {
         // It never gets to the end of what is there.
         rx.receive(1 << 20).unwrap();
         let mut windows = Vec::new();
-        for _ in 0..20 {
-            let half = (rx.window / 2) as usize;
+        for _ in 0..40 {
+            let half = rx.window as usize / 2;
             rx.consume(half, u64::MAX);
             rx.receive(half).unwrap();
             windows.extend(rx.take_update().map(|(_, window)| window));
         }
-        // Three UPDs in a row prove nothing.
+        // Seven UPDs in a row prove nothing.
         let halves =
             [[1 << 20, 1 << 19], [1 << 19, 1 << 18], [1 << 18, 1 << 17], [1 << 17, 1 << 16], [1 << 16, 1 << 16]];
-        let expected: Vec<u32> = halves.iter().flat_map(|&[before, after]| [before, before, before, after]).collect();
+        let expected: Vec<u32> =
+            halves.iter().flat_map(|&[before, after]| [&[before; 7][..], &[after]].concat()).collect();
         assert_eq!(windows, expected);
     }
 
     #[test]
-    fn a_burst_that_brings_two_updates_is_no_falling_behind() {
+    fn a_burst_that_brings_several_updates_is_no_falling_behind() {
         let mut rx = ReceiveWindow::new(true, GROWING, 0);
         while round(&mut rx, u64::MAX) < 1 << 20 {}
         for _ in 0..100 {

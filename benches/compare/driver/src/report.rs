@@ -193,7 +193,7 @@ fn round_trips(text: &mut String, measured: &[Measured]) {
         let _ = writeln!(
             text,
             "\nFor reference, a window per round trip at 100, 20 and 2 ms: of 64 KiB (`max_stream_buffer`, smux's window) 0.66, 3.3 and \
-             33 MB/s; of 2 MiB (`max_stream_window`'s default) 21, 105 and 1050 MB/s, of 256 KiB 131 MB/s at 2 ms."
+             33 MB/s; of 2 MiB (`max_stream_window`'s default) 21, 105 and 1050 MB/s, of 128 KiB 66 MB/s at 2 ms."
         );
     }
 }

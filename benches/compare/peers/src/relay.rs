@@ -16,6 +16,9 @@ const PACED_CHUNK: usize = 8 * 1024;
 /// How much of the link's time that passed unused a burst may make up for: what a busy machine's scheduler takes.
 const SLACK: Duration = Duration::from_millis(3);
 
+/// How late a sleeping thread may wake.
+const SLEEPERS_DELAY: Duration = Duration::from_micros(200);
+
 /// Chunks on the way: far more than rate × delay of any row.
 const QUEUE: usize = 4096;
 
@@ -37,6 +40,14 @@ pub fn connect(a: TcpStream, b: TcpStream, delay: Duration, rate: u64) -> io::Re
     Ok(one_way(a, b, delay, rate))
 }
 
+/// Sleeps until just before `due`, and looks at the clock for the rest: a system wakes a sleeper late, by as much as a tenth of the shortest delay.
+fn wait_until(due: Instant) {
+    thread::sleep(due.saturating_duration_since(Instant::now()).saturating_sub(SLEEPERS_DELAY));
+    while Instant::now() < due {
+        thread::yield_now();
+    }
+}
+
 fn one_way(mut from: TcpStream, mut to: TcpStream, delay: Duration, rate: u64) -> thread::JoinHandle<()> {
     let (sender, receiver) = mpsc::sync_channel::<(Instant, Vec<u8>)>(if rate > 0 { 16 } else { QUEUE });
     thread::spawn(move || {
@@ -55,7 +66,7 @@ fn one_way(mut from: TcpStream, mut to: TcpStream, delay: Duration, rate: u64) -
     });
     thread::spawn(move || {
         for (due, chunk) in receiver {
-            thread::sleep(due.saturating_duration_since(Instant::now()));
+            wait_until(due);
             if to.write_all(&chunk).is_err() {
                 return;
             }
