@@ -282,8 +282,8 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
 // ---- nobody reads --------------------------------------------------------------------------------------------------------
 
 /// Both directions are full, to the last buffer of the system, and both ends' writers blocked.
-fn full_both_ways(version: &str, close: &str) -> Talk {
-    let mut talk = Talk::over_tcp(&Terms { role: "client", version, keepalive: PATIENT, close, reads: Reads::No });
+fn full_both_ways(close: &str) -> Talk {
+    let mut talk = Talk::over_tcp(&Terms { role: "client", version: "1", keepalive: PATIENT, close, reads: Reads::No });
     talk.moved.wait_until_stuck(&talk.session);
     assert_eq!(talk.peer.ask("full"), "full");
     talk.moved.wait_until_stuck(&talk.session);
@@ -295,7 +295,7 @@ fn full_both_ways(version: &str, close: &str) -> Talk {
 fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
     alone("a_close_with_both_directions_full_is_bounded_and_says_what_was_lost", || {
         leaves_nothing(times(1, 10), |_| {
-            let talk = full_both_ways("1", "300");
+            let talk = full_both_ways("300");
             assert!(talk.session.stats().receive_pauses > 0);
             // The child still doesn't read, so what was accepted can't go out.
             assert!(matches!(talk.session.close(), Err(Error::Timeout)));
@@ -313,7 +313,7 @@ fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
 fn the_last_drop_with_both_directions_full_is_bounded() {
     alone("the_last_drop_with_both_directions_full_is_bounded", || {
         leaves_nothing(times(1, 10), |_| {
-            let Talk { mut peer, session, stream, write, accept, .. } = full_both_ways("1", "300");
+            let Talk { mut peer, session, stream, write, accept, .. } = full_both_ways("300");
             // The calls that are blocked have handles: they are told to stop first, but for the one that drops the last.
             session.set_deadline(Some(std::time::Instant::now()));
             assert!(matches!(accept.join(), Error::Timeout));
@@ -333,8 +333,9 @@ fn the_last_drop_with_both_directions_full_is_bounded() {
 #[test]
 fn two_closes_at_once_with_both_directions_full_lose_nothing() {
     alone("two_closes_at_once_with_both_directions_full_lose_nothing", || {
-        leaves_nothing(times(1, 20), |k| {
-            let mut talk = full_both_ways(if k & 1 == 0 { "1" } else { "2" }, PATIENT);
+        leaves_nothing(times(1, 20), |_| {
+            // Version 1: there neither can finish before the other has begun. (With windows what was accepted has gone out before.)
+            let mut talk = full_both_ways(PATIENT);
             // Each throws away what comes, so that what the other has accepted can go out.
             talk.peer.tell("close");
             talk.session.close().unwrap();
