@@ -205,12 +205,15 @@ impl Core {
             drop(session);
         });
         if let Err(error) = started {
-            warn!(target: "gmux::session", "session {number}: no thread for close notifiers: {error}");
             let mut notices = self.notices.lock();
             notices.threads -= 1;
             // With no thread at all, the notifiers stay with their streams, for the threads that close those.
             let due = if notices.threads == 0 { std::mem::take(&mut notices.due) } else { VecDeque::new() };
+            let said = std::mem::replace(&mut notices.lack_said, true);
             drop(notices);
+            if !said {
+                warn!(target: "gmux::session", "session {number}: no thread for close notifiers (not said again): {error}");
+            }
             for (cell, notifier) in due {
                 cell.keep_notifier(notifier);
             }
@@ -239,6 +242,8 @@ pub(super) struct Notices {
     due: VecDeque<(Arc<StreamCell>, Notifier)>,
     /// Threads that call them, or are about to.
     threads: usize,
+    /// That no thread could be started was logged. The peer chooses how often streams fail.
+    lack_said: bool,
 }
 
 /// Runs something of the user's on a thread of its own, or here if there is none to be had.
