@@ -92,8 +92,9 @@ const REFUSALS: usize = 65_536 * 4 * 3;
 /// How many threads of a session call close notifiers at most (the documentation of `set_close_notifier` says so).
 const NOTIFY_THREADS: usize = 8;
 
-/// How much a size of buffers keeps idle at most.
+/// How much a size of buffers keeps idle at most, and all sizes together.
 const IDLE: usize = 4 * MIB;
+const IDLE_ALL: usize = 64 * MIB;
 
 impl Cost {
     /// The bound in bytes.
@@ -109,7 +110,7 @@ impl Cost {
         if self.refusals {
             bound += REFUSALS;
         }
-        bound + self.idle_sizes * IDLE.min(config.receive_buffer)
+        bound + (self.idle_sizes * IDLE.min(config.receive_buffer)).min(IDLE_ALL)
     }
 }
 
