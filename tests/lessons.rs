@@ -457,6 +457,39 @@ fn streams_share_the_link_by_bytes() {
     });
 }
 
+/// On a link that takes 64 KiB in a millisecond or more, 32 streams with much to send move frame by frame, so that none stands still for long.
+#[test]
+fn many_streams_share_a_slow_link_frame_by_frame() {
+    const QUEUE: usize = 1 << 20;
+    const STREAMS: usize = 32;
+    /// What goes out before the link's pace is known, and some.
+    const BEGINNING: usize = 4 << 20;
+    test("many_streams_share_a_slow_link_frame_by_frame", || {
+        let (lab, session) = Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
+        let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
+        lab.blocked();
+        streams.iter().for_each(|mut stream| stream.write_all(&vec![1; QUEUE]).unwrap());
+        for _ in 0..3 * BEGINNING / (64 << 10) {
+            thread::sleep(Duration::from_millis(1)); // the link's pace: more makes no difference
+            lab.allow(64 << 10);
+            lab.blocked();
+        }
+        let frames = lab.frames();
+        let mut before = 0;
+        let later = frames.iter().skip_while(|frame| {
+            before += frame.payload.len();
+            before < BEGINNING
+        });
+        let ids: Vec<_> =
+            later.filter(|frame| frame.header.command == Command::Psh).map(|frame| frame.header.stream_id).collect();
+        assert!(ids.len() >= 4 * STREAMS, "{}", ids.len());
+        let round = ids.windows(STREAMS).map(|ids| ids.iter().collect::<HashSet<_>>().len());
+        assert_eq!(round.min(), Some(STREAMS), "somebody had a second turn before another had one: {ids:?}");
+        session.set_no_data_timeout(Some(Duration::from_millis(1))); // the rest isn't of interest
+        assert!(session.closed().recv().is_err());
+    });
+}
+
 /// A new stream waits for what is being written, and for a turn of each of the others; not for all that they have.
 #[test]
 fn a_new_stream_does_not_wait_behind_the_old_ones() {

@@ -42,6 +42,7 @@ use crate::wire::MAX_PAYLOAD;
 mod complaints;
 mod ending;
 mod liveness;
+mod pace;
 mod reader;
 pub(crate) mod timer;
 mod writer;

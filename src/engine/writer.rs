@@ -17,6 +17,7 @@ use log::trace;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
+use super::pace::Pace;
 use super::reader::guarded;
 use crate::error::{Error, Result};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
@@ -25,11 +26,6 @@ use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS, Batch};
 use crate::wire::{Command, Header, encode_update};
-
-/// How much a stream may send in one turn of the bulk lane, in bytes: half a batch. Frames of one stream that arrive together wake its
-/// reader once; with turns of one frame, sixteen streams made twice as many system calls for wake-ups and were a tenth slower. For those who
-/// wait it makes no difference, since a batch is written whole.
-const QUANTUM: usize = BATCH_BYTES / 2;
 
 /// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a system takes it in one piece, or says at
 /// once that it can't.
@@ -46,6 +42,7 @@ pub(super) struct Writer {
     sent: Vec<Sent>,
     /// Frames in the batch.
     frames: u64,
+    pace: Pace,
     /// Whether the transport's `flush` was called since the last write.
     flushed: bool,
     /// How a caller's turn failed.
@@ -122,7 +119,16 @@ enum Work {
 
 impl Writer {
     pub(super) fn new(transport: Box<dyn Write + Send>, queue: Queue) -> Self {
-        Self { transport, queue, batch: Batch::default(), sent: Vec::new(), frames: 0, flushed: true, failed: None }
+        Self {
+            transport,
+            queue,
+            batch: Batch::default(),
+            sent: Vec::new(),
+            frames: 0,
+            pace: Pace::new(Instant::now()),
+            flushed: true,
+            failed: None,
+        }
     }
 
     /// Works until nothing is left.
@@ -187,7 +193,8 @@ impl Writer {
         while !self.batch.is_full()
             && let Some(cell) = self.queue.next_bulk()
         {
-            self.turn(core, cell, Lane::Bulk, QUANTUM);
+            let allowance = self.pace.allowance(self.queue.waiting() + 1);
+            self.turn(core, cell, Lane::Bulk, allowance);
         }
     }
 
@@ -288,6 +295,7 @@ impl Writer {
         core.counters.bytes_sent.add(data as u64);
         if data > 0 {
             core.clock.payload(now);
+            self.pace.took(data, now);
         }
         for Sent { cell, data, fin } in self.sent.drain(..) {
             if cell.hand_over(data, fin, now) {

@@ -32,6 +32,15 @@ const TAIL_WORTHWHILE: usize = 2048;
 /// busy stream doesn't allocate, and little enough for a hundred thousand idle ones that have seen a burst.
 const KEPT_PLACES: usize = 32;
 
+/// Makes the first place of a queue one place, not the four that a `VecDeque` begins with: most streams have no more than one message waiting, and keep the place
+/// when they are idle.
+#[inline]
+fn first_place<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
+    }
+}
+
 /// A piece of received data.
 #[derive(Debug)]
 pub(crate) struct Chunk<C> {
@@ -122,6 +131,7 @@ impl<C> Inbox<C> {
     pub(crate) fn push(&mut self, chunk: Chunk<C>) {
         if chunk.len() > 0 {
             self.len += chunk.len();
+            first_place(&mut self.chunks);
             self.chunks.push_back(chunk);
         }
     }
@@ -249,6 +259,7 @@ impl Outbox {
             let mut payload = Payload::with_room(pool, room.min(max_frame));
             let n = payload.append(data, max_frame);
             data = &data[n..];
+            first_place(&mut self.payloads);
             self.payloads.push_back(payload);
         }
     }
@@ -256,6 +267,7 @@ impl Outbox {
     pub(crate) fn push(&mut self, payload: Payload) {
         if payload.len() > 0 {
             self.len += payload.len();
+            first_place(&mut self.payloads);
             self.payloads.push_back(payload);
         }
     }

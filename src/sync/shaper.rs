@@ -186,6 +186,11 @@ impl Queue {
         self.round.pop_front()
     }
 
+    /// How many streams wait for a turn of the bulk lane, of those that were seen.
+    pub(crate) fn waiting(&self) -> usize {
+        self.round.len()
+    }
+
     /// A stream that the writer found to have more, after its turn: to the end of the round.
     pub(crate) fn again(&mut self, cell: Arc<StreamCell>) {
         self.round.push_back(cell);
