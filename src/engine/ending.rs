@@ -60,12 +60,12 @@ impl Core {
     }
 
     pub(super) fn begin_close(self: &Arc<Self>) {
-        if let (true, Some(cause)) = (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause()) {
-            self.end(Error::clone(&cause));
-            return;
-        }
         let deadline = Instant::now().checked_add(self.env.config.close_timeout);
         if !self.lifecycle.begin_close(deadline) {
+            // Where writes failed, before this or in this moment, nothing that was accepted can be sent: it ends at once.
+            if let (true, Some(cause)) = (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause()) {
+                self.end(Error::clone(&cause));
+            }
             return;
         }
         debug!(target: "gmux::session", "session {} is closing", self.number);

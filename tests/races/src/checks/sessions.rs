@@ -53,6 +53,7 @@ checks! {
     callers_turn_against_failure false reaches "caller's turn against failing writes and the peer's end"
     callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the peer's end, and a program that stops asking"
     failures_wake_everybody false "failed reads, failed writes or the peer's end against read, write, flush, open, accept"
+    close_against_failing_writes false "session close against failing writes: it is over when close returns, and for those who wait"
     drain_against_closes false "drain against closing streams and an accept"
     close_timeout_passes true "close on a transport that takes nothing: the close timeout ends it"
     timer_comes_and_goes false "the timer's thread: one session ends while another begins"
@@ -859,6 +860,23 @@ fn failures_wake_everybody() {
     assert!(session.close_reason().is_some());
     drop(stream);
     drop(session.close());
+}
+
+fn close_against_failing_writes() {
+    let (session, line) = server(quiet(), false);
+    line.feed(&[PEER.syn(3)]);
+    let stream = session.accept().unwrap();
+    let reader = spawn({
+        let stream = stream.clone();
+        move || read_to_end(&stream, 2).1.is_some()
+    });
+    let failure = peer(&line, |line| line.fail_writes());
+    drop((&stream).write(b"ab"));
+    drop(session.close());
+    assert!(session.is_closed());
+    assert!(reader.join().unwrap(), "there was no FIN");
+    failure.join().unwrap();
+    line.eof();
 }
 
 fn drain_against_closes() {
