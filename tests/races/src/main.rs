@@ -1,6 +1,6 @@
-//! Runs the checks, two and more at a time: `gmux-races [--schedules N] [--seed S] [--list] [--replay SCHEDULE] [NAME]...`
+//! Runs the checks, two and more at a time: `gmux-races [--schedules N] [--seed S] [--list] [--replay SCHEDULE] [--exact] [NAME]...`
 //!
-//! A NAME chooses the checks that contain it. Exits non-zero if one failed.
+//! A NAME chooses the checks that contain it; with `--exact`, the one that is called so, which must be there. Exits non-zero if one failed.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ const SCHEDULES: usize = 2000;
 
 fn main() {
     let mut plan = Plan { schedules: SCHEDULES, seed: 1, print: true };
-    let (mut names, mut replay, mut list) = (Vec::new(), None, false);
+    let (mut names, mut replay, mut list, mut exact) = (Vec::new(), None, false, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| usage(&arg));
@@ -33,11 +33,16 @@ fn main() {
                 drop(log::set_logger(&Stderr));
             }
             "--list" => list = true,
+            "--exact" => exact = true,
             name if !name.starts_with('-') => names.push(name.to_owned()),
             _ => usage(&arg),
         }
     }
-    let chosen = |check: &Check| names.is_empty() || names.iter().any(|name| check.name.contains(name.as_str()));
+    if exact && let Some(unknown) = names.iter().find(|name| all().iter().all(|check| check.name != name.as_str())) {
+        usage(&format!("no check is called {unknown}"));
+    }
+    let is_meant = |check: &Check, name: &String| if exact { check.name == name } else { check.name.contains(name) };
+    let chosen = |check: &Check| names.is_empty() || names.iter().any(|name| is_meant(check, name));
     let checks: VecDeque<Check> = all().into_iter().filter(chosen).collect();
     if list {
         checks.iter().for_each(|check| println!("{:32} {}", check.name, check.about));
@@ -78,7 +83,7 @@ fn main() {
 
 fn usage(about: &str) -> ! {
     eprintln!(
-        "{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break MISTAKE] [--list] [--replay SCHEDULE] [NAME]..."
+        "{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break MISTAKE] [--list] [--replay SCHEDULE] [--exact] [NAME]..."
     );
     std::process::exit(2);
 }
