@@ -1,7 +1,8 @@
 //! Stalls: what happens when applications leave so much unread that a session's receive budget is used up. (The rest of *Stalls* is in
 //! tests/promises_windows.rs.)
 //!
-//! No test here measures how soon a cut comes, for a busy machine decides that too. That it is due exactly one `stall_timeout` after the
+//! No test here measures how soon a cut comes, for a busy machine decides that too: where one must not come yet and a test was itself late, it tries
+//! again. That it is due exactly one `stall_timeout` after the
 //! pause is shown in virtual time (src/proto/keepalive.rs); here keepalive is off, so a session whose timer wasn't told to look then
 //! would look again after an hour, and the watchdog would say so.
 
@@ -9,14 +10,14 @@ mod support;
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Config, Error, Session, Stream};
 use support::blocked::started;
-use support::lab::{FAR, processed, quiet};
+use support::lab::{processed, quiet};
 use support::raw::{Raw, against_server};
 use support::{Pattern, pair, tcp, test, test_for, until};
 
@@ -114,15 +115,16 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     test_for("seventeen_streams_with_both_ends_blocked_in_write_get_moving_again", 2 * support::WATCHDOG, || {
         let mut config = quiet().version(2).half_close_stall(Some(Duration::from_millis(50)));
         if !full() {
-            config = config.stall_timeout(Some(Duration::from_secs(2))); // long enough for all to be seen blocked before
+            config = config.stall_timeout(Some(Duration::from_secs(6))); // long enough for all to be seen blocked before
         }
         let (near, far) = tcp();
         let client = Session::client(near, config.clone()).unwrap();
         let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
-        let there = |i: usize| Pattern::bytes(i as u64, EACH);
-        let back = |i: usize| Pattern::bytes((i + STREAMS) as u64, EACH);
-        for (i, mut stream) in streams.iter().enumerate() {
-            assert_eq!(stream.write(&there(i)).unwrap(), BUDGET, "the first window, and all of it");
+        // What goes there on each stream, then what comes back: made before a stall begins, for it takes a while.
+        let data: Arc<Vec<_>> = Arc::new((0..2 * STREAMS).map(|i| Pattern::bytes(i as u64, EACH)).collect());
+        let (there, back) = data.split_at(STREAMS);
+        for (mut stream, there) in streams.iter().zip(there) {
+            assert_eq!(stream.write(there).unwrap(), BUDGET, "the first window, and all of it");
         }
         let server = Session::server(far, config).unwrap();
         until(|| server.stats().receive_pauses > 0);
@@ -130,8 +132,9 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
             .map(|i| {
                 let mut stream = server.accept().unwrap();
                 assert_eq!(stream.name(), i.to_string());
+                let data = Arc::clone(&data);
                 started(move || -> Result<Vec<u8>, Error> {
-                    stream.write_all(&back(i))?;
+                    stream.write_all(&data[i + STREAMS])?;
                     let mut got = Vec::new(); // FIN only after it: to a writer without credit it may mean that nobody reads any more
                     stream.read_to_end(&mut got)?;
                     Ok(got)
@@ -142,9 +145,9 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
             .iter()
             .enumerate()
             .map(|(i, stream)| {
-                let mut stream = stream.clone();
+                let (mut stream, data) = (stream.clone(), Arc::clone(&data));
                 started(move || {
-                    stream.write_all(&there(i)[BUDGET..])?;
+                    stream.write_all(&data[i][BUDGET..])?;
                     stream.shutdown(Shutdown::Write)
                 })
             })
@@ -169,12 +172,12 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
             match theirs.join() {
                 Ok(got) => {
                     ours.join().unwrap();
-                    assert!(received == back(i) && got == there(i), "stream {i}");
+                    assert!(received == back[i] && got == there[i], "stream {i}");
                 }
                 Err(error) => {
                     assert!(matches!(error, Error::Stalled { .. }), "{error:?}");
                     assert!(matches!(error_of(ours.join()), Error::PeerFinished(_)));
-                    assert!(received.len() < EACH && back(i).starts_with(&received), "stream {i}");
+                    assert!(received.len() < EACH && back[i].starts_with(&received), "stream {i}");
                     cut += 1;
                 }
             }
@@ -335,10 +338,10 @@ fn a_stream_in_the_backlog_is_cut_too() {
 #[test]
 fn a_cut_comes_before_keepalive_whose_clock_rests() {
     test("a_cut_comes_before_keepalive_whose_clock_rests", || {
-        let timeout = Duration::from_millis(500);
+        let timeout = Duration::from_secs(2); // so long may each of the few steps take until the reader is paused
         let alive = quiet().keepalive_disabled(false).keepalive_interval(timeout / 20).keepalive_timeout(timeout);
         let before = Instant::now();
-        let (mut raw, session, stream) = paused(alive.stall_timeout(Some(3 * timeout)));
+        let (mut raw, session, stream) = paused(alive.stall_timeout(Some(timeout * 3 / 2)));
         // The peer's keepalive doesn't suffer either: it is told all the time that this end lives.
         for _ in 0..20 {
             assert_eq!(raw.next().unwrap().header.command, Command::Nop);
@@ -347,7 +350,7 @@ fn a_cut_comes_before_keepalive_whose_clock_rests() {
         assert!(matches!(error_of((&stream).read(&mut [0])), Error::Stalled { .. }));
         assert!(session.closed().recv().is_err());
         assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))), "{:?}", session.close_reason());
-        assert!(before.elapsed() >= 4 * timeout, "the clock restarts at the cut: {:?}", before.elapsed());
+        assert!(before.elapsed() >= timeout * 5 / 2, "the clock restarts at the cut: {:?}", before.elapsed());
     });
 }
 
@@ -355,21 +358,31 @@ fn a_cut_comes_before_keepalive_whose_clock_rests() {
 #[test]
 fn each_stall_has_its_whole_timeout() {
     test("each_stall_has_its_whole_timeout", || {
-        let stall = Duration::from_secs(1);
-        let (mut raw, session, mut stream) = paused(quiet().stall_timeout(Some(stall)));
-        let mut all = vec![0; 65_635];
-        for pauses in 1..=4 {
-            thread::sleep(stall * 2 / 5); // time itself is under test: four of these are longer than a stall may be
-            assert_eq!(session.stats().receive_pauses, pauses);
-            stream.read_exact(&mut all).unwrap();
-            raw.psh(1, [1; 65_535]);
-            raw.psh(1, [2; 100]);
-            until(|| session.stats().receive_pauses > pauses);
-        }
-        assert_eq!(session.stats().streams_cut, 0);
-        stream.set_read_deadline(Some(Instant::now() + FAR));
-        stream.read_exact(&mut all).unwrap();
-        processed(&mut raw, &session, 11); // SYN and ten pieces
-        assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (0, 0));
+        let stall = Duration::from_millis(2500);
+        // Whether it could be tried: not if the machine let one of the stalls get too long.
+        let in_time = || {
+            let mut begin = Instant::now();
+            let (mut raw, session, mut stream) = paused(quiet().stall_timeout(Some(stall)));
+            let mut all = vec![0; 65_635];
+            for pauses in 1..=5 {
+                thread::sleep(stall * 3 / 10); // time itself is under test: four of these are longer than a stall may be
+                let (stats, read) = (session.stats(), stream.read_exact(&mut all));
+                if begin.elapsed() >= stall {
+                    return false;
+                }
+                assert_eq!((stats.receive_pauses, stats.streams_cut), (pauses, 0));
+                read.unwrap();
+                if pauses < 5 {
+                    begin = Instant::now();
+                    raw.psh(1, [1; 65_535]);
+                    raw.psh(1, [2; 100]);
+                    until(|| session.stats().receive_pauses > pauses);
+                }
+            }
+            processed(&mut raw, &session, 11); // SYN and ten pieces
+            assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (0, 0));
+            true
+        };
+        while !in_time() {}
     });
 }
