@@ -117,13 +117,21 @@ fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
 }
 
 #[test]
-fn sessions_of_different_versions_both_say_so() {
-    test("sessions_of_different_versions_both_say_so", || {
-        let (client, server) = support::pair_of(config(1), config(2));
-        let stream = client.open("hello").unwrap();
-        assert!(matches!(server.accept(), Err(Error::InvalidVersion { ours: 2, theirs: 1, peer: Some(_) })));
-        // The server has sent nothing, so all that the client knows is that the connection is gone.
-        assert!((&stream).read(&mut [0]).is_err());
+fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
+    test("of_sessions_of_different_versions_the_end_that_hears_first_says_so", || {
+        for client_begins in [true, false] {
+            let (client, server) = support::pair_of(config(1), config(2));
+            let (speaker, listener) = if client_begins { (client, server) } else { (server, client) };
+            let stream = speaker.open("hello").unwrap();
+            match (client_begins, listener.accept().unwrap_err()) {
+                (true, Error::InvalidVersion { ours: 2, theirs: 1, peer: Some(_) }) => {}
+                (false, Error::InvalidVersion { ours: 1, theirs: 2, peer: Some(_) }) => {}
+                (_, error) => panic!("{error:?}"),
+            }
+            // It has sent nothing, so all that the other knows is that the connection is gone.
+            let kind = (&stream).read(&mut [0]).unwrap_err().kind();
+            assert!(matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset), "{kind}");
+        }
     });
 }
 
