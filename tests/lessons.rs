@@ -528,7 +528,7 @@ fn a_ping_goes_before_bulk_data() {
         while pings == 0 {
             thread::sleep(Duration::from_millis(10)); // pings are due by time alone; the queue is enough for 2.5 s of these
             lab.allow(1 << 16);
-            lab.blocked();
+            lab.wait(|state| (state.offered > 0 || state.written.len() >= QUEUE).then_some(()));
             lab.wait(|state| {
                 assert!(state.written.len() < QUEUE, "all of the bulk data went first");
                 let mut rest = &state.written[..];

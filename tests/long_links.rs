@@ -1,5 +1,5 @@
 //! Version 2 over links with delays of 1, 10 and 50 ms each way: windows grow to their maximum while the reader keeps up, never past the
-//! budget when it stops, and shrink back when it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`,
+//! half of the budget when it stops, and shrink back when it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`,
 //! `rtt100`), with Go peers too.
 
 mod support;
@@ -72,16 +72,16 @@ fn windows_grow_over(delay: Duration) {
     });
     let mut stream = server.accept().unwrap();
     let (mut expected, mut most) = (Pattern::new(7), 0);
-    // A reader that keeps up gets the largest window, sooner or later: then that much comes when it stops.
-    loop {
+    // A reader that keeps up gets the largest window, sooner or later: then that much comes when it stops. And twice more, for no larger one.
+    let mut times = 0;
+    while times < 3 {
         read(&mut stream, &server, &mut expected, 8 << 20, &mut most);
         let unread = unread_when_nobody_reads(&server, delay);
         most = most.max(unread);
-        if unread > 3 * LARGEST / 4 {
-            break;
-        }
+        times += i32::from(times > 0 || unread > 3 * LARGEST / 4);
     }
-    assert!(most <= BUDGET as u64, "{most} bytes of the budget of {BUDGET} were in use");
+    // Not against the budget, which can't be passed: the reader pauses first. What waits may occupy a quarter more than its length.
+    assert!(most <= LARGEST + LARGEST / 4, "{most} bytes were in use, windows grow to {LARGEST}");
     // A reader that stays behind, by reading a little of what is there at a time, loses it again.
     let mut unread = server.stats().receive_buffered;
     while unread > LARGEST / 4 {
