@@ -230,10 +230,15 @@ impl<C> StreamCore<C> {
 
     /// Whether the peer's end of a connection now would cut this stream off.
     pub(crate) fn is_cut_off_by_eof(&self) -> bool {
-        self.halves.receiving != Receiving::Ended && self.wants_data()
+        !self.is_finished() && self.wants_data()
     }
 
     // ---- writing ------------------------------------------------------------------------------------------------
+
+    /// Whether the peer has sent FIN: it may have closed, and never grant window again.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.halves.receiving == Receiving::Ended
+    }
 
     /// What a write can do, with at most `max` bytes accepted and unsent.
     #[inline]
@@ -248,7 +253,7 @@ impl<C> StreamCore<C> {
             return Writable::Failed(Error::WriteShutdown);
         }
         match self.room(max) {
-            0 => Writable::Full { starved: self.tx.credit() == 0 && self.halves.receiving == Receiving::Ended },
+            0 => Writable::Full { starved: self.tx.credit() == 0 && self.is_finished() },
             room => Writable::Room(room),
         }
     }

@@ -114,8 +114,11 @@ impl StreamCell {
             };
             let now = Instant::now();
             let mut limit = state.limit(Direction::Write, &mut call, now)?;
-            if starved && let Some(stall) = env.config.half_close_stall {
-                let since = call.start(now).max(state.credit_at.unwrap_or(now));
+            if state.core.is_finished()
+                && let Some(stall) = env.config.half_close_stall
+            {
+                // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller window, which wakes nobody: so it looks again, too.
+                let since = if starved { call.start(now).max(state.credit_at.unwrap_or(now)) } else { now };
                 match since.checked_add(stall) {
                     Some(at) if at <= now => return Err(Error::PeerFinished(stall)),
                     at => limit = earlier(limit, at),

@@ -233,6 +233,33 @@ fn a_writer_without_credit_after_the_peers_fin_fails_after_the_stall() {
 }
 
 #[test]
+fn a_writer_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_the_stall() {
+    watched(|| {
+        let stall = Duration::from_millis(20);
+        let config = || Config::new().version(2).max_send_buffer(10).half_close_stall(Some(stall));
+        // To a smaller window.
+        let mut bench = Bench::new(config());
+        assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
+        assert!(bench.cell.peer_fin(bench.start));
+        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        bench.update(0, 10);
+        assert_eq!(bench.send_data(), 10);
+        assert!(matches!(writer.join().unwrap(), Err(Error::PeerFinished(_))));
+        // To another writer: one of two gets all that there is.
+        let mut bench = Bench::new(config());
+        assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
+        assert!(bench.cell.peer_fin(bench.start));
+        bench.update(0, 11);
+        let writers = [(); 2].map(|()| bench.blocked(|cell, env| write(cell, env, b"x")));
+        bench.send_data();
+        let results = writers.map(|writer| writer.join().unwrap());
+        let taken = results.iter().filter(|result| matches!(result, Ok(1))).count();
+        let failed = results.iter().filter(|result| matches!(result, Err(Error::PeerFinished(_)))).count();
+        assert_eq!((taken, failed), (1, 1), "{results:?}");
+    });
+}
+
+#[test]
 fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
     watched(|| {
         let short = Duration::from_nanos(1);
