@@ -30,28 +30,33 @@ impl StreamCell {
         if buf.is_empty() {
             return Ok(0);
         }
-        let Some(mut state) = self.wait_readable(env, lead)? else { return Ok(0) };
-        if buf.len().min(state.core.inbox().len()) <= COPY_LOCKED {
+        loop {
+            let Some(mut state) = self.wait_readable(env, &lead)? else { return Ok(0) };
             let mut done = 0;
-            while done < buf.len()
-                && let Some(mut chunk) = state.core.inbox().pop()
-            {
-                done += chunk.copy_to(&mut buf[done..]);
-                state.core.inbox().unpop(chunk);
+            if buf.len().min(state.core.inbox().len()) <= COPY_LOCKED {
+                while done < buf.len()
+                    && let Some(mut chunk) = state.core.inbox().pop()
+                {
+                    done += chunk.copy_to(&mut buf[done..]);
+                    state.core.inbox().unpop(chunk);
+                }
+                self.finish_read(env, state, done);
+                return Ok(done);
             }
-            self.finish_read(env, state, done);
-            return Ok(done);
+            let mut turn = self.begin_read(env, state, Reading::Copying);
+            while done < buf.len()
+                && let Some(chunk) = turn.chunk()
+            {
+                let n = chunk.copy_to(&mut buf[done..]);
+                turn.consumed += n;
+                done += n;
+            }
+            drop(turn);
+            if done > 0 {
+                return Ok(done);
+            }
+            // What was there has been thrown away since (the stream was cut, or closed), which isn't the end of it: look again.
         }
-        let mut turn = self.begin_read(env, state, Reading::Copying);
-        let mut done = 0;
-        while done < buf.len()
-            && let Some(chunk) = turn.chunk()
-        {
-            let n = chunk.copy_to(&mut buf[done..]);
-            turn.consumed += n;
-            done += n;
-        }
-        Ok(done)
     }
 
     /// Moves what comes to `out`, until the end.

@@ -7,10 +7,12 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use facade::sched::choose;
 use facade::time::advance;
 use parking_lot::Mutex;
 
 use super::Check;
+use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::{Lane, Transmit};
 use crate::sync::budget::Budget;
 use crate::sync::cell::{Direction, Env, Name, StreamCell, Wakes};
@@ -40,6 +42,13 @@ pub const CHECKS: &[Check] = &[
         time: false,
         reaches: false,
         body: cell_reads_large,
+    },
+    Check {
+        name: "cell_reads_cut",
+        about: "a read that copies outside the lock against a cut or a close that throws the data away: no end where there is none",
+        time: false,
+        reaches: false,
+        body: cell_reads_cut,
     },
     Check {
         name: "cell_writes",
@@ -282,18 +291,36 @@ fn cell_reads_pass_on() {
     assert_eq!(readers.map(|reader| reader.join().unwrap()), [2, 2, 2]);
 }
 
+/// Delivers a chunk of its own, too large to be copied under the lock.
+fn deliver_large(lab: &Lab, data: &[u8], wakes: &mut Wakes) {
+    let mut buffer = lab.env.pool.get(data.len()).unwrap();
+    buffer[..data.len()].copy_from_slice(data);
+    let charge = lab.env.budget.charge(charge_for(&buffer));
+    lab.cell.admit(&lab.env, data.len()).unwrap();
+    lab.cell.deliver(&lab.env, Chunk::new(buffer, 0, data.len(), charge), Instant::now(), wakes);
+}
+
+fn cell_reads_cut() {
+    let (lab, _queue) = lab(Config::new());
+    let reader = lab.spawn(|env, cell| cell.read(env, &mut [0; 6000], || false));
+    let mut wakes = Wakes::default();
+    deliver_large(&lab, &[1; 5000], &mut wakes);
+    wakes.send();
+    let _ = match choose(2) {
+        0 => lab.cell.fail(&lab.env, Error::Timeout, true),
+        _ => lab.cell.close(&lab.env),
+    };
+    assert!(!matches!(reader.join().unwrap(), Ok(0)), "there was no FIN");
+    assert_eq!(lab.env.budget.used(), 0);
+}
+
 fn cell_reads_large() {
     const LEN: usize = 5000;
     let (lab, _queue) = lab(Config::new());
     let readers = [6000, 4500].map(|size| lab.spawn(move |env, cell| read_to_end(env, cell, size)));
     let mut wakes = Wakes::default();
     for byte in [1, 2] {
-        use crate::proto::chunks::{Chunk, charge_for};
-        let mut buffer = lab.env.pool.get(LEN).unwrap();
-        buffer[..LEN].fill(byte);
-        let charge = lab.env.budget.charge(charge_for(&buffer));
-        lab.cell.admit(&lab.env, LEN).unwrap();
-        lab.cell.deliver(&lab.env, Chunk::new(buffer, 0, LEN, charge), Instant::now(), &mut wakes);
+        deliver_large(&lab, &[byte; LEN], &mut wakes);
         wakes.send();
     }
     lab.cell.peer_fin(Instant::now());
