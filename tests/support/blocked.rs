@@ -52,7 +52,7 @@ impl<T> Blocked<T> {
         let (mut looks, mut before) = (0, None);
         while looks < LOOKS {
             assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
-            let switches = asleep(task);
+            let switches = sleeps(task);
             looks = if switches.is_some() && switches == before { looks + 1 } else { 0 };
             before = switches;
             thread::sleep(PAUSE);
@@ -73,10 +73,10 @@ impl<T> Blocked<T> {
     }
 }
 
-/// How often the thread has gone to sleep by itself, if it sleeps now.
-fn asleep(task: &str) -> Option<String> {
+/// How often the thread of this folder has gone to sleep by itself, if it sleeps now: the same in two looks means that it slept all the time.
+pub fn sleeps(task: &str) -> Option<String> {
     let status = fs::read_to_string(format!("{task}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let sleeps = field("State:").is_some_and(|state| state.starts_with('S'));
-    sleeps.then(|| field("voluntary_ctxt_switches:").unwrap_or_default().to_owned())
+    let asleep = field("State:").is_some_and(|state| state.starts_with('S'));
+    asleep.then(|| field("voluntary_ctxt_switches:").unwrap_or_default().to_owned())
 }

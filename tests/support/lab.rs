@@ -304,26 +304,26 @@ pub fn asleep(name: &str) {
 }
 
 fn asleep_unless(name: &str, over: impl Fn() -> bool) {
-    let mut looks = 0;
+    let (mut looks, mut before) = (0, None);
     super::until(|| {
         assert!(!over(), "thread {name:?} was to block, it has ended");
-        looks = match state_of(name) {
-            Some('S') => looks + 1,
-            Some(_) => 0,
-            None if cfg!(target_os = "linux") => 0,
-            None => looks + 1,
+        let sleeps = match task_of(name) {
+            None if !cfg!(target_os = "linux") => Some(String::new()),
+            task => task.and_then(|task| super::blocked::sleeps(&task)),
         };
+        looks = if sleeps.is_some() && sleeps == before { looks + 1 } else { 0 };
+        before = sleeps;
         looks >= 10 // not just for a moment, on a lock
     });
 }
 
-fn state_of(name: &str) -> Option<char> {
+/// The thread's folder under `/proc`.
+fn task_of(name: &str) -> Option<String> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
-    tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok()).find_map(|stat| {
-        // pid (comm) state ...
-        let (head, tail) = stat.rsplit_once(") ")?;
-        (head.split_once('(')?.1 == name).then(|| tail.chars().next())?
-    })
+    let paths = tasks.filter_map(|task| task.ok()?.path().to_str().map(str::to_owned));
+    paths
+        .into_iter()
+        .find(|path| std::fs::read_to_string(format!("{path}/comm")).is_ok_and(|comm| comm.trim_end() == name))
 }
 
 /// Runs `body` on a thread of that name and waits until it is blocked.
