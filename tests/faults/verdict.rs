@@ -201,7 +201,7 @@ impl Tally {
 
     /// All threads are gone: nothing is called any more.
     pub fn check(&mut self) {
-        for notifiers in self.recent.drain(..) {
+        for notifiers in std::mem::take(&mut self.recent) {
             let count = |counter: &std::sync::atomic::AtomicU32| counter.load(SeqCst);
             let (set, called, dropped) = (count(&notifiers.set), count(&notifiers.called), count(&notifiers.dropped));
             // Where there was one notifier it was called once. Where others were set, those that came after the end were called too.
