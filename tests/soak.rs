@@ -48,10 +48,14 @@ const SHORT_WATCHDOG: Duration = Duration::from_secs(120);
 /// No call may take longer. The workers' threads get this much of the machine, at least.
 const STUCK: Duration = Duration::from_secs(300);
 
-/// By how much the process may have grown. Blocks: what a session leaves behind is a dozen or more, so one session in the whole run is seen. Buffers: the
+/// A writer to a stream that the other end has dropped may run out of window, now and then, and all others of its thread wait for that: no longer than
+/// this. Writers to all others have [`STUCK`], however late the reader's thread comes.
+const TO_DROPPED: Duration = Duration::from_millis(200);
+
+/// By how much the process may have grown. Blocks: what a session leaves behind is eight or more, so one session in the whole run is seen. Buffers: the
 /// pool keeps what the busiest moment needed, and no two rounds have the same; it is a few hundred at once. Resident memory: what the allocator keeps of
 /// that, in an arena for each thread.
-const MARGIN: Margin = Margin { resident: 12 << 20, blocks: 12, pooled: 3 << 20 };
+const MARGIN: Margin = Margin { resident: 12 << 20, blocks: 7, pooled: 3 << 20 };
 
 // ---- plans ------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ struct Tally {
     bytes: AtomicU64,
     timeouts: AtomicU64,
     dropped: AtomicU64,
-    /// Writers without window after the peer's FIN.
+    /// Writers without window on streams that the other end had dropped.
     stalled: AtomicU64,
 }
 
@@ -206,22 +210,27 @@ fn check(mut stream: &Stream, expected: &[u8], patience: Option<Duration>, buf: 
     }
 }
 
+/// Writes all of it; or, if the other end drops the stream, what the window takes, which may have been a small one. Says whether it was all.
+fn send(mut stream: &Stream, data: &[u8], is_dropped: bool) -> io::Result<bool> {
+    stream.set_write_timeout(Some(if is_dropped { TO_DROPPED } else { STUCK })).unwrap();
+    match stream.write_all(data) {
+        Err(error) if is_dropped && error.kind() == ErrorKind::TimedOut => {
+            TALLY.stalled.fetch_add(1, Relaxed);
+            Ok(false)
+        }
+        result => result.map(|()| true),
+    }
+}
+
 /// The opener's end of some streams at once. Says how it failed.
 fn open_some(session: &Session, seeds: &[u64], buf: &mut [u8]) -> io::Result<()> {
     let mut open = Vec::new();
     for &seed in seeds {
         let plan = Plan::new(seed);
-        let mut stream = session.open(name(seed)).map_err(io::Error::from)?;
-        stream.set_write_timeout(Some(STUCK)).unwrap();
+        let stream = session.open(name(seed)).map_err(io::Error::from)?;
         TALLY.streams.fetch_add(1, Relaxed);
-        match stream.write_all(plan.data(0)).map_err(Error::from) {
-            Ok(()) => {}
-            // The window was a small one, and the acceptor had dropped the stream.
-            Err(Error::PeerFinished(_)) if plan.acceptor_drops => {
-                TALLY.stalled.fetch_add(1, Relaxed);
-                continue;
-            }
-            Err(error) => return Err(error.into()),
+        if !send(&stream, plan.data(0), plan.acceptor_drops)? {
+            continue;
         }
         if plan.opener_drops {
             TALLY.dropped.fetch_add(1, Relaxed);
@@ -238,7 +247,7 @@ fn open_some(session: &Session, seeds: &[u64], buf: &mut [u8]) -> io::Result<()>
 }
 
 /// The acceptor's end of one stream.
-fn serve(mut stream: Stream, buf: &mut [u8]) -> io::Result<()> {
+fn serve(stream: Stream, buf: &mut [u8]) -> io::Result<()> {
     let seed = u64::from_le_bytes(stream.name_bytes()[..8].try_into().unwrap());
     assert_eq!(stream.name_bytes(), name(seed));
     let plan = Plan::new(seed);
@@ -247,15 +256,10 @@ fn serve(mut stream: Stream, buf: &mut [u8]) -> io::Result<()> {
         return Ok(());
     }
     check(&stream, plan.data(0), plan.patience[1], buf)?;
-    stream.set_write_timeout(Some(STUCK)).unwrap();
-    match stream.write_all(plan.data(1)) {
-        // It doesn't wait for this: the window may have been a small one, or the session is closed.
-        Err(error) if plan.opener_drops => {
-            let stalled = matches!(Error::from(error), Error::PeerFinished(_));
-            TALLY.stalled.fetch_add(stalled.into(), Relaxed);
-            Ok(())
-        }
-        result => result,
+    match send(&stream, plan.data(1), plan.opener_drops) {
+        // It doesn't wait for this: the session may be closed.
+        Err(_) if plan.opener_drops => Ok(()),
+        result => result.map(drop),
     }
 }
 
@@ -313,9 +317,7 @@ fn connect(random: &mut Random, listener: &TcpListener) -> (Any, Any, Box<dyn Fn
 
 fn config(version: u8) -> Config {
     // So few that a stream that stayed behind in each session's table would use them up.
-    // A writer to a stream that the peer has dropped may run out of window, now and then, and all others of its thread wait for that.
-    let config = Config::new().version(version).max_streams(300).half_close_stall(Some(Duration::from_millis(200)));
-    config.keepalive_timeout(STUCK)
+    Config::new().version(version).max_streams(300).half_close_stall(Some(STUCK)).keepalive_timeout(STUCK)
 }
 
 /// The most streams that are open at once. Their data fits into buffers and windows, so one thread at each end is enough.
@@ -371,10 +373,9 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
 }
 
 /// Sends on a stream what its plan says, and doesn't end it.
-fn write_unfinished(mut stream: Stream) -> Result<Stream, Error> {
-    let seed = u64::from_le_bytes(stream.name_bytes()[..8].try_into().unwrap());
-    stream.set_write_timeout(Some(STUCK)).unwrap();
-    stream.write_all(Plan::new(seed).data(0))?;
+fn write_unfinished(stream: Stream) -> Result<Stream, Error> {
+    let plan = Plan::new(u64::from_le_bytes(stream.name_bytes()[..8].try_into().unwrap()));
+    send(&stream, plan.data(0), plan.acceptor_drops)?;
     Ok(stream)
 }
 
