@@ -56,10 +56,13 @@ fn size_of_class(class: usize) -> usize {
     }
 }
 
+/// What an idle buffer costs beside its bytes, about: its place here, and the allocator's overhead.
+const PLACE: usize = 48;
+
 /// Idle buffers of one size.
 struct Class {
     size: usize,
-    /// How many idle bytes it keeps.
+    /// How many bytes it keeps idle, about.
     kept: usize,
     idle: Mutex<Vec<Box<[u8]>>>,
 }
@@ -76,7 +79,7 @@ impl Class {
 
     fn put(&self, data: Box<[u8]>) {
         let mut idle = self.idle.lock();
-        if idle.len() * self.size < self.kept {
+        if idle.len() * (self.size + PLACE) < self.kept {
             idle.push(data);
         } else {
             drop(idle);

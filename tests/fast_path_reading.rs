@@ -345,7 +345,7 @@ impl Talk {
     /// Talks until the application's thread is in its turn, inside a read of the line; the turn has just begun.
     fn lead(&mut self) {
         loop {
-            self.ask(b"?");
+            (0..20).for_each(|_| self.ask(b"?")); // quickly: slow turns would make offers rare
             asleep(&self.name); // in its turn, or in its stream
             if self.line.who_reads() == self.name {
                 self.ask(b"?"); // the turn that waited so long is over with this

@@ -94,6 +94,23 @@ fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
     });
 }
 
+/// A notifier that waits for what another does has not to wait for ever, also where one event ends both streams.
+#[test]
+fn notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other() {
+    test("notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other", || {
+        const STREAMS: usize = 8; // as many as may wait
+        let (raw, session) = against_client(quiet(), 1);
+        let together = Arc::new(Barrier::new(STREAMS + 1));
+        let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
+        for stream in &streams {
+            let together = Arc::clone(&together);
+            stream.set_close_notifier(move |_| drop(together.wait()));
+        }
+        drop(raw);
+        together.wait();
+    });
+}
+
 /// A stream that the peer has finished hasn't ended.
 #[test]
 fn the_peers_fin_alone_does_not_notify() {

@@ -189,12 +189,17 @@ impl Core {
             return;
         }
         let mut notices = self.notices.lock();
+        let wanted = due.len().min(NOTIFY_THREADS - notices.threads); // who is there sees to the rest
+        notices.threads += wanted;
         notices.due.extend(due);
-        if notices.threads == NOTIFY_THREADS {
-            return; // those see to it
-        }
-        notices.threads += 1;
         drop(notices);
+        for _ in 0..wanted {
+            self.start_notifying();
+        }
+    }
+
+    /// Starts one of the threads that call notifiers, which is counted already.
+    fn start_notifying(&self) {
         let number = self.number;
         // A notifier gets a handle, which needs the session; all others may be gone by the time that the thread runs.
         let session = self.me.upgrade();
@@ -215,7 +220,9 @@ impl Core {
                 warn!(target: "gmux::session", "session {number}: no thread for close notifiers (not said again): {error}");
             }
             for (cell, notifier) in due {
-                cell.keep_notifier(notifier);
+                if let Some(notifier) = cell.keep_notifier(notifier) {
+                    self.notices.lock().due.push_back((cell, notifier)); // for the next such thread
+                }
             }
         }
     }

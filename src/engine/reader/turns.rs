@@ -40,8 +40,8 @@ const SLOW_TURNS: u32 = 8;
 /// So much of the budget has to be free for a caller, in bytes, that it can't run into its end: what one frame may occupy, and some.
 const ROOM: usize = 2 * MAX_BUFFER;
 
-/// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't begin another one after [`READ_BOUND`], so that a peer whose
-/// frames for others trickle in can't make a turn longer than two of those.
+/// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't begin another one after half of [`READ_BOUND`], so that a peer whose
+/// frames for others trickle in can't make a turn longer than two of those, also where the system rounds a bound up.
 const READS: usize = 4;
 
 /// What tells the reader thread that one stream alone talks.
@@ -71,6 +71,13 @@ impl Talk {
             self.slow = 0;
         }
     }
+
+    /// A caller's turn is over, and the reading stays with callers, or doesn't. A slow turn is no success yet.
+    fn turned(&mut self, keep: bool) {
+        if !keep || self.slow == 0 {
+            self.learn(keep);
+        }
+    }
 }
 
 /// Reads the transport on the calling thread, which waits for data on `cell`. Returns whether it did: if not, the reading is seen
@@ -87,7 +94,7 @@ pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) 
             false
         }
     };
-    input.talk.learn(keep);
+    input.talk.turned(keep);
     turn.end(keep);
     drop(slot);
     if !keep {
@@ -100,7 +107,7 @@ impl Reader<'_> {
     /// A caller's turn: reads until there is something for `cell`. Returns whether callers may go on.
     fn lead(&mut self, cell: &Arc<StreamCell>) -> Result<bool> {
         let started = Instant::now();
-        for _ in 0..READS {
+        for read in 0..=READS {
             loop {
                 let in_order = self.core.lifecycle.is_in(Phase::Open) && self.core.env.budget.has_room(ROOM);
                 if !in_order {
@@ -121,8 +128,8 @@ impl Reader<'_> {
                 *slow = if taken < QUICK { 0 } else { *slow + 1 };
                 return Ok(*slow < SLOW_TURNS);
             }
-            if taken >= READ_BOUND {
-                return Ok(false);
+            if read == READS || taken >= READ_BOUND / 2 {
+                break;
             }
             match self.fill_once() {
                 Ok(0) => return Err(self.end_of_input()),
@@ -165,5 +172,33 @@ impl Reader<'_> {
             *bounded = bound;
         }
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_turns_make_offers_rarer_and_a_quick_one_ends_that() {
+        let mut talk = Talk::default();
+        let mut runs = Vec::new();
+        while talk.enough < ENOUGH_AT_MOST {
+            for slow in 1..=SLOW_TURNS {
+                talk.slow = slow;
+                talk.turned(slow < SLOW_TURNS);
+            }
+            runs.push(talk.enough);
+        }
+        assert_eq!(runs, [16, 32, 64, 128, 256, 512, 1024]);
+        talk.turned(true); // none slow since
+        assert_eq!(talk.enough, ENOUGH);
+    }
+
+    #[test]
+    fn what_led_to_nothing_makes_offers_rarer_to_a_limit() {
+        let mut talk = Talk::default();
+        (0..20).for_each(|_| talk.turned(false));
+        assert_eq!(talk.enough, ENOUGH_AT_MOST);
     }
 }

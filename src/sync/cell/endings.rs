@@ -126,9 +126,14 @@ impl StreamCell {
         if state.core.has_ended() { (None, Some(notifier)) } else { (state.extras().notifier.replace(notifier), None) }
     }
 
-    /// Keeps a notifier that couldn't be called, for the thread that closes the stream.
-    pub(crate) fn keep_notifier(&self, notifier: Notifier) {
-        self.state.lock().extras().notifier = Some(notifier);
+    /// Keeps a notifier that couldn't be called, for the thread that closes the stream; gives it back where that has been closed already.
+    pub(crate) fn keep_notifier(&self, notifier: Notifier) -> Option<Notifier> {
+        let mut state = self.state.lock();
+        if state.core.is_closed() {
+            return Some(notifier);
+        }
+        state.extras().notifier = Some(notifier);
+        None
     }
 
     /// Takes a notifier that was kept.

@@ -12,6 +12,7 @@ use super::{COPY_LOCKED, Charge, Env, State, StreamCell};
 use crate::error::Result;
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::Readable;
+use crate::sync::shaper::Bell;
 
 /// Whether a reader has chunks out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +122,16 @@ impl ReadTurn<'_> {
     fn chunk(&mut self) -> Option<&mut Chunk<Charge>> {
         if self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0) {
             self.chunk = None; // back to the pool and the budget, outside the lock
-            self.chunk = self.cell.state.lock().core.inbox().pop();
+            let mut state = self.cell.state.lock();
+            let mut bell = Bell::default();
+            if state.reading == Reading::Writing {
+                // The user's writer may take its time: the peer is to hear of what it has taken, and not of all at the end.
+                state.core.consumed(std::mem::take(&mut self.consumed), self.env.spare_grant());
+                bell = self.cell.settle(self.env, &mut state);
+            }
+            self.chunk = state.core.inbox().pop();
+            drop(state);
+            self.env.shaper.ring(bell);
         }
         self.chunk.as_mut()
     }

@@ -187,10 +187,13 @@ fn a_notifier_that_was_kept_is_taken_once() {
     let bench = Bench::v1();
     assert!(bench.cell.take_notifier().is_none());
     let (kept, heard) = notifier("kept");
-    bench.cell.keep_notifier(kept);
+    assert!(bench.cell.keep_notifier(kept).is_none());
     bench.cell.take_notifier().expect("the notifier that was kept")(&bench.cell);
     assert_eq!(heard.recv(), Ok("kept"));
     assert!(bench.cell.take_notifier().is_none());
+    // Who would take it has been there, and gone.
+    let _ = bench.cell.close(&bench.env);
+    assert!(bench.cell.keep_notifier(notifier("late").0).is_some());
 }
 
 #[test]

@@ -70,8 +70,8 @@ fn what_is_read_counts_as_consumed_however_it_was_copied() {
     bench.cell.peer_fin(bench.start);
     let mut all = Vec::new();
     assert_eq!(bench.cell.write_to(&bench.env, &mut all).unwrap(), 7 * LARGE as u64 - 40_100);
-    // The peer had come near the window's end, and all is read: it grows.
-    assert_eq!(bench.turns(), [Sent::Update(7 * LARGE as u32, 131_072)]);
+    // A writer is counted as it goes: this was due before all was read, so the window doesn't grow yet.
+    assert_eq!(bench.turns(), [Sent::Update(7 * LARGE as u32, 65536)]);
 }
 
 #[test]
@@ -198,6 +198,36 @@ fn a_writer_that_takes_nothing_is_an_error_and_one_that_boasts_is_not_believed()
     assert_eq!(error.kind(), io::ErrorKind::WriteZero);
     bench.cell.peer_fin(bench.start);
     assert_eq!(bench.cell.write_to(&bench.env, &mut Asks(|_: &[u8]| Ok(1000))).unwrap(), 4);
+}
+
+#[test]
+fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
+    watched(|| {
+        let mut bench = Bench::v2();
+        for _ in 0..3 {
+            bench.deliver(&pattern(40_000)); // a chunk each
+        }
+        let ((say, heard), (go, told)) = (mpsc::channel(), mpsc::channel());
+        let mover = bench.spawn(move |cell, env| {
+            let mut out = Asks(|piece: &[u8]| {
+                say.send(()).unwrap();
+                told.recv().unwrap();
+                Ok(piece.len())
+            });
+            cell.write_to(env, &mut out)
+        });
+        heard.recv().unwrap();
+        assert_eq!(bench.turns(), []);
+        go.send(()).unwrap();
+        heard.recv().unwrap();
+        assert_eq!(bench.turns(), [Sent::Update(40_000, 65536)], "the first, and the others unread");
+        go.send(()).unwrap();
+        heard.recv().unwrap();
+        assert_eq!(bench.turns(), [Sent::Update(80_000, 65536)]);
+        go.send(()).unwrap();
+        bench.cell.peer_fin(bench.start);
+        assert_eq!(mover.join().unwrap().unwrap(), 120_000);
+    });
 }
 
 #[test]
