@@ -104,7 +104,9 @@ fn notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other() {
         let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
         for stream in &streams {
             let together = Arc::clone(&together);
-            stream.set_close_notifier(move |_| drop(together.wait()));
+            stream.set_close_notifier(move |_| {
+                together.wait();
+            });
         }
         drop(raw);
         together.wait();
