@@ -130,7 +130,7 @@ impl Config {
         self
     }
 
-    /// Version 2: what a stream's window may grow to, in bytes, when its reader keeps up and its peer runs into it (default: half of
+    /// Version 2: what a stream's window may grow to, in bytes, while its reader keeps up (default: half of
     /// `max_receive_buffer`). Windows grow only while all of them together are granted less than that half. `max_stream_buffer` or
     /// less switches growing off. A stream's throughput is at most its window divided by the round-trip time.
     #[must_use]

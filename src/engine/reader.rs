@@ -1,7 +1,7 @@
 //! The reader thread: reads frames and delivers them.
 //!
-//! It waits for two things alone: the transport, and the receive budget; and it stands by while callers read in its place ([`turns`]). It never waits on a stream, the backlog, the writer, or
-//! a lock that is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
+//! It waits for two things alone: the transport, and the receive budget; and it stands by while callers read in its place ([`turns`]), where it may wait for its input while a
+//! caller has that, for two bounds at most. It never waits on a stream, the backlog, the writer, or another lock that is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
 //!
 //! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a bounded rate.
 

@@ -28,7 +28,8 @@ pub(crate) struct SendWindow {
 const BEHIND: u8 = 8;
 
 /// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't seen to run into it: on a long link UPDs may spread
-/// a peer's data so evenly over the round trip that it never comes near the window's end here, though that is what it waits for.
+/// a peer's data so evenly over the round trip that it never comes near the window's end here, though that is what it waits for. (Sixty-four of a quarter each are sixteen
+/// windows: a link that the window limits takes 1.6 seconds for those at 100 ms, a stream that it doesn't limit long enough to be rare.)
 const KEPT_UP: u8 = 64;
 
 /// What an UPD changed.

@@ -97,8 +97,8 @@ mod tcp {
         }
     }
 
-    /// Sets blocking mode, clears the read timeout, sets the write timeout to 10 ms (not on Windows; clones of the socket have these settings too),
-    /// and sets `TCP_NODELAY`: frames are gathered into large writes
+    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as it suits), sets the write timeout to 10 ms (not on Windows; clones of
+    /// the socket have these settings too), and sets `TCP_NODELAY`: frames are gathered into large writes
     /// already, and Nagle's algorithm would only delay the small ones.
     impl Transport for TcpStream {
         fn split(self) -> io::Result<Halves> {
@@ -134,7 +134,8 @@ mod unix {
         }
     }
 
-    /// Sets blocking mode, clears the read timeout, and sets the write timeout to 10 ms. (Clones of the socket have these settings too.)
+    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as it suits), and sets the write timeout to 10 ms. (Clones of the socket
+    /// have these settings too.)
     impl Transport for UnixStream {
         fn split(self) -> io::Result<Halves> {
             let stream = Arc::new(self);

@@ -2,8 +2,8 @@
 //! transport itself: otherwise each message would cost waking it.
 //!
 //! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by ([`Standby`](crate::sync::standby::Standby)). A
-//! call that would have to wait for data then takes a turn. It gives the reading back when nothing came within the bound, when something
-//! came for anybody else, when the budget is nearly used up, when the session closes or fails; and without its doing anything, when it
+//! call that would have to wait for data then takes a turn. It gives the reading back when nothing came for it within the bound or a few reads, when something
+//! came for anybody else, when turns are slow, when the budget is nearly used up, when the session closes or fails; and without its doing anything, when it
 //! doesn't come back in time.
 //!
 //! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader thread ends the input; nothing depends on
@@ -25,11 +25,11 @@ use crate::sync::close::Phase;
 pub(super) const READ_BOUND: Duration = Duration::from_millis(10);
 
 /// How many messages of one stream, each to a reader that was waiting and has answered the one before, make it likely that the next one is
-/// waited for, too.
+/// waited for, too. Fewer, and a program that begins with a few questions and answers pays for an offer that leads nowhere, half a millisecond.
 const ENOUGH: u32 = 8;
 
 /// How many such messages it takes at most, when what they led to came to nothing again and again: the program reads by calls that take no turn, or its
-/// peer takes so long that waking a thread makes no difference.
+/// peer takes so long that waking a thread makes no difference. An offer that leads nowhere, half a millisecond, is then about a hundredth of what so many messages take.
 const ENOUGH_AT_MOST: u32 = 1024;
 
 /// What a turn may take, but for so many in a row, for callers to go on: the reader thread, which looks whether they do, wakes up twice in that
