@@ -26,8 +26,9 @@ pub(crate) struct Ended {
     pub(crate) closed: bool,
     /// Whether that made it of no more use to the session.
     pub(crate) over: bool,
-    _channel: Option<(Sender<()>, Receiver<()>)>,
+    /// Dropped first: who is told of the end finds the budget refunded.
     _discarded: Option<Discarded<Charge>>,
+    _channel: Option<(Sender<()>, Receiver<()>)>,
 }
 
 impl StreamCell {
@@ -47,8 +48,8 @@ impl StreamCell {
             first,
             closed,
             over: closed && state.core.is_over(),
-            _channel: channel,
             _discarded: discarded,
+            _channel: channel,
         };
         let bell = self.settle(env, &mut state);
         drop(state);
