@@ -15,6 +15,7 @@ mod support;
 #[path = "hostile/victim.rs"]
 mod victim;
 
+use std::io::Write;
 use std::panic::catch_unwind;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const LINES_A_SECOND: u64 = 11;
 const LINES_A_SESSION: u64 = 5;
 
 /// How long a line is at most, in bytes.
-const LINE: u64 = 1024;
+const LINE: u64 = 700;
 
 /// Threads of the victim that are none of the attack's doing: the harness's, its own, two sessions' with their applications, the timer; and those that
 /// serve the well-behaved peer's streams, one at a time, and another that ends.
@@ -42,7 +43,7 @@ const THREADS: usize = 16;
 const THREADS_A_SESSION: usize = 3;
 
 fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
-    let Outcome { report, sent, ending, friend } = outcome;
+    let Outcome { report, over, sent, ending, friend } = outcome;
     let of = |key: &str| report.get(key);
     let name = format!("{} v{version}", attack.name);
     let bound = attack.bound() as u64;
@@ -65,8 +66,9 @@ fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
         of("ended"),
         report.reasons,
     );
-    assert_eq!(of("panics"), 0, "{name}");
-    assert!(of("memory_peak") <= bound, "{name}: {} bytes of memory, {bound} are allowed", of("memory_peak"));
+    assert_eq!(over.get("panics"), 0, "{name}");
+    let peak = over.get("memory_peak");
+    assert!(peak <= bound, "{name}: {peak} bytes of memory, {bound} are allowed");
     // The budget, and the one frame that is let in when nothing else is held.
     let buffered = attack.settings.receive_buffer.max(65_600) as u64 * (1 + attack.cost.sessions as u64);
     assert!(of("buffered_peak") <= buffered, "{name}: {} bytes are buffered", of("buffered_peak"));
@@ -92,18 +94,21 @@ fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
 fn every_attack_costs_no_more_than_the_settings_allow() {
     test_for("every_attack_costs_no_more_than_the_settings_allow", Duration::from_secs(600), || {
         let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
-        let mut failed = Vec::new();
+        let (mut failed, mut made) = (Vec::new(), 0);
         for attack in ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only)) {
             if attack.pieces.0 == 0 && !full() {
                 continue; // for the full run
             }
             for &version in attack.versions {
-                let outcome = scene::attack(attack, version, full());
+                let name = format!("the attack {} v{version}", attack.name);
+                let outcome = test_for(&name, Duration::from_secs(120), || scene::attack(attack, version, full()));
                 if catch_unwind(|| assert_bounded(attack, version, &outcome)).is_err() {
                     failed.push((attack.name, version));
                 }
+                made += 1;
             }
         }
+        assert!(made > 0, "no attack is called {only:?}");
         assert!(failed.is_empty(), "{failed:?}: see above");
     });
 }
@@ -116,7 +121,7 @@ const SLOW_CONNECTION: u64 = 65_600 + 96 * 1024;
 fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
     test_for("a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming", Duration::from_secs(120), || {
         for version in [1, 2] {
-            let pause = Duration::from_millis(if full() { 1000 } else { 20 });
+            let pause = Duration::from_millis(if full() { 1000 } else { 200 }); // for longer than the keepalive's timeout
             let [slow, over] = scene::slow(&SLOW, version, SLOW_CONNECTIONS, pause);
             let connections = SLOW_CONNECTIONS as u64;
             let bound = 2 * 1024 * 1024 + connections * SLOW_CONNECTION;
@@ -173,12 +178,13 @@ fn median(values: &[f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// A measurement, so only in the full run: what is printed there goes into the table. Each share is of two measurements in turn; the best of them counts,
-/// since whatever else the machine does can only make it worse.
+/// A measurement, so only in the full run: what is printed there goes into the table. Beside a good neighbour and beside the attack are measured in turn, equally
+/// often. What else the machine does can only take away from either, so the most of each is compared; and measured again, both, while that isn't enough.
 #[test]
 fn others_keep_their_share_beside_every_attack() {
     if !full() {
-        return println!("measured in the full run: tests/full hostile");
+        let text = "LEFT OUT: what others get beside each attack is measured by tests/full hostile\n";
+        return std::io::stderr().write_all(text.as_bytes()).unwrap(); // past the harness, which would hide it
     }
     test_for("others_keep_their_share_beside_every_attack", Duration::from_secs(3600), || {
         let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
@@ -200,25 +206,28 @@ fn others_keep_their_share_beside_every_attack() {
                 let prelude = (attack.prelude)(version);
                 let bad =
                     Traffic { door: victim.bad, prelude, answers: attack.answers, pieces: &bad, apart: attack.apart };
-                let (mut shares, mut cpu) = (Vec::new(), [Vec::new(), Vec::new()]);
-                while shares.len() < 3 || (shares.len() < TURNS && median(&shares) < SHARE) {
-                    let (beside_good, cpu_good) = scene::beside(&mut victim, SLICE, pace, &good);
-                    let (beside_bad, cpu_bad) = scene::beside(&mut victim, SLICE, pace, &bad);
-                    shares.push(beside_bad as f64 / beside_good.max(1) as f64);
-                    cpu[0].push(cpu_good as f64);
-                    cpu[1].push(cpu_bad as f64);
+                let [mut served, mut cpu] = [(); 2].map(|()| [Vec::new(), Vec::new()]);
+                let mut share = 0.0;
+                while served[0].len() < 3 || (served[0].len() < TURNS && share < SHARE) {
+                    for (i, traffic) in [&good, &bad].into_iter().enumerate() {
+                        let (bytes, millis) = scene::beside(&mut victim, SLICE, pace, traffic);
+                        served[i].push(bytes as f64);
+                        cpu[i].push(millis as f64);
+                    }
+                    let [most_beside_good, most_beside_bad] =
+                        served.each_ref().map(|of| of.iter().copied().fold(1.0, f64::max));
+                    share = most_beside_bad / most_beside_good;
                 }
-                let best = shares.iter().copied().fold(0.0, f64::max);
                 println!(
-                    "{} v{version} at {} KiB/s: share {:.2} (median of {}), best {best:.2}; the victim's cpu {} ms beside a good neighbour, {} ms beside this",
+                    "{} v{version} at {} KiB/s: share {share:.2}, of the medians {:.2}, in {} turns; the victim's cpu {} ms beside a good neighbour, {} ms beside this",
                     attack.name,
                     pace / 1024,
-                    median(&shares),
-                    shares.len(),
+                    median(&served[1]) / median(&served[0]).max(1.0),
+                    served[0].len(),
                     median(&cpu[0]),
                     median(&cpu[1]),
                 );
-                if best < SHARE {
+                if share < SHARE {
                     failed.push((attack.name, version));
                 }
                 victim.end();

@@ -41,7 +41,7 @@ pub enum Answers {
 /// How the attacked session ends up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes on: it serves another stream after the attack.
+    /// It goes on: it answers another stream after the attack.
     Lives,
     /// Its reader waits for the application, as it should; it lives.
     Waits,
@@ -68,6 +68,8 @@ pub struct Cost {
     pub sessions: usize,
     /// It is idle buffers, of so many sizes.
     pub idle_sizes: usize,
+    /// It is what so many streams have accepted from the application, and can't send: `max_send_buffer` each.
+    pub unsent: usize,
 }
 
 const KIB: usize = 1024;
@@ -92,6 +94,9 @@ const REFUSALS: usize = 65_536 * 4 * 3;
 /// How many threads of a session call close notifiers at most (the documentation of `set_close_notifier` says so).
 const NOTIFY_THREADS: usize = 8;
 
+/// `max_send_buffer`, as it is by default.
+const SEND_BUFFER: usize = 256 * KIB;
+
 /// How much a size of buffers keeps idle at most, and all sizes together.
 const IDLE: usize = 4 * MIB;
 const IDLE_ALL: usize = 64 * MIB;
@@ -109,6 +114,10 @@ impl Cost {
         }
         if self.refusals {
             bound += REFUSALS;
+        }
+        if self.unsent > 0 {
+            // And the batch that is being written. A frame's buffer is its header's and its data's.
+            bound += self.unsent * SEND_BUFFER * 9 / 8 + 2 * SEND_BUFFER;
         }
         bound + (self.idle_sizes * IDLE.min(config.receive_buffer)).min(IDLE_ALL)
     }
@@ -139,6 +148,8 @@ pub struct Attack {
     pub same: bool,
     /// How many pieces, small and full.
     pub pieces: (u32, u32),
+    /// The attacker waits for answers, so that it can send all: so many streams are asked for in a piece.
+    pub paced: Option<u64>,
     /// Each piece comes by a connection of its own, which the victim has to end.
     pub apart: bool,
     pub fate: Fate,
@@ -164,6 +175,7 @@ impl Attack {
             piece,
             pieces,
             same: false,
+            paced: None,
             apart: false,
             fate: Fate::Lives,
             cost: Cost {
@@ -174,6 +186,7 @@ impl Attack {
                 threads: 0,
                 sessions: 0,
                 idle_sizes: 0,
+                unsent: 0,
             },
         }
     }
@@ -218,12 +231,19 @@ fn id(i: u32) -> u32 {
 
 /// Opens a stream that the application fills, with no end of window: what comes back fills the sockets, so that nothing else can.
 fn fill(version: u8) -> Vec<u8> {
-    let mut bytes = frame(version, Command::Syn, 1, b"fill");
+    fill_one(version, 1)
+}
+
+fn fill_one(version: u8, id: u32) -> Vec<u8> {
+    let mut bytes = frame(version, Command::Syn, id, b"fill");
     if version == 2 {
-        bytes.extend(upd(1, 0, i32::MAX as u32));
+        bytes.extend(upd(id, 0, i32::MAX as u32));
     }
     bytes
 }
+
+/// How many streams of the attacker's the application fills.
+const FILLED: u32 = 64;
 
 /// Opens `n` streams.
 fn open(version: u8, n: u32) -> Vec<u8> {
@@ -286,7 +306,7 @@ pub static ALL: &[Attack] = &[
     },
     // Streams that nobody accepts.
     Attack {
-        fate: Fate::MayEnd("Flood"),
+        paced: Some(1000),
         cost: Cost { streams: 1024, refusals: true, ..COST },
         ..Attack::new(
             "syn-flood",
@@ -307,6 +327,14 @@ pub static ALL: &[Attack] = &[
             (100, 1000),
         )
     },
+    // Streams that the application writes to, none of which the attacker reads.
+    Attack {
+        app: App::Fills,
+        answers: Answers::Unread,
+        prelude: |version| (0..FILLED).flat_map(|i| fill_one(version, id(i))).collect(),
+        cost: Cost { streams: FILLED as usize, threads: FILLED as usize, unsent: FILLED as usize, ..COST },
+        ..Attack::new("answers-unread", |version, n| frames(n, 100, |_| frame(version, Command::Nop, 0, b"")), (10, 10))
+    },
     // Streams that everybody accepts: as many as there may be.
     Attack {
         app: App::Holds,
@@ -322,7 +350,7 @@ pub static ALL: &[Attack] = &[
     // Rapid reset.
     Attack {
         app: App::Drops,
-        fate: Fate::MayEnd("Flood"),
+        paced: Some(1000),
         cost: Cost { streams: 2 * 1024, refusals: true, ..COST },
         ..Attack::new("rapid-reset", rapid_reset, (20, 1000))
     },
@@ -546,7 +574,7 @@ pub const SLOW_CONNECTIONS: usize = 50;
 const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
 
 const COST: Cost =
-    Cost { data: false, names: false, streams: 0, refusals: false, threads: 0, sessions: 0, idle_sizes: 0 };
+    Cost { data: false, names: false, streams: 0, refusals: false, threads: 0, sessions: 0, idle_sizes: 0, unsent: 0 };
 
 fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
     frames(n, 1000, |i| {

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gmux::wire::Command::{Fin, Syn};
+use gmux::wire::{Frame, Header};
 use gmux::{Config, Session};
 
 use super::attacks::{Answers, Attack, Fate, count_frames};
@@ -112,8 +114,14 @@ pub struct Foe {
     tcp: TcpStream,
     /// Bytes that were sent.
     pub sent: u64,
+    /// FINs that came back, and whether one of them was [`KNOCK`]'s.
+    fins: Arc<AtomicU64>,
+    heard: Arc<AtomicBool>,
     reading: Option<JoinHandle<()>>,
 }
+
+/// The stream with which an attacker asks whether the session still answers.
+const KNOCK: u32 = 0x7fff_fff1;
 
 /// How sending went.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,14 +138,30 @@ impl Foe {
         let tcp = TcpStream::connect(door).unwrap();
         tcp.set_nodelay(true).unwrap();
         tcp.set_write_timeout(Some(NO_PROGRESS)).unwrap();
+        let (fins, heard) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let reading = (answers == Answers::Read).then(|| {
-            let mut tcp = tcp.try_clone().unwrap();
+            let mut tcp = BufReader::with_capacity(65536, tcp.try_clone().unwrap());
+            let (fins, heard) = (Arc::clone(&fins), Arc::clone(&heard));
             thread::spawn(move || {
-                let mut piece = vec![0; 65536];
-                while let Ok(1..) = tcp.read(&mut piece) {}
+                let mut header = [0; 8];
+                while tcp.read_exact(&mut header).is_ok() {
+                    let header = Header::decode(&header).expect("the victim sends frames");
+                    if header.command == Fin {
+                        fins.fetch_add(1, SeqCst);
+                        heard.fetch_or(header.stream_id == KNOCK, SeqCst);
+                    }
+                    let _ = io::copy(&mut tcp.by_ref().take(header.length.into()), &mut io::sink()); // an error comes again
+                }
             })
         });
-        Self { tcp, sent: 0, reading }
+        Self { tcp, sent: 0, fins, heard, reading }
+    }
+
+    /// Opens a stream that can't but be refused, for its name, and waits for its FIN.
+    pub fn knock(&mut self, version: u8) {
+        let knock = Frame::new(version, Syn, KNOCK, [b'?'; 65_535]).unwrap().encode();
+        assert_eq!(self.send(&knock, || false), Sent::All);
+        super::support::until(|| self.heard.load(SeqCst));
     }
 
     /// Sends `bytes`, as far as the victim takes them. `stuck` is asked whether to give up when it doesn't.
@@ -224,6 +248,8 @@ fn wait_full(victim: &mut Victim) {
 /// What an attack came to.
 pub struct Outcome {
     pub report: Report,
+    /// The same when the attacked session was over.
+    pub over: Report,
     /// Bytes that the attacker sent, and how that ended.
     pub sent: u64,
     pub ending: Sent,
@@ -266,6 +292,11 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
             if ending != Sent::All {
                 break;
             }
+            if let Some(syns) = attack.paced {
+                // Faster than it is answered, by as many as fit below the limit on refusals.
+                let asked = u64::from(n + 1) * syns;
+                super::support::until(|| foe.fins.load(SeqCst) + UNANSWERED > asked);
+            }
         }
         match attack.fate {
             Fate::Lives | Fate::MayEnd(_) => wait_dealt_with(&mut victim, frames),
@@ -277,19 +308,30 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
         // Still attacked, in whatever state: the others go on.
         super::support::until(|| friend.done.load(SeqCst) >= before + 2);
         let report = victim.report();
+        let answers = attack.answers == Answers::Read && !matches!(attack.fate, Fate::Waits | Fate::Ends(_));
+        if answers && report.get("ended") == 0 {
+            foe.knock(version);
+        }
         foe.leave();
+        if attack.fate != Fate::Waits {
+            super::support::until(|| victim.report().get("alive") == 0); // a reader that waits for its application doesn't see the end
+        }
+        let over = victim.report();
         let friend = friend.stop();
         victim.end();
-        return Outcome { report, sent, ending, friend };
+        return Outcome { report, over, sent, ending, friend };
     }
     let before = friend.done.load(SeqCst);
     super::support::until(|| friend.done.load(SeqCst) >= before + 2);
     super::support::until(|| victim.report().get("alive") == 0);
-    let report = victim.report();
+    let (report, over) = (victim.report(), victim.report());
     let friend = friend.stop();
     victim.end();
-    Outcome { report, sent, ending, friend }
+    Outcome { report, over, sent, ending, friend }
 }
+
+/// How many streams a paced attacker has open that it has had no answer to: half of the refusals that may wait, and what the backlog holds.
+const UNANSWERED: u64 = 32_768 + 1024;
 
 /// Waits until the victim has dealt with `frames` frames, or has ended the session.
 fn wait_dealt_with(victim: &mut Victim, frames: u64) {

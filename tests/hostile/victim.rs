@@ -243,6 +243,7 @@ pub fn main(attack: &str) {
             other => panic!("unknown command {other:?}"),
         }
     }
+    assert_eq!(PANICS.load(SeqCst), 0, "a thread panicked");
 }
 
 /// What a stream is called whose bytes aren't counted as served.
