@@ -352,6 +352,11 @@ pub struct Traffic<'a> {
     pub apart: bool,
 }
 
+/// As much as the pace brings in 4 ms, in bytes: what is sent at once.
+pub fn part(pace: u64) -> usize {
+    (pace / 250) as usize
+}
+
 /// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `traffic` at `pace` bytes a second; and the processor time of the victim.
 pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<'_>) -> (u64, u64) {
     let friend = Friend::start(victim, 1 << 20);
@@ -367,8 +372,7 @@ pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<
                 if traffic.apart {
                     foe = Foe::to(traffic.door, traffic.answers);
                 }
-                // As much in each part as the pace brings in 4 ms.
-                for part in piece.chunks((pace / 250) as usize) {
+                for part in piece.chunks(part(pace)) {
                     let due = begin + Duration::from_nanos(sent * 1_000_000_000 / pace);
                     thread::sleep(due.saturating_duration_since(Instant::now()));
                     if over() || foe.send(part, over) == Sent::Stuck {
