@@ -140,7 +140,7 @@ impl<C> Inbox<C> {
         let chunk = self.chunks.pop_front()?;
         self.len -= chunk.len();
         if self.chunks.is_empty() {
-            self.shrink();
+            self.chunks.shrink_to(KEPT_PLACES);
         }
         Some(chunk)
     }
@@ -172,13 +172,6 @@ impl<C> Inbox<C> {
     pub(crate) fn clear(&mut self) -> VecDeque<Chunk<C>> {
         self.len = 0;
         std::mem::take(&mut self.chunks)
-    }
-
-    /// Gives the queue's own memory back when a burst is over, so that an idle stream is small.
-    fn shrink(&mut self) {
-        if self.chunks.capacity() > KEPT_PLACES {
-            self.chunks = VecDeque::new();
-        }
     }
 }
 
@@ -275,8 +268,8 @@ impl Outbox {
     pub(crate) fn pop(&mut self) -> Option<Payload> {
         let payload = self.payloads.pop_front()?;
         self.len -= payload.len();
-        if self.payloads.is_empty() && self.payloads.capacity() > KEPT_PLACES {
-            self.payloads = VecDeque::new();
+        if self.payloads.is_empty() {
+            self.payloads.shrink_to(KEPT_PLACES);
         }
         Some(payload)
     }
@@ -412,7 +405,7 @@ mod tests {
     #[test]
     fn a_queue_keeps_its_places_but_not_a_bursts() {
         let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
-        for (places, kept) in [(1, true), (KEPT_PLACES, true), (KEPT_PLACES + 1, false)] {
+        for (places, kept) in [(1, 1), (KEPT_PLACES, KEPT_PLACES), (KEPT_PLACES + 1, KEPT_PLACES)] {
             (inbox.chunks, outbox.payloads) = (VecDeque::with_capacity(places), VecDeque::with_capacity(places));
             inbox.push(chunk(&pool, b"x"));
             outbox.push(payload(&pool, b"x"));
@@ -425,7 +418,7 @@ mod tests {
             }
             assert!(inbox.pop().is_some() && outbox.pop().is_some());
             let capacities = (inbox.chunks.capacity(), outbox.payloads.capacity());
-            assert_eq!(capacities, if kept { (places, places) } else { (0, 0) });
+            assert_eq!(capacities, (kept, kept));
         }
     }
 
