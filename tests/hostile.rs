@@ -185,14 +185,14 @@ fn pieces(pace: u64, apart: bool, make: impl Fn(u32) -> Vec<u8>) -> Vec<Vec<u8>>
 #[test]
 fn others_keep_their_share_beside_every_attack() {
     if !full() {
-        let text = "LEFT OUT: what others get beside each attack is measured by tests/full hostile\n";
-        return std::io::stderr().write_all(text.as_bytes()).unwrap(); // past the harness, which would hide it
+        let text = "\nLEFT OUT: what others get beside each attack is measured by tests/full hostile\n";
+        return std::io::stderr().write_all(text.as_bytes()).unwrap(); // past the harness, which would hide it, on a line of its own
     }
     test_for("others_keep_their_share_beside_every_attack", Duration::from_secs(3600), || {
         let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
         let pace = std::env::var("GMUX_HOSTILE_PACE").map_or(PACE, |pace| pace.parse().unwrap());
         let well_behaved = pieces(pace, false, |_| Frame::new(1, Command::Psh, 1, vec![1; 32_768]).unwrap().encode());
-        let mut failed = Vec::new();
+        let (mut failed, mut made) = (Vec::new(), 0);
         for attack in ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only)) {
             for &version in attack.versions {
                 let mut victim = Victim::start(attack, version);
@@ -229,8 +229,10 @@ fn others_keep_their_share_beside_every_attack() {
                     failed.push((attack.name, version));
                 }
                 victim.end();
+                made += 1;
             }
         }
+        assert!(made > 0, "no attack is called {only:?}");
         assert!(failed.is_empty(), "{failed:?}: see above");
     });
 }
