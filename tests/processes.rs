@@ -58,6 +58,14 @@ fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
     after.assert_back_to(&before, MARGIN);
 }
 
+/// The child says how its session ended, and has no thread of it left; then it goes.
+fn heard(mut peer: Peer, expected: impl FnOnce(&str) -> bool) {
+    let ended = peer.ask("ended");
+    assert!(expected(&ended), "{ended}");
+    assert_eq!(peer.answer(), "0", "threads of the child's");
+    peer.end();
+}
+
 /// So often in the small run, or so often in the full one.
 fn times(small: usize, full: usize) -> usize {
     if std::env::var_os("GMUX_FULL").is_some() { full } else { small }
@@ -206,15 +214,14 @@ fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
             let mut talk = Talk::over_tcp(&terms);
             talk.wait_until_moving();
             let stopped = talk.peer.stop();
-            let mut peer = talk.assert_over(silent);
+            let peer = talk.assert_over(silent);
             threads_end(); // with the peer still there, and silent
             // What it has missed. Its own clock went on, so it may find first that nothing came for too long.
             drop(stopped);
-            let ended = peer.ask("ended");
-            let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"].iter().any(|known| ended.contains(known));
-            assert!(known && !ended.contains("PeerClosed"), "{ended}");
-            assert_eq!(peer.answer(), "0", "threads of the child's");
-            peer.end();
+            heard(peer, |ended| {
+                let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"].iter().any(|known| ended.contains(known));
+                known && !ended.contains("PeerClosed")
+            });
         });
     });
 }
@@ -272,11 +279,8 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
             talk.wait_until_moving();
             net.cut();
             talk.write.assert_asleep();
-            let mut peer = talk.assert_over(silent);
-            let ended = peer.ask("ended");
-            assert!(ended.starts_with("Some(KeepaliveTimeout"), "{ended}");
-            assert_eq!(peer.answer(), "0", "threads of the child's");
-            peer.end();
+            let peer = talk.assert_over(silent);
+            heard(peer, |ended| ended.starts_with("Some(KeepaliveTimeout"));
         });
     });
 }
@@ -301,12 +305,9 @@ fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
             assert!(talk.session.stats().receive_pauses > 0);
             // The child still doesn't read, so what was accepted can't go out.
             assert!(matches!(talk.session.close(), Err(Error::Timeout)));
-            let mut peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            let peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
             threads_end();
-            let ended = peer.ask("ended");
-            assert!(ended.contains("Io(") || ended.contains("ConnectionLost"), "{ended}");
-            assert_eq!(peer.answer(), "0", "threads of the child's");
-            peer.end();
+            heard(peer, |ended| ended.contains("Io(") || ended.contains("ConnectionLost"));
         });
     });
 }
@@ -315,7 +316,7 @@ fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
 fn the_last_drop_with_both_directions_full_is_bounded() {
     alone("the_last_drop_with_both_directions_full_is_bounded", || {
         leaves_nothing(times(1, 10), |_| {
-            let Talk { mut peer, session, stream, write, accept, .. } = full_both_ways("300");
+            let Talk { peer, session, stream, write, accept, .. } = full_both_ways("300");
             // The calls that are blocked have handles: they are told to stop first, but for the one that drops the last.
             session.set_deadline(Some(std::time::Instant::now()));
             assert!(matches!(accept.join(), Error::Timeout));
@@ -324,10 +325,7 @@ fn the_last_drop_with_both_directions_full_is_bounded() {
             drop(session);
             drop(stream); // waits as `close` does
             threads_end();
-            let ended = peer.ask("ended");
-            assert!(ended.contains("Io(") || ended.contains("ConnectionLost"), "{ended}");
-            assert_eq!(peer.answer(), "0", "threads of the child's");
-            peer.end();
+            heard(peer, |ended| ended.contains("Io(") || ended.contains("ConnectionLost"));
         });
     });
 }
@@ -342,11 +340,8 @@ fn two_closes_at_once_with_both_directions_full_lose_nothing() {
             talk.peer.tell("close");
             talk.session.close().unwrap();
             assert_eq!(talk.peer.answer(), "Ok");
-            let mut peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
-            let ended = peer.ask("ended");
-            assert!(ended.starts_with("Some(Closed)"), "{ended}");
-            assert_eq!(peer.answer(), "0", "threads of the child's");
-            peer.end();
+            let peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            heard(peer, |ended| ended.starts_with("Some(Closed)"));
         });
     });
 }

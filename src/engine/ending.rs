@@ -185,13 +185,10 @@ impl Core {
         for (cell, mut ended) in ended {
             due.extend(ended.notifier.take().map(|notifier| (cell, notifier)));
         }
-        if due.is_empty() {
-            return;
-        }
         let mut notices = self.notices.lock();
-        let wanted = due.len().min(NOTIFY_THREADS - notices.threads); // who is there sees to the rest
-        notices.threads += wanted;
         notices.due.extend(due);
+        let wanted = notices.due.len().min(NOTIFY_THREADS - notices.threads); // who is there sees to the rest
+        notices.threads += wanted;
         drop(notices);
         for _ in 0..wanted {
             self.start_notifying();
