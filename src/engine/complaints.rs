@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use log::warn;
+use super::logging::warn;
 
 /// So many bytes of a stream's name are shown: enough to know it by. Ten lines a second with names of 65,535 bytes, each escaped to five, would
 /// be 3 MB/s.

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
 use parking_lot::Mutex;
 
 use super::complaints::shown;
+use super::logging::{debug, info, warn};
 use super::{Core, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::cell::{Ended, Notifier, StreamCell};

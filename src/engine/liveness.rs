@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use log::{trace, warn};
 use parking_lot::Mutex;
 
 use super::complaints::shown;
+use super::logging::{trace, warn};
 use super::{Core, timer};
 use crate::error::Error;
 use crate::proto::keepalive::{Due, Signs};

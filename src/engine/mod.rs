@@ -21,7 +21,6 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{debug, info};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::{Config, INITIAL_WINDOW};
@@ -41,13 +40,16 @@ use crate::wire::MAX_PAYLOAD;
 
 mod complaints;
 mod ending;
+mod guard;
 mod liveness;
+mod logging;
 mod pace;
 mod reader;
 pub(crate) mod timer;
 mod writer;
 
 pub(crate) use ending::call_notifier;
+use logging::{debug, info};
 
 thread_local! {
     /// Whether this is one of gmux's own threads: those never wait for a session to close.

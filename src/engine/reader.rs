@@ -15,11 +15,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::trace;
 use parking_lot::Mutex;
 
 use super::Core;
 use super::complaints::Complaints;
+use super::logging::trace;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;

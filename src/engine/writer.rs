@@ -13,10 +13,10 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::trace;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
+use super::logging::trace;
 use super::pace::Pace;
 use super::reader::guarded;
 use crate::error::{Error, Result};
