@@ -53,7 +53,7 @@ pub enum Error {
     #[error("this stream's sending side was shut down")]
     WriteShutdown,
     /// A duration of zero was given where a timeout is expected.
-    #[error("a timeout of zero: pass None for no timeout, or set_nonblocking(true)")]
+    #[error("a timeout of zero: pass None for no timeout (set_nonblocking(true) makes a stream's calls never wait)")]
     ZeroTimeout,
     /// As many streams as `max_streams` are open from this end.
     #[error("{max} streams are open from this end already: close some, or raise max_streams")]

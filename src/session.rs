@@ -3,6 +3,7 @@
 //! Invariant: handles are counted by hand; the last one, session's or stream's, closes the session.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::proto::registry::Role;
 use crate::stats::SessionStats;
 use crate::stream::Stream;
+use crate::sync::deadline::not_zero;
 use crate::transport::Transport;
 
 /// One connection that carries many streams.
@@ -234,8 +236,13 @@ impl Session {
 
     /// Ends the session with [`Error::NoData`] when no stream payload crossed it in either direction for this long; `None`: never. The
     /// clock starts at the latest of the session's start, this call, and the last payload.
-    pub fn set_no_data_timeout(&self, timeout: Option<Duration>) {
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a duration of zero; the timeout stays as it was.
+    pub fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        not_zero(timeout)?;
         self.core.set_no_data_timeout(timeout);
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use crossbeam_channel::Receiver;
 use crate::engine::{Core, call_notifier};
 use crate::error::{Error, Result};
 use crate::sync::cell::{Direction, StreamCell};
+use crate::sync::deadline::not_zero;
 
 /// One stream of a [`Session`](crate::Session): ordered, reliable, both ways, with a name.
 ///
@@ -129,9 +130,7 @@ impl Stream {
     }
 
     fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) -> io::Result<()> {
-        if timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(Error::ZeroTimeout.into());
-        }
+        not_zero(timeout)?;
         self.cell.set_timeout(direction, timeout);
         Ok(())
     }
@@ -173,8 +172,13 @@ impl Stream {
     /// runs between calls too. The stream stays usable.
     ///
     /// May be called any number of times, also while calls are blocked, which it reaches.
-    pub fn set_no_data_timeout(&self, timeout: Option<Duration>) {
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a duration of zero; the timeout stays as it was.
+    pub fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        not_zero(timeout)?;
         self.cell.set_no_data_timeout(timeout);
+        Ok(())
     }
 
     // ---- endings ------------------------------------------------------------------------------------------------

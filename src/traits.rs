@@ -3,7 +3,7 @@
 //!
 //! Invariant: both are object-safe, and their methods do exactly what the methods of the same name do on [`Session`] and [`Stream`].
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,10 @@ pub trait MuxConn: Send + Sync {
     /// See [`Session::no_data_timeout`].
     fn no_data_timeout(&self) -> Option<Duration>;
     /// See [`Session::set_no_data_timeout`].
-    fn set_no_data_timeout(&self, timeout: Option<Duration>);
+    ///
+    /// # Errors
+    /// As there.
+    fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 }
 
 /// What [`MuxStream::set_close_notifier`] takes.
@@ -85,7 +88,10 @@ pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::no_data_timeout`].
     fn no_data_timeout(&self) -> Option<Duration>;
     /// See [`Stream::set_no_data_timeout`].
-    fn set_no_data_timeout(&self, timeout: Option<Duration>);
+    ///
+    /// # Errors
+    /// As there.
+    fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
     /// See [`Stream::close`].
     ///
     /// # Errors
@@ -95,7 +101,7 @@ pub trait MuxStream: Read + Write + Send + Sync {
     ///
     /// # Errors
     /// As there.
-    fn shutdown(&self, how: Shutdown) -> std::io::Result<()>;
+    fn shutdown(&self, how: Shutdown) -> io::Result<()>;
     /// See [`Stream::closed`].
     fn closed(&self) -> Receiver<()>;
     /// See [`Stream::set_close_notifier`].
@@ -137,8 +143,8 @@ impl MuxConn for Session {
     fn no_data_timeout(&self) -> Option<Duration> {
         self.no_data_timeout()
     }
-    fn set_no_data_timeout(&self, timeout: Option<Duration>) {
-        self.set_no_data_timeout(timeout);
+    fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_no_data_timeout(timeout)
     }
 }
 
@@ -164,13 +170,13 @@ impl MuxStream for Stream {
     fn no_data_timeout(&self) -> Option<Duration> {
         self.no_data_timeout()
     }
-    fn set_no_data_timeout(&self, timeout: Option<Duration>) {
-        self.set_no_data_timeout(timeout);
+    fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_no_data_timeout(timeout)
     }
     fn close(&self) -> Result<()> {
         self.close()
     }
-    fn shutdown(&self, how: Shutdown) -> std::io::Result<()> {
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.shutdown(how)
     }
     fn closed(&self) -> Receiver<()> {

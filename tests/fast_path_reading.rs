@@ -714,7 +714,7 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
         ("a passed deadline", |talk| talk.stream().set_read_deadline(Some(Instant::now())), Some(TimedOut)),
         ("a deadline", |talk| talk.stream().set_read_deadline(Some(Instant::now() + 30 * MS)), Some(TimedOut)),
         ("a timeout", |talk| talk.stream().set_read_timeout(Some(MS)).unwrap(), Some(TimedOut)),
-        ("a no-data timeout", |talk| talk.stream().set_no_data_timeout(Some(MS)), Some(TimedOut)),
+        ("a no-data timeout", |talk| talk.stream().set_no_data_timeout(Some(MS)).unwrap(), Some(TimedOut)),
         ("non-blocking mode", |talk| talk.stream().set_nonblocking(true).unwrap(), Some(WouldBlock)),
         // These two don't wait for the caller, which is still held.
         ("the session's close", |talk| talk.session().close().unwrap(), Some(NotConnected)),
@@ -723,7 +723,7 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
             |talk| assert!(matches!(talk.session().drain(MS), Err(Error::Timeout))),
             Some(NotConnected),
         ),
-        ("the session's no-data timeout", |talk| talk.session().set_no_data_timeout(Some(MS)), Some(TimedOut)),
+        ("the session's no-data timeout", |talk| talk.session().set_no_data_timeout(Some(MS)).unwrap(), Some(TimedOut)),
         ("the peer's FIN", |talk| talk.frame(Command::Fin, 3, b""), None),
     ];
     test("limits_and_endings_reach_a_caller_in_its_turn", || {

@@ -419,7 +419,7 @@ fn updates_ignore_an_expired_deadline() {
         assert_eq!(consumed(&mut raw), 1);
         support::lab::processed(&mut raw, &session, 2);
         stream.set_deadline(Some(Instant::now()));
-        stream.set_no_data_timeout(Some(Duration::from_nanos(1)));
+        stream.set_no_data_timeout(Some(Duration::from_nanos(1))).unwrap();
         stream.read_exact(&mut vec![0; 39_999]).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
         assert_eq!(consumed(&mut raw), 40_000);
@@ -449,7 +449,7 @@ fn streams_share_the_link_by_bytes() {
         let even = shares.iter().sum::<usize>() / STREAMS;
         assert!(even > QUEUE / 3, "{shares:?}");
         assert!(shares.iter().all(|share| share.abs_diff(even) < even / 4), "{shares:?}");
-        session.set_no_data_timeout(Some(Duration::from_millis(1))); // the rest isn't of interest
+        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(); // the rest isn't of interest
         assert!(session.closed().recv().is_err());
     });
 }
@@ -482,7 +482,7 @@ fn many_streams_share_a_slow_link_frame_by_frame() {
         assert!(ids.len() >= 4 * STREAMS, "{}", ids.len());
         let round = ids.windows(STREAMS).map(|ids| ids.iter().collect::<HashSet<_>>().len());
         assert_eq!(round.min(), Some(STREAMS), "somebody had a second turn before another had one: {ids:?}");
-        session.set_no_data_timeout(Some(Duration::from_millis(1))); // the rest isn't of interest
+        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(); // the rest isn't of interest
         assert!(session.closed().recv().is_err());
     });
 }

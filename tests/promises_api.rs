@@ -214,9 +214,9 @@ fn everything_works_through_the_traits() {
         assert_eq!((ours.local_addr(), ours.peer_addr()), (theirs.peer_addr(), theirs.local_addr()));
         server.set_deadline(Some(Instant::now()));
         assert!(matches!(server.accept(), Err(Error::Timeout)));
-        server.set_no_data_timeout(Some(FAR));
+        server.set_no_data_timeout(Some(FAR)).unwrap();
         assert_eq!(server.no_data_timeout(), Some(FAR));
-        ours.set_no_data_timeout(Some(FAR));
+        ours.set_no_data_timeout(Some(FAR)).unwrap();
         assert_eq!(ours.no_data_timeout(), Some(FAR));
         let set: [fn(&dyn MuxStream, Option<Instant>); 2] =
             [|s, at| s.set_deadline(at), |s, at| s.set_read_deadline(at)];
@@ -326,13 +326,13 @@ fn calls_on_closed_things_say_not_connected() {
             stream.set_deadline(Some(Instant::now()));
             stream.set_read_timeout(Some(FAR)).unwrap();
             stream.set_nonblocking(true).unwrap();
-            stream.set_no_data_timeout(Some(FAR));
+            stream.set_no_data_timeout(Some(FAR)).unwrap();
             assert_eq!((stream.id(), stream.name()), (3, "closed"));
             client.close().unwrap();
             client.close().unwrap();
             client.drain(FAR).unwrap();
             client.set_deadline(None);
-            client.set_no_data_timeout(None);
+            client.set_no_data_timeout(None).unwrap();
             assert_eq!(client.num_streams(), 0);
         }
     });

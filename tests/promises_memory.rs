@@ -62,7 +62,7 @@ fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
             assert!(held >= budget / 3, "{len}: only {held} bytes are held");
             // Beside the budget: the reader's window, the threads' stacks, what the allocator keeps.
             assert!(grown <= budget * 3 / 2 + 4 * MIB, "{len}: the process has grown by {grown} bytes");
-            session.set_no_data_timeout(Some(std::time::Duration::from_millis(1)));
+            session.set_no_data_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
             drop((raw, stream));
         }
     });

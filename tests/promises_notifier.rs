@@ -79,7 +79,7 @@ fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
             |raw, _| raw.finish(),
             |raw, _| raw.bytes(&[2, 77, 0, 0, 0, 0, 0, 0]),
             |raw, _| raw.upd(3, 1000, 65_536), // this stream alone
-            |_, session| session.set_no_data_timeout(Some(Duration::from_millis(1))), // found by the timer
+            |_, session| session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(), // found by the timer
             |raw, _| raw.stream.shutdown(std::net::Shutdown::Both).unwrap(),
         ];
         for end in ends {
@@ -141,12 +141,12 @@ fn everything_can_be_called_inside_a_notifier() {
         handle.set_deadline(None);
         handle.set_read_timeout(None).unwrap();
         handle.set_nonblocking(false).unwrap();
-        handle.set_no_data_timeout(None);
+        handle.set_no_data_timeout(None).unwrap();
         let _ = (handle.shutdown(std::net::Shutdown::Both), handle.id(), handle.name(), handle.peer_addr());
         assert!(handle.closed().recv().is_err());
         assert!(!format!("{handle:?} {session:?}").is_empty());
         let _ = (session.num_streams(), session.stats(), session.close_reason(), session.try_accept());
-        session.set_no_data_timeout(None);
+        session.set_no_data_timeout(None).unwrap();
         session.set_deadline(None);
         if let Ok(mut other) = session.open("from inside") {
             other.write_all(b"x").unwrap();

@@ -57,7 +57,7 @@ const ENDINGS: [(&str, Ending); 7] = [
         session.close().unwrap_or_else(|error| assert!(matches!(error, Error::ConnectionLost(_)), "{error}"));
     }),
     ("the session's no-data timeout", |_, session, stream| {
-        session.set_no_data_timeout(Some(Duration::from_millis(1)));
+        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
         ended(stream);
     }),
 ];

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
-use gmux::{Error, Stream};
+use gmux::{Error, MuxConn, MuxStream, Stream};
 use support::lab::{FAR, Lab, blocked, processed, quiet};
 use support::raw::{against_client, against_server};
 use support::{pair, test, until};
@@ -32,7 +32,7 @@ fn settings_belong_to_the_stream_not_the_handle() {
         let other = stream.clone();
         other.set_read_timeout(Some(SHORT)).unwrap();
         other.set_write_timeout(Some(FAR)).unwrap();
-        other.set_no_data_timeout(Some(FAR));
+        other.set_no_data_timeout(Some(FAR)).unwrap();
         assert_eq!(stream.read_timeout().unwrap(), Some(SHORT));
         assert_eq!(stream.write_timeout().unwrap(), Some(FAR));
         assert_eq!(stream.no_data_timeout(), Some(FAR));
@@ -59,14 +59,14 @@ fn settings_reach_calls_that_are_blocked() {
             (|stream| stream.set_deadline(Some(Instant::now())), ErrorKind::TimedOut),
             (|stream| stream.set_read_deadline(Some(Instant::now() + SHORT)), ErrorKind::TimedOut),
             (|stream| stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap(), ErrorKind::TimedOut),
-            (|stream| stream.set_no_data_timeout(Some(SHORT)), ErrorKind::TimedOut),
+            (|stream| stream.set_no_data_timeout(Some(SHORT)).unwrap(), ErrorKind::TimedOut),
             (|stream| stream.set_nonblocking(true).unwrap(), ErrorKind::WouldBlock),
         ];
         for (i, (set, kind)) in settings.into_iter().enumerate() {
             let (_raw, session) = against_client(quiet(), 1);
             let stream = session.open("").unwrap();
             stream.set_deadline(Some(Instant::now() + FAR));
-            stream.set_no_data_timeout(Some(FAR));
+            stream.set_no_data_timeout(Some(FAR)).unwrap();
             let call = blocked(&format!("reached-{i}"), {
                 let mut stream = stream.clone();
                 move || stream.read(&mut [0]).unwrap_err()
@@ -160,20 +160,35 @@ fn being_woken_for_nothing_does_not_prolong_a_timeout() {
     });
 }
 
-/// A zero timeout is refused, as by `TcpStream`; the setting stays as it was.
+/// A zero timeout is refused, as by `TcpStream`, no-data timeouts too; the setting stays as it was.
 #[test]
 fn a_timeout_of_zero_is_invalid() {
     test("a_timeout_of_zero_is_invalid", || {
         let (_raw, session) = against_client(quiet(), 1);
         let stream = session.open("").unwrap();
+        let (conn, boxed): (&dyn MuxConn, &dyn MuxStream) = (&session, &stream);
         stream.set_read_timeout(Some(FAR)).unwrap();
-        assert_eq!(stream.set_read_timeout(Some(Duration::ZERO)).unwrap_err().kind(), ErrorKind::InvalidInput);
-        assert_eq!(stream.set_write_timeout(Some(Duration::ZERO)).unwrap_err().kind(), ErrorKind::InvalidInput);
+        stream.set_no_data_timeout(Some(FAR)).unwrap();
+        session.set_no_data_timeout(Some(FAR)).unwrap();
+        let zero = Some(Duration::ZERO);
+        let refused = [
+            stream.set_read_timeout(zero),
+            stream.set_write_timeout(zero),
+            stream.set_no_data_timeout(zero),
+            boxed.set_no_data_timeout(zero),
+            session.set_no_data_timeout(zero),
+            conn.set_no_data_timeout(zero),
+        ];
+        for error in refused.map(Result::unwrap_err) {
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(matches!(Error::from(error), Error::ZeroTimeout));
+        }
         assert_eq!((stream.read_timeout().unwrap(), stream.write_timeout().unwrap()), (Some(FAR), None));
+        assert_eq!((boxed.no_data_timeout(), conn.no_data_timeout()), (Some(FAR), Some(FAR)));
         // As long as can be is for ever, and no overflow.
         stream.set_read_timeout(Some(Duration::MAX)).unwrap();
-        stream.set_no_data_timeout(Some(Duration::MAX));
-        session.set_no_data_timeout(Some(Duration::MAX));
+        stream.set_no_data_timeout(Some(Duration::MAX)).unwrap();
+        session.set_no_data_timeout(Some(Duration::MAX)).unwrap();
         let call = blocked("for-ever", {
             let stream = stream.clone();
             move || read(&stream)
@@ -216,12 +231,12 @@ fn a_write_without_window_fails_with_no_data() {
         let (mut raw, session) = against_client(quiet().version(2), 2);
         let mut stream = session.open("").unwrap();
         stream.write_all(&[0; 262_144]).unwrap();
-        stream.set_no_data_timeout(Some(SHORT));
+        stream.set_no_data_timeout(Some(SHORT)).unwrap();
         assert!(matches!(Error::from(stream.write(b"x").unwrap_err()), Error::NoData(SHORT)));
         raw.expect(Command::Syn, 3);
         raw.expect_data(3, 262_144);
         raw.upd(3, 262_144, 65_536);
-        stream.set_no_data_timeout(None);
+        stream.set_no_data_timeout(None).unwrap();
         stream.write_all(b"y").unwrap();
         assert_eq!(raw.expect_data(3, 1), b"y", "the one that failed took nothing");
     });
@@ -238,7 +253,7 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let is_timeout = || matches!(read(&stream), Err(Error::Timeout));
 
-        stream.set_no_data_timeout(Some(LONG));
+        stream.set_no_data_timeout(Some(LONG)).unwrap();
         assert!(is_timeout() || created.elapsed() > LONG);
         thread::sleep(LONG); // time itself is under test
         // No call was there while it ran out: the next one hears of it, though it may wait for 1 ms alone.
@@ -249,7 +264,7 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
         thread::sleep(LONG);
         // Setting it again, even to the same, begins a new round too.
         let set = Instant::now();
-        stream.set_no_data_timeout(Some(LONG));
+        stream.set_no_data_timeout(Some(LONG)).unwrap();
         assert!(is_timeout() || set.elapsed() > LONG);
         thread::sleep(LONG);
         // And so does data.
@@ -273,7 +288,7 @@ fn data_in_the_other_direction_counts() {
             let (mut raw, session) = against_client(quiet(), 1);
             let mut stream = session.open("").unwrap();
             let mut last = Instant::now();
-            stream.set_no_data_timeout(Some(LONG));
+            stream.set_no_data_timeout(Some(LONG)).unwrap();
             let call = thread::spawn({
                 let stream = stream.clone();
                 move || (read(&stream), Instant::now())
@@ -324,7 +339,7 @@ fn accepted_data_and_other_streams_do_not_count() {
             }
         });
         stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
-        stream.set_no_data_timeout(Some(SHORT));
+        stream.set_no_data_timeout(Some(SHORT)).unwrap();
         // If any of this counted, the read would never fail.
         assert!(matches!(read(&stream), Err(Error::NoData(SHORT))));
         over.store(true, SeqCst);
@@ -345,7 +360,7 @@ fn a_session_without_payload_ends_though_keepalive_goes_on() {
         let call = blocked("no-payload", move || read(&stream));
         assert_eq!(client.no_data_timeout(), None);
         let before = Instant::now();
-        client.set_no_data_timeout(Some(SHORT));
+        client.set_no_data_timeout(Some(SHORT)).unwrap();
         assert_eq!(client.no_data_timeout(), Some(SHORT));
         assert!(matches!(call.join().unwrap(), Err(Error::NoData(SHORT))));
         assert!(before.elapsed() >= SHORT);
@@ -366,13 +381,13 @@ fn payload_in_either_direction_keeps_a_session() {
             let mut stream = session.open("").unwrap();
             raw.expect(Command::Syn, 3);
             let set = Instant::now();
-            session.set_no_data_timeout(Some(SHORT));
-            session.set_no_data_timeout(None);
+            session.set_no_data_timeout(Some(SHORT)).unwrap();
+            session.set_no_data_timeout(None).unwrap();
             if set.elapsed() >= SHORT {
                 return false;
             }
             let mut last = Instant::now();
-            session.set_no_data_timeout(Some(LONG));
+            session.set_no_data_timeout(Some(LONG)).unwrap();
             for _ in 0..6 {
                 thread::sleep(LONG / 4); // six quarters are more than one whole
                 let before = std::mem::replace(&mut last, Instant::now());
@@ -408,7 +423,7 @@ fn a_paused_reader_does_not_stop_the_sessions_no_data_clock() {
         let stream = session.accept().unwrap();
         (0..10).for_each(|_| raw.psh(1, [0; 10_000]));
         until(|| session.stats().receive_pauses > 0);
-        session.set_no_data_timeout(Some(SHORT));
+        session.set_no_data_timeout(Some(SHORT)).unwrap();
         assert!(session.closed().recv().is_err());
         assert!(matches!(session.close_reason(), Some(Error::NoData(SHORT))));
         // And what was received can still be read.

@@ -410,7 +410,7 @@ fn a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable() {
     each_with("a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable", &ALL, no_data, |mut scene| {
         fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
         fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
-        scene.stream.set_no_data_timeout(None);
+        scene.stream.set_no_data_timeout(None).unwrap();
         scene.is_usable();
     });
 }
@@ -419,11 +419,11 @@ fn a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable() {
 fn a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
     for before in [None, Some(FAR)] {
         each("a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
-            scene.stream.set_no_data_timeout(before);
+            scene.stream.set_no_data_timeout(before).unwrap();
             let call = scene.block();
-            scene.stream.set_no_data_timeout(Some(SHORT));
+            scene.stream.set_no_data_timeout(Some(SHORT)).unwrap();
             fails_with!(call, TimedOut, Error::NoData(SHORT));
-            scene.stream.set_no_data_timeout(None);
+            scene.stream.set_no_data_timeout(None).unwrap();
             scene.is_usable();
         });
     }
@@ -434,8 +434,8 @@ fn a_no_data_timeout_lengthened_meanwhile_doesnt_fire() {
     each("a_no_data_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut scene| {
         lifted_in_time(
             &mut scene,
-            |scene, ahead| scene.stream.set_no_data_timeout(Some(ahead)),
-            |scene| scene.stream.set_no_data_timeout(Some(FAR)),
+            |scene, ahead| scene.stream.set_no_data_timeout(Some(ahead)).unwrap(),
+            |scene| scene.stream.set_no_data_timeout(Some(FAR)).unwrap(),
         );
     });
 }
@@ -633,9 +633,9 @@ fn a_stalled_streams_writes_wake_when_it_is_cut() {
 #[test]
 fn the_sessions_no_data_timeout_wakes_every_call() {
     each("the_sessions_no_data_timeout_wakes_every_call", &ALL, |scene| {
-        scene.session.set_no_data_timeout(Some(FAR));
+        scene.session.set_no_data_timeout(Some(FAR)).unwrap();
         let call = scene.block();
-        scene.session.set_no_data_timeout(Some(SHORT));
+        scene.session.set_no_data_timeout(Some(SHORT)).unwrap();
         fails_with!(call, TimedOut, Error::NoData(SHORT));
         assert!(matches!(scene.session.close_reason(), Some(Error::NoData(SHORT))));
     });

@@ -269,9 +269,9 @@ fn the_sessions_no_data_timeout_set_or_shortened_meanwhile_wakes_accept() {
     test("the_sessions_no_data_timeout_set_or_shortened_meanwhile_wakes_accept", || {
         for before in [None, Some(FAR)] {
             let (_puppet, session) = session(Config::new());
-            session.set_no_data_timeout(before);
+            session.set_no_data_timeout(before).unwrap();
             let call = accepting(&session);
-            session.set_no_data_timeout(Some(SHORT));
+            session.set_no_data_timeout(Some(SHORT)).unwrap();
             fails_with!(call, Error::NoData(SHORT));
         }
     });

@@ -98,7 +98,6 @@ impl Receiver<'_> {
 
     /// Receives one stream, and answers it.
     fn handle(&self, mut stream: &Stream) {
-        stream.set_no_data_timeout(Some(SILENCE));
         let answer = match self.take(stream) {
             Ok(()) => Ok(()),
             // What was cut off is missing, not refused.
@@ -119,6 +118,7 @@ impl Receiver<'_> {
     }
 
     fn take(&self, mut stream: &Stream) -> io::Result<()> {
+        stream.set_no_data_timeout(Some(SILENCE))?;
         let request = Request::read(&mut stream)?;
         match request.kind {
             Kind::List => self.take_list(stream, &request),

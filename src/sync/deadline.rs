@@ -50,6 +50,14 @@ impl Deadline {
     }
 }
 
+/// Refuses a timeout of zero, which could mean "never" as well as "at once".
+///
+/// # Errors
+/// `ZeroTimeout`.
+pub(crate) fn not_zero(timeout: Option<Duration>) -> Result<()> {
+    if timeout.is_some_and(|timeout| timeout.is_zero()) { Err(Error::ZeroTimeout) } else { Ok(()) }
+}
+
 /// The earlier of two points in time, where `None` is never.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     [a, b].into_iter().flatten().min()

@@ -349,7 +349,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
                 self.stream.set_write_timeout(None).unwrap();
             }
             Error::WouldBlock => self.stream.set_nonblocking(false).unwrap(),
-            Error::NoData(_) => self.stream.set_no_data_timeout(None),
+            Error::NoData(_) => self.stream.set_no_data_timeout(None).unwrap(),
             hard => return Err(hard),
         }
         assert!(self.book().limited.load(SeqCst), "{error} without a limit");
@@ -372,7 +372,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             1 => self.stream.set_write_timeout(short).unwrap(),
             2 => self.stream.set_deadline(Some(Instant::now())),
             3 => self.stream.set_nonblocking(true).unwrap(),
-            4 => self.stream.set_no_data_timeout(short),
+            4 => self.stream.set_no_data_timeout(short).unwrap(),
             5 => self.notify(),
             6 => {
                 let clone = self.stream.clone();
