@@ -47,7 +47,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group};
 
 use pool::BufferPool;
-use proto::chunks::{Chunk, Inbox, Outbox, charge_for};
+use proto::chunks::{Chunk, Inbox, charge_for};
+use proto::outbox::Outbox;
 use proto::stream::{Lane, Transmit};
 use sync::budget::{Budget, Charge};
 use sync::cell::{Env, Name, Small, StreamCell, Wakes};

@@ -56,6 +56,26 @@ fn size_of_class(class: usize) -> usize {
     }
 }
 
+/// The class for [`BufferPool::fit`].
+fn fit_class(size: usize) -> Option<usize> {
+    let class = msb(size)?;
+    if size <= QUARTERS_FROM {
+        return Some(class);
+    }
+    let base = 1 << (class - 1); // the power of two below
+    let steps = (size - base).div_ceil(base / 4);
+    let quarters = POWERS + FRAME_BUFFERS.len() + 3 * (class - msb(QUARTERS_FROM)? - 1);
+    Some(if steps == 4 { class } else { quarters + steps - 1 })
+}
+
+/// The class for [`BufferPool::frame`], and the size of a header and the payload.
+fn frame_class(payload: usize) -> (usize, usize) {
+    let size = (HEADER_LEN + payload).min(HEADER_LEN + MAX_PAYLOAD);
+    let close = |&frame: &usize| size <= frame && frame - size < size / 8;
+    let special = FRAME_BUFFERS.iter().position(close).map(|special| POWERS + special);
+    (special.or_else(|| fit_class(size)).unwrap_or(POWERS + FRAME_BUFFERS.len() - 1), size)
+}
+
 /// What an idle buffer costs beside its bytes, about: its place here, and the allocator's overhead.
 const PLACE: usize = 48;
 
@@ -125,24 +145,18 @@ impl BufferPool {
 
     /// A buffer for a header and `payload` bytes (1 to 65535), of a class of the data path where that wastes less.
     pub(crate) fn frame(&self, payload: usize) -> Buffer {
-        let size = (HEADER_LEN + payload).min(HEADER_LEN + MAX_PAYLOAD);
-        let close = |&frame: &usize| size <= frame && frame - size < size / 8;
-        match FRAME_BUFFERS.iter().position(close) {
-            Some(special) => self.take(POWERS + special, size),
-            None => self.fit(size).unwrap_or_else(|| self.take(POWERS + FRAME_BUFFERS.len() - 1, size)),
-        }
+        let (class, size) = frame_class(payload);
+        self.take(class, size)
+    }
+
+    /// What the buffer that [`frame`](Self::frame) gives for `payload` bytes occupies, in bytes.
+    pub(crate) fn frame_capacity(payload: usize) -> usize {
+        size_of_class(frame_class(payload).0)
     }
 
     /// A buffer of `size` bytes (1 to 65536) that wastes at most a fifth of itself, above 4096 bytes.
     pub(crate) fn fit(&self, size: usize) -> Option<Buffer> {
-        let class = msb(size)?;
-        if size <= QUARTERS_FROM {
-            return Some(self.take(class, size));
-        }
-        let base = 1 << (class - 1); // the power of two below
-        let steps = (size - base).div_ceil(base / 4);
-        let quarters = POWERS + FRAME_BUFFERS.len() + 3 * (class - msb(QUARTERS_FROM)? - 1);
-        Some(self.take(if steps == 4 { class } else { quarters + steps - 1 }, size))
+        Some(self.take(fit_class(size)?, size))
     }
 
     fn take(&self, class: usize, len: usize) -> Buffer {
@@ -194,6 +208,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
+    /// The pool that it goes back to.
+    pub(crate) fn pool(&self) -> Option<&BufferPool> {
+        self.home.as_ref().map(|(pool, _)| pool)
+    }
+
     /// What the buffer occupies, in bytes: its class's size.
     #[must_use]
     pub fn capacity(&self) -> usize {
@@ -260,6 +279,7 @@ mod tests {
             let buffer = pool.frame(payload);
             assert_eq!(buffer.len(), payload + HEADER_LEN);
             assert!(buffer.capacity() <= 2 * buffer.len(), "{payload}: {}", buffer.capacity());
+            assert_eq!(BufferPool::frame_capacity(payload), buffer.capacity());
         }
     }
 

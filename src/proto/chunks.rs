@@ -1,15 +1,14 @@
-//! The two queues of a stream: received data that waits for the application, and accepted data that waits for the writer.
+//! Received data that waits for the application, in pooled buffers. (Accepted data: [`outbox`](super::outbox).)
 //!
-//! Both hold pooled buffers and merge small pieces into their last one. A received chunk carries its *charge*, a value that
+//! Small pieces are merged into the last chunk. A chunk carries its *charge*, a value that
 //! refunds the session's budget when it is dropped; what that is, is the layer above's business.
 //!
-//! Invariants: no chunk is empty; a queue's `len` is the sum over its chunks; what a received chunk occupies is charged, not what it
+//! Invariants: no chunk is empty; a queue's `len` is the sum over its chunks; what a chunk occupies is charged, not what it
 //! holds; a small tail doesn't pin a large buffer.
 
 use std::collections::VecDeque;
 
 use crate::pool::{Buffer, BufferPool};
-use crate::wire::HEADER_LEN;
 
 /// What a chunk costs beside its buffer, in bytes: its place in the queue, and the allocator's overhead. It is charged too, so that
 /// one-byte chunks don't come free.
@@ -30,12 +29,12 @@ const TAIL_WORTHWHILE: usize = 2048;
 
 /// A queue that has become empty keeps its own memory up to so many places of 56 bytes: enough for what waits while both ends keep up, so that a
 /// busy stream doesn't allocate, and little enough for a hundred thousand idle ones that have seen a burst.
-const KEPT_PLACES: usize = 32;
+pub(super) const KEPT_PLACES: usize = 32;
 
 /// Makes the first place of a queue one place, not the four that a `VecDeque` begins with: most streams have no more than one message waiting, and keep the place
 /// when they are idle.
 #[inline]
-fn first_place<T>(queue: &mut VecDeque<T>) {
+pub(super) fn first_place<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() == 0 {
         queue.reserve_exact(1);
     }
@@ -175,112 +174,6 @@ impl<C> Inbox<C> {
     }
 }
 
-/// Data for one frame: a pooled buffer with room for the header in front.
-#[derive(Debug)]
-pub(crate) struct Payload {
-    buffer: Buffer,
-    end: usize,
-}
-
-impl Payload {
-    /// A payload with room for `room` bytes.
-    pub(crate) fn with_room(pool: &BufferPool, room: usize) -> Self {
-        let mut buffer = pool.frame(room);
-        buffer.set_len(buffer.capacity());
-        Self { buffer, end: HEADER_LEN }
-    }
-
-    /// Copies what fits below `max` bytes in all; returns the count.
-    #[inline]
-    pub(crate) fn append(&mut self, data: &[u8], max: usize) -> usize {
-        let room = max.min(self.buffer.len() - HEADER_LEN).saturating_sub(self.len());
-        let n = room.min(data.len());
-        self.buffer[self.end..self.end + n].copy_from_slice(&data[..n]);
-        self.end += n;
-        n
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.end - HEADER_LEN
-    }
-
-    /// The buffer, cut to the header's place and the payload.
-    pub(crate) fn into_buffer(mut self) -> Buffer {
-        self.buffer.set_len(self.end);
-        self.buffer
-    }
-}
-
-/// The first buffer for small writes has room for so many bytes; once something waits, writes merge into whole frames.
-const FIRST_MERGE: usize = 1024;
-
-/// Accepted data.
-#[derive(Debug)]
-pub(crate) struct Outbox {
-    payloads: VecDeque<Payload>,
-    len: usize,
-}
-
-impl Outbox {
-    pub(crate) fn new() -> Self {
-        Self { payloads: VecDeque::new(), len: 0 }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Length of the first payload, 0 if there is none.
-    pub(crate) fn front_len(&self) -> usize {
-        self.payloads.front().map_or(0, Payload::len)
-    }
-
-    /// Merges `data` into the last payload, and into new ones of at most `max_frame` bytes.
-    #[inline]
-    pub(crate) fn append(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
-        self.len += data.len();
-        if let Some(last) = self.payloads.back_mut() {
-            let n = last.append(data, max_frame);
-            data = &data[n..];
-        }
-        while !data.is_empty() {
-            let room = if self.payloads.is_empty() { data.len().max(FIRST_MERGE) } else { max_frame };
-            let mut payload = Payload::with_room(pool, room.min(max_frame));
-            let n = payload.append(data, max_frame);
-            data = &data[n..];
-            first_place(&mut self.payloads);
-            self.payloads.push_back(payload);
-        }
-    }
-
-    pub(crate) fn push(&mut self, payload: Payload) {
-        if payload.len() > 0 {
-            self.len += payload.len();
-            first_place(&mut self.payloads);
-            self.payloads.push_back(payload);
-        }
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<Payload> {
-        let payload = self.payloads.pop_front()?;
-        self.len -= payload.len();
-        if self.payloads.is_empty() {
-            self.payloads.shrink_to(KEPT_PLACES);
-        }
-        Some(payload)
-    }
-
-    /// Takes everything out, for the caller to drop.
-    pub(crate) fn clear(&mut self) -> VecDeque<Payload> {
-        self.len = 0;
-        std::mem::take(&mut self.payloads)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,82 +236,37 @@ mod tests {
     }
 
     #[test]
-    fn small_writes_merge_into_frames_and_large_ones_stay_whole() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
-        for _ in 0..100_000 {
-            outbox.append(&[1], 32768, &pool);
-        }
-        let mut large = Payload::with_room(&pool, 500);
-        assert_eq!(large.append(&[2; 500], 32768), 500);
-        outbox.push(large);
-        let mut lengths = Vec::new();
-        while let Some(payload) = outbox.pop() {
-            lengths.push(payload.len());
-            assert!(payload.into_buffer().len() <= 32768 + HEADER_LEN);
-        }
-        assert_eq!(lengths.iter().sum::<usize>(), 100_500);
-        assert!(lengths.len() <= 6, "{lengths:?}");
-    }
-
-    #[test]
-    fn a_frame_never_exceeds_the_maximum() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
-        outbox.append(&[9; 40], 16, &pool);
-        let lengths: Vec<_> = std::iter::from_fn(|| outbox.pop()).map(|p| p.len()).collect();
-        assert_eq!(lengths, [16, 16, 8]);
-    }
-
-    fn payload(pool: &BufferPool, data: &[u8]) -> Payload {
-        let mut payload = Payload::with_room(pool, data.len().max(1));
-        assert_eq!(payload.append(data, 65535), data.len());
-        payload
-    }
-
-    #[test]
-    fn no_chunk_and_no_payload_is_empty() {
-        let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
+    fn no_chunk_is_empty() {
+        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
         inbox.push(Chunk::new(pool.get(10).unwrap(), 3, 0, 0));
         assert!(inbox.is_empty() && inbox.pop().is_none());
-        outbox.push(payload(&pool, &[]));
-        assert!(outbox.is_empty() && outbox.pop().is_none());
     }
 
     #[test]
     fn a_queue_counts_what_is_in_it_and_lets_go_of_all_of_it() {
-        let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
-        assert_eq!((inbox.len(), outbox.len(), outbox.front_len()), (0, 0, 0));
+        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        assert_eq!(inbox.len(), 0);
         inbox.push(chunk(&pool, b"abc"));
         inbox.push(chunk(&pool, b"de"));
-        outbox.push(payload(&pool, b"abc"));
-        outbox.push(payload(&pool, b"de"));
-        outbox.append(b"f", 3, &pool); // there is room behind the last
-        outbox.append(b"gh", 3, &pool);
         assert_eq!((inbox.len(), inbox.is_empty()), (5, false));
-        assert_eq!((outbox.len(), outbox.is_empty(), outbox.front_len()), (8, false, 3));
         let chunks: Vec<_> = inbox.clear().iter().map(|chunk| chunk.data().to_vec()).collect();
         assert_eq!(chunks, [b"abc".to_vec(), b"de".to_vec()]);
-        let lengths: Vec<_> = outbox.clear().iter().map(Payload::len).collect();
-        assert_eq!(lengths, [3, 3, 2]);
-        assert!(inbox.is_empty() && inbox.pop().is_none() && outbox.is_empty() && outbox.pop().is_none());
+        assert!(inbox.is_empty() && inbox.pop().is_none());
     }
 
     #[test]
     fn a_queue_keeps_its_places_but_not_a_bursts() {
-        let (pool, mut inbox, mut outbox) = (BufferPool::new(), Inbox::new(), Outbox::new());
+        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
         for (places, kept) in [(1, 1), (KEPT_PLACES, KEPT_PLACES), (KEPT_PLACES + 1, KEPT_PLACES)] {
-            (inbox.chunks, outbox.payloads) = (VecDeque::with_capacity(places), VecDeque::with_capacity(places));
+            inbox.chunks = VecDeque::with_capacity(places);
             inbox.push(chunk(&pool, b"x"));
-            outbox.push(payload(&pool, b"x"));
             if places > 1 {
                 inbox.push(chunk(&pool, b"y"));
-                outbox.push(payload(&pool, b"y"));
-                assert!(inbox.pop().is_some() && outbox.pop().is_some());
-                // Not before it is empty.
-                assert!(inbox.chunks.capacity() >= places && outbox.payloads.capacity() >= places);
+                assert!(inbox.pop().is_some());
+                assert!(inbox.chunks.capacity() >= places, "not before it is empty");
             }
-            assert!(inbox.pop().is_some() && outbox.pop().is_some());
-            let capacities = (inbox.chunks.capacity(), outbox.payloads.capacity());
-            assert_eq!(capacities, (kept, kept));
+            assert!(inbox.pop().is_some());
+            assert_eq!(inbox.chunks.capacity(), kept);
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod chunks;
 pub(crate) mod keepalive;
+pub(crate) mod outbox;
 pub(crate) mod registry;
 pub(crate) mod state;
 pub(crate) mod stream;

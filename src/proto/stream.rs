@@ -12,7 +12,8 @@ mod turns;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::chunks::{Chunk, Inbox, Outbox, Payload};
+use super::chunks::{Chunk, Inbox};
+use super::outbox::{Outbox, Payload};
 use super::state::{Event, Halves, Receiving, Sending};
 use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;

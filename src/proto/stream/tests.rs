@@ -215,8 +215,7 @@ fn room_is_the_smaller_of_the_queues_and_the_windows() {
     accept(&mut core, 300);
     assert_eq!(room(&core), Some(700));
     // A payload of its own counts like merged data.
-    let mut payload = Payload::with_room(BufferPool::shared(), 200);
-    assert_eq!(payload.append(&[0; 200], 65535), 200);
+    let payload = Payload::of(BufferPool::shared(), &[0; 200], 65535);
     core.accept(payload);
     assert_eq!((room(&core), core.accepted()), (Some(500), 500));
     accept(&mut core, 500);

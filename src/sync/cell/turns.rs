@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::{Env, StreamCell};
 use crate::proto::stream::{Lane, Transmit};
+use crate::wire::HEADER_LEN;
 
 impl StreamCell {
     /// The stream's turn: passes its frames to `emit`, which mustn't block.
@@ -24,7 +25,8 @@ impl StreamCell {
             match &frame {
                 Transmit::Data(payload) => {
                     turn.data += payload.len();
-                    allowance = allowance.saturating_sub(payload.len());
+                    // With its header: a turn of tiny frames is no larger on the wire than others.
+                    allowance = allowance.saturating_sub(HEADER_LEN + payload.len());
                 }
                 Transmit::Fin => turn.fin = true,
                 Transmit::Syn | Transmit::Update { .. } => {}

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::waits::{Direction, is_far};
 use super::{COPY_LOCKED, Env, State, StreamCell};
 use crate::error::Result;
-use crate::proto::chunks::Payload;
+use crate::proto::outbox::Payload;
 use crate::proto::stream::{EXPRESS_BYTES, Writable};
 use crate::sync::deadline::Call;
 use crate::sync::shaper::Bell;
@@ -77,8 +77,8 @@ impl StreamCell {
                 let bell = self.settle_turns(env, &mut state);
                 drop(state);
                 env.shaper.ring(bell);
-                let mut payload = Payload::with_room(env.pool, n.min(max_frame));
-                let n = payload.append(rest, max_frame);
+                let payload = Payload::of(env.pool, rest, max_frame);
+                let n = payload.len();
                 state = self.state.lock();
                 state.core.writing = false;
                 if let Writable::Failed(error) = state.core.writable(max_send) {

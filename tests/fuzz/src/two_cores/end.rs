@@ -10,7 +10,8 @@ use super::Rules;
 use super::side::{Found, Side};
 use crate::error::Error;
 use crate::pool::{Buffer, BufferPool};
-use crate::proto::chunks::{Chunk, Payload, charge_for};
+use crate::proto::chunks::{Chunk, charge_for};
+use crate::proto::outbox::Payload;
 use crate::proto::registry::{Admission, Registry, Role};
 use crate::proto::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
 use crate::wire::HEADER_LEN;
@@ -208,8 +209,8 @@ impl End {
             (Some(n), writable) => {
                 cell.core.writing = false;
                 if !matches!(writable, Writable::Failed(_)) {
-                    let mut payload = Payload::with_room(BufferPool::shared(), n);
-                    assert_eq!(payload.append(&bytes(id, role, cell.side.accepted, n), rules.max_frame), n);
+                    let mut payload = Payload::with_room(BufferPool::shared(), n, rules.max_frame);
+                    assert_eq!(payload.append(&bytes(id, role, cell.side.accepted, n)), n);
                     cell.core.accept(payload);
                     cell.side.accepted += n as u64;
                 }
