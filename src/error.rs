@@ -10,6 +10,12 @@ use std::time::Duration;
 
 use crate::wire::Header;
 
+#[path = "error/lost.rs"] // benches and checks take this file by its path
+mod lost;
+
+pub use lost::Lost;
+pub(crate) use lost::Setup;
+
 /// A [`Result`](std::result::Result) whose error is gmux's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -46,11 +52,13 @@ pub enum Error {
         /// The longest that can be sent, in bytes.
         max: usize,
     },
-    /// The call is on a stream or session that was closed at this end.
-    #[error("closed at this end")]
+    /// The call is on a stream or session that was closed at this end: by
+    /// [`close`](crate::Stream::close), the drop of the last handle, or, of a session, by
+    /// [`drain`](crate::Session::drain). For a loop over `accept` that is the normal end.
+    #[error("closed at this end, by this program: to go on, open another stream, or another session")]
     Closed,
     /// A write after `shutdown(Write)`.
-    #[error("this stream's sending side was shut down")]
+    #[error("this stream's sending side was shut down at this end: write before shutdown, or open another stream")]
     WriteShutdown,
     /// A duration of zero was given where a timeout is expected.
     #[error("a timeout of zero: pass None for no timeout (set_nonblocking(true) makes a stream's calls never wait)")]
@@ -61,13 +69,13 @@ pub enum Error {
         /// The configured `max_streams`.
         max: usize,
     },
-    /// The session ran out of stream ids (2³¹ streams from one end).
-    #[error("stream id overflows, should start a new connection")]
+    /// The session ran out of stream ids (2³¹ streams from one end). Its streams go on.
+    #[error("this end has used up the session's stream ids: open a new session, over a new connection")]
     GoAway,
 
     // ---- time ---------------------------------------------------------------------------------------------------
-    /// A deadline or timeout passed.
-    #[error("timeout")]
+    /// The deadline or timeout of a call passed. The stream or session stays usable.
+    #[error("timeout: the call's deadline or timeout passed before it could be done")]
     Timeout,
     /// The call would have to wait, on a stream in non-blocking mode.
     #[error("operation would block")]
@@ -148,10 +156,12 @@ pub enum Error {
     /// The peer ended the connection, between frames, with no stream cut off.
     #[error("the peer closed the connection")]
     PeerClosed,
-    /// The connection ended inside a frame, or while streams had not finished.
-    #[error("connection lost: it ended {0}")]
-    ConnectionLost(&'static str),
-    /// The transport failed.
+    /// The connection ended inside a frame, or while streams had not finished. The peer's program
+    /// may have died or left its streams open, or it doesn't take this end for what it is.
+    #[error("connection lost: {0}")]
+    ConnectionLost(Lost),
+    /// The transport failed. If that was before anything came from the peer, the text asks what may
+    /// have made the peer leave.
     #[error("transport: {0}")]
     Io(#[source] Arc<io::Error>),
 }
@@ -210,6 +220,83 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether a limit of time passed that this end had set for a call: [`Timeout`](Self::Timeout) and
+    /// [`NoData`](Self::NoData).
+    ///
+    /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may tell
+    /// that the connection timed out.
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::time::Duration;
+    /// # use gmux::{Config, Error, Session};
+    /// # let (a, _b) = std::os::unix::net::UnixStream::pair()?;
+    /// # let session = Session::client(a, Config::new().close_timeout(Duration::from_millis(1)))?;
+    /// let mut stream = session.open("")?;
+    /// stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+    /// let error = Error::from(stream.read(&mut [0]).unwrap_err());
+    /// assert!(error.is_timeout() && !error.is_closed() && !error.is_session_over());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout | Self::NoData(_))
+    }
+
+    /// Whether the program itself closed, at this end, what the call needs: [`Closed`](Self::Closed)
+    /// and [`WriteShutdown`](Self::WriteShutdown). Where other threads close streams and sessions,
+    /// this is no fault.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed | Self::WriteShutdown)
+    }
+
+    /// Whether the whole session is over, so that only a new connection helps:
+    /// [`PeerClosed`](Self::PeerClosed), [`ConnectionLost`](Self::ConnectionLost), [`Io`](Self::Io),
+    /// [`KeepaliveTimeout`](Self::KeepaliveTimeout), [`InvalidProtocol`](Self::InvalidProtocol),
+    /// [`InvalidCommand`](Self::InvalidCommand), [`InvalidVersion`](Self::InvalidVersion) and
+    /// [`Flood`](Self::Flood).
+    ///
+    /// Not [`Closed`](Self::Closed) and [`NoData`](Self::NoData), which may be a stream's alone:
+    /// there [`Session::is_closed`](crate::Session::is_closed) knows.
+    #[must_use]
+    pub fn is_session_over(&self) -> bool {
+        match self {
+            Self::PeerClosed
+            | Self::ConnectionLost(_)
+            | Self::Io(_)
+            | Self::KeepaliveTimeout(_)
+            | Self::InvalidProtocol { .. }
+            | Self::InvalidCommand(_)
+            | Self::InvalidVersion { .. }
+            | Self::Flood { .. } => true,
+            Self::Config { .. }
+            | Self::NameTooLong { .. }
+            | Self::Closed
+            | Self::WriteShutdown
+            | Self::ZeroTimeout
+            | Self::TooManyStreams { .. }
+            | Self::GoAway
+            | Self::Timeout
+            | Self::WouldBlock
+            | Self::NoData(_)
+            | Self::Stalled { .. }
+            | Self::PeerFinished(_)
+            | Self::Consumed { .. }
+            | Self::Overrun { .. } => false,
+        }
+    }
+
+    /// The error of a transport over which nothing came from the peer: see [`Lost`].
+    pub(crate) fn unheard(self, setup: Setup) -> Self {
+        match self {
+            Self::Io(error) => Self::Io(lost::unheard(error, setup)),
+            other => other,
+        }
+    }
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::new(error.kind(), error)
@@ -244,9 +331,55 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_what_ends_a_users_own_plan_say_what_to_do() {
+        let says = [
+            (Error::Closed, "open another stream, or another session"),
+            (Error::GoAway, "open a new session, over a new connection"),
+            (Error::WriteShutdown, "open another stream"),
+            (Error::ZeroTimeout, "pass None"),
+        ];
+        for (error, what) in says {
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn predicates_hold_for_the_variants_that_they_name() {
+        let header = Header { version: 1, command: crate::wire::Command::Fin, length: 1, stream_id: 3 };
+        let io = |kind| Error::from(io::Error::from(kind));
+        let time = Duration::from_secs(1);
+        // (timeout, closed, session over)
+        let cases = [
+            (Error::Timeout, (true, false, false)),
+            (Error::NoData(time), (true, false, false)),
+            (Error::Closed, (false, true, false)),
+            (Error::WriteShutdown, (false, true, false)),
+            (Error::PeerClosed, (false, false, true)),
+            (Error::KeepaliveTimeout(time), (false, false, true)),
+            (Error::InvalidProtocol { frame: header, reason: "" }, (false, false, true)),
+            (Error::InvalidCommand(9), (false, false, true)),
+            (Error::InvalidVersion { ours: 1, theirs: 2, peer: None }, (false, false, true)),
+            (Error::Flood { refusals: 1 }, (false, false, true)),
+            (io(io::ErrorKind::TimedOut), (false, false, true)),
+            (Error::WouldBlock, (false, false, false)),
+            (Error::ZeroTimeout, (false, false, false)),
+            (Error::GoAway, (false, false, false)),
+            (Error::TooManyStreams { max: 1 }, (false, false, false)),
+            (Error::NameTooLong { len: 9, max: 8 }, (false, false, false)),
+            (Error::Stalled { held: 1, after: time }, (false, false, false)),
+            (Error::PeerFinished(time), (false, false, false)),
+            (Error::Consumed { stream: 3, consumed: 2, sent: 1 }, (false, false, false)),
+            (Error::Overrun { stream: 3, received: 2, allowed: 1 }, (false, false, false)),
+            (Error::Config { field: "", value: String::new(), rule: "" }, (false, false, false)),
+        ];
+        for (error, expected) in cases {
+            assert_eq!((error.is_timeout(), error.is_closed(), error.is_session_over()), expected, "{error:?}");
+        }
+    }
+
+    #[test]
     fn truncation_is_never_unexpected_eof() {
         let source = io::Error::from(io::ErrorKind::UnexpectedEof);
         assert_eq!(Error::from(source).kind(), io::ErrorKind::ConnectionAborted);
-        assert_eq!(Error::ConnectionLost("inside a frame").kind(), io::ErrorKind::ConnectionAborted);
     }
 }

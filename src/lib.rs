@@ -23,7 +23,7 @@ pub mod wire;
 
 pub use config::{Config, INITIAL_WINDOW};
 pub use crossbeam_channel::Receiver;
-pub use error::{Error, Result};
+pub use error::{Error, Lost, Result};
 pub use session::{Incoming, Session};
 pub use stats::SessionStats;
 pub use stream::Stream;

@@ -128,9 +128,9 @@ fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
                 (false, Error::InvalidVersion { ours: 1, theirs: 2, peer: Some(_) }) => {}
                 (_, error) => panic!("{error:?}"),
             }
-            // It has sent nothing, so all that the other knows is that the connection is gone.
-            let kind = (&stream).read(&mut [0]).unwrap_err().kind();
-            assert!(matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset), "{kind}");
+            // It has sent nothing, so all that the other can do is ask.
+            let version = if client_begins { 1 } else { 2 };
+            asks_about_setup((&stream).read(&mut [0]).unwrap_err(), version, client_begins);
         }
     });
 }
@@ -236,8 +236,60 @@ fn two_clients_or_two_servers_are_told_about_their_roles() {
             let (a, b) = (start(a), start(b));
             let stream = a.open("").unwrap();
             assert!(asks_about_roles(&b.accept().unwrap_err(), stream.id()));
-            assert!((&stream).read(&mut [0]).is_err());
+            asks_about_setup((&stream).read(&mut [0]).unwrap_err(), 1, clients);
         }
+    });
+}
+
+/// Whether an error that a call got asks what may have made the peer leave without a word.
+fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
+    let kind = error.kind();
+    assert!(
+        matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "{kind}"
+    );
+    let (text, role) = (error.to_string(), if is_client { "client" } else { "server" });
+    let asked = [&format!("configured for version {version}"), &format!("this end is the {role}"), "unnamed"];
+    assert!(asked.iter().all(|question| text.contains(*question)), "{text}");
+    assert!(inner(error).is_session_over());
+}
+
+/// smux answers a SYN with a payload by closing the connection.
+#[test]
+fn an_end_before_anything_came_asks_about_version_roles_and_names() {
+    test("an_end_before_anything_came_asks_about_version_roles_and_names", || {
+        for version in VERSIONS {
+            for reset in [false, true] {
+                let (mut raw, session) = against_client(config(version), version);
+                let mut stream = session.open("named").unwrap();
+                if reset {
+                    raw.stream.peek(&mut [0]).unwrap(); // closed with unread input, a socket resets
+                } else {
+                    raw.expect(Command::Syn, 3);
+                }
+                drop(raw);
+                asks_about_setup(stream.read(&mut [0]).unwrap_err(), version, true);
+                // A writer may be the one who notices.
+                let (mut raw, session) = against_server(config(version), version);
+                let mut stream = session.open("named").unwrap();
+                raw.expect(Command::Syn, 2);
+                drop(raw);
+                let error = std::iter::repeat_with(|| stream.write(&[0; 10_000])).find_map(Result::err).unwrap();
+                asks_about_setup(error, version, false);
+            }
+            // Something came, so versions and roles agree.
+            let (mut raw, session) = against_client(config(version), version);
+            let mut stream = session.open("named").unwrap();
+            raw.expect(Command::Syn, 3);
+            raw.nop();
+            raw.finish();
+            let text = stream.read(&mut [0]).unwrap_err().to_string();
+            assert!(text.contains("1 stream of this end was open") && !text.contains('?'), "{text}");
+        }
+        // Nothing was open: the peer has looked in, and that is all.
+        let (raw, session) = against_server(config(1), 1);
+        drop(raw);
+        assert!(matches!(session.accept(), Err(Error::PeerClosed)));
     });
 }
 
@@ -273,7 +325,7 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
                 raw.finish();
                 assert!(session.closed().recv().is_err());
                 let lost = |error: &Error| {
-                    assert!(matches!(error, Error::ConnectionLost("inside a frame")), "{error:?}");
+                    assert!(matches!(error, Error::ConnectionLost(lost) if lost.inside_frame), "{error:?}");
                     assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
                 };
                 lost(&session.close_reason().unwrap());
@@ -295,7 +347,8 @@ fn an_end_inside_a_frame_is_an_error_even_with_no_stream() {
         let (mut raw, session) = against_server(config(1), 1);
         raw.bytes(&[1, 3, 0]);
         raw.finish();
-        assert!(matches!(session.accept(), Err(Error::ConnectionLost("inside a frame"))));
+        let error = session.accept().unwrap_err();
+        assert!(matches!(error, Error::ConnectionLost(lost) if lost.inside_frame), "{error:?}");
     });
 }
 
@@ -310,6 +363,8 @@ fn an_end_between_frames_with_open_streams_is_an_error_on_those_without_fin() {
             raw.fin(5);
             let ours = session.open("ours").unwrap();
             assert_eq!(raw.expect(Command::Syn, 2), b"ours");
+            let more = session.open("more").unwrap();
+            assert_eq!(raw.expect(Command::Syn, 4), b"more");
             raw.finish();
             let (cut_off, finished) = (session.accept().unwrap(), session.accept().unwrap());
             let (data, end) = read_all(&cut_off);
@@ -320,9 +375,14 @@ fn an_end_between_frames_with_open_streams_is_an_error_on_those_without_fin() {
                 ErrorKind::ConnectionAborted,
                 "not UnexpectedEof, which read_exact uses for itself"
             );
-            assert!(matches!(inner(error), Error::ConnectionLost(_)));
+            let error = inner(error);
+            assert!(matches!(&error, Error::ConnectionLost(lost) if (lost.ours, lost.theirs) == (2, 1)), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("2 streams of this end and 1 of the peer's were open"), "{text}");
+            assert!(!text.contains('?'), "versions and roles agree: {text}");
             assert_eq!((&finished).read(&mut [0]).unwrap(), 0);
             assert!(matches!(inner((&ours).read(&mut [0]).unwrap_err()), Error::ConnectionLost(_)));
+            drop(more);
             assert!(matches!(session.accept(), Err(Error::ConnectionLost(_))));
         }
     });

@@ -43,6 +43,7 @@ mod ending;
 mod guard;
 mod liveness;
 mod logging;
+mod lost;
 mod pace;
 mod reader;
 pub(crate) mod timer;
@@ -77,6 +78,7 @@ pub(crate) struct Core {
     me: Weak<Self>,
     /// Number in the process: for logs and threads' names.
     pub(crate) number: u64,
+    role: Role,
     pub(crate) env: Env,
     pub(crate) counters: Counters,
     pub(crate) lifecycle: Lifecycle,
@@ -131,6 +133,7 @@ impl Core {
         let core = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             number: NUMBER.fetch_add(1, SeqCst),
+            role,
             counters: Counters::default(),
             lifecycle: Lifecycle::new(),
             registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None }),

@@ -55,7 +55,7 @@ pub(super) fn run(core: &Arc<Core>) {
                 continue;
             }
             Ok(Work::Over) => Error::PeerClosed,
-            Err(error) => error,
+            Err(error) => core.judge_failure(error),
         };
         let input = slot.take();
         drop(slot);
@@ -227,16 +227,9 @@ impl Reader<'_> {
         }
     }
 
-    /// The transport has ended. That is clean between frames, with no stream cut off.
+    /// The transport has ended.
     fn end_of_input(&self) -> Error {
-        if self.input.frames.inside_frame() {
-            return Error::ConnectionLost("inside a frame");
-        }
-        let cells = self.core.registry.lock().streams.streams();
-        if cells.iter().any(|cell| cell.is_cut_off_by_eof()) {
-            return Error::ConnectionLost("while the peer had streams open");
-        }
-        Error::PeerClosed
+        self.core.judge_eof(self.input.frames.inside_frame())
     }
 
     /// The session is closing: what comes is thrown away until the peer ends its side, so that no unread input makes the system

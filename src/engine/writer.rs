@@ -98,7 +98,7 @@ fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: 
     // The write half may panic here, too; what follows has to be done all the same.
     let result = guarded(move || {
         drop(writer);
-        result
+        result.map_err(|error| core.judge_failure(error))
     });
     if let Err(error) = &result {
         core.fail_write(error.clone());

@@ -1,0 +1,42 @@
+//! What the end of a transport means: a clean end, streams that were cut off, or a peer that leaves
+//! without a word.
+//!
+//! Invariant: what may have made the peer leave is asked only while nothing has come from it.
+
+use super::Core;
+use crate::error::{Error, Lost, Setup};
+use crate::proto::registry::Role;
+
+impl Core {
+    /// The input has ended. That is clean between frames, with no stream cut off.
+    pub(super) fn judge_eof(&self, inside_frame: bool) -> Error {
+        let mut cells = self.registry.lock().streams.streams();
+        cells.retain(|cell| cell.is_cut_off_by_eof());
+        if !inside_frame && cells.is_empty() {
+            return Error::PeerClosed;
+        }
+        let ours = cells.iter().filter(|cell| self.role.opens(cell.id)).count();
+        let (theirs, setup) = (cells.len() - ours, self.setup());
+        let nothing_received = !inside_frame && self.has_heard_nothing();
+        Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup })
+    }
+
+    /// The transport has failed: the error asks about the setup if nothing has come from the peer.
+    pub(super) fn judge_failure(&self, error: Error) -> Error {
+        if self.has_heard_nothing() { error.unheard(self.setup()) } else { error }
+    }
+
+    /// Whether no whole frame has come yet.
+    fn has_heard_nothing(&self) -> bool {
+        self.counters.frames_received.value() == 0
+    }
+
+    /// What the peer has to agree with.
+    pub(crate) fn setup(&self) -> Setup {
+        let role = match self.role {
+            Role::Client => "client",
+            Role::Server => "server",
+        };
+        Setup { version: self.env.config.version, role }
+    }
+}

@@ -1,0 +1,151 @@
+//! How a connection was lost, in words that lead on: where in the input, whose streams were cut off,
+//! and, if the peer left without a word, what may have made it leave.
+//!
+//! Invariant: what is asked about a peer is asked only while nothing has come from it; afterwards
+//! versions and roles are known to agree.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// How a connection was lost, in [`Error::ConnectionLost`](crate::Error::ConnectionLost).
+///
+/// ```
+/// use std::io::Read;
+/// use gmux::{Config, Error, Session};
+/// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
+/// let client = Session::client(a, Config::new())?;
+/// let mut stream = client.open("question")?;
+/// drop(b); // a peer that leaves without a word
+/// match Error::from(stream.read(&mut [0]).unwrap_err()) {
+///     Error::ConnectionLost(lost) => {
+///         assert_eq!((lost.ours, lost.theirs, lost.inside_frame), (1, 0, false));
+///         assert!(lost.nothing_received && lost.to_string().contains("is one end client"));
+///     }
+///     Error::Io(reset) => println!("the system told of it by {reset}"),
+///     other => panic!("{other}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lost {
+    /// Whether it ended inside a frame, and not between two.
+    pub inside_frame: bool,
+    /// Streams that this end opened, that it still reads, and that the peer had not finished.
+    pub ours: usize,
+    /// Such streams that the peer opened, accepted here or not.
+    pub theirs: usize,
+    /// Whether not a single byte had come from the peer. Most likely this end isn't what the peer
+    /// expects, and the peer's own error or log says why.
+    pub nothing_received: bool,
+    pub(crate) setup: Setup,
+}
+
+/// What this end is, as far as the peer has to agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Setup {
+    pub(crate) version: u8,
+    pub(crate) role: &'static str,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it ended")?;
+        if self.inside_frame {
+            f.write_str(" inside a frame")?;
+        }
+        let streams = |n| if n == 1 { "stream" } else { "streams" };
+        match (self.ours, self.theirs) {
+            (0, 0) => {}
+            (n, 0) => write!(f, " while {n} {} of this end {} open", streams(n), were(n))?,
+            (0, n) => write!(f, " while {n} {} of the peer's {} open", streams(n), were(n))?,
+            (n, m) => write!(f, " while {n} {} of this end and {m} of the peer's were open", streams(n))?,
+        }
+        if self.nothing_received { self.setup.fmt(f) } else { Ok(()) }
+    }
+}
+
+fn were(n: usize) -> &'static str {
+    if n == 1 { "was" } else { "were" }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, role } = self;
+        write!(
+            f,
+            ", before anything came from the peer: is the peer configured for version {version}, as this \
+             end is? is one end client and the other server (this end is the {role})? does a plain smux \
+             peer get unnamed streams only?"
+        )
+    }
+}
+
+/// A transport's error that came before anything from the peer.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}{setup}")]
+struct Unheard {
+    #[source]
+    error: Arc<io::Error>,
+    setup: Setup,
+}
+
+/// Adds the question to a transport's error, if that says that the peer has left. Others, such as a
+/// certificate that isn't trusted, have nothing to do with the peer's version.
+pub(super) fn unheard(error: Arc<io::Error>, setup: Setup) -> Arc<io::Error> {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        kind @ (BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => {
+            Arc::new(io::Error::new(kind, Unheard { error, setup }))
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Error;
+    use super::*;
+    use std::error::Error as _;
+
+    const SETUP: Setup = Setup { version: 2, role: "client" };
+
+    fn text(inside_frame: bool, ours: usize, theirs: usize, nothing_received: bool) -> String {
+        Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup: SETUP }).to_string()
+    }
+
+    #[test]
+    fn a_lost_connection_says_whose_streams_were_open_and_how_many() {
+        let lost = "connection lost: it ended";
+        assert_eq!(text(true, 0, 0, false), format!("{lost} inside a frame"));
+        assert_eq!(text(false, 1, 0, false), format!("{lost} while 1 stream of this end was open"));
+        assert_eq!(text(false, 0, 1, false), format!("{lost} while 1 stream of the peer's was open"));
+        assert_eq!(text(true, 0, 5, false), format!("{lost} inside a frame while 5 streams of the peer's were open"));
+        let both = format!("{lost} while 2 streams of this end and 1 of the peer's were open");
+        assert_eq!(text(false, 2, 1, false), both);
+    }
+
+    #[test]
+    fn an_end_before_anything_came_asks_about_version_role_and_names() {
+        let text = text(false, 2, 0, true);
+        for word in ["2 streams of this end were open", "before anything came", "version 2", "the client", "unnamed"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn so_does_a_reset_and_it_keeps_its_kind_and_source() {
+        let reset = Error::from(io::Error::from(io::ErrorKind::ConnectionReset)).unheard(SETUP);
+        let text = reset.to_string();
+        assert!(text.starts_with("transport: connection reset, before anything came"), "{text}");
+        assert!(text.contains("version 2") && text.contains("the client"), "{text}");
+        assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+        let mut sources = std::iter::successors(reset.source(), |error| (*error).source());
+        assert!(sources.any(|source| source.downcast_ref::<Arc<io::Error>>().is_some_and(|io| io.get_ref().is_none())));
+        // What isn't the peer's leaving stays as it is.
+        let other = Error::from(io::Error::from(io::ErrorKind::InvalidData)).unheard(SETUP);
+        assert_eq!(other.to_string(), "transport: invalid data");
+        assert!(matches!(Error::Timeout.unheard(SETUP), Error::Timeout));
+    }
+}
