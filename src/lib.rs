@@ -25,7 +25,7 @@ pub use config::{Config, INITIAL_WINDOW};
 pub use crossbeam_channel::Receiver;
 pub use error::{Error, Lost, Result};
 pub use session::{Incoming, Session};
-pub use stats::SessionStats;
+pub use stats::{ReadPause, SessionStats, StreamStats, WriterState};
 pub use stream::Stream;
 pub use traits::{CloseNotifier, MuxConn, MuxStream};
 

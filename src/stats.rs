@@ -2,7 +2,9 @@
 //!
 //! Invariant: counting never locks and never waits; each counter is monotonic except the gauges, which say so.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// A snapshot of a session's counters, from [`Session::stats`](crate::Session::stats).
 ///
@@ -36,6 +38,96 @@ pub struct SessionStats {
     pub streams: u64,
     /// The largest number of streams that were open at once.
     pub streams_peak: u64,
+    /// Gauge: streams of the peer that wait for `accept`.
+    pub backlog: u64,
+    /// Gauge: calls of `accept` that wait for a stream.
+    pub accepts_waiting: u64,
+    /// Gauge: accepted bytes that the transport hasn't taken yet, over all streams.
+    pub unsent: u64,
+    /// Whether the session has stopped reading, for what, and how long it has. While it has, it
+    /// learns nothing of the peer: no data, no end, no new window for its own writes.
+    pub paused: Option<ReadPause>,
+    /// What the writer thread does.
+    pub writer: WriterState,
+}
+
+/// Why a session has stopped reading, and for how long.
+///
+/// Its text says what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadPause {
+    /// Received and unread data uses up
+    /// [`max_receive_buffer`](crate::Config::max_receive_buffer). The stream whose
+    /// [`unread`](StreamStats::unread) is largest is the one to read, or to close.
+    ReceiveBuffer(Duration),
+    /// As many streams as [`accept_backlog`](crate::Config::accept_backlog) wait for `accept`.
+    AcceptBacklog(Duration),
+}
+
+impl fmt::Display for ReadPause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ReceiveBuffer(lasting) => write!(
+                f,
+                "reading is paused for {lasting:?}: the receive buffer is full (read or close the stream that holds \
+                 most, or raise max_receive_buffer)"
+            ),
+            Self::AcceptBacklog(lasting) => write!(
+                f,
+                "reading is paused for {lasting:?}: the accept backlog is full (accept, or raise accept_backlog)"
+            ),
+        }
+    }
+}
+
+/// What a session's writer thread does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriterState {
+    /// It has nothing to do, and sleeps.
+    #[default]
+    Parked,
+    /// It prepares frames, or is about to.
+    Working,
+    /// It is in the transport's `write`, `flush` or half-close, for so long. Longer than a moment
+    /// means that the peer doesn't read, or that the link is slow or dead.
+    InTransport(Duration),
+    /// It has ended: everything was sent after a close, or the transport takes no more.
+    Ended,
+}
+
+/// A snapshot of one stream, from [`Stream::stats`](crate::Stream::stats) and
+/// [`Session::streams`](crate::Session::streams).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// The stream's id on the wire.
+    pub id: u32,
+    /// The name that it was opened with; bytes that aren't UTF-8 are replaced.
+    pub name: String,
+    /// How long ago it was opened, or its SYN came, to 10 ms.
+    pub age: Duration,
+    /// Payload received, in bytes; a large frame counts when its header has come.
+    pub bytes_received: u64,
+    /// Payload handed to the transport, in bytes.
+    pub bytes_sent: u64,
+    /// Received bytes that no read has taken yet.
+    pub unread: u64,
+    /// Accepted bytes that the transport hasn't taken yet; those that a failed stream threw away
+    /// aren't counted.
+    pub unsent: u64,
+    /// How many more bytes the peer's window lets be written; `None` on version 1, which has no
+    /// windows. A writer that waits with 0 here waits for the peer's application to read.
+    pub credit: Option<u64>,
+    /// Calls of `read` and `write_to` that wait for data.
+    pub readers_waiting: u32,
+    /// Calls of `write` that wait for room.
+    pub writers_waiting: u32,
+    /// Calls of `flush` that wait.
+    pub flushes_waiting: u32,
+    /// Whether the peer has finished its side (FIN): nothing more will come.
+    pub peer_finished: bool,
 }
 
 /// A monotonic counter.

@@ -13,6 +13,8 @@ use crossbeam_channel::Receiver;
 
 use crate::engine::{Core, call_notifier};
 use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::stats::StreamStats;
 use crate::sync::cell::{Direction, StreamCell};
 use crate::sync::deadline::not_zero;
 
@@ -90,6 +92,34 @@ impl Stream {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.core.peer_addr()
+    }
+
+    /// The session that it belongs to: a handle like any other, which keeps the session alive, and
+    /// whose drop may be the last. Where all other session handles are dropped already, it opens
+    /// streams, but accepts none: [`accept`](Session::accept) fails with [`Error::Closed`].
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(Arc::clone(&self.core))
+    }
+
+    /// What the stream has counted, and who waits in it.
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// # use gmux::{Config, Session};
+    /// # let (a, _b) = std::os::unix::net::UnixStream::pair()?;
+    /// # let client = Session::client(a, Config::new().version(2))?;
+    /// let mut stream = client.open("upload")?;
+    /// stream.write_all(&[7; 1000])?;
+    /// stream.flush()?;
+    /// let stats = stream.stats();
+    /// assert_eq!((stats.bytes_sent, stats.unsent), (1000, 0));
+    /// assert_eq!(stats.credit, Some(262_144 - 1000)); // what the peer's window has left
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> StreamStats {
+        self.cell.stats(Instant::now())
     }
 
     // ---- time ---------------------------------------------------------------------------------------------------
@@ -303,13 +333,26 @@ impl Drop for Stream {
     }
 }
 
+/// What it takes to understand a hang: [`StreamStats`], and why the stream is over, if it is. It never
+/// blocks; where another thread has the stream just then, that part is left out.
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream")
-            .field("session", &self.core.number)
-            .field("id", &self.id())
-            .field("name", &self.name())
-            .field("ended", &self.cell.has_ended())
+        let mut text = f.debug_struct("Stream");
+        text.field("session", &self.core.number).field("id", &self.id()).field("name", &self.name());
+        let Some((stats, cause)) = self.cell.glance(Instant::now()) else {
+            return text.finish_non_exhaustive(); // another thread has it
+        };
+        text.field("age", &stats.age)
+            .field("received", &stats.bytes_received)
+            .field("unread", &stats.unread)
+            .field("sent", &stats.bytes_sent)
+            .field("unsent", &stats.unsent)
+            .field("credit", &stats.credit)
+            .field("readers_waiting", &stats.readers_waiting)
+            .field("writers_waiting", &stats.writers_waiting)
+            .field("flushes_waiting", &stats.flushes_waiting)
+            .field("peer_finished", &stats.peer_finished)
+            .field("ended", &cause)
             .finish()
     }
 }

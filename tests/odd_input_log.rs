@@ -37,11 +37,9 @@ fn keep_log() {
     log::set_max_level(LevelFilter::Trace);
 }
 
-/// The warnings about a session so far, without the session's number. (It is in `Debug`, as it is for logs alone.)
+/// The warnings about a session so far, without the session's number.
 fn warnings(session: &Session) -> Vec<String> {
-    let text = format!("{session:?}");
-    let number = text.split("number: ").nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next().unwrap();
-    let prefix = format!("session {number}: ");
+    let prefix = format!("session {}: ", session.number());
     let kept = KEEP.0.lock().unwrap();
     assert!(kept.iter().all(|(target, _)| target.starts_with("gmux::")), "{kept:?}");
     kept.iter().filter_map(|(_, line)| line.strip_prefix(&prefix)).map(str::to_owned).collect()

@@ -14,6 +14,7 @@ use super::logging::{trace, warn};
 use super::{Core, timer};
 use crate::error::Error;
 use crate::proto::keepalive::{Due, Signs};
+use crate::stats::WriterState;
 use crate::sync::close::Phase;
 use crate::sync::shaper::Order;
 
@@ -24,13 +25,22 @@ pub(super) struct Clock {
     /// Nanoseconds since the epoch.
     received: AtomicU64,
     payload: AtomicU64,
+    /// When the writer thread went into the transport, and one; 0 while it isn't there, the largest
+    /// number when it is over.
+    writing: AtomicU64,
     /// Guards the session's no-data timeout, a leaf.
     no_data: Mutex<Option<Duration>>,
 }
 
 impl Clock {
     pub(super) fn new(now: Instant) -> Self {
-        Self { epoch: now, received: AtomicU64::new(0), payload: AtomicU64::new(0), no_data: Mutex::new(None) }
+        Self {
+            epoch: now,
+            received: AtomicU64::new(0),
+            payload: AtomicU64::new(0),
+            writing: AtomicU64::new(0),
+            no_data: Mutex::new(None),
+        }
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -44,6 +54,31 @@ impl Clock {
     /// Something was received, or the reader goes on after a pause.
     pub(super) fn received(&self, now: Instant) {
         self.received.fetch_max(self.nanos(now), Relaxed);
+    }
+
+    /// The writer thread goes into the transport.
+    pub(super) fn writer_enters(&self) {
+        self.writing.store(self.nanos(Instant::now()).saturating_add(1), Relaxed);
+    }
+
+    /// The writer thread is out of the transport again.
+    pub(super) fn writer_leaves(&self) {
+        self.writing.store(0, Relaxed);
+    }
+
+    /// The writer thread is done, for ever.
+    pub(super) fn writer_ends(&self) {
+        self.writing.store(u64::MAX, Relaxed);
+    }
+
+    /// What the writer thread does, which may be parked if it isn't in the transport.
+    pub(super) fn writer(&self, now: Instant, is_parked: bool) -> WriterState {
+        match self.writing.load(Relaxed) {
+            0 if is_parked => WriterState::Parked,
+            0 => WriterState::Working,
+            u64::MAX => WriterState::Ended,
+            since => WriterState::InTransport(Duration::from_nanos(self.nanos(now).saturating_sub(since - 1))),
+        }
     }
 
     /// Payload crossed.

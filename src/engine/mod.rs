@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::pool::BufferPool;
 use crate::proto::keepalive::Keepalive;
 use crate::proto::registry::{Limits, Registry, Role};
-use crate::stats::{Counters, SessionStats};
+use crate::stats::Counters;
 use crate::sync::budget::Budget;
 use crate::sync::cell::{Env, Name, Notifier, StreamCell};
 use crate::sync::close::Lifecycle;
@@ -47,6 +47,7 @@ mod lost;
 mod pace;
 mod reader;
 pub(crate) mod timer;
+mod view;
 mod writer;
 
 pub(crate) use ending::call_notifier;
@@ -113,6 +114,8 @@ pub(crate) struct Core {
 struct Accepting {
     streams: Registry<Arc<StreamCell>>,
     deadline: Option<Instant>,
+    /// Calls of `accept` that wait.
+    waiters: usize,
 }
 
 impl std::fmt::Debug for Core {
@@ -136,7 +139,7 @@ impl Core {
             role,
             counters: Counters::default(),
             lifecycle: Lifecycle::new(),
-            registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None }),
+            registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None, waiters: 0 }),
             acceptable: Condvar::new(),
             drained: Condvar::new(),
             names: Budget::new((config.max_receive_buffer / 2).max(config.max_name_len)),
@@ -294,14 +297,6 @@ impl Core {
         self.registry.lock().streams.open_count()
     }
 
-    pub(crate) fn stats(&self) -> SessionStats {
-        let registry = self.registry.lock();
-        let (streams, peak) = (registry.streams.open_count() as u64, registry.streams.peak() as u64);
-        drop(registry);
-        let receive_buffered = self.env.budget.used() as u64;
-        SessionStats { streams, streams_peak: peak, receive_buffered, ..self.counters.snapshot() }
-    }
-
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
     }
@@ -321,10 +316,13 @@ impl Core {
                 return Ok(cell);
             }
             let deadline = Deadline { at: registry.deadline, timeout };
-            match deadline.limit(&mut call, Instant::now())? {
+            let limit = deadline.limit(&mut call, Instant::now())?;
+            registry.waiters += 1;
+            match limit {
                 Some(limit) => drop(self.acceptable.wait_until(&mut registry, limit)),
                 None => self.acceptable.wait(&mut registry),
             }
+            registry.waiters -= 1;
         }
     }
 
@@ -340,7 +338,7 @@ impl Core {
         match (registry.streams.accept(), cause) {
             (Some(cell), _) => Ok(Some(cell)),
             (None, Some(cause)) => Err(Error::clone(&cause)),
-            (None, None) if registry.streams.is_sealed() => Err(Error::Closed), // draining
+            (None, None) if !registry.streams.is_accepting() => Err(Error::Closed), // draining, or there was no session handle
             (None, None) => Ok(None),
         }
     }

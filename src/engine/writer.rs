@@ -95,6 +95,7 @@ pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
 fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: Result<()>) {
     let writer = slot.take();
     drop(slot);
+    core.clock.writer_ends();
     // The write half may panic here, too; what follows has to be done all the same.
     let result = guarded(move || {
         drop(writer);
@@ -263,6 +264,7 @@ impl Writer {
     fn send(&mut self, core: &Core) -> Result<()> {
         trace!(target: "gmux::writer", "session {}: {} bytes to write", core.number, self.batch.len());
         self.flushed = false;
+        core.clock.writer_enters();
         while !self.batch.is_empty() {
             let started = Instant::now();
             match self.batch.write_to(&mut self.transport) {
@@ -270,6 +272,7 @@ impl Writer {
                 Err(error) => retry(core, error, started)?,
             }
         }
+        core.clock.writer_leaves();
         self.hand_over(core);
         Ok(())
     }
@@ -305,6 +308,7 @@ impl Writer {
     }
 
     fn flush(&mut self, core: &Core) -> Result<()> {
+        core.clock.writer_enters();
         loop {
             let started = Instant::now();
             match self.transport.flush() {
@@ -312,6 +316,7 @@ impl Writer {
                 Err(error) => retry(core, error, started)?,
             }
         }
+        core.clock.writer_leaves();
         self.flushed = true;
         Ok(())
     }
@@ -319,6 +324,7 @@ impl Writer {
     /// Everything is sent: ends the writing direction.
     fn finish(&mut self, core: &Core) -> Result<()> {
         let control = core.control.lock().clone();
+        core.clock.writer_enters();
         match control {
             Some(control) => control.finish_write().map_err(Error::from),
             None => Ok(()),

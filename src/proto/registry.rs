@@ -229,8 +229,14 @@ impl<S: Clone> Registry<S> {
         self.sealed.get_or_insert(error);
     }
 
-    pub(crate) fn is_sealed(&self) -> bool {
-        self.sealed.is_some()
+    /// Whether streams of the peer may still come.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.accepting
+    }
+
+    /// Streams that wait to be accepted.
+    pub(crate) fn waiting(&self) -> usize {
+        self.backlog.len()
     }
 
     /// Takes the streams out that wait to be accepted.
@@ -364,10 +370,10 @@ mod tests {
     fn a_registry_is_sealed_once_with_its_first_error() {
         let mut registry: Registry<u32> = Registry::new(Role::Client, LIMITS);
         registry.stop_accepting();
-        assert!(!registry.is_sealed() && registry.open(|id| id).is_ok(), "that is the other direction");
+        assert!(!registry.is_accepting() && registry.open(|id| id).is_ok(), "that is the other direction");
         registry.seal(Error::Closed);
         registry.seal(Error::PeerClosed);
-        assert!(registry.is_sealed() && !registry.receive(2, 2));
+        assert!(!registry.is_accepting() && !registry.receive(2, 2));
         assert!(matches!(registry.open(|id| id), Err(Error::Closed)));
     }
 }

@@ -8,6 +8,7 @@
 //! lane at most once (the scheduled flags); frames leave in the order SYN, (UPD, data)*, FIN, then UPD alone.
 
 mod turns;
+mod view;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -287,6 +288,12 @@ impl<C> StreamCore<C> {
     /// How many bytes were accepted since the stream began.
     pub(crate) fn accepted(&self) -> u64 {
         self.tx.accepted()
+    }
+
+    /// How many accepted bytes the transport hasn't taken yet, as far as it has said so. What a failed stream threw away isn't
+    /// counted: its own calls have said that.
+    pub(crate) fn unsent(&self) -> u64 {
+        if self.failure.is_some() { 0 } else { self.tx.accepted() - self.handed }
     }
 
     /// Whether the bytes accepted up to `target` were handed to the transport, or why they never will.

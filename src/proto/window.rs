@@ -59,6 +59,11 @@ impl SendWindow {
         usize::try_from(u64::from(self.window).saturating_sub(in_flight)).unwrap_or(usize::MAX)
     }
 
+    /// [`credit`](Self::credit), where there is a window that limits it.
+    pub(crate) fn limited_credit(&self) -> Option<usize> {
+        self.enforced.then(|| self.credit())
+    }
+
     pub(crate) fn accept(&mut self, n: usize) {
         self.accepted += n as u64;
     }
@@ -164,6 +169,11 @@ impl ReceiveWindow {
     pub(crate) fn granted(&self) -> u64 {
         // Data within the slack lies past the edge, and may be consumed before an UPD moves that.
         if self.enforced { self.edge.saturating_sub(self.consumed).max(self.window.into()) } else { 0 }
+    }
+
+    /// Bytes received since the stream began.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Takes `n` bytes from the peer.

@@ -37,6 +37,7 @@ mod endings;
 mod peer;
 mod reading;
 mod turns;
+mod view;
 mod waits;
 mod writing;
 
@@ -99,6 +100,7 @@ impl Name {
 
 pub(crate) struct StreamCell {
     pub(crate) id: u32,
+    born: view::Born,
     pub(crate) name: Name,
     /// Handles of the application; the engine's own references don't count.
     pub(crate) handles: AtomicUsize,
@@ -177,6 +179,7 @@ impl StreamCell {
         };
         Arc::new(Self {
             id,
+            born: view::Born::at(now),
             name,
             handles: AtomicUsize::new(0),
             state: Mutex::new(state),

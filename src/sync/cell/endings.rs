@@ -102,13 +102,13 @@ impl StreamCell {
         self.end_with(env, |state| Some(state.core.shut_read()))
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.state.lock().core.is_closed()
+    /// How many accepted bytes the transport hasn't taken yet.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.state.lock().core.unsent()
     }
 
-    /// Whether it has ended for its application.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.state.lock().core.has_ended()
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().core.is_closed()
     }
 
     /// A channel that disconnects when the stream ends.

@@ -1,0 +1,111 @@
+//! What a session shows of itself: its counters and gauges, its streams, and what it takes to
+//! understand a hang.
+//!
+//! Invariants: nothing here changes anything; [`Core::glance`], which `Debug` uses, waits for no lock
+//! that is held across the streams; streams are looked at with the registry unlocked.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Accepting, Core};
+use crate::stats::{ReadPause, SessionStats, StreamStats};
+use crate::sync::cell::StreamCell;
+
+/// What the registry knows.
+struct Table {
+    cells: Vec<Arc<StreamCell>>,
+    open: usize,
+    peak: usize,
+    backlog: usize,
+    accepts: usize,
+}
+
+impl Table {
+    fn of(registry: &Accepting) -> Self {
+        let streams = &registry.streams;
+        Self {
+            cells: streams.streams(),
+            open: streams.open_count(),
+            peak: streams.peak(),
+            backlog: streams.waiting(),
+            accepts: registry.waiters,
+        }
+    }
+}
+
+impl Core {
+    /// Counters and gauges.
+    pub(crate) fn stats(&self) -> SessionStats {
+        let table = Table::of(&self.registry.lock());
+        let unsent = table.cells.iter().map(|cell| cell.unsent()).sum();
+        self.gauges(&table, unsent)
+    }
+
+    /// [`stats`](Self::stats) for `Debug`, which may be used anywhere: `None` where the registry is
+    /// locked, and without the streams that are.
+    pub(crate) fn glance(&self) -> Option<SessionStats> {
+        let table = Table::of(&*self.registry.try_lock()?);
+        let unsent = table.cells.iter().filter_map(|cell| cell.try_unsent()).sum();
+        Some(self.gauges(&table, unsent))
+    }
+
+    fn gauges(&self, table: &Table, unsent: u64) -> SessionStats {
+        let now = Instant::now();
+        SessionStats {
+            streams: table.open as u64,
+            streams_peak: table.peak as u64,
+            backlog: table.backlog as u64,
+            accepts_waiting: table.accepts as u64,
+            receive_buffered: self.env.budget.used() as u64,
+            unsent,
+            paused: self.read_pause(now),
+            writer: self.clock.writer(now, self.env.shaper.is_parked()),
+            ..self.counters.snapshot()
+        }
+    }
+
+    /// What the reader waits for, if it is the application, and for how long it has.
+    fn read_pause(&self, now: Instant) -> Option<ReadPause> {
+        let lasting = |since: Instant| now.saturating_duration_since(since);
+        self.env.budget.paused().map(|since| ReadPause::ReceiveBuffer(lasting(since)))
+    }
+
+    /// The streams that aren't closed here, in the order of their ids.
+    pub(crate) fn stream_stats(&self) -> Vec<StreamStats> {
+        let mut cells = self.registry.lock().streams.streams();
+        cells.retain(|cell| !cell.is_closed());
+        cells.sort_unstable_by_key(|cell| cell.id);
+        let now = Instant::now();
+        cells.iter().map(|cell| cell.stats(now)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::error::Error;
+    use crate::proto::registry::Role;
+    use crate::transport::Transport;
+
+    #[test]
+    fn debug_waits_for_nobody_who_has_the_table_or_a_stream() {
+        let (transport, _peer) = UnixStream::pair().unwrap();
+        let core = Core::start(transport.split().unwrap(), Config::new(), Role::Client).unwrap();
+        let cell = core.open(b"").unwrap();
+        let table = core.registry.lock();
+        assert!(core.glance().is_none());
+        drop(table);
+        let now = Instant::now();
+        while cell.glance(now).is_none() || core.glance().is_none_or(|stats| stats.streams != 1) {
+            std::thread::yield_now(); // the writer may have the stream, to take its SYN
+        }
+        cell.while_locked(|| {
+            assert!(cell.glance(now).is_none());
+            assert_eq!(core.glance().map(|stats| stats.streams), Some(1), "of the others, what there is");
+        });
+        core.end(Error::Closed);
+    }
+}

@@ -1,0 +1,223 @@
+//! What a program that hangs can be asked: `stats`, `streams` and `Debug` say who waits, for what, since
+//! when reading is paused, and what the writer does.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+
+use gmux::{Error, ReadPause, Session, StreamStats, WriterState};
+use support::lab::{FAR, Lab, blocked, quiet, quiet_versions};
+use support::raw::{against_client, against_server};
+use support::{pair, test, until};
+
+/// A transport that takes nothing: the writer is in it, and everything that was accepted waits behind it.
+#[test]
+fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
+    test("a_stream_whose_peer_takes_nothing_shows_what_waits_and_who", || {
+        for (version, config) in [1, 2].into_iter().zip(quiet_versions()) {
+            let (lab, session) = Lab::client(config.max_send_buffer(100_000));
+            let mut stream = session.open("stuck").unwrap();
+            lab.blocked();
+            assert_eq!(stream.write(&[7; 300_000]).unwrap(), 100_000);
+            let calls = [
+                blocked("v-write", {
+                    let mut stream = stream.clone();
+                    move || drop(stream.write(b"x"))
+                }),
+                blocked("v-flush", {
+                    let mut stream = stream.clone();
+                    move || drop(stream.flush())
+                }),
+                blocked("v-read", {
+                    let mut stream = stream.clone();
+                    move || drop(stream.read(&mut [0]))
+                }),
+                blocked("v-accept", {
+                    let session = session.clone();
+                    move || drop(session.accept())
+                }),
+            ];
+
+            let seen = stream.stats();
+            assert_eq!((seen.id, seen.name.as_str(), seen.unsent, seen.bytes_sent), (3, "stuck", 100_000, 0));
+            assert_eq!((seen.readers_waiting, seen.writers_waiting, seen.flushes_waiting), (1, 1, 1));
+            assert_eq!(seen.credit, (version == 2).then_some(262_144 - 100_000));
+            let text = format!("{stream:?}");
+            let told =
+                ["\"stuck\"", "unsent: 100000", "readers_waiting: 1", "writers_waiting: 1", "flushes_waiting: 1"];
+            assert!(told.iter().all(|part| text.contains(part)), "{text}");
+
+            let seen = session.stats();
+            assert_eq!((seen.unsent, seen.accepts_waiting, seen.streams, seen.paused), (100_000, 1, 1, None));
+            assert!(matches!(seen.writer, WriterState::InTransport(_)), "{seen:?}");
+            let text = format!("{session:?}");
+            let told = ["role: \"client\"", "unsent: 100000", "accepts_waiting: 1", "writer: InTransport("];
+            assert!(told.iter().all(|part| text.contains(part)), "{text}");
+
+            lab.allow_all();
+            lab.eof();
+            calls.into_iter().for_each(|call| call.join().unwrap());
+            let seen = stream.stats();
+            assert_eq!((seen.readers_waiting, seen.writers_waiting, seen.flushes_waiting), (0, 0, 0));
+            assert_eq!(session.stats().accepts_waiting, 0);
+        }
+    });
+}
+
+/// The writer that has nothing to do is parked; after the end it is gone.
+#[test]
+fn the_writer_is_parked_or_gone() {
+    test("the_writer_is_parked_or_gone", || {
+        let (client, server) = pair(quiet());
+        until(|| client.stats().writer == WriterState::Parked);
+        drop(server);
+        until(|| client.stats().writer == WriterState::Ended);
+        assert!(format!("{client:?}").contains("writer: Ended"));
+    });
+}
+
+#[test]
+fn a_pause_for_the_receive_buffer_shows_while_it_lasts() {
+    test("a_pause_for_the_receive_buffer_shows_while_it_lasts", || {
+        for (version, config) in [1, 2].into_iter().zip(quiet_versions()) {
+            let (mut raw, session) = against_server(config.max_receive_buffer(262_144).stall_timeout(None), version);
+            raw.syn(1, "unread");
+            (0..10).for_each(|_| raw.psh(1, [7; 40_000]));
+            until(|| session.stats().paused.is_some());
+            let seen = session.stats();
+            let Some(ReadPause::ReceiveBuffer(lasting)) = seen.paused else { panic!("{seen:?}") };
+            until(|| matches!(session.stats().paused, Some(ReadPause::ReceiveBuffer(longer)) if longer > lasting));
+            assert!(seen.paused.unwrap().to_string().contains("max_receive_buffer"));
+            assert!(format!("{session:?}").contains("paused: Some(ReceiveBuffer("), "{session:?}");
+            let unread = session.streams()[0].unread;
+            assert!(unread >= 100_000, "{unread}");
+
+            let mut stream = session.accept().unwrap();
+            stream.read_exact(&mut [0; 400_000]).unwrap();
+            assert_eq!(session.stats().paused, None);
+            assert_eq!((stream.stats().bytes_received, stream.stats().unread), (400_000, 0));
+        }
+    });
+}
+
+/// All streams that aren't closed here, whoever opened them, accepted or not, by id.
+#[test]
+fn a_session_lists_its_streams() {
+    test("a_session_lists_its_streams", || {
+        let (mut raw, session) = against_server(quiet(), 1);
+        let mut ours = session.open("ours").unwrap();
+        ours.write_all(&[1; 500]).unwrap();
+        ours.flush().unwrap();
+        raw.syn(1, "first");
+        raw.psh(1, [0; 30]);
+        raw.psh(1, [0; 20_000]);
+        raw.fin(1);
+        raw.syn(3, [0xFF, b'x']);
+        raw.syn(5, "closed");
+        until(|| session.stats().backlog == 3 && session.stats().bytes_received == 20_030);
+        until(|| session.streams()[0].peer_finished);
+        let mut first = session.accept().unwrap();
+        first.read_exact(&mut [0; 10]).unwrap();
+        let second = session.accept().unwrap();
+        session.accept().unwrap().close().unwrap();
+
+        let streams = session.streams();
+        let told = |s: &StreamStats| (s.id, s.name.clone(), s.bytes_received, s.unread, s.bytes_sent, s.peer_finished);
+        let expected = [
+            (1, "first".to_owned(), 20_030, 20_020, 0, true),
+            (2, "ours".to_owned(), 0, 0, 500, false),
+            (3, "\u{FFFD}x".to_owned(), 0, 0, 0, false),
+        ];
+        assert_eq!(streams.iter().map(told).collect::<Vec<_>>(), expected);
+        assert_eq!(told(&first.stats()), expected[0]);
+        let age = second.stats().age;
+        until(|| second.stats().age > age);
+        assert!(session.streams()[2].age >= age && age < FAR);
+        drop(raw);
+        assert!(session.closed().recv().is_err());
+        assert!(session.streams().is_empty(), "the session has ended");
+        assert_eq!(first.stats().unread, 20_020, "a handle can be asked all the same");
+    });
+}
+
+/// The number is the one in the log's lines and in the threads' names.
+#[test]
+fn a_session_has_the_number_that_its_threads_have() {
+    test("a_session_has_the_number_that_its_threads_have", || {
+        let (client, server) = pair(quiet());
+        assert_ne!(client.number(), server.number());
+        let name = format!("gmux-reader-{}", client.number());
+        until(|| support::gmux_threads().contains(&name));
+        assert!(format!("{:?}", client.open("").unwrap()).contains(&format!("session: {}", client.number())));
+    });
+}
+
+/// The session of a stream is a handle: it keeps the session alive, and its drop may be the last.
+#[test]
+fn a_stream_leads_to_its_session_and_that_is_a_handle() {
+    test("a_stream_leads_to_its_session_and_that_is_a_handle", || {
+        let (client, server) = pair(quiet());
+        let stream = client.open("a").unwrap();
+        assert_eq!(stream.session().number(), client.number());
+        drop(client);
+        let again = stream.session();
+        drop(stream);
+        // Nobody could accept meanwhile, so what the peer opens is refused; accepting says so at once.
+        assert!(matches!(again.accept(), Err(Error::Closed)));
+        assert!(again.try_accept().is_err());
+        assert!(!again.is_closed());
+        let mut more = again.open("b").unwrap();
+        more.write_all(b"x").unwrap();
+        let (first, mut second) = (server.accept().unwrap(), server.accept().unwrap());
+        assert_eq!((first.name(), second.name()), ("a", "b"));
+        second.read_exact(&mut [0]).unwrap();
+        drop((more, again, first, second));
+        assert!(server.closed().recv().is_err(), "that was the last handle");
+    });
+}
+
+/// `Debug` may be used anywhere, in a transport's `write` too.
+#[test]
+fn debug_can_be_used_inside_the_transport() {
+    test("debug_can_be_used_inside_the_transport", || {
+        let lab = Lab::new();
+        let (known, seen) = (Arc::new(OnceLock::<Session>::new()), Arc::new(AtomicU32::new(0)));
+        lab.on_write({
+            let (known, seen) = (Arc::clone(&known), Arc::clone(&seen));
+            move || {
+                let text = known.get().map(|session| format!("{session:?} {:?}", session.streams()));
+                seen.fetch_add(text.map_or(0, |text| u32::from(text.contains("writer: InTransport"))), SeqCst);
+                Ok(())
+            }
+        });
+        lab.allow_all();
+        let session = Session::client(lab.transport(), quiet()).unwrap();
+        known.set(session.clone()).unwrap();
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"x").unwrap();
+        until(|| seen.load(SeqCst) > 0);
+        lab.eof();
+        assert!(session.closed().recv().is_err());
+        lab.on_write(|| Ok(())); // the closure holds the session
+    });
+}
+
+/// A stream that is over says why.
+#[test]
+fn debug_of_a_stream_says_why_it_is_over() {
+    test("debug_of_a_stream_says_why_it_is_over", || {
+        let (mut raw, session) = against_client(quiet().version(2), 2);
+        let (closed, failed) = (session.open("").unwrap(), session.open("").unwrap());
+        let open = session.open("").unwrap();
+        open.shutdown(Shutdown::Write).unwrap();
+        closed.close().unwrap();
+        raw.upd(5, 1, 1); // more than was sent
+        assert!(failed.closed().recv().is_err());
+        assert!(format!("{closed:?}").contains("ended: Some(Closed)"), "{closed:?}");
+        assert!(format!("{failed:?}").contains("ended: Some(Consumed"), "{failed:?}");
+        assert!(format!("{open:?}").contains("ended: None"), "{open:?}");
+    });
+}
