@@ -28,7 +28,10 @@ pub struct SessionStats {
     pub streams_refused: u64,
     /// Streams that were cut because they stalled the session, or failed for a fault of the peer.
     pub streams_cut: u64,
-    /// Frames that were read past: for unknown streams, after FIN, repeated SYN.
+    /// Frames that were read past, though few peers send such: data for streams that are unknown, or
+    /// over here, or whose peer had sent FIN; FIN or UPD for streams that never were; a second FIN; a
+    /// SYN for a stream that is open. Not FIN and UPD for streams that are over: they cross with our
+    /// own FIN all the time.
     pub frames_ignored: u64,
     /// How often the session stopped reading because its budget was used up.
     pub receive_pauses: u64,

@@ -805,6 +805,33 @@ fn fin_and_upd_for_unknown_streams_and_a_second_fin_are_ignored_and_counted() {
     });
 }
 
+/// They cross with our FIN all the time, and say nothing about the peer.
+#[test]
+fn fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary() {
+    test("fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary", || {
+        for version in VERSIONS {
+            let (mut raw, session) = against_server(config(version).max_name_len(10), version);
+            raw.syn(3, "closed");
+            session.accept().unwrap().close().unwrap();
+            raw.expect(Command::Fin, 3);
+            session.open("ours").unwrap().close().unwrap();
+            raw.expect(Command::Syn, 2);
+            raw.expect(Command::Fin, 2);
+            raw.syn(5, "refused, for its name");
+            raw.expect(Command::Fin, 5);
+            until(|| session.streams().is_empty());
+            for id in [3, 2, 5] {
+                if version == 2 {
+                    raw.upd(id, 0, 65536);
+                }
+                raw.fin(id);
+            }
+            raw.assert_alive(&session, 7);
+            assert_eq!(session.stats().frames_ignored, 0);
+        }
+    });
+}
+
 #[test]
 fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
     test("data_past_every_window_and_the_slack_fails_its_stream_alone", || {

@@ -2,8 +2,9 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gmux::{Config, Session};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -13,10 +14,10 @@ use support::{test, until};
 /// How many such warnings a session writes a second at most.
 const RATE: usize = 10;
 
-/// Keeps what is logged as a warning or an error.
-struct Keep(Mutex<Vec<(String, String)>>);
+/// Keeps what is logged as a warning or an error; and, apart, what the writer says of frames.
+struct Keep(Mutex<Vec<(String, String)>>, Mutex<Vec<String>>);
 
-static KEEP: Keep = Keep(Mutex::new(Vec::new()));
+static KEEP: Keep = Keep(Mutex::new(Vec::new()), Mutex::new(Vec::new()));
 
 impl Log for Keep {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
@@ -26,6 +27,9 @@ impl Log for Keep {
     fn log(&self, record: &Record<'_>) {
         if record.level() <= Level::Warn {
             self.0.lock().unwrap().push((record.target().to_owned(), record.args().to_string()));
+        }
+        if record.level() == Level::Trace && record.target() == "gmux::writer" {
+            self.1.lock().unwrap().push(record.args().to_string());
         }
     }
 
@@ -148,5 +152,91 @@ fn a_fatal_fault_is_one_warning_with_the_session_the_peer_and_the_error() {
         let lines: Vec<_> = kept.iter().filter(about_it).collect();
         assert_eq!(lines.len(), 1);
         assert!(lines[0].1.starts_with("session ") && lines[0].1.contains("invalid command 0x4d"), "{lines:?}");
+    });
+}
+
+/// The session may end before the second is over, and then nothing follows that could say it.
+#[test]
+fn what_is_left_out_is_counted_at_the_sessions_end_too() {
+    test("what_is_left_out_is_counted_at_the_sessions_end_too", || {
+        keep_log();
+        let (mut raw, session) = against_server(config(1).max_name_len(1), 1);
+        for n in 0..100 {
+            raw.syn(1 + 2 * n, "refused");
+        }
+        until(|| session.stats().streams_refused == 100);
+        raw.finish();
+        assert!(session.closed().recv().is_err());
+        let counted = || {
+            let (left_out, said): (Vec<_>, Vec<_>) =
+                warnings(&session).into_iter().partition(|line| line.contains("left out"));
+            let left_out = left_out.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
+            said.len() + left_out.sum::<usize>()
+        };
+        until(|| counted() == 100); // the session's end is told a moment before
+    });
+}
+
+/// The peer can't know that the stream was cut here: its data is no fault.
+#[test]
+fn data_after_our_own_cut_is_no_warning() {
+    test("data_after_our_own_cut_is_no_warning", || {
+        keep_log();
+        // For a fault of the peer's.
+        let (mut raw, session) = against_server(config(2), 2);
+        raw.syn(3, "failed");
+        raw.upd(3, 1, 65536);
+        // Because it stalled the session.
+        let after = Duration::from_millis(20);
+        let small = config(2).max_receive_buffer(262_144).stall_timeout(Some(after));
+        let (mut other, stalled) = against_server(small, 2);
+        other.syn(3, "stalled");
+        (0..5).for_each(|_| other.psh(3, [0; 60_000]));
+        for (raw, session, frames) in [(&mut raw, &session, 6), (&mut other, &stalled, 10)] {
+            until(|| session.stats().streams_cut == 1);
+            let before = session.stats().frames_ignored;
+            raw.psh(3, "small");
+            raw.psh(3, [0; 10_000]);
+            raw.fin(3);
+            raw.nop();
+            until(|| session.stats().frames_received == frames);
+            assert!(session.stats().frames_ignored >= before + 2);
+            let said = warnings(session);
+            assert!(said.iter().all(|line| !line.contains("after its end")), "{said:?}");
+        }
+    });
+}
+
+/// Each frame that leaves, as each that comes; every kind of it.
+#[test]
+fn frames_that_are_sent_are_named_at_trace() {
+    test("frames_that_are_sent_are_named_at_trace", || {
+        keep_log();
+        let often = Config::new().version(2).max_name_len(10).keepalive_interval(Duration::from_millis(20));
+        let (mut raw, session) = against_server(often.keepalive_timeout(Duration::from_secs(60)), 2);
+        let mut stream = session.open("traced").unwrap();
+        stream.write_all(&[7; 10_000]).unwrap();
+        stream.flush().unwrap();
+        raw.psh(2, "data");
+        let prefix = format!("session {}: Version:2 ", session.number());
+        let sent = || {
+            let said = KEEP.1.lock().unwrap();
+            said.iter().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let named = |frame: &&str| sent().iter().any(|line| line == frame);
+        stream.read_exact(&mut [0; 4]).unwrap();
+        until(|| named(&"Cmd:4 StreamID:2 Length:8")); // the first read's; a stream that is closed sends none
+        stream.close().unwrap();
+        raw.syn(99, "refused, for its name");
+        let frames = [
+            "Cmd:0 StreamID:2 Length:6",
+            "Cmd:2 StreamID:2 Length:10000",
+            "Cmd:4 StreamID:2 Length:8",
+            "Cmd:1 StreamID:2 Length:0",
+            "Cmd:1 StreamID:99 Length:0",
+            "Cmd:3 StreamID:0 Length:0",
+        ];
+        until(|| frames.iter().all(&named));
+        until(|| sent().len() as u64 == session.stats().frames_sent); // each once; some may be on their way
     });
 }

@@ -35,9 +35,7 @@ impl Complaints {
 
     pub(super) fn say(&mut self, now: Instant, session: u64, text: impl FnOnce() -> String) {
         if self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
-            if self.unsaid > 0 {
-                warn!(target: "gmux::reader", "session {session}: {} more such warnings were left out", self.unsaid);
-            }
+            self.say_unsaid(session);
             *self = Self { second: Some(now), ..Self::default() };
         }
         if self.said < Self::RATE {
@@ -45,6 +43,14 @@ impl Complaints {
             warn!(target: "gmux::reader", "session {session}: {}", text());
         } else {
             self.unsaid += 1;
+        }
+    }
+
+    /// Says how many were left out since that was said last: before the next one, and at the end of the session's input.
+    pub(super) fn say_unsaid(&mut self, session: u64) {
+        let unsaid = std::mem::take(&mut self.unsaid);
+        if unsaid > 0 {
+            warn!(target: "gmux::reader", "session {session}: {unsaid} more such warnings were left out");
         }
     }
 }

@@ -10,6 +10,11 @@ pub(super) fn is_on(level: ::log::Level) -> bool {
     level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level()
 }
 
+/// Whether lines for every frame are wanted.
+pub(super) fn is_tracing() -> bool {
+    is_on(::log::Level::Trace)
+}
+
 /// Gives a line to the logger. What that panics with can't be logged.
 #[cold]
 pub(super) fn write(line: impl FnOnce()) {

@@ -61,6 +61,7 @@ pub(super) fn run(core: &Arc<Core>) {
         drop(slot);
         if let Some(mut input) = input {
             input.wakes.send();
+            input.complaints.say_unsaid(core.number);
             let dropped = guarded(|| {
                 drop(input);
                 Ok(())
@@ -261,7 +262,8 @@ impl Reader<'_> {
             Command::Upd => self.input.frames.inline(),
             Command::Fin => match self.find(header.stream_id) {
                 Some(cell) if cell.peer_fin(self.input.now) => {}
-                _ => self.core.counters.frames_ignored.add(1),
+                Some(_) => self.core.counters.frames_ignored.add(1),
+                None => self.stray(header.stream_id),
             },
             Command::Nop => {}
         }
@@ -274,7 +276,7 @@ impl Reader<'_> {
             Command::Psh => self.small(header),
             Command::Upd => {
                 let Some(cell) = self.find(header.stream_id) else {
-                    self.core.counters.frames_ignored.add(1);
+                    self.stray(header.stream_id);
                     return Ok(());
                 };
                 if let Some(update) = decode_update(self.input.frames.payload())

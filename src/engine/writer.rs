@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
-use super::logging::trace;
+use super::logging::{is_tracing, trace};
 use super::pace::Pace;
 use super::reader::guarded;
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS, Batch};
-use crate::wire::{Command, Header, encode_update};
+use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
 /// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a system takes it in one piece, or says at
 /// once that it can't.
@@ -40,6 +40,8 @@ pub(super) struct Writer {
     queue: Queue,
     batch: Batch,
     sent: Vec<Sent>,
+    /// A turn's frames, to be logged when its stream is unlocked: none unless that is wanted.
+    traced: Vec<Header>,
     /// Frames in the batch.
     frames: u64,
     pace: Pace,
@@ -125,6 +127,7 @@ impl Writer {
             queue,
             batch: Batch::default(),
             sent: Vec::new(),
+            traced: Vec::new(),
             frames: 0,
             pace: Pace::new(Instant::now()),
             flushed: true,
@@ -205,14 +208,14 @@ impl Writer {
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
         let mut frames = 0;
         if core.env.shaper.take(Order::Ping) {
-            self.batch.push_small(empty(Command::Nop, 0), &[]);
             frames += 1;
+            self.push_empty(core, empty(Command::Nop, 0));
         }
         while !self.has_small(bytes)
             && let Some(id) = core.env.shaper.take_refusal()
         {
-            self.batch.push_small(empty(Command::Fin, id), &[]);
             frames += 1;
+            self.push_empty(core, empty(Command::Fin, id));
         }
         self.frames += frames;
         while !self.has_small(bytes)
@@ -227,6 +230,12 @@ impl Writer {
         self.batch.len() >= bytes || self.batch.segments() >= BATCH_SEGMENTS / 2 || self.sent.len() >= MAX_TURNS
     }
 
+    /// A frame without a payload.
+    fn push_empty(&mut self, core: &Core, header: Header) {
+        trace!(target: "gmux::writer", "session {}: {header}", core.number);
+        self.batch.push_small(header, &[]);
+    }
+
     fn turn(&mut self, core: &Core, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {
         let (version, id) = (core.env.config.version, cell.id);
         let header = |command, length: usize| Header {
@@ -235,20 +244,30 @@ impl Writer {
             length: u16::try_from(length).unwrap_or(u16::MAX), // names and frames are at most 65535 bytes
             stream_id: id,
         };
-        let (batch, mut frames) = (&mut self.batch, 0);
+        let (batch, traced, mut frames) = (&mut self.batch, &mut self.traced, 0);
+        let tracing = is_tracing();
         let turn = cell.take_turn(&core.env, lane, allowance, |frame| {
             frames += 1;
+            let header = match &frame {
+                Transmit::Syn => header(Command::Syn, cell.name.bytes().len()),
+                Transmit::Update { .. } => header(Command::Upd, UPDATE_LEN),
+                Transmit::Data(payload) => header(Command::Psh, payload.len()),
+                Transmit::Fin => header(Command::Fin, 0),
+            };
+            if tracing {
+                traced.push(header);
+            }
             match frame {
-                Transmit::Syn => batch.push_small(header(Command::Syn, cell.name.bytes().len()), cell.name.bytes()),
-                Transmit::Update { consumed, window } => {
-                    let payload = encode_update(consumed, window);
-                    batch.push_small(header(Command::Upd, payload.len()), &payload);
-                }
-                Transmit::Data(payload) => batch.push_frame(header(Command::Psh, payload.len()), payload.into_buffer()),
-                Transmit::Fin => batch.push_small(header(Command::Fin, 0), &[]),
+                Transmit::Syn => batch.push_small(header, cell.name.bytes()),
+                Transmit::Update { consumed, window } => batch.push_small(header, &encode_update(consumed, window)),
+                Transmit::Data(payload) => batch.push_frame(header, payload.into_buffer()),
+                Transmit::Fin => batch.push_small(header, &[]),
             }
         });
         self.frames += frames;
+        for header in self.traced.drain(..) {
+            trace!(target: "gmux::writer", "session {}: {header}", core.number);
+        }
         if turn.again {
             self.queue.again(Arc::clone(&cell));
         }

@@ -85,6 +85,8 @@ pub(crate) struct Registry<S> {
     streams: HashMap<u32, Entry<S>>,
     backlog: VecDeque<S>,
     next: Option<u32>,
+    /// The largest id that the peer has opened, or tried to.
+    newest: u32,
     /// Entries by who opened them, and those that aren't closed.
     ours: usize,
     theirs: usize,
@@ -108,6 +110,7 @@ impl<S: Clone> Registry<S> {
             streams: HashMap::new(),
             backlog: VecDeque::new(),
             next: Some(next),
+            newest: 0,
             ours: 0,
             theirs: 0,
             open: 0,
@@ -137,10 +140,12 @@ impl<S: Clone> Registry<S> {
     }
 
     /// Whether a SYN with `id` may open a stream.
-    pub(crate) fn admit(&self, id: u32) -> Admission {
+    pub(crate) fn admit(&mut self, id: u32) -> Admission {
         if self.role.opens(id) {
-            Admission::WrongParity
-        } else if self.streams.contains_key(&id) {
+            return Admission::WrongParity;
+        }
+        self.newest = self.newest.max(id);
+        if self.streams.contains_key(&id) {
             Admission::Duplicate
         } else if !self.accepting {
             Admission::Refused(Refusal::NotAccepting)
@@ -201,6 +206,15 @@ impl<S: Clone> Registry<S> {
     /// Streams that aren't closed.
     pub(crate) fn open_count(&self) -> usize {
         self.open
+    }
+
+    /// Whether there may have been a stream with this id, that is forgotten or was refused by now. (A peer may use its ids in any order,
+    /// so of its streams this is a guess; all known peers count up.)
+    pub(crate) fn may_have_been(&self, id: u32) -> bool {
+        match self.role.opens(id) {
+            true => id >= self.role.first_id() && self.next.is_none_or(|next| id < next),
+            false => id <= self.newest,
+        }
     }
 
     /// Streams in the table, closed or not.
@@ -330,6 +344,19 @@ mod tests {
             [Refusal::Backlog, Refusal::Streams, Refusal::NotAccepting, Refusal::NameTooLong, Refusal::NamesTooMany];
         let words = ["accept_backlog", "max_streams", "no more streams", "max_name_len", "max_receive_buffer"];
         assert!(all.iter().zip(words).all(|(refusal, word)| refusal.reason().contains(word)));
+    }
+
+    #[test]
+    fn ids_that_were_never_used_are_told_from_those_of_streams_that_are_over() {
+        let mut registry = Registry::new(Role::Server, LIMITS);
+        let been = |registry: &Registry<u32>| [0, 1, 2, 4, 7, 9].map(|id| registry.may_have_been(id));
+        assert_eq!(been(&registry), [false; 6]);
+        assert_eq!(registry.open(|id| id).unwrap(), 2);
+        assert_eq!(registry.admit(7), Admission::Welcome);
+        assert_eq!(been(&registry), [false, true, true, false, true, false]);
+        let mut last: Registry<u32> = Registry::starting_at(u32::MAX, Role::Client, LIMITS);
+        assert!(!last.may_have_been(u32::MAX));
+        assert!(last.open(|id| id).is_ok() && last.may_have_been(u32::MAX) && !last.may_have_been(1));
     }
 
     #[test]

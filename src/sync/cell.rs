@@ -120,7 +120,7 @@ struct State {
     flush_waiters: u32,
     /// When the peer's FIN, or credit after it, came last.
     credit_at: Option<Instant>,
-    /// Data came after the stream's end.
+    /// Data came after the peer's FIN.
     late: bool,
     /// Data came since a caller last took the writer's turn.
     answerable: bool,

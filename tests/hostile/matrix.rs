@@ -116,7 +116,8 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
         (Command::Fin, Length::Zero, _) | (Command::Nop, Length::Zero, _) => match (command, id) {
             (Command::Nop, _) => E::Nothing,
             (_, Id::Open | Id::HalfClosedByUs | Id::OursOpen) => E::Ends,
-            (_, Id::Unopened | Id::HalfClosedByThem | Id::Closed | Id::OursUnopened | Id::Zero) => E::Ignored,
+            (_, Id::Closed) => E::Nothing, // it may have crossed with our FIN
+            (_, Id::Unopened | Id::HalfClosedByThem | Id::OursUnopened | Id::Zero) => E::Ignored,
         },
         (Command::Fin, _, _) => E::Fatal("FIN has no payload"),
         (Command::Nop, _, _) => E::Fatal("NOP has no payload"),
@@ -127,6 +128,7 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
         (Command::Upd, Length::EightAbsurd, Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs | Id::OursOpen) => {
             E::Fails
         }
+        (Command::Upd, Length::Eight | Length::EightAbsurd, Id::Closed) => E::Nothing,
         (Command::Upd, Length::Eight | Length::EightAbsurd, _) => E::Ignored,
         (Command::Upd, _, _) => E::Fatal("UPD has a payload of 8 bytes"),
 

@@ -92,7 +92,14 @@ impl Reader<'_> {
         self.core.fail_stream(cell, error, false);
     }
 
-    /// Data came after the stream's FIN.
+    /// FIN or UPD came for a stream that isn't there. On one that was, that is ordinary: it has crossed with our own FIN.
+    pub(super) fn stray(&self, id: u32) {
+        if !self.core.registry.lock().streams.may_have_been(id) {
+            self.core.counters.frames_ignored.add(1);
+        }
+    }
+
+    /// Data came after the peer's FIN, or for a stream that has failed here.
     pub(super) fn late(&mut self, cell: &Arc<StreamCell>) {
         self.core.counters.frames_ignored.add(1);
         if cell.first_late() {

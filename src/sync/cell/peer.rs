@@ -188,9 +188,11 @@ impl StreamCell {
         self.state.lock().no_data.touch(now);
     }
 
-    /// Whether this is the first data after the stream's end.
+    /// Whether the data that came too late is the first after the peer's own FIN. After a failure at this end it is ordinary: the peer
+    /// didn't know.
     pub(crate) fn first_late(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().late, true)
+        let mut state = self.state.lock();
+        state.core.is_finished() && !std::mem::replace(&mut state.late, true)
     }
 
     /// Tells the peer the window before the first read.
