@@ -43,6 +43,46 @@ pub struct Config {
     pub(crate) no_data_timeout: Option<Duration>,
 }
 
+/// Every value of a [`Config`], as a session uses it; from [`Config::settings`].
+///
+/// Each field is described at the setter of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// See [`Config::version`].
+    pub version: u8,
+    /// See [`Config::keepalive_disabled`].
+    pub keepalive_disabled: bool,
+    /// See [`Config::keepalive_interval`].
+    pub keepalive_interval: Duration,
+    /// See [`Config::keepalive_timeout`].
+    pub keepalive_timeout: Duration,
+    /// See [`Config::max_frame_size`].
+    pub max_frame_size: usize,
+    /// See [`Config::max_receive_buffer`].
+    pub max_receive_buffer: usize,
+    /// See [`Config::max_stream_buffer`].
+    pub max_stream_buffer: usize,
+    /// See [`Config::max_stream_window`]. At least `max_stream_buffer`.
+    pub max_stream_window: usize,
+    /// See [`Config::accept_backlog`].
+    pub accept_backlog: usize,
+    /// See [`Config::max_streams`].
+    pub max_streams: usize,
+    /// See [`Config::max_name_len`].
+    pub max_name_len: usize,
+    /// See [`Config::max_send_buffer`].
+    pub max_send_buffer: usize,
+    /// See [`Config::close_timeout`].
+    pub close_timeout: Duration,
+    /// See [`Config::stall_timeout`].
+    pub stall_timeout: Option<Duration>,
+    /// See [`Config::half_close_stall`].
+    pub half_close_stall: Option<Duration>,
+    /// See [`Config::no_data_timeout`].
+    pub no_data_timeout: Option<Duration>,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -200,6 +240,39 @@ impl Config {
         self
     }
 
+    /// What the session will go by: each value as it was set, or its default, also where that depends
+    /// on another field.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let config = gmux::Config::new().version(2).max_receive_buffer(1 << 20);
+    /// let settings = config.settings();
+    /// assert_eq!((settings.version, settings.keepalive_timeout), (2, Duration::from_secs(30)));
+    /// assert_eq!(settings.max_stream_window, 1 << 19); // half of the receive buffer, unless set
+    /// assert_eq!(settings.stall_timeout, Some(Duration::from_secs(30))); // version 2's
+    /// ```
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            version: self.version,
+            keepalive_disabled: self.keepalive_disabled,
+            keepalive_interval: self.keepalive_interval,
+            keepalive_timeout: self.keepalive_timeout,
+            max_frame_size: self.max_frame_size,
+            max_receive_buffer: self.max_receive_buffer,
+            max_stream_buffer: self.max_stream_buffer,
+            max_stream_window: self.largest_window(),
+            accept_backlog: self.accept_backlog,
+            max_streams: self.max_streams,
+            max_name_len: self.max_name_len,
+            max_send_buffer: self.max_send_buffer,
+            close_timeout: self.close_timeout,
+            stall_timeout: self.stall(),
+            half_close_stall: self.half_close_stall,
+            no_data_timeout: self.no_data_timeout,
+        }
+    }
+
     /// The largest window in force.
     pub(crate) fn largest_window(&self) -> usize {
         self.max_stream_window.unwrap_or(self.max_receive_buffer / 2).max(self.max_stream_buffer)
@@ -237,12 +310,15 @@ impl Config {
             budget,
             "version 2 needs at least 262144 bytes: a peer may fill that much of one stream before it hears of a window",
         )?;
-        rule(window >= 1, "max_stream_buffer", window, "it must be at least 1 byte")?;
-        rule(window <= budget, "max_stream_buffer", window, "it must not be larger than max_receive_buffer")?;
-        rule(window <= i32::MAX as usize, "max_stream_buffer", window, "it must be at most 2147483647 bytes")?;
+        // Version 1 has no windows.
+        if self.version == 2 {
+            rule(window >= 1, "max_stream_buffer", window, "it must be at least 1 byte")?;
+            rule(window <= budget, "max_stream_buffer", window, "it must not be larger than max_receive_buffer")?;
+            rule(window <= i32::MAX as usize, "max_stream_buffer", window, "it must be at most 2147483647 bytes")?;
 
-        let max = self.max_stream_window.unwrap_or(window);
-        rule(max <= budget, "max_stream_window", max, "it must not be larger than max_receive_buffer")?;
+            let max = self.max_stream_window.unwrap_or(window);
+            rule(max <= budget, "max_stream_window", max, "it must not be larger than max_receive_buffer")?;
+        }
 
         rule(self.accept_backlog >= 1, "accept_backlog", self.accept_backlog, "it must be at least 1")?;
         rule(self.max_streams >= 1, "max_streams", self.max_streams, "it must be at least 1")?;
@@ -301,11 +377,12 @@ mod tests {
         assert_eq!(refused(Config::new().max_frame_size(65536)), "max_frame_size");
         assert_eq!(refused(Config::new().max_receive_buffer(0)), "max_receive_buffer");
         assert_eq!(refused(Config::new().version(2).max_receive_buffer(262_143)), "max_receive_buffer");
-        assert_eq!(refused(Config::new().max_stream_buffer(0)), "max_stream_buffer");
-        assert_eq!(refused(Config::new().max_receive_buffer(65535)), "max_stream_buffer");
+        let v2 = || Config::new().version(2);
+        assert_eq!(refused(v2().max_stream_buffer(0)), "max_stream_buffer");
+        assert_eq!(refused(v2().max_receive_buffer(300_000).max_stream_buffer(300_001)), "max_stream_buffer");
         let huge = i32::MAX as usize + 1;
-        assert_eq!(refused(Config::new().max_receive_buffer(huge).max_stream_buffer(huge)), "max_stream_buffer");
-        assert_eq!(refused(Config::new().max_stream_window(4_194_305)), "max_stream_window");
+        assert_eq!(refused(v2().max_receive_buffer(huge).max_stream_buffer(huge)), "max_stream_buffer");
+        assert_eq!(refused(v2().max_stream_window(4_194_305)), "max_stream_window");
         assert_eq!(refused(Config::new().accept_backlog(0)), "accept_backlog");
         assert_eq!(refused(Config::new().max_streams(0)), "max_streams");
         assert_eq!(refused(Config::new().max_name_len(65536)), "max_name_len");
@@ -314,6 +391,18 @@ mod tests {
         assert_eq!(refused(Config::new().stall_timeout(Some(zero))), "stall_timeout");
         assert_eq!(refused(Config::new().half_close_stall(Some(zero))), "half_close_stall");
         assert_eq!(refused(Config::new().no_data_timeout(Some(zero))), "no_data_timeout");
+    }
+
+    #[test]
+    fn version_1_has_no_windows_to_complain_of() {
+        for config in [
+            Config::new().max_receive_buffer(1),
+            Config::new().max_receive_buffer(65535).max_stream_window(usize::MAX),
+            Config::new().max_stream_buffer(0),
+            Config::new().max_stream_buffer(usize::MAX),
+        ] {
+            assert!(config.validate().is_ok(), "{config:?}");
+        }
     }
 
     #[test]

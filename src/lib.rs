@@ -21,8 +21,8 @@ mod traits;
 pub mod transport;
 pub mod wire;
 
-pub use config::{Config, INITIAL_WINDOW};
-pub use crossbeam_channel::Receiver;
+pub use config::{Config, INITIAL_WINDOW, Settings};
+pub use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
 pub use error::{Error, Lost, Result};
 pub use session::{Incoming, Session};
 pub use stats::{ReadPause, SessionStats, StreamStats, WriterState};

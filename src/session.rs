@@ -182,7 +182,26 @@ impl Session {
         self.core.lifecycle.is_over()
     }
 
-    /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent. For crossbeam's `select!`:
+    /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent. Waiting
+    /// for a time goes by [`recv_timeout`](Receiver::recv_timeout), and for several channels by
+    /// [`Select`](crate::Select) or crossbeam's `select!`:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use gmux::{RecvTimeoutError, Select};
+    /// # use gmux::{Config, Session};
+    /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
+    /// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+    /// let (first, second) = (client.closed(), server.closed());
+    /// assert_eq!(first.recv_timeout(Duration::from_millis(1)), Err(RecvTimeoutError::Timeout));
+    /// let closer = std::thread::spawn(move || drop(server));
+    /// let mut either = Select::new();
+    /// either.recv(&first);
+    /// either.recv(&second);
+    /// println!("session {} of two has ended", either.ready() + 1);
+    /// # closer.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// ```
     /// use crossbeam_channel::{after, select};
@@ -317,6 +336,26 @@ impl fmt::Debug for Session {
             .field("unsent", &stats.unsent)
             .field("writer", &stats.writer)
             .finish()
+    }
+}
+
+/// The peer's streams, as [`Session::incoming`] yields them.
+///
+/// ```no_run
+/// # fn serve(session: gmux::Session) -> gmux::Result<()> {
+/// for stream in &session {
+///     let stream = stream?;
+///     println!("{:?} begins", stream.name());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+impl<'a> IntoIterator for &'a Session {
+    type Item = Result<Stream>;
+    type IntoIter = Incoming<'a>;
+
+    fn into_iter(self) -> Incoming<'a> {
+        self.incoming()
     }
 }
 

@@ -94,6 +94,14 @@ impl Stream {
         self.core.peer_addr()
     }
 
+    /// Another handle to the same stream, as [`Clone`] gives it; the name and signature are `TcpStream`'s.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(self.clone())
+    }
+
     /// The session that it belongs to: a handle like any other, which keeps the session alive, and
     /// whose drop may be the last. Where all other session handles are dropped already, it opens
     /// streams, but accepts none: [`accept`](Session::accept) fails with [`Error::Closed`].

@@ -47,9 +47,10 @@ fn every_rule_of_the_configuration_names_field_value_and_rule() {
             (c().max_frame_size(65_536), "max_frame_size", "65536"),
             (c().max_receive_buffer(0), "max_receive_buffer", "0"),
             (c().version(2).max_receive_buffer(262_143), "max_receive_buffer", "262143"),
-            (c().max_stream_buffer(0), "max_stream_buffer", "0"),
-            (c().max_stream_buffer(4_194_305), "max_stream_buffer", "4194305"),
-            (c().max_receive_buffer(1 << 40).max_stream_buffer(1 << 31), "max_stream_buffer", "2147483648"),
+            (c().version(2).max_stream_buffer(0), "max_stream_buffer", "0"),
+            (c().version(2).max_stream_buffer(4_194_305), "max_stream_buffer", "4194305"),
+            (c().version(2).max_receive_buffer(1 << 40).max_stream_buffer(1 << 31), "max_stream_buffer", "2147483648"),
+            (c().version(2).max_stream_window(4_194_305), "max_stream_window", "4194305"),
             (c().accept_backlog(0), "accept_backlog", "0"),
             (c().max_streams(0), "max_streams", "0"),
             (c().max_name_len(65_536), "max_name_len", "65536"),
@@ -242,6 +243,54 @@ fn everything_works_through_the_traits() {
     test("everything_works_through_the_traits", || {
         let (client, server) = pair(quiet());
         talk(&client, Box::new(server));
+    });
+}
+
+/// What was set can be read again, with the defaults of the version where nothing was.
+#[test]
+fn a_configuration_can_be_read() {
+    test("a_configuration_can_be_read", || {
+        let second = Duration::from_secs(1);
+        let config = Config::new().version(2).keepalive_disabled(true).keepalive_interval(second);
+        let config = config.keepalive_timeout(2 * second).max_frame_size(3).max_receive_buffer(400_000);
+        let config = config.max_stream_buffer(5).max_stream_window(6).accept_backlog(7).max_streams(8);
+        let config = config.max_name_len(9).max_send_buffer(10).close_timeout(11 * second);
+        let config = config.stall_timeout(Some(12 * second)).half_close_stall(Some(13 * second));
+        let set = config.no_data_timeout(Some(14 * second)).settings();
+        assert_eq!((set.version, set.keepalive_disabled), (2, true));
+        assert_eq!((set.keepalive_interval, set.keepalive_timeout), (second, 2 * second));
+        assert_eq!((set.max_frame_size, set.max_receive_buffer), (3, 400_000));
+        assert_eq!((set.max_stream_buffer, set.max_stream_window), (5, 6));
+        assert_eq!((set.accept_backlog, set.max_streams, set.max_name_len, set.max_send_buffer), (7, 8, 9, 10));
+        assert_eq!((set.close_timeout, set.stall_timeout), (11 * second, Some(12 * second)));
+        assert_eq!((set.half_close_stall, set.no_data_timeout), (Some(13 * second), Some(14 * second)));
+
+        let (one, two) = (Config::new().settings(), Config::new().version(2).settings());
+        assert_eq!((one.version, one.stall_timeout, one.max_stream_window), (1, None, 2_097_152));
+        assert_eq!((two.stall_timeout, two.half_close_stall), (Some(30 * second), Some(60 * second)));
+    });
+}
+
+/// What std's sockets and listeners have: `try_clone`, and a loop over `&session`; and what goes with the channels.
+#[test]
+fn sessions_and_streams_have_the_habits_of_std() {
+    test("sessions_and_streams_have_the_habits_of_std", || {
+        let (client, server) = pair(quiet());
+        let stream = client.open("a").unwrap();
+        let again = stream.try_clone().unwrap();
+        drop(stream);
+        (&again).write_all(b"x").unwrap();
+        client.open("b").unwrap();
+        let names: Vec<String> = (&server).into_iter().take(2).map(|s| s.unwrap().name().to_owned()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let closed: gmux::Receiver<()> = server.closed();
+        let waited = closed.recv_timeout(Duration::from_millis(1));
+        assert_eq!(waited, Err(gmux::RecvTimeoutError::Timeout));
+        drop((client, again));
+        let mut select = gmux::Select::new();
+        select.recv(&closed);
+        assert_eq!(select.ready(), 0);
+        assert_eq!((&server).into_iter().count(), 0, "after the peer's clean end there is nothing");
     });
 }
 
