@@ -77,6 +77,18 @@ pub enum Error {
     /// The deadline or timeout of a call passed. The stream or session stays usable.
     #[error("timeout: the call's deadline or timeout passed before it could be done")]
     Timeout,
+    /// A [`drain`](crate::Session::drain) took longer than it was given, and streams were left. The
+    /// session is closed all the same.
+    #[error(
+        "drain: {streams} streams were still open, or had something to send, after {after:?}, and were cut off: close \
+         them sooner (Session::streams lists them), or give drain more time"
+    )]
+    DrainIncomplete {
+        /// Streams that weren't closed at this end, or whose FIN couldn't be handed to the transport.
+        streams: usize,
+        /// How long drain had waited.
+        after: Duration,
+    },
     /// The call would have to wait, on a stream in non-blocking mode.
     #[error("operation would block")]
     WouldBlock,
@@ -200,7 +212,7 @@ impl Error {
             Self::Closed => NotConnected,
             Self::WriteShutdown | Self::PeerFinished(_) => BrokenPipe,
             Self::TooManyStreams { .. } | Self::GoAway => QuotaExceeded,
-            Self::Timeout | Self::NoData(_) => TimedOut,
+            Self::Timeout | Self::NoData(_) | Self::DrainIncomplete { .. } => TimedOut,
             Self::WouldBlock => WouldBlock,
             Self::KeepaliveTimeout(_) | Self::Stalled { .. } | Self::PeerClosed | Self::ConnectionLost(_) => {
                 ConnectionAborted
@@ -221,8 +233,8 @@ impl Error {
 }
 
 impl Error {
-    /// Whether a limit of time passed that this end had set for a call: [`Timeout`](Self::Timeout) and
-    /// [`NoData`](Self::NoData).
+    /// Whether a limit of time passed that this end had set for a call: [`Timeout`](Self::Timeout),
+    /// [`NoData`](Self::NoData) and [`DrainIncomplete`](Self::DrainIncomplete).
     ///
     /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may tell
     /// that the connection timed out.
@@ -241,7 +253,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout | Self::NoData(_))
+        matches!(self, Self::Timeout | Self::NoData(_) | Self::DrainIncomplete { .. })
     }
 
     /// Whether the program itself closed, at this end, what the call needs: [`Closed`](Self::Closed)
@@ -255,8 +267,8 @@ impl Error {
     /// Whether the whole session is over, so that only a new connection helps:
     /// [`PeerClosed`](Self::PeerClosed), [`ConnectionLost`](Self::ConnectionLost), [`Io`](Self::Io),
     /// [`KeepaliveTimeout`](Self::KeepaliveTimeout), [`InvalidProtocol`](Self::InvalidProtocol),
-    /// [`InvalidCommand`](Self::InvalidCommand), [`InvalidVersion`](Self::InvalidVersion) and
-    /// [`Flood`](Self::Flood).
+    /// [`InvalidCommand`](Self::InvalidCommand), [`InvalidVersion`](Self::InvalidVersion),
+    /// [`Flood`](Self::Flood) and [`DrainIncomplete`](Self::DrainIncomplete).
     ///
     /// Not [`Closed`](Self::Closed) and [`NoData`](Self::NoData), which may be a stream's alone:
     /// there [`Session::is_closed`](crate::Session::is_closed) knows.
@@ -264,6 +276,7 @@ impl Error {
     pub fn is_session_over(&self) -> bool {
         match self {
             Self::PeerClosed
+            | Self::DrainIncomplete { .. }
             | Self::ConnectionLost(_)
             | Self::Io(_)
             | Self::KeepaliveTimeout(_)
@@ -337,6 +350,7 @@ mod tests {
             (Error::GoAway, "open a new session, over a new connection"),
             (Error::WriteShutdown, "open another stream"),
             (Error::ZeroTimeout, "pass None"),
+            (Error::DrainIncomplete { streams: 2, after: Duration::from_secs(1) }, "or give drain more time"),
         ];
         for (error, what) in says {
             assert!(error.to_string().contains(what), "{error}");
@@ -352,6 +366,7 @@ mod tests {
         let cases = [
             (Error::Timeout, (true, false, false)),
             (Error::NoData(time), (true, false, false)),
+            (Error::DrainIncomplete { streams: 2, after: time }, (true, false, true)),
             (Error::Closed, (false, true, false)),
             (Error::WriteShutdown, (false, true, false)),
             (Error::PeerClosed, (false, false, true)),

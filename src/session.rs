@@ -171,7 +171,7 @@ impl Session {
     /// closed here and its FIN was handed over, then closes.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if streams were left after `timeout`: the session is closed all the same. Otherwise as [`close`](Self::close).
+    /// [`Error::DrainIncomplete`] if streams were left after `timeout`: the session is closed all the same. Otherwise as [`close`](Self::close).
     pub fn drain(&self, timeout: Duration) -> Result<()> {
         self.core.drain(timeout)
     }

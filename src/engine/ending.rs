@@ -38,7 +38,7 @@ impl Core {
     /// Opens no more streams, waits until all are closed and their FINs handed over, then closes the session.
     ///
     /// # Errors
-    /// `Timeout` if that took longer than `timeout` (the session is closed all the same), else what `close` says.
+    /// `DrainIncomplete` if that took longer than `timeout` (the session is closed all the same), else what `close` says.
     pub(crate) fn drain(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         let limit = Instant::now().checked_add(timeout);
         let mut registry = self.registry.lock();
@@ -54,9 +54,10 @@ impl Core {
                 }
             };
         }
+        let streams = registry.streams.len();
         drop(registry);
         let closed = self.close();
-        if late { Err(Error::Timeout) } else { closed }
+        if late { Err(Error::DrainIncomplete { streams, after: timeout }) } else { closed }
     }
 
     pub(super) fn begin_close(self: &Arc<Self>) {
