@@ -168,6 +168,22 @@ pub enum Error {
     /// The peer ended the connection, between frames, with no stream cut off.
     #[error("the peer closed the connection")]
     PeerClosed,
+    /// A session's [`close`](crate::Session::close) can't say that everything that was accepted went
+    /// out before the peer's end. Either [`close_timeout`](crate::Config::close_timeout) passed, or the
+    /// peer ended its side first.
+    #[error("close: {}", Incomplete(*.unsent, *.after, *.peer_ended))]
+    #[non_exhaustive]
+    CloseIncomplete {
+        /// Accepted bytes of which the transport hasn't said that it has them. They are lost. Whole
+        /// batches are counted, so up to 256 KiB of them may have been sent. With 0, everything was
+        /// handed over, and the peer hasn't ended its side: what it hasn't read yet is lost if this
+        /// process, or its host, ends now.
+        unsent: u64,
+        /// How long the close had taken by then.
+        after: Duration,
+        /// Whether the peer ended its side before everything was handed over. It can't have read the rest.
+        peer_ended: bool,
+    },
     /// The connection ended inside a frame, or while streams had not finished. The peer's program
     /// may have died or left its streams open, or it doesn't take this end for what it is.
     #[error("connection lost: {0}")]
@@ -198,7 +214,38 @@ impl std::fmt::Display for Peer<'_> {
     }
 }
 
+/// What a close left undone: the message of [`Error::CloseIncomplete`].
+struct Incomplete(u64, Duration, bool);
+
+impl std::fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(unsent, after, peer_ended) = self;
+        match (unsent, peer_ended) {
+            (_, true) => write!(
+                f,
+                "the peer ended the connection before {unsent} accepted bytes were sent, and they are lost: \
+                 let the peer close after it has read what it wants"
+            ),
+            (0, false) => write!(
+                f,
+                "everything was sent, but the peer has not ended its side within {after:?}, and may not have read it all: \
+                 let the peer read or close, or raise close_timeout"
+            ),
+            (_, false) => write!(
+                f,
+                "{unsent} accepted bytes could not be sent within {after:?}, and are lost: \
+                 is the peer reading? let it read, or raise close_timeout"
+            ),
+        }
+    }
+}
+
 impl Error {
+    /// Whether a transport's end of file is what ended the session: its output may still be ended in order.
+    pub(crate) fn is_end_of_input(&self) -> bool {
+        matches!(self, Self::PeerClosed | Self::ConnectionLost(_))
+    }
+
     /// The [`io::ErrorKind`] under which the error reaches `Read` and `Write` callers.
     ///
     /// Truncation is never `UnexpectedEof`, which `read_exact` uses for itself.
@@ -212,11 +259,16 @@ impl Error {
             Self::Closed => NotConnected,
             Self::WriteShutdown | Self::PeerFinished(_) => BrokenPipe,
             Self::TooManyStreams { .. } | Self::GoAway => QuotaExceeded,
-            Self::Timeout | Self::NoData(_) | Self::DrainIncomplete { .. } => TimedOut,
+            Self::Timeout
+            | Self::NoData(_)
+            | Self::DrainIncomplete { .. }
+            | Self::CloseIncomplete { peer_ended: false, .. } => TimedOut,
             Self::WouldBlock => WouldBlock,
-            Self::KeepaliveTimeout(_) | Self::Stalled { .. } | Self::PeerClosed | Self::ConnectionLost(_) => {
-                ConnectionAborted
-            }
+            Self::KeepaliveTimeout(_)
+            | Self::Stalled { .. }
+            | Self::PeerClosed
+            | Self::ConnectionLost(_)
+            | Self::CloseIncomplete { peer_ended: true, .. } => ConnectionAborted,
             Self::InvalidProtocol { .. }
             | Self::Consumed { .. }
             | Self::Overrun { .. }
@@ -253,7 +305,13 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout | Self::NoData(_) | Self::DrainIncomplete { .. })
+        matches!(
+            self,
+            Self::Timeout
+                | Self::NoData(_)
+                | Self::DrainIncomplete { .. }
+                | Self::CloseIncomplete { peer_ended: false, .. }
+        )
     }
 
     /// Whether the program itself closed, at this end, what the call needs: [`Closed`](Self::Closed)
@@ -265,7 +323,8 @@ impl Error {
     }
 
     /// Whether the whole session is over, so that only a new connection helps:
-    /// [`PeerClosed`](Self::PeerClosed), [`ConnectionLost`](Self::ConnectionLost), [`Io`](Self::Io),
+    /// [`PeerClosed`](Self::PeerClosed), [`CloseIncomplete`](Self::CloseIncomplete),
+    /// [`ConnectionLost`](Self::ConnectionLost), [`Io`](Self::Io),
     /// [`KeepaliveTimeout`](Self::KeepaliveTimeout), [`InvalidProtocol`](Self::InvalidProtocol),
     /// [`InvalidCommand`](Self::InvalidCommand), [`InvalidVersion`](Self::InvalidVersion),
     /// [`Flood`](Self::Flood) and [`DrainIncomplete`](Self::DrainIncomplete).
@@ -277,6 +336,7 @@ impl Error {
         match self {
             Self::PeerClosed
             | Self::DrainIncomplete { .. }
+            | Self::CloseIncomplete { .. }
             | Self::ConnectionLost(_)
             | Self::Io(_)
             | Self::KeepaliveTimeout(_)

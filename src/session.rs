@@ -28,9 +28,22 @@ use crate::transport::Transport;
 /// `Session` handles are dropped, its streams live on, and later streams of the peer are refused.
 ///
 /// # Closing
-/// [`close`](Session::close), or the drop of the last handle, sends what was accepted, ends the writing direction, and in the
-/// background reads and drops what still comes until the peer ends its side, for at most [`close_timeout`](Config::close_timeout) in all.
-/// Streams that the application closed before get their FIN; others get none, so that their peers see an error and not a clean end.
+/// [`close`](Session::close), or the drop of the last handle, sends what was accepted and ends the writing direction. Streams
+/// that the application closed before get their FIN. Others get none, so that their peers see an error and not a clean end.
+/// Then what still comes is read and dropped until the peer ends its side, so that no unread input makes the system reset the
+/// connection, which would purge what was sent. All that takes at most [`close_timeout`](Config::close_timeout).
+///
+/// | | returns when | then |
+/// |---|---|---|
+/// | `close()` is Ok | everything accepted was handed to the transport, and after that the peer has ended its side | the process may exit: the peer's session has everything |
+/// | `close()` is an error | it can't be so: see there | what was sent may be lost if the process exits |
+/// | the last handle is dropped | everything accepted was handed to the transport; it doesn't wait for the peer | the rest goes on in the background. A process that exits at once calls `close()` instead |
+///
+/// A peer that runs this crate ends its side as soon as its session has read everything, whatever its application does, unless
+/// that reads so slowly that the session stops reading, or accepts too slowly. (Go's smux and gmux end it when the application
+/// calls `Close`, or waits in `AcceptStream` and calls it then. A Go peer that does neither costs the close timeout.)
+///
+/// What the peer's *application* has read, only an answer of its own can tell.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -155,20 +168,28 @@ impl Session {
 
     // ---- the session itself -------------------------------------------------------------------------------------
 
-    /// Closes the session, for all its handles: see [Closing](Session#closing). Returns when everything accepted has been handed to the
-    /// transport and its writing direction is ended. A second call waits for the same and returns the same. Calls that are blocked, on
-    /// streams too, fail with [`Error::Closed`]; what was received before can still be read. In a close notifier that runs on a thread of
-    /// gmux's own it doesn't wait, and the close goes on in the background.
+    /// Closes the session, for all its handles: see [Closing](Session#closing). Returns Ok when everything accepted has been handed to the
+    /// transport, and after that the peer has ended its side: then the process may exit. A second call waits for the same and returns the same. Calls that are blocked, on
+    /// streams too, and in [`drain`](Self::drain), fail with [`Error::Closed`]; what was received before can still be read.
+    ///
+    /// Over a transport that can't tell its peer that writing is over ([`Control::can_finish`](crate::transport::Control::can_finish)), it returns Ok when
+    /// everything was handed over and flushed.
     ///
     /// # Errors
-    /// [`Error::Timeout`] after [`close_timeout`](Config::close_timeout): not everything could be handed over. What ended the session before, unless that was the
-    /// peer's clean end.
+    /// - [`Error::CloseIncomplete`] after [`close_timeout`](Config::close_timeout), counted from the first call: not everything could
+    ///   be handed over (`unsent` bytes), or the peer hasn't ended its side (`unsent` is 0).
+    /// - The same with `peer_ended`: the peer had ended its side before everything was handed over.
+    /// - [`Error::Io`]: the transport failed meanwhile, such as by the peer's reset.
+    /// - What ended the session before, unless that was the peer's clean end.
+    /// - [`Error::WouldBlock`] in a close notifier that runs on a thread of gmux's own: the close has begun, and goes on in the
+    ///   background.
     pub fn close(&self) -> Result<()> {
         self.core.close()
     }
 
     /// Ends the session gently: no new streams either way (those that wait can still be accepted), then waits until every stream is
-    /// closed here and its FIN was handed over, then closes.
+    /// closed here and its FIN was handed over, then closes. Woken by the last stream's FIN, by `close`, and by the session's end. In
+    /// all it takes at most `timeout` and [`close_timeout`](Config::close_timeout).
     ///
     /// # Errors
     /// [`Error::DrainIncomplete`] if streams were left after `timeout`: the session is closed all the same. Otherwise as [`close`](Self::close).
@@ -227,7 +248,7 @@ impl Session {
         self.core.lifecycle.cause().map(|cause| Error::clone(&cause))
     }
 
-    /// How many streams there are that aren't closed.
+    /// How many streams there are that aren't closed. 0 once the session is closed here, or has ended.
     #[must_use]
     pub fn num_streams(&self) -> usize {
         self.core.num_streams()
@@ -308,8 +329,9 @@ impl Clone for Session {
 }
 
 impl Drop for Session {
-    /// The last handle of a session, counting its streams', closes it: see [Closing](Session#closing). That waits as `close` does,
-    /// for at most [`close_timeout`](Config::close_timeout).
+    /// The last handle of a session, counting its streams', closes it: see [Closing](Session#closing). That waits until everything
+    /// accepted was handed over, for at most [`close_timeout`](Config::close_timeout), but not for the peer's end, and not at all in
+    /// a close notifier on a thread of gmux's own.
     fn drop(&mut self) {
         self.core.drop_session_handle();
     }

@@ -290,9 +290,10 @@ fn a_session_that_closes_during_a_callers_turn_sends_all_of_it_first() {
             assert!(!asked.lab.wait(|state| Some(state.finished)));
             release.send(()).unwrap();
             assert_eq!(writer.join().unwrap(), 15);
-            closer.join().unwrap();
+            asked.lab.wait(|state| state.finished.then_some(()));
             assert_eq!(said(&asked.lab.frames()), ["Psh 3 the last answer", "Psh 2 other", "Fin 2"]);
-            assert!(asked.lab.wait(|state| Some(state.finished)));
+            asked.lab.eof();
+            closer.join().unwrap();
         }
     });
 }
@@ -308,9 +309,10 @@ fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
             let session = asked.session.clone();
             let closer = support::blocked::blocked(move || session.close());
             asked.lab.allow_all();
-            closer.join().unwrap();
+            asked.lab.wait(|state| state.finished.then_some(()));
             assert_eq!(said(&asked.lab.frames()), ["Psh 3 the last answer"]);
-            assert!(asked.lab.wait(|state| Some(state.finished)));
+            asked.lab.eof();
+            closer.join().unwrap();
         }
     });
 }
@@ -333,6 +335,8 @@ fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
         assert_eq!(writer.join().unwrap(), 6);
         assert_eq!(asked.lab.blocked(), 4);
         asked.lab.allow_all();
+        asked.lab.wait(|state| state.finished.then_some(()));
+        asked.lab.eof();
         drain.join().unwrap();
         assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer", "Fin 3"]);
     });
@@ -352,7 +356,11 @@ fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
         release.send(()).unwrap();
         writer.join().unwrap();
         asked.stream.close().unwrap();
-        asked.session.drain(FAR).unwrap();
+        let session = asked.session.clone();
+        let drain = support::blocked::started(move || session.drain(FAR));
+        asked.lab.wait(|state| state.finished.then_some(()));
+        asked.lab.eof();
+        drain.join().unwrap();
         let said = said(&asked.lab.frames());
         assert_eq!(said[0], "Psh 3 answer");
         assert_eq!(said.iter().filter(|line| line.starts_with("Fin")).count(), 2, "{said:?}");

@@ -12,7 +12,7 @@ use gmux::wire::{Command, Frame};
 use gmux::{Error, Session};
 use support::lab::{FAR, Lab, asleep, blocked, count, data, processed, quiet};
 use support::raw::{End, against_client, against_server};
-use support::{Pattern, gmux_threads, pair, test, until};
+use support::{Pattern, close_beside_a_peer_that_stays, gmux_threads, pair, test, until};
 
 /// "No new streams."
 #[test]
@@ -72,7 +72,7 @@ fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {
             let session = session.clone();
             move || session.close()
         });
-        let (frames, end) = raw.rest();
+        let (frames, end) = raw.part();
         close.join().unwrap().unwrap();
         assert_eq!(end, End::Clean);
         for (id, fins) in [(3, 1), (5, 1), (7, 0), (9, 0)] {
@@ -130,12 +130,13 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
             move || session.close()
         });
         let got = raw.expect_data(1, sent.len());
-        close.join().unwrap().unwrap();
         let (rest, end) = raw.rest();
+        assert!(!close.is_finished(), "the peer is still sending");
         drop(stop);
         assert!(got == sent);
         assert_eq!((rest, end), (vec![], End::Clean));
         assert!(flood.join().unwrap().unwrap() > 0, "and the peer isn't cut off while it sends");
+        close.join().unwrap().unwrap();
         drop(stream);
     });
 }
@@ -147,7 +148,7 @@ fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
         let (lab, session) = Lab::client(quiet().close_timeout(Duration::from_millis(50)));
         lab.allow_all();
         let before = Instant::now();
-        session.close().unwrap();
+        close_beside_a_peer_that_stays(&session);
         lab.wait(|state| {
             assert!(state.finished);
             state.aborted.then_some(())
@@ -156,10 +157,10 @@ fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
     });
 }
 
-/// "`close()` returns after `finish_write`": it doesn't wait for the peer's end.
+/// "Ok when everything accepted was handed over, `finish_write` succeeded, and after that the input ended cleanly."
 #[test]
-fn close_returns_when_the_writing_direction_has_ended() {
-    test("close_returns_when_the_writing_direction_has_ended", || {
+fn close_returns_when_the_peer_has_ended_its_side_too() {
+    test("close_returns_when_the_peer_has_ended_its_side_too", || {
         let (lab, session) = Lab::client(quiet().close_timeout(FAR));
         let mut stream = session.open("").unwrap();
         stream.write_all(b"last words").unwrap();
@@ -170,15 +171,19 @@ fn close_returns_when_the_writing_direction_has_ended() {
         });
         assert!(!lab.wait(|state| Some(state.finished)), "nothing is handed over yet");
         lab.allow_all();
-        close.join().unwrap().unwrap();
-        assert!(lab.wait(|state| Some(state.finished && !state.aborted)));
+        lab.wait(|state| state.finished.then_some(()));
         assert_eq!(data(&lab.frames(), 3), b"last words");
+        asleep("close-returns");
         lab.eof();
+        close.join().unwrap().unwrap();
+        assert_eq!((session.num_streams(), session.stats().streams), (0, 0));
         drop(stream);
+        until(|| gmux_threads().is_empty());
+        assert!(!lab.wait(|state| Some(state.aborted)), "nothing is left to be aborted");
     });
 }
 
-/// "... or `Err(Timeout)` after `close_timeout`."
+/// "After `close_timeout`, counted from the call: `CloseIncomplete`."
 #[test]
 fn close_times_out_when_the_peer_reads_nothing() {
     test("close_times_out_when_the_peer_reads_nothing", || {
@@ -188,9 +193,11 @@ fn close_times_out_when_the_peer_reads_nothing() {
         let mut stream = session.open("").unwrap();
         stream.write_all(&vec![0; 32 << 20]).unwrap(); // more than the system's socket buffers hold
         let before = Instant::now();
-        assert!(matches!(session.close(), Err(Error::Timeout)));
-        assert!(before.elapsed() >= timeout);
-        assert!(matches!(session.close(), Err(Error::Timeout)), "a second close says the same");
+        let Err(Error::CloseIncomplete { unsent, after, peer_ended: false, .. }) = session.close() else { panic!() };
+        assert!(before.elapsed() >= timeout && after == timeout);
+        assert!((1..=32 << 20).contains(&unsent), "{unsent}");
+        let again = session.close();
+        assert!(matches!(again, Err(Error::CloseIncomplete { unsent: same, .. }) if same == unsent), "{again:?}");
         assert!(matches!(session.close_reason(), Some(Error::Closed)));
         drop((raw, stream));
     });
@@ -307,8 +314,9 @@ fn a_close_wakes_every_blocked_call() {
         }
         asleep("c-close");
         lab.allow_all();
-        close.join().unwrap().unwrap();
+        lab.wait(|state| state.finished.then_some(()));
         lab.eof();
+        close.join().unwrap().unwrap();
     });
 }
 
@@ -321,7 +329,12 @@ fn what_was_received_before_a_close_can_be_read_after_it() {
         raw.psh(1, "before");
         let mut stream = session.accept().unwrap();
         processed(&mut raw, &session, 2);
-        session.close().unwrap();
+        let close = blocked("close-then-read", {
+            let session = session.clone();
+            move || session.close()
+        });
+        raw.finish();
+        close.join().unwrap().unwrap();
         let mut all = Vec::new();
         assert_eq!(stream.read_to_end(&mut all).unwrap_err().kind(), ErrorKind::NotConnected);
         assert_eq!(all, b"before");
@@ -392,9 +405,9 @@ fn drain_waits_for_the_streams_and_closes() {
         raw.expect(Command::Fin, 1);
         asleep("drain");
         drop(waiting);
-        drain.join().unwrap().unwrap();
         raw.expect(Command::Fin, 3);
-        assert_eq!(raw.rest(), (vec![], End::Clean));
+        assert_eq!(raw.part(), (vec![], End::Clean));
+        drain.join().unwrap().unwrap();
         assert!(matches!(session.close_reason(), Some(Error::Closed)));
     });
 }
@@ -403,9 +416,10 @@ fn drain_waits_for_the_streams_and_closes() {
 #[test]
 fn drain_gives_up_after_its_timeout_and_closes() {
     test("drain_gives_up_after_its_timeout_and_closes", || {
-        let (mut raw, session) = against_client(quiet(), 1);
+        let (mut raw, session) = against_client(quiet().close_timeout(Duration::from_millis(20)), 1);
         let mut stream = session.open("").unwrap();
         stream.write_all(b"sent").unwrap();
+        stream.flush().unwrap();
         let (patience, error) = (Duration::from_millis(20), session.drain(Duration::from_millis(20)).unwrap_err());
         assert!(matches!(error, Error::DrainIncomplete { streams: 1, after } if after == patience), "{error:?}");
         assert!(error.is_timeout() && error.to_string().contains("close them sooner"), "{error}");
@@ -428,5 +442,26 @@ fn a_drain_is_over_when_the_session_ends() {
         });
         raw.finish();
         assert!(matches!(drain.join().unwrap(), Err(Error::ConnectionLost(_))));
+    });
+}
+
+/// `close` in another thread wakes a `drain`, which then says what that says.
+#[test]
+fn a_close_wakes_a_drain() {
+    test("a_close_wakes_a_drain", || {
+        let (mut raw, session) = against_client(quiet(), 1);
+        let stream = session.open("stays open").unwrap();
+        let drain = blocked("drain-close", {
+            let session = session.clone();
+            move || session.drain(FAR)
+        });
+        let close = blocked("close-drain", {
+            let session = session.clone();
+            move || session.close()
+        });
+        assert_eq!(raw.part().1, End::Clean);
+        close.join().unwrap().unwrap();
+        drain.join().unwrap().unwrap();
+        drop(stream);
     });
 }

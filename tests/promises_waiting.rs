@@ -512,7 +512,9 @@ fn a_local_close_ends_incoming_while_it_waits() {
         let incoming = blocked("incoming", move || {
             server.incoming().for_each(|stream| accepted.send(stream.unwrap().name().to_owned()).unwrap());
         });
-        session.close().unwrap();
+        let close = blocked("close-incoming", move || session.close());
+        raw.part();
+        close.join().unwrap().unwrap();
         incoming.join().unwrap();
         assert_eq!(seen.iter().collect::<Vec<_>>(), ["one"]);
     });

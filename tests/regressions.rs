@@ -55,10 +55,11 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
         assert_eq!(stream.write(b"rest").unwrap_err().kind(), ErrorKind::NotConnected);
         let _ = stream.shutdown(Shutdown::Write);
         lab.allow_all();
+        lab.wait(|state| state.finished.then_some(()));
+        lab.eof();
         closer.join().unwrap().unwrap();
         let frames = lab.frames();
         assert_eq!((data(&frames, 3).as_slice(), count(&frames, Command::Fin, 3)), (b"part".as_slice(), 0));
-        lab.eof();
     });
 }
 

@@ -15,24 +15,35 @@ use super::logging::{debug, info, warn};
 use super::{Core, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::cell::{Ended, Notifier, StreamCell};
-use crate::sync::close::Phase;
+use crate::sync::close::{InputEnd, Phase};
 use crate::sync::shaper::Order;
 
 impl Core {
-    /// Closes the session: what was accepted is sent, then the writing direction ends.
+    /// Closes the session: what was accepted is sent, the writing direction ends, then the peer's end is waited for.
     ///
     /// # Errors
-    /// `Timeout` after the close timeout; what ended the session before, unless that was the peer's clean end.
+    /// `CloseIncomplete` after the close timeout, or if the peer ended first; what ended the session or its input; on one of our own
+    /// threads `WouldBlock`: the close goes on without it.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         self.begin_close();
         if on_own_thread() {
-            return Ok(()); // a notifier's thread: the close goes on without it
+            return Err(Error::WouldBlock);
         }
-        let result = self.lifecycle.wait_written();
-        if let Err(Error::Timeout) = result {
-            self.end(Error::Closed);
+        if let Some(outcome) = self.lifecycle.wait_outcome() {
+            return outcome;
         }
-        result
+        self.overdue();
+        self.lifecycle.outcome().unwrap_or(Err(Error::Closed)) // it is known from here on
+    }
+
+    /// The close timeout has passed.
+    pub(super) fn overdue(&self) {
+        let cells = self.registry.lock().streams.streams();
+        let unsent = cells.iter().map(|cell| cell.unsent()).sum();
+        match self.lifecycle.overdue(unsent, self.env.config.close_timeout) {
+            Some(cause) => self.ended(&cause, Output::Abort),
+            None => self.abort(), // it ended with its input, and its output couldn't be ended in time
+        }
     }
 
     /// Opens no more streams, waits until all are closed and their FINs handed over, then closes the session.
@@ -45,7 +56,7 @@ impl Core {
         registry.streams.seal(Error::Closed);
         self.acceptable.notify_all();
         let mut late = false;
-        while registry.streams.len() > 0 && !late {
+        while registry.streams.len() > 0 && !late && !self.lifecycle.is_over() {
             late = match limit {
                 Some(limit) => self.drained.wait_until(&mut registry, limit).timed_out() && registry.streams.len() > 0,
                 None => {
@@ -61,8 +72,9 @@ impl Core {
     }
 
     pub(super) fn begin_close(self: &Arc<Self>) {
-        let deadline = Instant::now().checked_add(self.env.config.close_timeout);
-        if !self.lifecycle.begin_close(deadline) {
+        let now = Instant::now();
+        let deadline = now.checked_add(self.env.config.close_timeout);
+        if !self.lifecycle.begin_close(now, deadline) {
             // Where writes failed, before this or in this moment, nothing that was accepted can be sent: it ends at once.
             if let (true, Some(cause)) = (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause()) {
                 self.end(Error::clone(&cause));
@@ -77,6 +89,7 @@ impl Core {
         drop(registry);
         drop(backlog);
         self.acceptable.notify_all();
+        self.drained.notify_all();
         let mut notifiers = Vec::new();
         for cell in cells {
             let mut ended = cell.detach(&self.env, &cause);
@@ -119,23 +132,43 @@ impl Core {
     /// Ends the session, unless it has ended already. Never waits and never joins.
     pub(crate) fn end(&self, error: Error) {
         if let Some(cause) = self.lifecycle.end(error) {
-            self.ended(&cause);
+            self.ended(&cause, Output::Abort);
         }
     }
 
     /// The input is over. That ends the session, unless it is closing: then what the writer still has to send goes out, and the last of
-    /// the two threads ends the session.
-    pub(super) fn end_of_input(&self, error: Error) {
-        if let Some(cause) = self.lifecycle.end_unless_closing(error) {
-            self.ended(&cause);
+    /// the two threads ends the session. After an end of file the writer still ends the output, so that the peer reads an end, too.
+    pub(super) fn end_of_input(self: &Arc<Self>, error: Error) {
+        let (clean, now) = (error.is_end_of_input(), Instant::now());
+        let deadline = now.checked_add(self.env.config.close_timeout);
+        if let InputEnd::Ends(cause) = self.lifecycle.input_done(error, clean, now, deadline) {
+            self.ended(&cause, if clean { Output::Finish } else { Output::Abort });
+            if let (true, Some(deadline)) = (clean, deadline) {
+                timer::schedule(self, deadline);
+            }
         }
     }
 
-    /// Does what an end needs; once, for [`Lifecycle::end`](crate::sync::close::Lifecycle::end) lets one caller alone through.
-    fn ended(&self, cause: &Arc<Error>) {
-        self.abort();
+    /// The last of the two threads has ended: so does a local close that went well. What hasn't ended by itself is aborted.
+    pub(super) fn end_with_threads(&self) {
+        let finished = self.lifecycle.is_finished();
+        if let Some(cause) = self.lifecycle.end(Error::Closed) {
+            self.ended(&cause, if finished { Output::Finish } else { Output::Abort });
+        }
+        if !finished {
+            self.abort();
+        }
+    }
+
+    /// Does what an end needs; once, for [`Lifecycle`](crate::sync::close::Lifecycle) lets one caller alone through.
+    fn ended(&self, cause: &Arc<Error>, output: Output) {
+        if output == Output::Abort {
+            self.abort();
+        }
         self.env.budget.open();
-        self.env.shaper.order(Order::Stop);
+        if output == Output::Abort {
+            self.env.shaper.order(Order::Stop);
+        }
         let cells = self.registry.lock().streams.end(Error::clone(cause));
         self.acceptable.notify_all();
         self.drained.notify_all();
@@ -145,7 +178,14 @@ impl Core {
         });
         let ended: Vec<_> = ended.collect();
         drop(self.lifecycle.told());
-        timer::forget(self.number);
+        match output {
+            Output::Abort => timer::forget(self.number),
+            Output::Finish => {
+                // Before the writer can finish: a close that waits for it is to know.
+                self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
+                self.env.shaper.order(Order::Finish);
+            }
+        }
         let (number, peer) = (self.number, self.peer_text());
         match &**cause {
             Error::Closed | Error::PeerClosed => {
@@ -156,8 +196,12 @@ impl Core {
         self.notify_apart(ended);
     }
 
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(SeqCst)
+    }
+
     /// Makes the transport's blocked calls return, once.
-    fn abort(&self) {
+    pub(super) fn abort(&self) {
         if self.aborted.swap(true, SeqCst) {
             return;
         }
@@ -234,6 +278,15 @@ impl Core {
         }
         next
     }
+}
+
+/// What becomes of a session's output when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// The writer ends it, in its time, at most the close timeout.
+    Finish,
+    /// It is cut off at once, and so is the input.
+    Abort,
 }
 
 /// How many threads of a session call close notifiers of streams that ended by themselves, at most. A peer can make a stream fail with 24 bytes: a

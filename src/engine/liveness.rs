@@ -104,15 +104,17 @@ impl Core {
     /// The timer's look at the session; returns when to look again, `None` for no more. Never waits.
     pub(super) fn on_timer(&self, now: Instant) -> Option<Instant> {
         if self.lifecycle.is_in(Phase::Ended) {
-            return None;
+            return self.on_timer_ended(now);
         }
+        // A session that is closing has a deadline of its own.
+        let no_data = if self.lifecycle.is_in(Phase::Closing) { None } else { self.no_data_timeout() };
         // Before `received`, which is stamped before a pause is seen to be over.
         let paused = self.env.budget.paused();
         let signs = Signs {
             now,
             received: self.clock.instant(&self.clock.received),
             payload: self.clock.instant(&self.clock.payload),
-            no_data: self.no_data_timeout(),
+            no_data,
             paused,
             deadline: self.lifecycle.deadline(),
         };
@@ -123,10 +125,20 @@ impl Core {
             Due::Stalled(after) => self.cut_the_largest(after),
             Due::Silent(timeout) => self.end(Error::KeepaliveTimeout(timeout)),
             Due::NoData(timeout) => self.end(Error::NoData(timeout)),
-            Due::Overdue => self.end(Error::Closed),
+            Due::Overdue => self.overdue(),
         }
         // A session always has a next look, so that the timer's thread lives as long as a session does.
         (!self.lifecycle.is_in(Phase::Ended)).then(|| next.unwrap_or(now + IDLE_LOOK))
+    }
+
+    /// The same when the session has ended with its input: its writer may still end the output, for some time.
+    fn on_timer_ended(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.lifecycle.deadline().filter(|_| !self.is_aborted())?;
+        if deadline <= now {
+            self.overdue();
+            return None;
+        }
+        Some(deadline)
     }
 
     /// The budget stayed used up: the stream that holds most of it goes, so that the others live.

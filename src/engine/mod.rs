@@ -12,7 +12,7 @@
 //!
 //! The registry's lock guards the table of streams and the backlog; `acceptable` waits on it, in `accept`, and is woken by: a
 //! stream in the backlog, a changed deadline, `drain`, the local close, the end. `drained` waits on it in `drain`, and is woken by a stream
-//! that is over, and by the end.
+//! that is over, by the local close, and by the end.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -138,7 +138,7 @@ impl Core {
             number: NUMBER.fetch_add(1, SeqCst),
             role,
             counters: Counters::default(),
-            lifecycle: Lifecycle::new(),
+            lifecycle: Lifecycle::new(control.can_finish()),
             registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None, waiters: 0 }),
             acceptable: Condvar::new(),
             drained: Condvar::new(),
@@ -204,7 +204,8 @@ impl Core {
     /// The last of the two threads lets go of the transport.
     fn thread_ends(&self) {
         if self.threads.fetch_sub(1, SeqCst) == 1 {
-            self.end(Error::Closed); // a local close that went well ends here
+            self.end_with_threads();
+            timer::forget(self.number);
             let control = self.control.lock().take();
             drop(control);
             info!(target: "gmux::session", "session {} is gone", self.number);
@@ -293,8 +294,9 @@ impl Core {
         self.notify_apart(vec![(Arc::clone(cell), ended)]);
     }
 
+    /// Streams that aren't closed. A close of the session closes them all, though some may still have something to send.
     pub(crate) fn num_streams(&self) -> usize {
-        self.registry.lock().streams.open_count()
+        if self.lifecycle.is_over() { 0 } else { self.registry.lock().streams.open_count() }
     }
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
@@ -377,12 +379,13 @@ impl Core {
         self.handles.fetch_add(1, SeqCst);
     }
 
-    /// The last handle closes the session, and waits for that as `close` does, but not on our own threads.
+    /// The last handle closes the session, and waits until everything is handed over, but not for the peer's end, and
+    /// not on our own threads.
     pub(crate) fn drop_handle(self: &Arc<Self>) {
         if self.handles.fetch_sub(1, SeqCst) == 1 {
             self.begin_close();
             if !on_own_thread() {
-                drop(self.lifecycle.wait_written());
+                self.lifecycle.wait_written();
             }
         }
     }

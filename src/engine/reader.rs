@@ -241,7 +241,8 @@ impl Reader<'_> {
             let started = Instant::now();
             match self.input.transport.read(&mut waste) {
                 Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(_) if self.core.lifecycle.is_in(Phase::Ended) => return Ok(()),
+                Ok(_) => self.core.clock.received(Instant::now()), // it is life, whatever it says
                 Err(error) => self.retry(error, started)?,
             }
         }

@@ -52,7 +52,7 @@ impl Core {
     fn gauges(&self, table: &Table, unsent: u64) -> SessionStats {
         let now = Instant::now();
         SessionStats {
-            streams: table.open as u64,
+            streams: if self.lifecycle.is_over() { 0 } else { table.open as u64 },
             streams_peak: table.peak as u64,
             backlog: table.backlog as u64,
             accepts_waiting: table.accepts as u64,
@@ -73,7 +73,7 @@ impl Core {
     /// The streams that aren't closed here, in the order of their ids.
     pub(crate) fn stream_stats(&self) -> Vec<StreamStats> {
         let mut cells = self.registry.lock().streams.streams();
-        cells.retain(|cell| !cell.is_closed());
+        cells.retain(|cell| !cell.is_closed() && !self.lifecycle.is_over());
         cells.sort_unstable_by_key(|cell| cell.id);
         let now = Instant::now();
         cells.iter().map(|cell| cell.stats(now)).collect()

@@ -49,6 +49,8 @@ pub(super) struct Writer {
     flushed: bool,
     /// How a caller's turn failed.
     failed: Option<Error>,
+    /// The batch's data was counted as coming after the peer's end.
+    late: bool,
 }
 
 /// What a turn put into the batch, to be told to its stream when it is written.
@@ -106,9 +108,9 @@ fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: 
     if let Err(error) = &result {
         core.fail_write(error.clone());
     }
-    // A session that has ended meanwhile says so itself: its end may have thrown away what was still to be sent, so that finishing was easy.
-    if !core.lifecycle.is_in(Phase::Ended) {
-        core.lifecycle.writer_done(result);
+    core.lifecycle.writer_done(result.clone());
+    if let (true, Err(error)) = (core.lifecycle.is_in(Phase::Closing), result) {
+        core.end(error); // nothing more can be sent, so there is nothing to wait for
     }
 }
 
@@ -132,6 +134,7 @@ impl Writer {
             pace: Pace::new(Instant::now()),
             flushed: true,
             failed: None,
+            late: false,
         }
     }
 
@@ -174,7 +177,7 @@ impl Writer {
             return Ok(if self.queue.has_turns() { Work::Finished } else { Work::Done });
         }
         self.flushed = false;
-        match self.batch.write_to(&mut self.transport) {
+        match self.write_once(core) {
             Ok(_) if self.batch.is_empty() => self.hand_over(core),
             Ok(_) => {
                 self.touch(core);
@@ -286,7 +289,7 @@ impl Writer {
         core.clock.writer_enters();
         while !self.batch.is_empty() {
             let started = Instant::now();
-            match self.batch.write_to(&mut self.transport) {
+            match self.write_once(core) {
                 Ok(_) => self.touch(core),
                 Err(error) => retry(core, error, started)?,
             }
@@ -294,6 +297,14 @@ impl Writer {
         core.clock.writer_leaves();
         self.hand_over(core);
         Ok(())
+    }
+
+    /// One write of the batch. What is written after the peer has ended its side comes too late.
+    fn write_once(&mut self, core: &Core) -> io::Result<usize> {
+        if core.lifecycle.is_input_over() && !std::mem::replace(&mut self.late, true) {
+            core.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
+        }
+        self.batch.write_to(&mut self.transport)
     }
 
     /// A part of the batch is with the transport: on a slow link the rest may take long, and that part is data crossing.
@@ -312,6 +323,7 @@ impl Writer {
     fn hand_over(&mut self, core: &Core) {
         let now = Instant::now();
         let data: usize = self.sent.iter().map(|sent| sent.data).sum();
+        self.late = false;
         // Counted before anybody is woken who may look.
         core.counters.frames_sent.add(std::mem::take(&mut self.frames));
         core.counters.bytes_sent.add(data as u64);
@@ -367,5 +379,6 @@ fn retry(core: &Core, error: io::Error, started: Instant) -> Result<()> {
     if error.kind() != io::ErrorKind::Interrupted && started.elapsed() < BACK_OFF {
         std::thread::sleep(BACK_OFF);
     }
-    if core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
+    // A session that has ended with its input still ends its output, until it is aborted.
+    if core.is_aborted() { Err(Error::Closed) } else { Ok(()) }
 }

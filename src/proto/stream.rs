@@ -296,6 +296,11 @@ impl<C> StreamCore<C> {
         if self.failure.is_some() { 0 } else { self.tx.accepted() - self.handed }
     }
 
+    /// How many accepted bytes wait for the writer.
+    pub(crate) fn queued(&self) -> u64 {
+        self.outbox.len() as u64
+    }
+
     /// Whether the bytes accepted up to `target` were handed to the transport, or why they never will.
     pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
         if self.closed {

@@ -1,21 +1,28 @@
-//! A session's life: open, closing, ended; and its one sticky cause.
+//! A session's life: open, closing, ended; its one sticky cause, and what `close` says in the end.
 //!
 //! ```text
 //!            close() or last drop            writer and reader done, or close_timeout
 //!   Open ──────────────────────────▶ Closing ────────────────────────────────────────▶ Ended
 //!     │                                                                                  ▲
 //!     ├── the transport takes no more writes ──▶ WriteFailed (reads go on) ──────────────┤
-//!     └── any fatal error ───────────────────────────────────────────────────────────────┘
+//!     └── the input's end, or any fatal error ───────────────────────────────────────────┘
 //! ```
 //!
-//! Invariants: the phase never goes back; the first cause stays; [`Lifecycle::end`] returns the cause to one caller alone, who
-//! does what an end needs.
+//! # What `close` says
+//! `Ok` needs three things: the writer has handed everything over and ended its direction, the input
+//! has ended cleanly, and nothing was left to be handed over when it ended. Each of them is reported
+//! here by the thread that knows it, and the outcome is settled as soon as they decide it. A transport
+//! that can't tell its peer that writing is over needs the first alone.
 //!
-//! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls; `writer_done` and `end` wake them.
+//! Invariants: the phase never goes back; the first cause stays, and so does the first outcome;
+//! [`Lifecycle::end`] returns the cause to one caller alone, who does what an end needs.
+//!
+//! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls and last drops. They
+//! are woken by everything that is reported: `writer_done`, `input_done`, an end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
@@ -35,6 +42,10 @@ pub(crate) enum Phase {
 pub(crate) struct Lifecycle {
     /// A copy of the state's phase, to be read without its lock.
     phase: AtomicU8,
+    /// The peer has ended its side: what is handed over from here on comes too late.
+    input_over: AtomicBool,
+    /// Whether the transport can tell its peer that writing is over, so that the peer's end follows.
+    can_finish: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -43,22 +54,92 @@ pub(crate) struct Lifecycle {
 struct State {
     phase: Phase,
     cause: Option<Arc<Error>>,
-    /// When a session that is closing, or whose writes failed, has to be over.
+    /// When a session that isn't open any more has to be over.
     deadline: Option<Instant>,
+    /// When the close began, or the input ended.
+    since: Option<Instant>,
     /// How the writer thread finished, once it has.
     written: Option<Result<()>>,
+    /// How the input ended, once it has: `Ok` is an end of file.
+    input: Option<Result<()>>,
+    /// Accepted bytes that hadn't been handed over when the peer ended its side.
+    late: u64,
+    /// What `close` says, once that is known.
+    outcome: Option<Result<()>>,
     /// Whether every stream was told of the close or the end.
     told: bool,
     closed: ClosedChannel,
 }
 
+impl State {
+    /// Settles what `close` says, as soon as what is known decides it.
+    fn settle(&mut self, can_finish: bool) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.outcome = match (self.phase, self.cause.as_deref()) {
+            (Phase::Open, _) => None,
+            // The peer ended first. Whether it could be told of our end, too, doesn't matter then.
+            (Phase::Ended, Some(Error::PeerClosed)) => self.written.as_ref().map(|_| self.nothing_late()),
+            (Phase::Closing, _) | (Phase::Ended, None | Some(Error::Closed)) => match (&self.written, &self.input) {
+                (Some(Err(error)), _) => Some(Err(error.clone())),
+                (Some(Ok(())), Some(Ok(()))) => Some(self.nothing_late()),
+                (Some(Ok(())), _) if !can_finish => Some(self.nothing_late()),
+                (Some(Ok(())), Some(Err(error))) => Some(Err(error.clone())),
+                (Some(Ok(())), None) | (None, _) => None,
+            },
+            (Phase::WriteFailed | Phase::Ended, cause) => cause.map(|cause| Err(cause.clone())),
+        };
+    }
+
+    /// # Errors
+    /// `CloseIncomplete` if the peer had ended its side before the last accepted byte was handed over.
+    fn nothing_late(&self) -> Result<()> {
+        match self.late {
+            0 => Ok(()),
+            unsent => Err(Error::CloseIncomplete { unsent, after: self.age(), peer_ended: true }),
+        }
+    }
+
+    fn age(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
 /// A channel on which nothing is ever sent, made when somebody asks for it; dropping this disconnects it.
 pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 
+/// What the end of the input is to a session.
+#[derive(Debug)]
+pub(crate) enum InputEnd {
+    /// It ends the session, for this cause. The caller does what an end needs.
+    Ends(Arc<Error>),
+    /// The session is closing, or has ended already: the writer does the rest.
+    Noted,
+}
+
 impl Lifecycle {
-    pub(crate) fn new() -> Self {
-        let state = State { phase: Phase::Open, cause: None, deadline: None, written: None, told: false, closed: None };
-        Self { phase: AtomicU8::new(Phase::Open as u8), state: Mutex::new(state), changed: Condvar::new() }
+    /// The life of a session over a transport that can, or can't, tell its peer that writing is over.
+    pub(crate) fn new(can_finish: bool) -> Self {
+        let state = State {
+            phase: Phase::Open,
+            cause: None,
+            deadline: None,
+            since: None,
+            written: None,
+            input: None,
+            late: 0,
+            outcome: None,
+            told: false,
+            closed: None,
+        };
+        Self {
+            phase: AtomicU8::new(Phase::Open as u8),
+            input_over: AtomicBool::new(false),
+            can_finish,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
     pub(crate) fn is_in(&self, phase: Phase) -> bool {
@@ -70,6 +151,11 @@ impl Lifecycle {
         self.phase.load(SeqCst) >= Phase::Closing as u8
     }
 
+    /// Whether the peer has ended its side.
+    pub(crate) fn is_input_over(&self) -> bool {
+        self.input_over.load(SeqCst)
+    }
+
     /// Why the session is over, or not usable any more.
     pub(crate) fn cause(&self) -> Option<Arc<Error>> {
         self.state.lock().cause.clone()
@@ -79,22 +165,33 @@ impl Lifecycle {
         self.state.lock().deadline
     }
 
+    /// Changes the state, settles what that decides, and wakes who waits for it.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        state.settle(self.can_finish);
+        drop(state);
+        self.changed.notify_all();
+        result
+    }
+
     fn step(&self, state: &mut State, phase: Phase, cause: &Arc<Error>) {
         state.phase = phase;
         self.phase.store(phase as u8, SeqCst);
         state.cause.get_or_insert_with(|| Arc::clone(cause));
     }
 
-    /// The local close begins; returns whether it does so now, for the first time, on a session that is open. Then
-    /// [`told`](Self::told) follows.
-    pub(crate) fn begin_close(&self, deadline: Option<Instant>) -> bool {
-        let mut state = self.state.lock();
-        let first = state.phase == Phase::Open;
-        if first {
-            self.step(&mut state, Phase::Closing, &Arc::new(Error::Closed));
-            state.deadline = deadline;
-        }
-        first
+    /// The local close begins, at `now`; returns whether it does so now, for the first time, on a session
+    /// that is open. Then [`told`](Self::told) follows.
+    pub(crate) fn begin_close(&self, now: Instant, deadline: Option<Instant>) -> bool {
+        self.change(|state| {
+            let first = state.phase == Phase::Open;
+            if first {
+                self.step(state, Phase::Closing, &Arc::new(Error::Closed));
+                (state.since, state.deadline) = (Some(now), deadline);
+            }
+            first
+        })
     }
 
     /// Every stream knows of the close or the end; returns the channel, to be dropped.
@@ -106,68 +203,120 @@ impl Lifecycle {
 
     /// The transport takes no more writes; returns whether that is news to an open session.
     pub(crate) fn fail_write(&self, cause: &Arc<Error>, deadline: Option<Instant>) -> bool {
-        let mut state = self.state.lock();
-        let first = state.phase == Phase::Open;
-        if first {
-            self.step(&mut state, Phase::WriteFailed, cause);
-            state.deadline = deadline;
-        }
-        first
+        self.change(|state| {
+            let first = state.phase == Phase::Open;
+            if first {
+                self.step(state, Phase::WriteFailed, cause);
+                state.deadline = deadline;
+            }
+            first
+        })
     }
 
     /// The session ends; returns, to the first caller alone, its cause: `cause`, or what ended it before. Then [`told`](Self::told)
     /// follows.
     pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
-        self.end_if(|phase| phase != Phase::Ended, cause)
+        self.end_with(cause, None)
     }
 
-    /// [`end`](Self::end), unless a local close has begun: then the writer still has something to send, and the session ends when that is
-    /// done. One step, since a close may begin at any moment.
-    pub(crate) fn end_unless_closing(&self, cause: Error) -> Option<Arc<Error>> {
-        self.end_if(|phase| phase < Phase::Closing, cause)
+    /// The session's time is over. Accepted bytes of which the transport hasn't said that it has them are `unsent`.
+    /// Returns as [`end`](Self::end) does.
+    pub(crate) fn overdue(&self, unsent: u64, after: Duration) -> Option<Arc<Error>> {
+        self.end_with(Error::Closed, Some(Error::CloseIncomplete { unsent, after, peer_ended: false }))
     }
 
-    fn end_if(&self, may_end: impl FnOnce(Phase) -> bool, cause: Error) -> Option<Arc<Error>> {
-        let mut state = self.state.lock();
-        if !may_end(state.phase) {
-            return None;
-        }
-        let cause = Arc::new(cause);
-        self.step(&mut state, Phase::Ended, &cause);
-        let result = state.cause.clone().unwrap_or(cause);
-        drop(state);
-        self.changed.notify_all();
-        Some(result)
-    }
-
-    /// The writer thread has finished a close.
-    pub(crate) fn writer_done(&self, result: Result<()>) {
-        self.state.lock().written.get_or_insert(result);
-        self.changed.notify_all();
-    }
-
-    /// Waits until everything accepted was handed over and the writing direction ended.
-    ///
-    /// # Errors
-    /// `Timeout` if that took longer than the close timeout; what ended the session before, unless it was the peer's clean end.
-    pub(crate) fn wait_written(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        loop {
-            if let Some(result) = &state.written {
-                return result.clone();
+    /// Ends a session whose close, if that was under way, says `incomplete`, or else `cause`.
+    fn end_with(&self, cause: Error, incomplete: Option<Error>) -> Option<Arc<Error>> {
+        self.change(|state| {
+            if state.phase == Phase::Closing {
+                state.settle(self.can_finish);
+                // An input that failed says more than the time that it took.
+                let known = state.input.clone().and_then(Result::err).or(incomplete.clone());
+                state.outcome.get_or_insert_with(|| Err(known.unwrap_or_else(|| cause.clone())));
+            } else if state.phase == Phase::Ended {
+                if let Some(incomplete) = incomplete {
+                    let known = state.nothing_late().and(Err(incomplete));
+                    state.outcome.get_or_insert(known);
+                }
+                return None;
             }
-            match (state.phase, state.cause.as_deref(), state.deadline) {
-                (Phase::Ended, Some(Error::PeerClosed), _) => return Ok(()),
-                (Phase::Ended, None | Some(Error::Closed), _) => return Err(Error::Timeout),
-                (Phase::Ended | Phase::WriteFailed, Some(cause), _) => return Err(cause.clone()),
-                (_, _, None) => self.changed.wait(&mut state),
-                (_, _, Some(deadline)) => {
-                    if self.changed.wait_until(&mut state, deadline).timed_out() && state.written.is_none() {
-                        return Err(Error::Timeout);
+            let cause = Arc::new(cause);
+            self.step(state, Phase::Ended, &cause);
+            state.cause.clone()
+        })
+    }
+
+    /// The input has ended: `error` says how, and `clean` whether that is an end of file. One step, since a close may begin at any
+    /// moment.
+    pub(crate) fn input_done(&self, error: Error, clean: bool, now: Instant, deadline: Option<Instant>) -> InputEnd {
+        self.change(|state| {
+            if clean {
+                self.input_over.store(true, SeqCst);
+            }
+            state.input.get_or_insert(if clean { Ok(()) } else { Err(error.clone()) });
+            if state.phase >= Phase::Closing {
+                return InputEnd::Noted;
+            }
+            let cause = Arc::new(error);
+            self.step(state, Phase::Ended, &cause);
+            if clean {
+                (state.since, state.deadline) = (Some(now), deadline);
+            }
+            InputEnd::Ends(state.cause.clone().unwrap_or(cause))
+        })
+    }
+
+    /// So many accepted bytes hadn't been handed over when the peer ended its side.
+    pub(crate) fn too_late(&self, bytes: u64) {
+        self.state.lock().late += bytes;
+    }
+
+    /// The writer thread has finished: everything is handed over and the writing direction ended, or why not.
+    pub(crate) fn writer_done(&self, result: Result<()>) {
+        self.change(|state| {
+            state.written.get_or_insert(result);
+        });
+    }
+
+    /// Waits until `done`, or the deadline, which gives `false`.
+    fn wait(&self, done: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.state.lock();
+        while !done(&state) {
+            match state.deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() && !done(&state) {
+                        return false;
                     }
                 }
             }
         }
+        true
+    }
+
+    /// Waits until it is known what `close` says, or until the deadline.
+    ///
+    /// # Errors
+    /// What `close` says; `None` at the deadline: then [`overdue`](Self::overdue) decides it.
+    pub(crate) fn wait_outcome(&self) -> Option<Result<()>> {
+        self.wait(|state| state.outcome.is_some());
+        self.outcome()
+    }
+
+    /// Whether both directions have ended by themselves, and in order: then there is nothing to abort.
+    pub(crate) fn is_finished(&self) -> bool {
+        let state = self.state.lock();
+        self.can_finish && matches!((&state.written, &state.input), (Some(Ok(())), Some(Ok(()))))
+    }
+
+    /// What `close` says, if that is known.
+    pub(crate) fn outcome(&self) -> Option<Result<()>> {
+        self.state.lock().outcome.clone()
+    }
+
+    /// Waits until everything accepted was handed over and the writing direction ended, or can't be, or until the deadline.
+    pub(crate) fn wait_written(&self) {
+        self.wait(|state| state.written.is_some() || matches!(state.phase, Phase::Ended | Phase::WriteFailed));
     }
 
     /// A channel that disconnects when the session is closed here, or ends, and its streams were told.
@@ -202,11 +351,11 @@ mod tests {
 
     /// A session that has come to `phase`.
     fn life_in(phase: Phase) -> Lifecycle {
-        let life = Lifecycle::new();
+        let life = Lifecycle::new(true);
         match phase {
             Phase::Open => {}
             Phase::WriteFailed => assert!(life.fail_write(&cut(), None)),
-            Phase::Closing => assert!(life.begin_close(None)),
+            Phase::Closing => assert!(life.begin_close(Instant::now(), None)),
             Phase::Ended => assert!(life.end(Error::GoAway).is_some()),
         }
         life
@@ -233,27 +382,28 @@ mod tests {
 
     #[test]
     fn each_step_is_taken_from_the_phases_before_it_alone() {
-        let closes = PHASES.map(|phase| life_in(phase).begin_close(None));
+        let closes = PHASES.map(|phase| life_in(phase).begin_close(Instant::now(), None));
         assert_eq!(closes, [true, false, false, false]);
         let fails = PHASES.map(|phase| life_in(phase).fail_write(&cut(), None));
         assert_eq!(fails, [true, false, false, false]);
         let ends = PHASES.map(|phase| life_in(phase).end(Error::Timeout).is_some());
         assert_eq!(ends, [true, true, true, false]);
-        let ends = PHASES.map(|phase| life_in(phase).end_unless_closing(Error::Timeout).is_some());
+        let ends = PHASES.map(|phase| matches!(input_done(&life_in(phase), Error::Timeout), InputEnd::Ends(_)));
         assert_eq!(ends, [true, true, false, false]);
     }
 
     #[test]
     fn the_first_cause_stays_and_is_what_an_end_returns() {
-        let life = Lifecycle::new();
+        let life = Lifecycle::new(true);
         let cause = life.end(Error::GoAway).unwrap();
         assert!(matches!(*cause, Error::GoAway) && life.is_in(Phase::Ended));
         let life = life_in(Phase::Closing);
         let cause = life.end(Error::GoAway).unwrap();
         assert!(matches!(*cause, Error::Closed));
         let life = life_in(Phase::WriteFailed);
-        let cause = life.end_unless_closing(Error::PeerClosed).unwrap();
-        assert!(matches!(*cause, Error::Io(_)));
+        assert!(
+            matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(cause) if matches!(*cause, Error::Io(_)))
+        );
         assert!(life.end(Error::GoAway).is_none());
         assert!(matches!(life.cause().as_deref(), Some(Error::Io(_))));
     }
@@ -261,11 +411,11 @@ mod tests {
     #[test]
     fn a_close_and_failed_writes_set_the_time_by_which_all_has_to_be_over() {
         let at = Instant::now() + Duration::from_secs(3600);
-        let life = Lifecycle::new();
+        let life = Lifecycle::new(true);
         assert_eq!(life.deadline(), None);
-        let _ = life.begin_close(Some(at));
+        let _ = life.begin_close(Instant::now(), Some(at));
         assert_eq!(life.deadline(), Some(at));
-        let life = Lifecycle::new();
+        let life = Lifecycle::new(true);
         life.fail_write(&cut(), Some(at));
         assert!(!life.fail_write(&cut(), None), "the first stays");
         assert_eq!(life.deadline(), Some(at));
@@ -273,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_channel_disconnects_when_the_streams_were_told_and_not_before() {
-        let life = Lifecycle::new();
+        let life = Lifecycle::new(true);
         let (first, second) = (life.closed(), life.closed());
         life.fail_write(&cut(), None);
         assert!(open(&first) && open(&second) && open(&life.closed()), "reads go on");
@@ -283,89 +433,176 @@ mod tests {
         drop(life.told());
         assert!(!open(&first) && !open(&second) && !open(&late) && !open(&life.closed()));
 
-        let life = Lifecycle::new();
+        let life = Lifecycle::new(true);
         let channel = life.closed();
-        assert!(life.begin_close(None));
+        assert!(life.begin_close(Instant::now(), None));
         assert!(open(&channel) && open(&life.closed()));
         drop(life.told());
         assert!(!open(&channel) && !open(&life.closed()));
     }
 
-    #[test]
-    fn what_a_close_reports() {
-        watched(|| {
-            // The writer's own word comes first.
-            let life = life_in(Phase::Closing);
-            life.writer_done(Ok(()));
-            life.writer_done(Err(Error::GoAway));
-            let _ = life.end(Error::Timeout);
-            assert!(life.wait_written().is_ok());
-            let life = life_in(Phase::Closing);
-            life.writer_done(Err(Error::GoAway));
-            assert!(matches!(life.wait_written(), Err(Error::GoAway)));
-            // Ended before it was written: that took too long.
-            let life = life_in(Phase::Closing);
-            let _ = life.end(Error::Timeout);
-            assert!(matches!(life.wait_written(), Err(Error::Timeout)));
-            // Something else ended it.
-            assert!(matches!(life_in(Phase::Ended).wait_written(), Err(Error::GoAway)));
-            assert!(matches!(life_in(Phase::WriteFailed).wait_written(), Err(Error::Io(_))));
-        });
+    /// A session whose input ended as `error` says.
+    fn input_done(life: &Lifecycle, error: Error) -> InputEnd {
+        let clean = error.is_end_of_input();
+        life.input_done(error, clean, Instant::now(), None)
+    }
+
+    fn is_incomplete(outcome: Option<Result<()>>, count: u64, by_peer: bool) -> bool {
+        matches!(outcome, Some(Err(Error::CloseIncomplete { unsent, peer_ended, .. }))
+            if unsent == count && peer_ended == by_peer)
     }
 
     #[test]
-    fn a_close_waits_for_the_writer_or_the_end() {
+    fn a_close_is_ok_when_all_was_handed_over_and_then_the_input_ended_cleanly() {
+        for input_first in [false, true] {
+            let life = life_in(Phase::Closing);
+            assert!(life.outcome().is_none());
+            if input_first {
+                assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Noted));
+                assert!(life.outcome().is_none() && life.is_input_over());
+                life.writer_done(Ok(()));
+            } else {
+                life.writer_done(Ok(()));
+                assert!(life.outcome().is_none(), "the peer may not have read it");
+                assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Noted));
+            }
+            assert!(matches!(life.outcome(), Some(Ok(()))) && life.is_finished());
+            assert!(life.is_in(Phase::Closing));
+            let _ = life.end(Error::Closed);
+            assert!(matches!(life.outcome(), Some(Ok(()))), "the first stays");
+        }
+    }
+
+    #[test]
+    fn a_close_says_what_went_wrong_first() {
+        // The writer failed; a second word changes nothing.
+        let life = life_in(Phase::Closing);
+        life.writer_done(Err(Error::GoAway));
+        life.writer_done(Ok(()));
+        assert!(matches!(life.outcome(), Some(Err(Error::GoAway))));
+        // The input failed, before or after the writer was done.
+        for writer_first in [false, true] {
+            let life = life_in(Phase::Closing);
+            if writer_first {
+                life.writer_done(Ok(()));
+            }
+            let _ = input_done(&life, Error::GoAway);
+            if !writer_first {
+                assert!(life.outcome().is_none() && !life.is_input_over());
+                life.writer_done(Ok(()));
+            }
+            assert!(matches!(life.outcome(), Some(Err(Error::GoAway))) && !life.is_finished());
+        }
+        // Time ran out: with the input failed, that is what it says.
+        let life = life_in(Phase::Closing);
+        let _ = input_done(&life, Error::GoAway);
+        let _ = life.overdue(7, Duration::ZERO);
+        assert!(matches!(life.outcome(), Some(Err(Error::GoAway))));
+        // Something else ended it.
+        let life = life_in(Phase::Closing);
+        let _ = life.end(Error::NoData(Duration::ZERO));
+        assert!(matches!(life.outcome(), Some(Err(Error::NoData(_)))));
+        assert!(matches!(life_in(Phase::Ended).outcome(), Some(Err(Error::GoAway))));
+        assert!(matches!(life_in(Phase::WriteFailed).outcome(), Some(Err(Error::Io(_)))));
+    }
+
+    #[test]
+    fn a_close_that_takes_too_long_is_incomplete() {
+        let life = life_in(Phase::Closing);
+        assert!(life.overdue(7, Duration::ZERO).is_some());
+        assert!(is_incomplete(life.outcome(), 7, false));
+        life.writer_done(Ok(()));
+        let _ = input_done(&life, Error::PeerClosed);
+        assert!(is_incomplete(life.outcome(), 7, false), "the first stays");
+        assert!(life.overdue(0, Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn what_is_handed_over_after_the_peers_end_is_lost() {
+        // While it closes.
+        let life = life_in(Phase::Closing);
+        let _ = input_done(&life, Error::PeerClosed);
+        life.too_late(5);
+        life.too_late(6);
+        life.writer_done(Ok(()));
+        assert!(is_incomplete(life.outcome(), 11, true));
+        // The peer ended first, and the close came later.
+        let life = Lifecycle::new(true);
+        assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(_)));
+        life.too_late(5);
+        assert!(!life.begin_close(Instant::now(), None) && life.outcome().is_none());
+        life.writer_done(Err(Error::GoAway));
+        assert!(is_incomplete(life.outcome(), 5, true));
+        // Its output couldn't be ended in time.
+        for (late, by_peer) in [(0, false), (5, true)] {
+            let life = Lifecycle::new(true);
+            let _ = input_done(&life, Error::PeerClosed);
+            life.too_late(late);
+            assert!(life.overdue(0, Duration::ZERO).is_none());
+            assert!(is_incomplete(life.outcome(), late, by_peer));
+        }
+    }
+
+    #[test]
+    fn without_a_way_to_tell_the_peer_a_close_is_ok_when_all_was_handed_over() {
+        let life = Lifecycle::new(false);
+        assert!(life.begin_close(Instant::now(), None));
+        life.writer_done(Ok(()));
+        assert!(matches!(life.outcome(), Some(Ok(()))));
+        let _ = life.overdue(0, Duration::ZERO);
+        assert!(matches!(life.outcome(), Some(Ok(()))) && !life.is_finished());
+    }
+
+    #[test]
+    fn a_close_after_the_inputs_end_is_no_error_if_nothing_was_left() {
+        let life = Lifecycle::new(true);
+        assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(_)));
+        assert!(matches!(input_done(&life, Error::Closed), InputEnd::Noted));
+        assert!(!life.begin_close(Instant::now(), None));
+        life.writer_done(Err(Error::GoAway)); // nobody is left to be told
+        assert!(matches!(life.outcome(), Some(Ok(()))));
+    }
+
+    #[test]
+    fn waiters_are_woken_by_the_writer_the_input_and_the_end() {
         watched(|| {
             // With a deadline far away, and without one.
             let far = Instant::now() + Duration::from_secs(3600);
             for deadline in [None, Some(far)] {
-                for written in [true, false] {
-                    let life = Arc::new(Lifecycle::new());
-                    let _ = life.begin_close(deadline);
+                for ended in [false, true] {
+                    let life = Arc::new(Lifecycle::new(true));
+                    let _ = life.begin_close(Instant::now(), deadline);
                     let waiters = [(); 2].map(|()| {
                         let life = Arc::clone(&life);
-                        thread::spawn(move || life.wait_written())
+                        thread::spawn(move || life.wait_outcome())
+                    });
+                    let written = thread::spawn({
+                        let life = Arc::clone(&life);
+                        move || life.wait_written()
                     });
                     // There is no event for a thread's falling asleep here: it may as well find it done already.
                     thread::yield_now();
-                    if written {
-                        life.writer_done(Ok(()));
-                    } else {
+                    if ended {
                         let _ = life.end(Error::GoAway);
+                    } else {
+                        life.writer_done(Ok(()));
+                        written.join().unwrap();
+                        let _ = input_done(&life, Error::PeerClosed);
                     }
-                    let results = waiters.map(|waiter| waiter.join().unwrap());
-                    assert!(results.iter().all(|result| result.is_ok() == written), "{results:?}");
+                    let outcomes = waiters.map(|waiter| waiter.join().unwrap().unwrap());
+                    assert!(outcomes.iter().all(|outcome| outcome.is_err() == ended), "{outcomes:?}");
                 }
             }
         });
     }
 
     #[test]
-    fn a_close_that_takes_too_long_is_a_timeout() {
+    fn waiting_ends_at_the_deadline() {
         watched(|| {
-            let life = Lifecycle::new();
-            let _ = life.begin_close(Some(Instant::now() + Duration::from_millis(1)));
-            assert!(matches!(life.wait_written(), Err(Error::Timeout)));
+            let life = Lifecycle::new(true);
+            let _ = life.begin_close(Instant::now(), Some(Instant::now() + Duration::from_millis(1)));
+            assert!(life.wait_outcome().is_none());
+            life.wait_written();
         });
-    }
-
-    #[test]
-    fn the_inputs_end_doesnt_end_a_session_that_is_closing() {
-        let life = Lifecycle::new();
-        assert!(life.begin_close(None));
-        assert!(life.end_unless_closing(Error::PeerClosed).is_none());
-        assert!(life.is_in(Phase::Closing));
-        life.writer_done(Ok(()));
-        assert!(life.wait_written().is_ok());
-        assert!(matches!(life.end(Error::Closed), Some(cause) if matches!(*cause, Error::Closed)));
-    }
-
-    #[test]
-    fn a_close_after_the_inputs_end_is_no_error() {
-        let life = Lifecycle::new();
-        assert!(life.end_unless_closing(Error::PeerClosed).is_some());
-        assert!(life.end_unless_closing(Error::Closed).is_none());
-        assert!(!life.begin_close(None));
-        assert!(life.wait_written().is_ok());
     }
 }

@@ -10,7 +10,7 @@
 //! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
 //! beside the halves that works while both are blocked.
 //!
-//! Invariant: each half is used by one thread at a time, and `abort` is called once.
+//! Invariant: each half is used by one thread at a time, and `abort` is called at most once.
 
 mod pair;
 mod shared;
@@ -99,14 +99,25 @@ impl std::fmt::Debug for Halves {
 /// Handles a connection from outside its reads and writes.
 pub trait Control: Send + Sync {
     /// Ends the writing direction, so that the peer reads an end of file after what was written. Called once, by the writer
-    /// thread, after the last write and flush. Does nothing where dropping the write half is what ends it.
+    /// thread, after the last write and flush, when the session is closed here or its input has ended. Does nothing where
+    /// dropping the write half is what ends it. It may block until [`abort`](Self::abort) is called, which is
+    /// [`close_timeout`](crate::Config::close_timeout) later at most.
     ///
     /// # Errors
     /// Whatever the system says; it becomes the result of closing the session.
     fn finish_write(&self) -> io::Result<()>;
 
-    /// Makes blocked and later reads and writes return, with an error or an end of file. Must not block. Called once, from any
-    /// thread.
+    /// Whether [`finish_write`](Self::finish_write), or the drop of the write half, really lets the peer know that nothing
+    /// more will come. A peer that knows it ends its side, too, and [`close`](crate::Session::close) waits for that. Where the
+    /// peer can't know (a serial line, a TLS connection without `close_notify`), say `false`: then `close` returns Ok as soon as everything was handed over and flushed,
+    /// which is less. The default is `true`. Asked once, at the session's start.
+    fn can_finish(&self) -> bool {
+        true
+    }
+
+    /// Makes blocked and later reads and writes return, with an error or an end of file. Must not block. Called at most once,
+    /// from any thread: when the session ends by an error or by its close timeout. It isn't called where both directions have
+    /// ended by themselves.
     fn abort(&self);
 
     /// This end's address.

@@ -219,6 +219,10 @@ struct SharedControl<T> {
 }
 
 impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
+    fn can_finish(&self) -> bool {
+        self.finish.lock().is_some()
+    }
+
     fn finish_write(&self) -> io::Result<()> {
         let finish = self.finish.lock().take();
         match finish {

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::io::{self, BufRead, Read, Write, stdin, stdout};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use gmux::{Config, Error, Session, Stream};
 
 use super::support::census::{Census, namesakes};
 use super::support::links::Any;
-use super::support::threads;
+use super::support::{Pattern, threads};
 use super::traffic::{self, Moved};
 
 /// What its answers begin with.
@@ -37,6 +37,7 @@ pub fn run() {
     let words: Vec<&str> = part.split(' ').collect();
     match words[..] {
         ["talk", addr, role, version, keepalive, close] => talk(addr, role, config(version, keepalive, close)),
+        ["upload", addr, version] => upload(addr, version),
         ["crowd", addr] => crowd(addr),
         _ => panic!("{part}"),
     }
@@ -101,6 +102,28 @@ fn talk(addr: &str, role: &str, config: Config) {
     });
     drop((stream, session));
     say(Census::settled(all).threads);
+}
+
+/// How many streams [`upload`] sends, and how much on each, in bytes.
+pub const UPLOADS: usize = 16;
+pub const UPLOAD: usize = 200 << 10;
+
+/// An ordinary client: writes, finishes, closes, and is gone at once when that says Ok.
+fn upload(addr: &str, version: &str) {
+    let config = Config::new().version(version.parse().unwrap());
+    let session = session(connect(addr), "client", config);
+    let streams: Vec<Stream> = (0..UPLOADS).map(|i| session.open(format!("upload {i}")).unwrap()).collect();
+    thread::scope(|scope| {
+        for (i, mut stream) in streams.iter().enumerate() {
+            scope.spawn(move || {
+                stream.write_all(&Pattern::bytes(i as u64, UPLOAD)).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+            });
+        }
+    });
+    let outcome = outcome(session.close());
+    say(outcome);
+    std::process::exit(0); // as when `main` returns: no destructor of what lies on other threads
 }
 
 fn outcome(result: Result<(), Error>) -> String {

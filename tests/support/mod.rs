@@ -18,7 +18,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gmux::{Config, Session};
+use gmux::{Config, Error, Session};
 
 /// A test that takes longer hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
@@ -110,6 +110,13 @@ pub fn pair(config: Config) -> (Session, Session) {
 pub fn pair_of(client: Config, server: Config) -> (Session, Session) {
     let (a, b) = tcp();
     (Session::client(a, client).unwrap(), Session::server(b, server).unwrap())
+}
+
+/// Closes a session whose peer stays, with nothing left to send: that is no success, once the close timeout has passed.
+pub fn close_beside_a_peer_that_stays(session: &Session) {
+    let closed = session.close();
+    let known = matches!(closed, Err(Error::CloseIncomplete { unsent: 0, peer_ended: false, .. }));
+    assert!(known, "{closed:?}");
 }
 
 /// Both protocol versions, otherwise as default.

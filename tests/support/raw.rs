@@ -146,6 +146,13 @@ impl Raw {
         }
     }
 
+    /// Reads until the session's end, and ends its own side then, as a peer does.
+    pub fn part(&mut self) -> (Vec<Frame>, End) {
+        let rest = self.rest();
+        self.finish();
+        rest
+    }
+
     /// The session still works: a stream that is opened with `id` is accepted and echoes a byte.
     pub fn assert_alive(&mut self, session: &Session, id: u32) {
         self.syn(id, "alive?");

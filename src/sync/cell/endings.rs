@@ -26,6 +26,8 @@ pub(crate) struct Ended {
     pub(crate) closed: bool,
     /// Whether that made it of no more use to the session.
     pub(crate) over: bool,
+    /// Accepted bytes that this threw away.
+    pub(crate) unsent: u64,
     /// Dropped first: who is told of the end finds the budget refunded.
     _discarded: Option<Discarded<Charge>>,
     _channel: Option<(Sender<()>, Receiver<()>)>,
@@ -36,6 +38,7 @@ impl StreamCell {
     fn end_with(self: &Arc<Self>, env: &Env, end: impl FnOnce(&mut State) -> Option<Discarded<Charge>>) -> Ended {
         let mut state = self.state.lock();
         let (before, was_closed) = (state.core.has_ended(), state.core.is_closed());
+        let queued = state.core.queued();
         let discarded = end(&mut state);
         let first = !before && state.core.has_ended();
         let closed = !was_closed && state.core.is_closed();
@@ -48,6 +51,7 @@ impl StreamCell {
             first,
             closed,
             over: closed && state.core.is_over(),
+            unsent: queued - state.core.queued(),
             _discarded: discarded,
             _channel: channel,
         };

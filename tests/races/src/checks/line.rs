@@ -214,8 +214,9 @@ impl Drop for WriteHalf {
 }
 
 impl Control for LineControl {
+    /// The peer has read everything by then, and ends its side, too.
     fn finish_write(&self) -> io::Result<()> {
-        self.0.set(|state| state.finished = true);
+        self.0.set(|state| (state.finished, state.eof) = (true, true));
         Ok(())
     }
 

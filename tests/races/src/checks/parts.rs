@@ -10,7 +10,7 @@ use super::{Check, cells};
 use crate::Error;
 use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
-use crate::sync::close::{Lifecycle, Phase};
+use crate::sync::close::{InputEnd, Lifecycle, Phase};
 use crate::sync::shaper::{Order, shaper};
 use crate::sync::standby::Standby;
 
@@ -150,22 +150,24 @@ fn budget_pause_is_seen() {
 }
 
 fn lifecycle_ends_once() {
-    let life = Arc::new(Lifecycle::new());
+    let life = Arc::new(Lifecycle::new(true));
     let (ends, closes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let run = |work: fn(&Lifecycle, &AtomicUsize, &AtomicUsize)| {
         let (life, ends, closes) = (Arc::clone(&life), Arc::clone(&ends), Arc::clone(&closes));
         thread::spawn(move || work(&life, &ends, &closes))
     };
     fn close(life: &Lifecycle, _: &AtomicUsize, closes: &AtomicUsize) {
-        closes.fetch_add(usize::from(life.begin_close(None)), SeqCst);
-        drop(life.wait_written());
+        closes.fetch_add(usize::from(life.begin_close(std::time::Instant::now(), None)), SeqCst);
+        life.wait_written();
+        assert!(life.wait_outcome().is_some());
         assert!(life.cause().is_some());
     }
     let threads = [
         run(close),
         run(close),
         run(|life, ends, _| {
-            ends.fetch_add(usize::from(life.end_unless_closing(Error::PeerClosed).is_some()), SeqCst);
+            let end = life.input_done(Error::PeerClosed, true, std::time::Instant::now(), None);
+            ends.fetch_add(usize::from(matches!(end, InputEnd::Ends(_))), SeqCst);
         }),
         run(|life, _, _| {
             life.fail_write(&Arc::new(Error::Timeout), None);
@@ -185,7 +187,7 @@ fn lifecycle_ends_once() {
 }
 
 fn lifecycle_channel() {
-    let life = Arc::new(Lifecycle::new());
+    let life = Arc::new(Lifecycle::new(true));
     let watchers = [(); 2].map(|()| {
         let life = Arc::clone(&life);
         thread::spawn(move || assert!(life.closed().recv().is_err()))
@@ -193,7 +195,7 @@ fn lifecycle_channel() {
     let closer = thread::spawn({
         let life = Arc::clone(&life);
         move || {
-            if life.begin_close(None) {
+            if life.begin_close(std::time::Instant::now(), None) {
                 drop(life.told());
             }
         }

@@ -55,6 +55,7 @@ checks! {
     failures_wake_everybody false "failed reads, failed writes or the peer's end against read, write, flush, open, accept"
     close_against_failing_writes false "session close against failing writes: it is over when close returns, and for those who wait"
     drain_against_closes false "drain against closing streams and an accept"
+    close_against_the_peers_end true "close against a peer that reads everything and ends"
     close_timeout_passes true "close on a transport that takes nothing: the close timeout ends it"
     timer_comes_and_goes false "the timer's thread: one session ends while another begins"
     notifiers_fire_once false "close notifier against close, the session's end and its setting"
@@ -905,6 +906,23 @@ fn drain_against_closes() {
         // The third may have come only when the session was closing, and was thrown away.
         assert!(count(&frames, Command::Fin, id) == 1 || id == 5);
     }
+}
+
+/// The peer reads everything, and ends its side at once, while the close is under way or before it: that is Ok, whatever the
+/// writer thread has had time to say.
+fn close_against_the_peers_end() {
+    let (session, line) = server(quiet(), choose(2) == 0);
+    line.feed(&[PEER.syn(3), PEER.fin(3)]);
+    let stream = session.accept().unwrap();
+    let ending = peer(&line, |line| {
+        line.wait_for(|frames| data(frames, 3).len() == 2 && count(frames, Command::Fin, 3) == 1);
+        line.eof();
+    });
+    assert_eq!(write_all(&stream, b"ab").0, 2);
+    drop(stream);
+    session.close().unwrap();
+    assert_eq!(session.num_streams(), 0);
+    ending.join().unwrap();
 }
 
 fn close_timeout_passes() {

@@ -1,0 +1,336 @@
+//! The promises, *Closing a session*: what `close` says, and when. (What else a close does: `promises_closing_sessions.rs`. With
+//! real processes: `processes.rs`.)
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::transport::{Control, Halves, Shared, Transport};
+use gmux::wire::Command;
+use gmux::{Config, Error, Session, Stream};
+use support::lab::{FAR, Lab, asleep, blocked, data, quiet};
+use support::raw::{End, against_client};
+use support::{close_beside_a_peer_that_stays, pair, tcp, test, until, versions};
+
+/// Whether a close said that so many bytes were too late, since the peer had ended before.
+fn peer_ended_before(closed: &Result<(), Error>, bytes: u64) -> bool {
+    matches!(closed, Err(Error::CloseIncomplete { unsent, peer_ended: true, .. }) if *unsent == bytes)
+}
+
+/// The peer ends its side while this end still has something to send: nobody can have read that.
+#[test]
+fn a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error() {
+    test("a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        lab.piecewise(3);
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"too late").unwrap();
+        lab.blocked();
+        let close = blocked("late-close", {
+            let session = session.clone();
+            move || session.close()
+        });
+        lab.eof();
+        until(|| !lab.wait(|state| Some(state.reading)));
+        asleep("late-close");
+        lab.allow_all();
+        let closed = close.join().unwrap();
+        assert!(peer_ended_before(&closed, 8), "{closed:?}");
+        assert!(peer_ended_before(&session.close(), 8), "a second close says the same");
+        let text = closed.unwrap_err();
+        assert_eq!((text.kind(), text.to_string().contains("8 accepted bytes")), (ErrorKind::ConnectionAborted, true));
+    });
+}
+
+/// The same where the peer ends before the close begins, whether the bytes are with the writer or still in the queue.
+#[test]
+fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close() {
+    test("what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close", || {
+        for queued in [0, 5] {
+            let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+            lab.piecewise(3);
+            let mut stream = session.open("").unwrap();
+            stream.write_all(b"with the writer").unwrap();
+            lab.blocked();
+            stream.write_all(&vec![7; queued]).unwrap();
+            lab.frame(1, Command::Fin, 3, &[]); // so that the end cuts nothing off
+            lab.eof();
+            assert!(session.closed().recv().is_err());
+            lab.allow_all();
+            let closed = session.close();
+            assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
+        }
+    });
+}
+
+/// A peer that ends when all is handed over is no error, whichever end was first.
+#[test]
+fn a_peer_that_ended_first_and_had_everything_is_no_error() {
+    test("a_peer_that_ended_first_and_had_everything_is_no_error", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        lab.allow_all();
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"in time").unwrap();
+        stream.flush().unwrap();
+        drop(stream);
+        until(|| session.num_streams() == 0);
+        lab.until_frames(|frames| frames.iter().any(|frame| frame.header.command == Command::Fin));
+        lab.eof();
+        assert!(session.closed().recv().is_err());
+        session.close().unwrap();
+        assert_eq!(data(&lab.frames(), 3), b"in time");
+    });
+}
+
+/// "An input that ends by an error (a reset ...) is that error."
+#[test]
+fn a_reset_is_what_the_close_says() {
+    test("a_reset_is_what_the_close_says", || {
+        // In memory, where its order is certain: everything is handed over, then the input fails.
+        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        lab.allow_all();
+        let close = blocked("reset-close", {
+            let session = session.clone();
+            move || session.close()
+        });
+        lab.wait(|state| state.finished.then_some(()));
+        lab.fail_read(ErrorKind::ConnectionReset);
+        assert_eq!(close.join().unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+        // Over TCP: a peer that goes with unread input.
+        let (raw, session) = against_client(quiet().close_timeout(FAR), 1);
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"nobody reads this").unwrap();
+        stream.flush().unwrap();
+        let close = blocked("reset-close-tcp", {
+            let session = session.clone();
+            move || session.close()
+        });
+        drop(raw);
+        let kind = close.join().unwrap().unwrap_err().kind();
+        assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind:?}");
+    });
+}
+
+/// Two sessions of one process, closed one after the other in one thread: streams left open, and data unread.
+#[test]
+fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
+    test("two_ends_closed_one_after_the_other_in_one_thread_are_both_ok", || {
+        for config in versions() {
+            for (open, expected) in [(false, true), (true, false)] {
+                let (client, server) = pair(config.clone().close_timeout(FAR));
+                let (mut ours, mut theirs) = (client.open("a").unwrap(), server.open("b").unwrap());
+                ours.write_all(b"unread").unwrap();
+                theirs.write_all(b"unread").unwrap();
+                ours.flush().unwrap();
+                theirs.flush().unwrap();
+                let accepted = (client.accept().unwrap(), server.accept().unwrap());
+                let mut kept = Some((ours, theirs, accepted));
+                if !open {
+                    kept = None;
+                }
+                client.close().unwrap();
+                // The other end's streams were cut off, which is what its session ended with.
+                let closed = server.close();
+                assert_eq!(closed.is_ok(), expected, "{closed:?}");
+                assert!(closed.map_or_else(|error| matches!(error, Error::ConnectionLost(_)), |()| true));
+                drop(kept);
+            }
+        }
+    });
+}
+
+/// Both ends at once.
+#[test]
+fn both_ends_close_at_once_and_are_ok() {
+    test("both_ends_close_at_once_and_are_ok", || {
+        for config in versions() {
+            for _ in 0..50 {
+                let (client, server) = pair(config.clone().close_timeout(FAR));
+                let mut stream = client.open("done").unwrap();
+                stream.write_all(b"done").unwrap();
+                drop(stream);
+                let mut all = Vec::new();
+                server.accept().unwrap().read_to_end(&mut all).unwrap();
+                until(|| server.num_streams() == 0);
+                let gate = Arc::new(Barrier::new(2));
+                let closes = [client, server].map(|session| {
+                    let gate = Arc::clone(&gate);
+                    thread::spawn(move || {
+                        gate.wait();
+                        session.close()
+                    })
+                });
+                for close in closes {
+                    close.join().unwrap().unwrap();
+                }
+            }
+        }
+    });
+}
+
+/// "A session whose input ends cleanly while it isn't closing calls `finish_write` before it aborts", and there is nothing to abort then.
+#[test]
+fn the_end_of_the_input_ends_the_output_in_order() {
+    test("the_end_of_the_input_ends_the_output_in_order", || {
+        for open in [false, true] {
+            let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+            lab.allow_all();
+            let stream = open.then(|| session.open("left open").unwrap());
+            lab.eof();
+            lab.wait(|state| state.finished.then_some(()));
+            assert!(session.closed().recv().is_err());
+            until(|| support::gmux_threads().iter().all(|name| name == "gmux-timer"));
+            assert!(!lab.wait(|state| Some(state.aborted)));
+            drop(stream);
+        }
+    });
+}
+
+/// ... bounded by the close timeout: a writer that is stuck is freed by the abort.
+#[test]
+fn an_output_that_can_not_be_ended_is_aborted_after_the_close_timeout() {
+    test("an_output_that_can_not_be_ended_is_aborted_after_the_close_timeout", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(Duration::from_millis(20)));
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"stuck").unwrap();
+        lab.blocked();
+        lab.frame(1, Command::Fin, 3, &[]);
+        lab.eof();
+        lab.wait(|state| state.aborted.then_some(()));
+        let closed = session.close();
+        assert!(matches!(closed, Err(Error::CloseIncomplete { .. })), "{closed:?}");
+    });
+}
+
+/// A transport that can't tell its peer that writing is over.
+struct Mute(Lab);
+
+struct MuteControl(Box<dyn Control>);
+
+impl Transport for Mute {
+    fn split(self) -> std::io::Result<Halves> {
+        let mut halves = self.0.transport().split()?;
+        halves.control = Box::new(MuteControl(halves.control));
+        Ok(halves)
+    }
+}
+
+impl Control for MuteControl {
+    fn finish_write(&self) -> std::io::Result<()> {
+        self.0.finish_write()
+    }
+
+    fn can_finish(&self) -> bool {
+        false
+    }
+
+    fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+/// "There `close()` returns Ok once everything was handed over and flushed."
+#[test]
+fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() {
+    test("where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over", || {
+        let lab = Lab::new();
+        let session = Session::client(Mute(lab.clone()), quiet().close_timeout(FAR)).unwrap();
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"all of it").unwrap();
+        lab.blocked();
+        let close = blocked("mute-close", {
+            let session = session.clone();
+            move || session.close()
+        });
+        lab.allow_all();
+        close.join().unwrap().unwrap();
+        assert_eq!(data(&lab.frames(), 3), b"all of it");
+        assert!(lab.wait(|state| Some(state.finished)));
+        session.close().unwrap();
+        lab.eof();
+        drop(stream);
+
+        // `Shared` without `on_finish`, and with it.
+        for told in [false, true] {
+            let (near, far) = tcp();
+            let tick = Some(Duration::from_millis(2));
+            near.set_read_timeout(tick).unwrap();
+            near.set_write_timeout(tick).unwrap();
+            let abort = near.try_clone().unwrap();
+            let transport = Shared::new(near).on_abort(move || drop(abort.shutdown(Shutdown::Both)));
+            let transport = if told { transport.on_finish(|tcp| tcp.shutdown(Shutdown::Write)) } else { transport };
+            let session = Session::client(transport, quiet().close_timeout(Duration::from_millis(50))).unwrap();
+            match told {
+                false => session.close().unwrap(),
+                true => close_beside_a_peer_that_stays(&session),
+            }
+            drop(far);
+        }
+    });
+}
+
+/// "Received bytes are life in every phase": a peer that is alive, and takes its time to end, isn't taken for dead.
+#[test]
+fn what_is_received_while_closing_is_life() {
+    test("what_is_received_while_closing_is_life", || {
+        const TIMEOUT: Duration = Duration::from_millis(400);
+        for _ in 0..20 {
+            let config = Config::new().keepalive_interval(TIMEOUT / 4).keepalive_timeout(TIMEOUT).close_timeout(FAR);
+            let (lab, session) = Lab::client(config);
+            lab.allow_all();
+            let close = blocked("alive-close", {
+                let session = session.clone();
+                move || session.close()
+            });
+            lab.wait(|state| state.finished.then_some(()));
+            let begin = Instant::now();
+            let (mut last, mut longest) = (begin, Duration::ZERO);
+            while begin.elapsed() < 3 * TIMEOUT {
+                lab.frame(1, Command::Nop, 0, &[]);
+                thread::sleep(TIMEOUT / 40); // time itself is under test
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            lab.eof();
+            let closed = close.join().unwrap();
+            if longest > TIMEOUT / 2 {
+                continue; // the machine was late, so the session may have been right
+            }
+            return closed.unwrap();
+        }
+        panic!("the machine was late each time");
+    });
+}
+
+/// A silent peer is still found while closing.
+#[test]
+fn a_silent_peer_ends_a_close_by_keepalive() {
+    test("a_silent_peer_ends_a_close_by_keepalive", || {
+        let tick = Duration::from_millis(20);
+        let config = Config::new().keepalive_interval(tick).keepalive_timeout(2 * tick).close_timeout(FAR);
+        let (lab, session) = Lab::client(config);
+        lab.allow_all();
+        let closed = session.close();
+        assert!(matches!(closed, Err(Error::KeepaliveTimeout(_))), "{closed:?}");
+    });
+}
+
+/// The last drop waits until everything is handed over, and not for the peer's end.
+#[test]
+fn the_last_drop_does_not_wait_for_the_peers_end() {
+    test("the_last_drop_does_not_wait_for_the_peers_end", || {
+        let (mut raw, session) = against_client(quiet().close_timeout(FAR), 1);
+        let mut stream: Stream = session.open("").unwrap();
+        stream.write_all(b"all of it").unwrap();
+        drop(session);
+        drop(stream); // a hang would be for ever
+        let (frames, end) = raw.rest();
+        assert_eq!((data(&frames, 3).as_slice(), end), (&b"all of it"[..], End::Clean));
+        raw.finish();
+    });
+}
