@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use gmux::{Config, Session};
+use gmux::wire::Command;
+use gmux::{Config, Error, Session};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use support::raw::against_server;
+use support::raw::{against_client, against_server};
 use support::{test, until};
 
 /// How many such warnings a session writes a second at most.
@@ -238,5 +239,27 @@ fn frames_that_are_sent_are_named_at_trace() {
         ];
         until(|| frames.iter().all(&named));
         until(|| sent().len() as u64 == session.stats().frames_sent); // each once; some may be on their way
+    });
+}
+
+/// Streams that were written and closed before: no call is left that could fail, and the end is clean.
+#[test]
+fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
+    test("a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell", || {
+        keep_log();
+        for opens in [true, false] {
+            let (mut raw, session) = against_client(config(2), 2);
+            if opens {
+                session.open("forgotten").unwrap().close().unwrap();
+                raw.expect(Command::Syn, 3);
+                raw.expect(Command::Fin, 3);
+                until(|| session.stats().frames_sent == 2);
+            }
+            raw.finish();
+            assert!(matches!(session.accept(), Err(Error::PeerClosed)));
+            let said = warnings(&session);
+            assert_eq!(said.len(), usize::from(opens), "{said:?}");
+            assert!(said.iter().all(|line| line.contains("configured for version 2") && line.contains("the client")));
+        }
     });
 }

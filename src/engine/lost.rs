@@ -4,6 +4,7 @@
 //! Invariant: what may have made the peer leave is asked only while nothing has come from it.
 
 use super::Core;
+use super::logging::warn;
 use crate::error::{Error, Lost, Setup};
 use crate::proto::registry::Role;
 
@@ -13,6 +14,12 @@ impl Core {
         let mut cells = self.registry.lock().streams.streams();
         cells.retain(|cell| cell.is_cut_off_by_eof());
         if !inside_frame && cells.is_empty() {
+            if self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
+                // A clean end; but streams that were opened, written and closed may have been refused
+                // unread, and there is no call left that could say so.
+                let (number, setup) = (self.number, self.setup());
+                warn!(target: "gmux::session", "session {number}: the peer closed the connection{setup}");
+            }
             return Error::PeerClosed;
         }
         let ours = cells.iter().filter(|cell| self.role.opens(cell.id)).count();
