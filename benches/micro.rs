@@ -80,7 +80,18 @@ fn env() -> (Env, Queue) {
     let (shaper, queue) = shaper();
     let budget = Budget::new(config.max_receive_buffer);
     let granted = std::sync::atomic::AtomicU64::new(0);
-    (Env { config, shaper, budget, pool: BufferPool::shared(), granted, standby: Standby::default() }, queue)
+    (
+        Env {
+            config,
+            shaper,
+            budget,
+            pool: BufferPool::shared(),
+            granted,
+            standby: Standby::default(),
+            allowance: Default::default(),
+        },
+        queue,
+    )
 }
 
 impl Pipeline {

@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 use crate::wire::MAX_PAYLOAD;
 
 /// Version 2: the window that both ends assume on a new stream until the first UPD, in bytes (a constant of the
-/// protocol, smux's `initialPeerWindow`).
+/// protocol, smux's `initialPeerWindow`). A session sends so much unasked on four streams at once; on further ones
+/// 16384 bytes, or less with more than 128 streams, but never less than 4096, until their peer has announced a window
+/// or others' has been.
 pub const INITIAL_WINDOW: u32 = 262_144;
 
 /// A session's settings: by-value setters over the defaults of the Go package.
@@ -155,7 +157,11 @@ impl Config {
     }
 
     /// The session's receive budget: how much received and unread data all its streams may hold together, in bytes
-    /// (default: 4 MiB). When it is used up, the session stops reading the transport.
+    /// (default: 4 MiB). When it is used up, the session stops reading the transport. On version 2 it may be twice as
+    /// much while a write of the session waits for the peer's window: what the peer grants may lie behind that data.
+    ///
+    /// Where reading depends on writing (an echo, a proxy), version 2 needs at least 8192 bytes for each stream that is
+    /// open at once: the default is for 512 streams.
     #[must_use]
     pub fn max_receive_buffer(mut self, bytes: usize) -> Self {
         self.max_receive_buffer = bytes;
@@ -164,6 +170,10 @@ impl Config {
 
     /// Version 2: the window that a stream announces to its peer at first, in bytes (default: 65536). It grows up to
     /// [`max_stream_window`](Self::max_stream_window).
+    ///
+    /// It is smaller where streams are many: no window that is announced is larger than `max_receive_buffer` / 2 / open
+    /// streams, or than 8192 bytes if that is more. And while more than half of `max_receive_buffer` is granted to the
+    /// peer, a new stream's window begins with 16384 bytes and is at most half as large as what was read of the stream.
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Config, Error, INITIAL_WINDOW, Session, Stream};
-use support::lab::{blocked, processed, quiet};
+use support::lab::{asleep, blocked, processed, quiet};
 use support::raw::{Raw, against_client, against_server};
 use support::{Pattern, pair, test, until};
 
@@ -107,7 +107,7 @@ fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
     });
 }
 
-/// "When what is granted and unconsumed exceeds half the budget, a new stream gets UPD(0, `max_stream_buffer`) at once."
+/// "When what is granted and unconsumed exceeds half the budget, a new stream gets UPD(0, a small window) at once."
 #[test]
 fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
     test("new_streams_get_a_small_window_while_half_the_budget_is_granted", || {
@@ -154,6 +154,98 @@ fn a_small_first_window_limits_our_own_sender() {
         raw.expect(Command::Syn, 3);
         raw.expect_data(3, 5000);
     });
+}
+
+/// "As a sender: the bytes of streams that have had no UPD, from their first byte until their first UPD or until they are forgotten,
+/// are at most 1 MiB together; a stream may always send its first min(16384, max(4096, 2 MiB / open streams)), and never more than 262144."
+#[test]
+fn what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each() {
+    test("what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each", || {
+        for (streams, share) in [(1, 16_384), (6, 16_384), (200, 2 * MIB / 200), (600, 4096)] {
+            let (_raw, session) = against_client(quiet().version(2), 2);
+            let streams: Vec<_> = (0..streams).map(|_| session.open("").unwrap()).collect();
+            for (i, mut stream) in streams.iter().enumerate() {
+                let first = INITIAL_WINDOW as usize;
+                let sent = if i < 4 { first } else { share };
+                assert_eq!(stream.write(&vec![i as u8; first + 1]).unwrap(), sent, "stream {i}");
+                stream.set_nonblocking(true).unwrap();
+                assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::WouldBlock);
+                stream.set_nonblocking(false).unwrap();
+            }
+        }
+    });
+}
+
+/// The first UPD makes room for others, who wait in `write`, and so does a stream that is forgotten; nobody else says a word to those.
+#[test]
+fn writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_back() {
+    test("writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_back", || {
+        let (mut raw, session) = against_client(quiet().version(2), 2);
+        let mut streams: Vec<_> = (0..6).map(|_| session.open("").unwrap()).collect();
+        let first = INITIAL_WINDOW as usize;
+        for (i, mut stream) in streams.iter().enumerate() {
+            let sent = if i < 4 { first } else { 16_384 };
+            assert_eq!(stream.write(&vec![0; first]).unwrap(), sent);
+        }
+        let ids: Vec<u32> = streams.iter().map(Stream::id).collect();
+        let writes = [4, 5].map(|i| {
+            let mut stream = streams[i].clone();
+            let name = format!("unasked-{i}");
+            let write = blocked(&name, move || stream.write(&vec![1; first]).unwrap());
+            asleep(&name);
+            write
+        });
+        let [one, other] = writes;
+        raw.upd(ids[0], 0, first as u32); // no byte was read, and all of it is asked for now
+        assert_eq!(one.join().unwrap(), first - 2 * 16_384, "past the two shares");
+        asleep("unasked-5");
+        streams.remove(1).close().unwrap(); // its FIN follows what it had accepted
+        while raw.recv().header.command != Command::Fin {}
+        assert_eq!(other.join().unwrap(), first - 16_384);
+    });
+}
+
+/// "As a receiver: an announced window is at most max(8192, `max_receive_buffer` / 2 / open streams)."
+#[test]
+fn announced_windows_shrink_as_streams_become_many_and_come_back() {
+    test("announced_windows_shrink_as_streams_become_many_and_come_back", || {
+        let (mut raw, session) = against_server(quiet().version(2), 2);
+        let open = |raw: &mut Raw, id: u32| {
+            raw.syn(id, "");
+            session.accept().unwrap()
+        };
+        let mut lone = open(&mut raw, 1);
+        raw.psh(1, [1; 1000]);
+        lone.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(update(&mut raw, 1), (1000, 65_536), "max_stream_buffer");
+        let mut others = Vec::new();
+        for (streams, read, window) in [(64, 32_768, 2 * MIB / 64), (300, 16_384, 8192)] {
+            while others.len() < streams - 1 {
+                let id = 3 + 2 * others.len() as u32;
+                others.push(open(&mut raw, id));
+                // From the tenth on they hear of a small window at once: half of the budget is granted.
+                if others.len() >= 9 {
+                    assert_eq!(update(&mut raw, id), (0, (2 * MIB / (others.len() + 1)).clamp(8192, 16_384)));
+                }
+            }
+            send(&mut raw, 1, read); // half of its window, for one UPD
+            lone.read_exact(&mut vec![0; read]).unwrap();
+            assert_eq!(update(&mut raw, 1).1, window);
+        }
+        for stream in others {
+            raw_fin(&mut raw, stream);
+        }
+        send(&mut raw, 1, 4096);
+        lone.read_exact(&mut [0; 4096]).unwrap();
+        assert!(update(&mut raw, 1).1 >= 65_536);
+    });
+}
+
+/// Closes a stream, and waits until its FIN has come.
+fn raw_fin(raw: &mut Raw, stream: Stream) {
+    let id = stream.id();
+    drop(stream);
+    raw.expect(Command::Fin, id);
 }
 
 /// The lesson of smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write because nobody reads the echo. When one

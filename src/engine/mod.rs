@@ -25,7 +25,6 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::config::{Config, INITIAL_WINDOW};
 use crate::error::{Error, Result};
-use crate::pool::BufferPool;
 use crate::proto::keepalive::Keepalive;
 use crate::proto::registry::{Limits, Registry, Role};
 use crate::stats::Counters;
@@ -34,7 +33,6 @@ use crate::sync::cell::{Env, Name, Notifier, StreamCell};
 use crate::sync::close::Lifecycle;
 use crate::sync::deadline::{Call, Deadline};
 use crate::sync::shaper::{Parker, shaper};
-use crate::sync::standby::Standby;
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
@@ -157,14 +155,7 @@ impl Core {
             clock: liveness::Clock::new(now),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
             notices: Mutex::default(),
-            env: Env {
-                budget: Budget::new(config.max_receive_buffer),
-                standby: Standby::default(),
-                pool: BufferPool::shared(),
-                granted: AtomicU64::new(0),
-                shaper,
-                config,
-            },
+            env: Env::new(config, shaper),
         });
         let parker = queue.parker();
         *core.writer.lock() = Some(writer::Writer::new(writer, queue));
@@ -230,7 +221,10 @@ impl Core {
         }
         let (config, now) = (&self.env.config, Instant::now());
         let name = Name::new(name, None);
-        let cell = self.registry.lock().streams.open(|id| StreamCell::new(id, name, config, true, now))?;
+        let mut registry = self.registry.lock();
+        let cell = registry.streams.open(|id| StreamCell::new(id, name, config, true, now))?;
+        self.env.allowance.set_streams(registry.streams.len());
+        drop(registry);
         self.counters.streams_opened.add(1);
         self.introduce(&cell);
         Ok(cell)
@@ -238,8 +232,7 @@ impl Core {
 
     /// Queues what a new stream owes: SYN if it is ours, and UPD if it mustn't have the whole initial window.
     fn introduce(&self, cell: &Arc<StreamCell>) {
-        if self.env.config.version == 2 && self.env.granted.load(SeqCst) > self.env.config.max_receive_buffer as u64 / 2
-        {
+        if self.env.config.version == 2 && self.env.is_crowded() {
             cell.announce();
         }
         cell.queue_now(&self.env);
@@ -267,21 +260,25 @@ impl Core {
     pub(crate) fn close_stream(&self, cell: &Arc<StreamCell>) -> Option<Notifier> {
         let mut ended = cell.close(&self.env);
         if ended.closed {
-            let mut registry = self.registry.lock();
-            registry.streams.closed(cell.id);
-            if ended.over {
-                registry.streams.forget(cell.id);
-            }
-            drop(registry);
+            self.registry.lock().streams.closed(cell.id);
             self.drained.notify_all();
+        }
+        if ended.over {
+            self.forget(cell.id);
         }
         ended.notifier.take().or_else(|| cell.take_notifier())
     }
 
     /// A closed stream's FIN was handed over.
     fn forget(&self, id: u32) {
-        let cell = self.registry.lock().streams.forget(id);
-        drop(cell);
+        let mut registry = self.registry.lock();
+        let cell = registry.streams.forget(id);
+        let grown = self.env.allowance.set_streams(registry.streams.len());
+        drop(registry);
+        if let Some(cell) = cell {
+            cell.forget(&self.env);
+        }
+        self.env.wake_unasked(grown);
         self.drained.notify_all();
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod outbox;
 pub(crate) mod registry;
 pub(crate) mod state;
 pub(crate) mod stream;
+pub(crate) mod unasked;
 pub(crate) mod window;
 
 #[cfg(test)]

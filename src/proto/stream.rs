@@ -9,6 +9,7 @@
 
 mod turns;
 mod view;
+mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -255,7 +256,7 @@ impl<C> StreamCore<C> {
             return Writable::Failed(Error::WriteShutdown);
         }
         match self.room(max) {
-            0 => Writable::Full { starved: self.tx.credit() == 0 && self.is_finished() },
+            0 => Writable::Full { starved: self.is_finished() && self.lacks_credit(max) },
             room => Writable::Room(room),
         }
     }
@@ -265,11 +266,11 @@ impl<C> StreamCore<C> {
         self.tx.credit().min(max.saturating_sub(self.outbox.len()))
     }
 
-    /// Whether a waiting writer is worth waking: there is credit, and half of the queue is free, or all of it (half of `max` is
+    /// Whether a waiting writer is worth waking: the window has room, and half of the queue is free, or all of it (half of `max` is
     /// never reached behind a small window).
     pub(crate) fn is_roomy(&self, max: usize) -> bool {
         let queued = self.outbox.len();
-        self.tx.credit() > 0 && (queued <= max / 2 || queued == 0)
+        self.tx.reach() > 0 && (queued <= max / 2 || queued == 0)
     }
 
     /// Accepts small data by copying it behind what waits.

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::chunks::{Chunk, charge_for};
 use super::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
-use super::window::WindowSizes;
+use super::unasked::Unasked;
+use super::window::{ReceiveWindow, SendWindow, WindowSizes, window_cap};
 use crate::pool::BufferPool;
 use crate::wire::{Command, Frame, encode_update};
 
@@ -269,6 +270,139 @@ proptest! {
             let last_data = end.log.iter().rposition(|f| f.header.command == Command::Psh);
             let fin = end.log.iter().position(|f| f.header.command == Command::Fin);
             prop_assert!(last_data < fin);
+        }
+    }
+}
+
+/// One direction of one stream, as counters: its sender's window, its receiver's, and what lies unread there.
+struct OneWay {
+    tx: SendWindow,
+    rx: ReceiveWindow,
+    unread: usize,
+}
+
+/// One direction of all streams: what their sender counts as unasked, and their receiver's default budget.
+struct Direction {
+    streams: Vec<OneWay>,
+    unasked: Unasked,
+}
+
+impl Direction {
+    const BUDGET: usize = 4 << 20;
+
+    fn new() -> Self {
+        Self { streams: Vec::new(), unasked: Unasked::default() }
+    }
+
+    /// The largest window that may be announced, what may still be granted of half of the budget, and whether that half is granted.
+    fn limits(&self) -> (u32, u64, bool) {
+        let (granted, half) = (self.streams.iter().map(|stream| stream.rx.granted()).sum(), Self::BUDGET as u64 / 2);
+        (window_cap(Self::BUDGET, self.streams.len()), half.saturating_sub(granted), granted > half)
+    }
+
+    fn open(&mut self) {
+        let (_, _, crowded) = self.limits();
+        let mut tx = SendWindow::new(true, 0);
+        tx.disallow();
+        let sizes = WindowSizes { base: 65_536, max: Self::BUDGET / 2 };
+        self.streams.push(OneWay { tx, rx: ReceiveWindow::new(true, sizes, 0), unread: 0 });
+        if crowded {
+            self.streams.last_mut().unwrap().rx.announce();
+            self.update(self.streams.len() - 1);
+        }
+    }
+
+    /// Sends up to `most` bytes on stream `i`; returns how many there was credit for.
+    fn send(&mut self, i: usize, most: usize) -> usize {
+        let streams = self.streams.len();
+        let OneWay { tx, rx, unread } = &mut self.streams[i];
+        let before = tx.unasked();
+        if tx.is_unasked() {
+            tx.allow(self.unasked.offer(before, most.min(tx.reach()) as u64, streams));
+        }
+        let n = most.min(tx.credit());
+        tx.accept(n);
+        tx.transmit(n);
+        if tx.is_unasked() {
+            tx.disallow();
+        }
+        self.unasked.change(before, tx.unasked());
+        rx.receive(n).unwrap();
+        *unread += n;
+        n
+    }
+
+    /// Reads up to `most` bytes of stream `i`; returns how many there were.
+    fn read(&mut self, i: usize, most: usize) -> usize {
+        let (cap, spare, crowded) = self.limits();
+        let stream = &mut self.streams[i];
+        let n = most.min(stream.unread);
+        stream.unread -= n;
+        if stream.unread == 0 {
+            stream.rx.drained();
+        }
+        stream.rx.cap(cap, crowded);
+        stream.rx.consume(n, spare);
+        self.update(i);
+        n
+    }
+
+    /// An UPD that is due goes to the sender.
+    fn update(&mut self, i: usize) {
+        let (streams, (cap, _, crowded)) = (self.streams.len(), self.limits());
+        let stream = &mut self.streams[i];
+        stream.rx.cap(cap, crowded);
+        if let Some((consumed, window)) = stream.rx.take_update() {
+            assert!(window as usize <= 8192.max(Self::BUDGET / 2 / streams));
+            let before = stream.tx.unasked();
+            let _ = stream.tx.update(consumed, window);
+            self.unasked.change(before, stream.tx.unasked());
+        }
+    }
+}
+
+/// The sum of `manual::architecture`: streams are opened one after another, or all at once, and echoed by threads that read, then write.
+/// Nobody reads the echo, until nothing moves any more. Then what lies unread fits the budget twice, a quarter more for what it occupies, and a
+/// frame: so the reader of the echoing end isn't stopped, and finds what lets it go on. Up to 256 streams at once the budget itself is enough.
+#[test]
+fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
+    for (streams, piece) in [17, 64, 128, 256, 512].into_iter().flat_map(|n| [(n, 4096), (n, 8192), (n, 65_536)]) {
+        for one_by_one in [false, true] {
+            let (mut there, mut back) = (Direction::new(), Direction::new());
+            // What each echo has read and not yet written.
+            let mut held = vec![0; streams];
+            let settle = |there: &mut Direction, back: &mut Direction, held: &mut [usize]| loop {
+                let mut moved = 0;
+                for (i, held) in held.iter_mut().enumerate() {
+                    moved += there.send(i, piece);
+                    if *held == 0 {
+                        *held = there.read(i, piece);
+                        moved += *held;
+                    }
+                    let n = back.send(i, *held);
+                    *held -= n;
+                    moved += n;
+                }
+                if moved == 0 {
+                    return;
+                }
+            };
+            for open in 1..=streams {
+                there.open();
+                back.open();
+                if one_by_one {
+                    settle(&mut there, &mut back, &mut held[..open]);
+                }
+            }
+            settle(&mut there, &mut back, &mut held);
+            let unread: usize = there.streams.iter().map(|stream| stream.unread).sum();
+            let occupied = unread + unread / 4 + 65_536 + 64;
+            let times = if streams <= 256 && !one_by_one { 1 } else { 2 };
+            assert!(
+                occupied <= times * Direction::BUDGET,
+                "{streams} streams, {piece} bytes, {one_by_one}: {unread} are unread"
+            );
+            println!("{streams} streams, {piece} bytes, one by one {one_by_one}: {unread} bytes are unread");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Counters are 64 bits wide here and 32 on the wire; a wire counter stands for the nearest value of ours, so that wrapping past
 //! 2³² needs no case of its own.
 //!
-//! Invariants, sender: `consumed <= transmitted <= accepted`. Receiver: `consumed <= received`; `edge` never goes back.
+//! Invariants, sender: `consumed <= transmitted <= accepted`; before the first UPD `accepted <= allowed`. Receiver: `consumed <= received`; `edge` never goes back.
 
 use crate::config::INITIAL_WINDOW;
 
@@ -21,6 +21,12 @@ pub(crate) struct SendWindow {
     accepted: u64,
     transmitted: u64,
     consumed: u64,
+    /// An UPD has come.
+    heard: bool,
+    /// How far the peer has asked us to go: the highest edge of its UPDs.
+    asked: u64,
+    /// How far the session lets the stream go before the first UPD.
+    allowed: u64,
 }
 
 /// So many UPDs in a row without the application's having read all there was mean that it is slower than its peer, in which case the window is halved. On
@@ -46,11 +52,21 @@ pub(crate) enum Update {
 impl SendWindow {
     /// A window after `origin` bytes (0, but in tests of counters that wrap).
     pub(crate) fn new(enforced: bool, origin: u64) -> Self {
-        Self { enforced, window: INITIAL_WINDOW, accepted: origin, transmitted: origin, consumed: origin }
+        let allowed = origin + u64::from(INITIAL_WINDOW);
+        let (accepted, transmitted, consumed, asked) = (origin, origin, origin, origin);
+        Self { enforced, window: INITIAL_WINDOW, accepted, transmitted, consumed, heard: false, asked, allowed }
     }
 
     /// How many bytes may be accepted now.
     pub(crate) fn credit(&self) -> usize {
+        match self.is_unasked() {
+            true => self.reach().min(usize::try_from(self.allowed.saturating_sub(self.accepted)).unwrap_or(usize::MAX)),
+            false => self.reach(),
+        }
+    }
+
+    /// How many bytes the window alone leaves, whatever the session allows of it before the first UPD.
+    pub(crate) fn reach(&self) -> usize {
         if !self.enforced {
             return usize::MAX;
         }
@@ -59,9 +75,38 @@ impl SendWindow {
         usize::try_from(u64::from(self.window).saturating_sub(in_flight)).unwrap_or(usize::MAX)
     }
 
-    /// [`credit`](Self::credit), where there is a window that limits it.
+    /// [`reach`](Self::reach), where there is a window that limits it.
     pub(crate) fn limited_credit(&self) -> Option<usize> {
-        self.enforced.then(|| self.credit())
+        self.enforced.then(|| self.reach())
+    }
+
+    /// Whether the peer has announced nothing yet, so that the session says how far the stream may go.
+    pub(crate) fn is_unasked(&self) -> bool {
+        self.enforced && !self.heard
+    }
+
+    /// The session lets the stream go `n` bytes further before the first UPD.
+    pub(crate) fn allow(&mut self, n: u64) {
+        self.allowed += n;
+    }
+
+    /// Takes back what the stream was allowed and hasn't accepted.
+    pub(crate) fn disallow(&mut self) {
+        self.allowed = self.accepted;
+    }
+
+    /// How many bytes were accepted, or may be, past what the peer has asked for.
+    pub(crate) fn unasked(&self) -> u64 {
+        if !self.enforced {
+            return 0;
+        }
+        let reached = if self.heard { self.accepted } else { self.accepted.max(self.allowed) };
+        reached.saturating_sub(self.asked)
+    }
+
+    /// The peer hears of the stream no more: nothing counts as unasked from here on.
+    pub(crate) fn forget(&mut self) {
+        (self.heard, self.asked) = (true, u64::MAX);
     }
 
     pub(crate) fn accept(&mut self, n: usize) {
@@ -92,8 +137,24 @@ impl SendWindow {
         let before = self.credit();
         self.consumed = consumed;
         self.window = window.min(MAX_WINDOW);
+        self.heard = true;
+        self.asked = self.asked.max(consumed + u64::from(self.window));
         Update::Applied { gained: self.credit() > before }
     }
+}
+
+/// Windows don't shrink below this for there being many streams: half of one still holds a write that is accepted whole.
+const LEAST_WINDOW: usize = 8192;
+
+/// What a new stream is told while half of the budget is granted, in bytes; when more of it is consumed its window may be half
+/// as large as that. A sender's share is no larger either ([`crate::proto::unasked`]).
+const SMALL_WINDOW: u32 = 16 * 1024;
+
+/// The largest window that is announced with a budget of so many bytes and so many streams open: with all of these windows
+/// unread, half of the budget is used, as far as the least window allows (`manual::architecture` has the sum).
+pub(crate) fn window_cap(budget: usize, streams: usize) -> u32 {
+    let part = (budget / 2 / streams.max(1)).max(LEAST_WINDOW);
+    u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
 }
 
 /// The windows that a receiver announces.
@@ -116,8 +177,14 @@ pub(crate) struct ReceiveWindow {
     enforced: bool,
     base: u32,
     max: u32,
+    /// What the session's number of streams leaves of both.
+    cap: u32,
+    /// Half of the budget is granted.
+    crowded: bool,
     /// The window that is announced.
     window: u32,
+    /// The counters as they began.
+    first: u64,
     received: u64,
     consumed: u64,
     /// `consumed` as the last UPD said it.
@@ -148,7 +215,10 @@ impl ReceiveWindow {
             enforced,
             base,
             max: size(sizes.max).max(base),
+            cap: MAX_WINDOW,
+            crowded: false,
             window: base,
+            first: origin,
             received: origin,
             consumed: origin,
             announced: origin,
@@ -174,6 +244,11 @@ impl ReceiveWindow {
     /// Bytes received since the stream began.
     pub(crate) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Whether the peer has kept to what was granted, without the slack.
+    pub(crate) fn is_kept_to(&self) -> bool {
+        self.received <= self.edge
     }
 
     /// Takes `n` bytes from the peer.
@@ -227,12 +302,28 @@ impl ReceiveWindow {
         (self.behind, self.kept_up) = if drained { (0, self.kept_up + 1) } else { (self.behind + 1, 0) };
         if self.behind == BEHIND {
             self.behind = 0;
-            self.window = (self.window / 2).max(self.base);
+            self.window /= 2;
         } else if pressed || self.kept_up == KEPT_UP {
             self.kept_up = 0;
-            let room = (self.max - self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
+            let room = self.max.saturating_sub(self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
             self.window += self.window.min(room);
         }
+        let least = self.base.min(self.cap).min(if self.crowded { self.proven() } else { u32::MAX });
+        if self.announced == self.first && self.crowded {
+            self.window = self.window.min(least); // the base was never announced
+        }
+        self.window = self.window.clamp(least, self.max.min(self.cap).max(least));
+    }
+
+    /// How large a window the stream may have at least while half of the budget is granted: it has consumed twice as much.
+    fn proven(&self) -> u32 {
+        u32::try_from((self.consumed - self.first) / 2).unwrap_or(u32::MAX).max(SMALL_WINDOW)
+    }
+
+    /// The largest window that may be announced from here on, and whether half of the budget is granted. What was granted to this stream
+    /// isn't taken back.
+    pub(crate) fn cap(&mut self, cap: u32, crowded: bool) {
+        (self.cap, self.crowded) = (cap.max(1), crowded);
     }
 
     /// The application is about to be counted to have read all there is: what is on its way doesn't matter.
@@ -243,6 +334,7 @@ impl ReceiveWindow {
     /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller than the initial one.
     pub(crate) fn announce(&mut self) {
         self.due = self.enforced;
+        self.window = self.window.min(SMALL_WINDOW);
     }
 
     pub(crate) fn is_due(&self) -> bool {
@@ -254,6 +346,7 @@ impl ReceiveWindow {
         if !std::mem::take(&mut self.due) {
             return None;
         }
+        self.window = self.window.min(self.cap);
         self.announced = self.consumed;
         self.limit = self.consumed + u64::from(self.window);
         self.edge = self.edge.max(self.limit);
@@ -454,6 +547,99 @@ mod tests {
         }
         assert_eq!(windows.iter().position(|&window| window > 65536), Some(63));
         assert_eq!(windows.last(), Some(&(1 << 18)));
+    }
+
+    #[test]
+    fn a_window_is_a_part_of_half_the_budget_and_not_less_than_8192() {
+        const BUDGET: usize = 4 << 20;
+        let caps = [0, 1, 2, 32, 256, 257, 512, 65_536].map(|streams| window_cap(BUDGET, streams));
+        assert_eq!(caps, [2 << 20, 2 << 20, 1 << 20, 65_536, 8192, 8192, 8192, 8192]);
+        assert_eq!(window_cap(usize::MAX, 1), MAX_WINDOW);
+    }
+
+    #[test]
+    fn windows_shrink_while_streams_are_many_and_come_back() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        while round(&mut rx, u64::MAX) < 1 << 20 {}
+        // What is due already is cut when it is sent.
+        let n = (rx.limit - rx.received) as usize;
+        rx.receive(n).unwrap();
+        rx.consume(n, u64::MAX);
+        rx.cap(20_000, false);
+        assert_eq!(rx.take_update().unwrap().1, 20_000);
+        rx.cap(8192, false);
+        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [8192, 8192], "below the base, and no larger");
+        let edge = rx.edge;
+        assert!(edge >= rx.limit, "what was granted stays granted");
+        rx.cap(1 << 18, false);
+        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [1 << 16, 1 << 17], "the base, then it grows");
+    }
+
+    #[test]
+    fn a_smaller_base_is_no_matter_of_the_cap() {
+        let mut rx = ReceiveWindow::new(true, fixed(1000), 0);
+        rx.cap(8192, false);
+        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [1000, 1000]);
+    }
+
+    #[test]
+    fn while_half_the_budget_is_granted_a_new_streams_window_is_half_of_what_it_has_consumed() {
+        let read = |rx: &mut ReceiveWindow, n: usize| {
+            rx.receive(n).unwrap();
+            rx.consume(n, 0);
+            rx.take_update().unwrap().1
+        };
+        let crowded = |origin| {
+            let mut rx = ReceiveWindow::new(true, GROWING, origin);
+            rx.cap(1 << 20, true);
+            rx
+        };
+        let mut rx = crowded(NEAR_WRAP);
+        rx.announce();
+        assert_eq!(rx.take_update().unwrap().1, 16_384);
+        assert_eq!([20_000, 20_000, 14_000].map(|n| read(&mut rx, n)), [16_384, 20_000, 27_000]);
+        assert_eq!(read(&mut rx, 100_000), 65_536, "no more than the base");
+        // Without an announcement the first read makes one.
+        assert_eq!(read(&mut crowded(0), 40_000), 20_000);
+        // When less is granted it has its base at once.
+        let mut rx = crowded(0);
+        assert_eq!(read(&mut rx, 10), 16_384);
+        rx.cap(1 << 20, false);
+        assert_eq!(read(&mut rx, 10_000), 65_536);
+    }
+
+    #[test]
+    fn before_the_first_update_the_session_says_how_far_a_stream_may_go() {
+        let mut tx = SendWindow::new(true, NEAR_WRAP);
+        assert_eq!(tx.unasked(), 262_144, "what the protocol allows, unless the session says otherwise");
+        tx.disallow();
+        assert_eq!((tx.credit(), tx.reach(), tx.unasked()), (0, 262_144, 0));
+        tx.allow(100_000);
+        tx.accept(60_000);
+        tx.transmit(60_000);
+        assert_eq!((tx.credit(), tx.reach(), tx.unasked()), (40_000, 202_144, 100_000));
+        tx.disallow();
+        assert_eq!((tx.credit(), tx.unasked()), (0, 60_000));
+        // What the peer has asked for counts no more; what lies beyond does, until that is consumed or asked for.
+        let consumed = NEAR_WRAP.wrapping_add(10_000) as u32;
+        assert_eq!(tx.update(consumed, 16_384), Update::Applied { gained: false });
+        assert_eq!((tx.credit(), tx.unasked()), (0, 60_000 - 26_384));
+        let consumed = NEAR_WRAP.wrapping_add(50_000) as u32;
+        assert_eq!(tx.update(consumed, 16_384), Update::Applied { gained: true });
+        assert_eq!((tx.credit(), tx.unasked()), (6384, 0));
+        tx.accept(6384);
+        assert_eq!(tx.unasked(), 0);
+    }
+
+    #[test]
+    fn a_forgotten_stream_counts_for_nothing() {
+        let mut tx = SendWindow::new(true, 0);
+        tx.accept(1000);
+        tx.forget();
+        assert_eq!(tx.unasked(), 0);
+        let mut tx = SendWindow::new(false, 0);
+        tx.disallow();
+        assert_eq!((tx.credit(), tx.unasked(), tx.is_unasked()), (usize::MAX, 0, false), "version 1 has no windows");
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //!
 //! A [`Charge`] is a number of bytes taken; dropping it refunds them. Only the reader thread waits here ([`Budget::take`]).
 //!
-//! Who wakes it: every refund that makes room for what it waits for, and [`Budget::open`] at the session's end or close. The
-//! protocol between the two sides is Dekker's: the reader publishes what it needs, then looks at `used` again under the gate's
-//! lock; a refund lowers `used`, then looks at what is needed. Sequentially consistent operations make sure that one of them sees the
+//! Version 2: a write that waits for credit may keep its thread from reading, and the update that brings the credit may lie
+//! behind data that doesn't fit. Then nothing would move again. So while a write *starves* the reader may take up to
+//! [`OVERDRAFT`] times the limit (`manual::architecture` has the sum that this has to cover).
+//!
+//! Who wakes it: every refund that makes room for what it waits for, a write that begins to starve, and [`Budget::open`] at the session's end or close. The
+//! protocol between the two sides is Dekker's: the reader publishes what it needs, then looks at `used` and `starving` again under the
+//! gate's lock; a refund lowers `used`, and a write says that it starves, and then each looks at what is needed. Sequentially consistent operations make sure that one of them sees the
 //! other.
 //!
-//! Invariants: `used` is the sum of all living charges; data is admitted while it fits, or when nothing else is
+//! Invariants: `used` is the sum of all living charges; `starving` that of writes that wait for credit; data is admitted while it fits, or when nothing else is
 //! charged (a single frame may be larger than the whole budget).
 
 use std::sync::Arc;
@@ -17,12 +21,18 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+/// How many times its limit the budget may hold while a write starves. With a least window for each of 512 streams, which use up
+/// the default budget, there is as much again for what else was granted, and for what payloads occupy beyond their length.
+const OVERDRAFT: usize = 2;
+
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
     /// How much the reader waits for; 0 while it doesn't.
     needed: AtomicUsize,
+    /// Writes that wait for credit.
+    starving: AtomicUsize,
     /// Guards the pause. The only waiter is the reader thread.
     gate: Mutex<Gate>,
     room: Condvar,
@@ -54,6 +64,7 @@ impl Budget {
             limit,
             used: AtomicUsize::new(0),
             needed: AtomicUsize::new(0),
+            starving: AtomicUsize::new(0),
             gate: Mutex::new(Gate::default()),
             room: Condvar::new(),
         })
@@ -120,13 +131,29 @@ impl Budget {
         self.room.notify_all();
     }
 
+    /// A write waits for credit, until [`fed`](Self::fed) is called for it.
+    pub(crate) fn starve(&self) {
+        self.starving.fetch_add(1, SeqCst);
+        self.wake();
+    }
+
+    pub(crate) fn fed(&self) {
+        self.starving.fetch_sub(1, SeqCst);
+    }
+
     fn fits(&self, amount: usize) -> bool {
+        let times = if self.starving.load(SeqCst) > 0 { OVERDRAFT } else { 1 };
         let used = self.used.load(SeqCst);
-        used == 0 || used.saturating_add(amount) <= self.limit
+        used == 0 || used.saturating_add(amount) <= self.limit.saturating_mul(times)
     }
 
     fn refund(&self, amount: usize) {
         self.used.fetch_sub(amount, SeqCst);
+        self.wake();
+    }
+
+    /// Wakes the reader, if what it waits for fits by now.
+    fn wake(&self) {
         let needed = self.needed.load(SeqCst);
         if needed > 0 && self.fits(needed) {
             // The lock makes sure that the reader is either before its look at `used` or inside its wait.
@@ -247,6 +274,29 @@ mod tests {
         assert!(budget.is_short());
         drop(held);
         assert!(!budget.is_short());
+    }
+
+    #[test]
+    fn a_write_that_starves_lets_the_reader_go_on_up_to_twice_the_limit() {
+        watched(|| {
+            let budget = Budget::new(10);
+            let held = budget.charge(8);
+            let reader = thread::spawn({
+                let budget = Arc::clone(&budget);
+                move || {
+                    budget.pause(Instant::now());
+                    budget.take(12, || ())
+                }
+            });
+            until(|| budget.is_short());
+            budget.starve();
+            let more = reader.join().unwrap();
+            assert_eq!((budget.used(), budget.try_take(1).is_none()), (20, true));
+            budget.fed();
+            drop(held);
+            assert!(budget.try_take(1).is_none(), "the limit holds again");
+            drop(more);
+        });
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! | condvar | waits in | woken by |
 //! |---|---|---|
 //! | `readable` | `read`, `write_to` | data, FIN, a reader that leaves data behind; endings; changed deadlines |
-//! | `writable` | `write` | whoever has the writer, and made room, UPD with credit, FIN (it starts a stall clock), a writer that leaves room behind; endings; changed deadlines |
+//! | `writable` | `write` | whoever has the writer, and made room, UPD with credit, what another stream gives back of what is sent unasked ([`super::unasked`]), FIN (it starts a stall clock), a writer that leaves room behind; endings; changed deadlines |
 //! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
 //!
 //! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's close or end. They wake all three.
@@ -17,7 +17,7 @@
 //! Invariants: whoever sets a mark clears it, also when a user's writer panics ([`reading::ReadTurn`]); every change is followed by
 //! [`StreamCell::settle`] under the same lock.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -28,10 +28,11 @@ use super::budget::{Budget, Charge};
 use super::deadline::{Deadline, NoData};
 use super::shaper::{Bell, Shaper};
 use super::standby::Standby;
+use super::unasked::Allowance;
 use crate::config::Config;
 use crate::pool::BufferPool;
 use crate::proto::stream::StreamCore;
-use crate::proto::window::WindowSizes;
+use crate::proto::window::{WindowSizes, window_cap};
 
 mod endings;
 mod peer;
@@ -59,14 +60,38 @@ pub(crate) struct Env {
     pub(crate) pool: &'static BufferPool,
     /// Version 2: what is granted to the peer and isn't consumed, over all streams, in bytes.
     pub(crate) granted: AtomicU64,
+    /// Version 2: what streams send before their peer has announced a window.
+    pub(crate) allowance: Allowance,
 }
 
 impl Env {
+    pub(crate) fn new(config: Config, shaper: Shaper) -> Self {
+        Self {
+            shaper,
+            budget: Budget::new(config.max_receive_buffer),
+            standby: Standby::default(),
+            pool: BufferPool::shared(),
+            granted: AtomicU64::new(0),
+            allowance: Allowance::default(),
+            config,
+        }
+    }
+
     /// How much more may be granted to streams whose windows grow. With everything that is granted unread, the budget must not be used up:
     /// payloads that wait occupy at most a quarter more than their length, and new streams begin with windows too, so half of it may be granted.
     fn spare_grant(&self) -> u64 {
         let limit = self.config.max_receive_buffer as u64 / 2;
         limit.saturating_sub(self.granted.load(Relaxed))
+    }
+
+    /// Whether half of the budget is granted.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.granted.load(SeqCst) > self.config.max_receive_buffer as u64 / 2
+    }
+
+    /// The largest window that a stream may announce now, and whether half of the budget is granted.
+    fn window_cap(&self) -> (u32, bool) {
+        (window_cap(self.config.max_receive_buffer, self.allowance.streams()), self.is_crowded())
     }
 }
 
@@ -126,6 +151,10 @@ struct State {
     answerable: bool,
     /// The stream's part of [`Env::granted`].
     granted: u64,
+    /// The stream's part of what is sent unasked, over the session.
+    unasked: u64,
+    /// It is in the queue for more of that.
+    queued: bool,
     extras: Option<Box<Extras>>,
 }
 
@@ -151,6 +180,45 @@ impl State {
             self.granted = granted;
         }
     }
+
+    /// Gets a write of `n` bytes as much allowance as there is for it.
+    #[inline]
+    fn ask(&mut self, env: &Env, n: usize) {
+        let want = self.core.needs_allowance(n, env.config.max_send_buffer);
+        if want > 0 && !self.core.writing {
+            let part = env.allowance.take(self.unasked, want);
+            self.allow(part);
+        }
+    }
+
+    /// The same before a wait: what isn't there is queued for. Returns whether there was any.
+    fn ask_or_queue(&mut self, env: &Env, cell: &Arc<StreamCell>, n: usize) -> bool {
+        let want = self.core.needs_allowance(n, env.config.max_send_buffer);
+        if want == 0 || self.queued || self.core.writing {
+            return false;
+        }
+        let part = env.allowance.take_or_queue(cell, self.unasked, want);
+        self.allow(part);
+        self.queued = part == 0;
+        part > 0
+    }
+
+    fn allow(&mut self, part: u64) {
+        self.core.allow(part);
+        self.unasked += part;
+    }
+
+    /// Brings the session's sum of what is sent unasked up to date; returns whether something came back.
+    #[inline]
+    fn settle_unasked(&mut self, env: &Env) -> bool {
+        self.core.return_allowance();
+        let (before, after) = (self.unasked, self.core.unasked());
+        if before != after {
+            env.allowance.change(before, after);
+            self.unasked = after;
+        }
+        after < before
+    }
 }
 
 impl std::fmt::Debug for StreamCell {
@@ -163,8 +231,10 @@ impl StreamCell {
     /// A new stream; `ours` if it was opened from this end, and owes a SYN.
     pub(crate) fn new(id: u32, name: Name, config: &Config, ours: bool, now: Instant) -> Arc<Self> {
         let sizes = WindowSizes { base: config.max_stream_buffer, max: config.largest_window() };
+        let mut core = StreamCore::new(config.version, sizes, ours);
+        core.await_allowance();
         let state = State {
-            core: StreamCore::new(config.version, sizes, ours),
+            core,
             no_data: NoData::new(config.no_data_timeout, now),
             nonblocking: false,
             reading: Reading::Nobody,
@@ -175,6 +245,8 @@ impl StreamCell {
             late: false,
             answerable: false,
             granted: 0,
+            unasked: 0,
+            queued: false,
             extras: None,
         };
         Arc::new(Self {

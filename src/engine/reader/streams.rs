@@ -45,7 +45,10 @@ impl Reader<'_> {
         }
         let charged = Name::new(name, Some(names.charge(name.len())));
         let cell = StreamCell::new(id, charged, &self.core.env.config, false, self.input.now);
-        let received = self.core.registry.lock().streams.receive(id, Arc::clone(&cell));
+        let mut registry = self.core.registry.lock();
+        let received = registry.streams.receive(id, Arc::clone(&cell));
+        self.core.env.allowance.set_streams(registry.streams.len());
+        drop(registry);
         if !received {
             return self.refuse(header, Some(name), Refusal::NotAccepting);
         }

@@ -28,6 +28,11 @@ impl Wakes {
         }
     }
 
+    /// A write of this stream is to be woken.
+    pub(crate) fn add_writer(&mut self, cell: &Arc<StreamCell>) {
+        Self::add(&mut self.writers, cell);
+    }
+
     /// The stream, if it is one, whose reader alone is to be woken.
     pub(crate) fn only_reader(&self) -> Option<u32> {
         match (&*self.readers, &*self.writers) {
@@ -169,6 +174,11 @@ impl StreamCell {
             if state.write_waiters > 0 && state.core.is_roomy(env.config.max_send_buffer) {
                 Wakes::add(&mut wakes.writers, self);
             }
+        }
+        let returned = state.settle_unasked(env);
+        drop(state);
+        if returned {
+            env.gather_unasked(wakes);
         }
         Ok(())
     }

@@ -93,6 +93,7 @@ impl StreamCell {
     /// What every read does last: counts what was read, lets go of a large buffer with a small rest, wakes the next reader if there
     /// is something for it (all of them for an ending, which needs no turn, so that nobody would pass it on), and unlocks.
     fn finish_read(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>, consumed: usize) {
+        state.core.cap_window(env.window_cap());
         state.core.consumed(consumed, env.spare_grant());
         let spent = state.core.inbox().release_tail(env.pool, |n| env.budget.charge(n));
         let waiting = state.read_waiters > 0;
@@ -126,6 +127,7 @@ impl ReadTurn<'_> {
             let mut bell = Bell::default();
             if state.reading == Reading::Writing {
                 // The user's writer may take its time: the peer is to hear of what it has taken, and not of all at the end.
+                state.core.cap_window(self.env.window_cap());
                 state.core.consumed(std::mem::take(&mut self.consumed), self.env.spare_grant());
                 bell = self.cell.settle(self.env, &mut state);
             }

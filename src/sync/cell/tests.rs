@@ -6,6 +6,7 @@ mod endings;
 mod peer;
 mod reading;
 mod turns;
+mod unasked;
 mod waits;
 mod writing;
 
@@ -17,10 +18,8 @@ use std::time::{Duration, Instant};
 use super::{Env, Name, Small, StreamCell, Wakes};
 use crate::config::Config;
 use crate::error::Result;
-use crate::pool::BufferPool;
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::{Lane, Received, Transmit};
-use crate::sync::budget::Budget;
 use crate::sync::shaper::{Queue, shaper};
 use crate::sync::testing::{Watchdog, until, watched};
 
@@ -56,9 +55,7 @@ impl Bench {
 
     fn opened(config: Config, ours: bool) -> Self {
         let (shaper, queue) = shaper();
-        let budget = Budget::new(config.max_receive_buffer);
-        let pool = BufferPool::shared();
-        let env = Env { config, shaper, budget, standby: Default::default(), pool, granted: AtomicU64::new(0) };
+        let env = Env::new(config, shaper);
         let start = Instant::now();
         let cell = StreamCell::new(3, Name::new(b"name", None), &env.config, ours, start);
         Self { cell, env: Arc::new(env), queue, start, _dog: Watchdog::new() }

@@ -19,6 +19,7 @@ impl StreamCell {
         mut emit: impl FnMut(Transmit),
     ) -> Turn {
         let mut state = self.state.lock();
+        state.core.cap_window(env.window_cap());
         state.core.begin_turn(lane);
         let mut turn = Turn::default();
         while let Some(frame) = state.core.poll_transmit(lane, allowance) {
@@ -47,6 +48,24 @@ impl StreamCell {
     /// Wakes one write that waits for room.
     pub(crate) fn wake_writer(&self) {
         self.writable.notify_one();
+    }
+
+    /// The stream was taken out of the queue for what is sent unasked, for there is enough for it now; returns whether a write still
+    /// waits for it.
+    pub(crate) fn is_due(&self, env: &Env) -> bool {
+        let mut state = self.state.lock();
+        state.queued = false;
+        state.write_waiters > 0 && state.core.needs_allowance(1, env.config.max_send_buffer) > 0
+    }
+
+    /// The session has forgotten the stream: what it sent unasked doesn't count any more. The caller wakes those who wait for that.
+    pub(crate) fn forget(self: &Arc<Self>, env: &Env) {
+        let mut state = self.state.lock();
+        state.core.forget_allowance();
+        state.settle_unasked(env);
+        if std::mem::take(&mut state.queued) {
+            env.allowance.leave(self);
+        }
     }
 
     /// What a turn took was handed to the transport; returns whether the stream is over.

@@ -46,7 +46,8 @@ impl StreamCell {
             bytes_sent: core.handed(),
             unread: core.unread() as u64,
             unsent: core.unsent(),
-            credit: core.credit(),
+            // A write may wait for what the session lets go unasked, though the window has room.
+            credit: core.credit().map(|credit| if state.queued { 0 } else { credit }),
             readers_waiting: state.read_waiters,
             writers_waiting: state.write_waiters,
             flushes_waiting: state.flush_waiters,

@@ -100,12 +100,31 @@ impl StreamCell {
         }
     }
 
-    /// Waits until there is room that no other writer is filling; returns how much, and the call's clock.
+    /// Waits until there is room that no other writer is filling, for some of `n` bytes; returns how much, and the call's
+    /// clock.
     #[inline]
-    pub(super) fn wait_writable(&self, env: &Env) -> Result<(MutexGuard<'_, State>, usize, Call)> {
+    pub(super) fn wait_writable(self: &Arc<Self>, env: &Env, n: usize) -> Result<(MutexGuard<'_, State>, usize, Call)> {
+        let result = self.look_for_room(env, n);
+        if result.is_err() {
+            self.give_back(env);
+        }
+        result
+    }
+
+    /// A write that failed leaves what it was allowed, or woken for, to others.
+    pub(super) fn give_back(&self, env: &Env) {
+        let mut state = self.state.lock();
+        state.settle_unasked(env);
+        drop(state);
+        env.wake_unasked(false);
+    }
+
+    #[inline]
+    fn look_for_room(self: &Arc<Self>, env: &Env, n: usize) -> Result<(MutexGuard<'_, State>, usize, Call)> {
         let mut call = Call::default();
         let mut state = self.state.lock();
         loop {
+            state.ask(env, n);
             let starved = match state.core.writable(env.config.max_send_buffer) {
                 Writable::Room(room) if !state.core.writing => return Ok((state, room, call)),
                 Writable::Room(_) => false,
@@ -124,9 +143,19 @@ impl StreamCell {
                     at => limit = earlier(limit, at),
                 }
             }
+            if state.ask_or_queue(env, self, n) {
+                continue; // something came back just now
+            }
+            let starves = state.core.starves(env.config.max_send_buffer);
+            if starves {
+                env.budget.starve();
+            }
             state.write_waiters += 1;
             wait(&self.writable, &mut state, limit);
             state.write_waiters -= 1;
+            if starves {
+                env.budget.fed();
+            }
         }
     }
 
@@ -204,7 +233,18 @@ mod tests {
         let cell = StreamCell::new(3, Name::new(b"", None), &config, false, Instant::now());
         let (budget, pool, standby) = (Budget::new(1000), BufferPool::shared(), Standby::default());
         standby.offer();
-        (Env { config, shaper: shaper().0, budget, standby, pool, granted: AtomicU64::new(0) }, cell)
+        (
+            Env {
+                config,
+                shaper: shaper().0,
+                budget,
+                standby,
+                pool,
+                granted: AtomicU64::new(0),
+                allowance: Default::default(),
+            },
+            cell,
+        )
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl StreamCell {
             return Ok(Written::default());
         }
         let (max_send, max_frame) = (env.config.max_send_buffer, env.config.max_frame_size);
-        let (mut state, mut room, mut call) = self.wait_writable(env)?;
+        let (mut state, mut room, mut call) = self.wait_writable(env, buf.len())?;
         let mut done = 0;
         let failed = loop {
             let n = room.min(buf.len() - done);
@@ -93,12 +93,17 @@ impl StreamCell {
                 _ => break None,
             };
         };
-        let next = state.write_waiters > 0 && matches!(state.core.writable(max_send), Writable::Room(_));
+        let next = state.write_waiters > 0 && state.core.may_have_room(max_send);
+        let unasked = state.unasked > 0;
+        state.settle_unasked(env);
         let bell = self.settle_turns(env, &mut state);
         let is_answer = state.take_answer(done, &mut call);
         drop(state);
         if next {
             self.writable.notify_one();
+        }
+        if unasked {
+            env.wake_unasked(false); // it may have been offered more than it took
         }
         match failed {
             Some(error) if done == 0 => {

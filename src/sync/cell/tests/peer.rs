@@ -254,7 +254,7 @@ fn a_stream_that_was_announced_owes_an_update_before_the_first_read() {
     let mut bench = Bench::v2();
     bench.cell.announce();
     bench.cell.queue_now(&bench.env);
-    assert_eq!(bench.turns(), [Sent::Update(0, 65536)]);
+    assert_eq!(bench.turns(), [Sent::Update(0, 16384)]);
 }
 
 #[test]

@@ -63,7 +63,9 @@ pub(super) struct Bounds {
 impl Bounds {
     pub(super) fn new(config: &Config) -> Self {
         // One frame may be larger than the whole budget; and a small rest is charged before the large buffer is refunded.
-        let buffered = config.max_receive_buffer.max(65536 + 64) + 8192 + 64;
+        // On version 2 a write that waits for credit lets the budget hold twice as much.
+        let limit = config.max_receive_buffer * usize::from(config.version);
+        let buffered = limit.max(65536 + 64) + 8192 + 64;
         Self { buffered, max_streams: config.max_streams }
     }
 }

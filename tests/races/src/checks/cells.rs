@@ -3,7 +3,6 @@
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,8 @@ use parking_lot::Mutex;
 use super::Check;
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::{Lane, Transmit};
-use crate::sync::budget::Budget;
 use crate::sync::cell::{Direction, Env, Name, StreamCell, Wakes};
 use crate::sync::shaper::{Order, Queue, shaper};
-use crate::sync::standby::Standby;
 use crate::wire::MAX_PAYLOAD;
 use crate::{Config, Error, INITIAL_WINDOW};
 
@@ -70,6 +67,13 @@ pub const CHECKS: &[Check] = &[
         time: false,
         reaches: false,
         body: cell_credit,
+    },
+    Check {
+        name: "cell_unasked",
+        about: "lost wake-up: two streams' writes wait for what is sent unasked, one of them fails, and there is enough for one",
+        time: false,
+        reaches: false,
+        body: cell_unasked,
     },
     Check {
         name: "cell_turns",
@@ -139,14 +143,7 @@ fn lab(config: Config) -> (Arc<Lab>, Queue) {
     config.validate().expect("a configuration that sessions take");
     let (shaper, queue) = shaper();
     let cell = StreamCell::new(3, Name::new(b"", None), &config, true, Instant::now());
-    let env = Env {
-        shaper,
-        budget: Budget::new(config.max_receive_buffer),
-        standby: Standby::default(),
-        pool: crate::pool::BufferPool::shared(),
-        granted: AtomicU64::default(),
-        config,
-    };
+    let env = Env::new(config, shaper);
     (Arc::new(Lab { env, cell }), queue)
 }
 
@@ -391,6 +388,37 @@ fn cell_credit() {
     let mut rest = sent.data[INITIAL_WINDOW as usize..].to_vec();
     rest.sort_unstable();
     assert_eq!(rest, [1, 1, 1, 1, 2, 2, 2, 2]);
+}
+
+fn cell_unasked() {
+    const PIECE: usize = 4096;
+    let (lab, _queue) = lab(Config::new().version(2));
+    let other = StreamCell::new(5, Name::new(b"", None), &lab.env.config, false, Instant::now());
+    // Four streams hold all that there is past the shares, and these two hold theirs.
+    let first = u64::from(INITIAL_WINDOW);
+    (0..4).for_each(|_| assert_eq!(lab.env.allowance.take(0, first), first));
+    let share = [&lab.cell, &other].map(|cell| cell.write(&lab.env, &[0; 1 << 16]).unwrap().accepted);
+    let write = |cell: &Arc<StreamCell>| {
+        let cell = Arc::clone(cell);
+        lab.spawn(move |env, _| cell.write(env, &[1; PIECE]).map(|written| written.accepted))
+    };
+    let (fails, goes_on) = (write(&lab.cell), write(&other));
+    let failing = lab.spawn(|env, cell| drop(cell.fail(env, Error::Closed, false)));
+    // Enough for one of them, past the two shares.
+    let give = |bytes: usize| {
+        lab.env.allowance.change(bytes as u64, 0);
+        lab.env.wake_unasked(false);
+    };
+    give(share[0] + share[1] + PIECE);
+    failing.join().unwrap();
+    match fails.join().unwrap() {
+        Ok(taken) => {
+            assert_eq!(taken, PIECE);
+            give(PIECE);
+        }
+        Err(error) => assert!(matches!(error, Error::Closed)),
+    }
+    assert_eq!(goes_on.join().unwrap().unwrap(), PIECE);
 }
 
 fn cell_turns() {

@@ -1,0 +1,166 @@
+//! No freeze: echo on many streams of version 2 at once, with default settings. A thread for each stream reads, then
+//! writes what it read, so what it leaves unread waits for its writes. The clients write and read in separate threads.
+//!
+//! `tests/full echo` runs it at full size, optimised: 4 MiB each way on 17, 64, 128 and 512 streams, five rounds each.
+//! A frozen session would cut streams after 30 s, so every test says that nothing was cut.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::{Config, Session, Stream};
+use support::blocked::started;
+use support::{Pattern, pair, test_for, until};
+
+/// The numbers of streams that are promised not to freeze.
+const STREAMS: [usize; 4] = [17, 64, 128, 512];
+
+/// Bytes that a client writes at a time, and that both ends read at a time.
+const PIECE: usize = 64 * 1024;
+
+fn full() -> bool {
+    std::env::var_os("GMUX_FULL").is_some()
+}
+
+/// A thread with a small stack: there are three for each stream.
+fn small<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new().name(name).stack_size(256 * 1024).spawn(body).unwrap()
+}
+
+/// Accepts so many streams, and echoes each in a thread of its own; returns the session when all have ended.
+fn echo(server: Session, streams: usize) -> thread::JoinHandle<Session> {
+    small("accept".to_owned(), move || {
+        let echoes: Vec<_> = (0..streams)
+            .map(|i| {
+                let mut stream = server.accept().unwrap();
+                small(format!("echo-{i}"), move || {
+                    let mut piece = vec![0; PIECE];
+                    loop {
+                        match stream.read(&mut piece).unwrap() {
+                            0 => return stream.shutdown(Shutdown::Write).unwrap(),
+                            n => stream.write_all(&piece[..n]).unwrap(),
+                        }
+                    }
+                })
+            })
+            .collect();
+        echoes.into_iter().for_each(|echo| echo.join().unwrap());
+        server
+    })
+}
+
+fn write_pattern(mut stream: &Stream, seed: u64, each: usize) {
+    let (mut pattern, mut piece) = (Pattern::new(seed), vec![0; PIECE]);
+    for _ in 0..each / PIECE {
+        pattern.fill(&mut piece);
+        stream.write_all(&piece).unwrap();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+fn read_pattern(mut stream: &Stream, seed: u64, each: usize) {
+    let (mut pattern, mut piece, mut wanted) = (Pattern::new(seed), vec![0; PIECE], vec![0; PIECE]);
+    let mut left = each;
+    loop {
+        let n = stream.read(&mut piece).unwrap();
+        if n == 0 {
+            return assert_eq!(left, 0, "stream {seed} ends early");
+        }
+        pattern.fill(&mut wanted[..n]);
+        assert!(piece[..n] == wanted[..n], "stream {seed}, {left} bytes before its end");
+        left -= n;
+    }
+}
+
+/// Nothing was cut at either end.
+fn nothing_cut(client: &Session, server: &Session) {
+    assert_eq!((client.stats().streams_cut, server.stats().streams_cut), (0, 0));
+    assert!(!client.is_closed() && !server.is_closed());
+}
+
+/// Echoes `each` bytes on each of so many streams at once.
+fn round(streams: usize, each: usize) {
+    let (client, server) = pair(Config::new().version(2));
+    let echo = echo(server, streams);
+    let begin = Arc::new(Barrier::new(2 * streams));
+    let clients: Vec<_> = (0..streams)
+        .flat_map(|i| {
+            let ours = client.open(format!("{i}")).unwrap();
+            let (theirs, seed) = (ours.clone(), i as u64);
+            let (one, other) = (Arc::clone(&begin), Arc::clone(&begin));
+            let writer = small(format!("writer-{i}"), move || {
+                one.wait();
+                write_pattern(&ours, seed, each);
+            });
+            let reader = small(format!("reader-{i}"), move || {
+                other.wait();
+                read_pattern(&theirs, seed, each);
+            });
+            [writer, reader]
+        })
+        .collect();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    let server = echo.join().unwrap();
+    nothing_cut(&client, &server);
+}
+
+/// "Echo ... a thread per stream, on 17, 64, 128, 512 streams at once, version 2, default settings: ends, nothing cut."
+#[test]
+fn echo_on_many_streams_ends_and_nothing_is_cut() {
+    let (counts, each, rounds) = if full() { (&STREAMS[..], 4 << 20, 5) } else { (&[64][..], 256 << 10, 1) };
+    for &streams in counts {
+        for nth in 1..=rounds {
+            let begin = Instant::now();
+            test_for("echo_on_many_streams_ends_and_nothing_is_cut", 5 * support::WATCHDOG, || round(streams, each));
+            println!("{streams} echo streams, {each} bytes each way, round {nth}: {:?}", begin.elapsed());
+        }
+    }
+}
+
+/// The same with clients that read only when nothing moves any more: all of their writers are blocked, and so are the
+/// echoes. Whatever is on its way by then fits the server's budget, so that it goes on reading what lets the echoes go on.
+#[test]
+fn clients_that_read_late_find_an_echo_that_moves() {
+    let counts = if full() { &STREAMS[..] } else { &[17, 64, 128][..] };
+    for &streams in counts {
+        let begin = Instant::now();
+        test_for("clients_that_read_late_find_an_echo_that_moves", 2 * support::WATCHDOG, || late(streams));
+        println!("{streams} echo streams, read late: {:?}", begin.elapsed());
+    }
+}
+
+fn late(streams: usize) {
+    const EACH: usize = 1 << 20;
+    let (client, server) = pair(Config::new().version(2));
+    let echo = echo(server, streams);
+    let ours: Vec<_> = (0..streams).map(|i| client.open(format!("{i}")).unwrap()).collect();
+    let writers: Vec<_> = ours
+        .iter()
+        .enumerate()
+        .map(|(i, stream)| {
+            let stream = stream.clone();
+            started(move || write_pattern(&stream, i as u64, EACH))
+        })
+        .collect();
+    writers.iter().for_each(|writer| writer.assert_asleep());
+    // There is no event for what doesn't move any more.
+    let mut before = 0;
+    until(|| {
+        thread::sleep(Duration::from_millis(50));
+        let now = client.stats().bytes_sent + client.stats().bytes_received;
+        std::mem::replace(&mut before, now) == now
+    });
+    thread::scope(|scope| {
+        for (i, stream) in ours.iter().enumerate() {
+            let read = move || read_pattern(stream, i as u64, EACH);
+            thread::Builder::new().stack_size(256 * 1024).spawn_scoped(scope, read).unwrap();
+        }
+    });
+    writers.into_iter().for_each(|writer| writer.join());
+    let server = echo.join().unwrap();
+    nothing_cut(&client, &server);
+}
