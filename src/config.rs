@@ -35,6 +35,7 @@ pub struct Config {
     /// `None`: half of `max_receive_buffer`.
     max_stream_window: Option<usize>,
     pub(crate) accept_backlog: usize,
+    pub(crate) accept_stall_timeout: Option<Duration>,
     pub(crate) max_streams: usize,
     pub(crate) max_name_len: usize,
     pub(crate) max_send_buffer: usize,
@@ -69,6 +70,8 @@ pub struct Settings {
     pub max_stream_window: usize,
     /// See [`Config::accept_backlog`].
     pub accept_backlog: usize,
+    /// See [`Config::accept_stall_timeout`].
+    pub accept_stall_timeout: Option<Duration>,
     /// See [`Config::max_streams`].
     pub max_streams: usize,
     /// See [`Config::max_name_len`].
@@ -97,6 +100,7 @@ impl Default for Config {
             max_stream_buffer: 65536,
             max_stream_window: None,
             accept_backlog: 1024,
+            accept_stall_timeout: Some(ACCEPT_STALL_TIMEOUT),
             max_streams: 65536,
             max_name_len: 4096,
             max_send_buffer: 262_144,
@@ -111,6 +115,12 @@ impl Default for Config {
 /// How long the budget may stay used up before a version 2 stream is cut, unless configured otherwise: three times
 /// the time that a person calls a hang, and as long as the default keepalive timeout.
 const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a full backlog may stop the reading, unless configured otherwise: long enough for a
+/// burst, and for an accept loop that is busy with a stream; short enough that a program which
+/// waits for data and doesn't accept gets moving again while somebody still waits for it. As long
+/// as the default close timeout.
+const ACCEPT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
     /// The defaults.
@@ -189,10 +199,29 @@ impl Config {
         self
     }
 
-    /// How many streams of the peer may wait for `accept` (default: 1024). Further ones are refused with FIN.
+    /// How many streams of the peer may wait for `accept` (default: 1024). While so many wait, a
+    /// further one stops the reading of the whole session, for
+    /// [`accept_stall_timeout`](Self::accept_stall_timeout); after that it is refused with FIN.
     #[must_use]
     pub fn accept_backlog(mut self, streams: usize) -> Self {
         self.accept_backlog = streams;
+        self
+    }
+
+    /// How long a full backlog may stop the reading of the session (default: 5 s).
+    ///
+    /// So a burst of streams waits in the transport until the program has accepted what is before
+    /// it. Meanwhile no stream gets data, the accepted ones neither. The time is counted from the
+    /// pause's begin or from the last `accept`, whichever is later. When it has passed, streams are
+    /// refused with FIN until half of the backlog is free; then the next pause is possible.
+    ///
+    /// `Some(Duration::ZERO)` refuses at once. `None` waits as long as it takes. Keepalive is
+    /// suspended during the pause: with `None` a peer that has died is found only after the next
+    /// `accept`. The pause ends at once when the session is closed, drained or ends, and when the
+    /// last [`Session`](crate::Session) handle is dropped.
+    #[must_use]
+    pub fn accept_stall_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.accept_stall_timeout = timeout;
         self
     }
 
@@ -273,6 +302,7 @@ impl Config {
             max_stream_buffer: self.max_stream_buffer,
             max_stream_window: self.largest_window(),
             accept_backlog: self.accept_backlog,
+            accept_stall_timeout: self.accept_stall_timeout,
             max_streams: self.max_streams,
             max_name_len: self.max_name_len,
             max_send_buffer: self.max_send_buffer,

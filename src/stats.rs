@@ -35,6 +35,9 @@ pub struct SessionStats {
     pub frames_ignored: u64,
     /// How often the session stopped reading because its budget was used up.
     pub receive_pauses: u64,
+    /// How often the session stopped reading because its backlog was full (see
+    /// [`accept_stall_timeout`](crate::Config::accept_stall_timeout)).
+    pub accept_pauses: u64,
     /// Gauge: received and unread data, in bytes as they are charged to `max_receive_buffer`.
     pub receive_buffered: u64,
     /// Gauge: streams that aren't closed.
@@ -160,6 +163,7 @@ pub(crate) struct Counters {
     pub(crate) streams_cut: Counter,
     pub(crate) frames_ignored: Counter,
     pub(crate) receive_pauses: Counter,
+    pub(crate) accept_pauses: Counter,
 }
 
 impl Counters {
@@ -176,6 +180,7 @@ impl Counters {
             streams_cut: self.streams_cut.value(),
             frames_ignored: self.frames_ignored.value(),
             receive_pauses: self.receive_pauses.value(),
+            accept_pauses: self.accept_pauses.value(),
             ..SessionStats::default()
         }
     }

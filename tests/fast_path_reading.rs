@@ -698,6 +698,26 @@ fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses()
     });
 }
 
+/// A caller in its turn takes in what fits the backlog, and gives the reading back before a stream
+/// that doesn't: the reader thread waits for `accept`, and the caller for its own stream, which a
+/// timeout ends.
+#[test]
+fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
+    test("a_full_backlog_ends_the_offer_and_the_reader_thread_pauses", || {
+        for version in [1, 2] {
+            let mut talk = Talk::with(version, quiet().accept_backlog(1).accept_stall_timeout(None));
+            talk.lead();
+            let streams = [5, 7].map(|id| talk.encode(Command::Syn, id, b"")).concat();
+            talk.line.push(Input::Bytes(streams));
+            until(|| talk.session().stats().accept_pauses == 1);
+            talk.stream().set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            let session = talk.session().clone();
+            assert_eq!(talk.end().unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!([(); 2].map(|()| session.accept().unwrap().id()), [5, 7]);
+        }
+    });
+}
+
 // ---- what reaches a caller in its turn --------------------------------------------------------------------------------
 
 /// What happens to a caller in its turn, and how its read ends: with what kind of error, or with the end.

@@ -95,7 +95,8 @@ fn a_stream_that_fails_alone_is_a_warning_with_its_name_and_the_error() {
 fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
     test("refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted", || {
         keep_log();
-        let (mut raw, session) = against_server(config(1).accept_backlog(1).max_name_len(100), 1);
+        let config = config(1).accept_backlog(1).accept_stall_timeout(Some(Duration::ZERO));
+        let (mut raw, session) = against_server(config.max_name_len(100), 1);
         raw.syn(1, "waits");
         let start = Instant::now();
         for n in 0..500 {
@@ -111,7 +112,7 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
         assert!(said[1].contains("stream 5 ") && said[1].contains("max_name_len"), "{}", said[1]);
 
         // The next one after a second says how many were left out: no event tells that a second is over.
-        std::thread::sleep(std::time::Duration::from_millis(1100));
+        std::thread::sleep(Duration::from_millis(1100));
         raw.syn(4003, "");
         until(|| session.stats().streams_refused == 1001);
         until(|| warnings(&session).iter().any(|line| line.contains("stream 4003 ")));
@@ -129,13 +130,99 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
 fn a_refusal_names_the_stream() {
     test("a_refusal_names_the_stream", || {
         keep_log();
-        let (mut raw, session) = against_server(config(1).accept_backlog(1), 1);
+        let config = config(1).accept_backlog(1).accept_stall_timeout(Some(Duration::ZERO));
+        let (mut raw, session) = against_server(config, 1);
         raw.syn(1, "waits");
         raw.syn(3, "one too many");
         until(|| session.stats().streams_refused == 1);
         until(|| !warnings(&session).is_empty());
         let warnings = warnings(&session);
         assert!(warnings[0].contains("stream 3") && warnings[0].contains("one too many"), "{warnings:?}");
+    });
+}
+
+// ---- pauses -------------------------------------------------------------------------------------------------------------
+
+/// What the log says about a pause of the session, once it says so: `words` are in the first line,
+/// and then it goes on.
+fn explained(session: &Session, words: &[&str], go_on: impl FnOnce()) {
+    let about = || warnings(session).into_iter().filter(|line| line.contains("pause") || line.contains("nothing"));
+    until(|| about().count() == 1);
+    let line = about().next().unwrap();
+    assert!(line.starts_with("nothing has been read for "), "{line}");
+    assert!(words.iter().all(|word| line.contains(word)), "{words:?}: {line}");
+    go_on();
+    until(|| about().count() > 1);
+    let end = about().nth(1).unwrap();
+    assert!(end.starts_with("reading goes on after a pause of "), "{end}");
+    assert_eq!(about().count(), 2);
+}
+
+/// Version 1 freezes behind one stream that nobody reads: the log says which, how much it holds,
+/// and what to set.
+#[test]
+fn a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most() {
+    test("a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most", || {
+        keep_log();
+        for (version, advice) in [(1, "version 2"), (2, "30s (stall_timeout)")] {
+            let (mut raw, session) = against_server(config(version).max_receive_buffer(262_144), version);
+            raw.syn(3, "little");
+            raw.psh(3, [0; 100]);
+            raw.syn(5, "hog");
+            for _ in 0..8 {
+                raw.psh(5, [0; 32_768]);
+            }
+            raw.psh(3, [0; 20_000]);
+            until(|| session.stats().receive_pauses == 1);
+            let streams = [(); 2].map(|()| session.accept().unwrap());
+            let held = |line: &str| line.contains("bytes") && line.contains("of the 262144");
+            explained(&session, &["stream 5 \"hog\" holds most", "max_receive_buffer", "Read faster", advice], || {
+                for (mut stream, len) in streams.iter().rev().zip([8 * 32_768, 20_100]) {
+                    stream.read_exact(&mut vec![0; len]).unwrap();
+                }
+            });
+            assert!(warnings(&session).iter().any(|line| held(line)));
+        }
+    });
+}
+
+#[test]
+fn a_session_whose_backlog_is_full_for_a_second_says_how_many_streams_wait() {
+    test("a_session_whose_backlog_is_full_for_a_second_says_how_many_streams_wait", || {
+        keep_log();
+        for (timeout, advice) in [(None, "an accept_stall_timeout would"), (Some(60), "60s after")] {
+            let config = config(1).accept_backlog(2).accept_stall_timeout(timeout.map(Duration::from_secs));
+            let (mut raw, session) = against_server(config, 1);
+            for id in [3, 5, 7] {
+                raw.syn(id, "");
+            }
+            explained(
+                &session,
+                &["2 streams wait for accept", "raise accept_backlog", "Accept faster", advice],
+                || {
+                    drop(session.accept().unwrap());
+                },
+            );
+        }
+    });
+}
+
+/// Sessions pause all the time, for a moment.
+#[test]
+fn a_pause_shorter_than_a_second_says_nothing() {
+    test("a_pause_shorter_than_a_second_says_nothing", || {
+        keep_log();
+        let mut shown = false;
+        while !shown {
+            let (mut raw, session) = against_server(config(1).accept_backlog(1).accept_stall_timeout(None), 1);
+            let before = Instant::now();
+            raw.syn(3, "");
+            raw.syn(5, "");
+            until(|| session.stats().accept_pauses == 1);
+            drop([(); 2].map(|()| session.accept().unwrap()));
+            shown = before.elapsed() < Duration::from_secs(1); // else the machine was too slow for this
+            assert!(!shown || warnings(&session).is_empty(), "{:?}", warnings(&session));
+        }
     });
 }
 

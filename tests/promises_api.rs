@@ -256,16 +256,19 @@ fn a_configuration_can_be_read() {
         let config = config.max_stream_buffer(5).max_stream_window(6).accept_backlog(7).max_streams(8);
         let config = config.max_name_len(9).max_send_buffer(10).close_timeout(11 * second);
         let config = config.stall_timeout(Some(12 * second)).half_close_stall(Some(13 * second));
+        let config = config.accept_stall_timeout(Some(15 * second));
         let set = config.no_data_timeout(Some(14 * second)).settings();
         assert_eq!((set.version, set.keepalive_disabled), (2, true));
         assert_eq!((set.keepalive_interval, set.keepalive_timeout), (second, 2 * second));
         assert_eq!((set.max_frame_size, set.max_receive_buffer), (3, 400_000));
         assert_eq!((set.max_stream_buffer, set.max_stream_window), (5, 6));
         assert_eq!((set.accept_backlog, set.max_streams, set.max_name_len, set.max_send_buffer), (7, 8, 9, 10));
+        assert_eq!(set.accept_stall_timeout, Some(15 * second));
         assert_eq!((set.close_timeout, set.stall_timeout), (11 * second, Some(12 * second)));
         assert_eq!((set.half_close_stall, set.no_data_timeout), (Some(13 * second), Some(14 * second)));
 
         let (one, two) = (Config::new().settings(), Config::new().version(2).settings());
+        assert_eq!((one.accept_backlog, one.accept_stall_timeout), (1024, Some(5 * second)));
         assert_eq!((one.version, one.stall_timeout, one.max_stream_window), (1, None, 2_097_152));
         assert_eq!((two.stall_timeout, two.half_close_stall), (Some(30 * second), Some(60 * second)));
     });

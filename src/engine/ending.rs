@@ -54,7 +54,7 @@ impl Core {
         let limit = Instant::now().checked_add(timeout);
         let mut registry = self.registry.lock();
         registry.streams.seal(Error::Closed);
-        self.acceptable.notify_all();
+        self.accepting_ended();
         let mut late = false;
         while registry.streams.len() > 0 && !late && !self.lifecycle.is_over() {
             late = match limit {
@@ -88,7 +88,7 @@ impl Core {
         let (cells, backlog) = (registry.streams.streams(), registry.streams.take_backlog());
         drop(registry);
         drop(backlog);
-        self.acceptable.notify_all();
+        self.accepting_ended();
         self.drained.notify_all();
         let mut notifiers = Vec::new();
         for cell in cells {
@@ -120,7 +120,7 @@ impl Core {
         registry.streams.seal(Error::clone(&cause));
         let cells = registry.streams.streams();
         drop(registry);
-        self.acceptable.notify_all();
+        self.accepting_ended();
         for cell in cells {
             drop(cell.fail_write(&self.env, &cause));
         }
@@ -170,7 +170,7 @@ impl Core {
             self.env.shaper.order(Order::Stop);
         }
         let cells = self.registry.lock().streams.end(Error::clone(cause));
-        self.acceptable.notify_all();
+        self.accepting_ended();
         self.drained.notify_all();
         let ended = cells.into_iter().map(|cell| {
             let ended = cell.end(&self.env, cause);

@@ -15,7 +15,9 @@ use super::{Core, timer};
 use crate::error::Error;
 use crate::proto::keepalive::{Due, Signs};
 use crate::stats::WriterState;
+use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
+use crate::sync::pause::Cause;
 use crate::sync::shaper::Order;
 
 /// Points in time that matter to liveness.
@@ -109,13 +111,14 @@ impl Core {
         // A session that is closing has a deadline of its own.
         let no_data = if self.lifecycle.is_in(Phase::Closing) { None } else { self.no_data_timeout() };
         // Before `received`, which is stamped before a pause is seen to be over.
-        let paused = self.env.budget.paused();
+        let pause = self.pause();
         let signs = Signs {
             now,
             received: self.clock.instant(&self.clock.received),
             payload: self.clock.instant(&self.clock.payload),
             no_data,
-            paused,
+            paused: pause.is_some(),
+            short: pause.filter(|&(_, cause)| cause == Cause::Budget).map(|(since, _)| since),
             deadline: self.lifecycle.deadline(),
         };
         let (due, next) = self.keepalive.lock().poll(signs);
@@ -146,24 +149,47 @@ impl Core {
         if !self.env.budget.is_short() {
             return; // there is room since, and the reader hasn't run yet: a second stream would be cut for nothing
         }
-        let cells = self.registry.lock().streams.streams();
-        let largest = cells.iter().map(|cell| (cell.occupied(), cell)).max_by_key(|(held, _)| *held);
-        let Some((held, cell)) = largest.filter(|(held, _)| *held > 0) else { return };
+        let Some((held, cell)) = self.largest() else { return };
         warn!(
             target: "gmux::session",
             "session {}: the receive budget was full for {after:?}; stream {} {}, which holds {held} bytes, is cut",
             self.number, cell.id, shown(cell.name.bytes()),
         );
-        self.fail_stream(cell, Error::Stalled { held, after }, true);
+        self.fail_stream(&cell, Error::Stalled { held, after }, true);
     }
 
-    /// The reader begins to wait for budget.
-    pub(super) fn reader_pauses(self: &Arc<Self>, now: Instant) {
-        self.counters.receive_pauses.add(1);
-        trace!(target: "gmux::reader", "session {}: the receive budget is used up", self.number);
-        if let Some(at) = self.env.config.stall().and_then(|stall| now.checked_add(stall)) {
-            timer::schedule(self, at);
+    /// The stream that holds most of the budget, and how many bytes that is.
+    pub(super) fn largest(&self) -> Option<(usize, Arc<StreamCell>)> {
+        let cells = self.registry.lock().streams.streams();
+        let held = cells.into_iter().map(|cell| (cell.occupied(), cell));
+        held.max_by_key(|(held, _)| *held).filter(|(held, _)| *held > 0)
+    }
+
+    // ---- the reader's pause -------------------------------------------------------------------------------------
+
+    /// Since when the reader has been waiting for the application, and for what, if it is.
+    pub(crate) fn pause(&self) -> Option<(Instant, Cause)> {
+        self.pause.current()
+    }
+
+    /// The reader begins to wait for the application.
+    pub(super) fn reader_pauses(self: &Arc<Self>, now: Instant, cause: Cause) {
+        self.pause.begin(now, cause);
+        trace!(target: "gmux::reader", "session {}: reading stops for want of room ({cause:?})", self.number);
+        match cause {
+            Cause::Budget => {
+                self.counters.receive_pauses.add(1);
+                if let Some(at) = self.env.config.stall().and_then(|stall| now.checked_add(stall)) {
+                    timer::schedule(self, at);
+                }
+            }
+            Cause::Backlog => self.counters.accept_pauses.add(1),
         }
+    }
+
+    /// The reader goes on. That counts as life: what came meanwhile wasn't looked at.
+    pub(super) fn reader_resumes(&self, now: Instant) {
+        self.pause.end(|| self.clock.received(now));
     }
 }
 

@@ -10,16 +10,16 @@
 //! empties the registry and wakes everybody, and never joins a thread. The engine's and the timer's references to [`Core`]
 //! aren't handles; the last handle's drop closes the session.
 //!
-//! The registry's lock guards the table of streams and the backlog; `acceptable` waits on it, in `accept`, and is woken by: a
-//! stream in the backlog, a changed deadline, `drain`, the local close, the end. `drained` waits on it in `drain`, and is woken by a stream
-//! that is over, by the local close, and by the end.
+//! The registry's lock guards the table of streams and the backlog. Three condvars wait on it:
+//! `acceptable` and `room` ([`accepting`] says who waits and who wakes them), and `drained`, in
+//! `drain`, which is woken by a stream that is over, by the local close, and by the end.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -31,11 +31,12 @@ use crate::stats::Counters;
 use crate::sync::budget::Budget;
 use crate::sync::cell::{Env, Name, Notifier, StreamCell};
 use crate::sync::close::Lifecycle;
-use crate::sync::deadline::{Call, Deadline};
+use crate::sync::pause::Pause;
 use crate::sync::shaper::{Parker, shaper};
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
+mod accepting;
 mod complaints;
 mod ending;
 mod guard;
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     pub(crate) lifecycle: Lifecycle,
     registry: Mutex<Accepting>,
     acceptable: Condvar,
+    room: Condvar,
     drained: Condvar,
     /// What the names of the peer's streams may occupy: half as much as their data. They are charged for as long as their streams
     /// live, so in the budget itself they could use up what reading needs.
@@ -104,6 +106,8 @@ pub(crate) struct Core {
     /// Whether the transport bounds its writes, so that callers may take the writer's turn.
     bounded_writes: bool,
     clock: liveness::Clock,
+    /// What the reader waits for, if it is the application.
+    pause: Pause,
     keepalive: Mutex<Keepalive>,
     /// A leaf.
     notices: Mutex<ending::Notices>,
@@ -139,6 +143,7 @@ impl Core {
             lifecycle: Lifecycle::new(control.can_finish()),
             registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None, waiters: 0 }),
             acceptable: Condvar::new(),
+            room: Condvar::new(),
             drained: Condvar::new(),
             names: Budget::new((config.max_receive_buffer / 2).max(config.max_name_len)),
             local_addr: control.local_addr(),
@@ -153,6 +158,7 @@ impl Core {
             reader: Mutex::new(None),
             answers: AtomicU32::new(0),
             clock: liveness::Clock::new(now),
+            pause: Pause::default(),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
             notices: Mutex::default(),
             env: Env::new(config, shaper),
@@ -302,60 +308,6 @@ impl Core {
 
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer_addr
-    }
-
-    // ---- accepting ----------------------------------------------------------------------------------------------
-
-    /// The next stream of the peer. Queued ones come first, then why there will be no more.
-    pub(crate) fn accept(&self, timeout: Option<Duration>) -> Result<Arc<StreamCell>> {
-        let mut call = Call::default();
-        let mut registry = self.registry.lock();
-        loop {
-            if let Some(cell) = self.next_accepted(&mut registry)? {
-                return Ok(cell);
-            }
-            let deadline = Deadline { at: registry.deadline, timeout };
-            let limit = deadline.limit(&mut call, Instant::now())?;
-            registry.waiters += 1;
-            match limit {
-                Some(limit) => drop(self.acceptable.wait_until(&mut registry, limit)),
-                None => self.acceptable.wait(&mut registry),
-            }
-            registry.waiters -= 1;
-        }
-    }
-
-    pub(crate) fn try_accept(&self) -> Result<Option<Arc<StreamCell>>> {
-        self.next_accepted(&mut self.registry.lock())
-    }
-
-    fn next_accepted(&self, registry: &mut Accepting) -> Result<Option<Arc<StreamCell>>> {
-        let cause = self.lifecycle.cause();
-        if let Some(Error::Closed) = cause.as_deref() {
-            return Err(Error::Closed);
-        }
-        match (registry.streams.accept(), cause) {
-            (Some(cell), _) => Ok(Some(cell)),
-            (None, Some(cause)) => Err(Error::clone(&cause)),
-            (None, None) if !registry.streams.is_accepting() => Err(Error::Closed), // draining, or there was no session handle
-            (None, None) => Ok(None),
-        }
-    }
-
-    pub(crate) fn set_accept_deadline(&self, deadline: Option<Instant>) {
-        self.registry.lock().deadline = deadline;
-        self.acceptable.notify_all();
-    }
-
-    /// Accepts no more streams; those that wait get their FIN.
-    fn refuse_incoming(&self) {
-        let mut registry = self.registry.lock();
-        registry.streams.stop_accepting();
-        let backlog = registry.streams.take_backlog();
-        drop(registry);
-        for cell in backlog {
-            drop(self.close_stream(&cell));
-        }
     }
 
     // ---- handles ------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 //! The reader thread: reads frames and delivers them.
 //!
-//! It waits for two things alone: the transport, and the receive budget; and it stands by while callers read in its place ([`turns`]), where it may wait for its input while a
-//! caller has that, for two bounds at most. It never waits on a stream, the backlog, the writer, or another lock that is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
+//! It waits for the transport, and for what the application hasn't taken yet: data past the receive
+//! budget, streams past the backlog (for `accept_stall_timeout` at most; [`pauses`]). And it stands
+//! by while callers read in its place ([`turns`]), where it may wait for its input while a caller
+//! has that, for two bounds at most. It never waits on one stream, the writer, or another lock that
+//! is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
 //!
 //! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a bounded rate.
 
 mod data;
+mod pauses;
 mod streams;
 mod turns;
 
@@ -95,6 +99,8 @@ pub(super) struct Input {
     /// Where the payload that is being collected goes.
     pending: Option<Pending>,
     talk: Talk,
+    /// The last stream that came filled the backlog: a caller looks again before it parses on.
+    crowded: bool,
     /// How long a read may take now.
     bounded: Option<Duration>,
     /// How a caller's turn failed.
@@ -112,6 +118,7 @@ impl Input {
             complaints: Complaints::default(),
             pending: None,
             talk: Talk::default(),
+            crowded: false,
             bounded: None,
             failed: None,
         }

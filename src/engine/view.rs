@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::{Accepting, Core};
 use crate::stats::{ReadPause, SessionStats, StreamStats};
 use crate::sync::cell::StreamCell;
+use crate::sync::pause::Cause;
 
 /// What the registry knows.
 struct Table {
@@ -66,8 +67,12 @@ impl Core {
 
     /// What the reader waits for, if it is the application, and for how long it has.
     fn read_pause(&self, now: Instant) -> Option<ReadPause> {
-        let lasting = |since: Instant| now.saturating_duration_since(since);
-        self.env.budget.paused().map(|since| ReadPause::ReceiveBuffer(lasting(since)))
+        let (since, cause) = self.pause()?;
+        let lasting = now.saturating_duration_since(since);
+        Some(match cause {
+            Cause::Budget => ReadPause::ReceiveBuffer(lasting),
+            Cause::Backlog => ReadPause::AcceptBacklog(lasting),
+        })
     }
 
     /// The streams that aren't closed here, in the order of their ids.

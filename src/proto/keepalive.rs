@@ -14,8 +14,10 @@ pub(crate) struct Signs {
     /// When stream payload last crossed, in either direction, or the no-data timeout was set.
     pub(crate) payload: Instant,
     pub(crate) no_data: Option<Duration>,
+    /// Whether the reader waits for the application, for whatever.
+    pub(crate) paused: bool,
     /// Since when the reader waits for budget.
-    pub(crate) paused: Option<Instant>,
+    pub(crate) short: Option<Instant>,
     /// When a session that is ending has to be over.
     pub(crate) deadline: Option<Instant>,
 }
@@ -55,7 +57,7 @@ impl Keepalive {
 
     /// What is due now, and when to look again.
     pub(crate) fn poll(&mut self, signs: Signs) -> (Due, Option<Instant>) {
-        let Signs { now, received, payload, no_data, paused, deadline } = signs;
+        let Signs { now, received, payload, no_data, paused, short, deadline } = signs;
         let mut next = deadline;
         let mut soonest = |at: Option<Instant>| next = [next, at].into_iter().flatten().min();
 
@@ -71,7 +73,7 @@ impl Keepalive {
         let mut due = Due::Nothing;
         if let Some((interval, timeout)) = self.period {
             // A session that refuses to read can't know whether its peer lives.
-            if paused.is_none() {
+            if !paused {
                 match received.checked_add(timeout) {
                     Some(at) if at <= now => return (Due::Silent(timeout), None),
                     at => soonest(at),
@@ -83,7 +85,7 @@ impl Keepalive {
             }
             soonest(self.ping_at);
         }
-        if let (Some(stall), Some(since)) = (self.stall, paused) {
+        if let (Some(stall), Some(since)) = (self.stall, short) {
             // One cut may not free enough: the next follows as long after.
             let since = self.cut_at.map_or(since, |cut| cut.max(since));
             match since.checked_add(stall) {
@@ -112,7 +114,7 @@ mod tests {
 
     fn signs(start: Instant, seconds: u32) -> Signs {
         let now = start + SECOND * seconds;
-        Signs { now, received: start, payload: start, no_data: None, paused: None, deadline: None }
+        Signs { now, received: start, payload: start, no_data: None, paused: false, short: None, deadline: None }
     }
 
     #[test]
@@ -132,7 +134,7 @@ mod tests {
     fn a_paused_reader_stops_the_keepalive_but_not_the_no_data_clock() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 10, SECOND * 30)), None, start);
-        let paused = Signs { paused: Some(start), ..signs(start, 300) };
+        let paused = Signs { paused: true, ..signs(start, 300) };
         assert_eq!(keepalive.poll(paused).0, Due::Ping);
         let no_data = Signs { no_data: Some(SECOND * 40), ..paused };
         assert_eq!(keepalive.poll(no_data).0, Due::NoData(SECOND * 40));
@@ -142,19 +144,22 @@ mod tests {
     fn a_stall_is_cut_once_per_timeout() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(None, Some(SECOND * 5), start);
-        let paused = |seconds| Signs { paused: Some(start), ..signs(start, seconds) };
+        let paused = |seconds| Signs { paused: true, short: Some(start), ..signs(start, seconds) };
         assert_eq!(keepalive.poll(paused(4)), (Due::Nothing, Some(start + SECOND * 5)));
         assert_eq!(keepalive.poll(paused(5)), (Due::Stalled(SECOND * 5), Some(start + SECOND * 10)));
         assert_eq!(keepalive.poll(paused(6)).0, Due::Nothing);
         assert_eq!(keepalive.poll(paused(10)).0, Due::Stalled(SECOND * 5));
         assert_eq!(keepalive.poll(signs(start, 99)), (Due::Nothing, None));
+        // A reader that waits for something else is nobody's fault who holds data.
+        let for_accept = Signs { paused: true, ..signs(start, 99) };
+        assert_eq!(keepalive.poll(for_accept), (Due::Nothing, None));
     }
 
     #[test]
     fn a_ping_and_a_stall_at_once_both_happen() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 5, SECOND * 30)), Some(SECOND * 5), start);
-        let paused = Signs { paused: Some(start), ..signs(start, 5) };
+        let paused = Signs { paused: true, short: Some(start), ..signs(start, 5) };
         assert_eq!(keepalive.poll(paused), (Due::Stalled(SECOND * 5), Some(start + SECOND * 5)));
         assert_eq!(keepalive.poll(paused).0, Due::Ping);
     }

@@ -1,9 +1,11 @@
 //! Which streams a session has, which wait to be accepted, and which id comes next.
 //!
 //! Invariants: an id is in the table from before its SYN can leave until the stream is closed here and its FIN was handed over;
-//! `next` has this end's parity and never goes back; the backlog holds streams that are in the table, or were when the session ended.
+//! `next` has this end's parity and never goes back; the backlog holds streams that are in the
+//! table, or were when the session ended; an id that is remembered as refused is in `order` and in
+//! `ids`, and not in the table.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::error::Error;
 
@@ -42,6 +44,9 @@ pub(crate) struct Limits {
 pub(crate) enum Admission {
     /// The caller makes the stream and `insert`s it.
     Welcome,
+    /// The backlog is full: the caller may wait for room, and ask again; or give up
+    /// ([`Registry::turn_away`]).
+    Full,
     /// The stream is open already.
     Duplicate,
     /// The peer used this end's parity.
@@ -72,6 +77,40 @@ impl Refusal {
     }
 }
 
+/// How many refused ids are remembered: more than a peer opens before it sees the first refusal's
+/// FIN, and 8 KiB or so.
+const REMEMBERED: usize = 1024;
+
+/// The ids that were refused last, until data comes for them.
+#[derive(Debug, Default)]
+struct Refused {
+    order: VecDeque<u32>,
+    ids: HashSet<u32>,
+}
+
+impl Refused {
+    fn remember(&mut self, id: u32) {
+        if !self.ids.insert(id) {
+            return;
+        }
+        if self.order.len() == REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        self.order.push_back(id);
+    }
+
+    /// Returns whether it was remembered.
+    fn forget(&mut self, id: u32) -> bool {
+        let found = !self.ids.is_empty() && self.ids.remove(&id);
+        if found {
+            self.order.retain(|&other| other != id);
+        }
+        found
+    }
+}
+
 #[derive(Debug)]
 struct Entry<S> {
     stream: S,
@@ -84,6 +123,9 @@ pub(crate) struct Registry<S> {
     limits: Limits,
     streams: HashMap<u32, Entry<S>>,
     backlog: VecDeque<S>,
+    /// The backlog was full for too long: what comes is refused until half of it is free.
+    turned_away: bool,
+    refused: Refused,
     next: Option<u32>,
     /// The largest id that the peer has opened, or tried to.
     newest: u32,
@@ -109,6 +151,8 @@ impl<S: Clone> Registry<S> {
             limits,
             streams: HashMap::new(),
             backlog: VecDeque::new(),
+            turned_away: false,
+            refused: Refused::default(),
             next: Some(next),
             newest: 0,
             ours: 0,
@@ -151,8 +195,10 @@ impl<S: Clone> Registry<S> {
             Admission::Refused(Refusal::NotAccepting)
         } else if self.theirs >= self.limits.max_streams {
             Admission::Refused(Refusal::Streams)
-        } else if self.backlog.len() >= self.limits.backlog {
+        } else if self.turned_away {
             Admission::Refused(Refusal::Backlog)
+        } else if self.is_full() {
+            Admission::Full
         } else {
             Admission::Welcome
         }
@@ -162,6 +208,7 @@ impl<S: Clone> Registry<S> {
     pub(crate) fn receive(&mut self, id: u32, stream: S) -> bool {
         if self.accepting {
             self.backlog.push_back(stream.clone());
+            self.refused.forget(id); // an id that was refused may come again
             self.insert(id, stream);
         }
         self.accepting
@@ -180,7 +227,34 @@ impl<S: Clone> Registry<S> {
 
     /// The next stream that waits to be accepted.
     pub(crate) fn accept(&mut self) -> Option<S> {
-        self.backlog.pop_front()
+        let next = self.backlog.pop_front();
+        self.turned_away &= self.backlog.len() > self.limits.backlog / 2;
+        next
+    }
+
+    fn is_full(&self) -> bool {
+        self.backlog.len() >= self.limits.backlog
+    }
+
+    /// Whether a new stream of the peer would find the backlog [`Full`](Admission::Full).
+    pub(crate) fn makes_wait(&self) -> bool {
+        self.is_full() && self.accepting && !self.turned_away
+    }
+
+    /// The backlog was full for too long: refuses what comes, until half of it is free.
+    pub(crate) fn turn_away(&mut self) {
+        self.turned_away = self.is_full();
+    }
+
+    /// A stream of the peer was refused.
+    pub(crate) fn refused(&mut self, id: u32) {
+        self.refused.remember(id);
+    }
+
+    /// Data came for a stream that isn't in the table: whether it is the first for one of the last
+    /// [`REMEMBERED`] refused.
+    pub(crate) fn is_first_for_refused(&mut self, id: u32) -> bool {
+        self.refused.forget(id)
     }
 
     /// The application closed a stream: it isn't counted as open any more.
@@ -255,6 +329,7 @@ impl<S: Clone> Registry<S> {
 
     /// Takes the streams out that wait to be accepted.
     pub(crate) fn take_backlog(&mut self) -> VecDeque<S> {
+        self.turned_away = false;
         std::mem::take(&mut self.backlog)
     }
 
@@ -302,8 +377,10 @@ mod tests {
             assert!(registry.receive(id, id));
         }
         assert_eq!(registry.admit(9), Admission::Duplicate);
-        assert_eq!(registry.admit(3), Admission::Refused(Refusal::Backlog));
+        assert!(registry.makes_wait());
+        assert_eq!(registry.admit(3), Admission::Full);
         assert_eq!(registry.accept(), Some(1));
+        assert!(!registry.makes_wait());
         assert_eq!(registry.admit(3), Admission::Welcome);
         registry.closed(1);
         registry.forget(1);
@@ -311,6 +388,59 @@ mod tests {
         registry.stop_accepting();
         assert_eq!(registry.admit(1), Admission::Refused(Refusal::NotAccepting));
         assert!(!registry.receive(1, 1));
+    }
+
+    #[test]
+    fn what_was_full_for_too_long_refuses_until_half_of_it_is_free() {
+        for (backlog, half) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+            let mut registry = Registry::new(Role::Server, Limits { max_streams: 99, backlog });
+            let ids: Vec<u32> = (0..backlog as u32).map(|n| 2 * n + 1).collect();
+            assert!(ids.iter().all(|&id| registry.receive(id, id)));
+            assert_eq!((registry.admit(99), registry.waiting()), (Admission::Full, backlog));
+            registry.turn_away();
+            while registry.waiting() > half {
+                assert!(!registry.makes_wait(), "what is refused doesn't wait");
+                assert_eq!(registry.admit(99), Admission::Refused(Refusal::Backlog));
+                assert!(registry.accept().is_some());
+            }
+            assert_eq!(registry.admit(99), Admission::Welcome);
+            // Filled again, the next one may wait again.
+            assert!((0..backlog - half).all(|n| registry.receive(101 + 2 * n as u32, 0)));
+            assert_eq!(registry.admit(99), Admission::Full);
+            registry.accept();
+            registry.turn_away();
+            assert_eq!(registry.admit(99), Admission::Welcome, "there was room by then");
+        }
+    }
+
+    #[test]
+    fn a_backlog_that_is_taken_out_or_closed_keeps_nobody_waiting() {
+        let mut registry = Registry::new(Role::Server, LIMITS);
+        assert!(registry.receive(1, 1) && registry.receive(3, 3));
+        registry.turn_away();
+        drop(registry.take_backlog());
+        assert_eq!(registry.admit(5), Admission::Welcome);
+        assert!(registry.receive(5, 5) && registry.receive(7, 7));
+        registry.forget(1);
+        registry.stop_accepting();
+        assert!(!registry.makes_wait());
+        assert_eq!(registry.admit(9), Admission::Refused(Refusal::NotAccepting));
+    }
+
+    #[test]
+    fn the_last_refused_ids_are_remembered_until_data_comes_for_them_or_they_open() {
+        let mut registry = Registry::new(Role::Server, LIMITS);
+        assert!(!registry.is_first_for_refused(1));
+        let ids = |n: u32| (0..n).map(|n| 2 * n + 1);
+        ids(REMEMBERED as u32 + 2).for_each(|id| registry.refused(id));
+        registry.refused(5); // it is remembered once
+        assert!(!registry.is_first_for_refused(1) && !registry.is_first_for_refused(3), "those are forgotten");
+        assert!(registry.receive(7, 7));
+        registry.forget(7);
+        for id in ids(REMEMBERED as u32 + 2).skip(2) {
+            assert_eq!((registry.is_first_for_refused(id), registry.is_first_for_refused(id)), (id != 7, false));
+        }
+        assert!(registry.refused.order.is_empty() && registry.refused.ids.is_empty());
     }
 
     #[test]

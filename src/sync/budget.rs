@@ -33,16 +33,10 @@ pub(crate) struct Budget {
     needed: AtomicUsize,
     /// Writes that wait for credit.
     starving: AtomicUsize,
-    /// Guards the pause. The only waiter is the reader thread.
-    gate: Mutex<Gate>,
+    /// Whether the gate is open: the session has ended or is closing, and nobody waits any more.
+    /// The only waiter is the reader thread.
+    gate: Mutex<bool>,
     room: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Gate {
-    /// The session has ended or is closing: nobody waits any more.
-    open: bool,
-    paused: Option<Instant>,
 }
 
 /// Bytes taken out of a [`Budget`], until it is dropped.
@@ -65,7 +59,7 @@ impl Budget {
             used: AtomicUsize::new(0),
             needed: AtomicUsize::new(0),
             starving: AtomicUsize::new(0),
-            gate: Mutex::new(Gate::default()),
+            gate: Mutex::new(false),
             room: Condvar::new(),
         })
     }
@@ -76,11 +70,6 @@ impl Budget {
 
     pub(crate) fn used(&self) -> usize {
         self.used.load(SeqCst)
-    }
-
-    /// Since when the reader has been waiting, if it is.
-    pub(crate) fn paused(&self) -> Option<Instant> {
-        self.gate.lock().paused
     }
 
     /// Whether what the reader waits for doesn't fit: it may have been given room and not have run since.
@@ -106,28 +95,30 @@ impl Budget {
         Charge { budget: Arc::clone(self), amount }
     }
 
-    /// The reader is about to wait, from `now` on: whoever it tells of that finds it so.
-    pub(crate) fn pause(&self, now: Instant) {
-        self.gate.lock().paused = Some(now);
-    }
-
-    /// Takes `amount` bytes, waiting until they fit; `None` once the gate is open. `resumed` is called at the pause's end, before anybody
-    /// can see that it has ended, so that keepalive never finds a reader that isn't paused and has received nothing for as long.
-    pub(crate) fn take(self: &Arc<Self>, amount: usize, resumed: impl FnOnce()) -> Option<Charge> {
+    /// Takes `amount` bytes, waiting until they fit; nothing once the gate is open. `None` if
+    /// `until` passes first: then the caller comes back, and [`is_short`](Self::is_short) stays
+    /// true meanwhile.
+    pub(crate) fn take(self: &Arc<Self>, amount: usize, until: Option<Instant>) -> Option<Option<Charge>> {
         let mut gate = self.gate.lock();
         self.needed.store(amount.max(1), SeqCst);
-        while !gate.open && !self.fits(amount) {
-            self.room.wait(&mut gate);
+        while !*gate && !self.fits(amount) {
+            match until {
+                None => self.room.wait(&mut gate),
+                Some(until) => {
+                    let late = self.room.wait_until(&mut gate, until).timed_out();
+                    if late && !*gate && !self.fits(amount) {
+                        return None;
+                    }
+                }
+            }
         }
         self.needed.store(0, SeqCst);
-        resumed();
-        gate.paused = None;
-        (!gate.open).then(|| self.charge(amount))
+        Some((!*gate).then(|| self.charge(amount)))
     }
 
     /// Lets the reader go, now and for ever.
     pub(crate) fn open(&self) {
-        self.gate.lock().open = true;
+        *self.gate.lock() = true;
         self.room.notify_all();
     }
 
@@ -194,7 +185,7 @@ mod tests {
             let held: Vec<_> = (0..10).map(|_| budget.charge(1)).collect();
             let reader = thread::spawn({
                 let budget = Arc::clone(&budget);
-                move || budget.take(3, || ()).map(|charge| charge.amount)
+                move || budget.take(3, None).flatten().map(|charge| charge.amount)
             });
             until(|| budget.is_short());
             let mut held = held.into_iter();
@@ -211,13 +202,10 @@ mod tests {
     fn what_fits_is_taken_without_a_wait_and_nothing_once_the_gate_is_open() {
         watched(|| {
             let budget = Budget::new(10);
-            let now = Instant::now();
-            budget.pause(now);
-            assert_eq!(budget.paused(), Some(now));
-            assert_eq!(budget.take(10, || ()).map(|charge| charge.amount), Some(10));
-            assert_eq!(budget.paused(), None);
+            let taken = |amount| budget.take(amount, None).unwrap().map(|charge| charge.amount);
+            assert_eq!(taken(10), Some(10));
             budget.open();
-            assert!(budget.take(1, || ()).is_none());
+            assert_eq!(taken(1), None);
             assert_eq!(budget.used(), 0);
         });
     }
@@ -250,18 +238,12 @@ mod tests {
             let held = budget.try_take(10).unwrap();
             let reader = thread::spawn({
                 let budget = Arc::clone(&budget);
-                move || {
-                    // `paused` needs the gate, so nobody sees the pause's end before `resumed` is over.
-                    let mut resumed = false;
-                    budget.pause(Instant::now());
-                    let charge = budget.take(5, || resumed = budget.gate.try_lock().is_none());
-                    (charge.map(|charge| charge.amount), resumed)
-                }
+                move || budget.take(5, None).flatten().map(|charge| charge.amount)
             });
-            until(|| budget.paused().is_some());
+            until(|| budget.is_short());
             drop(held);
-            assert_eq!(reader.join().unwrap(), (Some(5), true));
-            assert_eq!((budget.used(), budget.paused()), (0, None));
+            assert_eq!(reader.join().unwrap(), Some(5));
+            assert_eq!(budget.used(), 0);
         });
     }
 
@@ -283,10 +265,7 @@ mod tests {
             let held = budget.charge(8);
             let reader = thread::spawn({
                 let budget = Arc::clone(&budget);
-                move || {
-                    budget.pause(Instant::now());
-                    budget.take(12, || ())
-                }
+                move || budget.take(12, None).flatten()
             });
             until(|| budget.is_short());
             budget.starve();
@@ -306,16 +285,29 @@ mod tests {
             let held = budget.try_take(10).unwrap();
             let reader = thread::spawn({
                 let budget = Arc::clone(&budget);
-                move || {
-                    budget.pause(Instant::now());
-                    budget.take(5, || ()).is_none()
-                }
+                move || matches!(budget.take(5, None), Some(None))
             });
-            until(|| budget.paused().is_some());
+            until(|| budget.is_short());
             budget.open();
             assert!(reader.join().unwrap());
             assert_eq!(budget.used(), 10);
             drop(held);
+        });
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_ends_there_and_the_reader_stays_short_until_it_comes_back() {
+        watched(|| {
+            let budget = Budget::new(10);
+            let held = budget.try_take(10).unwrap();
+            assert!(budget.take(5, Some(Instant::now())).is_none());
+            assert!(budget.is_short());
+            // What fits, or an open gate, is found though the limit has passed.
+            drop(held);
+            assert_eq!(budget.take(5, Some(Instant::now())).unwrap().map(|charge| charge.amount), Some(5));
+            assert!(!budget.is_short());
+            budget.open();
+            assert!(matches!(budget.take(5, Some(Instant::now())), Some(None)));
         });
     }
 }

@@ -9,7 +9,9 @@
 //!    turn; never both. They are held across transport I/O, so nobody waits for them but those two threads themselves; callers try
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
 //! 3. a stream's state ([`cell`]); never two streams at once
-//! 4. leaves: the budget's gate ([`budget`]), what is sent unasked ([`unasked`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]), the refusals ([`shaper`]), the
+//! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), what is sent unasked
+//!    ([`unasked`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]), the
+//!    refusals ([`shaper`]), the
 //!    engine's own (`manual::architecture` names them), a pool's class, what crossbeam's channels lock inside
 //!
 //! No lock is held while a user's closure runs, while a handle, a notifier or a transport is dropped, while something is logged,
@@ -21,6 +23,7 @@ pub(crate) mod cell;
 pub(crate) mod close;
 pub(crate) mod deadline;
 mod lane;
+pub(crate) mod pause;
 pub(crate) mod shaper;
 pub(crate) mod standby;
 pub(crate) mod unasked;

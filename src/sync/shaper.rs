@@ -8,7 +8,8 @@
 //! parking is Dekker's protocol again: it sets `parked`, then looks at everything once more, then waits for the bell; who adds work
 //! adds it, then looks at `parked`. A ring too many is harmless.
 //!
-//! Invariants: refusals are bounded by [`MAX_REFUSALS`]; orders are flags, so they can't pile up.
+//! Invariants: refusals are bounded by [`MAX_REFUSALS`], second ones included, and these never are
+//! what makes them too many; orders are flags, so they can't pile up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,7 +68,36 @@ pub(crate) struct Shaper {
     parked: AtomicBool,
     orders: AtomicU8,
     /// Guards the ids that are owed a FIN.
-    refusals: Mutex<VecDeque<u32>>,
+    refusals: Mutex<Refusals>,
+}
+
+/// Ids of refused streams that are owed a FIN.
+#[derive(Debug, Default)]
+struct Refusals {
+    ids: VecDeque<u32>,
+    /// Those that are owed one more. They go after the others, and make room for those.
+    again: VecDeque<u32>,
+}
+
+impl Refusals {
+    fn len(&self) -> usize {
+        self.ids.len() + self.again.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.again.is_empty()
+    }
+}
+
+/// A queue that is empty keeps the memory of so many ids, at most: a flood's isn't kept.
+const KEPT_REFUSALS: usize = 1024;
+
+fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
+    let id = ids.pop_front();
+    if ids.is_empty() && ids.capacity() > KEPT_REFUSALS {
+        ids.shrink_to(0);
+    }
+    id
 }
 
 /// The writer's side.
@@ -95,7 +125,7 @@ pub(crate) fn shaper() -> (Shaper, Queue) {
     let (express, express_queue) = lane();
     let (bulk, bulk_queue) = lane();
     let (bell, bell_queue) = bounded(1);
-    let refusals = Mutex::new(VecDeque::new());
+    let refusals = Mutex::default();
     let shaper = Shaper { express, bulk, bell, parked: AtomicBool::new(false), orders: AtomicU8::new(0), refusals };
     let (small, round) = (VecDeque::new(), VecDeque::new());
     let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, small, round };
@@ -125,13 +155,24 @@ impl Shaper {
     /// How many wait, when they are too many.
     pub(crate) fn refuse(&self, id: u32) -> Result<(), usize> {
         let mut refusals = self.refusals.lock();
-        if refusals.len() >= MAX_REFUSALS {
+        if refusals.len() >= MAX_REFUSALS && refusals.again.pop_back().is_none() {
             return Err(refusals.len());
         }
-        refusals.push_back(id);
+        refusals.ids.push_back(id);
         drop(refusals);
         self.ring(Bell(true));
         Ok(())
+    }
+
+    /// Queues one more FIN for a stream that was refused, if there is room: where so many wait, its
+    /// first one most likely does, too.
+    pub(crate) fn refuse_again(&self, id: u32) {
+        let mut refusals = self.refusals.lock();
+        if refusals.len() < MAX_REFUSALS {
+            refusals.again.push_back(id);
+        }
+        drop(refusals);
+        self.ring(Bell(true));
     }
 
     /// Wakes the writer if it is parked, and there is something new for it.
@@ -164,12 +205,8 @@ impl Shaper {
 
     /// The next id that is owed a FIN.
     pub(crate) fn take_refusal(&self) -> Option<u32> {
-        let mut refusals = self.refusals.lock();
-        let id = refusals.pop_front();
-        if refusals.is_empty() && refusals.capacity() > 1024 {
-            refusals.shrink_to(0); // a flood's memory isn't kept
-        }
-        id
+        let Refusals { ids, again } = &mut *self.refusals.lock();
+        take(ids).or_else(|| take(again))
     }
 }
 
@@ -271,7 +308,25 @@ mod tests {
         assert_eq!(shaper.refuse(7), Ok(()));
         let rest: Vec<u32> = std::iter::from_fn(|| shaper.take_refusal()).collect();
         assert!(rest[..MAX_REFUSALS - 1].iter().copied().eq(1..MAX_REFUSALS as u32) && rest[MAX_REFUSALS - 1] == 7);
-        assert_eq!(shaper.refusals.lock().capacity(), 0, "a flood's memory isn't kept");
+        assert_eq!(shaper.refusals.lock().ids.capacity(), 0, "a flood's memory isn't kept");
+    }
+
+    #[test]
+    fn second_refusals_come_after_the_first_and_never_make_them_too_many() {
+        let (shaper, _queue) = shaper();
+        shaper.refuse_again(1);
+        shaper.refuse(1).unwrap();
+        assert_eq!([(); 3].map(|()| shaper.take_refusal()), [Some(1), Some(1), None]);
+
+        let half = MAX_REFUSALS as u32 / 2;
+        assert!((0..half).all(|id| shaper.refuse(id).is_ok()));
+        (0..half + 9).for_each(|id| shaper.refuse_again(id));
+        assert_eq!(shaper.refusals.lock().len(), MAX_REFUSALS, "as many as may wait");
+        assert!((half..2 * half).all(|id| shaper.refuse(id).is_ok()), "as many as without the second ones");
+        assert_eq!((shaper.refuse(7), shaper.refusals.lock().len()), (Err(MAX_REFUSALS), MAX_REFUSALS));
+        assert!((0..2 * half).all(|id| shaper.take_refusal() == Some(id)));
+        assert_eq!(shaper.take_refusal(), None);
+        assert_eq!(shaper.refusals.lock().again.capacity(), 0, "a flood's memory isn't kept");
     }
 
     #[test]
@@ -280,7 +335,7 @@ mod tests {
         for count in [10, 1024] {
             assert!((0..count).all(|id| shaper.refuse(id).is_ok()));
             assert!((0..count).all(|id| shaper.take_refusal() == Some(id)));
-            assert!(shaper.refusals.lock().capacity() >= count as usize);
+            assert!(shaper.refusals.lock().ids.capacity() >= count as usize);
         }
     }
 
@@ -327,10 +382,11 @@ mod tests {
     }
 
     /// Every kind of work there is.
-    const WORK: [fn(&Shaper); 7] = [
+    const WORK: [fn(&Shaper); 8] = [
         |shaper| shaper.ring(shaper.schedule(stream(1), Lane::Express)),
         |shaper| shaper.ring(shaper.schedule(stream(1), Lane::Bulk)),
         |shaper| shaper.refuse(1).unwrap(),
+        |shaper| shaper.refuse_again(1),
         |shaper| shaper.order(Order::Ping),
         |shaper| shaper.order(Order::Finish),
         |shaper| shaper.order(Order::Stop),

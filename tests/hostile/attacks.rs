@@ -194,7 +194,11 @@ impl Attack {
     /// The attacked sessions' settings.
     pub fn config(&self, version: u8) -> Config {
         let Settings { receive_buffer, name_len } = self.settings;
-        (self.more)(Config::new().version(version).max_receive_buffer(receive_buffer).max_name_len(name_len))
+        let mut config = Config::new().version(version).max_receive_buffer(receive_buffer).max_name_len(name_len);
+        if !super::full() {
+            config = config.accept_stall_timeout(Some(Duration::from_millis(100))); // the default costs 5 s an attack
+        }
+        (self.more)(config)
     }
 
     pub fn bound(&self) -> usize {

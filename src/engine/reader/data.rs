@@ -2,13 +2,14 @@
 //!
 //! Invariant: what is delivered was charged for before it was read, or merged into what is charged.
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use super::{INLINE_MAX, Pending, Reader};
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::Received;
 use crate::sync::budget::Charge;
 use crate::sync::cell::Small;
+use crate::sync::pause::Cause;
 use crate::wire::Header;
 
 impl Reader<'_> {
@@ -20,9 +21,8 @@ impl Reader<'_> {
             return;
         }
         let Some(cell) = self.find(header.stream_id) else {
-            self.core.counters.frames_ignored.add(1);
             self.input.frames.skip();
-            return;
+            return self.unknown(header.stream_id);
         };
         match cell.admit(&self.core.env, length) {
             Ok(Received::Queue) => {
@@ -52,10 +52,7 @@ impl Reader<'_> {
 
     /// A small PSH payload lies in the window.
     pub(super) fn small(&mut self, header: Header) {
-        let Some(cell) = self.find(header.stream_id) else {
-            self.core.counters.frames_ignored.add(1);
-            return;
-        };
+        let Some(cell) = self.find(header.stream_id) else { return self.unknown(header.stream_id) };
         let (env, now) = (&self.core.env, self.input.now);
         self.count_data(usize::from(header.length));
         match cell.deliver_small(env, self.input.frames.payload(), now, &mut self.input.wakes) {
@@ -82,13 +79,7 @@ impl Reader<'_> {
         if let Some(charge) = budget.try_take(amount) {
             return Some(charge);
         }
-        self.input.wakes.send();
-        self.input.frames.rest();
-        let now = Instant::now();
-        budget.pause(now);
-        self.core.reader_pauses(now);
-        let charge = budget.take(amount, || self.core.clock.received(Instant::now()))?;
-        self.input.now = Instant::now();
-        Some(charge)
+        let budget = Arc::clone(budget);
+        self.pause(Cause::Budget, |until| budget.take(amount, until))
     }
 }

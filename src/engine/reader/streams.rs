@@ -1,14 +1,18 @@
 //! How the reader thread opens and refuses the peer's streams, and fails those that break the protocol alone.
 //!
-//! Invariants: refusing costs no more than a queued id; what an id says comes before every other reason to refuse.
+//! Invariants: refusing costs no more than a queued id and a remembered one; what an id says comes
+//! before every other reason to refuse; a SYN that finds the backlog full waits only on the reader
+//! thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{INLINE_MAX, Pending, Reader};
 use crate::engine::complaints::shown;
 use crate::error::{Error, Result};
 use crate::proto::registry::{Admission, Refusal};
 use crate::sync::cell::{Name, StreamCell};
+use crate::sync::pause::Cause;
 use crate::wire::Header;
 
 impl Reader<'_> {
@@ -48,6 +52,7 @@ impl Reader<'_> {
         let mut registry = self.core.registry.lock();
         let received = registry.streams.receive(id, Arc::clone(&cell));
         self.core.env.allowance.set_streams(registry.streams.len());
+        self.input.crowded = registry.streams.makes_wait();
         drop(registry);
         if !received {
             return self.refuse(header, Some(name), Refusal::NotAccepting);
@@ -62,7 +67,12 @@ impl Reader<'_> {
     /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says comes first: a refusal's FIN must
     /// not go to a stream that is open.
     fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
-        let admission = self.core.registry.lock().streams.admit(header.stream_id);
+        let mut admission = self.core.admit(header.stream_id);
+        if admission == Admission::Full && name.is_ok() {
+            let (core, begun) = (Arc::clone(self.core), Instant::now());
+            let wait = |until| core.wait_for_room(header.stream_id, begun, until);
+            admission = self.pause(Cause::Backlog, wait);
+        }
         match (admission, name) {
             (Admission::Duplicate, _) => self.core.counters.frames_ignored.add(1),
             (Admission::WrongParity, _) => {
@@ -71,20 +81,32 @@ impl Reader<'_> {
             }
             (Admission::Welcome, Ok(_)) => return Ok(true),
             (Admission::Refused(refusal), Ok(name)) => self.refuse(header, Some(name), refusal)?,
-            (Admission::Welcome | Admission::Refused(_), Err(refusal)) => self.refuse(header, None, refusal)?,
+            (Admission::Full, Ok(name)) => self.refuse(header, Some(name), Refusal::Backlog)?, // it was waited for
+            (_, Err(refusal)) => self.refuse(header, None, refusal)?,
         }
         Ok(false)
     }
 
     /// Refuses a stream with FIN. The name, if it was read, is for the log.
     fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
-        self.core.counters.streams_refused.add(1);
         let (core, id) = (self.core, header.stream_id);
+        core.counters.streams_refused.add(1);
+        core.registry.lock().streams.refused(id);
         self.input.complaints.say(self.input.now, core.number, || {
             let name = name.map(|name| format!(" {}", shown(name))).unwrap_or_default();
             format!("stream {id}{name} is refused: {}", refusal.reason())
         });
         self.core.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
+    }
+
+    /// Data came for a stream that isn't there. If that was refused, its opener may have missed the
+    /// FIN (Go drops one that comes before its `OpenStream` has returned): it gets one more.
+    pub(super) fn unknown(&mut self, id: u32) {
+        self.core.counters.frames_ignored.add(1);
+        let first = self.core.registry.lock().streams.is_first_for_refused(id);
+        if first {
+            self.core.env.shaper.refuse_again(id);
+        }
     }
 
     /// A stream fails alone, for a fault of the peer's.

@@ -3,8 +3,9 @@
 //!
 //! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by ([`Standby`](crate::sync::standby::Standby)). A
 //! call that would have to wait for data then takes a turn. It gives the reading back when nothing came for it within the bound or a few reads, when something
-//! came for anybody else, when turns are slow, when the budget is nearly used up, when the session closes or fails; and without its doing anything, when it
-//! doesn't come back in time.
+//! came for anybody else, when turns are slow, when the budget is nearly used up or the backlog
+//! full, when the session closes or fails; and without its doing anything, when it doesn't come
+//! back in time.
 //!
 //! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader thread ends the input; nothing depends on
 //! callers, since the reader thread takes the reading back by itself.
@@ -109,7 +110,7 @@ impl Reader<'_> {
         let started = Instant::now();
         for read in 0..=READS {
             loop {
-                let in_order = self.core.lifecycle.is_in(Phase::Open) && self.core.env.budget.has_room(ROOM);
+                let in_order = self.core.lifecycle.is_in(Phase::Open) && self.has_room();
                 if !in_order {
                     return Ok(false);
                 }
@@ -144,13 +145,21 @@ impl Reader<'_> {
         Ok(false)
     }
 
+    /// Whether the reader wouldn't have to wait for the application, whatever comes next.
+    fn has_room(&mut self) -> bool {
+        if self.input.crowded {
+            self.input.crowded = self.core.registry.lock().streams.makes_wait();
+        }
+        !self.input.crowded && self.core.env.budget.has_room(ROOM)
+    }
+
     /// Whether the stream that is about to be woken is likely to be read again at once: asked once for all that one read brought.
     pub(super) fn is_quick(&mut self) -> bool {
+        let has_room = self.has_room();
         let Input { talk, wakes, .. } = &mut *self.input;
         let answers = self.core.answers.load(Relaxed);
         let stream = wakes.only_reader().unwrap_or(0);
         let interrupted = std::mem::take(&mut talk.interrupted);
-        let has_room = self.core.env.budget.has_room(ROOM);
         let goes_on = has_room && stream != 0 && stream == talk.stream && answers != talk.answers && !interrupted;
         talk.run = if goes_on { talk.run + 1 } else { 0 };
         (talk.stream, talk.answers) = (stream, answers);

@@ -37,6 +37,7 @@ fn config(choices: &mut Choices) -> Config {
         .max_frame_size([1, 100, 4096, 32768][choices.below(4)])
         .max_send_buffer([1, 1000, 65536][choices.below(3)])
         .accept_backlog(1 + choices.below(4))
+        .accept_stall_timeout(Some(if bits & 128 == 0 { Duration::ZERO } else { Duration::from_millis(1) }))
         .max_streams(1 + choices.below(6))
         .max_name_len([4096, 0, 65535][choices.below(3)])
         // Far away, or so near that it is what ends the session.

@@ -81,6 +81,8 @@ pub(crate) struct End {
     /// A payload that was let in and waits for budget: the reader's next step.
     pending: Option<(u32, Buffer, usize)>,
     opened: u32,
+    /// The backlog was full: refuses until half of it is free.
+    turned_away: bool,
     /// No frame leaves any more; none is delivered.
     pub(crate) dumb: bool,
     pub(crate) deaf: bool,
@@ -108,6 +110,7 @@ impl End {
             used: Rc::new(Count::new(0)),
             pending: None,
             opened: 0,
+            turned_away: false,
             dumb: false,
             deaf: false,
         }
@@ -433,12 +436,21 @@ impl End {
         let limits = self.rules.limits;
         match self.registry.admit(id) {
             Admission::Welcome => {
+                self.turned_away = false; // half of it was free at some moment
                 assert!(theirs < limits.max_streams && waiting < limits.backlog, "the limits hold");
                 assert!(self.registry.receive(id, id));
                 self.insert(id, false);
             }
+            Admission::Full => {
+                assert!(waiting >= limits.backlog, "there is room");
+                self.registry.turn_away(); // nobody waits here
+                self.turned_away = true;
+                assert!(matches!(self.registry.admit(id), Admission::Refused(_)));
+                self.syn(id, to);
+            }
             Admission::Refused(_) => {
-                let full = theirs >= limits.max_streams || waiting >= limits.backlog;
+                let turned_away = self.turned_away && waiting > limits.backlog / 2;
+                let full = theirs >= limits.max_streams || turned_away;
                 assert!(full || self.dumb, "refused without a reason");
                 if !self.dumb {
                     to.push_back(Packet { id, what: What::Fin });

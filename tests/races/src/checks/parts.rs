@@ -11,6 +11,7 @@ use crate::Error;
 use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
 use crate::sync::close::{InputEnd, Lifecycle, Phase};
+use crate::sync::pause::{Cause, Pause};
 use crate::sync::shaper::{Order, shaper};
 use crate::sync::standby::Standby;
 
@@ -30,11 +31,11 @@ pub const CHECKS: &[Check] = &[
         body: budget_opens,
     },
     Check {
-        name: "budget_pause_is_seen",
-        about: "budget: the pause's end against the timer's look",
+        name: "pause_is_seen",
+        about: "the reader's pause: its end against the timer's look",
         time: false,
         reaches: false,
-        body: budget_pause_is_seen,
+        body: pause_is_seen,
     },
     Check {
         name: "lifecycle_ends_once",
@@ -82,10 +83,8 @@ fn budget_refunds() {
         move || {
             // 20 is more than the whole budget: it is admitted when it is alone.
             for amount in [5, 20, 4, 5] {
-                let charge = budget.try_take(amount).unwrap_or_else(|| {
-                    budget.pause(Instant::now());
-                    budget.take(amount, || ()).expect("the gate is shut")
-                });
+                let wait = || budget.take(amount, None).flatten().expect("the gate is shut");
+                let charge = budget.try_take(amount).unwrap_or_else(wait);
                 charges.send(charge).unwrap();
             }
         }
@@ -99,7 +98,7 @@ fn budget_refunds() {
         thread.join().unwrap();
     }
     reader.join().unwrap();
-    assert_eq!((budget.used(), budget.paused()), (0, None));
+    assert_eq!(budget.used(), 0);
 }
 
 fn budget_opens() {
@@ -108,7 +107,7 @@ fn budget_opens() {
     let threads = [
         thread::spawn({
             let budget = Arc::clone(&budget);
-            move || drop(budget.take(5, || ()))
+            move || drop(budget.take(5, None))
         }),
         thread::spawn(move || drop(held)),
         thread::spawn({
@@ -120,33 +119,26 @@ fn budget_opens() {
         thread.join().unwrap();
     }
     assert_eq!(budget.used(), 0);
-    assert!(budget.take(99, || ()).is_none(), "once open, always open");
+    assert!(matches!(budget.take(99, None), Some(None)), "once open, always open");
 }
 
-/// Whoever sees that the pause is over sees what `resumed` did.
-fn budget_pause_is_seen() {
-    let budget = Budget::new(10);
-    let held = budget.try_take(10).unwrap();
-    let stamped = Arc::new(AtomicBool::new(false));
-    budget.pause(Instant::now());
-    let reader = thread::spawn({
-        let (budget, stamped) = (Arc::clone(&budget), Arc::clone(&stamped));
-        move || drop(budget.take(5, || stamped.store(true, SeqCst)))
-    });
+/// Whoever sees that the pause is over sees what its end stamped.
+fn pause_is_seen() {
+    let (pause, stamped) = (Arc::new(Pause::default()), Arc::new(AtomicBool::new(false)));
+    pause.begin(Instant::now(), Cause::Backlog);
     let timer = thread::spawn({
-        let budget = Arc::clone(&budget);
+        let (pause, stamped) = (Arc::clone(&pause), Arc::clone(&stamped));
         move || {
             for _ in 0..3 {
-                if budget.paused().is_none() {
+                if pause.current().is_none() {
                     assert!(stamped.load(SeqCst), "keepalive would find a reader that isn't paused and heard nothing");
                 }
             }
         }
     });
-    drop(held);
-    reader.join().unwrap();
+    pause.end(|| stamped.store(true, SeqCst));
     timer.join().unwrap();
-    assert!(budget.paused().is_none() && !budget.is_short());
+    assert!(pause.current().is_none());
 }
 
 fn lifecycle_ends_once() {

@@ -47,6 +47,9 @@ checks! {
     refunds_wake_the_reader false "budget refund against reader pause: two streams, one read, one closed"
     close_wakes_a_paused_reader false "session close against a reader that waits for budget"
     stalls_are_cut true "budget: the stall timeout against a reader that waits, and a read that comes late"
+    accepts_let_the_reader_on false "a full backlog: two accepts and a try_accept against the reader's pause, no time limit"
+    endings_let_the_reader_on false "a full backlog: close, drain, failed writes, or the last session handle's drop against the reader's pause"
+    a_full_backlog_refuses_in_time true "a full backlog: the stall timeout against an accept; what is left out gets FIN"
     callers_turn_alone false reaches "caller's turn: one stream, writes taken in part or not at all, and nobody else who would wake the writer"
     callers_turn false reaches "caller's turn against the writer thread: answers on two streams, partial and refused writes"
     callers_turn_against_close false reaches "caller's turn against session close"
@@ -209,7 +212,7 @@ fn accepts_are_woken() {
 }
 
 fn all_work_wakes_the_writer() {
-    let config = quiet().version(2).max_stream_buffer(8).accept_backlog(1);
+    let config = quiet().version(2).max_stream_buffer(8).accept_backlog(1).accept_stall_timeout(Some(Duration::ZERO));
     let (session, line) = server(config, false);
     let peer = peer(&line, |line| {
         let peer = Peer(2);
@@ -448,9 +451,13 @@ fn last_drop_against_arrivals() {
     accept.join().unwrap();
     feeder.join().unwrap();
     let frames = line.frames();
-    for id in [3, 5] {
-        assert_order(&frames, id, false);
+    // Refused, it gets one more FIN for its data, and nothing else.
+    if count(&frames, Command::Fin, 3) == 2 {
+        assert!(frames.iter().all(|frame| frame.header.stream_id != 3 || frame.header.command == Command::Fin));
+    } else {
+        assert_order(&frames, 3, false);
     }
+    assert_order(&frames, 5, false);
 }
 
 // ---- limits -------------------------------------------------------------------------------------------------------------
@@ -606,6 +613,120 @@ fn stalls_are_cut() {
     // Without the clock, nothing but the writer can end the close.
     close_well(&session, &line);
     assert_eq!(count(&line.frames(), Command::Fin, 3), 1);
+}
+
+// ---- the backlog ---------------------------------------------------------------------------------------------------------
+
+fn accepts_let_the_reader_on() {
+    let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(None), false);
+    let ids = [3, 5, 7, 9];
+    let feeder = peer(&line, move |line| {
+        for id in ids {
+            line.feed(&[PEER.syn(id), PEER.psh(id, b"ab"), PEER.fin(id)]);
+        }
+    });
+    let acceptors = [false, true].map(|tries| {
+        let session = session.clone();
+        spawn(move || {
+            for _ in 0..2 {
+                let stream = loop {
+                    let accepted = if tries { session.try_accept() } else { session.accept().map(Some) };
+                    match accepted.unwrap() {
+                        Some(stream) => break stream,
+                        None => thread::yield_now(),
+                    }
+                };
+                // Its data lies behind its SYN, and maybe behind others'.
+                assert_eq!(read_to_end(&stream, 2).0, 2);
+            }
+        })
+    });
+    for thread in acceptors {
+        thread.join().unwrap();
+    }
+    feeder.join().unwrap();
+    let stats = session.stats();
+    assert_eq!((stats.streams_received, stats.streams_refused), (4, 0));
+    close_well(&session, &line);
+}
+
+fn endings_let_the_reader_on() {
+    let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(None), false);
+    let mut ours = session.open("").unwrap(); // keeps the session when its last own handle is dropped
+    line.feed(&[PEER.syn(3), PEER.syn(5), PEER.syn(7)]);
+    let how = choose(4);
+    match how {
+        0 => {
+            let closed = spawn({
+                let session = session.clone();
+                move || drop(session.close())
+            });
+            line.wait_finished();
+            line.eof();
+            closed.join().unwrap();
+        }
+        1 => {
+            drop(session);
+            let refused =
+                |frames: &[crate::wire::Frame]| [3, 5, 7].iter().all(|&id| count(frames, Command::Fin, id) == 1);
+            line.wait_for(refused);
+            drop(ours);
+            line.eof();
+            return;
+        }
+        2 => {
+            // Those that were in time can still be accepted.
+            let drained = spawn({
+                let session = session.clone();
+                move || drop(session.drain(SECOND))
+            });
+            while let Ok(stream) = session.accept() {
+                drop(stream);
+            }
+            drop(ours);
+            line.wait_finished();
+            line.eof();
+            return drained.join().unwrap();
+        }
+        _ => {
+            line.fail_writes();
+            while ours.write(b"x").is_ok() {
+                thread::yield_now();
+            }
+            line.eof(); // reads go on, until the input ends
+            line.wait_unread();
+        }
+    }
+    drop(ours);
+    drop(session.close());
+}
+
+fn a_full_backlog_refuses_in_time() {
+    let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(Some(SECOND * 2)), false);
+    line.feed(&[PEER.syn(3), PEER.syn(5)]);
+    let acceptor = spawn({
+        let session = session.clone();
+        move || drop(session.accept().unwrap()) // the first, before the time is over or after
+    });
+    let clock = spawn({
+        let session = session.clone();
+        move || {
+            // Past the announcement, and then the limit.
+            while session.stats().streams_received + session.stats().streams_refused < 2 {
+                advance(SECOND);
+                thread::yield_now();
+            }
+        }
+    });
+    acceptor.join().unwrap();
+    clock.join().unwrap();
+    let refused = session.stats().streams_refused;
+    if refused == 0 {
+        assert_eq!(session.accept().unwrap().id(), 5);
+    }
+    line.wait_for(|frames| [3, 5].iter().all(|&id| count(frames, Command::Fin, id) == 1));
+    assert!(session.stats().accept_pauses <= 1);
+    close_well(&session, &line);
 }
 
 // ---- the caller's turn --------------------------------------------------------------------------------------------------

@@ -1,0 +1,87 @@
+//! How the reader thread waits for the application: for budget, or for room in the backlog. And how
+//! it says so.
+//!
+//! Invariants: wake-ups are sent, and buffers that nothing was read into are given back, before it
+//! waits; a pause that is shorter than [`SILENT`] says nothing, a longer one is announced once, and
+//! its end is said. The reader thread says it itself, though it has to wake up for that: a user's
+//! logger that blocks then holds up nobody but a session that has stopped anyhow, where on the
+//! timer's thread it would hold up all sessions.
+
+use std::time::{Duration, Instant};
+
+use super::{Core, Reader};
+use crate::config::Config;
+use crate::engine::complaints::shown;
+use crate::sync::pause::Cause;
+
+/// How long a pause says nothing: a reader that is a moment behind is nothing to report, a second
+/// is what a person calls a hang.
+const SILENT: Duration = Duration::from_secs(1);
+
+impl Reader<'_> {
+    /// Waits for the application: `wait` returns what it waited for, or `None` when the limit that
+    /// it was given has passed.
+    pub(super) fn pause<T>(&mut self, cause: Cause, mut wait: impl FnMut(Option<Instant>) -> Option<T>) -> T {
+        self.input.wakes.send();
+        self.input.frames.rest();
+        let (core, begun) = (self.core, Instant::now());
+        core.reader_pauses(begun, cause);
+        let mut announced = false;
+        let outcome = loop {
+            let limit = if announced { None } else { begun.checked_add(SILENT) };
+            if let Some(outcome) = wait(limit) {
+                break outcome;
+            }
+            announced = true;
+            let now = Instant::now();
+            let say = || explain(core, cause, now - begun);
+            self.input.complaints.say(now, core.number, say);
+        };
+        let now = Instant::now();
+        self.input.now = now;
+        core.reader_resumes(now);
+        if announced {
+            let over = core.lifecycle.is_over();
+            let what = if over { "the session is over" } else { "reading goes on" };
+            let say = || format!("{what} after a pause of {:.1?}", now - begun);
+            self.input.complaints.say(now, core.number, say);
+        }
+        outcome
+    }
+}
+
+/// Why nothing is read, for whom it waits, and what can be done.
+fn explain(core: &Core, cause: Cause, lasted: Duration) -> String {
+    let why = match cause {
+        Cause::Budget => full_budget(core),
+        Cause::Backlog => full_backlog(core.waiting_for_accept(), &core.env.config),
+    };
+    format!("nothing has been read for {lasted:.1?}, {why}")
+}
+
+fn full_budget(core: &Core) -> String {
+    let (budget, config) = (&core.env.budget, &core.env.config);
+    let holder = core.largest().map(|(held, cell)| {
+        format!("; stream {} {} holds most of it, {held} bytes", cell.id, shown(cell.name.bytes()))
+    });
+    let otherwise = match (config.version, config.stall()) {
+        (_, Some(stall)) => format!("after {stall:?} (stall_timeout) the stream that holds most is cut"),
+        (2, None) => "a stall_timeout would cut the stream that holds most".to_owned(),
+        (_, None) => "version 2 keeps one stream from stopping the others, a stall_timeout cuts it".to_owned(),
+    };
+    format!(
+        "since unread data uses up {} of the {} bytes of max_receive_buffer{}. Read faster, or raise \
+         max_receive_buffer; {otherwise}",
+        budget.used(),
+        budget.limit(),
+        holder.unwrap_or_default(),
+    )
+}
+
+fn full_backlog(waiting: usize, config: &Config) -> String {
+    let otherwise = match config.accept_stall_timeout {
+        Some(timeout) => format!("{timeout:?} after the pause began (accept_stall_timeout) streams are refused"),
+        None => "an accept_stall_timeout would refuse streams after some time".to_owned(),
+    };
+    format!("since {waiting} streams wait for accept. Accept faster, or raise accept_backlog; {otherwise}")
+}
