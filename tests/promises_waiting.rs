@@ -8,11 +8,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gmux::wire::Command;
+use gmux::wire::{Command, Frame};
 use gmux::{Error, MuxConn, MuxStream, Stream};
 use support::lab::{FAR, Lab, blocked, processed, quiet};
 use support::raw::{against_client, against_server};
-use support::{pair, test, until};
+use support::{Pattern, pair, test, until};
 
 const SHORT: Duration = Duration::from_millis(40);
 
@@ -412,6 +412,61 @@ fn payload_in_either_direction_keeps_a_session() {
             while !in_time(inward) {}
         }
     });
+}
+
+/// On a slow link a large frame is long in coming. Its parts are data: as long as they come,
+/// neither the stream's clock nor the session's fires, though they take several timeouts together.
+#[test]
+fn parts_of_a_large_payload_are_data_to_both_clocks() {
+    test("parts_of_a_large_payload_are_data_to_both_clocks", || {
+        const TIMEOUT: Duration = Duration::from_millis(400);
+        for version in [1, 2] {
+            while !parts_keep_both_clocks_from_firing(version, TIMEOUT) {}
+        }
+    });
+}
+
+/// Sends a large frame in parts, with pauses of half a timeout. `false` if the machine was so busy
+/// that two of them were apart for as long as the timeout: then a clock may have fired, and it has
+/// to be done again.
+fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
+    let config = quiet().version(version);
+    let (lab, session) = Lab::server(config);
+    lab.allow_all();
+    let payload = Pattern::bytes(1, 60_000);
+    let frame = Frame::new(version, Command::Psh, 1, payload.clone()).unwrap().encode();
+    lab.frame(version, Command::Syn, 1, &[]);
+    let mut stream = session.accept().unwrap();
+    lab.idle();
+    let mut last = Instant::now();
+    stream.set_no_data_timeout(Some(timeout)).unwrap();
+    session.set_no_data_timeout(Some(timeout)).unwrap();
+    let read = thread::spawn(move || {
+        let mut got = vec![0; 60_000];
+        stream.read_exact(&mut got).map(|()| got)
+    });
+    let mut in_time = true;
+    for part in frame.chunks(frame.len().div_ceil(6)) {
+        thread::sleep(timeout / 2); // time itself is under test
+        let sent = Instant::now();
+        lab.send(part);
+        if session.close_reason().is_none() {
+            lab.taken();
+        }
+        // The clock was set back between `sent` and now, and before that at `last` at the earliest.
+        in_time &= last.elapsed() < timeout;
+        last = sent;
+    }
+    let read = read.join().unwrap();
+    // The session has the rest of its timeout for this look.
+    let reason = session.close_reason();
+    in_time &= last.elapsed() < timeout;
+    lab.eof();
+    if in_time {
+        assert!(reason.is_none(), "the session's clock: {reason:?}");
+        assert!(read.expect("the stream's clock") == payload);
+    }
+    in_time
 }
 
 /// "A paused reader doesn't stop the session's."

@@ -212,12 +212,16 @@ impl Reader<'_> {
         let n = self.input.frames.fill(&mut self.input.transport, self.core.env.pool)?;
         self.input.now = Instant::now();
         self.core.clock.received(self.input.now);
-        // On a slow link a large payload may be long in coming: its parts are data too.
+        self.touch_pending();
+        Ok(n)
+    }
+
+    /// On a slow link a large payload may be long in coming: its parts are data too.
+    fn touch_pending(&self) {
         if let Some(Pending::Data(cell, _)) = &self.input.pending {
             self.core.clock.payload(self.input.now);
             cell.touch(self.input.now);
         }
-        Ok(n)
     }
 
     /// Decides whether a failed read is to be tried again.

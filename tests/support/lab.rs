@@ -162,6 +162,11 @@ impl Lab {
         self.wait(|state| (state.reading && state.input.is_empty()).then_some(()));
     }
 
+    /// Waits until the session has read everything, or has ended.
+    pub fn taken(&self) {
+        self.wait(|state| (state.aborted || state.reading && state.input.is_empty()).then_some(()));
+    }
+
     /// The frames that were written so far, without NOPs.
     pub fn frames(&self) -> Vec<Frame> {
         frames(&self.lock().written)

@@ -32,6 +32,7 @@ impl Reader<'_> {
                 {
                     self.input.pending = Some(Pending::Data(cell, charge));
                     self.input.frames.collect(payload);
+                    self.touch_pending(); // the first part may have come with the header
                 }
             }
             Ok(Received::Discard) => {
