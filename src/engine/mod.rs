@@ -44,6 +44,7 @@ mod liveness;
 mod logging;
 mod lost;
 mod pace;
+mod patience;
 mod reader;
 pub(crate) mod timer;
 mod view;
@@ -130,7 +131,7 @@ impl Core {
     /// Starts a session over `halves`, with no handle yet.
     pub(crate) fn start(halves: Halves, config: Config, role: Role) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let Halves { reader, writer, control, bounded_writes, bound_reads } = halves;
+        let Halves { reader, writer, control, bounded_writes, bound_writes, bound_reads } = halves;
         let now = Instant::now();
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
@@ -164,7 +165,7 @@ impl Core {
             env: Env::new(config, shaper),
         });
         let parker = queue.parker();
-        *core.writer.lock() = Some(writer::Writer::new(writer, queue));
+        *core.writer.lock() = Some(writer::Writer::new(writer, bound_writes, queue));
         *core.reader.lock() = Some(reader::Input::new(reader, bound_reads, &core.env.config));
         core.clone().start_threads(parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());

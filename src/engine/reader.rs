@@ -30,15 +30,12 @@ use crate::proto::chunks::Chunk;
 use crate::sync::budget::Charge;
 use crate::sync::cell::{StreamCell, Wakes};
 use crate::sync::close::Phase;
-use crate::transport::BoundReads;
+use crate::transport::{Backoff, BoundReads};
 use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 use crate::wire::{Command, Header, decode_update};
 
 pub(super) use turns::callers_turn;
 use turns::{READ_BOUND, Talk};
-
-/// How long the reader sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
-const BACK_OFF: Duration = Duration::from_millis(1);
 
 /// Where the input is, until it is over.
 pub(super) type Slot = Mutex<Option<Input>>;
@@ -198,11 +195,12 @@ impl Reader<'_> {
 
     /// Reads from the transport, as long as it takes.
     fn fill(&mut self) -> Result<usize> {
+        let mut backoff = Backoff::default();
         loop {
-            let started = self.input.now;
+            let started = Instant::now();
             match self.fill_once() {
                 Ok(n) => return Ok(n),
-                Err(error) => self.retry(error, started)?,
+                Err(error) => self.retry(error, started, &mut backoff)?,
             }
         }
     }
@@ -224,14 +222,13 @@ impl Reader<'_> {
         }
     }
 
-    /// Decides whether a failed read is to be tried again.
-    fn retry(&mut self, error: io::Error, started: Instant) -> Result<()> {
+    /// Decides whether a failed read is to be tried again. A transport that says `WouldBlock` at
+    /// once ought not to be non-blocking; it is asked again after a pause.
+    fn retry(&mut self, error: io::Error, started: Instant, backoff: &mut Backoff) -> Result<()> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                if started.elapsed() < BACK_OFF {
-                    std::thread::sleep(BACK_OFF);
-                }
+                backoff.sleep(started);
                 self.input.now = Instant::now();
                 if self.core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
             }
@@ -247,14 +244,17 @@ impl Reader<'_> {
     /// The session is closing: what comes is thrown away until the peer ends its side, so that no unread input makes the system
     /// reset the connection, which would purge what was sent.
     fn discard(&mut self) -> Result<()> {
-        let mut waste = vec![0; 16 * 1024];
+        let (mut waste, mut backoff) = (vec![0; 16 * 1024], Backoff::default());
         loop {
             let started = Instant::now();
             match self.input.transport.read(&mut waste) {
                 Ok(0) => return Ok(()),
                 Ok(_) if self.core.lifecycle.is_in(Phase::Ended) => return Ok(()),
-                Ok(_) => self.core.clock.received(Instant::now()), // it is life, whatever it says
-                Err(error) => self.retry(error, started)?,
+                Ok(_) => {
+                    self.core.clock.received(Instant::now()); // it is life, whatever it says
+                    backoff.reset();
+                }
+                Err(error) => self.retry(error, started, &mut backoff)?,
             }
         }
     }

@@ -11,19 +11,21 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
 use super::logging::{is_tracing, trace};
 use super::pace::Pace;
+use super::patience::{Patience, is_not_yet};
 use super::reader::guarded;
 use crate::error::{Error, Result};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
 use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
+use crate::transport::BoundWrites;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS, Batch};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
@@ -31,12 +33,10 @@ use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 /// once that it can't.
 const TURN_BYTES: usize = 16 * 1024;
 
-/// How long the writer sleeps when the transport says `WouldBlock` at once: a transport that does that ought not to be non-blocking.
-const BACK_OFF: Duration = Duration::from_millis(1);
-
 /// The writer's own state: held by the writer thread while it works, and by a caller during its turn.
 pub(super) struct Writer {
     transport: Box<dyn Write + Send>,
+    patience: Patience,
     queue: Queue,
     batch: Batch,
     sent: Vec<Sent>,
@@ -123,9 +123,10 @@ enum Work {
 }
 
 impl Writer {
-    pub(super) fn new(transport: Box<dyn Write + Send>, queue: Queue) -> Self {
+    pub(super) fn new(transport: Box<dyn Write + Send>, bound: Option<BoundWrites>, queue: Queue) -> Self {
         Self {
             transport,
+            patience: Patience::new(bound),
             queue,
             batch: Batch::default(),
             sent: Vec::new(),
@@ -169,7 +170,7 @@ impl Writer {
     /// One write of what waits. What the transport doesn't take stays in the batch, and the writer thread goes on with it before
     /// any other frame.
     fn try_work(&mut self, core: &Arc<Core>) -> Result<Work> {
-        if !self.batch.is_empty() || !self.flushed || self.failed.is_some() {
+        if !self.batch.is_empty() || !self.flushed || self.failed.is_some() || !self.patience.is_short() {
             return Ok(Work::Finished);
         }
         self.fill_small(core, TURN_BYTES);
@@ -290,8 +291,11 @@ impl Writer {
         while !self.batch.is_empty() {
             let started = Instant::now();
             match self.write_once(core) {
-                Ok(_) => self.touch(core),
-                Err(error) => retry(core, error, started)?,
+                Ok(_) => {
+                    self.patience.moved();
+                    self.touch(core);
+                }
+                Err(error) => self.patience.retry(core, error, started)?,
             }
         }
         core.clock.writer_leaves();
@@ -344,9 +348,10 @@ impl Writer {
             let started = Instant::now();
             match self.transport.flush() {
                 Ok(()) => break,
-                Err(error) => retry(core, error, started)?,
+                Err(error) => self.patience.retry(core, error, started)?,
             }
         }
+        self.patience.moved();
         core.clock.writer_leaves();
         self.flushed = true;
         Ok(())
@@ -365,20 +370,3 @@ impl Writer {
 
 /// A batch takes so many express turns at most, whatever little they bring.
 const MAX_TURNS: usize = 1024;
-
-/// Whether a failed call is to be tried again.
-fn is_not_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// Passes on an error that is final.
-fn retry(core: &Core, error: io::Error, started: Instant) -> Result<()> {
-    if !is_not_yet(&error) {
-        return Err(error.into());
-    }
-    if error.kind() != io::ErrorKind::Interrupted && started.elapsed() < BACK_OFF {
-        std::thread::sleep(BACK_OFF);
-    }
-    // A session that has ended with its input still ends its output, until it is aborted.
-    if core.is_aborted() { Err(Error::Closed) } else { Ok(()) }
-}

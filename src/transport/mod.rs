@@ -12,6 +12,7 @@
 //!
 //! Invariant: each half is used by one thread at a time, and `abort` is called at most once.
 
+mod backoff;
 mod pair;
 mod shared;
 mod socket;
@@ -20,6 +21,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub(crate) use backoff::Backoff;
 pub use pair::Pair;
 pub use shared::Shared;
 
@@ -40,6 +42,9 @@ pub trait Transport {
 /// Bounds the time that a transport's reads may take.
 pub type BoundReads = Box<dyn FnMut(Option<Duration>) -> io::Result<()> + Send>;
 
+/// Bounds the time that a transport's writes and flushes may take.
+pub type BoundWrites = BoundReads;
+
 /// What a [`Transport`] splits into: see [`Halves::new`].
 #[non_exhaustive]
 pub struct Halves {
@@ -51,6 +56,11 @@ pub struct Halves {
     /// Whether every write and flush returns within about 10 ms, with `WouldBlock` or `TimedOut` when nothing could be done. Only
     /// then may a thread that calls [`Stream::write`](crate::Stream) do the writer thread's work itself, which saves waking it.
     pub bounded_writes: bool,
+    /// Changes that bound. While the transport takes nothing, the writer thread waits inside its
+    /// writes, and nobody else could use the small bound: it is raised to a second by steps, so
+    /// that a peer that doesn't read costs few wake-ups, and set back to 10 ms at the next byte
+    /// that is taken. Without such a function each write goes on being bounded to about 10 ms.
+    pub bound_writes: Option<BoundWrites>,
     /// Bounds how long a read may take, or, with `None`, lets it take as long as it likes. Only where there is such a function may a thread
     /// that calls [`Stream::read`](crate::Stream) read the transport itself, which saves waking it.
     pub bound_reads: Option<BoundReads>,
@@ -70,6 +80,7 @@ impl Halves {
             writer: Box::new(writer),
             control: Box::new(control),
             bounded_writes: false,
+            bound_writes: None,
             bound_reads: None,
         }
     }
@@ -82,10 +93,25 @@ impl Halves {
         self
     }
 
-    /// Says whether the field of this name is true; without this, it doesn't.
+    /// Says whether the field of this name is true; without this and
+    /// [`bound_writes`](Self::bound_writes), it isn't. `false` also takes away what `bound_writes`
+    /// gave.
     #[must_use]
     pub fn bounded_writes(mut self, bounded: bool) -> Self {
         self.bounded_writes = bounded;
+        self.bound_writes = self.bound_writes.filter(|_| bounded);
+        self
+    }
+
+    /// Says that writes and flushes are bounded to about 10 ms
+    /// ([`bounded_writes`](Self::bounded_writes)), and gives a function to change that bound, as
+    /// the field of this name says. Writes past the bound return `WouldBlock` or `TimedOut`. It is
+    /// called by the writer thread, between two writes, and mustn't wait for anything.
+    /// [`Control::abort`] has to interrupt a write, as ever.
+    #[must_use]
+    pub fn bound_writes(mut self, bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static) -> Self {
+        self.bounded_writes = true;
+        self.bound_writes = Some(Box::new(bound));
         self
     }
 }

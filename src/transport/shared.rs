@@ -13,24 +13,31 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::backoff::Pauses;
 use super::{Control, Halves, Transport};
 
 type Readiness = Box<dyn FnMut() -> io::Result<()> + Send>;
 type Hook = Box<dyn FnOnce() + Send>;
 type Finish<T> = Box<dyn FnMut(&mut T) -> io::Result<()> + Send>;
 
-/// How long a turn that could do nothing, and came back at once, waits before the next: a non-blocking transport without a
-/// readiness closure is asked so often.
-const PAUSE: Duration = Duration::from_millis(1);
+/// So many times in a row a readiness closure may say at once that a read is worth trying, and the
+/// read finds nothing: a part of a TLS record is no plaintext yet, and the largest record comes in
+/// a dozen packets. Past that it is paused.
+const READY_FOR_NOTHING: u32 = 16;
 
 /// Any `Read + Write + Send` object as a transport.
 ///
 /// Both its reads and its writes must return within a few milliseconds, with `WouldBlock` or `TimedOut` when there is
-/// nothing to do. Without that bound:
+/// nothing to do. Where they return at once (non-blocking mode), they are asked again after a
+/// pause. It is 1 ms at first, doubles up to 40 ms while nothing is read or written, and falls back
+/// to 1 ms at the first byte either way. So what comes after a silence waits up to 40 ms to be
+/// noticed, and an answer about as long again as it took to come, but no more than 40 ms. A
+/// transport that waits by itself, or a readiness closure that does, has no such delay. Without
+/// that bound:
 /// - a read that blocks holds the lock, and nothing is written until it returns;
 /// - a write that blocks holds the lock, and when both directions are full, both ends wait for ever;
 /// - keepalive still ends such a session for its users, but its threads stay until the blocked call returns, unless
@@ -108,6 +115,7 @@ struct Turns<T> {
     /// There was a write since the last read began.
     wrote: AtomicBool,
     aborted: AtomicBool,
+    pauses: Pauses,
 }
 
 impl<T> Turns<T> {
@@ -126,11 +134,15 @@ impl<T> Turns<T> {
 
     /// Turns until one does something.
     fn turns<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
+        let mut pausing = self.pauses.begin();
         loop {
             let started = Instant::now();
             match self.turn(&mut io) {
-                Err(error) if is_not_yet(&error) => pause_after(started),
-                other => return other,
+                Err(error) if is_not_yet(&error) => pausing.after(started),
+                other => {
+                    self.pauses.end();
+                    return other;
+                }
             }
         }
     }
@@ -155,13 +167,6 @@ fn is_not_yet(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
-/// Sleeps, unless the call that began at `started` has waited by itself.
-fn pause_after(started: Instant) {
-    if started.elapsed() < PAUSE {
-        std::thread::sleep(PAUSE);
-    }
-}
-
 struct SharedReader<T> {
     turns: Arc<Turns<T>>,
     readiness: Option<Readiness>,
@@ -172,24 +177,33 @@ impl<T: Read> Read for SharedReader<T> {
         let Some(readiness) = &mut self.readiness else {
             return self.turns.turns(|inner| inner.read(buf));
         };
+        let (mut pausing, mut in_vain) = (self.turns.pauses.begin(), 0);
         loop {
             self.turns.wrote.store(false, Ordering::SeqCst);
+            let round = Instant::now();
             match self.turns.turn(|inner| inner.read(buf)) {
-                Err(error) if is_not_yet(&error) => loop {
-                    let started = Instant::now();
-                    match readiness() {
-                        Ok(()) => break,
-                        Err(error) if is_not_yet(&error) => {
-                            self.turns.check()?;
-                            pause_after(started);
-                            if self.turns.wrote.load(Ordering::SeqCst) {
-                                break;
-                            }
+                Err(error) if is_not_yet(&error) => {}
+                other => {
+                    self.turns.pauses.end();
+                    return other;
+                }
+            }
+            loop {
+                let started = Instant::now();
+                match readiness() {
+                    Ok(()) if in_vain < READY_FOR_NOTHING => in_vain += 1,
+                    Ok(()) => pausing.after(round),
+                    Err(error) if is_not_yet(&error) => {
+                        in_vain = 0;
+                        self.turns.check()?;
+                        pausing.after(started);
+                        if !self.turns.wrote.load(Ordering::SeqCst) {
+                            continue;
                         }
-                        Err(error) => return Err(error),
                     }
-                },
-                other => return other,
+                    Err(error) => return Err(error),
+                }
+                break;
             }
         }
     }
@@ -236,6 +250,7 @@ impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
 
     fn abort(&self) {
         self.turns.aborted.store(true, Ordering::SeqCst);
+        self.turns.pauses.end();
         let abort = self.abort.lock().take();
         if let Some(abort) = abort {
             abort();
@@ -249,6 +264,7 @@ impl<T: Read + Write + Send + 'static> Transport for Shared<T> {
             inner: Mutex::new(self.inner),
             wrote: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
+            pauses: Pauses::default(),
         });
         let writer = SharedWriter(Arc::clone(&turns));
         let (finish, abort) = (Mutex::new(self.finish), Mutex::new(self.abort));

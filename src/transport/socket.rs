@@ -44,18 +44,21 @@ macro_rules! socket {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
             stream.set_write_timeout(super::WRITE_BOUND)?;
-            let (writer, same) = ($half(Arc::clone(&stream)), Arc::clone(&stream));
+            let writer = $half(Arc::clone(&stream));
+            let (reads, writes) = (Arc::clone(&stream), Arc::clone(&stream));
             let halves = Halves::new($half(stream), writer, control);
             if super::WRITE_BOUND.is_none() {
                 return Ok(halves);
             }
-            Ok(halves.bounded_writes(true).bound_reads(move |bound| same.set_read_timeout(bound)))
+            let halves = halves.bound_reads(move |bound| reads.set_read_timeout(bound));
+            Ok(halves.bound_writes(move |bound| writes.set_write_timeout(bound)))
         }
     };
 }
 
 /// How long a write waits for room at a time: short enough for a thread that takes the writer's turn and has a deadline, long enough to cost
-/// nothing. (Timeouts and modes belong to the socket, so clones of it have them too.)
+/// nothing. It is raised while the peer doesn't read: see `Halves`. (Timeouts and modes belong to
+/// the socket, so clones of it have them too.)
 ///
 /// Not on Windows, where a call that timed out leaves the socket in no defined state.
 const WRITE_BOUND: Option<Duration> = if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
@@ -97,7 +100,9 @@ mod tcp {
         }
     }
 
-    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as it suits), sets the write timeout to 10 ms (not on Windows; clones of
+    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as
+    /// it suits), sets the write timeout to 10 ms (up to a second while the peer doesn't read; not
+    /// on Windows; clones of
     /// the socket have these settings too), and sets `TCP_NODELAY`: frames are gathered into large writes
     /// already, and Nagle's algorithm would only delay the small ones.
     impl Transport for TcpStream {
@@ -134,8 +139,9 @@ mod unix {
         }
     }
 
-    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as it suits), and sets the write timeout to 10 ms. (Clones of the socket
-    /// have these settings too.)
+    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as
+    /// it suits), and sets the write timeout to 10 ms (up to a second while the peer doesn't read).
+    /// Clones of the socket have these settings too.
     impl Transport for UnixStream {
         fn split(self) -> io::Result<Halves> {
             let stream = Arc::new(self);

@@ -508,7 +508,8 @@ impl<T: Transport> Transport for Faulty<T> {
         };
         let reader = FaultyReader { inner: halves.reader, reads };
         let writer = FaultyWriter { inner: halves.writer, writes };
-        let outer = Halves::new(reader, writer, control).bounded_writes(halves.bounded_writes);
+        let mut outer = Halves::new(reader, writer, control).bounded_writes(halves.bounded_writes);
+        outer.bound_writes = halves.bound_writes;
         let Some(mut bound) = halves.bound_reads else { return Ok(outer) };
         let (mut calls, fault) = (0, self.faults.bound);
         Ok(outer.bound_reads(move |to| {

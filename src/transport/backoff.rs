@@ -1,0 +1,158 @@
+//! Pauses for what can do nothing and says so at once: they grow while nothing happens, so that
+//! an idle transport in non-blocking mode costs 25 looks a second instead of a thousand.
+//!
+//! Invariants: a pause is between [`FIRST`] and [`LONGEST`]; who is told that something happened
+//! begins with [`FIRST`] again.
+//!
+//! The lock of [`Pauses`] guards nothing but the wait: its condvar is waited on by a thread in a
+//! long pause, and is woken by whatever another thread did ([`Pauses::end`]). The protocol is
+//! Dekker's: the waiter counts itself, then looks whether anything happened; who does something
+//! counts that, then looks for waiters.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// The first pause: long beside a look, short beside what a network takes.
+const FIRST: Duration = Duration::from_millis(1);
+
+/// The longest pause: 25 looks a second cost next to nothing, and a person doesn't notice the wait.
+const LONGEST: Duration = Duration::from_millis(40);
+
+/// How long the next pause is.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(FIRST)
+    }
+}
+
+impl Backoff {
+    /// Something happened.
+    pub(crate) fn reset(&mut self) {
+        self.0 = FIRST;
+    }
+
+    /// The pause after a call that did nothing and took so long; `None` if that was a wait by
+    /// itself.
+    fn after(&mut self, took: Duration) -> Option<Duration> {
+        let next = (self.0 * 2).min(LONGEST);
+        (took < FIRST).then(|| std::mem::replace(&mut self.0, next))
+    }
+
+    /// Sleeps, unless the call that began at `started` has waited by itself.
+    pub(crate) fn sleep(&mut self, started: Instant) {
+        if let Some(pause) = self.after(started.elapsed()) {
+            std::thread::sleep(pause);
+        }
+    }
+}
+
+/// Pauses of the threads that take turns at one transport: what one of them does ends the others'.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    /// How often something was done.
+    done: AtomicU64,
+    /// Threads in a pause that can be ended.
+    waiting: AtomicUsize,
+    gate: Mutex<()>,
+    ended: Condvar,
+}
+
+/// One call's pauses.
+#[derive(Debug)]
+pub(super) struct Pausing<'a> {
+    pauses: &'a Pauses,
+    seen: u64,
+    backoff: Backoff,
+}
+
+impl Pauses {
+    pub(super) fn begin(&self) -> Pausing<'_> {
+        Pausing { pauses: self, seen: self.done.load(SeqCst), backoff: Backoff::default() }
+    }
+
+    /// Something was done: who pauses looks again at once. First pauses last: a thread that writes
+    /// all the time would otherwise wake the one that reads at each write.
+    pub(super) fn end(&self) {
+        self.done.fetch_add(1, SeqCst);
+        if self.waiting.load(SeqCst) > 0 {
+            drop(self.gate.lock());
+            self.ended.notify_all();
+        }
+    }
+
+    /// Waits for `pause`, or until more was done than `seen`.
+    fn wait(&self, pause: Duration, seen: u64) {
+        let mut gate = self.gate.lock();
+        self.waiting.fetch_add(1, SeqCst);
+        if self.done.load(SeqCst) == seen {
+            self.ended.wait_for(&mut gate, pause);
+        }
+        self.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Pausing<'_> {
+    /// Pauses after a call that did nothing, unless that began at `started` and has waited by
+    /// itself.
+    pub(super) fn after(&mut self, started: Instant) {
+        let done = self.pauses.done.load(SeqCst);
+        if done != self.seen {
+            self.seen = done;
+            self.backoff.reset();
+        }
+        match self.backoff.after(started.elapsed()) {
+            Some(pause) if pause > FIRST => self.pauses.wait(pause, self.seen),
+            Some(pause) => std::thread::sleep(pause),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::thread;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_pause_grows_from_1_to_40_ms_and_falls_back() {
+        let mut backoff = Backoff::default();
+        let next = |backoff: &mut Backoff| backoff.after(AT_ONCE).unwrap().as_millis();
+        let first: Vec<_> = (0..9).map(|_| next(&mut backoff)).collect();
+        assert_eq!(first, [1, 2, 4, 8, 16, 32, 40, 40, 40]);
+        backoff.reset();
+        assert_eq!([next(&mut backoff), next(&mut backoff)], [1, 2]);
+    }
+
+    #[test]
+    fn after_a_call_that_has_waited_by_itself_there_is_no_pause() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.after(FIRST), None);
+        assert_eq!(backoff.after(FIRST / 2), Some(FIRST), "and it hasn't grown");
+    }
+
+    #[test]
+    fn what_another_thread_does_ends_a_long_pause_and_makes_the_next_one_short() {
+        let (pauses, seen) = (Arc::new(Pauses::default()), 0);
+        let long = thread::spawn({
+            let pauses = Arc::clone(&pauses);
+            move || pauses.wait(Duration::from_secs(600), seen)
+        });
+        while pauses.waiting.load(SeqCst) == 0 {
+            thread::yield_now();
+        }
+        pauses.end();
+        long.join().unwrap(); // a hang would be for ever
+        pauses.wait(Duration::from_secs(600), seen); // it was before: not waited for
+        let mut call = Pausing { pauses: &pauses, seen, backoff: Backoff(LONGEST) };
+        call.after(Instant::now());
+        assert_eq!((call.seen, call.backoff.0), (1, 2 * FIRST));
+    }
+}
