@@ -11,7 +11,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -32,6 +32,13 @@ use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 /// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a system takes it in one piece, or says at
 /// once that it can't.
 const TURN_BYTES: usize = 16 * 1024;
+
+/// How long the writer has to be idle to give back what a burst needed: then the next one isn't
+/// about to come, and a busy session doesn't allocate.
+const REST_AFTER: Duration = Duration::from_millis(100);
+
+/// How many turns' places an idle writer keeps.
+const KEPT_TURNS: usize = 64;
 
 /// The writer's own state: held by the writer thread while it works, and by a caller during its turn.
 pub(super) struct Writer {
@@ -70,8 +77,13 @@ pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
         let Some(writer) = slot.as_mut() else { return };
         match guarded(|| writer.work(core)) {
             Ok(Work::Done) => {
+                let limit = writer.is_heavy().then_some(REST_AFTER);
                 drop(slot);
-                parker.park(&core.env.shaper);
+                if !parker.park(&core.env.shaper, limit)
+                    && let Some(writer) = core.writer.lock().as_mut()
+                {
+                    writer.rest();
+                }
             }
             Ok(Work::Finished) => return conclude(core, slot, Ok(())),
             Err(error) => return conclude(core, slot, Err(error)),
@@ -137,6 +149,18 @@ impl Writer {
             failed: None,
             late: false,
         }
+    }
+
+    /// Whether it keeps more memory than an idle session should.
+    fn is_heavy(&self) -> bool {
+        self.sent.capacity() > KEPT_TURNS || self.batch.is_heavy() || self.queue.is_heavy()
+    }
+
+    /// Gives back what a burst needed.
+    fn rest(&mut self) {
+        self.sent.shrink_to(KEPT_TURNS);
+        self.batch.rest();
+        self.queue.rest();
     }
 
     /// Works until nothing is left.

@@ -111,6 +111,9 @@ impl Refused {
     }
 }
 
+/// How many places an empty backlog keeps.
+const KEPT_PLACES: usize = 64;
+
 #[derive(Debug)]
 struct Entry<S> {
     stream: S,
@@ -229,6 +232,9 @@ impl<S: Clone> Registry<S> {
     pub(crate) fn accept(&mut self) -> Option<S> {
         let next = self.backlog.pop_front();
         self.turned_away &= self.backlog.len() > self.limits.backlog / 2;
+        if self.backlog.is_empty() {
+            self.backlog.shrink_to(KEPT_PLACES);
+        }
         next
     }
 

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst, fence};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
@@ -24,6 +25,9 @@ use crate::proto::stream::Lane;
 
 /// How many refused streams may wait for their FIN: as many as there are streams by default. A peer that makes more is flooding.
 pub(crate) const MAX_REFUSALS: usize = 65_536;
+
+/// How many streams' places an idle queue keeps.
+const KEPT_PLACES: usize = 64;
 
 /// Something for the writer to do that isn't a stream's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +242,17 @@ impl Queue {
         !self.small.is_empty() || !self.round.is_empty() || !self.express.is_empty() || !self.bulk.is_empty()
     }
 
+    /// Whether it keeps more memory than an idle session should.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.small.capacity().max(self.round.capacity()) > KEPT_PLACES
+    }
+
+    /// Gives back what a burst of streams needed.
+    pub(crate) fn rest(&mut self) {
+        self.small.shrink_to(KEPT_PLACES);
+        self.round.shrink_to(KEPT_PLACES);
+    }
+
     /// What the writer thread needs to park, without the queue itself.
     pub(crate) fn parker(&self) -> Parker {
         Parker { express: self.express.clone(), bulk: self.bulk.clone(), bell: self.bell.clone() }
@@ -245,18 +260,24 @@ impl Queue {
 }
 
 impl Parker {
-    /// Parks the writer thread, which has nothing left to do, until there may be work.
-    pub(crate) fn park(&self, shaper: &Shaper) {
+    /// Parks the writer thread, which has nothing left to do, until there may be work; with a
+    /// limit, for so long at most. Returns whether there may be work.
+    pub(crate) fn park(&self, shaper: &Shaper, limit: Option<Duration>) -> bool {
         shaper.parked.store(true, SeqCst);
         fence(SeqCst);
         let idle = self.express.is_empty()
             && self.bulk.is_empty()
             && shaper.orders.load(SeqCst) == 0
             && shaper.refusals.lock().is_empty();
+        let mut rung = true;
         if idle {
-            let _ = self.bell.recv(); // disconnected: the session is gone, and the caller sees that
+            match limit {
+                Some(limit) => rung = self.bell.recv_timeout(limit).is_ok(),
+                None => drop(self.bell.recv()), // disconnected: the session is gone, and the caller sees that
+            }
         }
         shaper.parked.store(false, SeqCst);
+        rung
     }
 }
 
@@ -399,7 +420,7 @@ mod tests {
             for work in WORK {
                 let (shaper, queue) = shaper();
                 work(&shaper);
-                queue.parker().park(&shaper);
+                queue.parker().park(&shaper, None);
                 assert!(!shaper.is_parked());
             }
         });
@@ -413,7 +434,7 @@ mod tests {
                 let (shaper, parker) = (Arc::new(shaper), queue.parker());
                 let writer = thread::spawn({
                     let shaper = Arc::clone(&shaper);
-                    move || parker.park(&shaper)
+                    move || parker.park(&shaper, None)
                 });
                 until(|| shaper.is_parked());
                 // Nothing new: no ring.

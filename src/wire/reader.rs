@@ -24,8 +24,9 @@ use crate::pool::{Buffer, BufferPool};
 /// so it is what an idle session costs; after a wrong guess it may keep up to [`WINDOW_KEPT`].
 const WINDOW: usize = 16 * 1024;
 
-/// What the window may keep, in bytes, of what a wrong guess made it grow to.
-const WINDOW_KEPT: usize = 4 * WINDOW;
+/// What the window may keep, in bytes, of what a wrong guess made it grow to: one frame of the
+/// default size. A session is to keep 64 KiB at most, of which this is the largest part.
+const WINDOW_KEPT: usize = 2 * WINDOW + 4096;
 
 /// How many payloads of one length make a run: pairs happen by chance.
 const RUN: usize = 3;

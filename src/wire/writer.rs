@@ -19,6 +19,9 @@ pub(crate) const BATCH_SEGMENTS: usize = 60;
 /// Payloads up to this length, in bytes, are copied into the scratch: it costs less than a segment of their own.
 const SCRATCH_MAX: usize = 1024;
 
+/// What a batch keeps of its scratch while it is idle, in bytes: a page.
+const SCRATCH_KEPT: usize = 4096;
+
 enum Segment {
     /// So many bytes of the scratch, from where the segment before it stopped.
     Scratch(usize),
@@ -54,6 +57,17 @@ impl Batch {
     /// Whether no further frame should be pushed before this is sent.
     pub(crate) fn is_full(&self) -> bool {
         self.left >= BATCH_BYTES || self.segments.len() >= BATCH_SEGMENTS
+    }
+
+    /// Whether it keeps more memory than an idle session should.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.scratch.capacity() > SCRATCH_KEPT || self.segments.capacity() > 2 * BATCH_SEGMENTS
+    }
+
+    /// Gives back what a burst needed.
+    pub(crate) fn rest(&mut self) {
+        self.scratch.shrink_to(SCRATCH_KEPT);
+        self.segments.shrink_to(BATCH_SEGMENTS);
     }
 
     /// Appends a frame whose payload is copied.
@@ -224,6 +238,25 @@ mod tests {
         assert_eq!((batch.len(), batch.is_empty()), (2006, false));
         assert_eq!(batch.write_to(&mut output).unwrap(), 2006);
         assert_eq!((batch.is_empty(), batch.len(), batch.segments()), (true, 0, 0));
+    }
+
+    #[test]
+    fn an_idle_batch_gives_back_what_a_burst_needed() {
+        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        batch.push_small(header(100), &[0; 100]);
+        assert!(!batch.is_heavy(), "little is kept");
+        for _ in 0..1000 {
+            push(&mut batch, &pool, 2000);
+            batch.push_small(header(100), &[0; 100]);
+        }
+        let mut output = Pieces { data: Vec::new(), sizes: vec![usize::MAX].into_iter().cycle() };
+        while !batch.is_empty() {
+            batch.write_to(&mut output).unwrap();
+        }
+        assert!(batch.is_heavy(), "a busy one keeps it");
+        batch.rest();
+        assert!(!batch.is_heavy());
+        assert_eq!((batch.scratch.capacity(), batch.segments.capacity()), (SCRATCH_KEPT, BATCH_SEGMENTS));
     }
 
     #[test]

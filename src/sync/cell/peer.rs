@@ -14,6 +14,10 @@ use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::{Readable, Received};
 
+/// How many streams' places each list keeps. Where one read brings more wake-ups than that, an
+/// allocation is nothing beside them.
+const KEPT_WAKES: usize = 256;
+
 /// Threads to be woken.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
@@ -54,6 +58,8 @@ impl Wakes {
         for cell in self.writers.drain(..) {
             cell.writable.notify_one();
         }
+        self.readers.shrink_to(KEPT_WAKES);
+        self.writers.shrink_to(KEPT_WAKES);
     }
 }
 

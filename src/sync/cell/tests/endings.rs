@@ -161,7 +161,7 @@ fn an_ending_rings_for_the_fin_that_it_owes() {
         let bench = Bench::v1();
         let parker = bench.queue.parker();
         let env = Arc::clone(&bench.env);
-        let writer = thread::spawn(move || parker.park(&env.shaper));
+        let writer = thread::spawn(move || parker.park(&env.shaper, None));
         until(|| bench.env.shaper.is_parked());
         let _ = bench.cell.close(&bench.env);
         writer.join().unwrap();

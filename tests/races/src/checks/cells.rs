@@ -171,7 +171,7 @@ impl Lab {
                     assert_eq!(cell.id, 3);
                     return sent;
                 } else {
-                    parker.park(&env.shaper);
+                    parker.park(&env.shaper, None);
                 }
             }
         })
@@ -446,7 +446,7 @@ fn cell_turns() {
                 return sent;
             }
             if idle {
-                parker.park(&env.shaper);
+                parker.park(&env.shaper, None);
             }
         }
     });

@@ -218,7 +218,7 @@ fn bell_orders() {
                     return;
                 }
                 if !queue.has_turns() && !shaper.has(Order::Ping) {
-                    parker.park(&shaper);
+                    parker.park(&shaper, None);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::locks::{Condvar, Mutex};
+use crate::time::{Duration, Instant};
 
 struct Channel<T> {
     state: Mutex<State<T>>,
@@ -34,6 +35,12 @@ pub enum TrySendError<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecvError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecvTimeoutError {
+    Timeout,
+    Disconnected,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TryRecvError {
@@ -100,6 +107,29 @@ impl<T> Receiver<T> {
                 return Err(RecvError);
             }
             self.0.changed.wait(&mut state);
+        }
+    }
+
+    /// With a deadline, unlike a `Condvar`'s short wait: it is reached where the check moves the
+    /// time.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        let limit = Instant::now().checked_add(timeout);
+        let mut state = self.0.state.lock();
+        loop {
+            if let Some(message) = state.queue.pop_front() {
+                return Ok(message);
+            }
+            if state.senders == 0 {
+                return Err(RecvTimeoutError::Disconnected);
+            }
+            match limit {
+                Some(limit) => {
+                    if self.0.changed.wait_until(&mut state, limit).timed_out() && state.queue.is_empty() {
+                        return Err(RecvTimeoutError::Timeout);
+                    }
+                }
+                None => self.0.changed.wait(&mut state),
+            }
         }
     }
 
