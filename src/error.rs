@@ -286,7 +286,8 @@ impl Error {
 
 impl Error {
     /// Whether a limit of time passed that this end had set for a call: [`Timeout`](Self::Timeout),
-    /// [`NoData`](Self::NoData) and [`DrainIncomplete`](Self::DrainIncomplete).
+    /// [`NoData`](Self::NoData), [`DrainIncomplete`](Self::DrainIncomplete), and
+    /// [`CloseIncomplete`](Self::CloseIncomplete), unless that is because the peer had ended.
     ///
     /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may tell
     /// that the connection timed out.

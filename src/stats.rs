@@ -124,7 +124,8 @@ pub struct StreamStats {
     /// aren't counted.
     pub unsent: u64,
     /// How many more bytes the peer's window lets be written; `None` on version 1, which has no
-    /// windows. A writer that waits with 0 here waits for the peer's application to read.
+    /// windows. A writer that waits with 0 here waits for the peer's application to read: this stream,
+    /// or, before it has read anything of this one, other new streams of the session.
     pub credit: Option<u64>,
     /// Calls of `read` and `write_to` that wait for data.
     pub readers_waiting: u32,

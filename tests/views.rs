@@ -103,6 +103,23 @@ fn a_pause_for_the_receive_buffer_shows_while_it_lasts() {
     });
 }
 
+#[test]
+fn a_pause_for_the_accept_backlog_shows_while_it_lasts() {
+    test("a_pause_for_the_accept_backlog_shows_while_it_lasts", || {
+        let (mut raw, session) = against_server(quiet().accept_backlog(2).accept_stall_timeout(None), 1);
+        for id in [1, 3, 5] {
+            raw.syn(id, "waits");
+        }
+        until(|| matches!(session.stats().paused, Some(ReadPause::AcceptBacklog(_))));
+        let seen = session.stats();
+        assert_eq!((seen.backlog, seen.accept_pauses), (2, 1));
+        assert!(seen.paused.unwrap().to_string().contains("accept_backlog"));
+        assert!(format!("{session:?}").contains("paused: Some(AcceptBacklog("), "{session:?}");
+        let _streams: Vec<_> = session.incoming().take(3).collect();
+        until(|| session.stats().paused.is_none());
+    });
+}
+
 /// All streams that aren't closed here, whoever opened them, accepted or not, by id.
 #[test]
 fn a_session_lists_its_streams() {

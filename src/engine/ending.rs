@@ -188,9 +188,8 @@ impl Core {
         }
         let (number, peer) = (self.number, self.peer_text());
         match &**cause {
-            Error::Closed | Error::PeerClosed => {
-                info!(target: "gmux::session", "session {number}{peer} ended: {cause}")
-            }
+            Error::Closed => info!(target: "gmux::session", "session {number}{peer} ended: closed at this end"),
+            Error::PeerClosed => info!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
             cause => warn!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
         }
         self.notify_apart(ended);
