@@ -51,7 +51,7 @@ use proto::chunks::{Chunk, Inbox, charge_for};
 use proto::outbox::Outbox;
 use proto::stream::{Lane, Transmit};
 use sync::budget::{Budget, Charge};
-use sync::cell::{Env, Name, Small, StreamCell, Wakes};
+use sync::cell::{Env, Name, Small, StreamCell, Take, Wakes};
 use sync::shaper::{Queue, shaper};
 use sync::standby::Standby;
 use wire::reader::{FrameReader, INLINE_MAX, Step};
@@ -120,7 +120,7 @@ impl Pipeline {
     fn send(&mut self, data: &[u8]) {
         let mut written = 0;
         while written < data.len() {
-            written += self.out.write(&self.sender, &data[written..]).unwrap().accepted;
+            written += self.out.write(&self.sender, &data[written..], Take::WhatFits).unwrap().accepted;
             self.transmit();
             self.receive();
             while self.unread > 0 {

@@ -63,6 +63,34 @@ pub enum Error {
     /// A duration of zero was given where a timeout is expected.
     #[error("a timeout of zero: pass None for no timeout (set_nonblocking(true) makes a stream's calls never wait)")]
     ZeroTimeout,
+    /// A `write_all` failed after a part of its bytes was accepted. They stay accepted and are sent, so the peer gets a
+    /// record that isn't whole: shut the stream down. The error's kind is that of `source`.
+    ///
+    /// ```
+    /// use std::io::{self, Write};
+    /// # use gmux::{Config, Error, Session};
+    /// # let (a, _b) = std::os::unix::net::UnixStream::pair()?;
+    /// # let client = Session::client(a, Config::new().max_send_buffer(10_000))?;
+    /// let mut stream = client.open("records")?;
+    /// stream.set_nonblocking(true)?;
+    /// let error = stream.write_all(&vec![7; 1 << 20]).unwrap_err(); // more than there is room for
+    /// assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    /// match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+    ///     Some(Error::PartialWrite { accepted, .. }) => {
+    ///         println!("a torn record: the peer gets {accepted} bytes of it");
+    ///         stream.shutdown(std::net::Shutdown::Write)?;
+    ///     }
+    ///     _ => println!("nothing was accepted: try again"),
+    /// }
+    /// # Ok::<(), io::Error>(())
+    /// ```
+    #[error("{accepted} bytes were accepted, the rest was not: {source}")]
+    PartialWrite {
+        /// Bytes that were accepted, from the start of the buffer on.
+        accepted: usize,
+        /// Why no more were.
+        source: Arc<Self>,
+    },
     /// As many streams as `max_streams` are open from this end.
     #[error("{max} streams are open from this end already: close some, or raise max_streams")]
     TooManyStreams {
@@ -257,6 +285,7 @@ impl Error {
         match self {
             Self::Config { .. } | Self::NameTooLong { .. } | Self::ZeroTimeout => InvalidInput,
             Self::Closed => NotConnected,
+            Self::PartialWrite { source, .. } => source.kind(),
             Self::WriteShutdown | Self::PeerFinished(_) => BrokenPipe,
             Self::TooManyStreams { .. } | Self::GoAway => QuotaExceeded,
             Self::Timeout
@@ -306,13 +335,11 @@ impl Error {
     /// ```
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self,
-            Self::Timeout
-                | Self::NoData(_)
-                | Self::DrainIncomplete { .. }
-                | Self::CloseIncomplete { peer_ended: false, .. }
-        )
+        match self {
+            Self::PartialWrite { source, .. } => source.is_timeout(),
+            Self::Timeout | Self::NoData(_) | Self::DrainIncomplete { .. } => true,
+            error => matches!(error, Self::CloseIncomplete { peer_ended: false, .. }),
+        }
     }
 
     /// Whether the program itself closed, at this end, what the call needs: [`Closed`](Self::Closed)
@@ -320,7 +347,10 @@ impl Error {
     /// this is no fault.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed | Self::WriteShutdown)
+        match self {
+            Self::PartialWrite { source, .. } => source.is_closed(),
+            error => matches!(error, Self::Closed | Self::WriteShutdown),
+        }
     }
 
     /// Whether the whole session is over, so that only a new connection helps:
@@ -345,6 +375,7 @@ impl Error {
             | Self::InvalidCommand(_)
             | Self::InvalidVersion { .. }
             | Self::Flood { .. } => true,
+            Self::PartialWrite { source, .. } => source.is_session_over(),
             Self::Config { .. }
             | Self::NameTooLong { .. }
             | Self::Closed

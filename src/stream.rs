@@ -3,8 +3,11 @@
 //! Invariant: a handle counts twice, in its stream and in its session; the last one of a stream closes it, the last one of a session
 //! closes that.
 
+#[path = "stream/data.rs"] // benches and checks take this file by its path
+mod data;
+
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,9 +27,55 @@ use crate::sync::deadline::not_zero;
 /// read while another writes; `Clone` gives another handle to the same stream. Dropping the last handle closes it.
 ///
 /// # Blocking
-/// `read` waits until at least one byte has come, and returns what is there; `Ok(0)` is the peer's clean end. `write` copies what
-/// there is room for ([`max_send_buffer`](crate::Config::max_send_buffer) and, on version 2, the peer's window) and returns that count; it waits only while
-/// there is no room at all. `flush` waits until everything accepted has been handed to the transport.
+/// `read` waits until at least one byte has come, and returns what is there; `Ok(0)` is the peer's clean end. `flush` waits until
+/// everything accepted has been handed to the transport.
+///
+/// `write` copies what there is room for ([`max_send_buffer`](crate::Config::max_send_buffer) and, on
+/// version 2, the peer's window) and returns that count. It waits only while there is no room at all.
+/// At most 4096 bytes are written whole, though: `write` waits until all of them fit. (Unless
+/// `max_send_buffer` or half of the peer's window is less than 4096; then it takes what fits.)
+///
+/// `write_all` is one call, whatever its length: nothing of other calls comes between its bytes. While
+/// it waits for room, other writes of the stream wait for it. Those that wait are served in the order in
+/// which they came. Each has its own limit, and its time runs from its start; a non-blocking one fails
+/// with `WouldBlock`. `write!` formats its text first and then writes it by one `write_all`. A
+/// [`BufWriter`](std::io::BufWriter) has a buffer of its own and isn't covered: give each record to
+/// `write_all`.
+///
+/// `Ok` means accepted here, as with any socket: only the peer's application can confirm more.
+///
+/// ```
+/// use std::io::{self, Write};
+/// # use gmux::{Config, Session};
+/// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
+/// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+/// let stream = client.open("records")?;
+/// let mut theirs = server.accept()?;
+/// std::thread::scope(|scope| {
+///     for text in ["a record", "another one, of another thread"] {
+///         let mut stream = &stream;
+///         scope.spawn(move || {
+///             let mut record = (text.len() as u32).to_be_bytes().to_vec();
+///             record.extend_from_slice(text.as_bytes());
+///             stream.write_all(&record) // length and text by one call
+///         });
+///     }
+///     for _ in 0..2 {
+///         let mut len = [0; 4];
+///         theirs.read_exact(&mut len)?;
+///         let mut text = vec![0; u32::from_be_bytes(len) as usize];
+///         theirs.read_exact(&mut text)?;
+///         assert!(text.starts_with(b"a record") || text.ends_with(b"thread"));
+///     }
+///     io::Result::Ok(())
+/// })?;
+/// # Ok::<(), io::Error>(())
+/// ```
+///
+/// A `write_all` that fails after a part of its bytes was accepted (a timeout, a close) returns
+/// [`Error::PartialWrite`] with the count. They stay accepted, and are sent. Only then can a record be
+/// incomplete: shut the stream down, as the example there does. Every other error of a write means that
+/// none of its bytes were accepted.
 ///
 /// A blocked call is woken by data or room, the peer's FIN, its deadline or timeout (also one that is set or moved meanwhile), the
 /// no-data timeout, `close` or `shutdown` in another thread, and the session's end, whatever its cause.
@@ -158,8 +207,10 @@ impl Stream {
         self.set_timeout(Direction::Read, timeout)
     }
 
-    /// Sets how long each write and flush may wait; see [`set_read_timeout`](Self::set_read_timeout). A write that timed out took
-    /// nothing.
+    /// Sets how long each write and flush may wait, from its start; see
+    /// [`set_read_timeout`](Self::set_read_timeout). The time that it waits for other writes counts too. A
+    /// `write` that timed out took nothing. So did a `write_all`, unless its error is
+    /// [`Error::PartialWrite`].
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a duration of zero.
@@ -287,38 +338,6 @@ impl Stream {
     /// already moved aren't lost, but their count is.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<u64> {
         self.cell.write_to(&self.core.env, writer)
-    }
-}
-
-impl Read for &Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(self.core.read(&self.cell, buf)?)
-    }
-}
-
-impl Write for &Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        Ok(self.core.write(&self.cell, buf)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(self.cell.flush()?)
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        (&*self).read(buf)
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        (&*self).write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (&*self).flush()
     }
 }
 

@@ -71,7 +71,7 @@ pub trait MuxConn: Send + Sync {
 /// What [`MuxStream::set_close_notifier`] takes.
 pub type CloseNotifier = Box<dyn FnOnce(&dyn MuxStream) + Send>;
 
-/// A stream of a multiplexed connection.
+/// A stream of a multiplexed connection. Its `write_all` is one call, as [`Stream`]'s is.
 pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::id`].
     fn id(&self) -> u32;

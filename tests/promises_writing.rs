@@ -270,3 +270,278 @@ fn after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes() {
         assert_eq!((data(&frames, 3), frames.last().unwrap().header.command), (b"flast".to_vec(), Command::Fin));
     });
 }
+
+// ---- `write_all` is one call ----------------------------------------------------------------------------------------
+
+/// A record: its writer, its number, its length, and so many bytes that tell of both.
+fn record(writer: u8, number: u32, len: usize) -> Vec<u8> {
+    let mut record = vec![writer];
+    record.extend(number.to_be_bytes());
+    record.extend((len as u32).to_be_bytes());
+    record.extend(Pattern::bytes(u64::from(writer) << 32 | u64::from(number), len));
+    record
+}
+
+const HEAD: usize = 9;
+
+/// A record that is cut off: its writer and number, and how many bytes there are of it.
+type Cut = (u8, u32, usize);
+
+/// Splits what came into records: each one's writer and number. The last may be cut off; how much of it there is, is told too.
+fn records(mut data: &[u8]) -> (Vec<(u8, u32)>, Option<Cut>) {
+    let mut whole = Vec::new();
+    while let Some((head, rest)) = data.split_at_checked(HEAD) {
+        let (writer, number) = (head[0], u32::from_be_bytes(head[1..5].try_into().unwrap()));
+        let len = u32::from_be_bytes(head[5..9].try_into().unwrap()) as usize;
+        let expected = &record(writer, number, len)[HEAD..];
+        let n = len.min(rest.len());
+        assert!(rest[..n] == expected[..n], "a torn record: {writer}/{number} of {len} bytes");
+        if n < len {
+            return (whole, Some((writer, number, data.len())));
+        }
+        whole.push((writer, number));
+        data = &rest[len..];
+    }
+    (whole, None)
+}
+
+/// Eight threads, records of up to 1 MiB and of few bytes, a reader that takes a little at a time.
+#[test]
+fn records_of_many_threads_never_tear() {
+    const WRITERS: u8 = 8;
+    const EACH: u32 = 12;
+    test("records_of_many_threads_never_tear", || {
+        for config in quiet_versions() {
+            let (client, server) = pair(config.max_send_buffer(100_000));
+            let stream = client.open("records").unwrap();
+            let start = Arc::new(Barrier::new(usize::from(WRITERS)));
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let (mut stream, start) = (stream.clone(), Arc::clone(&start));
+                    thread::spawn(move || {
+                        start.wait();
+                        for number in 0..EACH {
+                            let len = [1, 88, 4000, 5000, 70_000, 300_000][(number as usize + usize::from(writer)) % 6];
+                            let len = if number == u32::from(writer) && writer < 2 { 1 << 20 } else { len };
+                            match writer % 2 {
+                                0 => stream.write_all(&record(writer, number, len)).unwrap(),
+                                _ => (&stream).write_all(&record(writer, number, len)).unwrap(),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let reader = thread::spawn(move || {
+                let (mut stream, mut got, mut piece) = (server.accept().unwrap(), Vec::new(), vec![0; 50_000]);
+                for i in 0.. {
+                    match stream.read(&mut piece[..[1, 700, 9_000, 50_000][i % 4]]).unwrap() {
+                        0 => break,
+                        n => got.extend_from_slice(&piece[..n]),
+                    }
+                    thread::yield_now();
+                }
+                got
+            });
+            for writer in writers {
+                writer.join().unwrap();
+            }
+            stream.close().unwrap();
+            let (whole, cut) = records(&reader.join().unwrap());
+            assert_eq!((whole.len(), cut), (usize::from(WRITERS) * EACH as usize, None));
+            for writer in 0..WRITERS {
+                let numbers = whole.iter().filter(|(by, _)| *by == writer).map(|(_, number)| *number);
+                assert!(numbers.eq(0..EACH), "in its thread's order");
+            }
+        }
+    });
+}
+
+/// With deadlines, non-blocking moments and an end in the middle: a record is whole, or not there at all, unless its writer was
+/// told how much of it was accepted.
+#[test]
+fn a_record_is_cut_only_where_its_writer_was_told_so() {
+    const WRITERS: u8 = 8;
+    test("a_record_is_cut_only_where_its_writer_was_told_so", || {
+        for (config, end) in quiet_versions().into_iter().flat_map(|config| [0, 1, 2].map(|end| (config.clone(), end)))
+        {
+            let (client, server) = pair(config.max_send_buffer(20_000));
+            let stream = client.open("records").unwrap();
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let mut stream = stream.clone();
+                    // Until a record of this writer's is cut, or the stream ends: those that were taken, and what was of the last.
+                    thread::spawn(move || {
+                        let mut taken = Vec::new();
+                        for number in 0.. {
+                            let record = record(writer, number, [1, 3000, 40_000, 8_000][(number % 4) as usize]);
+                            match stream.write_all(&record) {
+                                Ok(()) => taken.push((writer, number)),
+                                Err(error) => match Error::from(error) {
+                                    Error::PartialWrite { accepted, .. } => {
+                                        // What follows on the stream would be taken for the rest of it.
+                                        let _ = stream.shutdown(Shutdown::Write);
+                                        return (taken, Some((writer, number, accepted)));
+                                    }
+                                    Error::Timeout | Error::WouldBlock => thread::yield_now(),
+                                    _ => return (taken, None),
+                                },
+                            }
+                        }
+                        unreachable!()
+                    })
+                })
+                .collect();
+            let (tell, told) = std::sync::mpsc::channel();
+            let reader = thread::spawn(move || {
+                let (mut stream, mut got, mut piece) = (server.accept().unwrap(), Vec::new(), vec![0; 30_000]);
+                loop {
+                    match stream.read(&mut piece).unwrap() {
+                        0 => return got,
+                        n => got.extend_from_slice(&piece[..n]),
+                    }
+                    let _ = tell.send(got.len());
+                }
+            });
+            assert!(told.iter().any(|len| len > 1 << 20));
+            match end {
+                0 => stream.set_write_deadline(Some(Instant::now())),
+                1 => stream.set_nonblocking(true).unwrap(),
+                _ => stream.close().unwrap(),
+            }
+            let ends: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+            stream.close().unwrap();
+            let (mut whole, cut) = records(&reader.join().unwrap());
+            let mut taken: Vec<_> = ends.iter().flat_map(|(taken, _)| taken.clone()).collect();
+            whole.sort_unstable();
+            taken.sort_unstable();
+            assert!(whole == taken, "all that was taken came, and nothing else");
+            let told: Vec<_> = ends.into_iter().filter_map(|(_, cut)| cut).collect();
+            assert!(told.len() <= 1 && told.first().copied() == cut, "{told:?} {cut:?}");
+        }
+    });
+}
+
+/// "A `write` of at most 4096 bytes waits until all of it fits": lines of 97 bytes from eight threads by plain `write`.
+#[test]
+fn small_writes_are_whole() {
+    const WRITERS: u8 = 8;
+    test("small_writes_are_whole", || {
+        // A queue that is full all the time; a window that is.
+        for (version, queue, window) in [(1, 4096, 65536), (2, 4096, 65536), (2, 262_144, 8192)] {
+            let config = quiet().version(version).max_send_buffer(queue).max_stream_buffer(window);
+            let (client, server) = pair(config);
+            let stream = client.open("lines").unwrap();
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let mut stream = stream.clone();
+                    thread::spawn(move || {
+                        for number in 0..1000 {
+                            let line = record(writer, number, 97 - HEAD);
+                            assert_eq!(stream.write(&line).unwrap(), 97);
+                        }
+                    })
+                })
+                .collect();
+            let mut theirs = server.accept().unwrap();
+            let reader = thread::spawn(move || {
+                let mut got = Vec::new();
+                theirs.read_to_end(&mut got).unwrap();
+                got
+            });
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+            stream.close().unwrap();
+            assert_eq!(records(&reader.join().unwrap()).0.len(), 8000);
+        }
+    });
+}
+
+/// "(non-blocking: `WouldBlock`)", and "otherwise it takes what fits".
+#[test]
+fn a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit() {
+    test("a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit", || {
+        let (_lab, _session, mut stream) = behind_a_blocked_transport(4096);
+        assert_eq!(stream.write(&[0; 4000]).unwrap(), 4000);
+        stream.set_nonblocking(true).unwrap();
+        assert_eq!(stream.write(&[0; 97]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert!(matches!(Error::from(stream.write_all(&[0; 97]).unwrap_err()), Error::WouldBlock));
+        assert_eq!(stream.write(&[0; 96]).unwrap(), 96);
+        let (_lab, _session, mut stream) = behind_a_blocked_transport(4095);
+        assert_eq!(stream.write(&[0; 4000]).unwrap(), 4000);
+        assert_eq!(stream.write(&[0; 97]).unwrap(), 95);
+    });
+}
+
+/// "If it fails after a part was accepted ...", and who waits behind it takes nothing, within a time of its own.
+#[test]
+fn a_write_all_that_fails_says_how_much_was_accepted() {
+    test("a_write_all_that_fails_says_how_much_was_accepted", || {
+        let (lab, _session, stream) = behind_a_blocked_transport(10_000);
+        let midway = blocked("midway", {
+            let mut stream = stream.clone();
+            move || stream.write_all(&[1; 15_000]).unwrap_err()
+        });
+        let behind = blocked("behind", {
+            let mut stream = stream.clone();
+            move || stream.write_all(b"behind").unwrap_err()
+        });
+        stream.set_write_deadline(Some(Instant::now() + SHORT));
+        let error = midway.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let inner = error.get_ref().and_then(|error| error.downcast_ref());
+        let Some(Error::PartialWrite { accepted: 10_000, source }) = inner else { panic!("{error:?}") };
+        assert!(matches!(**source, Error::Timeout));
+        assert!(matches!(Error::from(behind.join().unwrap()), Error::Timeout), "it took nothing");
+        stream.shutdown(Shutdown::Write).unwrap();
+        lab.allow_all();
+        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        assert_eq!(data(&frames, 3)[1..], [1; 10_000]);
+    });
+}
+
+/// Through `write!`, a trait object, and code that is generic over `Write`.
+#[test]
+fn every_way_to_write_all_is_one_call() {
+    fn generic(mut writer: impl Write, len: usize) {
+        writer.write_all(&vec![b'g'; len]).unwrap();
+    }
+    test("every_way_to_write_all_is_one_call", || {
+        const LEN: usize = 50_000;
+        let (lab, _session, stream) = behind_a_blocked_transport(10_000);
+        let mut object: Box<dyn gmux::MuxStream> = Box::new(stream.clone());
+        let first = blocked("object", move || object.write_all(&[b'o'; LEN]).unwrap());
+        // Each piece of the text by a call of its own would let the others in between.
+        let mut formats = stream.clone();
+        let text = "f".repeat(LEN / 2);
+        let second = blocked("formats", move || write!(formats, "{text}{}", text.clone()).unwrap());
+        let by_value = stream.clone();
+        let third = blocked("generic", move || generic(by_value, LEN));
+        let mut boxed: Box<dyn gmux::MuxStream> = Box::new(stream.clone());
+        let fourth = blocked("boxed", move || write!(boxed, "b{}", "x".repeat(LEN)).unwrap());
+        lab.allow_all();
+        [first, second, third, fourth].into_iter().for_each(|thread| thread.join().unwrap());
+        (&stream).flush().unwrap();
+        let frames = lab.until_frames(|frames| data(frames, 3).len() == 4 * LEN + 2);
+        let data = data(&frames, 3);
+        let runs: Vec<_> = data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+        assert_eq!(runs, [(b'f', 1), (b'o', LEN), (b'f', LEN), (b'g', LEN), (b'b', 1), (b'x', LEN)], "as they came");
+    });
+}
+
+/// What a `write!` can't format is not written at all.
+#[test]
+fn text_that_cannot_be_formatted_is_not_written() {
+    struct Broken;
+    impl std::fmt::Display for Broken {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Err(std::fmt::Error)
+        }
+    }
+    test("text_that_cannot_be_formatted_is_not_written", || {
+        let (lab, _session, mut stream) = behind_a_blocked_transport(10_000);
+        assert!(write!(stream, "half of it {Broken}").is_err());
+        stream.close().unwrap();
+        lab.allow_all();
+        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        assert_eq!(data(&frames, 3), b"f");
+    });
+}

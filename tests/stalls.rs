@@ -38,6 +38,14 @@ fn error_of<T>(result: io::Result<T>) -> Error {
     }
 }
 
+/// Why a `write_all` failed, whether it had had a part accepted or not.
+fn cause(error: Error) -> Error {
+    match error {
+        Error::PartialWrite { source, .. } => Error::clone(&source),
+        other => other,
+    }
+}
+
 /// Sends a piece and reads its echo.
 fn round(mut stream: &Stream, seed: u64) {
     let sent = Pattern::bytes(seed, 10_000);
@@ -90,7 +98,7 @@ fn a_sleeping_reader_stalls_the_others_once() {
             assert_eq!((&sleeper).read(&mut [0]).unwrap(), 0, "the peer got FIN");
             match version {
                 1 => write.join().unwrap().unwrap(), // no window: it is thrown away as it comes
-                _ => assert!(matches!(error_of(write.join().unwrap()), Error::PeerFinished(_))),
+                _ => assert!(matches!(cause(error_of(write.join().unwrap())), Error::PeerFinished(_))),
             }
 
             drop((others, sleeper));
@@ -188,8 +196,8 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                         assert!(received == back[i] && got == there[i], "stream {i}");
                     }
                     Err(error) => {
-                        assert!(matches!(error, Error::Stalled { .. }), "{error:?}");
-                        assert!(matches!(error_of(ours.join()), Error::PeerFinished(_)));
+                        assert!(matches!(cause(error), Error::Stalled { .. }));
+                        assert!(matches!(cause(error_of(ours.join())), Error::PeerFinished(_)));
                         assert!(received.len() < EACH && back[i].starts_with(&received), "stream {i}");
                         cut += 1;
                     }
@@ -405,5 +413,62 @@ fn each_stall_has_its_whole_timeout() {
             true
         };
         while !in_time() {}
+    });
+}
+
+/// What `write_to` has taken out, and its writer doesn't take, is unread: it counts, and a cut takes it back while that writer is
+/// still stuck. On version 1 one frame is all of the budget; on version 2 there are three
+/// streams, each with a frame with its writer, and no room for a fourth frame.
+#[test]
+fn a_cut_takes_back_what_a_stuck_writer_holds() {
+    struct Stuck(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+    impl Write for Stuck {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(());
+            let _ = self.1.recv(); // disconnected: the test lets it go
+            Ok(data.len().min(100))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    test("a_cut_takes_back_what_a_stuck_writer_holds", || {
+        for (version, budget, streams) in [(1, 65536, 1), (2, BUDGET, 3)] {
+            let server = quiet().version(version).max_receive_buffer(budget).stall_timeout(Some(STALL));
+            let (mut raw, session) = against_server(server, version);
+            let mut movers = Vec::new();
+            for i in 0..streams {
+                let id = 3 + 2 * i;
+                raw.syn(id, "stuck");
+                let stream = session.accept().unwrap();
+                raw.psh(id, vec![1; 65_000]);
+                let ((say, heard), (go, told)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+                let mover = stream.clone();
+                movers.push((thread::spawn(move || mover.write_to(&mut Stuck(say, told))), go, stream));
+                heard.recv().unwrap();
+            }
+            // The next one doesn't fit, until a stream is cut.
+            raw.syn(99, "other");
+            let mut other = session.accept().unwrap();
+            raw.psh(99, vec![2; 65_500]);
+            let mut got = vec![0; 65_500];
+            other.read_exact(&mut got).unwrap();
+            assert!(got.iter().all(|byte| *byte == 2));
+            assert_eq!(session.stats().streams_cut, 1);
+            assert!(movers.iter().all(|(mover, ..)| !mover.is_finished()), "all of them are stuck");
+            let mut cut = 0;
+            for (mover, go, stream) in movers {
+                if (&stream).write(&[0]).is_err() {
+                    drop(go);
+                    assert!(matches!(error_of(mover.join().unwrap()), Error::Stalled { .. }));
+                    cut += 1;
+                } else {
+                    stream.close().unwrap();
+                    drop(go);
+                    assert!(matches!(error_of(mover.join().unwrap()), Error::Closed));
+                }
+            }
+            assert_eq!((cut, session.stats().receive_buffered), (1, 0), "version {version}");
+        }
     });
 }

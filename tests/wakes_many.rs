@@ -53,14 +53,14 @@ fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
     blocked(move || stream.flush())
 }
 
-/// Shuts the transport, and fills the stream's queue; returns how much was accepted.
+/// Shuts the transport, and fills the stream's queue to the last byte; returns how much was accepted.
 fn fill(scene: &Scene) -> usize {
     scene.puppet.shut();
     let mut stream = &scene.stream;
     let mut accepted = stream.write(b"x").unwrap();
     scene.puppet.wait_stuck();
     scene.stream.set_nonblocking(true).unwrap();
-    while let Ok(n) = stream.write(&[b'x'; 1000]) {
+    while let Ok(n) = stream.write(&[b'x'; 5000]) {
         accepted += n;
     }
     scene.stream.set_nonblocking(false).unwrap();

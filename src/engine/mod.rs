@@ -29,7 +29,7 @@ use crate::proto::keepalive::Keepalive;
 use crate::proto::registry::{Limits, Registry, Role};
 use crate::stats::Counters;
 use crate::sync::budget::Budget;
-use crate::sync::cell::{Env, Name, Notifier, StreamCell};
+use crate::sync::cell::{Env, Name, Notifier, StreamCell, Take};
 use crate::sync::close::Lifecycle;
 use crate::sync::pause::Pause;
 use crate::sync::shaper::{Parker, shaper};
@@ -246,8 +246,8 @@ impl Core {
     }
 
     /// Writes to a stream. If that answers what came, and the writer is idle, this thread takes the writer's turn.
-    pub(crate) fn write(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &[u8]) -> Result<usize> {
-        let written = cell.write(&self.env, buf)?;
+    pub(crate) fn write(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &[u8], take: Take) -> Result<usize> {
+        let written = cell.write(&self.env, buf, take)?;
         let shaper = &self.env.shaper;
         let turn = written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
         if turn && writer::callers_turn(self) {

@@ -47,7 +47,7 @@ pub(crate) struct Chunk<C> {
     start: usize,
     end: usize,
     /// Refunds the budget when the chunk is dropped.
-    _charge: C,
+    charge: C,
 }
 
 /// What a buffer for a chunk of `n` bytes is to be charged, in bytes.
@@ -60,7 +60,7 @@ impl<C> Chunk<C> {
     pub(crate) fn new(mut buffer: Buffer, start: usize, len: usize, charge: C) -> Self {
         buffer.set_len(buffer.capacity());
         let end = (start + len).min(buffer.len());
-        Self { buffer, start: start.min(end), end, _charge: charge }
+        Self { buffer, start: start.min(end), end, charge }
     }
 
     pub(crate) fn data(&self) -> &[u8] {
@@ -90,11 +90,13 @@ impl<C> Chunk<C> {
 pub(crate) struct Inbox<C> {
     chunks: VecDeque<Chunk<C>>,
     len: usize,
+    /// What the chunk that is lent occupies, in bytes, and its charge.
+    lent: Option<(usize, C)>,
 }
 
 impl<C> Inbox<C> {
     pub(crate) fn new() -> Self {
-        Self { chunks: VecDeque::new(), len: 0 }
+        Self { chunks: VecDeque::new(), len: 0, lent: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -105,9 +107,10 @@ impl<C> Inbox<C> {
         self.len == 0
     }
 
-    /// What the data occupies of the budget, in bytes.
+    /// What the data occupies of the budget, in bytes, with what is lent.
     pub(crate) fn occupied(&self) -> usize {
-        self.chunks.iter().map(|chunk| charge_for(&chunk.buffer)).sum()
+        let lent = self.lent.as_ref().map_or(0, |(bytes, _)| *bytes);
+        lent + self.chunks.iter().map(|chunk| charge_for(&chunk.buffer)).sum::<usize>()
     }
 
     /// Copies as much of `data` as the last chunk has room for; returns the count. That room is charged already.
@@ -150,6 +153,31 @@ impl<C> Inbox<C> {
             self.len += chunk.len();
             self.chunks.push_front(chunk);
         }
+    }
+
+    /// Takes the first chunk out for a reader that may keep it for long, and leaves its charge here: it still counts, and
+    /// can be [recalled](Self::recall).
+    pub(crate) fn lend(&mut self) -> Option<Chunk<()>> {
+        let Chunk { buffer, start, end, charge } = self.pop()?;
+        self.lent = Some((charge_for(&buffer), charge));
+        Some(Chunk { buffer, start, end, charge: () })
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Puts what is left of a lent chunk back to the head; it is returned if its charge was recalled.
+    pub(crate) fn give_back(&mut self, chunk: Chunk<()>) -> Option<Chunk<()>> {
+        let Some((_, charge)) = self.lent.take() else { return Some(chunk) };
+        let Chunk { buffer, start, end, charge: () } = chunk;
+        self.unpop(Chunk { buffer, start, end, charge });
+        None
+    }
+
+    /// Takes the charge of the lent chunk, for the caller to drop: the chunk is used up, or not wanted any more.
+    pub(crate) fn recall(&mut self) -> Option<C> {
+        self.lent.take().map(|(_, charge)| charge)
     }
 
     /// Moves the rest of the data, if it is a small tail of a large buffer, to a small buffer; `charge` charges it. Returns the
@@ -230,7 +258,7 @@ mod tests {
         big.consume(32768 - 100);
         inbox.unpop(big);
         let big = inbox.release_tail(&pool, |n| n).unwrap();
-        assert_eq!(big._charge, 32768 + CHUNK_OVERHEAD);
+        assert_eq!(big.charge, 32768 + CHUNK_OVERHEAD);
         assert_eq!(inbox.occupied(), 128 + CHUNK_OVERHEAD);
         assert_eq!(inbox.pop().unwrap().data(), &[7; 100]);
     }

@@ -10,6 +10,7 @@
 mod turns;
 mod view;
 mod windows;
+mod writing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +20,6 @@ use super::outbox::{Outbox, Payload};
 use super::state::{Event, Halves, Receiving, Sending};
 use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;
-use crate::pool::BufferPool;
 
 /// A turn may go by the express lane if it has at most so many bytes of data: a request, an answer or a keystroke doesn't
 /// wait behind bulk.
@@ -49,7 +49,7 @@ pub(crate) enum Readable {
 pub(crate) enum Writable {
     /// So many bytes can be accepted.
     Room(usize),
-    /// No room now. `starved`: the peer has sent FIN and granted no window.
+    /// Not enough room now. `starved`: the peer has sent FIN and granted too little window.
     Full {
         starved: bool,
     },
@@ -79,6 +79,7 @@ pub(crate) enum Transmit {
 #[must_use = "drop it after unlocking"]
 pub(crate) struct Discarded<C> {
     _chunks: VecDeque<Chunk<C>>,
+    _lent: Option<C>,
     _payloads: VecDeque<Payload>,
 }
 
@@ -93,8 +94,6 @@ pub(crate) struct StreamCore<C> {
     handed: u64,
     /// The stream failed alone; what was received stays readable, then this is reported, even after FIN.
     failure: Option<Arc<Error>>,
-    /// What was received went with that failure.
-    cut: bool,
     /// The session ended, or is closing.
     ending: Option<Arc<Error>>,
     /// The session's transport takes no more writes.
@@ -128,7 +127,6 @@ impl<C> StreamCore<C> {
             rx: ReceiveWindow::new(version == 2, sizes, origin),
             handed: origin,
             failure: None,
-            cut: false,
             ending: None,
             write_ending: None,
             closed: false,
@@ -209,11 +207,6 @@ impl<C> StreamCore<C> {
         !self.closed && !self.read_shut && self.failure.is_none()
     }
 
-    /// Whether what a reader took out and didn't use goes back: unlike new data also after a failure, unless that was lossy.
-    pub(crate) fn keeps_data(&self) -> bool {
-        !self.closed && !self.read_shut && !self.cut
-    }
-
     /// FIN came; returns whether it is the first.
     pub(crate) fn peer_fin(&mut self) -> bool {
         self.halves.on(Event::PeerFin)
@@ -243,82 +236,6 @@ impl<C> StreamCore<C> {
         self.halves.receiving == Receiving::Ended
     }
 
-    /// What a write can do, with at most `max` bytes accepted and unsent.
-    #[inline]
-    pub(crate) fn writable(&self, max: usize) -> Writable {
-        if self.closed {
-            return Writable::Failed(Error::Closed);
-        }
-        if let Some(error) = self.broken() {
-            return Writable::Failed(error);
-        }
-        if self.halves.sending != Sending::Open {
-            return Writable::Failed(Error::WriteShutdown);
-        }
-        match self.room(max) {
-            0 => Writable::Full { starved: self.is_finished() && self.lacks_credit(max) },
-            room => Writable::Room(room),
-        }
-    }
-
-    #[inline]
-    fn room(&self, max: usize) -> usize {
-        self.tx.credit().min(max.saturating_sub(self.outbox.len()))
-    }
-
-    /// Whether a waiting writer is worth waking: the window has room, and half of the queue is free, or all of it (half of `max` is
-    /// never reached behind a small window).
-    pub(crate) fn is_roomy(&self, max: usize) -> bool {
-        let queued = self.outbox.len();
-        self.tx.reach() > 0 && (queued <= max / 2 || queued == 0)
-    }
-
-    /// Accepts small data by copying it behind what waits.
-    #[inline]
-    pub(crate) fn accept_small(&mut self, data: &[u8], max_frame: usize, pool: &BufferPool) {
-        self.tx.accept(data.len());
-        self.outbox.append(data, max_frame, pool);
-    }
-
-    /// Accepts a payload.
-    pub(crate) fn accept(&mut self, payload: Payload) {
-        self.tx.accept(payload.len());
-        self.outbox.push(payload);
-    }
-
-    /// How many bytes were accepted since the stream began.
-    pub(crate) fn accepted(&self) -> u64 {
-        self.tx.accepted()
-    }
-
-    /// How many accepted bytes the transport hasn't taken yet, as far as it has said so. What a failed stream threw away isn't
-    /// counted: its own calls have said that.
-    pub(crate) fn unsent(&self) -> u64 {
-        if self.failure.is_some() { 0 } else { self.tx.accepted() - self.handed }
-    }
-
-    /// How many accepted bytes wait for the writer.
-    pub(crate) fn queued(&self) -> u64 {
-        self.outbox.len() as u64
-    }
-
-    /// Whether the bytes accepted up to `target` were handed to the transport, or why they never will.
-    pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
-        if self.closed {
-            return Some(Err(Error::Closed));
-        }
-        if self.handed >= target {
-            return Some(Ok(()));
-        }
-        self.broken().map(Err)
-    }
-
-    /// Why nothing more can be written, if the fault isn't the application's.
-    fn broken(&self) -> Option<Error> {
-        let error = self.failure.as_ref().or(self.ending.as_ref()).or(self.write_ending.as_ref());
-        error.map(|error| Error::clone(error))
-    }
-
     // ---- the application's endings ------------------------------------------------------------------------------
 
     /// `shutdown(Write)`; returns whether it is news. When the session is closing already it isn't: writes have failed, so FIN would
@@ -333,7 +250,14 @@ impl<C> StreamCore<C> {
         self.halves.on(Event::ShutRead);
         let n = self.inbox.len();
         self.rx.consume(n, 0);
-        Discarded { _chunks: self.inbox.clear(), _payloads: VecDeque::new() }
+        self.discard(true, false)
+    }
+
+    /// Throws away what was received, or what was accepted, or both.
+    fn discard(&mut self, received: bool, accepted: bool) -> Discarded<C> {
+        let (chunks, lent) = if received { (self.inbox.clear(), self.inbox.recall()) } else { Default::default() };
+        let payloads = if accepted { self.outbox.clear() } else { VecDeque::new() };
+        Discarded { _chunks: chunks, _lent: lent, _payloads: payloads }
     }
 
     /// The application closed the stream: FIN follows what was accepted, unread data is thrown away.
@@ -344,7 +268,7 @@ impl<C> StreamCore<C> {
         if self.ending.is_none() {
             self.halves.on(Event::Finish);
         }
-        Some(Discarded { _chunks: self.inbox.clear(), _payloads: VecDeque::new() })
+        Some(self.discard(true, false))
     }
 
     /// Whether the application reads no more.
@@ -373,9 +297,7 @@ impl<C> StreamCore<C> {
     pub(crate) fn fail(&mut self, error: Error, lossy: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
         self.halves.on(Event::Finish);
-        self.cut |= lossy;
-        let chunks = if lossy { self.inbox.clear() } else { VecDeque::new() };
-        Discarded { _chunks: chunks, _payloads: self.outbox.clear() }
+        self.discard(lossy, true)
     }
 
     /// The session is closing: calls fail with `error`, what was accepted is still sent, and FIN only if the application
@@ -393,7 +315,7 @@ impl<C> StreamCore<C> {
     pub(crate) fn end(&mut self, error: &Arc<Error>) -> Discarded<C> {
         self.ending.get_or_insert_with(|| Arc::clone(error));
         self.mute = true;
-        Discarded { _chunks: VecDeque::new(), _payloads: self.outbox.clear() }
+        self.discard(false, true)
     }
 }
 

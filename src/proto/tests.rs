@@ -34,7 +34,7 @@ impl End {
 
     /// Writes what there is room for.
     fn write(&mut self, data: &[u8]) -> usize {
-        let Writable::Room(room) = self.core.writable(MAX_SEND) else { return 0 };
+        let Writable::Room(room) = self.core.writable(MAX_SEND, 1) else { return 0 };
         let n = room.min(data.len());
         self.core.accept_small(&data[..n], MAX_FRAME, &self.pool);
         n
@@ -183,7 +183,7 @@ fn after_fin_only_updates_are_sent() {
     b.transmit("");
     while a.receive(&mut b) {}
     let before = a.log.len();
-    assert!(matches!(a.core.writable(MAX_SEND), Writable::Failed(crate::Error::WriteShutdown)));
+    assert!(matches!(a.core.writable(MAX_SEND, 1), Writable::Failed(crate::Error::WriteShutdown)));
     assert_eq!(a.read(100).len(), 100);
     a.transmit("");
     assert!(a.log.len() > before && a.log[before..].iter().all(|f| f.header.command == Command::Upd));

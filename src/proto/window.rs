@@ -109,6 +109,11 @@ impl SendWindow {
         (self.heard, self.asked) = (true, u64::MAX);
     }
 
+    /// The peer's newest window, in bytes, whatever of it is in use.
+    pub(crate) fn window(&self) -> usize {
+        usize::try_from(self.window).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn accept(&mut self, n: usize) {
         self.accepted += n as u64;
     }

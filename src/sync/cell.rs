@@ -5,13 +5,13 @@
 //! | condvar | waits in | woken by |
 //! |---|---|---|
 //! | `readable` | `read`, `write_to` | data, FIN, a reader that leaves data behind; endings; changed deadlines |
-//! | `writable` | `write` | whoever has the writer, and made room, UPD with credit, what another stream gives back of what is sent unasked ([`super::unasked`]), FIN (it starts a stall clock), a writer that leaves room behind; endings; changed deadlines |
+//! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of what is sent unasked ([`super::unasked`]), a writer that is done or gives up: they wake the head of the line ([`line`]); FIN (it starts a stall clock); endings; changed deadlines |
 //! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
 //!
 //! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's close or end. They wake all three.
 //!
 //! Large copies run outside the lock: a reader takes chunks out (`reading`), a writer fills buffers and puts them in
-//! (`writing`). These two marks are what keeps one call's bytes together; a call that finds its mark set waits like one that
+//! (`midway`). These two marks are what keeps one call's bytes together; a call that finds its mark set waits like one that
 //! finds no data or no room.
 //!
 //! Invariants: whoever sets a mark clears it, also when a user's writer panics ([`reading::ReadTurn`]); every change is followed by
@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::budget::{Budget, Charge};
 use super::deadline::{Deadline, NoData};
@@ -35,6 +35,7 @@ use crate::proto::stream::StreamCore;
 use crate::proto::window::{WindowSizes, window_cap};
 
 mod endings;
+mod line;
 mod peer;
 mod reading;
 mod turns;
@@ -43,9 +44,11 @@ mod waits;
 mod writing;
 
 pub(crate) use endings::Ended;
+use line::Line;
 pub(crate) use peer::{Small, Wakes};
 use reading::Reading;
 pub(crate) use waits::Direction;
+pub(crate) use writing::Take;
 
 /// Up to so many bytes a copy is made under the lock: it takes less time than locking again.
 const COPY_LOCKED: usize = 4096;
@@ -140,7 +143,10 @@ struct State {
     no_data: NoData,
     nonblocking: bool,
     reading: Reading,
+    /// A write has to go on before another may begin: see [`line`].
+    midway: bool,
     read_waiters: u32,
+    /// How many are in the line.
     write_waiters: u32,
     flush_waiters: u32,
     /// When the peer's FIN, or credit after it, came last.
@@ -163,6 +169,7 @@ struct State {
 struct Extras {
     read: Deadline,
     write: Deadline,
+    line: Line,
     closed: Option<(Sender<()>, Receiver<()>)>,
     notifier: Option<Notifier>,
 }
@@ -238,6 +245,7 @@ impl StreamCell {
             no_data: NoData::new(config.no_data_timeout, now),
             nonblocking: false,
             reading: Reading::Nobody,
+            midway: false,
             read_waiters: 0,
             write_waiters: 0,
             flush_waiters: 0,
@@ -284,9 +292,11 @@ impl StreamCell {
         env.shaper.ring(bell);
     }
 
-    fn wake_all(&self) {
+    /// Wakes everybody who waits for the stream, to look again; unlocks it.
+    fn wake_all(&self, state: MutexGuard<'_, State>) {
+        self.wake_line(&state);
+        drop(state);
         self.readable.notify_all();
-        self.writable.notify_all();
         self.flushed.notify_all();
     }
 }

@@ -44,20 +44,20 @@ impl<C> StreamCore<C> {
         self.tx.forget();
     }
 
-    /// Whether a write that found no room waits for its peer, or for the session's allowance, and not for the queue alone.
-    pub(crate) fn lacks_credit(&self, max: usize) -> bool {
-        self.tx.reach() == 0 || (self.tx.credit() == 0 && self.outbox.len() < max)
+    /// Whether a write that found no room for `least` bytes waits for its peer, or for the session's allowance, and not for the queue alone.
+    pub(crate) fn lacks_credit(&self, max: usize, least: usize) -> bool {
+        self.tx.reach() < least || (self.tx.credit() < least && self.outbox.len() + least <= max)
     }
 
     /// Whether such a write may keep what was granted to the peer from being read, so that the session has to take it in: it is more than
     /// that where the peer doesn't keep to its window.
-    pub(crate) fn starves(&self, max: usize) -> bool {
-        self.lacks_credit(max) && self.rx.is_kept_to()
+    pub(crate) fn starves(&self, max: usize, least: usize) -> bool {
+        self.lacks_credit(max, least) && self.rx.is_kept_to()
     }
 
-    /// Whether a write might find room if it looked: there is some, or the session may allow some.
-    pub(crate) fn may_have_room(&self, max: usize) -> bool {
-        self.tx.reach() > 0 && self.outbox.len() < max
+    /// Whether a write might find room for `least` bytes if it looked: there is, or the session may allow them.
+    pub(crate) fn may_have_room(&self, max: usize, least: usize) -> bool {
+        self.tx.reach() >= least && self.outbox.len() + least <= max
     }
 
     /// The largest window that may be announced from here on, and whether half of the session's budget is granted.

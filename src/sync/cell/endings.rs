@@ -56,8 +56,7 @@ impl StreamCell {
             _channel: channel,
         };
         let bell = self.settle(env, &mut state);
-        drop(state);
-        self.wake_all();
+        self.wake_all(state);
         env.shaper.ring(bell);
         ended
     }

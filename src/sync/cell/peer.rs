@@ -56,7 +56,7 @@ impl Wakes {
             cell.readable.notify_one();
         }
         for cell in self.writers.drain(..) {
-            cell.writable.notify_one();
+            cell.wake_writer();
         }
         self.readers.shrink_to(KEPT_WAKES);
         self.writers.shrink_to(KEPT_WAKES);
@@ -150,10 +150,7 @@ impl StreamCell {
         let first = state.core.peer_fin();
         if first {
             state.credit_at = Some(now);
-        }
-        drop(state);
-        if first {
-            self.wake_all();
+            self.wake_all(state);
         }
         first
     }
@@ -177,9 +174,10 @@ impl StreamCell {
         })?;
         if gained {
             state.credit_at = Some(now);
-            if state.write_waiters > 0 && state.core.is_roomy(env.config.max_send_buffer) {
-                Wakes::add(&mut wakes.writers, self);
-            }
+        }
+        // Also without credit: a smaller window may be one that a small write no longer waits for.
+        if state.has_room_for_head(env.config.max_send_buffer) {
+            Wakes::add(&mut wakes.writers, self);
         }
         let returned = state.settle_unasked(env);
         drop(state);

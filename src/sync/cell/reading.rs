@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::{COPY_LOCKED, Charge, Env, State, StreamCell};
+use super::{COPY_LOCKED, Env, State, StreamCell};
 use crate::error::Result;
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::Readable;
@@ -87,7 +87,7 @@ impl StreamCell {
         reading: Reading,
     ) -> ReadTurn<'a> {
         state.reading = reading;
-        ReadTurn { cell: self, env, chunk: None, consumed: 0 }
+        ReadTurn { cell: self, env, reading, chunk: None, consumed: 0 }
     }
 
     /// What every read does last: counts what was read, lets go of a large buffer with a small rest, wakes the next reader if there
@@ -110,29 +110,41 @@ impl StreamCell {
     }
 }
 
-/// A reader's right to take chunks out of the stream: what it didn't use goes back when it is dropped.
+/// A reader's right to take chunks out of the stream: what it didn't use goes back when it is dropped. What is out is lent:
+/// it counts as unread, and a cut or a close takes its charge back, though a user's writer may still look at it.
 pub(super) struct ReadTurn<'a> {
     cell: &'a Arc<StreamCell>,
     env: &'a Env,
-    chunk: Option<Chunk<Charge>>,
+    reading: Reading,
+    chunk: Option<Chunk<()>>,
     consumed: usize,
 }
 
 impl ReadTurn<'_> {
-    /// The chunk at the head, with something in it.
-    fn chunk(&mut self) -> Option<&mut Chunk<Charge>> {
-        if self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0) {
-            self.chunk = None; // back to the pool and the budget, outside the lock
+    /// The chunk at the head, with something in it. To be asked after each call of a user's writer, which may take its time:
+    /// the peer is to hear of what it has taken, and not of all at the end; and what is left may not be wanted any more.
+    fn chunk(&mut self) -> Option<&mut Chunk<()>> {
+        let used_up = self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0);
+        if used_up {
+            self.chunk = None; // back to the pool, outside the lock
+        }
+        if used_up || self.reading == Reading::Writing {
             let mut state = self.cell.state.lock();
+            let recalled = if state.core.inbox().is_lent() { None } else { self.chunk.take() };
+            self.consumed += recalled.as_ref().map_or(0, Chunk::len);
             let mut bell = Bell::default();
-            if state.reading == Reading::Writing {
-                // The user's writer may take its time: the peer is to hear of what it has taken, and not of all at the end.
+            if self.reading == Reading::Writing {
                 state.core.cap_window(self.env.window_cap());
                 state.core.consumed(std::mem::take(&mut self.consumed), self.env.spare_grant());
                 bell = self.cell.settle(self.env, &mut state);
             }
-            self.chunk = state.core.inbox().pop();
+            let mut spent = None;
+            if used_up {
+                spent = state.core.inbox().recall();
+                self.chunk = state.core.inbox().lend();
+            }
             drop(state);
+            drop((recalled, spent));
             self.env.shaper.ring(bell);
         }
         self.chunk.as_mut()
@@ -141,17 +153,10 @@ impl ReadTurn<'_> {
 
 impl Drop for ReadTurn<'_> {
     fn drop(&mut self) {
-        let chunk = self.chunk.take();
         let mut state = self.cell.state.lock();
         state.reading = Reading::Nobody;
-        let unwanted = match chunk {
-            Some(chunk) if state.core.keeps_data() => {
-                state.core.inbox().unpop(chunk);
-                None
-            }
-            other => other,
-        };
         // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out here.
+        let unwanted = self.chunk.take().and_then(|chunk| state.core.inbox().give_back(chunk));
         let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
         self.cell.finish_read(self.env, state, consumed);
         drop(unwanted);

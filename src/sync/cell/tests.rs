@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Env, Name, Small, StreamCell, Wakes};
+use super::{Env, Name, Small, StreamCell, Take, Wakes};
 use crate::config::Config;
 use crate::error::Result;
 use crate::proto::chunks::{Chunk, charge_for};
@@ -202,7 +202,7 @@ fn read(cell: &Arc<StreamCell>, env: &Env, n: usize) -> Result<Vec<u8>> {
 
 /// One write, and the ring that it owes.
 fn write(cell: &Arc<StreamCell>, env: &Env, data: &[u8]) -> Result<usize> {
-    let written = cell.write(env, data)?;
+    let written = cell.write(env, data, Take::WhatFits)?;
     env.shaper.ring(written.bell);
     Ok(written.accepted)
 }

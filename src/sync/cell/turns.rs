@@ -34,7 +34,7 @@ impl StreamCell {
             }
             emit(frame);
         }
-        turn.wake_writer = turn.data > 0 && state.write_waiters > 0 && state.core.is_roomy(env.config.max_send_buffer);
+        turn.wake_writer = turn.data > 0 && state.has_room_for_head(env.config.max_send_buffer);
         state.settle_grant(env);
         while let Some(lane) = state.core.schedule() {
             match lane {
@@ -45,9 +45,9 @@ impl StreamCell {
         turn
     }
 
-    /// Wakes one write that waits for room.
+    /// Wakes the write that is the next to get room.
     pub(crate) fn wake_writer(&self) {
-        self.writable.notify_one();
+        self.wake_head(&self.state.lock());
     }
 
     /// The stream was taken out of the queue for what is sent unasked, for there is enough for it now; returns whether a write still

@@ -36,6 +36,19 @@ impl State {
         }
     }
 
+    /// Until when a write may wait; `starved`: the peer has sent FIN and granted too little window.
+    fn write_limit(&mut self, env: &Env, call: &mut Call, starved: bool) -> Result<Option<Instant>> {
+        let now = Instant::now();
+        let limit = self.limit(Direction::Write, call, now)?;
+        let Some(stall) = env.config.half_close_stall.filter(|_| self.core.is_finished()) else { return Ok(limit) };
+        // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller window, which wakes nobody: so it looks again, too.
+        let since = if starved { call.start(now).max(self.credit_at.unwrap_or(now)) } else { now };
+        match since.checked_add(stall) {
+            Some(at) if at <= now => Err(Error::PeerFinished(stall)),
+            at => Ok(earlier(limit, at)),
+        }
+    }
+
     /// Until when a call may wait.
     ///
     /// # Errors
@@ -100,63 +113,50 @@ impl StreamCell {
         }
     }
 
-    /// Waits until there is room that no other writer is filling, for some of `n` bytes; returns how much, and the call's
-    /// clock.
-    #[inline]
-    pub(super) fn wait_writable(self: &Arc<Self>, env: &Env, n: usize) -> Result<(MutexGuard<'_, State>, usize, Call)> {
-        let result = self.look_for_room(env, n);
-        if result.is_err() {
-            self.give_back(env);
-        }
-        result
-    }
-
-    /// A write that failed leaves what it was allowed, or woken for, to others.
-    pub(super) fn give_back(&self, env: &Env) {
-        let mut state = self.state.lock();
-        state.settle_unasked(env);
-        drop(state);
-        env.wake_unasked(false);
-    }
-
-    #[inline]
-    fn look_for_room(self: &Arc<Self>, env: &Env, n: usize) -> Result<(MutexGuard<'_, State>, usize, Call)> {
-        let mut call = Call::default();
-        let mut state = self.state.lock();
-        loop {
-            state.ask(env, n);
-            let starved = match state.core.writable(env.config.max_send_buffer) {
-                Writable::Room(room) if !state.core.writing => return Ok((state, room, call)),
+    /// Waits until there is room for a call that has `left` bytes to write, and it is its turn; returns how much. A `midway`
+    /// call goes on as soon as there is any.
+    pub(super) fn wait_for_room<'a>(
+        self: &'a Arc<Self>,
+        env: &Env,
+        mut state: MutexGuard<'a, State>,
+        call: &mut Call,
+        (left, midway): (usize, bool),
+    ) -> (MutexGuard<'a, State>, Result<usize>) {
+        let max = env.config.max_send_buffer;
+        let mut place = None;
+        let result = loop {
+            let first = midway || state.is_first(place.as_ref());
+            if first {
+                state.ask(env, left);
+            }
+            let least = state.least(left, midway, max);
+            let starved = match state.core.writable(max, least) {
+                Writable::Room(room) if midway || state.is_turn(place.as_ref(), left, room) => break Ok(room),
                 Writable::Room(_) => false,
                 Writable::Full { starved } => starved,
-                Writable::Failed(error) => return Err(error),
+                Writable::Failed(error) => break Err(error),
             };
-            let now = Instant::now();
-            let mut limit = state.limit(Direction::Write, &mut call, now)?;
-            if state.core.is_finished()
-                && let Some(stall) = env.config.half_close_stall
-            {
-                // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller window, which wakes nobody: so it looks again, too.
-                let since = if starved { call.start(now).max(state.credit_at.unwrap_or(now)) } else { now };
-                match since.checked_add(stall) {
-                    Some(at) if at <= now => return Err(Error::PeerFinished(stall)),
-                    at => limit = earlier(limit, at),
-                }
-            }
-            if state.ask_or_queue(env, self, n) {
+            let limit = match state.write_limit(env, call, starved) {
+                Ok(limit) => limit,
+                Err(error) => break Err(error),
+            };
+            if first && state.ask_or_queue(env, self, left) {
                 continue; // something came back just now
             }
-            let starves = state.core.starves(env.config.max_send_buffer);
+            let starves = state.core.starves(max, least);
             if starves {
                 env.budget.starve();
             }
-            state.write_waiters += 1;
-            wait(&self.writable, &mut state, limit);
-            state.write_waiters -= 1;
+            let place = place.get_or_insert_with(|| state.queue_up(left, midway));
+            wait(place.seat.as_deref().unwrap_or(&self.writable), &mut state, limit);
             if starves {
                 env.budget.fed();
             }
+        };
+        if let Some(place) = place {
+            state.leave(&place);
         }
+        (state, result)
     }
 
     /// Waits until what has been accepted so far was handed to the transport.
@@ -177,8 +177,9 @@ impl StreamCell {
 
     /// Changes what calls wait for, and lets those that are blocked look again.
     fn set(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock());
-        self.wake_all();
+        let mut state = self.state.lock();
+        change(&mut state);
+        self.wake_all(state);
     }
 
     pub(crate) fn set_deadline(&self, direction: Direction, at: Option<Instant>) {

@@ -1,18 +1,29 @@
 //! How an application writes: small data is merged into the queue under the lock; for the rest a writer fills buffers outside of it.
 //!
-//! Invariants: one writer at a time fills buffers, so that what one call is told was accepted lies together; the stream is
-//! queued before it is unlocked.
+//! Invariants: what one call is told was accepted lies together, since a call that unlocks the stream in its middle keeps others
+//! out ([`line`](super::line)); the stream is queued before it is unlocked.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
+
 use super::waits::{Direction, is_far};
 use super::{COPY_LOCKED, Env, State, StreamCell};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::outbox::Payload;
 use crate::proto::stream::{EXPRESS_BYTES, Writable};
 use crate::sync::deadline::Call;
 use crate::sync::shaper::Bell;
+
+/// How much a write has to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// What there is room for, but a small one whole.
+    WhatFits,
+    /// Everything, as one call.
+    All,
+}
 
 /// What a write did.
 #[derive(Debug, Default)]
@@ -53,64 +64,108 @@ impl State {
 }
 
 impl StreamCell {
-    /// Accepts as much of `buf` as there is room for, at least one byte, waiting for it.
+    /// Accepts `buf`, or what of it there is room for, waiting for that and for its turn. Nothing of other calls comes between
+    /// the bytes that it accepts.
     ///
     /// The caller rings.
-    pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8]) -> Result<Written> {
+    pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8], take: Take) -> Result<Written> {
         if buf.is_empty() {
             return Ok(Written::default());
         }
-        let (max_send, max_frame) = (env.config.max_send_buffer, env.config.max_frame_size);
-        let (mut state, mut room, mut call) = self.wait_writable(env, buf.len())?;
-        let mut done = 0;
+        let max = env.config.max_send_buffer;
+        let (mut call, mut done, mut midway) = (Call::default(), 0, false);
+        let mut state = self.state.lock();
         let failed = loop {
-            let n = room.min(buf.len() - done);
-            let rest = &buf[done..done + n];
-            if n <= COPY_LOCKED {
-                state.core.accept_small(rest, max_frame, env.pool);
-                done += n;
-                if done == buf.len() {
-                    break None;
-                }
-            } else {
-                state.core.writing = true;
-                let bell = self.settle_turns(env, &mut state);
-                drop(state);
-                env.shaper.ring(bell);
-                let payload = Payload::of(env.pool, rest, max_frame);
-                let n = payload.len();
-                state = self.state.lock();
-                state.core.writing = false;
-                if let Writable::Failed(error) = state.core.writable(max_send) {
-                    // Closed meanwhile: this piece wasn't accepted, those before it were.
-                    break Some(error);
-                }
-                state.core.accept(payload);
-                done += n;
+            let rest = &buf[done..];
+            if midway || state.is_first(None) {
+                state.ask(env, rest.len());
             }
-            room = match state.core.writable(max_send) {
-                Writable::Room(room) if done < buf.len() => room,
-                _ => break None,
+            let room = match state.room_at_once(rest.len(), midway, max) {
+                Some(room) => room,
+                None if done > 0 && take == Take::WhatFits => break None,
+                None => {
+                    if done > 0 {
+                        midway = true;
+                        state.midway = true;
+                        state.settle_unasked(env);
+                        self.unlock(env, state);
+                        env.wake_unasked(false);
+                        state = self.state.lock();
+                    }
+                    let waited;
+                    (state, waited) = self.wait_for_room(env, state, &mut call, (rest.len(), midway));
+                    match waited {
+                        Ok(room) => room,
+                        Err(error) => break Some(error),
+                    }
+                }
             };
+            let rest = &rest[..room.min(rest.len())];
+            if rest.len() <= COPY_LOCKED {
+                state.core.accept_small(rest, env.config.max_frame_size, env.pool);
+                done += rest.len();
+            } else {
+                if take == Take::All {
+                    call.start(Instant::now()); // there may be room for long, and then none
+                }
+                midway = true;
+                state.midway = true;
+                let accepted;
+                (state, accepted) = self.accept_large(env, state, rest);
+                match accepted {
+                    Ok(n) => done += n,
+                    Err(error) => break Some(error),
+                }
+            }
+            if done == buf.len() {
+                break None;
+            }
         };
-        let next = state.write_waiters > 0 && state.core.may_have_room(max_send);
-        let unasked = state.unasked > 0;
+        if midway {
+            state.midway = false;
+        }
+        self.pass_on(&state, max);
+        let unasked = state.unasked > 0 || failed.is_some();
         state.settle_unasked(env);
         let bell = self.settle_turns(env, &mut state);
-        let is_answer = state.take_answer(done, &mut call);
+        let is_answer = failed.is_none() && state.take_answer(done, &mut call);
         drop(state);
-        if next {
-            self.writable.notify_one();
-        }
         if unasked {
-            env.wake_unasked(false); // it may have been offered more than it took
+            env.wake_unasked(false); // it may have been offered more than it took, or woken for it
         }
         match failed {
-            Some(error) if done == 0 => {
+            Some(error) if done == 0 || take == Take::All => {
                 env.shaper.ring(bell);
-                Err(error)
+                Err(if done == 0 { error } else { Error::PartialWrite { accepted: done, source: Arc::new(error) } })
             }
             _ => Ok(Written { accepted: done, bell, is_answer }),
         }
+    }
+
+    /// Accepts what fits one frame, copying outside the lock; fails if the stream ended meanwhile.
+    fn accept_large<'a>(
+        self: &'a Arc<Self>,
+        env: &Env,
+        mut state: MutexGuard<'a, State>,
+        data: &[u8],
+    ) -> (MutexGuard<'a, State>, Result<usize>) {
+        state.core.writing = true;
+        self.unlock(env, state);
+        let payload = Payload::of(env.pool, data, env.config.max_frame_size);
+        let n = payload.len();
+        let mut state = self.state.lock();
+        state.core.writing = false;
+        if let Writable::Failed(error) = state.core.writable(env.config.max_send_buffer, 1) {
+            return (state, Err(error));
+        }
+        state.core.accept(payload);
+        (state, Ok(n))
+    }
+
+    /// Unlocks the stream in the middle of a write: what was accepted may leave.
+    fn unlock(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>) {
+        let bell = self.settle_turns(env, &mut state);
+        drop(state);
+        env.shaper.ring(bell);
     }
 }

@@ -207,7 +207,7 @@ fn an_update_wakes_a_writer_when_there_is_room_worth_it() {
         assert!(bench.send_data() >= 262_144, "with what the writer adds, once there is room");
         assert_eq!(writer.join().unwrap().unwrap(), 4);
         bench.send_data();
-        assert_eq!(bench.write(&pattern(1000)).unwrap(), 96);
+        assert_eq!(bench.write(&pattern(5000)).unwrap(), 96);
         assert_eq!(bench.send_data(), 96);
         // An update that brings nothing wakes nobody, nor one that nobody waits for.
         let writer = bench.blocked(|cell, env| write(cell, env, b"more"));

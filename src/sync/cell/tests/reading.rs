@@ -266,3 +266,63 @@ fn a_panic_in_a_users_writer_loses_nothing_and_lets_others_read() {
     assert!(moved.is_err());
     assert_eq!(bench.read(LARGE).unwrap(), data[7..]);
 }
+
+/// A `write_to` whose writer is stuck with the first of `LARGE` bytes: it is inside once the first channel says so, and takes
+/// that piece when told by the second.
+type Stuck = (Bench, std::thread::JoinHandle<io::Result<u64>>, mpsc::Sender<()>);
+
+fn stuck_writer() -> Stuck {
+    let bench = Bench::v2();
+    bench.deliver(&pattern(5000));
+    let ((say, heard), (go, told)) = (mpsc::channel(), mpsc::channel());
+    let mover = bench.spawn(move |cell, env| {
+        let mut out = Asks(|data: &[u8]| {
+            say.send(()).unwrap();
+            told.recv().unwrap();
+            Ok(data.len().min(100))
+        });
+        cell.write_to(env, &mut out)
+    });
+    heard.recv().unwrap();
+    (bench, mover, go)
+}
+
+#[test]
+fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
+    watched(|| {
+        let (bench, mover, go) = stuck_writer();
+        let held = bench.cell.occupied();
+        assert!(held > 5000 && held == bench.env.budget.used());
+        let stalled = || Error::Stalled { held: 1, after: Duration::from_secs(1) };
+        drop(bench.cell.fail(&bench.env, stalled(), true));
+        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0), "while the writer is still inside");
+        assert!(matches!(bench.read(1), Err(Error::Stalled { .. })));
+        go.send(()).unwrap();
+        let error = mover.join().unwrap().unwrap_err();
+        assert!(matches!(error.into(), Error::Stalled { .. }), "it isn't asked to take the rest");
+        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+    });
+}
+
+#[test]
+fn a_close_takes_back_what_a_writer_holds() {
+    watched(|| {
+        let (bench, mover, go) = stuck_writer();
+        drop(bench.cell.close(&bench.env));
+        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+        go.send(()).unwrap();
+        assert!(matches!(mover.join().unwrap().unwrap_err().into(), Error::Closed));
+    });
+}
+
+#[test]
+fn shutting_down_ends_a_writer_that_holds_the_rest() {
+    watched(|| {
+        let (mut bench, mover, go) = stuck_writer();
+        drop(bench.cell.shut_read(&bench.env));
+        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+        go.send(()).unwrap();
+        assert_eq!(mover.join().unwrap().unwrap(), 100);
+        assert_eq!(bench.turns(), [Sent::Update(5000, 65536)], "all of it counts as consumed");
+    });
+}

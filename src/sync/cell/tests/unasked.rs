@@ -87,7 +87,7 @@ fn a_forgotten_stream_lets_others_go_on_and_a_write_that_is_still_copying_change
         assert!(four[0].close(&bench.env).closed);
         four[0].forget(&bench.env);
         four[0].state.lock().core.writing = false;
-        four[0].give_back(&bench.env);
+        four[0].state.lock().settle_unasked(&bench.env);
         bench.env.wake_unasked(false);
         assert_eq!(writer.join().unwrap().unwrap(), FIRST - SHARE);
         assert_eq!(four[0].state.lock().unasked, 0);

@@ -6,7 +6,7 @@ use crate::sync::cell::Direction;
 
 /// Whether a write would be answered by the caller's turn.
 fn is_answer(bench: &Bench, data: &[u8]) -> bool {
-    let written = bench.cell.write(&bench.env, data).unwrap();
+    let written = bench.cell.write(&bench.env, data, Take::WhatFits).unwrap();
     assert_eq!(written.accepted, data.len());
     written.is_answer
 }
@@ -46,8 +46,8 @@ fn a_write_takes_what_there_is_room_for() {
         let mut bench = Bench::with_queue(10_000);
         assert_eq!(bench.write(&pattern(20_000)).unwrap(), 10_000);
         assert_eq!(bench.send_data(), 10_000);
-        assert_eq!(bench.write(&pattern(9_000)).unwrap(), 9_000);
-        assert_eq!(bench.write(&pattern(2_000)).unwrap(), 1_000);
+        assert_eq!(bench.write(&pattern(5_000)).unwrap(), 5_000);
+        assert_eq!(bench.write(&pattern(5_001)).unwrap(), 5_000);
         assert_eq!(bench.send_data(), 10_000);
         assert_eq!(bench.write(b"").unwrap(), 0);
         assert_eq!(bench.turns(), []);
@@ -118,8 +118,8 @@ fn a_write_after_an_ending_fails_and_accepts_nothing() {
 #[test]
 fn a_write_owes_a_ring_if_it_queued_the_stream() {
     let bench = Bench::v1();
-    assert!(bench.cell.write(&bench.env, b"first").unwrap().bell.is_due());
-    assert!(!bench.cell.write(&bench.env, b"second").unwrap().bell.is_due(), "it is queued already");
+    assert!(bench.cell.write(&bench.env, b"first", Take::WhatFits).unwrap().bell.is_due());
+    assert!(!bench.cell.write(&bench.env, b"second", Take::WhatFits).unwrap().bell.is_due(), "it is queued already");
 }
 
 #[test]
@@ -179,4 +179,177 @@ fn a_write_that_has_no_time_is_no_answer() {
     let bench = asked();
     bench.cell.set_deadline(Direction::Read, Some(bench.start));
     assert!(is_answer(&bench, b"answer"));
+}
+
+/// A `write_all`.
+fn write_all(cell: &Arc<StreamCell>, env: &Env, data: &[u8]) -> Result<()> {
+    let written = cell.write(env, data, Take::All)?;
+    assert_eq!(written.accepted, data.len());
+    env.shaper.ring(written.bell);
+    Ok(())
+}
+
+/// The bytes that are sent, all of them data.
+fn sent(bench: &mut Bench) -> Vec<u8> {
+    let data = |sent| if let Sent::Data(data) = sent { data } else { panic!("{sent:?}") };
+    bench.turns().into_iter().flat_map(data).collect()
+}
+
+#[test]
+fn few_bytes_are_written_whole() {
+    watched(|| {
+        let mut bench = Bench::with_queue(10_000);
+        assert_eq!(bench.write(&pattern(9_950)).unwrap(), 9_950);
+        bench.cell.set_nonblocking(true);
+        assert!(matches!(bench.write(&[1; 97]), Err(Error::WouldBlock)));
+        assert!(matches!(write_all(&bench.cell, &bench.env, &[1; 97]), Err(Error::WouldBlock)));
+        bench.cell.set_nonblocking(false);
+        let writer = bench.blocked(|cell, env| write(cell, env, &[1; 97]));
+        assert!(bench.send_data() >= 9_950);
+        assert_eq!(writer.join().unwrap().unwrap(), 97);
+    });
+}
+
+#[test]
+fn a_small_write_takes_what_fits_once_the_window_is_too_small_for_all_of_it() {
+    watched(|| {
+        let mut bench = Bench::v2();
+        assert_eq!(bench.write(&pattern(262_100)).unwrap(), 262_100);
+        assert_eq!(bench.send_data(), 262_100);
+        let writer = bench.blocked(|cell, env| write(cell, env, &[1; 97]));
+        bench.update(0, 262_100 + 50); // half of it would fit
+        until(|| bench.waiting() == (0, 1, 0));
+        bench.update(262_100 - 8_000, 8_010); // ten fit, and no more are sure to
+        assert_eq!(writer.join().unwrap().unwrap(), 10);
+    });
+}
+
+#[test]
+fn calls_that_wait_are_served_as_they_came() {
+    watched(|| {
+        let mut bench = Bench::with_queue(20_000);
+        assert_eq!(bench.write(&[0; 20_000]).unwrap(), 20_000);
+        // Small and large, for all or for what fits, and each must wait.
+        let lens = [50_000, 97, 4096, 60_000, 1, 9000];
+        let calls: Vec<_> = (1..)
+            .zip(lens)
+            .map(|(i, n)| bench.blocked(move |cell, env| write_all(cell, env, &vec![i; n]).map(drop)))
+            .collect();
+        let mut data = Vec::new();
+        while data.len() < 20_000 + lens.iter().sum::<usize>() {
+            data.extend(sent(&mut bench));
+        }
+        assert!(calls.into_iter().all(|call| call.join().unwrap().is_ok()));
+        let runs: Vec<_> = data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+        let expected: Vec<_> = (0..).zip([20_000].into_iter().chain(lens)).collect();
+        assert_eq!(runs, expected);
+        assert_eq!(bench.waiting(), NOBODY);
+    });
+}
+
+#[test]
+fn while_a_call_is_midway_nobody_else_is_served() {
+    watched(|| {
+        let mut bench = Bench::with_queue(10_000);
+        let first = bench.blocked(|cell, env| write_all(cell, env, &[1; 15_000]));
+        let second = bench.blocked(|cell, env| write(cell, env, &[2; 10]));
+        assert!(!second.is_finished());
+        bench.cell.set_nonblocking(true);
+        assert!(matches!(second.join().unwrap(), Err(Error::WouldBlock)));
+        let error = first.join().unwrap().unwrap_err();
+        assert!(
+            matches!(&error, Error::PartialWrite { accepted: 10_000, source } if matches!(**source, Error::WouldBlock))
+        );
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(sent(&mut bench), [1; 10_000]);
+        assert_eq!(bench.waiting(), NOBODY);
+        assert_eq!(bench.write(&[3; 10]).unwrap(), 10, "the line is free");
+    });
+}
+
+#[test]
+fn a_call_that_gives_its_place_up_lets_the_next_go_on() {
+    watched(|| {
+        let mut bench = Bench::with_queue(10_000);
+        assert_eq!(bench.write(&[0; 9_950]).unwrap(), 9_950);
+        // The head needs more than there is, the next doesn't.
+        let head = bench.cell.state.lock().queue_up(97, false);
+        let next = bench.blocked(|cell, env| write(cell, env, &[2; 30]));
+        let mut state = bench.cell.state.lock();
+        state.leave(&head);
+        bench.cell.pass_on(&state, 10_000);
+        drop(state);
+        assert_eq!(next.join().unwrap().unwrap(), 30);
+        assert_eq!(sent(&mut bench).len(), 9_980);
+    });
+}
+
+#[test]
+fn a_small_call_passes_the_line_if_there_is_room_for_all() {
+    watched(|| {
+        let bench = Bench::new(Config::new().max_send_buffer(10_000));
+        assert_eq!(bench.write(&[0; 9_950]).unwrap(), 9_950);
+        let waits = bench.blocked(|cell, env| write(cell, env, &[1; 97]));
+        bench.cell.set_deadline(Direction::Write, None);
+        let state = bench.cell.state.lock();
+        assert_eq!(
+            (state.room_at_once(50, false, 10_000), state.room_at_once(50, false, 20_000)),
+            (None, Some(10_050))
+        );
+        assert_eq!(state.room_at_once(10_050 - 97, false, 20_000), None, "not a large one");
+        assert_eq!(
+            (state.room_at_once(4000, false, 14_000), state.room_at_once(3950, false, 14_000)),
+            (None, Some(4050))
+        );
+        drop(state);
+        let _ = bench.cell.close(&bench.env);
+        assert!(matches!(waits.join().unwrap(), Err(Error::Closed)));
+    });
+}
+
+#[test]
+fn a_write_all_fails_with_what_it_has_had_accepted() {
+    watched(|| {
+        type End = (fn(&Bench), &'static str);
+        let ends: [End; 3] = [
+            (|bench| drop(bench.cell.finish(&bench.env)), "this stream's sending side was shut down"),
+            (|bench| drop(bench.cell.close(&bench.env)), ""),
+            (|bench| bench.cell.set_deadline(Direction::Write, Some(Instant::now())), "timeout"),
+        ];
+        for (i, (end, text)) in ends.into_iter().enumerate() {
+            let mut bench = Bench::with_queue(10_000);
+            let midway = bench.blocked(|cell, env| write_all(cell, env, &[1; 12_000]));
+            let waits = bench.blocked(|cell, env| write_all(cell, env, &[2; 12_000]));
+            end(&bench);
+            let Err(Error::PartialWrite { accepted: 10_000, source }) = midway.join().unwrap() else { panic!() };
+            assert!(source.to_string().contains(text), "{source}");
+            assert_eq!(waits.join().unwrap().unwrap_err().to_string(), source.to_string(), "it took nothing");
+            // What was accepted is sent, and FIN behind it.
+            let mut turns = bench.turns();
+            assert_eq!(turns.last() == Some(&Sent::Fin), i < 2);
+            turns.retain(|sent| *sent != Sent::Fin);
+            assert!(turns.iter().all(|sent| matches!(sent, Sent::Data(data) if data.iter().all(|byte| *byte == 1))));
+        }
+    });
+}
+
+#[test]
+fn a_write_alls_time_runs_while_it_waits_for_its_place() {
+    watched(|| {
+        let bench = Bench::with_queue(10_000);
+        let midway = bench.blocked(|cell, env| write_all(cell, env, &[1; 15_000]));
+        let short = Duration::from_millis(20);
+        bench.cell.state.lock().extras().write.timeout = Some(short); // wakes nobody, so it is for calls that come
+        let begin = Instant::now();
+        assert!(matches!(write_all(&bench.cell, &bench.env, &[2; 10]), Err(Error::Timeout)));
+        assert!(begin.elapsed() >= short);
+        let _ = bench.cell.close(&bench.env);
+        assert!(matches!(midway.join().unwrap(), Err(Error::PartialWrite { accepted: 10_000, .. })));
+    });
+}
+
+#[test]
+fn a_small_write_all_is_an_answer() {
+    let bench = asked();
+    assert!(bench.cell.write(&bench.env, b"answer", Take::All).unwrap().is_answer);
 }
