@@ -99,7 +99,7 @@ impl Session {
 
     fn start(transport: impl Transport, config: Config, role: Role) -> Result<Self> {
         config.validate()?;
-        let core = Core::start(transport.split()?, config, role)?;
+        let core = Core::start(|| transport.split(), config, role)?;
         Ok(Self::new(core))
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use crate::engine::{Core, call_notifier};
+use crate::engine::{Core, Theirs, call_notifier};
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::stats::StreamStats;
@@ -317,8 +317,9 @@ impl Stream {
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.
         let core = Arc::downgrade(&self.core);
+        let notifier = Theirs::new(self.core.number, "a close notifier panicked when it was dropped", notifier);
         let wrapped = move |cell: &Arc<StreamCell>| {
-            if let Some(core) = core.upgrade() {
+            if let (Some(core), Some(notifier)) = (core.upgrade(), notifier.take()) {
                 notifier(&Stream::new(core, Arc::clone(cell)));
             }
         };

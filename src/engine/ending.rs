@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::complaints::shown;
+use super::guard::{caught, guarded, is_said, said};
 use super::logging::{debug, info, warn};
 use super::{Core, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
@@ -115,7 +116,9 @@ impl Core {
         if !self.lifecycle.fail_write(&cause, deadline) {
             return;
         }
-        warn!(target: "gmux::session", "session {}{} can't write: {cause}", self.number, self.peer_text());
+        if !is_said(&cause) {
+            warn!(target: "gmux::session", "session {}{} can't write: {cause}", self.number, self.peer_text());
+        }
         let mut registry = self.registry.lock();
         registry.streams.seal(Error::clone(&cause));
         let cells = registry.streams.streams();
@@ -190,6 +193,7 @@ impl Core {
         match &**cause {
             Error::Closed => info!(target: "gmux::session", "session {number}{peer} ended: closed at this end"),
             Error::PeerClosed => info!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
+            cause if is_said(cause) => info!(target: "gmux::session", "session {number}{peer} ended by that"),
             cause => warn!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
         }
         self.notify_apart(ended);
@@ -208,13 +212,11 @@ impl Core {
         let Some(control) = control else { return };
         let number = self.number;
         let abort = move || {
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| control.abort())).is_err() {
-                warn!(target: "gmux::session", "session {number}: the transport panicked in abort");
-            }
-            // Our two threads may have let go of it meanwhile; then the transport is dropped here.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(control))).is_err() {
-                warn!(target: "gmux::session", "session {number}: the transport panicked when it was dropped");
-            }
+            // Our two threads may let go of the control meanwhile; then it is dropped here.
+            drop(guarded(number, "the transport panicked in abort", || {
+                control.get()?.abort();
+                Ok(())
+            }));
         };
         if timer::is_this_thread() {
             run_apart(number, abort); // it may be a user's code, and the timer has other sessions to look after
@@ -315,15 +317,18 @@ pub(super) fn run_apart(number: u64, task: impl FnOnce() + Send + 'static) {
     });
     if started.is_err() {
         let task = task.lock().take();
-        if let Some(task) = task {
-            task();
+        if let Some(task) = task
+            && let Err(text) = caught(task)
+        {
+            said(number, "a thread's work panicked", &text);
         }
     }
 }
 
 /// Calls a user's notifier; its panic hurts only itself.
 pub(crate) fn call_notifier(session: u64, notifier: Notifier, cell: &Arc<StreamCell>) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| notifier(cell))).is_err() {
-        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {} panicked", cell.id, shown(cell.name.bytes()));
+    if let Err(text) = caught(|| notifier(cell)) {
+        let name = shown(cell.name.bytes());
+        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {name} panicked: {text}", cell.id);
     }
 }

@@ -1,12 +1,20 @@
 //! What is called of a user's must not take a thread of ours with it: a logger, a transport, a hook, a notifier may panic.
 //!
-//! Invariants: no panic leaves [`caught`]; what was thrown is never dropped, since its drop may panic as well.
+//! A panic is said once, in the log, where it is caught ([`said`]); the error that it becomes isn't said again.
+//!
+//! Invariants: no panic leaves [`caught`]; what was thrown is never dropped, since its drop may panic as well; a user's thing that
+//! we keep is [`Theirs`], so that dropping it is guarded too, whoever does it last.
 
 use std::any::Any;
+use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::logging::warn;
+use crate::error::{Error, Result};
+
 /// Runs `work`; a panic becomes its message.
-pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(super) fn caught<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(message)
 }
 
@@ -17,6 +25,94 @@ fn message(panic: Box<dyn Any + Send>) -> String {
     let text = text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)").to_owned();
     std::mem::forget(panic);
     text
+}
+
+/// Runs something that uses the transport. A panic becomes an error of the session's; `what` panicked, and where, is for the log.
+pub(super) fn guarded<T>(session: u64, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    caught(work).unwrap_or_else(|text| {
+        said(session, what, &text);
+        Err(io::Error::other(Panicked(text)).into())
+    })
+}
+
+/// Says that something of a user's panicked.
+#[cold]
+pub(super) fn said(session: u64, what: &str, text: &str) {
+    warn!(target: "gmux::session", "session {session}: {what}: {text}");
+}
+
+/// What a panic of the transport is to the session.
+#[derive(Debug)]
+struct Panicked(String);
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the transport panicked: {}", self.0)
+    }
+}
+
+impl std::error::Error for Panicked {}
+
+/// Whether an error is a panic, which stands in the log already.
+pub(super) fn is_said(error: &Error) -> bool {
+    matches!(error, Error::Io(source) if source.get_ref().is_some_and(|inner| inner.is::<Panicked>()))
+}
+
+/// A thing of a user's. Whoever drops it survives that.
+pub(crate) struct Theirs<T> {
+    session: u64,
+    /// What the log says of a panic in its drop.
+    what: &'static str,
+    thing: Option<T>,
+}
+
+impl<T> Theirs<T> {
+    pub(crate) fn new(session: u64, what: &'static str, thing: T) -> Self {
+        Self { session, what, thing: Some(thing) }
+    }
+
+    /// The thing itself, to be called under a guard.
+    ///
+    /// # Errors
+    /// It has been let go of.
+    pub(super) fn get(&self) -> io::Result<&T> {
+        self.thing.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// As [`get`](Self::get).
+    ///
+    /// # Errors
+    /// It has been let go of.
+    pub(super) fn get_mut(&mut self) -> io::Result<&mut T> {
+        self.thing.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Gives it out, for a call that takes it.
+    pub(crate) fn take(mut self) -> Option<T> {
+        self.thing.take()
+    }
+
+    /// Drops it.
+    ///
+    /// # Errors
+    /// It panicked in its drop.
+    pub(super) fn let_go(mut self) -> Result<()> {
+        self.drop_it()
+    }
+
+    fn drop_it(&mut self) -> Result<()> {
+        let thing = self.thing.take();
+        guarded(self.session, self.what, move || {
+            drop(thing);
+            Ok(())
+        })
+    }
+}
+
+impl<T> Drop for Theirs<T> {
+    fn drop(&mut self) {
+        drop(self.drop_it());
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! `drain`, which is woken by a stream that is over, by the local close, and by the end.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
@@ -51,7 +52,9 @@ mod view;
 mod writer;
 
 pub(crate) use ending::call_notifier;
-use logging::{debug, info};
+pub(crate) use guard::Theirs;
+use guard::{caught, guarded};
+use logging::{debug, info, warn};
 
 thread_local! {
     /// Whether this is one of gmux's own threads: those never wait for a session to close.
@@ -63,14 +66,17 @@ pub(crate) fn on_own_thread() -> bool {
 }
 
 /// Starts one of gmux's threads. Whatever it panics with stays inside.
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let called = name.clone();
     let body = move || {
         OURS.set(true);
-        run();
+        if let Err(text) = caught(run) {
+            warn!(target: "gmux::session", "a thread panicked, {called}: {text}");
+        }
     };
     let started = thread::Builder::new().name(name.clone()).spawn(body);
     // The system says "try again" (`WouldBlock`), which is no answer to somebody who wants a session.
-    started.map(drop).map_err(|error| std::io::Error::other(format!("no thread could be had for {name}: {error}")))
+    started.map(drop).map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))
 }
 
 /// What a session's handles and threads share.
@@ -91,7 +97,7 @@ pub(crate) struct Core {
     /// live, so in the budget itself they could use up what reading needs.
     names: Arc<Budget>,
     /// Taken out by the last of the two threads, so that the descriptor is closed though handles live on.
-    control: Mutex<Option<Arc<Box<dyn Control>>>>,
+    control: Mutex<Option<Arc<TheirControl>>>,
     local_addr: Option<SocketAddr>,
     peer_addr: Option<SocketAddr>,
     aborted: AtomicBool,
@@ -114,6 +120,8 @@ pub(crate) struct Core {
     notices: Mutex<ending::Notices>,
 }
 
+type TheirControl = Theirs<Box<dyn Control>>;
+
 struct Accepting {
     streams: Registry<Arc<StreamCell>>,
     deadline: Option<Instant>,
@@ -128,27 +136,38 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Starts a session over `halves`, with no handle yet.
-    pub(crate) fn start(halves: Halves, config: Config, role: Role) -> Result<Arc<Self>> {
+    /// Starts a session over what `split` gives, with no handle yet. A panic in there is an error, as it is later.
+    pub(crate) fn start(split: impl FnOnce() -> io::Result<Halves>, config: Config, role: Role) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, SeqCst);
+        let halves = guarded(number, "the transport panicked when it was split", || Ok(split()?))?;
         let Halves { reader, writer, control, bounded_writes, bound_writes, bound_reads } = halves;
+        let reader = Theirs::new(number, "the transport panicked when its read half was dropped", reader);
+        let writer = Theirs::new(number, "the transport panicked when its write half was dropped", writer);
+        let control = Theirs::new(number, "the transport panicked when its control was dropped", control);
+        let bound = |set| Theirs::new(number, "the transport panicked when a bound was dropped", set);
+        let (bound_writes, bound_reads) = (bound_writes.map(bound), bound_reads.map(bound));
+        let (local_addr, peer_addr, can_finish) = guarded(number, "the transport panicked when asked what it is", || {
+            let control = control.get()?;
+            Ok((control.local_addr(), control.peer_addr(), control.can_finish()))
+        })?;
         let now = Instant::now();
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
         let limits = Limits { max_streams: config.max_streams, backlog: config.accept_backlog };
         let core = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            number: NUMBER.fetch_add(1, SeqCst),
+            number,
             role,
             counters: Counters::default(),
-            lifecycle: Lifecycle::new(control.can_finish()),
+            lifecycle: Lifecycle::new(can_finish),
             registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None, waiters: 0 }),
             acceptable: Condvar::new(),
             room: Condvar::new(),
             drained: Condvar::new(),
             names: Budget::new((config.max_receive_buffer / 2).max(config.max_name_len)),
-            local_addr: control.local_addr(),
-            peer_addr: control.peer_addr(),
+            local_addr,
+            peer_addr,
             control: Mutex::new(Some(Arc::new(control))),
             aborted: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
@@ -176,16 +195,10 @@ impl Core {
         timer::register(&self)?;
         let core = Arc::clone(&self);
         let name = format!("gmux-reader-{}", self.number);
-        let reader = spawn(name, move || {
-            reader::run(&core);
-            core.thread_ends();
-        });
+        let reader = spawn(name, move || core.thread(|| reader::run(&core)));
         let core = Arc::clone(&self);
         let name = format!("gmux-writer-{}", self.number);
-        let writer = spawn(name, move || {
-            writer::run(&core, &parker);
-            core.thread_ends();
-        });
+        let writer = spawn(name, move || core.thread(|| writer::run(&core, &parker)));
         // A thread that couldn't be had counts as ended; the other one ends when the transport is aborted.
         let failed = [reader, writer].into_iter().filter_map(Result::err);
         let failed: Vec<Error> = failed
@@ -199,13 +212,27 @@ impl Core {
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
+    /// One of the two threads. They have guards of their own where the transport is called; whatever else panics ends the session, too.
+    fn thread(&self, run: impl FnOnce()) {
+        let outcome = guarded(self.number, "its thread panicked", || {
+            run();
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            self.end(error);
+        }
+        self.thread_ends();
+    }
+
     /// The last of the two threads lets go of the transport.
     fn thread_ends(&self) {
         if self.threads.fetch_sub(1, SeqCst) == 1 {
             self.end_with_threads();
             timer::forget(self.number);
+            // The threads have let go of their halves, unless they panicked.
+            let (reader, writer) = (self.reader.lock().take(), self.writer.lock().take());
             let control = self.control.lock().take();
-            drop(control);
+            drop((reader, writer, control));
             info!(target: "gmux::session", "session {} is gone", self.number);
         }
     }

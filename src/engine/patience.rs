@@ -12,6 +12,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::guard::Theirs;
 use crate::error::{Error, Result};
 use crate::transport::{Backoff, BoundWrites};
 
@@ -27,13 +28,13 @@ const GROWTH: u32 = 4;
 
 pub(super) struct Patience {
     /// Bounds the transport's writes, where that can be changed.
-    set: Option<BoundWrites>,
+    set: Option<Theirs<BoundWrites>>,
     bound: Duration,
     backoff: Backoff,
 }
 
 impl Patience {
-    pub(super) fn new(set: Option<BoundWrites>) -> Self {
+    pub(super) fn new(set: Option<Theirs<BoundWrites>>) -> Self {
         Self { set, bound: SMALL, backoff: Backoff::default() }
     }
 
@@ -64,7 +65,7 @@ impl Patience {
 
     /// Where it can't be set it stays as it is, and that is tried again.
     fn set_bound(&mut self, bound: Duration) {
-        if bound != self.bound && self.set.as_mut().is_some_and(|set| set(Some(bound)).is_ok()) {
+        if bound != self.bound && self.set.as_mut().is_some_and(|set| set.get_mut().and_then(|set| set(Some(bound))).is_ok()) {
             self.bound = bound;
         }
     }

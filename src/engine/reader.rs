@@ -13,9 +13,7 @@ mod pauses;
 mod streams;
 mod turns;
 
-use std::any::Any;
 use std::io::{self, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +21,7 @@ use parking_lot::Mutex;
 
 use super::Core;
 use super::complaints::Complaints;
+use super::guard::{Theirs, guarded};
 use super::logging::trace;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -37,6 +36,9 @@ use crate::wire::{Command, Header, decode_update};
 pub(super) use turns::callers_turn;
 use turns::{READ_BOUND, Talk};
 
+/// What the log says of a panic while it is read.
+const READING: &str = "the transport panicked while it was read";
+
 /// Where the input is, until it is over.
 pub(super) type Slot = Mutex<Option<Input>>;
 
@@ -45,7 +47,7 @@ pub(super) fn run(core: &Arc<Core>) {
     loop {
         let mut slot = core.reader.lock();
         let Some(input) = slot.as_mut() else { return };
-        let error = match guarded(|| Reader { core, input }.work()) {
+        let error = match guarded(core.number, READING, || Reader { core, input }.work()) {
             Ok(Work::StandBy) => {
                 drop(slot);
                 if !core.env.standby.wait()
@@ -63,31 +65,16 @@ pub(super) fn run(core: &Arc<Core>) {
         if let Some(mut input) = input {
             input.wakes.send();
             input.complaints.say_unsaid(core.number);
-            let dropped = guarded(|| {
-                drop(input);
-                Ok(())
-            });
-            return core.end_of_input(dropped.err().unwrap_or(error));
+            return core.end_of_input(input.let_go().err().unwrap_or(error));
         }
     }
 }
 
-/// Turns a panic of the transport into an error.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)))
-}
-
-/// What a panic inside the transport is to the session.
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    io::Error::other(format!("the transport panicked: {}", text.unwrap_or("(no message)"))).into()
-}
-
 /// The reader's own state: held by the reader thread while it works, and by a caller during its turn.
 pub(super) struct Input {
-    transport: Box<dyn Read + Send>,
+    transport: Theirs<Box<dyn Read + Send>>,
     /// Bounds the transport's reads, where that can be done.
-    bound: Option<BoundReads>,
+    bound: Option<Theirs<BoundReads>>,
     frames: FrameReader,
     wakes: Wakes,
     /// When the last transport read returned.
@@ -105,7 +92,11 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) fn new(transport: Box<dyn Read + Send>, bound: Option<BoundReads>, config: &Config) -> Self {
+    pub(super) fn new(
+        transport: Theirs<Box<dyn Read + Send>>,
+        bound: Option<Theirs<BoundReads>>,
+        config: &Config,
+    ) -> Self {
         Self {
             transport,
             bound,
@@ -119,6 +110,14 @@ impl Input {
             bounded: None,
             failed: None,
         }
+    }
+
+    /// Drops it.
+    ///
+    /// # Errors
+    /// The read half panicked in its drop.
+    fn let_go(self) -> Result<()> {
+        self.transport.let_go()
     }
 }
 
@@ -207,7 +206,7 @@ impl Reader<'_> {
 
     /// One read of the transport.
     fn fill_once(&mut self) -> io::Result<usize> {
-        let n = self.input.frames.fill(&mut self.input.transport, self.core.env.pool)?;
+        let n = self.input.frames.fill(self.input.transport.get_mut()?, self.core.env.pool)?;
         self.input.now = Instant::now();
         self.core.clock.received(self.input.now);
         self.touch_pending();
@@ -247,7 +246,7 @@ impl Reader<'_> {
         let (mut waste, mut backoff) = (vec![0; 16 * 1024], Backoff::default());
         loop {
             let started = Instant::now();
-            match self.input.transport.read(&mut waste) {
+            match self.input.transport.get_mut()?.read(&mut waste) {
                 Ok(0) => return Ok(()),
                 Ok(_) if self.core.lifecycle.is_in(Phase::Ended) => return Ok(()),
                 Ok(_) => {

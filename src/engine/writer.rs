@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
+use super::guard::{Theirs, guarded};
 use super::logging::{is_tracing, trace};
 use super::pace::Pace;
 use super::patience::{Patience, is_not_yet};
-use super::reader::guarded;
 use crate::error::{Error, Result};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
 use crate::sync::cell::StreamCell;
@@ -42,7 +42,7 @@ const KEPT_TURNS: usize = 64;
 
 /// The writer's own state: held by the writer thread while it works, and by a caller during its turn.
 pub(super) struct Writer {
-    transport: Box<dyn Write + Send>,
+    transport: Theirs<Box<dyn Write + Send>>,
     patience: Patience,
     queue: Queue,
     batch: Batch,
@@ -70,12 +70,15 @@ struct Sent {
 /// Where the writer is, until its work is over.
 pub(super) type Slot = Mutex<Option<Writer>>;
 
+/// What the log says of a panic while it is written.
+const WRITING: &str = "the transport panicked while it was written, flushed or finished";
+
 /// Runs until the session's writes are over; then the write half is dropped.
 pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
     loop {
         let mut slot = core.writer.lock();
         let Some(writer) = slot.as_mut() else { return };
-        match guarded(|| writer.work(core)) {
+        match guarded(core.number, WRITING, || writer.work(core)) {
             Ok(Work::Done) => {
                 let limit = writer.is_heavy().then_some(REST_AFTER);
                 drop(slot);
@@ -97,7 +100,7 @@ pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
 pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
     let Some(mut slot) = core.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
-    match guarded(|| writer.try_work(core)) {
+    match guarded(core.number, WRITING, || writer.try_work(core)) {
         Ok(Work::Done) => return true,
         Ok(Work::Finished) => {}
         Err(error) => writer.failed = Some(error),
@@ -113,10 +116,11 @@ fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: 
     drop(slot);
     core.clock.writer_ends();
     // The write half may panic here, too; what follows has to be done all the same.
-    let result = guarded(move || {
-        drop(writer);
-        result.map_err(|error| core.judge_failure(error))
-    });
+    let result = result.map_err(|error| core.judge_failure(error));
+    let result = match writer {
+        Some(writer) => writer.transport.let_go().and(result),
+        None => result,
+    };
     if let Err(error) = &result {
         core.fail_write(error.clone());
     }
@@ -135,7 +139,11 @@ enum Work {
 }
 
 impl Writer {
-    pub(super) fn new(transport: Box<dyn Write + Send>, bound: Option<BoundWrites>, queue: Queue) -> Self {
+    pub(super) fn new(
+        transport: Theirs<Box<dyn Write + Send>>,
+        bound: Option<Theirs<BoundWrites>>,
+        queue: Queue,
+    ) -> Self {
         Self {
             transport,
             patience: Patience::new(bound),
@@ -211,7 +219,7 @@ impl Writer {
             Err(error) if is_not_yet(&error) => return Ok(Work::Finished),
             Err(error) => return Err(error.into()),
         }
-        match self.transport.flush() {
+        match self.transport.get_mut().and_then(|output| output.flush()) {
             Ok(()) => self.flushed = true,
             Err(error) if is_not_yet(&error) => {}
             Err(error) => return Err(error.into()),
@@ -332,7 +340,7 @@ impl Writer {
         if core.lifecycle.is_input_over() && !std::mem::replace(&mut self.late, true) {
             core.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
         }
-        self.batch.write_to(&mut self.transport)
+        self.batch.write_to(self.transport.get_mut()?)
     }
 
     /// A part of the batch is with the transport: on a slow link the rest may take long, and that part is data crossing.
@@ -370,7 +378,7 @@ impl Writer {
         core.clock.writer_enters();
         loop {
             let started = Instant::now();
-            match self.transport.flush() {
+            match self.transport.get_mut().and_then(|output| output.flush()) {
                 Ok(()) => break,
                 Err(error) => self.patience.retry(core, error, started)?,
             }
@@ -386,7 +394,7 @@ impl Writer {
         let control = core.control.lock().clone();
         core.clock.writer_enters();
         match control {
-            Some(control) => control.finish_write().map_err(Error::from),
+            Some(control) => control.get()?.finish_write().map_err(Error::from),
             None => Ok(()),
         }
     }

@@ -10,6 +10,11 @@
 //! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
 //! beside the halves that works while both are blocked.
 //!
+//! # Panics
+//! A transport, or a closure that was given with it, may panic at any call, and in its drop. The session ends with an error, one line
+//! in the log says where it was, and other sessions go on. While a session is created, it is the error of that call.
+//! What was thrown is never dropped. In a program that is built with `panic = "abort"` a panic ends the process, as always.
+//!
 //! Invariant: each half is used by one thread at a time, and `abort` is called at most once.
 
 mod backoff;

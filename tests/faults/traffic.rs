@@ -4,7 +4,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{self, Scope};
@@ -17,7 +16,7 @@ use crate::books::{Dropped, ReadEnd, World, WriteEnd};
 use crate::guard;
 use crate::plan::{Action, Ending, Manner, Plan};
 use crate::support::Pattern;
-use crate::support::faulty::{self, Rng};
+use crate::support::faulty::{self, INJECTED, Rng};
 use crate::verdict::{self, Outcome};
 
 /// Runs a plan and judges it.
@@ -69,12 +68,12 @@ fn close_both(world: &World<'_>, first: usize) {
     close(world, 1 - first);
 }
 
-/// Starts a session. A panic of the transport's is the caller's then, and leaves nothing behind.
+/// Starts a session. A panic of the transport's is an error then, and leaves nothing behind.
 fn created(plan: &Plan, end: usize, create: impl FnOnce() -> gmux::Result<Session>) -> Option<Session> {
-    match catch_unwind(AssertUnwindSafe(create)) {
-        Ok(session) => Some(session.expect("nothing fails while a session is made")),
-        Err(_) => {
-            assert!(plan.faults[end].address, "a session's creation panicked");
+    match create() {
+        Ok(session) => Some(session),
+        Err(error) => {
+            assert!(plan.faults[end].address && error.to_string().contains(INJECTED), "{error}");
             None
         }
     }

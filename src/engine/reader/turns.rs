@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::{Core, Input, Reader, guarded};
+use super::{Core, Input, READING, Reader, guarded};
 use crate::error::Result;
 use crate::pool::MAX_BUFFER;
 use crate::sync::cell::StreamCell;
@@ -88,7 +88,7 @@ pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) 
     let standby = &core.env.standby;
     let Some(input) = slot.as_mut() else { return false };
     let Some(turn) = standby.begin() else { return false };
-    let keep = match guarded(|| Reader { core, input }.lead(cell)) {
+    let keep = match guarded(core.number, READING, || Reader { core, input }.lead(cell)) {
         Ok(keep) => keep,
         Err(error) => {
             input.failed = Some(error);
@@ -176,7 +176,7 @@ impl Reader<'_> {
         if *bounded == bound {
             return true;
         }
-        let done = set.as_mut().is_some_and(|set| set(bound).is_ok());
+        let done = set.as_mut().is_some_and(|set| set.get_mut().and_then(|set| set(bound)).is_ok());
         if done {
             *bounded = bound;
         }
