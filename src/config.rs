@@ -153,6 +153,9 @@ impl Config {
 
     /// How long nothing at all may come from the peer before the session ends with
     /// [`Error::KeepaliveTimeout`] (default: 30 s).
+    ///
+    /// It ends 50 ms later than that, so that a process which was stopped can take in first what has come meanwhile; and a
+    /// [`keepalive_interval`](Self::keepalive_interval) later where the process was stopped, or the machine very busy, at that moment.
     #[must_use]
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         self.keepalive_timeout = timeout;

@@ -103,8 +103,9 @@ impl Core {
         }
     }
 
-    /// The timer's look at the session; returns when to look again, `None` for no more. Never waits.
-    pub(super) fn on_timer(&self, now: Instant) -> Option<Instant> {
+    /// The timer's look at the session, so much later than it was asked for; returns when to look again, `None` for no more. Never
+    /// waits.
+    pub(super) fn on_timer(&self, now: Instant, late: Duration) -> Option<Instant> {
         if self.lifecycle.is_in(Phase::Ended) {
             return self.on_timer_ended(now);
         }
@@ -114,6 +115,7 @@ impl Core {
         let pause = self.pause();
         let signs = Signs {
             now,
+            late,
             received: self.clock.instant(&self.clock.received),
             payload: self.clock.instant(&self.clock.payload),
             no_data,

@@ -1,19 +1,22 @@
 //! One thread for the time limits of all sessions of the process: keepalive, no-data timeouts, stalls, close timeouts.
 //!
 //! Invariants: it holds sessions weakly; it never waits for anything but time; it never drops a session or a transport (if its
-//! reference is the last one, another thread gets it); it exists while there are sessions.
+//! reference is the last one, another thread gets it); it exists while there are sessions, and `running` is true as long; a panic at
+//! one session's look ends that session alone.
 //!
-//! The lock guards the queue, and is a leaf. The thread waits on `changed`, which is woken when the earliest entry changes or
-//! the queue empties.
+//! The lock guards the queue, and is a leaf. The thread waits on `changed`, which is woken when there is something earlier than
+//! all else, and when the queue empties: not for each session that wants to be looked at some time.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::ending::run_apart;
+use super::guard::{caught, guarded};
+use super::logging::warn;
 use super::{Core, spawn};
 use crate::error::Result;
 
@@ -40,52 +43,61 @@ struct State {
 }
 
 impl State {
-    /// Puts a session in its place, unless it has an earlier one.
-    fn place(&mut self, core: &Arc<Core>, at: Instant) {
-        if let Some(&earlier) = self.places.get(&core.number) {
+    /// Puts a session in its place, unless it has an earlier one; returns whether it is the first of all now, so that the thread has to
+    /// know.
+    fn place(&mut self, number: u64, core: Weak<Core>, at: Instant) -> bool {
+        if let Some(&earlier) = self.places.get(&number) {
             if earlier <= at {
-                return;
+                return false;
             }
-            self.queue.remove(&(earlier, core.number));
+            self.queue.remove(&(earlier, number));
         }
-        self.places.insert(core.number, at);
-        self.queue.insert((at, core.number), Arc::downgrade(core));
+        self.places.insert(number, at);
+        self.queue.insert((at, number), core);
+        self.queue.first_key_value().is_some_and(|(first, _)| *first == (at, number))
+    }
+
+    /// Takes a session out.
+    fn remove(&mut self, number: u64) {
+        if let Some(at) = self.places.remove(&number) {
+            self.queue.remove(&(at, number));
+        }
     }
 }
 
 /// Takes a new session in, and starts the thread if there is none.
 pub(super) fn register(core: &Arc<Core>) -> Result<()> {
     let mut state = TIMER.state.lock();
-    state.place(core, Instant::now());
+    let first = state.place(core.number, Arc::downgrade(core), Instant::now());
     if !state.running {
         if let Err(error) = spawn("gmux-timer".into(), run) {
-            let at = state.places.remove(&core.number);
-            at.and_then(|at| state.queue.remove(&(at, core.number)));
+            state.remove(core.number);
             return Err(error.into());
         }
         state.running = true;
     }
     drop(state);
-    TIMER.changed.notify_one();
+    if first {
+        TIMER.changed.notify_one();
+    }
     Ok(())
 }
 
-/// Looks at a session at `at`, or before.
+/// Looks at a session at `at`, or before. Cheap where it is looked at before anyway: then nobody is woken.
 pub(super) fn schedule(core: &Arc<Core>, at: Instant) {
     let mut state = TIMER.state.lock();
-    if state.places.contains_key(&core.number) {
-        state.place(core, at);
-        drop(state);
+    // One without a place has ended.
+    let first = state.places.contains_key(&core.number) && state.place(core.number, Arc::downgrade(core), at);
+    drop(state);
+    if first {
         TIMER.changed.notify_one();
-    } // else it has ended, or is being looked at: see `run`
+    }
 }
 
 /// Looks no more at a session.
 pub(super) fn forget(number: u64) {
     let mut state = TIMER.state.lock();
-    if let Some(at) = state.places.remove(&number) {
-        state.queue.remove(&(at, number));
-    }
+    state.remove(number);
     let empty = state.queue.is_empty();
     drop(state);
     if empty {
@@ -98,8 +110,16 @@ pub(super) fn is_this_thread() -> bool {
     HERE.get()
 }
 
+/// The thread. It ends in [`looks`] alone, which says so in `running`: should that panic, it begins again.
 fn run() {
     HERE.set(true);
+    while let Err(text) = caught(looks) {
+        warn!(target: "gmux::session", "the timer panicked: {text}");
+    }
+}
+
+/// Looks at sessions when it is time to, until there are none.
+fn looks() {
     let mut state = TIMER.state.lock();
     loop {
         let now = Instant::now();
@@ -109,27 +129,56 @@ fn run() {
                 return;
             }
             Some((&(at, _), _)) if at > now => drop(TIMER.changed.wait_until(&mut state, at)),
-            Some((&key, _)) => {
-                let core = state.queue.remove(&key).and_then(|weak| weak.upgrade());
-                let Some(core) = core else {
-                    state.places.remove(&key.1);
-                    continue;
-                };
-                // Its place is kept meanwhile, far away, so that `schedule` can bring it forward.
-                state.places.remove(&key.1);
-                state.place(&core, now + super::liveness::IDLE_LOOK);
+            Some((&(at, number), _)) => {
+                let core = state.queue.remove(&(at, number)).and_then(|weak| weak.upgrade());
+                state.places.remove(&number);
+                let Some(core) = core else { continue };
+                // It has a place meanwhile, far away, so that `schedule` can bring it forward.
+                state.place(number, Arc::downgrade(&core), now + super::liveness::IDLE_LOOK);
                 drop(state);
-                let next = core.on_timer(now);
+                let next = look(&core, now, now.saturating_duration_since(at));
                 match next {
                     Some(at) => schedule(&core, at),
-                    None => forget(core.number),
+                    None => forget(number),
                 }
                 if let Some(last) = Arc::into_inner(core) {
-                    let number = last.number;
                     run_apart(number, move || drop(last));
                 }
                 state = TIMER.state.lock();
             }
         }
+    }
+}
+
+/// One look at one session; returns when the next is due. A panic ends that session, and nothing else.
+fn look(core: &Core, now: Instant, late: Duration) -> Option<Instant> {
+    let looked = guarded(core.number, "the timer panicked", || Ok(core.on_timer(now, late)));
+    looked.unwrap_or_else(|error| {
+        drop(guarded(core.number, "its end panicked", || {
+            core.end(error);
+            Ok(())
+        }));
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thread_is_told_only_of_what_is_earlier_than_all_else() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let at = |ms| now + Duration::from_millis(ms);
+        let mut place = |number, ms| state.place(number, Weak::new(), at(ms));
+        assert!(place(1, 1000));
+        assert!(place(2, 500) && !place(3, 600));
+        // Pauses, thousands a second: each would be looked at after the stall timeout.
+        let told = (0..10_000).filter(|k| place(1 + k % 3, 2000 + k)).count();
+        assert_eq!(told, 0);
+        assert!(!place(1, 700) && place(1, 499) && !place(1, 499));
+        state.remove(1);
+        assert_eq!(state.queue.keys().copied().collect::<Vec<_>>(), [(at(500), 2), (at(600), 3)]);
+        assert_eq!(state.places.len(), 2);
     }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Signs {
     pub(crate) now: Instant,
+    /// How much later this look is than was asked for.
+    pub(crate) late: Duration,
     /// When anything was last received, or the reader went on after a pause.
     pub(crate) received: Instant,
     /// When stream payload last crossed, in either direction, or the no-data timeout was set.
@@ -47,17 +49,25 @@ pub(crate) struct Keepalive {
     ping_at: Option<Instant>,
     /// The pause that was answered with a cut last, so that it isn't answered twice at once.
     cut_at: Option<Instant>,
+    /// A silence that was seen: when something was last received, and when it is judged.
+    suspected: Option<(Instant, Option<Instant>)>,
 }
+
+/// A silence isn't judged at the look that finds it, but so long after: if the whole process was stopped, the timer may run before
+/// the reader has had a chance to take in what came meanwhile. Long enough for a thread to be run on a busy machine, short
+/// beside any timeout. A look that is later than this itself says that the machine is busier, or that the process was stopped for long: then it is
+/// judged an interval later.
+const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 impl Keepalive {
     pub(crate) fn new(period: Option<(Duration, Duration)>, stall: Option<Duration>, now: Instant) -> Self {
         let ping_at = period.and_then(|(interval, _)| now.checked_add(interval));
-        Self { period, stall, ping_at, cut_at: None }
+        Self { period, stall, ping_at, cut_at: None, suspected: None }
     }
 
     /// What is due now, and when to look again.
     pub(crate) fn poll(&mut self, signs: Signs) -> (Due, Option<Instant>) {
-        let Signs { now, received, payload, no_data, paused, short, deadline } = signs;
+        let Signs { now, late, received, payload, no_data, paused, short, deadline } = signs;
         let mut next = deadline;
         let mut soonest = |at: Option<Instant>| next = [next, at].into_iter().flatten().min();
 
@@ -75,7 +85,22 @@ impl Keepalive {
             // A session that refuses to read can't know whether its peer lives.
             if !paused {
                 match received.checked_add(timeout) {
-                    Some(at) if at <= now => return (Due::Silent(timeout), None),
+                    Some(at) if at <= now => {
+                        // Once for each silence, so that a peer which is dead is found out, however late the looks are.
+                        let judged = match self.suspected {
+                            Some((since, judged)) if since == received => judged,
+                            _ => now.checked_add(if late > SECOND_LOOK {
+                                interval.max(SECOND_LOOK)
+                            } else {
+                                SECOND_LOOK
+                            }),
+                        };
+                        if judged.is_some_and(|judged| judged <= now) {
+                            return (Due::Silent(timeout), None);
+                        }
+                        self.suspected = Some((received, judged));
+                        soonest(judged);
+                    }
                     at => soonest(at),
                 }
             }
@@ -114,7 +139,9 @@ mod tests {
 
     fn signs(start: Instant, seconds: u32) -> Signs {
         let now = start + SECOND * seconds;
-        Signs { now, received: start, payload: start, no_data: None, paused: false, short: None, deadline: None }
+        let late = Duration::ZERO;
+        let (received, payload) = (start, start);
+        Signs { now, late, received, payload, no_data: None, paused: false, short: None, deadline: None }
     }
 
     #[test]
@@ -125,9 +152,57 @@ mod tests {
         assert_eq!(keepalive.poll(signs(start, 10)), (Due::Ping, Some(start + SECOND * 20)));
         assert_eq!(keepalive.poll(signs(start, 11)), (Due::Nothing, Some(start + SECOND * 20)));
         assert_eq!(keepalive.poll(signs(start, 20)), (Due::Ping, Some(start + SECOND * 30)));
-        assert_eq!(keepalive.poll(signs(start, 30)).0, Due::Silent(SECOND * 30));
-        let heard = Signs { received: start + SECOND * 29, ..signs(start, 30) };
+        let judged = start + SECOND * 30 + SECOND_LOOK;
+        assert_eq!(keepalive.poll(signs(start, 30)), (Due::Ping, Some(judged)));
+        let second = Signs { now: judged, ..signs(start, 30) };
+        assert_eq!(keepalive.poll(second), (Due::Silent(SECOND * 30), None));
+        let heard = Signs { received: start + SECOND * 29, ..signs(start, 40) };
         assert_eq!(keepalive.poll(heard).0, Due::Ping);
+    }
+
+    /// Looks at the session until it is silent, `late` each time; when that was.
+    fn found_out(keepalive: &mut Keepalive, start: Instant, first: u32, late: Duration) -> Instant {
+        let mut signs = Signs { late, ..signs(start, first) };
+        loop {
+            match keepalive.poll(signs) {
+                (Due::Silent(_), _) => return signs.now,
+                (_, next) => signs.now = next.expect("a next look") + late,
+            }
+        }
+    }
+
+    #[test]
+    fn a_timer_that_overslept_gives_one_more_interval() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some((SECOND, SECOND * 3)), None, start);
+        let overslept = Signs { late: SECOND * 4, ..signs(start, 5) };
+        assert_eq!(keepalive.poll(overslept).0, Due::Ping);
+        // The reader has run: what came meanwhile is there.
+        let heard = Signs { received: start + SECOND * 5, ..signs(start, 6) };
+        assert_eq!(keepalive.poll(heard).0, Due::Ping);
+        // And the next silence is another one.
+        let overslept = Signs { late: SECOND * 4, received: heard.received, ..signs(start, 20) };
+        assert_eq!(keepalive.poll(overslept).0, Due::Ping);
+    }
+
+    #[test]
+    fn a_silence_is_looked_at_twice_however_short_the_oversleeping_was() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some((SECOND * 2, SECOND * 3)), None, start);
+        // Stopped from the first second to just after the third: the timer is hardly late.
+        let woken = Signs { late: SECOND / 1000, ..signs(start, 3) };
+        assert_eq!(keepalive.poll(woken), (Due::Ping, Some(start + SECOND * 3 + SECOND_LOOK)));
+        let heard = Signs { received: woken.now, now: woken.now + SECOND_LOOK, ..woken };
+        assert_eq!(keepalive.poll(heard).0, Due::Nothing);
+    }
+
+    #[test]
+    fn a_dead_peer_is_found_out_one_interval_later_though_the_timer_oversleeps_each_time() {
+        let start = Instant::now();
+        let new = || Keepalive::new(Some((SECOND, SECOND * 3)), None, start);
+        assert_eq!(found_out(&mut new(), start, 3, Duration::ZERO), start + SECOND * 3 + SECOND_LOOK);
+        // Late by four seconds, an interval, and by four seconds again.
+        assert_eq!(found_out(&mut new(), start, 7, SECOND * 4), start + SECOND * (7 + 1 + 4));
     }
 
     #[test]
