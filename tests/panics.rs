@@ -1,0 +1,111 @@
+//! Whatever of a user's panics, at whatever step of a session's life, costs that session at worst: transports (every kind), their hooks, the
+//! logger. Another session of the process keeps its keepalive and its time limits.
+//!
+//! A script is run once to count what it calls; then again for each call, which panics. The logger is the process's, so this
+//! is a binary of its own, and its tests run one at a time.
+#![cfg(target_os = "linux")]
+
+#[path = "panics/scene.rs"]
+mod scene;
+mod support;
+#[path = "panics/trap.rs"]
+mod trap;
+
+use scene::{Ending, Scene};
+use support::test_for;
+use trap::{Kind, LOGGER, Over, Trap};
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A test of this file: the log, the threads and the timer are the process's, so no other runs meanwhile.
+fn alone(name: &str, body: impl FnOnce(&Scene)) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    test_for(name, Duration::from_secs(120), || body(&Scene::begin()));
+}
+
+fn is_full() -> bool {
+    std::env::var_os("GMUX_FULL").is_some()
+}
+
+/// Each version with some of the endings; in the full run with all.
+fn rounds(endings: [&[Ending]; 2]) -> Vec<(u8, Ending)> {
+    let chosen = |version: u8| if is_full() { &Ending::ALL } else { endings[usize::from(version) - 1] };
+    (1..=2).flat_map(|version| chosen(version).iter().map(move |&ending| (version, ending))).collect()
+}
+
+/// What is thrown at the n-th call: another kind of it in each round; in the full run all.
+fn kinds(n: usize, round: usize) -> Vec<Kind> {
+    if is_full() { Kind::ALL.to_vec() } else { vec![Kind::ALL[(n + round) % 3]] }
+}
+
+/// Every line of the log goes well.
+const NO_LINE: (usize, Kind) = (0, Kind::Text);
+
+/// Runs the script for each call of the transport's that it makes.
+fn each_call(scene: &Scene, over: Over, endings: [&[Ending]; 2]) {
+    for (round, (version, ending)) in rounds(endings).into_iter().enumerate() {
+        let counted = Trap::new(over, 0, Kind::Text);
+        scene.play(&counted, NO_LINE, version, ending);
+        assert!(counted.count() > 10, "only {} calls: {:?}", counted.count(), counted.names());
+        // Threads decide how many calls there are: some more than were counted.
+        for n in 1..=counted.count() + 2 {
+            for kind in kinds(n, round) {
+                scene.play(&Trap::new(over, n, kind), NO_LINE, version, ending);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_transport_that_panics_at_any_call_costs_its_session_alone() {
+    alone("a_transport_that_panics_at_any_call_costs_its_session_alone", |scene| {
+        each_call(scene, Over::Halves, [&[Ending::Close, Ending::NoData], &[Ending::Drop, Ending::Lost]]);
+    });
+}
+
+#[test]
+fn a_pair_whose_halves_or_hook_panic_costs_its_session_alone() {
+    alone("a_pair_whose_halves_or_hook_panic_costs_its_session_alone", |scene| {
+        each_call(scene, Over::Pair, [&[Ending::NoData], &[Ending::Close, Ending::Drop]]);
+    });
+}
+
+#[test]
+fn a_shared_transport_whose_closures_panic_costs_its_session_alone() {
+    alone("a_shared_transport_whose_closures_panic_costs_its_session_alone", |scene| {
+        each_call(scene, Over::Shared, [&[Ending::NoData], &[Ending::Close]]);
+    });
+}
+
+#[test]
+fn a_logger_that_panics_at_any_line_costs_the_line_alone() {
+    alone("a_logger_that_panics_at_any_line_costs_the_line_alone", |scene| {
+        let rounds = rounds([&[Ending::Close, Ending::NoData], &[Ending::NoData, Ending::Lost]]);
+        for (round, (version, ending)) in rounds.into_iter().enumerate() {
+            let sound = || Trap::new(Over::Halves, 0, Kind::Text);
+            scene.play(&sound(), (usize::MAX, Kind::Text), version, ending);
+            let lines = LOGGER.count();
+            assert!(lines > 20, "only {lines} lines");
+            for n in 1..=lines + 2 {
+                for kind in kinds(n, round) {
+                    scene.play(&sound(), (n, kind), version, ending);
+                }
+            }
+        }
+    });
+}
+
+/// The timer's thread is one for the process: if it died, no session would have keepalive or time limits any more.
+#[test]
+fn a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout() {
+    alone("a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout", |scene| {
+        LOGGER.only_timers(true);
+        for kind in Kind::ALL {
+            scene.play(&Trap::new(Over::Halves, 0, kind), (1, kind), 1, Ending::NoData);
+            assert!(LOGGER.count() > 0, "the timer said nothing");
+        }
+        LOGGER.only_timers(false);
+    });
+}

@@ -1,0 +1,188 @@
+//! What is played: a session over a transport that may panic, with its peer, while other sessions look on.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use gmux::{Config, Error, Session, Stream};
+
+use super::support::{gmux_threads, until};
+use super::trap::{Kind, LOGGER, Logger, Over, PANICS, Trap, count_panics};
+
+/// What ends the session, if nothing else does before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Close,
+    /// Its last handle is dropped.
+    Drop,
+    /// The timer.
+    NoData,
+    /// The peer.
+    Lost,
+}
+
+impl Ending {
+    pub const ALL: [Self; 4] = [Self::Close, Self::Drop, Self::NoData, Self::Lost];
+}
+
+/// Where the writing panics while a session closes, it waits this long for its peer, which was not told of the end.
+const CLOSE: Duration = Duration::from_millis(100);
+
+fn quiet() -> Config {
+    Config::new().keepalive_disabled(true)
+}
+
+/// A session that nothing happens to: its peer counts its pings.
+struct Bystander {
+    session: Option<Session>,
+    pings: Receiver<()>,
+    threads: usize,
+    descriptors: usize,
+}
+
+pub struct Scene(Bystander);
+
+impl Scene {
+    pub fn begin() -> Self {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(count_panics);
+        Logger::install();
+        LOGGER.arm(0, Kind::Text);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        // Dead only after a time that no test takes: that of its peer, which never says anything.
+        let config =
+            Config::new().keepalive_interval(Duration::from_millis(2)).keepalive_timeout(Duration::from_secs(900));
+        let session = Session::client(ours, config).unwrap();
+        let (tell, pings) = mpsc::channel();
+        thread::spawn(move || while theirs.read_exact(&mut [0; 8]).is_ok() && tell.send(()).is_ok() {});
+        pings.recv().unwrap();
+        until(|| gmux_threads().len() == 3); // with the timer
+        Self(Bystander { session: Some(session), pings, threads: 3, descriptors: descriptors() })
+    }
+
+    /// Plays it once, and sees that all is well afterwards. The so manieth line of the log may panic.
+    pub fn play(&self, trap: &Trap, (line, kind): (usize, Kind), version: u8, ending: Ending) {
+        // More requests and answers than it takes for callers to read in the place of the reader thread, where they may.
+        let talks = if trap.over == Over::Halves && line == 0 { 12 } else { 3 };
+        let before = PANICS.load(SeqCst);
+        LOGGER.arm(line, kind);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (idle, _idle_peer) = UnixStream::pair().unwrap();
+        let idle = Session::client(idle, quiet()).unwrap();
+        let config = quiet().version(version).close_timeout(CLOSE);
+        let peer = Session::server(theirs, config.clone()).unwrap();
+        let serving = thread::spawn({
+            let peer = peer.clone();
+            move || serve(&peer)
+        });
+        match trap.session(ours, config) {
+            Ok(session) => self.act(session, &peer, ending, talks),
+            Err(error) => assert!(error.to_string().contains("panicked"), "{error}"),
+        }
+
+        // The peer has seen the end of the connection.
+        assert!(peer.closed().recv().is_err());
+        serving.join().unwrap();
+        drop(peer);
+        // Keepalive goes on, and so do the time limits of a session that was there before.
+        while self.0.pings.try_recv().is_ok() {}
+        self.0.pings.recv().unwrap();
+        idle.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert!(idle.closed().recv().is_err());
+        assert!(matches!(idle.close_reason(), Some(Error::NoData(_))));
+        drop((idle, _idle_peer));
+        // Nothing is left of the others.
+        until(|| gmux_threads().len() == self.0.threads);
+        until(|| descriptors() == self.0.descriptors);
+        let (logger, transport) = (LOGGER.disarm(), trap.sprung());
+        let ordered = usize::from(logger) + usize::from(transport.is_some());
+        let panics = || PANICS.load(SeqCst) - before;
+        until(|| panics() >= ordered); // the line may be one of the session that looks on
+        assert_eq!(panics(), ordered, "{transport:?}: a panic led to others");
+        let lines = LOGGER.take_panics();
+        assert_eq!(lines.len(), usize::from(transport.is_some()), "{transport:?}: {lines:?}");
+    }
+
+    /// The session's part. Each of its steps may fail.
+    fn act(&self, session: Session, peer: &Session, ending: Ending, talks: usize) {
+        let mut notices = Vec::new();
+        let mut open = |name: &str| {
+            let stream = session.open(name).ok()?;
+            let count = Arc::new(AtomicUsize::new(0));
+            notices.push(Arc::clone(&count));
+            stream.set_close_notifier(move |_| {
+                count.fetch_add(1, SeqCst);
+            });
+            Some(stream)
+        };
+        let (talk, silent, full) = (open("talk"), open("silent"), open("full"));
+        if let Some(mut stream) = talk.as_ref() {
+            for _ in 0..talks {
+                if stream.write_all(b"?").is_err() || stream.read_exact(&mut [0]).is_err() {
+                    break;
+                }
+            }
+        }
+        let mut blocked = Vec::new();
+        if ending != Ending::Drop {
+            let acceptor = session.clone();
+            blocked.push(thread::spawn(move || drop(acceptor.accept().unwrap_err())));
+            blocked.extend(
+                silent.clone().map(|mut stream| thread::spawn(move || assert!(stream.read(&mut [0]).is_err()))),
+            );
+            // On version 2 its window is used up; on version 1 it is accepted, or sent.
+            blocked.extend(
+                full.clone().map(|mut stream| thread::spawn(move || drop(stream.write_all(&vec![0; 400_000])))),
+            );
+        }
+        let closed = session.closed();
+        match ending {
+            Ending::Close => drop(session.close()),
+            Ending::Drop => {}
+            Ending::NoData => {
+                session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
+                assert!(closed.recv().is_err());
+            }
+            Ending::Lost => {
+                drop(peer.close());
+                assert!(closed.recv().is_err());
+            }
+        }
+        for thread in blocked {
+            thread.join().unwrap();
+        }
+        drop((talk, silent, full, session));
+        assert!(closed.recv().is_err());
+        until(|| notices.iter().all(|count| count.load(SeqCst) > 0));
+        // Each has the only reference when nobody will call it any more.
+        until(|| notices.iter().all(|count| Arc::strong_count(count) == 1));
+        assert!(notices.iter().all(|count| count.load(SeqCst) == 1), "a notifier was called twice");
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        drop(self.0.session.take());
+    }
+}
+
+/// The peer's part: answers on one stream, keeps the others.
+fn serve(peer: &Session) {
+    let mut kept: Vec<Stream> = Vec::new();
+    for stream in peer.incoming() {
+        let Ok(mut stream) = stream else { break };
+        if stream.name() == "talk" {
+            let mut byte = [0];
+            while matches!(stream.read(&mut byte), Ok(1)) && stream.write_all(&byte).is_ok() {}
+        }
+        kept.push(stream);
+    }
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
