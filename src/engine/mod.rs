@@ -14,12 +14,10 @@
 //! `acceptable` and `room` ([`accepting`] says who waits and who wakes them), and `drained`, in
 //! `drain`, which is woken by a stream that is over, by the local close, and by the end.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -33,7 +31,7 @@ use crate::sync::budget::Budget;
 use crate::sync::cell::{Env, Name, Notifier, StreamCell, Take};
 use crate::sync::close::Lifecycle;
 use crate::sync::pause::Pause;
-use crate::sync::shaper::{Parker, shaper};
+use crate::sync::shaper::shaper;
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
@@ -47,37 +45,16 @@ mod lost;
 mod pace;
 mod patience;
 mod reader;
+mod threads;
 pub(crate) mod timer;
 mod view;
 mod writer;
 
 pub(crate) use ending::call_notifier;
 pub(crate) use guard::Theirs;
-use guard::{caught, guarded};
-use logging::{debug, info, warn};
-
-thread_local! {
-    /// Whether this is one of gmux's own threads: those never wait for a session to close.
-    static OURS: Cell<bool> = const { Cell::new(false) };
-}
-
-pub(crate) fn on_own_thread() -> bool {
-    OURS.get()
-}
-
-/// Starts one of gmux's threads. Whatever it panics with stays inside.
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let called = name.clone();
-    let body = move || {
-        OURS.set(true);
-        if let Err(text) = caught(run) {
-            warn!(target: "gmux::session", "a thread panicked, {called}: {text}");
-        }
-    };
-    let started = thread::Builder::new().name(name.clone()).spawn(body);
-    // The system says "try again" (`WouldBlock`), which is no answer to somebody who wants a session.
-    started.map(drop).map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))
-}
+use guard::guarded;
+use logging::{debug, info};
+use threads::{on_own_thread, spawn};
 
 /// What a session's handles and threads share.
 pub(crate) struct Core {
@@ -189,39 +166,6 @@ impl Core {
         core.clone().start_threads(parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());
         Ok(core)
-    }
-
-    fn start_threads(self: Arc<Self>, parker: Parker) -> Result<()> {
-        timer::register(&self)?;
-        let core = Arc::clone(&self);
-        let name = format!("gmux-reader-{}", self.number);
-        let reader = spawn(name, move || core.thread(|| reader::run(&core)));
-        let core = Arc::clone(&self);
-        let name = format!("gmux-writer-{}", self.number);
-        let writer = spawn(name, move || core.thread(|| writer::run(&core, &parker)));
-        // A thread that couldn't be had counts as ended; the other one ends when the transport is aborted.
-        let failed = [reader, writer].into_iter().filter_map(Result::err);
-        let failed: Vec<Error> = failed
-            .map(|error| {
-                let error = Error::from(error);
-                self.end(error.clone());
-                self.thread_ends();
-                error
-            })
-            .collect();
-        failed.into_iter().next().map_or(Ok(()), Err)
-    }
-
-    /// One of the two threads. They have guards of their own where the transport is called; whatever else panics ends the session, too.
-    fn thread(&self, run: impl FnOnce()) {
-        let outcome = guarded(self.number, "its thread panicked", || {
-            run();
-            Ok(())
-        });
-        if let Err(error) = outcome {
-            self.end(error);
-        }
-        self.thread_ends();
     }
 
     /// The last of the two threads lets go of the transport.

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn debug_waits_for_nobody_who_has_the_table_or_a_stream() {
         let (transport, _peer) = UnixStream::pair().unwrap();
-        let core = Core::start(transport.split().unwrap(), Config::new(), Role::Client).unwrap();
+        let core = Core::start(|| transport.split(), Config::new(), Role::Client).unwrap();
         let cell = core.open(b"").unwrap();
         let table = core.registry.lock();
         assert!(core.glance().is_none());
