@@ -124,10 +124,11 @@ impl Core {
         let control = Theirs::new(number, "the transport panicked when its control was dropped", control);
         let bound = |set| Theirs::new(number, "the transport panicked when a bound was dropped", set);
         let (bound_writes, bound_reads) = (bound_writes.map(bound), bound_reads.map(bound));
-        let (local_addr, peer_addr, can_finish) = guarded(number, "the transport panicked when asked what it is", || {
-            let control = control.get()?;
-            Ok((control.local_addr(), control.peer_addr(), control.can_finish()))
-        })?;
+        let (local_addr, peer_addr, can_finish) =
+            guarded(number, "the transport panicked when asked what it is", || {
+                let control = control.get()?;
+                Ok((control.local_addr(), control.peer_addr(), control.can_finish()))
+            })?;
         let now = Instant::now();
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));

@@ -65,7 +65,9 @@ impl Patience {
 
     /// Where it can't be set it stays as it is, and that is tried again.
     fn set_bound(&mut self, bound: Duration) {
-        if bound != self.bound && self.set.as_mut().is_some_and(|set| set.get_mut().and_then(|set| set(Some(bound))).is_ok()) {
+        if bound != self.bound
+            && self.set.as_mut().is_some_and(|set| set.get_mut().and_then(|set| set(Some(bound))).is_ok())
+        {
             self.bound = bound;
         }
     }
