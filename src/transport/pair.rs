@@ -16,24 +16,39 @@ use super::{Control, Halves, Transport};
 ///
 /// `(reader, writer)` tuples are transports too; this adds a way to end a blocked read.
 ///
-/// ```no_run
+/// ```
+/// # #[cfg(unix)] {
 /// use std::process::{Command, Stdio};
 /// use std::sync::{Arc, Mutex};
+/// use std::time::Duration;
 /// use gmux::{Config, Session, transport::Pair};
 ///
-/// let mut child = Command::new("my-helper").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+/// let mut helper = Command::new("my-helper");
+/// # let mut helper = Command::new("sh");
+/// # helper.args(["-c", "cat > /dev/null"]);
+/// let mut child = helper.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
 /// let (stdout, stdin) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
 /// let child = Arc::new(Mutex::new(child));
 /// let transport = Pair::new(stdout, stdin).with_abort({
 ///     let child = Arc::clone(&child);
 ///     move || drop(child.lock().unwrap().kill()) // its stdout ends, and the reader thread with it
 /// });
-/// let session = Session::client(transport, Config::new())?;
+/// // So long the helper may go on working after the close.
+/// let config = Config::new().close_timeout(Duration::from_secs(60));
+/// let session = Session::client(transport, config)?;
 /// // ...
-/// session.close()?;
-/// child.lock().unwrap().wait()?;
+/// let closed = session.close(); // Ok: the helper has read everything, and ended its output
+/// let mut child = child.lock().unwrap();
+/// if closed.is_err() {
+///     let _ = child.kill(); // by whoever has the lock: a wait for a child that works would keep it for ever
+/// }
+/// child.wait()?;
+/// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// `close` waits until the helper ends its output, for at most [`close_timeout`](crate::Config::close_timeout), which is 5 seconds
+/// unless set otherwise. Then the abort is called, and kills it. A helper that ends its output in time isn't killed.
 pub struct Pair<R, W> {
     reader: R,
     writer: W,
@@ -46,8 +61,8 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
         Self { reader, writer, abort: None }
     }
 
-    /// Calls `abort` once when the session ends: it should make a blocked read of the read half return, and must not block for
-    /// long.
+    /// Calls `abort` when the session ends by an error or by its close timeout, once: it should make a blocked read of the read half
+    /// return, and must not block for long. It isn't called where both directions have ended by themselves.
     #[must_use]
     pub fn with_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
         self.abort = Some(Box::new(abort));
