@@ -331,8 +331,10 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
                 };
                 lost(&session.close_reason().unwrap());
                 let (cut_off, finished) = (session.accept().unwrap(), session.accept().unwrap());
+                // What came of the frame that was cut can be read, like everything before it.
+                let came = if frame == psh || frame == small { frame.get(8..cut).unwrap_or_default() } else { &[] };
                 let (data, end) = read_all(&cut_off);
-                assert_eq!(data, b"before");
+                assert!(data == [b"before", came].concat(), "{} bytes of {cut}", data.len());
                 lost(&inner(end.unwrap_err()));
                 let (data, end) = read_all(&finished);
                 assert_eq!((&data[..], end.unwrap()), (&b"before"[..], 0));

@@ -58,7 +58,10 @@ pub(super) fn run(core: &Arc<Core>) {
                 continue;
             }
             Ok(Work::Over) => Error::PeerClosed,
-            Err(error) => core.judge_failure(error),
+            Err(error) => {
+                let error = core.judge_failure(error);
+                Reader { core, input }.deliver_what_came(&error).err().unwrap_or(error)
+            }
         };
         let input = slot.take();
         drop(slot);
@@ -238,6 +241,15 @@ impl Reader<'_> {
     /// The transport has ended.
     fn end_of_input(&self) -> Error {
         self.core.judge_eof(self.input.frames.inside_frame())
+    }
+
+    /// The input has ended inside a frame, for whatever reason of the transport's: what has come of the data is delivered.
+    fn deliver_what_came(&mut self, error: &Error) -> Result<()> {
+        let by_transport = error.is_end_of_input() || matches!(error, Error::Io(_));
+        if by_transport && self.core.lifecycle.is_in(Phase::Open) && self.input.frames.cut_short() {
+            self.step()?;
+        }
+        Ok(())
     }
 
     /// The session is closing: what comes is thrown away until the peer ends its side, so that no unread input makes the system

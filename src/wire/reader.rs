@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
 
-use super::header::{HEADER_LEN, Header};
+use super::header::{Command, HEADER_LEN, Header};
 use crate::error::{Error, Result};
 use crate::pool::{Buffer, BufferPool};
 
@@ -278,6 +278,21 @@ impl FrameReader {
     /// The payload of the `Inline` step just returned.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.window[self.payload.clone()]
+    }
+
+    /// The input has ended. If that was inside a data frame, what has come of its payload is all that there will be: it becomes the
+    /// next step, as if the frame had been so long. Returns whether there is any.
+    pub(crate) fn cut_short(&mut self) -> bool {
+        let (header, come) = match &mut self.state {
+            State::Inline(header) => (header, self.end - self.start),
+            State::Collect { header, payload } => (header, payload.filled),
+            State::Header | State::Undecided(_) | State::Skip { .. } => return false,
+        };
+        if header.command != Command::Psh || come == 0 {
+            return false;
+        }
+        header.length = header.length.min(u16::try_from(come).unwrap_or(u16::MAX));
+        true
     }
 
     /// Whether a frame has begun and isn't whole: an end of input now is a truncation.

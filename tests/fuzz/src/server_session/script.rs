@@ -79,7 +79,13 @@ impl Script {
                     let entry = said.entry(id).or_default();
                     match bytes[1] {
                         0 => entry.syns += 2,
-                        _ => entry.total += usize::from(u16::from_le_bytes([bytes[2], bytes[3]])),
+                        // What has come of data that is cut is delivered.
+                        _ => {
+                            entry.total += usize::from(u16::from_le_bytes([bytes[2], bytes[3]]));
+                            if bytes[1] == 2 && entry.syns > 0 && !entry.fin {
+                                entry.data.extend(&bytes[HEADER_LEN..]);
+                            }
+                        }
                     }
                     break;
                 }
