@@ -317,6 +317,7 @@ impl Error {
     /// Whether a limit of time passed that this end had set for a call: [`Timeout`](Self::Timeout),
     /// [`NoData`](Self::NoData), [`DrainIncomplete`](Self::DrainIncomplete), and
     /// [`CloseIncomplete`](Self::CloseIncomplete), unless that is because the peer had ended.
+    /// [`PartialWrite`](Self::PartialWrite) is asked of its source, here as below.
     ///
     /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may tell
     /// that the connection timed out.
@@ -459,6 +460,12 @@ mod tests {
             (Error::Timeout, (true, false, false)),
             (Error::NoData(time), (true, false, false)),
             (Error::DrainIncomplete { streams: 2, after: time }, (true, false, true)),
+            (Error::CloseIncomplete { unsent: 0, after: time, peer_ended: false }, (true, false, true)),
+            (Error::CloseIncomplete { unsent: 2, after: time, peer_ended: true }, (false, false, true)),
+            // As its source.
+            (Error::PartialWrite { accepted: 1, source: Arc::new(Error::Timeout) }, (true, false, false)),
+            (Error::PartialWrite { accepted: 1, source: Arc::new(Error::Closed) }, (false, true, false)),
+            (Error::PartialWrite { accepted: 1, source: Arc::new(Error::PeerClosed) }, (false, false, true)),
             (Error::Closed, (false, true, false)),
             (Error::WriteShutdown, (false, true, false)),
             (Error::PeerClosed, (false, false, true)),
