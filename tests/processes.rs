@@ -119,6 +119,11 @@ impl Talk {
         let peer = start(&format!("talk {addr} {deaf}{role} {version} {keepalive} {close}"));
         let our_role = if role == "client" { "server" } else { "client" };
         let session = child::session(accept(), our_role, child::config(version, keepalive, close));
+        Self::over(peer, session, reads)
+    }
+
+    /// With a child that has been told to talk.
+    fn over(peer: Peer, session: Session, reads: Reads) -> Self {
         let stream = session.accept().unwrap();
         let moved = Arc::new(Moved::default());
         let (ours, count) = (stream.clone(), Arc::clone(&moved));
@@ -223,6 +228,29 @@ fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
                 known && !ended.contains("PeerClosed")
             });
         });
+    });
+}
+
+/// It is stopped for twice its keepalive timeout, while its peer talks all the time: what came meanwhile is life.
+#[test]
+fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_peer() {
+    alone("a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_peer", || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = Peer::start(&format!("talk {} client 1 1000 {PATIENT}", listener.local_addr().unwrap()));
+        let transport = Any::new(listener.accept().unwrap().0);
+        let session = child::session(transport, "server", child::config("1", PATIENT, PATIENT));
+        let mut talk = Talk::over(peer, session, Reads::Yes);
+        talk.wait_until_moving();
+        for _ in 0..2 {
+            let stopped = talk.peer.stop();
+            thread::sleep(Duration::from_secs(2)); // the time is what is tested
+            drop(stopped);
+            // Its judgement comes at once, or an interval later, which is 100 ms.
+            assert!(talk.session.closed().recv_timeout(Duration::from_millis(500)).unwrap_err().is_timeout());
+            talk.wait_until_moving();
+        }
+        talk.peer.signal("KILL");
+        talk.assert_over(lost).kill();
     });
 }
 
