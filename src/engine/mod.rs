@@ -162,7 +162,7 @@ impl Core {
             env: Env::new(config, shaper),
         });
         let parker = queue.parker();
-        *core.writer.lock() = Some(writer::Writer::new(writer, bound_writes, queue));
+        *core.writer.lock() = Some(writer::Writer::new(writer, patience::Patience::new(bound_writes), queue));
         *core.reader.lock() = Some(reader::Input::new(reader, bound_reads, &core.env.config));
         core.clone().start_threads(parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());

@@ -25,7 +25,6 @@ use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
 use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
-use crate::transport::BoundWrites;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS, Batch};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
@@ -116,11 +115,8 @@ fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: 
     drop(slot);
     core.clock.writer_ends();
     // The write half may panic here, too; what follows has to be done all the same.
-    let result = result.map_err(|error| core.judge_failure(error));
-    let result = match writer {
-        Some(writer) => writer.transport.let_go().and(result),
-        None => result,
-    };
+    let let_go = writer.map_or(Ok(()), |writer| writer.transport.let_go());
+    let result = let_go.and(result.map_err(|error| core.judge_failure(error)));
     if let Err(error) = &result {
         core.fail_write(error.clone());
     }
@@ -139,14 +135,10 @@ enum Work {
 }
 
 impl Writer {
-    pub(super) fn new(
-        transport: Theirs<Box<dyn Write + Send>>,
-        bound: Option<Theirs<BoundWrites>>,
-        queue: Queue,
-    ) -> Self {
+    pub(super) fn new(transport: Theirs<Box<dyn Write + Send>>, patience: Patience, queue: Queue) -> Self {
         Self {
             transport,
-            patience: Patience::new(bound),
+            patience,
             queue,
             batch: Batch::default(),
             sent: Vec::new(),
