@@ -45,7 +45,7 @@ use crate::sync::deadline::not_zero;
 /// `Ok` means accepted here, as with any socket: only the peer's application can confirm more.
 ///
 /// ```
-/// use std::io::{self, Write};
+/// use std::io::{self, Read, Write};
 /// # use gmux::{Config, Session};
 /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
 /// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
