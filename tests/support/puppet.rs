@@ -241,7 +241,9 @@ struct Cut {
 }
 
 impl Control for Cut {
+    /// A peer that runs this crate ends its side when it has read the end.
     fn finish_write(&self) -> io::Result<()> {
+        let _ = self.tell.send(Input::End); // the reader may be gone
         Ok(())
     }
 
