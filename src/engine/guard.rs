@@ -2,7 +2,7 @@
 //!
 //! A panic is said once, in the log, where it is caught ([`said`]); the error that it becomes isn't said again.
 //!
-//! Invariants: no panic leaves [`caught`]; what was thrown is never dropped, since its drop may panic as well; a user's thing that
+//! Invariants: no panic leaves [`caught`], nor one in the drop of what was thrown; a user's thing that
 //! we keep is [`Theirs`], so that dropping it is guarded too, whoever does it last.
 
 use std::any::Any;
@@ -18,13 +18,20 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> std::result::Result<T, Stri
     catch_unwind(AssertUnwindSafe(work)).map_err(message)
 }
 
-/// What a panic says. It is leaked: a panic is rare, and one in its drop would have no place to go.
+/// What a panic says. What was thrown may panic in its drop, too; what that throws is forgotten.
 #[cold]
 fn message(panic: Box<dyn Any + Send>) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)").to_owned();
-    std::mem::forget(panic);
-    text
+    let panic = match panic.downcast::<String>() {
+        Ok(text) => return *text,
+        Err(panic) => panic,
+    };
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        return (*text).to_owned();
+    }
+    if let Err(again) = catch_unwind(AssertUnwindSafe(move || drop(panic))) {
+        std::mem::forget(again);
+    }
+    "(no message)".to_owned()
 }
 
 /// Runs something that uses the transport. A panic becomes an error of the session's; `what` panicked, and where, is for the log.
