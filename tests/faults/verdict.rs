@@ -69,7 +69,10 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
             until(|| session.stats().receive_buffered == 0);
         }
         if let (true, true, Some(Err(error))) = (plan.is_sound(), kept, world.closes[end].lock().unwrap().as_ref()) {
-            panic!("closing session {end} failed: {error}");
+            // Streams that their reader closed early may still have had something to send when the other end was done.
+            let late = matches!(error, gmux::Error::CloseIncomplete { peer_ended: true, .. });
+            let other = late.then(|| world.closes[1 - end].lock().unwrap().clone().unwrap_or(Ok(())));
+            assert!(matches!(other, Some(Ok(()))), "closing session {end} failed: {error}");
         }
     }
     outcome
