@@ -5,12 +5,12 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::transport::{Control, Halves, Shared, Transport};
-use gmux::wire::Command;
+use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, Session, Stream};
 use support::lab::{FAR, Lab, asleep, blocked, data, quiet};
 use support::raw::{End, against_client};
@@ -63,6 +63,52 @@ fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_la
             lab.allow_all();
             let closed = session.close();
             assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
+        }
+    });
+}
+
+/// The same where the write that is under way then fails: that nobody is left to be told is no error, what it held is.
+#[test]
+fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
+    test("what_a_write_held_that_failed_after_the_peers_end_is_counted", || {
+        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        let (fails, told) = mpsc::channel::<()>();
+        lab.on_write(move || {
+            told.recv().map_err(std::io::Error::other)?;
+            Err(ErrorKind::BrokenPipe.into())
+        });
+        let mut stream = session.open("").unwrap();
+        stream.write_all(b"never sent").unwrap();
+        lab.allow_all();
+        until(|| session.stats().unsent == 10 && stream.stats().unsent == 10);
+        stream.close().unwrap(); // so that the end cuts nothing off
+        lab.eof();
+        assert!(session.closed().recv().is_err());
+        assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
+        fails.send(()).unwrap();
+        let closed = session.close();
+        assert!(peer_ended_before(&closed, 10), "{closed:?}");
+    });
+}
+
+/// What came before the output failed, and after it, can be read, also of a frame that the end cuts.
+#[test]
+fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
+    test("of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read", || {
+        for whole in [100, 10_000] {
+            let (lab, session) = Lab::server(quiet().close_timeout(FAR));
+            lab.on_write(|| Err(ErrorKind::BrokenPipe.into()));
+            lab.allow_all();
+            lab.frame(1, Command::Syn, 3, &[]);
+            let mut stream = session.accept().unwrap();
+            stream.write_all(b"x").unwrap();
+            until(|| session.close_reason().is_some());
+            let frame = Frame::new(1, Command::Psh, 3, vec![7; whole]).unwrap().encode();
+            lab.send(&frame[..8 + whole / 2]);
+            lab.eof();
+            let mut came = Vec::new();
+            let end = stream.read_to_end(&mut came).unwrap_err();
+            assert_eq!((came.len(), end.kind()), (whole / 2, ErrorKind::BrokenPipe));
         }
     });
 }

@@ -180,14 +180,14 @@ impl Core {
             (cell, ended)
         });
         let ended: Vec<_> = ended.collect();
+        if output == Output::Finish {
+            // Before `told`, which lets a close say what it knows: the writer may have failed by itself.
+            self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
+        }
         drop(self.lifecycle.told());
         match output {
             Output::Abort => timer::forget(self.number),
-            Output::Finish => {
-                // Before the writer can finish: a close that waits for it is to know.
-                self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
-                self.env.shaper.order(Order::Finish);
-            }
+            Output::Finish => self.env.shaper.order(Order::Finish),
         }
         let (number, peer) = (self.number, self.peer_text());
         match &**cause {

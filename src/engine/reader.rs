@@ -246,7 +246,7 @@ impl Reader<'_> {
     /// The input has ended inside a frame, for whatever reason of the transport's: what has come of the data is delivered.
     fn deliver_what_came(&mut self, error: &Error) -> Result<()> {
         let by_transport = error.is_end_of_input() || matches!(error, Error::Io(_));
-        if by_transport && self.core.lifecycle.is_in(Phase::Open) && self.input.frames.cut_short() {
+        if by_transport && !self.core.lifecycle.is_over() && self.input.frames.cut_short() {
             self.step()?;
         }
         Ok(())

@@ -55,7 +55,7 @@ pub(super) struct Writer {
     flushed: bool,
     /// How a caller's turn failed.
     failed: Option<Error>,
-    /// The batch's data was counted as coming after the peer's end.
+    /// The batch's data was counted as lost: it comes after the peer's end, or not at all.
     late: bool,
 }
 
@@ -111,9 +111,11 @@ pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
 
 /// The writer's work is over, well or not. Only the writer thread says so.
 fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: Result<()>) {
-    let writer = slot.take();
+    let mut writer = slot.take();
     drop(slot);
     core.clock.writer_ends();
+    // Should the peer have ended meanwhile, nothing else says so.
+    writer.iter_mut().for_each(|writer| writer.lose(core, result.is_err()));
     // The write half may panic here, too; what follows has to be done all the same.
     let let_go = writer.map_or(Ok(()), |writer| writer.transport.let_go());
     let result = let_go.and(result.map_err(|error| core.judge_failure(error)));
@@ -329,19 +331,21 @@ impl Writer {
 
     /// One write of the batch. What is written after the peer has ended its side comes too late.
     fn write_once(&mut self, core: &Core) -> io::Result<usize> {
-        if core.lifecycle.is_input_over() && !std::mem::replace(&mut self.late, true) {
+        self.lose(core, core.lifecycle.is_input_over());
+        self.batch.write_to(self.transport.get_mut()?)
+    }
+
+    /// Counts the batch's data as lost, once, if it is.
+    fn lose(&mut self, core: &Core, lost: bool) {
+        if lost && !std::mem::replace(&mut self.late, true) {
             core.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
         }
-        self.batch.write_to(self.transport.get_mut()?)
     }
 
     /// A part of the batch is with the transport: on a slow link the rest may take long, and that part is data crossing.
     fn touch(&self, core: &Core) {
-        if self.batch.is_empty() {
-            return; // `hand_over` follows
-        }
-        let now = Instant::now();
-        for sent in self.sent.iter().filter(|sent| sent.data > 0) {
+        let (now, whole) = (Instant::now(), self.batch.is_empty()); // if it is whole, `hand_over` follows
+        for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
             core.clock.payload(now);
             sent.cell.touch(now);
         }

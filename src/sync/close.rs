@@ -18,7 +18,7 @@
 //! [`Lifecycle::end`] returns the cause to one caller alone, who does what an end needs.
 //!
 //! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls and last drops. They
-//! are woken by everything that is reported: `writer_done`, `input_done`, an end.
+//! are woken by everything that is reported: `writer_done`, `input_done`, an end, `told`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -80,7 +80,10 @@ impl State {
         self.outcome = match (self.phase, self.cause.as_deref()) {
             (Phase::Open, _) => None,
             // The peer ended first. Whether it could be told of our end, too, doesn't matter then.
-            (Phase::Ended, Some(Error::PeerClosed)) => self.written.as_ref().map(|_| self.nothing_late()),
+            // What the streams had left is counted when they are told.
+            (Phase::Ended, Some(Error::PeerClosed)) => {
+                self.written.as_ref().filter(|_| self.told).map(|_| self.nothing_late())
+            }
             (Phase::Closing, _) | (Phase::Ended, None | Some(Error::Closed)) => match (&self.written, &self.input) {
                 (Some(Err(error)), _) => Some(Err(error.clone())),
                 (Some(Ok(())), Some(Ok(()))) => Some(self.nothing_late()),
@@ -194,11 +197,12 @@ impl Lifecycle {
         })
     }
 
-    /// Every stream knows of the close or the end; returns the channel, to be dropped.
+    /// Every stream knows of the close or the end, and what they had left is counted; returns the channel, to be dropped.
     pub(crate) fn told(&self) -> ClosedChannel {
-        let mut state = self.state.lock();
-        state.told = true;
-        state.closed.take()
+        self.change(|state| {
+            state.told = true;
+            state.closed.take()
+        })
     }
 
     /// The transport takes no more writes; returns whether that is news to an open session.
@@ -529,9 +533,11 @@ mod tests {
         // The peer ended first, and the close came later.
         let life = Lifecycle::new(true);
         assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(_)));
-        life.too_late(5);
         assert!(!life.begin_close(Instant::now(), None) && life.outcome().is_none());
         life.writer_done(Err(Error::GoAway));
+        assert!(life.outcome().is_none(), "what the streams had left isn't counted yet");
+        life.too_late(5);
+        drop(life.told());
         assert!(is_incomplete(life.outcome(), 5, true));
         // Its output couldn't be ended in time.
         for (late, by_peer) in [(0, false), (5, true)] {
@@ -559,6 +565,7 @@ mod tests {
         assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(_)));
         assert!(matches!(input_done(&life, Error::Closed), InputEnd::Noted));
         assert!(!life.begin_close(Instant::now(), None));
+        drop(life.told());
         life.writer_done(Err(Error::GoAway)); // nobody is left to be told
         assert!(matches!(life.outcome(), Some(Ok(()))));
     }

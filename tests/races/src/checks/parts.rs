@@ -160,6 +160,7 @@ fn lifecycle_ends_once() {
         run(|life, ends, _| {
             let end = life.input_done(Error::PeerClosed, true, std::time::Instant::now(), None);
             ends.fetch_add(usize::from(matches!(end, InputEnd::Ends(_))), SeqCst);
+            drop(life.told());
         }),
         run(|life, _, _| {
             life.fail_write(&Arc::new(Error::Timeout), None);
