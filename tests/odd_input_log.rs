@@ -350,3 +350,21 @@ fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
         }
     });
 }
+
+/// An upload, say: its peer has nothing to send, and ends when it is told that this is all.
+#[test]
+fn a_peer_without_a_word_that_ends_after_our_own_close_is_not_asked_about() {
+    test("a_peer_without_a_word_that_ends_after_our_own_close_is_not_asked_about", || {
+        keep_log();
+        let (mut raw, session) = against_client(config(1), 1);
+        session.open("upload").unwrap().close().unwrap();
+        let closing = std::thread::spawn({
+            let session = session.clone();
+            move || session.close()
+        });
+        assert_eq!(raw.rest().0.len(), 2);
+        raw.finish();
+        closing.join().unwrap().unwrap();
+        assert_eq!(warnings(&session), Vec::<String>::new());
+    });
+}
