@@ -118,8 +118,9 @@ impl Env {
 
     fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<StreamCell>)) {
         let mut promised = 0;
-        // Who has just queued itself found too little then, after what this caller gave back.
-        while self.allowance.waiting.load(SeqCst) > 0
+        // Who has just queued itself found too little then, after what this caller gave back. But the number of streams isn't
+        // under the queue's lock: who is to find a larger share there looks under that.
+        while (grown || self.allowance.waiting.load(SeqCst) > 0)
             && let Some((cell, part)) = self.allowance.next(promised, grown)
         {
             if cell.is_due(self) {
