@@ -27,6 +27,8 @@ struct State {
     /// `finish_write` was called; the write half was dropped.
     finished: bool,
     dropped: bool,
+    /// Its peer doesn't end its own side when the session has ended its.
+    held: bool,
     /// So was the read half.
     unread: bool,
     /// Writes wait, as on a full socket.
@@ -57,6 +59,11 @@ impl Line {
     /// The peer ends its side.
     pub fn eof(&self) {
         self.set(|state| state.eof = true);
+    }
+
+    /// The peer keeps its side open until [`Line::eof`], though the session has ended its own.
+    pub fn hold(&self) {
+        self.set(|state| state.held = true);
     }
 
     pub fn fail_reads(&self) {
@@ -216,7 +223,7 @@ impl Drop for WriteHalf {
 impl Control for LineControl {
     /// The peer has read everything by then, and ends its side, too.
     fn finish_write(&self) -> io::Result<()> {
-        self.0.set(|state| (state.finished, state.eof) = (true, true));
+        self.0.set(|state| (state.finished, state.eof) = (true, state.eof || !state.held));
         Ok(())
     }
 
