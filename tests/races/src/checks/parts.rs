@@ -45,6 +45,13 @@ pub const CHECKS: &[Check] = &[
         body: lifecycle_ends_once,
     },
     Check {
+        name: "lifecycle_overdue",
+        about: "the close timeout, which throws away what waits, against the writer's and the input's end, and a close",
+        time: false,
+        reaches: false,
+        body: lifecycle_overdue,
+    },
+    Check {
         name: "lifecycle_channel",
         about: "closed() against close and end: every channel is disconnected in the end",
         time: false,
@@ -177,6 +184,37 @@ fn lifecycle_ends_once() {
     assert!(life.is_in(Phase::Ended) && life.is_over());
     assert_eq!(ends.load(SeqCst), 1);
     assert!(closes.load(SeqCst) <= 1);
+}
+
+/// A writer that finds nothing, since the session's end has thrown it away, hasn't handed it over.
+fn lifecycle_overdue() {
+    let life = Arc::new(Lifecycle::new(true));
+    let (waiting, handed_over) = (Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(0)));
+    assert!(life.begin_close(Instant::now(), None));
+    let closer = thread::spawn({
+        let life = Arc::clone(&life);
+        move || life.wait_outcome().expect("there is no deadline")
+    });
+    let writer = thread::spawn({
+        let (life, waiting, handed_over) = (Arc::clone(&life), Arc::clone(&waiting), Arc::clone(&handed_over));
+        move || {
+            handed_over.store(waiting.swap(0, SeqCst), SeqCst);
+            life.writer_done(Ok(()));
+            life.input_done(Error::PeerClosed, true, Instant::now(), None); // the peer's answer to that
+        }
+    });
+    let timer = thread::spawn({
+        let (life, waiting) = (Arc::clone(&life), Arc::clone(&waiting));
+        move || {
+            if life.overdue(2, std::time::Duration::ZERO).is_some() {
+                waiting.store(0, SeqCst);
+            }
+        }
+    });
+    let outcome = closer.join().unwrap();
+    writer.join().unwrap();
+    timer.join().unwrap();
+    assert!(outcome.is_err() || handed_over.load(SeqCst) == 2, "Ok, and it wasn't handed over");
 }
 
 fn lifecycle_channel() {
