@@ -17,9 +17,9 @@ pub struct Counting;
 static OTHERS: AtomicI64 = AtomicI64::new(0);
 static POOLED: AtomicI64 = AtomicI64::new(0);
 
-/// Whether a pool's buffer may be that large: from 64 bytes on powers of two, quarter steps from 4096 on, a header and a payload.
+/// Whether a pool's buffer may be that large: from 16 bytes on (a header, and the few bytes of a frame that was cut) powers of two, quarter steps from 4096 on, a header and a payload.
 fn is_pool_size(size: usize) -> bool {
-    let power = size >= 64 && size.is_power_of_two();
+    let power = size >= 16 && size.is_power_of_two();
     let quarter = size >= 4096 && size.is_multiple_of(1 << (size.ilog2() - 2));
     let frame = size > 4096 && (size - 8).is_power_of_two();
     size <= 65543 && (power || quarter || frame || size == 8 + 65535)
