@@ -73,6 +73,26 @@ fn a_stream_is_closed_by_the_drop_of_its_last_handle_alone() {
     });
 }
 
+/// The wire has no reset: a drop that unwinding makes is a drop. The documents say what to do about it.
+#[test]
+fn a_handler_that_panics_looks_like_one_that_has_finished() {
+    test("a_handler_that_panics_looks_like_one_that_has_finished", || {
+        for version in [1, 2] {
+            let (mut raw, session) = against_client(quiet().version(version), version);
+            let mut stream = session.open("").unwrap();
+            raw.expect(Command::Syn, 3);
+            let handler = thread::spawn(move || {
+                stream.write_all(b"the first half").unwrap();
+                std::panic::resume_unwind(Box::new("of the handler's own making"))
+            });
+            let panicked: thread::Result<()> = handler.join();
+            assert!(panicked.is_err());
+            assert_eq!(raw.expect_data(3, 14), b"the first half");
+            raw.expect(Command::Fin, 3);
+        }
+    });
+}
+
 /// "FIN follows what was accepted" though the write deadline has expired.
 #[test]
 fn fin_ignores_deadlines() {
