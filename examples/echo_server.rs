@@ -27,7 +27,7 @@ fn main() -> io::Result<()> {
 
 /// Serves one connection: a thread for each stream that its client opens.
 fn serve(connection: TcpStream) -> io::Result<()> {
-    let session = Session::server(connection, Config::new())?;
+    let session = Session::server(connection, Config::new().version(2))?;
     // Ends when the client closes its session. If the connection breaks instead, the last item is the error.
     for stream in session.incoming() {
         let stream = stream?;

@@ -725,10 +725,10 @@ fn ends_of_different_versions_both_fail_and_the_reason_is_told() {
         let server = Running::serve(into.path());
         let mut command = example("transfer");
         let sent =
-            Running::start(command.args(["send", "--gmux-version", "2", &server.addr]).arg(tree.path())).finish();
+            Running::start(command.args(["send", "--gmux-version", "1", &server.addr]).arg(tree.path())).finish();
         sent.failed().complains("missing \"a\"").complains("0 refused, 3 missing");
         let received = server.finish();
-        received.failed().complains("configured for version 1").complains("sent version 2");
+        received.failed().complains("configured for version 2").complains("sent version 1");
         assert_eq!(snapshot(into.path()), BTreeMap::new());
     });
 }
