@@ -187,7 +187,7 @@ struct Sender(Session);
 
 impl Sender {
     fn connect(server: &Running) -> Self {
-        Self(Session::client(TcpStream::connect(&server.addr).unwrap(), Config::new()).unwrap())
+        Self(Session::client(TcpStream::connect(&server.addr).unwrap(), Config::new().version(2)).unwrap())
     }
 
     /// Sends the list, as an honest sender does first.
