@@ -211,7 +211,7 @@ pub enum Error {
         unsent: u64,
         /// How long the close had taken by then.
         after: Duration,
-        /// Whether the peer ended its side before everything was handed over. It can't have read the rest.
+        /// Whether the peer had ended its side before this end had. It can't have read what is `unsent`.
         peer_ended: bool,
     },
     /// The connection ended inside a frame, or while streams had not finished. The peer's program
@@ -251,6 +251,11 @@ impl std::fmt::Display for Incomplete {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self(unsent, after, peer_ended) = self;
         match (unsent, peer_ended) {
+            (0, true) => write!(
+                f,
+                "the peer ended the connection, and this end could not end its own direction within {after:?}: \
+                 does something block in the transport?"
+            ),
             (_, true) => write!(
                 f,
                 "the peer ended the connection before {unsent} accepted bytes were sent, and they are lost: \

@@ -238,9 +238,10 @@ impl Lifecycle {
                 let known = state.input.clone().and_then(Result::err).or(incomplete.clone());
                 state.outcome.get_or_insert_with(|| Err(known.unwrap_or_else(|| cause.clone())));
             } else if state.phase == Phase::Ended {
-                if let Some(incomplete) = incomplete {
-                    let known = state.nothing_late().and(Err(incomplete));
-                    state.outcome.get_or_insert(known);
+                if incomplete.is_some() {
+                    // The peer had ended its side, and this end couldn't end its own in time.
+                    let (unsent, after) = (state.late, state.age());
+                    state.outcome.get_or_insert(Err(Error::CloseIncomplete { unsent, after, peer_ended: true }));
                 }
                 return None;
             }
@@ -540,12 +541,12 @@ mod tests {
         drop(life.told());
         assert!(is_incomplete(life.outcome(), 5, true));
         // Its output couldn't be ended in time.
-        for (late, by_peer) in [(0, false), (5, true)] {
+        for late in [0, 5] {
             let life = Lifecycle::new(true);
             let _ = input_done(&life, Error::PeerClosed);
             life.too_late(late);
             assert!(life.overdue(0, Duration::ZERO).is_none());
-            assert!(is_incomplete(life.outcome(), late, by_peer));
+            assert!(is_incomplete(life.outcome(), late, true));
         }
     }
 
