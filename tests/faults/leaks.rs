@@ -19,6 +19,9 @@ pub const SMALL: Margin = Margin { resident: 16 << 20, blocks: 3, pooled: 640 <<
 /// The same for any seeds, and thousands of them. Most have no moment that is busier than those before: it was 1.6 MiB more after 2000.
 pub const LARGE: Margin = Margin { resident: 32 << 20, blocks: 3, pooled: 3 << 20 };
 
+/// How often a batch is run again that seems to have lost something.
+const AGAIN: i64 = 5;
+
 /// What the process held after the first batch.
 pub struct Leaks {
     margin: Margin,
@@ -43,10 +46,25 @@ impl Leaks {
     }
 
     /// All has to be as before. The test's own notes of the batch are gone.
-    pub fn check(&mut self, batch: &[u64]) {
-        let census = Census::settled(self.namesakes);
+    ///
+    /// Where there are more blocks, the batch is run `again`, [`AGAIN`] times. What is made once, by whoever needs it first, isn't made
+    /// again by the same seeds; what they lost, they lose each time, so that one block a batch is seen.
+    pub fn check(&mut self, batch: &[u64], again: impl Fn()) {
+        let mut census = Census::settled(self.namesakes);
         if let (Some(from), Some(to)) = (batch.first(), batch.last()) {
             println!("after seeds {from} to {to}: {census}");
+        }
+        let first = *self.first.get_or_insert(census);
+        if census.blocks > first.blocks + self.margin.blocks {
+            for _ in 0..AGAIN {
+                again();
+                self.settle(batch);
+            }
+            let more = Census::settled(self.namesakes);
+            println!("after the same seeds, {AGAIN} times: {more}");
+            assert!(more.blocks < census.blocks + AGAIN, "allocations, time after time: {more}\nbefore: {census}");
+            self.first = Some(Census { blocks: more.blocks, ..first });
+            census = more;
         }
         census.assert_back_to(self.first.get_or_insert(census), self.margin);
     }
