@@ -68,6 +68,9 @@ pub enum Error {
     /// A `write_all` failed after a part of its bytes was accepted. They stay accepted and are sent, so the peer gets a
     /// record that isn't whole: shut the stream down. The error's kind is that of `source`.
     ///
+    /// That is right where records tell their length. Where the end of file is what says that all has come, it would make a torn
+    /// answer look whole: there, close the session instead.
+    ///
     /// ```
     /// use std::io::{self, Write};
     /// # use gmux::{Config, Error, Session};
@@ -337,6 +340,8 @@ impl From<Error> for io::Error {
 }
 
 impl From<io::Error> for Error {
+    /// The error inside, if it came from a stream or a session. Any other, such as a file's, becomes [`Io`](Error::Io), which reads as
+    /// a fault of the session's transport: don't convert those.
     fn from(error: io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(inner) => inner,

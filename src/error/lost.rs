@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// }
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
     /// Whether it ended inside a frame, and not between two.
@@ -47,6 +47,13 @@ pub struct Lost {
 pub(crate) struct Setup {
     pub(crate) version: u8,
     pub(crate) role: &'static str,
+}
+
+/// The text, since a `main` that returns an error shows that by `Debug`.
+impl fmt::Debug for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl fmt::Display for Lost {
