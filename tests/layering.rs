@@ -11,7 +11,11 @@ use std::path::{Path, PathBuf};
 /// Longest file, in lines without its tests (STYLE: past that, split it).
 const MAX_LINES: usize = 400;
 
+/// What every build depends on.
 const DEPENDENCIES: [&str; 5] = ["byteorder", "crossbeam-channel", "log", "parking_lot", "thiserror"];
+
+/// What a build depends on only where a feature of the same name asks for it.
+const OPTIONAL_DEPENDENCIES: [&str; 1] = ["rustls"];
 
 /// The one file that may log by itself.
 const LOGGER: &str = "engine/logging.rs";
@@ -29,6 +33,7 @@ fn layer(module: &[String]) -> Option<u8> {
         ("sync", _) => 3,
         ("engine", _) => 4,
         ("session" | "stream" | "traits", _) => 5,
+        ("copy", _) => 6,
         _ => return None,
     })
 }
@@ -432,14 +437,21 @@ fn the_compiler_forbids_unsafe_code() {
 }
 
 #[test]
-fn the_runtime_dependencies_are_these_five() {
+fn the_runtime_dependencies_are_these_five_and_one_that_is_optional() {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
-    assert_eq!(dependencies(&manifest), DEPENDENCIES);
+    let (always, optional) = dependencies(&manifest);
+    assert_eq!(always, DEPENDENCIES);
+    assert_eq!(optional, OPTIONAL_DEPENDENCIES);
+    for name in optional {
+        assert!(manifest.contains(&format!("\n{name} = [\"dep:{name}\"]\n")), "no feature {name}");
+    }
+    assert!(!manifest.contains("\ndefault = "), "a feature that is on by default");
 }
 
-/// Names of a manifest's dependencies and build dependencies, for any target, sorted.
-fn dependencies(manifest: &str) -> Vec<String> {
-    let mut names = Vec::new();
+/// Names of a manifest's dependencies and build dependencies, for any target, sorted: those of every
+/// build, and those that are optional.
+fn dependencies(manifest: &str) -> (Vec<String>, Vec<String>) {
+    let (mut always, mut optional) = (Vec::new(), Vec::new());
     let mut table = String::new();
     for line in manifest.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
         if let Some(header) = line.strip_prefix('[') {
@@ -447,17 +459,19 @@ fn dependencies(manifest: &str) -> Vec<String> {
             if let Some((parent, name)) = table.rsplit_once('.')
                 && is_runtime(parent)
             {
-                names.push(name.to_owned());
+                always.push(name.to_owned());
             }
         } else if is_runtime(&table)
-            && let Some((name, _)) = line.split_once('=')
+            && let Some((name, value)) = line.split_once('=')
         {
             let name = name.trim();
+            let names = if value.contains("optional = true") { &mut optional } else { &mut always };
             names.push(name.split('.').next().unwrap_or(name).to_owned());
         }
     }
-    names.sort();
-    names
+    always.sort();
+    optional.sort();
+    (always, optional)
 }
 
 fn is_runtime(table: &str) -> bool {
@@ -558,7 +572,9 @@ fn the_checker_finds_broken_habits() {
 
 #[test]
 fn the_checker_finds_a_dependency_too_many() {
-    let manifest = "[dependencies]\nlog = \"0.4\"\nrand.workspace = true\n[dev-dependencies]\nclap = \"4\"\n\
+    let manifest = "[dependencies]\nlog = \"0.4\"\nrustls = { version = \"0.23\", optional = true }\nrand.workspace = true\n[dev-dependencies]\nclap = \"4\"\n\
                     [target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n[dependencies.tokio]\nversion = \"1\"\n[[bench]]\nname = \"x\"";
-    assert_eq!(dependencies(manifest), ["libc", "log", "rand", "tokio"]);
+    let (always, optional) = dependencies(manifest);
+    assert_eq!(always, ["libc", "log", "rand", "tokio"]);
+    assert_eq!(optional, ["rustls"]);
 }
