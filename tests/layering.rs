@@ -1,5 +1,5 @@
-//! The shape of the source: which file may import which, what the protocol core must not touch, what every file opens with, how long it
-//! may be, and what the crate may depend on.
+//! The shape of the source: which file may import which, what the protocol core must not touch, what
+//! every file opens with, and how long it may be.
 //!
 //! The checker reads the text of `src`: it blanks comments and literals, cuts out what is compiled for tests only, and resolves every path
 //! that begins with `crate` or `super`, in imports and in code alike. It checks itself on made-up sources below.
@@ -10,12 +10,6 @@ use std::path::{Path, PathBuf};
 
 /// Longest file, in lines without its tests (STYLE: past that, split it).
 const MAX_LINES: usize = 400;
-
-/// What every build depends on.
-const DEPENDENCIES: [&str; 5] = ["byteorder", "crossbeam-channel", "log", "parking_lot", "thiserror"];
-
-/// What a build depends on only where a feature of the same name asks for it.
-const OPTIONAL_DEPENDENCIES: [&str; 1] = ["rustls"];
 
 /// The one file that may log by itself.
 const LOGGER: &str = "engine/logging.rs";
@@ -436,49 +430,6 @@ fn the_compiler_forbids_unsafe_code() {
     assert!(lib.names("#![forbid(unsafe_code)]").is_some());
 }
 
-#[test]
-fn the_runtime_dependencies_are_these_five_and_one_that_is_optional() {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
-    let (always, optional) = dependencies(&manifest);
-    assert_eq!(always, DEPENDENCIES);
-    assert_eq!(optional, OPTIONAL_DEPENDENCIES);
-    for name in optional {
-        assert!(manifest.contains(&format!("\n{name} = [\"dep:{name}\"]\n")), "no feature {name}");
-    }
-    assert!(!manifest.contains("\ndefault = "), "a feature that is on by default");
-}
-
-/// Names of a manifest's dependencies and build dependencies, for any target, sorted: those of every
-/// build, and those that are optional.
-fn dependencies(manifest: &str) -> (Vec<String>, Vec<String>) {
-    let (mut always, mut optional) = (Vec::new(), Vec::new());
-    let mut table = String::new();
-    for line in manifest.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
-        if let Some(header) = line.strip_prefix('[') {
-            table = header.trim_matches(['[', ']']).to_owned();
-            if let Some((parent, name)) = table.rsplit_once('.')
-                && is_runtime(parent)
-            {
-                always.push(name.to_owned());
-            }
-        } else if is_runtime(&table)
-            && let Some((name, value)) = line.split_once('=')
-        {
-            let name = name.trim();
-            let names = if value.contains("optional = true") { &mut optional } else { &mut always };
-            names.push(name.split('.').next().unwrap_or(name).to_owned());
-        }
-    }
-    always.sort();
-    optional.sort();
-    (always, optional)
-}
-
-fn is_runtime(table: &str) -> bool {
-    let kind = table.rsplit('.').next().unwrap_or(table);
-    matches!(kind, "dependencies" | "build-dependencies")
-}
-
 // ---- the checker checked ----------------------------------------------------------------------------------------------
 
 fn no_exports() -> HashMap<String, Vec<String>> {
@@ -568,13 +519,4 @@ fn the_checker_finds_broken_habits() {
     assert!(length(&Source::new("sync/fake.rs", &long)).is_some());
     let tested = format!("{head}#[cfg(test)]\nmod tests {{\n{}}}\n", "fn f() {}\n".repeat(MAX_LINES));
     assert_eq!(length(&Source::new("sync/fake.rs", &tested)), None);
-}
-
-#[test]
-fn the_checker_finds_a_dependency_too_many() {
-    let manifest = "[dependencies]\nlog = \"0.4\"\nrustls = { version = \"0.23\", optional = true }\nrand.workspace = true\n[dev-dependencies]\nclap = \"4\"\n\
-                    [target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n[dependencies.tokio]\nversion = \"1\"\n[[bench]]\nname = \"x\"";
-    let (always, optional) = dependencies(manifest);
-    assert_eq!(always, ["libc", "log", "rand", "tokio"]);
-    assert_eq!(optional, ["rustls"]);
 }
