@@ -9,6 +9,7 @@ pub mod links;
 pub mod puppet;
 pub mod raw;
 pub mod relay;
+pub mod udp_relay;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};

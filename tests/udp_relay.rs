@@ -1,0 +1,131 @@
+//! The UDP relay of the tests does what it says: what it shows of others is worth no more than
+//! that.
+
+mod support;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use support::udp_relay::{Counts, Link, UdpRelay};
+use support::{test, until};
+
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+fn number(socket: &UdpSocket) -> (u32, SocketAddr) {
+    let mut bytes = [0; 4];
+    let (length, from) = socket.recv_from(&mut bytes).unwrap();
+    assert_eq!(length, 4);
+    (u32::from_le_bytes(bytes), from)
+}
+
+/// Which of `count` numbered datagrams arrive, in the order in which they do.
+fn arrived(link: Link, count: u32) -> (Vec<u32>, Counts) {
+    let (client, server) = (socket(), socket());
+    let relay = UdpRelay::start(server.local_addr().unwrap(), link).unwrap();
+    let mut seen = Vec::new();
+    for each in 0..count {
+        client.send_to(&each.to_le_bytes(), relay.addr()).unwrap();
+        if each % 50 == 49 {
+            until(|| relay.counts().received == u64::from(each) + 1); // not more than buffers hold
+            let left = |seen: &[u32]| {
+                let counts = relay.counts();
+                seen.len() as u64 + counts.lost < counts.received + counts.doubled
+            };
+            while left(&seen) {
+                seen.push(number(&server).0);
+            }
+        }
+    }
+    (seen, relay.counts())
+}
+
+#[test]
+fn a_perfect_link_changes_nothing() {
+    test("a_perfect_link_changes_nothing", || {
+        let (seen, counts) = arrived(Link::default(), 1000);
+        assert!(seen.iter().copied().eq(0..1000));
+        assert_eq!(counts, Counts { received: 1000, ..Counts::default() });
+    });
+}
+
+#[test]
+fn a_seed_loses_the_same_datagrams_each_time() {
+    test("a_seed_loses_the_same_datagrams_each_time", || {
+        let link = Link { loss: 20, seed: 7, ..Link::default() };
+        let (seen, counts) = arrived(link, 2000);
+        assert!((300..500).contains(&counts.lost), "{counts:?}");
+        assert_eq!(seen.len() as u64, 2000 - counts.lost);
+        assert_eq!(arrived(link, 2000).0, seen);
+        assert_ne!(arrived(Link { seed: 8, ..link }, 2000).0, seen);
+    });
+}
+
+#[test]
+fn late_ones_come_behind_later_ones_and_doubled_ones_twice() {
+    test("late_ones_come_behind_later_ones_and_doubled_ones_twice", || {
+        let late = Duration::from_millis(20);
+        let link = Link { reorder: 5, late, double: 10, ..Link::default() };
+        let (seen, counts) = arrived(link, 1000);
+        assert_eq!((counts.received, counts.lost, counts.overflowed), (1000, 0, 0));
+        assert!((20..80).contains(&counts.reordered), "{counts:?}");
+        assert!((60..140).contains(&counts.doubled), "{counts:?}");
+        assert_eq!(seen.len() as u64, 1000 + counts.doubled);
+        assert!(!seen.is_sorted());
+        let mut sorted = seen;
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert!(sorted.into_iter().eq(0..1000));
+    });
+}
+
+#[test]
+fn clients_are_told_apart_and_answers_take_as_long_as_questions() {
+    test("clients_are_told_apart_and_answers_take_as_long_as_questions", || {
+        let delay = Duration::from_millis(30);
+        let server = socket();
+        let link = Link { delay, ..Link::default() };
+        let relay = UdpRelay::start(server.local_addr().unwrap(), link).unwrap();
+        let clients = [(); 20].map(|()| socket());
+        let begin = Instant::now();
+        for (client, each) in clients.iter().zip(0u32..) {
+            client.send_to(&each.to_le_bytes(), relay.addr()).unwrap();
+        }
+        let mut froms = Vec::new();
+        for _ in &clients {
+            let (each, from) = number(&server);
+            froms.push(from);
+            server.send_to(&(each + 100).to_le_bytes(), from).unwrap();
+        }
+        assert!(begin.elapsed() >= delay);
+        for (client, each) in clients.iter().zip(100u32..) {
+            assert_eq!(number(client), (each, relay.addr()));
+        }
+        assert!(begin.elapsed() >= 2 * delay);
+        froms.sort_unstable();
+        froms.dedup();
+        assert_eq!(froms.len(), clients.len());
+    });
+}
+
+#[test]
+fn a_dead_link_passes_nothing_until_it_is_mended_and_a_drop_ends_all() {
+    test("a_dead_link_passes_nothing_until_it_is_mended_and_a_drop_ends_all", || {
+        let (client, server) = (socket(), socket());
+        let dead = Link { loss: 100, ..Link::default() };
+        let relay = UdpRelay::start(server.local_addr().unwrap(), dead).unwrap();
+        for _ in 0..50 {
+            client.send_to(&[0; 4], relay.addr()).unwrap();
+        }
+        until(|| relay.counts().lost == 50);
+        relay.set_link(Link::default());
+        client.send_to(&7u32.to_le_bytes(), relay.addr()).unwrap();
+        assert_eq!(number(&server).0, 7);
+        let addr = relay.addr();
+        drop(relay);
+        UdpSocket::bind(addr).unwrap();
+    });
+}
