@@ -9,12 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::wire::Header;
+use foreign::Foreign;
 
-#[path = "error/lost.rs"] // benches and checks take this file by its path
+#[path = "error/foreign.rs"] // benches and checks take this file by its path
+mod foreign;
+#[path = "error/lost.rs"] // as above
 mod lost;
 #[path = "error/questions.rs"] // as above
 mod questions;
 
+pub(crate) use foreign::start_of;
 pub use lost::Lost;
 pub(crate) use lost::Setup;
 
@@ -177,11 +181,10 @@ pub enum Error {
     /// A command byte that isn't in the protocol.
     #[error("invalid command {0:#04x}: is the peer speaking gmux or smux at all?")]
     InvalidCommand(u8),
-    /// A frame of another protocol version.
-    #[error(
-        "invalid version: this end is configured for version {ours}, the peer{} sent version {theirs}: {}",
-        Peer(.peer), remedy(*.theirs)
-    )]
+    /// A frame of another protocol version. Or no frame at all: if text came in a frame's place,
+    /// the message shows its start.
+    #[error("{}", Foreign(*.ours, *.theirs, .peer, .received))]
+    #[non_exhaustive]
     InvalidVersion {
         /// The configured version.
         ours: u8,
@@ -189,6 +192,9 @@ pub enum Error {
         theirs: u8,
         /// The peer's address, where the transport knows it.
         peer: Option<SocketAddr>,
+        /// What came in the frame's place, from the version byte on: as much of it as had come by
+        /// then, 1 to 64 bytes.
+        received: Arc<[u8]>,
     },
     /// The peer opens streams faster than their refusals can be sent.
     #[error("flood: {refusals} refused streams wait for their answer to be sent")]
@@ -225,26 +231,6 @@ pub enum Error {
     /// have made the peer leave.
     #[error("transport: {0}")]
     Io(#[source] Arc<io::Error>),
-}
-
-/// What to do about a peer's version.
-fn remedy(theirs: u8) -> &'static str {
-    match theirs {
-        1 | 2 => "configure both ends alike",
-        _ => "is the peer speaking gmux or smux at all?",
-    }
-}
-
-/// Shows ` 192.0.2.1:80` or nothing: part of the message of [`Error::InvalidVersion`].
-struct Peer<'a>(&'a Option<SocketAddr>);
-
-impl std::fmt::Display for Peer<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(addr) => write!(f, " {addr}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What a close left undone: the message of [`Error::CloseIncomplete`].
@@ -364,7 +350,7 @@ mod tests {
     #[test]
     fn a_version_mismatch_names_both_versions_and_the_peer() {
         let peer = Some("192.0.2.7:99".parse().unwrap());
-        let text = Error::InvalidVersion { ours: 1, theirs: 2, peer }.to_string();
+        let text = Error::InvalidVersion { ours: 1, theirs: 2, peer, received: start_of(&[2]) }.to_string();
         assert!(text.contains("version 1") && text.contains("version 2") && text.contains("192.0.2.7:99"), "{text}");
     }
 
@@ -404,7 +390,7 @@ mod tests {
             (Error::KeepaliveTimeout(time), (false, false, true)),
             (Error::InvalidProtocol { frame: header, reason: "" }, (false, false, true)),
             (Error::InvalidCommand(9), (false, false, true)),
-            (Error::InvalidVersion { ours: 1, theirs: 2, peer: None }, (false, false, true)),
+            (Error::InvalidVersion { ours: 1, theirs: 2, peer: None, received: start_of(&[]) }, (false, false, true)),
             (Error::Flood { refusals: 1 }, (false, false, true)),
             (io(io::ErrorKind::TimedOut), (false, false, true)),
             (Error::WouldBlock, (false, false, false)),

@@ -434,7 +434,7 @@ fn different_versions_are_named_with_the_peers_address() {
             let session = Case { version: 3 - case.version, ..case }.session(transport, Config::new());
             let error = session.accept().unwrap_err();
             match error {
-                Error::InvalidVersion { ours, theirs, peer } => {
+                Error::InvalidVersion { ours, theirs, peer, .. } => {
                     assert_eq!((ours, theirs, peer), (3 - case.version, case.version, Some(addr)));
                 }
                 other => panic!("{other:?}"),

@@ -109,9 +109,36 @@ fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
                     let text = error.to_string();
                     let names = [format!("version {ours}"), format!("version {theirs}"), peer.to_string()];
                     names.iter().all(|name| text.contains(name))
-                        && matches!(*error, Error::InvalidVersion { ours: o, theirs: t, peer: p }
+                        && matches!(*error, Error::InvalidVersion { ours: o, theirs: t, peer: p, .. }
                             if (o, t, p) == (ours, theirs, Some(peer)))
                 });
+            }
+        }
+    });
+}
+
+/// A banner before the first frame, or a message of the peer's program between two. What it is about
+/// is said, also when it is shorter than a header and nothing follows.
+#[test]
+fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
+    test("text_in_a_frames_place_is_shown_and_the_error_says_what_to_do", || {
+        for version in VERSIONS {
+            for text in ["Welcome to Debian GNU/Linux\r\nLast login: never\r\n", "$ "] {
+                let (mut raw, session) = against_client(config(version), version);
+                let mut stream = session.open("who is there?").unwrap();
+                raw.bytes(text.as_bytes()); // and it stays, and waits for an answer
+                let error = inner(stream.read(&mut [0]).unwrap_err());
+                assert_eq!(error.kind(), ErrorKind::InvalidData);
+                let said = error.to_string();
+                let first = text.chars().next().unwrap();
+                let expected = [&format!("version {version}"), "no frame, but text", "login banner", "standard error"];
+                assert!(expected.iter().all(|part| said.contains(*part)), "{said}");
+                match error {
+                    Error::InvalidVersion { received, .. } => {
+                        assert!(text.as_bytes().starts_with(&received) && received[0] == first as u8);
+                    }
+                    other => panic!("{other:?}"),
+                }
             }
         }
     });
@@ -125,8 +152,8 @@ fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
             let (speaker, listener) = if client_begins { (client, server) } else { (server, client) };
             let stream = speaker.open("hello").unwrap();
             match (client_begins, listener.accept().unwrap_err()) {
-                (true, Error::InvalidVersion { ours: 2, theirs: 1, peer: Some(_) }) => {}
-                (false, Error::InvalidVersion { ours: 1, theirs: 2, peer: Some(_) }) => {}
+                (true, Error::InvalidVersion { ours: 2, theirs: 1, peer: Some(_), .. }) => {}
+                (false, Error::InvalidVersion { ours: 1, theirs: 2, peer: Some(_), .. }) => {}
                 (_, error) => panic!("{error:?}"),
             }
             // It has sent nothing, so all that the other can do is ask.

@@ -133,7 +133,10 @@ fn a_stream_that_had_its_fin_ends_cleanly_whatever_happens_to_the_session_later(
         raw.bytes(&[7, 0, 0, 0, 3, 0, 0, 0]);
         let mut stream = session.accept().unwrap();
         assert!(session.closed().recv().is_err());
-        assert!(matches!(session.close_reason(), Some(Error::InvalidVersion { ours: 1, theirs: 7, peer: Some(_) })));
+        assert!(matches!(
+            session.close_reason(),
+            Some(Error::InvalidVersion { ours: 1, theirs: 7, peer: Some(_), .. })
+        ));
         let mut all = Vec::new();
         assert_eq!(stream.read_to_end(&mut all).unwrap(), 3);
     });

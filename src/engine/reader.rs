@@ -188,8 +188,8 @@ impl Reader<'_> {
     /// Adds the peer's address to an error that has a place for it.
     fn with_peer(&self, error: Error) -> Error {
         match error {
-            Error::InvalidVersion { ours, theirs, .. } => {
-                Error::InvalidVersion { ours, theirs, peer: self.core.peer_addr }
+            Error::InvalidVersion { ours, theirs, received, .. } => {
+                Error::InvalidVersion { ours, theirs, peer: self.core.peer_addr, received }
             }
             other => other,
         }

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
 
 use super::header::{Command, HEADER_LEN, Header};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, start_of};
 use crate::pool::{Buffer, BufferPool};
 
 /// Size of the window, in bytes: small frames arrive this much at a time. A session has one of these for its whole life,
@@ -64,13 +64,16 @@ pub(crate) struct Payload {
     filled: usize,
 }
 
-/// Decodes a header, the version first: what a command byte means depends on it.
-fn decode(bytes: &[u8; HEADER_LEN], ours: u8) -> Result<Header> {
-    let theirs = bytes[0];
-    if theirs != ours {
-        return Err(Error::InvalidVersion { ours, theirs, peer: None });
+/// Decodes the header at the beginning of what has come; `None` if it isn't whole yet. The version
+/// comes first: what a command byte means depends on it. And it is looked at as soon as it is there,
+/// since a peer that speaks something else may say little, and wait.
+fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
+    match come.first() {
+        Some(&theirs) if theirs != ours => {
+            Err(Error::InvalidVersion { ours, theirs, peer: None, received: start_of(come) })
+        }
+        _ => come.first_chunk().map(Header::decode).transpose(),
     }
-    Header::decode(bytes)
 }
 
 /// What [`FrameReader::next`] found.
@@ -125,7 +128,8 @@ impl FrameReader {
     /// The next step, from what has been read so far.
     ///
     /// # Errors
-    /// `InvalidVersion` for a header of another version, else `InvalidCommand` for one with an unknown command.
+    /// `InvalidVersion` for a header of another version, from its first byte on; else
+    /// `InvalidCommand` for one with an unknown command.
     pub(crate) fn next(&mut self) -> Result<Step> {
         loop {
             let available = self.end - self.start;
@@ -133,9 +137,8 @@ impl FrameReader {
                 State::Header => {
                     if available == 0
                         && let Some((front, filled)) = self.ahead.front()
-                        && let Some(bytes) = front[..*filled].first_chunk::<HEADER_LEN>()
+                        && let Some(header) = decode(&front[..*filled], self.version)?
                     {
-                        let header = decode(bytes, self.version)?;
                         // As guessed: the frame is what the buffer was for, and nothing lies behind it in there.
                         if HEADER_LEN + usize::from(header.length) == front.len() {
                             self.state = State::Undecided(header);
@@ -146,10 +149,9 @@ impl FrameReader {
                         self.spill();
                         continue;
                     }
-                    let Some(bytes) = self.window[self.start..self.end].first_chunk::<HEADER_LEN>() else {
+                    let Some(header) = decode(&self.window[self.start..self.end], self.version)? else {
                         return Ok(Step::NeedInput);
                     };
-                    let header = decode(bytes, self.version)?;
                     self.start += HEADER_LEN;
                     if header.length > 0 {
                         self.state = State::Undecided(header);
@@ -766,6 +768,17 @@ mod tests {
             reader.fill(&mut &bytes[..], &BufferPool::new()).unwrap();
             let theirs = bytes[0];
             assert!(matches!(reader.next(), Err(Error::InvalidVersion { ours: 1, theirs: t, .. }) if t == theirs));
+        }
+    }
+
+    /// A shell's prompt is shorter than a header, and nothing follows it.
+    #[test]
+    fn another_version_is_said_as_soon_as_its_byte_is_there() {
+        let mut reader = FrameReader::new(1, 1 << 20);
+        reader.fill(&mut &b"$ "[..], &BufferPool::new()).unwrap();
+        match reader.next() {
+            Err(Error::InvalidVersion { theirs: b'$', received, .. }) => assert_eq!(&received[..], b"$ "),
+            other => panic!("{other:?}"),
         }
     }
 

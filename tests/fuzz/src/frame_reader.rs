@@ -100,11 +100,13 @@ impl Read for Pieces<'_> {
 /// The frames of `data`, decoded in one go.
 fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
     let (mut seen, mut at) = (Vec::new(), 0);
-    while let Some(&[theirs, command, l0, l1, a, b, c, d]) = data[at..].first_chunk::<HEADER_LEN>() {
+    while at < data.len() {
+        let theirs = data[at];
         if theirs != version {
-            seen.push(Seen::BadVersion { theirs });
+            seen.push(Seen::BadVersion { theirs }); // its byte is enough
             return seen;
         }
+        let Some(&[_, command, l0, l1, a, b, c, d]) = data[at..].first_chunk::<HEADER_LEN>() else { break };
         if command > 4 {
             seen.push(Seen::BadCommand(command));
             return seen;
@@ -177,8 +179,9 @@ fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8,
                 let payload = buffer[start..start + usize::from(header.length)].to_vec();
                 seen.push(Seen::Frame { head: head(header), payload: Some(payload) });
             }
-            Err(Error::InvalidVersion { ours, theirs, peer: None }) => {
+            Err(Error::InvalidVersion { ours, theirs, peer: None, received }) => {
                 assert_eq!(ours, version);
+                assert!((1..=64).contains(&received.len()) && received[0] == theirs, "{received:?}");
                 seen.push(Seen::BadVersion { theirs });
                 return seen;
             }

@@ -1,0 +1,102 @@
+//! What came where a frame was expected, for the text of
+//! [`Error::InvalidVersion`](crate::Error::InvalidVersion).
+//!
+//! Most often that is text: a login banner, what a shell's startup file prints, a web server's
+//! answer. Its reader knows at once who wrote it, if it is shown.
+//!
+//! Invariant: a peer chose these bytes, and logs show them: they are escaped, and at most
+//! [`SHOWN`].
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// So many bytes are kept at most: the first line of most banners.
+const SHOWN: usize = 64;
+
+/// The start of `bytes`, to be kept in an error.
+pub(crate) fn start_of(bytes: &[u8]) -> Arc<[u8]> {
+    bytes.iter().copied().take(SHOWN).collect()
+}
+
+/// The bytes as text, if that is what they are.
+fn text(bytes: &[u8]) -> Option<&str> {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        // A letter that is cut in two by the end.
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?,
+        Err(_) => return None,
+    };
+    let is_shown = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\x1b'); // colours
+    (!text.is_empty() && text.chars().all(is_shown)).then_some(text)
+}
+
+/// The message: both versions (this end's, then the peer's) and what to do, or the text that came
+/// instead.
+pub(super) struct Foreign<'a>(pub(super) u8, pub(super) u8, pub(super) &'a Option<SocketAddr>, pub(super) &'a [u8]);
+
+impl fmt::Display for Foreign<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(ours, theirs, peer, received) = self;
+        let peer = peer.map(|addr| format!(" {addr}")).unwrap_or_default();
+        let whose = "is the peer speaking gmux or smux at all?";
+        match (theirs, text(received)) {
+            (1 | 2, _) => write!(
+                f,
+                "invalid version: this end is configured for version {ours}, the peer{peer} sent \
+                 version {theirs}: configure both ends alike"
+            ),
+            (_, None) => write!(
+                f,
+                "invalid version: this end is configured for version {ours}, the peer{peer} sent \
+                 version {theirs}: {whose}"
+            ),
+            (_, Some(text)) => write!(
+                f,
+                "no frame, but text: the peer{peer} sent {text:?} where this end expected a frame of \
+                 version {ours}: {whose} does something else write to the connection, such as a \
+                 login banner, a shell's startup file, or a message of the peer's program? It has \
+                 to go elsewhere, to standard error for example"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(theirs: u8, received: &[u8]) -> String {
+        let peer = Some("192.0.2.7:99".parse().unwrap());
+        Foreign(1, theirs, &peer, received).to_string()
+    }
+
+    #[test]
+    fn text_in_a_frames_place_is_shown_with_what_to_do() {
+        for banner in ["Welcome to Debian!\n", "\x1b[1mbold\x1b[0m", "Добро пожаловать", "x"] {
+            let text = said(banner.as_bytes()[0], banner.as_bytes());
+            assert!(text.contains(&format!("{banner:?}")), "{text}");
+            for part in ["192.0.2.7:99", "version 1", "gmux or smux at all?", "login banner"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        let cut = &"é".repeat(40).into_bytes()[..63];
+        assert!(said(cut[0], cut).contains(&"é".repeat(31)), "a letter was cut in two");
+    }
+
+    #[test]
+    fn what_a_peer_sent_is_escaped_and_bounded() {
+        let text = said(b'a', b"a\nfake log line\x1b[2J");
+        assert!(!text.contains(['\n', '\x1b']), "{text}");
+        assert_eq!(start_of(&[7; 1000]).len(), SHOWN);
+    }
+
+    #[test]
+    fn what_is_no_text_is_a_version() {
+        for bytes in [&[0, 3, 0, 0][..], b"\x16\x03\x01\x02\0\x01", b"a\0b", &[0xff; 8], &[]] {
+            let text = said(bytes.first().copied().unwrap_or(9), bytes);
+            assert!(text.starts_with("invalid version") && text.contains("at all?"), "{text}");
+        }
+        assert!(said(2, b"\x02\x03\0\0").contains("version 2: configure both ends alike"));
+    }
+}
