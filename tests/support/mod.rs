@@ -4,8 +4,11 @@
 pub mod blocked;
 pub mod census;
 pub mod faulty;
+pub mod forwarders;
 pub mod lab;
 pub mod links;
+pub mod load;
+pub mod peers;
 pub mod puppet;
 pub mod raw;
 pub mod relay;

@@ -139,7 +139,7 @@ impl UdpRelay {
             earlier: Condvar::new(),
             stopping: AtomicBool::new(false),
         });
-        let threads = [("sender", Shared::send as fn(&Shared)), ("clients", Shared::from_clients)]
+        let threads = [("sender", Shared::send as fn(&Shared)), ("clients", Shared::receive_from_clients)]
             .map(|(name, run)| spawn(name, &shared, run));
         Ok(Self { shared, threads: threads.into() })
     }
@@ -194,7 +194,7 @@ impl Shared {
     }
 
     /// Receives from all clients. A new one gets its socket and its thread here.
-    fn from_clients(&self) {
+    fn receive_from_clients(&self) {
         thread::scope(|scope| {
             let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
             let mut buffer = vec![0; 65536];
@@ -215,7 +215,7 @@ impl Shared {
                         back.connect(self.server).expect("a server's address");
                         backs.insert(client, Arc::clone(&back));
                         let receiving = Arc::clone(&back);
-                        scope.spawn(move || self.from_server(&receiving, client));
+                        scope.spawn(move || self.receive_from_server(&receiving, client));
                         back
                     }
                 };
@@ -225,7 +225,7 @@ impl Shared {
     }
 
     /// Receives what the server sends to one client.
-    fn from_server(&self, back: &Arc<UdpSocket>, client: SocketAddr) {
+    fn receive_from_server(&self, back: &Arc<UdpSocket>, client: SocketAddr) {
         let mut buffer = vec![0; 65536];
         while !self.stopping() {
             let Ok(length) = back.recv(&mut buffer) else { continue }; // as above
