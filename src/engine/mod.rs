@@ -129,7 +129,7 @@ impl Core {
                 let control = control.get()?;
                 Ok((control.local_addr(), control.peer_addr(), control.can_finish()))
             })?;
-        let now = Instant::now();
+        let (control, now) = (Arc::new(control), Instant::now());
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
         let limits = Limits { max_streams: config.max_streams, backlog: config.accept_backlog };
@@ -146,7 +146,7 @@ impl Core {
             names: Budget::new((config.max_receive_buffer / 2).max(config.max_name_len)),
             local_addr,
             peer_addr,
-            control: Mutex::new(Some(Arc::new(control))),
+            control: Mutex::new(Some(Arc::clone(&control))),
             aborted: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
             session_handles: AtomicUsize::new(0),
@@ -163,7 +163,7 @@ impl Core {
         });
         let parker = queue.parker();
         *core.writer.lock() = Some(writer::Writer::new(writer, patience::Patience::new(bound_writes), queue));
-        *core.reader.lock() = Some(reader::Input::new(reader, bound_reads, &core.env.config));
+        *core.reader.lock() = Some(reader::Input::new(reader, bound_reads, control, &core.env.config));
         core.clone().start_threads(parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());
         Ok(core)

@@ -19,16 +19,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Core;
 use super::complaints::Complaints;
 use super::guard::{Theirs, guarded};
 use super::logging::trace;
+use super::patience::is_not_yet;
+use super::{Core, TheirControl};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::sync::budget::Charge;
 use crate::sync::cell::{StreamCell, Wakes};
 use crate::sync::close::Phase;
+use crate::sync::shaper::Order;
 use crate::transport::{Backoff, BoundReads};
 use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 use crate::wire::{Command, Header, decode_update};
@@ -78,6 +80,8 @@ pub(super) struct Input {
     transport: Theirs<Box<dyn Read + Send>>,
     /// Bounds the transport's reads, where that can be done.
     bound: Option<Theirs<BoundReads>>,
+    /// Asked after each read. A reference of its own, since the session's lies behind a lock.
+    control: Arc<TheirControl>,
     frames: FrameReader,
     wakes: Wakes,
     /// When the last transport read returned.
@@ -98,11 +102,13 @@ impl Input {
     pub(super) fn new(
         transport: Theirs<Box<dyn Read + Send>>,
         bound: Option<Theirs<BoundReads>>,
+        control: Arc<TheirControl>,
         config: &Config,
     ) -> Self {
         Self {
             transport,
             bound,
+            control,
             frames: FrameReader::new(config.version, config.max_receive_buffer / 4),
             wakes: Wakes::default(),
             now: Instant::now(),
@@ -209,11 +215,28 @@ impl Reader<'_> {
 
     /// One read of the transport.
     fn fill_once(&mut self) -> io::Result<usize> {
-        let n = self.input.frames.fill(self.input.transport.get_mut()?, self.core.env.pool)?;
+        let read = self.input.frames.fill(self.input.transport.get_mut()?, self.core.env.pool);
+        self.see_to_answers(&read)?;
+        let n = read?;
         self.input.now = Instant::now();
         self.core.clock.received(self.input.now);
         self.touch_pending();
         Ok(n)
+    }
+
+    /// Wakes the writer if the transport has answers of its own to send to what that read brought.
+    /// The order is a flag that a writer looks at before it parks, and a ring: see [`Shaper`].
+    ///
+    /// [`Shaper`]: crate::sync::shaper::Shaper
+    fn see_to_answers(&self, read: &io::Result<usize>) -> io::Result<()> {
+        let is_over = match read {
+            Ok(n) => *n == 0,
+            Err(error) => !is_not_yet(error),
+        };
+        if !is_over && self.input.control.get()?.wants_flush() {
+            self.core.env.shaper.order(Order::Flush);
+        }
+        Ok(())
     }
 
     /// On a slow link a large payload may be long in coming: its parts are data too.
@@ -258,7 +281,9 @@ impl Reader<'_> {
         let (mut waste, mut backoff) = (vec![0; 16 * 1024], Backoff::default());
         loop {
             let started = Instant::now();
-            match self.input.transport.get_mut()?.read(&mut waste) {
+            let read = self.input.transport.get_mut()?.read(&mut waste);
+            self.see_to_answers(&read)?;
+            match read {
                 Ok(0) => return Ok(()),
                 Ok(_) if self.core.lifecycle.is_in(Phase::Ended) => return Ok(()),
                 Ok(_) => {

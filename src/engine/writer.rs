@@ -1,9 +1,8 @@
 //! The writer thread: takes streams' turns, lays their frames out, and hands them to the transport.
 //!
 //! A batch is filled in this order: refusals and NOP, the express lane (with those at most half of the batch), the
-//! bulk lane round-robin. Then: wake the writers for whom there is room; write; tell the streams. When nothing is left, flush, then
-//! finish if that was ordered, or park.
-//!
+//! bulk lane round-robin. Then: wake the writers for whom there is room; write; tell the streams. When nothing is left, flush (also
+//! when the transport asked for that), then finish if that was ordered, or park.
 //! A caller may do all this, once and in small, if the writer is idle: see [`callers_turn`].
 //!
 //! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it; a frame is written whole before the next begins, whatever
@@ -175,6 +174,7 @@ impl Writer {
             // Looked at before the queues: what was accepted before the order is in them by now.
             let finish = shaper.has(Order::Finish);
             shaper.take(Order::Resume);
+            self.flushed &= !shaper.take(Order::Flush);
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }

@@ -41,6 +41,8 @@ pub(crate) enum Order {
     Stop = 4,
     /// Go on with what a caller's turn left.
     Resume = 8,
+    /// Flush the transport, which has something of its own to send.
+    Flush = 16,
 }
 
 /// Whether work was added: a promise to ring.
@@ -192,7 +194,7 @@ impl Shaper {
         }
     }
 
-    /// Takes an order, if it was given: `Ping` or `Resume`. The others stay.
+    /// Takes an order, if it was given: `Ping`, `Resume` or `Flush`. The others stay.
     pub(crate) fn take(&self, order: Order) -> bool {
         self.has(order) && self.orders.fetch_and(!(order as u8), SeqCst) & order as u8 != 0
     }
@@ -294,7 +296,7 @@ mod tests {
         StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
     }
 
-    const ORDERS: [Order; 4] = [Order::Ping, Order::Finish, Order::Stop, Order::Resume];
+    const ORDERS: [Order; 5] = [Order::Ping, Order::Finish, Order::Stop, Order::Resume, Order::Flush];
 
     #[test]
     fn a_bell_is_due_if_either_of_two_is() {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `TcpStream`, `UnixStream` | as they are |
 //! | a read half and a write half (`std::io::pipe`, a child's stdio) | as a tuple `(reader, writer)`, or [`Pair`] to say how to end a blocked read |
-//! | any other `T: Read + Write + Send` (TLS, serial ports) | in [`Shared`] |
+//! | TLS by rustls, over any of these | `Tls`, with the feature `rustls` |
+//! | any other `T: Read + Write + Send` (another TLS, serial ports) | in [`Shared`] |
 //! | your own | `impl Transport` |
 //!
 //! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
@@ -21,6 +22,8 @@ mod backoff;
 mod pair;
 mod shared;
 mod socket;
+#[cfg(feature = "rustls")]
+mod tls;
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -29,6 +32,9 @@ use std::time::Duration;
 pub(crate) use backoff::Backoff;
 pub use pair::Pair;
 pub use shared::Shared;
+#[cfg(feature = "rustls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+pub use tls::Tls;
 
 /// A connection that a session can run over.
 ///
@@ -144,6 +150,20 @@ pub trait Control: Send + Sync {
     /// which is less. The default is `true`. Asked once, at the session's start.
     fn can_finish(&self) -> bool {
         true
+    }
+
+    /// Whether the transport has something of its own to send that only a flush of the write half
+    /// would send now: an answer that its reads have made, such as TLS's to a new key or a
+    /// WebSocket's pong. If so, the session's writer is woken, and calls `flush`. The default is
+    /// `false`.
+    ///
+    /// It is asked after every read of the transport that brought something or is tried again, by
+    /// the thread that read. So what a read has made is seen at once. It must not block, and ought
+    /// to cost no more than a look at an atomic. It goes on being asked, and `true` may be said
+    /// again and again, until the writer has come to the flush. A writer that is in the middle of a
+    /// write comes to it later: so each write ought to send first what waits.
+    fn wants_flush(&self) -> bool {
+        false
     }
 
     /// Makes blocked and later reads and writes return, with an error or an end of file. Must not block. Called at most once,
