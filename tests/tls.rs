@@ -1,43 +1,26 @@
 //! A real TLS connection (rustls) in `transport::Shared`: the transport that it is for. It can't be split, holds decrypted bytes that no
 //! readiness tells of, and says `UnexpectedEof` when it was cut off.
 
+#[path = "support/certs.rs"]
+mod certs;
 mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::DerefMut;
-use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use gmux::transport::Shared;
 use gmux::{Config, Error, Session};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData,
-    StreamOwned,
-};
+use rustls::{ClientConnection, ConnectionCommon, ServerConnection, SideData, StreamOwned};
 
 use support::links::{self, Any, BOUND};
 use support::{tcp, test};
 
-/// Configurations of both ends, with a certificate that was made for this run.
-static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> = LazyLock::new(|| {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let certificate = made.cert.der().clone();
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).unwrap();
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
-    (Arc::new(client), Arc::new(server))
-});
-
 /// A TLS connection over loopback TCP, its handshake done.
 fn handshake() -> (StreamOwned<ClientConnection, TcpStream>, StreamOwned<ServerConnection, TcpStream>) {
     let (a, b) = tcp();
-    let (client, server) = &*CONFIGS;
-    let client = ClientConnection::new(Arc::clone(client), ServerName::try_from("localhost").unwrap()).unwrap();
-    let server = ServerConnection::new(Arc::clone(server)).unwrap();
+    let (client, server) = certs::connections();
     let (mut client, mut server) = (StreamOwned::new(client, a), StreamOwned::new(server, b));
     thread::scope(|scope| {
         scope.spawn(|| client.conn.complete_io(&mut client.sock).unwrap());

@@ -1,0 +1,256 @@
+//! The handshake: on the caller's thread, with a deadline for all of it.
+//!
+//! Where the inner transport can bound its reads and writes, each call is bounded by what remains.
+//! Otherwise a second thread, which lives as long as the handshake, aborts the transport at the
+//! deadline.
+//!
+//! Invariants: a handshake that failed has aborted the transport, and left no thread; `abort` is
+//! called once at most. The alert that tells the peer why gets some time to arrive ([`LINGER`]):
+//! the writing is ended, and what the peer still sends is read and thrown away, since a system
+//! that closes a socket with unread input resets the connection, which may purge the alert.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustls::Connection;
+
+use super::super::{Backoff, BoundReads, BoundWrites, Control, Halves};
+use super::incoming::{Incoming, Room};
+use super::link::{Failure, is_not_yet};
+use super::outgoing::Outgoing;
+
+/// How long a failed handshake takes at most to tell the peer, within its deadline: some round
+/// trips of a long way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How much input is thrown away meanwhile, in bytes: more than a peer sends that is in the middle
+/// of a handshake, little enough that one that sends for ever costs nothing.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// The longest that one inner read is bounded to.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What a handshake leaves.
+pub(super) struct Done {
+    pub(super) tls: Connection,
+    pub(super) incoming: Incoming,
+    pub(super) outgoing: Outgoing,
+    pub(super) control: Box<dyn Control>,
+    pub(super) bounded_writes: bool,
+    pub(super) bound_writes: Option<BoundWrites>,
+    pub(super) bound_reads: Option<BoundReads>,
+}
+
+/// Does the handshake over `halves`.
+///
+/// # Errors
+/// See [`Tls::handshake`](super::Tls::handshake).
+pub(super) fn handshake(tls: Connection, halves: Halves, timeout: Duration) -> io::Result<Done> {
+    let Halves { reader, writer, bounded_writes, bound_writes, bound_reads, control } = halves;
+    let mut hand = Hand {
+        tls,
+        incoming: Incoming::new(reader),
+        outgoing: Outgoing::new(writer),
+        bound_reads,
+        deadline: Instant::now().checked_add(timeout),
+    };
+    let is_bounded = bounded_writes && hand.bound_reads.is_some();
+    let (result, mut aborted) =
+        if is_bounded { (hand.shake(), false) } else { watched(&*control, hand.deadline, || hand.shake()) };
+    let fault = match result {
+        Ok(()) if !aborted => {
+            let Hand { tls, incoming, outgoing, bound_reads, .. } = hand;
+            return Ok(Done { tls, incoming, outgoing, control, bounded_writes, bound_writes, bound_reads });
+        }
+        Ok(()) => Fault::Io(io::ErrorKind::TimedOut.into()),
+        Err(fault) => fault,
+    };
+    let is_late = aborted || hand.is_late();
+    if !is_late && matches!(fault, Fault::Tls(_)) {
+        let soon = Instant::now().checked_add(LINGER);
+        hand.deadline = [hand.deadline, soon].into_iter().flatten().min();
+        ((), aborted) = watched(&*control, hand.deadline, || hand.say_why(&*control));
+    }
+    if !aborted {
+        control.abort();
+    }
+    Err(match fault {
+        _ if is_late => io::Error::new(io::ErrorKind::TimedOut, Unfinished::Late(timeout)),
+        Fault::Tls(Failure::Cut) => io::Error::new(io::ErrorKind::UnexpectedEof, Unfinished::Ended),
+        Fault::Tls(Failure::Tls(error)) => io::Error::new(io::ErrorKind::InvalidData, Unfinished::Tls(error)),
+        Fault::Tls(failure) => failure.into(),
+        Fault::Io(error) => io::Error::new(error.kind(), Unfinished::Io(error)),
+    })
+}
+
+/// Runs `work`, and aborts the transport if that takes until `deadline`; returns whether it did.
+fn watched<T>(control: &dyn Control, deadline: Option<Instant>, work: impl FnOnce() -> T) -> (T, bool) {
+    let Some(deadline) = deadline else { return (work(), false) };
+    thread::scope(|scope| {
+        let (over, is_over) = mpsc::channel::<()>();
+        let watch = move || {
+            let late = is_over.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+                == Err(mpsc::RecvTimeoutError::Timeout);
+            if late {
+                control.abort();
+            }
+            late
+        };
+        let watch = thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
+        let result = work();
+        drop(over); // a panic does that, too
+        // An abort that panics has been called all the same.
+        (result, watch.is_ok_and(|watch| watch.join().unwrap_or(true)))
+    })
+}
+
+/// A handshake under way.
+struct Hand {
+    tls: Connection,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    bound_reads: Option<BoundReads>,
+    deadline: Option<Instant>,
+}
+
+/// What ends a handshake.
+enum Fault {
+    Tls(Failure),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Hand {
+    /// Shakes hands, and leaves the transport as a session expects it.
+    fn shake(&mut self) -> Result<(), Fault> {
+        loop {
+            self.send()?;
+            if !self.tls.is_handshaking() {
+                break;
+            }
+            self.receive()?;
+        }
+        if let Some(bound) = &mut self.bound_reads {
+            bound(None)?;
+        }
+        // What came with the last of the handshake is for the session.
+        self.incoming.take_plaintext(&mut self.tls, &mut Room::new(&mut []));
+        Ok(())
+    }
+
+    /// Sends what TLS wants sent.
+    fn send(&mut self) -> Result<(), Fault> {
+        self.outgoing.collect(&mut self.tls);
+        if self.outgoing.is_empty() {
+            return Ok(());
+        }
+        self.until_done(|hand| hand.outgoing.push())?;
+        self.until_done(|hand| hand.outgoing.flush())
+    }
+
+    /// Takes what has come, or waits for more.
+    fn receive(&mut self) -> Result<(), Fault> {
+        if !self.incoming.has_ciphertext() {
+            self.until_done(|hand| {
+                hand.bound_read()?;
+                hand.incoming.fill()
+            })?;
+        }
+        let none = &mut Room::new(&mut []);
+        self.incoming.decrypt(&mut self.tls, none, |tls, _| !tls.is_handshaking());
+        match self.incoming.failure() {
+            Some(failure) => Err(Fault::Tls(failure.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Bounds the next read by what remains of the time, where that can be done.
+    fn bound_read(&mut self) -> io::Result<()> {
+        let Some(bound) = &mut self.bound_reads else { return Ok(()) };
+        let left = self.deadline.map_or(LONG, |deadline| deadline.saturating_duration_since(Instant::now()));
+        bound(Some(left.clamp(Duration::from_millis(1), LONG)))
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Calls `io` until it is done, or the deadline has passed.
+    fn until_done(&mut self, mut io: impl FnMut(&mut Self) -> io::Result<()>) -> Result<(), Fault> {
+        let mut backoff = Backoff::default();
+        loop {
+            // Also after what was done: a byte at a time is progress for ever.
+            if self.is_late() {
+                return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+            }
+            let started = Instant::now();
+            match io(self) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_not_yet(&error) => backoff.sleep(started),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends the alert that says why, and gives it time to arrive.
+    fn say_why(&mut self, control: &dyn Control) {
+        if !self.tls.wants_write() || self.send().is_err() || control.finish_write().is_err() {
+            return;
+        }
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            let mut n = 0;
+            let read = self.until_done(|hand| {
+                hand.bound_read()?;
+                n = hand.incoming.discard()?;
+                Ok(())
+            });
+            if read.is_err() || n == 0 {
+                return;
+            }
+            left = left.saturating_sub(n);
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+enum Unfinished {
+    Tls(rustls::Error),
+    Io(io::Error),
+    Ended,
+    Late(Duration),
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TLS handshake: ")?;
+        match self {
+            Self::Tls(rustls::Error::AlertReceived(alert)) => write!(f, "the peer refused it by the alert {alert:?}"),
+            Self::Tls(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+            Self::Ended => f.write_str("the peer ended the connection in the middle of it"),
+            Self::Late(timeout) => write!(f, "not done within {timeout:?}"),
+        }
+    }
+}
+
+impl StdError for Unfinished {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Tls(error) => Some(error),
+            Self::Io(error) => Some(error),
+            Self::Ended | Self::Late(_) => None,
+        }
+    }
+}

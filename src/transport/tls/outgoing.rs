@@ -1,0 +1,270 @@
+//! The writing half: encrypts, and hands the ciphertext to the inner transport in the order in
+//! which it was made.
+//!
+//! A write sends first what is left of the one before. Then it encrypts as much as [`Outgoing::unit`]
+//! says, under the connection's lock, lets that go, and writes. What the inner transport doesn't
+//! take stays here, and goes first the next time: it is like a larger buffer of the system's.
+//!
+//! Invariants: a write that returns an error has taken nothing that will not fail for ever after;
+//! ciphertext is collected from rustls only while the way out is locked, so its order here is the
+//! order of its records.
+
+use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::Connection;
+
+use super::super::{Backoff, Control};
+use super::link::{Failure, Guarded, Link, is_not_yet};
+
+/// How much plaintext is encrypted for one write, in bytes, after the inner transport didn't take
+/// all: one record, so that on a slow link what was accepted and what was sent are close together.
+const SMALLEST: usize = 16 * 1024;
+
+/// The same while it takes all: enough that locks and system calls don't count, little enough that
+/// a reader that waits for the connection waits some tens of microseconds.
+const LARGEST: usize = 64 * 1024;
+
+/// How long one call goes on writing to a transport that takes piece after piece: as long as
+/// [`Halves::bounded_writes`](crate::transport::Halves) allows.
+const BOUND: Duration = Duration::from_millis(10);
+
+/// How long an inner write error waits for the reading half to find what it means: a peer that
+/// refuses says so by an alert and ends the connection, and the alert is the better answer.
+const VERDICT_TIME: Duration = Duration::from_millis(250);
+
+/// The inner write half, and the ciphertext that it hasn't taken.
+pub(super) struct Outgoing {
+    /// Gone when the writing half was dropped.
+    inner: Option<Box<dyn Write + Send>>,
+    ciphertext: Vec<u8>,
+    /// So much of that was taken.
+    sent: usize,
+    /// How much to encrypt at a time.
+    unit: usize,
+    /// The most ciphertext that there was since the last flush.
+    most: usize,
+    /// The inner transport failed, and when. The error is told once.
+    broken: Option<(Instant, Option<io::Error>)>,
+}
+
+impl Outgoing {
+    pub(super) fn new(inner: Box<dyn Write + Send>) -> Self {
+        Self { inner: Some(inner), ciphertext: Vec::new(), sent: 0, unit: SMALLEST, most: 0, broken: None }
+    }
+
+    /// Takes what rustls wants sent.
+    pub(super) fn collect(&mut self, tls: &mut Connection) {
+        while tls.wants_write() && tls.write_tls(&mut self.ciphertext).is_ok_and(|n| n > 0) {}
+        self.most = self.most.max(self.ciphertext.len());
+    }
+
+    /// Whether all was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent == self.ciphertext.len()
+    }
+
+    fn inner(&mut self) -> io::Result<&mut Box<dyn Write + Send>> {
+        self.inner.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Writes what was collected, as much as the inner transport takes in one call's time.
+    ///
+    /// # Errors
+    /// `WouldBlock` or `TimedOut` if nothing was taken, `Interrupted` if not all was; the inner
+    /// transport's, `WriteZero` if it says that it took nothing.
+    pub(super) fn push(&mut self) -> io::Result<()> {
+        let mut started = None;
+        while self.sent < self.ciphertext.len() {
+            let Some(inner) = &mut self.inner else { return Err(io::ErrorKind::NotConnected.into()) };
+            match inner.write(&self.ciphertext[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.sent = (self.sent + n).min(self.ciphertext.len()),
+                Err(error) if is_not_yet(&error) && started.is_some() => {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                Err(error) => return Err(error),
+            }
+            if self.sent < self.ciphertext.len() {
+                self.unit = SMALLEST;
+                if started.get_or_insert_with(Instant::now).elapsed() > BOUND {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            } else if started.is_none() {
+                self.unit = (self.unit * 2).min(LARGEST);
+            }
+        }
+        self.ciphertext.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Flushes the inner transport. Memory that a burst needed is given back when less was enough
+    /// since the last flush.
+    ///
+    /// # Errors
+    /// The inner transport's.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.inner()?.flush()?;
+        if self.ciphertext.is_empty() && self.most < self.ciphertext.capacity() / 4 {
+            self.ciphertext = Vec::with_capacity(self.most);
+        }
+        self.most = 0;
+        Ok(())
+    }
+
+    /// Encrypts a part of `bufs`; returns how much.
+    fn encrypt(&mut self, tls: &mut Connection, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.collect(tls);
+        let (mut count, mut offered) = (0, 0);
+        while offered < self.unit
+            && let Some(buf) = bufs.get(count)
+        {
+            (count, offered) = (count + 1, offered + buf.len());
+        }
+        let before = self.ciphertext.len();
+        tls.set_buffer_limit(Some(self.unit));
+        let taken = tls.writer().write_vectored(&bufs[..count])?;
+        self.collect(tls);
+        if self.ciphertext.len() - before < taken {
+            return Err(Failure::WornOut.into()); // rustls drops it without a word
+        }
+        Ok(taken)
+    }
+}
+
+impl Link {
+    /// Sends what is left, and what TLS wants sent.
+    fn push(&self, outgoing: &mut Outgoing) -> io::Result<()> {
+        if outgoing.broken.is_some() {
+            return Err(self.broken(outgoing));
+        }
+        let pushed = outgoing.push();
+        self.set_unsent(!outgoing.is_empty());
+        self.judge(outgoing, pushed)
+    }
+
+    /// Lets an error that isn't "not yet" wait for what the reading half finds.
+    fn judge(&self, outgoing: &mut Outgoing, result: io::Result<()>) -> io::Result<()> {
+        match result {
+            Err(error) if !is_not_yet(&error) => {
+                outgoing.broken = Some((Instant::now(), Some(error)));
+                Err(self.broken(outgoing))
+            }
+            other => other,
+        }
+    }
+
+    /// The inner transport failed: what to say of it now.
+    fn broken(&self, outgoing: &mut Outgoing) -> io::Error {
+        if let Some(failure) = self.connection.lock().failure.clone() {
+            return failure.into();
+        }
+        match &mut outgoing.broken {
+            Some((since, _)) if since.elapsed() < VERDICT_TIME && !self.is_aborted() => {
+                io::ErrorKind::WouldBlock.into()
+            }
+            Some((_, error)) => error.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()),
+            None => io::ErrorKind::BrokenPipe.into(),
+        }
+    }
+
+    /// Takes what rustls wants sent; the caller has both locks. `unsent` is set before `owed` is
+    /// cleared, so that an answer is always seen in one of them.
+    fn collect(&self, outgoing: &mut Outgoing, guarded: &mut Guarded) {
+        outgoing.collect(&mut guarded.tls);
+        self.set_unsent(!outgoing.is_empty());
+        self.set_owed(false);
+    }
+
+    /// Sends all that there is, and flushes.
+    fn flush(&self) -> io::Result<()> {
+        let mut outgoing = self.outgoing.lock();
+        // What is left goes before more is collected: a peer that makes answers necessary and
+        // doesn't read can't make them pile up here.
+        self.push(&mut outgoing)?;
+        self.collect(&mut outgoing, &mut self.connection.lock());
+        self.push(&mut outgoing)?;
+        let flushed = outgoing.flush();
+        self.judge(&mut outgoing, flushed)
+    }
+}
+
+/// The half that a session writes.
+pub(super) struct TlsWriter(pub(super) Arc<Link>);
+
+impl Write for TlsWriter {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let link = &*self.0;
+        let mut outgoing = link.outgoing.lock();
+        link.push(&mut outgoing)?;
+        let taken = {
+            let mut guarded = link.connection.lock();
+            let taken = match guarded.failure.clone() {
+                Some(failure) => Err(failure.into()),
+                None => outgoing.encrypt(&mut guarded.tls, bufs),
+            };
+            link.collect(&mut outgoing, &mut guarded);
+            taken
+        };
+        // What it doesn't take goes first the next time. Where TLS failed, this is its alert.
+        match link.push(&mut outgoing) {
+            Err(error) if !is_not_yet(&error) => Err(error),
+            _ => taken,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Drop for TlsWriter {
+    /// The inner write half goes with it: for some transports that is what ends the writing.
+    fn drop(&mut self) {
+        let inner = self.0.outgoing.lock().inner.take();
+        drop(inner);
+    }
+}
+
+/// The control of both.
+pub(super) struct TlsControl(pub(super) Arc<Link>);
+
+impl Control for TlsControl {
+    /// Sends `close_notify`, then ends the inner transport's writing.
+    fn finish_write(&self) -> io::Result<()> {
+        let link = &*self.0;
+        link.connection.lock().tls.send_close_notify();
+        let mut backoff = Backoff::default();
+        loop {
+            let started = Instant::now();
+            match link.flush() {
+                Ok(()) => return link.inner.finish_write(),
+                Err(error) if link.is_aborted() || !is_not_yet(&error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => backoff.sleep(started),
+            }
+        }
+    }
+
+    fn wants_flush(&self) -> bool {
+        self.0.owes() || self.0.inner.wants_flush()
+    }
+
+    fn abort(&self) {
+        self.0.abort();
+    }
+
+    fn local_addr(&self) -> Option<std::net::SocketAddr> {
+        self.0.inner.local_addr()
+    }
+
+    fn peer_addr(&self) -> Option<std::net::SocketAddr> {
+        self.0.inner.peer_addr()
+    }
+}

@@ -1,0 +1,42 @@
+//! TLS configurations with a certificate that was made for this run. For tests that say
+//! `#[path = "support/certs.rs"] mod certs;`: the others needn't build rustls.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+/// A self-made certificate for `localhost`, and its key.
+static MADE: LazyLock<rcgen::CertifiedKey<rcgen::KeyPair>> =
+    LazyLock::new(|| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+
+/// Configurations of both ends, of TLS 1.3.
+static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> =
+    LazyLock::new(|| configs(&[&rustls::version::TLS13]));
+
+/// Configurations of both ends.
+pub fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let key = PrivateKeyDer::try_from(MADE.signing_key.serialize_der()).unwrap();
+    let certificate = MADE.cert.der().clone();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let client = ClientConfig::builder_with_protocol_versions(versions);
+    let client = client.with_root_certificates(roots).with_no_client_auth();
+    let server = ServerConfig::builder_with_protocol_versions(versions);
+    let server = server.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    (Arc::new(client), Arc::new(server))
+}
+
+/// Both ends of a connection that hasn't begun.
+pub fn connections() -> (ClientConnection, ServerConnection) {
+    connections_of(&CONFIGS)
+}
+
+/// The same, made of given configurations.
+pub fn connections_of(
+    (client, server): &(Arc<ClientConfig>, Arc<ServerConfig>),
+) -> (ClientConnection, ServerConnection) {
+    let client = ClientConnection::new(Arc::clone(client), ServerName::try_from("localhost").unwrap()).unwrap();
+    (client, ServerConnection::new(Arc::clone(server)).unwrap())
+}

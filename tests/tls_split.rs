@@ -1,0 +1,127 @@
+//! `transport::Tls`: what every transport has to go through, over TCP, Unix sockets and pipes, with
+//! TLS 1.3 and 1.2; and how it ends.
+
+#[path = "support/certs.rs"]
+mod certs;
+mod support;
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use gmux::transport::{Tls, Transport};
+use gmux::{Config, Error, Session};
+
+use support::links::{self, Any};
+use support::{tcp, test};
+
+/// A handshake that takes longer hangs.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The handshake over both ends of something.
+fn handshake_of<T: Transport + Send>(
+    (client, server): (rustls::ClientConnection, rustls::ServerConnection),
+    (a, b): (T, T),
+) -> (Tls, Tls) {
+    thread::scope(|scope| {
+        let client = scope.spawn(|| Tls::handshake(client, a, LONG).unwrap());
+        let server = Tls::handshake(server, b, LONG).unwrap();
+        (client.join().unwrap(), server)
+    })
+}
+
+fn handshake<T: Transport + Send>(ends: (T, T)) -> (Tls, Tls) {
+    handshake_of(certs::connections(), ends)
+}
+
+fn any((a, b): (Tls, Tls)) -> (Any, Any) {
+    (Any::new(a), Any::new(b))
+}
+
+fn over_tcp() -> (Any, Any) {
+    any(handshake(tcp()))
+}
+
+fn over_tcp_with_tls12() -> (Any, Any) {
+    any(handshake_of(certs::connections_of(&certs::configs(&[&rustls::version::TLS12])), tcp()))
+}
+
+#[cfg(unix)]
+fn over_unix() -> (Any, Any) {
+    any(handshake(std::os::unix::net::UnixStream::pair().unwrap()))
+}
+
+fn over_pipes() -> (Any, Any) {
+    any(handshake(links::over_pipes()))
+}
+
+fn over_narrow_pipes() -> (Any, Any) {
+    any(handshake(links::over_narrow_pipes()))
+}
+
+/// A test for each kind of connection that a scenario fits.
+macro_rules! scenarios {
+    ($($name:ident: $scenario:ident($kind:ident $(, $more:expr)?);)+) => {$(
+        #[test]
+        fn $name() {
+            test(stringify!($name), || links::$scenario($kind $(, $more)?));
+        }
+    )+};
+}
+
+scenarios! {
+    tls_over_tcp_carries_8_mib_both_ways: carries_8_mib_both_ways(over_tcp);
+    tls12_over_tcp_carries_8_mib_both_ways: carries_8_mib_both_ways(over_tcp_with_tls12);
+    tls_over_pipes_carries_8_mib_both_ways: carries_8_mib_both_ways(over_pipes);
+
+    tls_over_tcp_closes_while_parked: closes_while_parked(over_tcp);
+    tls12_over_tcp_closes_while_parked: closes_while_parked(over_tcp_with_tls12);
+    tls_over_pipes_closes_while_parked: closes_while_parked(over_pipes);
+
+    tls_over_tcp_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_tcp, true);
+    tls_over_pipes_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_pipes, false);
+
+    tls_over_tcp_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_tcp);
+    tls_over_pipes_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_pipes);
+    tls_over_tcp_notices_a_vanished_peer_during_a_write:
+        notices_that_the_far_end_vanished_during_a_write(over_tcp);
+    tls_over_pipes_notices_a_vanished_peer_during_a_write:
+        notices_that_the_far_end_vanished_during_a_write(over_pipes);
+
+    tls_over_tcp_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_tcp);
+    tls12_over_tcp_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_tcp_with_tls12);
+    tls_over_pipes_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_pipes);
+    tls_over_narrow_pipes_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_narrow_pipes);
+
+    tls_over_narrow_pipes_echoes_1_mib_in_both_directions: echoes_1_mib_in_both_directions(over_narrow_pipes);
+}
+
+#[cfg(unix)]
+scenarios! {
+    tls_over_unix_sockets_carries_8_mib_both_ways: carries_8_mib_both_ways(over_unix);
+    tls_over_unix_sockets_closes_while_parked: closes_while_parked(over_unix);
+    tls_over_unix_sockets_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_unix, true);
+    tls_over_unix_sockets_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_unix);
+    tls_over_unix_sockets_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_unix);
+}
+
+/// `close_notify` is what makes an end clean: without it, even between frames and with no stream
+/// open, the connection was cut.
+#[test]
+fn tls_tells_a_clean_end_from_a_cut() {
+    test("tls_tells_a_clean_end_from_a_cut", || {
+        let (client, server) = links::sessions(over_tcp, &Config::new());
+        client.close().unwrap();
+        assert!(matches!(server.accept(), Err(Error::PeerClosed)));
+
+        let (client, server) = tcp();
+        let cut = client.try_clone().unwrap();
+        let (client, server) = handshake((client, server));
+        let server = Session::server(server, Config::new()).unwrap();
+        cut.shutdown(std::net::Shutdown::Both).unwrap();
+        drop(client);
+        let error = server.accept().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error:?}");
+        assert!(error.to_string().contains("close_notify"), "{error}");
+    });
+}
