@@ -4,7 +4,8 @@
 //! session's reader thread ends when its read returns: when the far end closes, or when what
 //! [`with_abort`](Pair::with_abort) was given makes it.
 //!
-//! Invariant: dropping the write half is what ends the writing direction.
+//! Invariant: dropping the write half is what ends the writing direction, unless the pair was said
+//! to have no end.
 
 use std::io::{self, Read, Write};
 
@@ -53,12 +54,14 @@ pub struct Pair<R, W> {
     reader: R,
     writer: W,
     abort: Option<Box<dyn FnOnce() + Send>>,
+    /// Whether the drop of the write half ends the writing direction.
+    can_finish: bool,
 }
 
 impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
     /// A pair that can't be interrupted.
     pub fn new(reader: R, writer: W) -> Self {
-        Self { reader, writer, abort: None }
+        Self { reader, writer, abort: None, can_finish: true }
     }
 
     /// Calls `abort` when the session ends by an error or by its close timeout, once: it should make a blocked read of the read half
@@ -66,6 +69,21 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
     #[must_use]
     pub fn with_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
         self.abort = Some(Box::new(abort));
+        self
+    }
+
+    /// Says that the drop of the write half tells the peer nothing: a serial line goes on after
+    /// whoever used it, and so does a descriptor that others hold, too.
+    ///
+    /// [`close`](crate::Session::close) then returns Ok as soon as everything was handed over and
+    /// flushed, which is less than it says elsewhere ([`Control::can_finish`]). The read half is
+    /// used on until it ends, or [`close_timeout`](crate::Config::close_timeout) has passed and it
+    /// returns once more. Without this, a close waits for an end that can't come, and says
+    /// [`CloseIncomplete`](crate::Error::CloseIncomplete). The manual's page on transports (in its
+    /// part on serial lines) has the whole recipe.
+    #[must_use]
+    pub fn without_end(mut self) -> Self {
+        self.can_finish = false;
         self
     }
 }
@@ -77,13 +95,19 @@ impl<R, W> std::fmt::Debug for Pair<R, W> {
 }
 
 struct PairControl {
+    /// A leaf; taken out before it is called.
     abort: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    can_finish: bool,
 }
 
 impl Control for PairControl {
     /// The writer thread drops the write half next, and that ends it.
     fn finish_write(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn can_finish(&self) -> bool {
+        self.can_finish
     }
 
     fn abort(&self) {
@@ -96,7 +120,8 @@ impl Control for PairControl {
 
 impl<R: Read + Send + 'static, W: Write + Send + 'static> Transport for Pair<R, W> {
     fn split(self) -> io::Result<Halves> {
-        Ok(Halves::new(self.reader, self.writer, PairControl { abort: Mutex::new(self.abort) }))
+        let control = PairControl { abort: Mutex::new(self.abort), can_finish: self.can_finish };
+        Ok(Halves::new(self.reader, self.writer, control))
     }
 }
 
