@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod config;
+pub mod copy;
 mod engine;
 mod error;
 #[cfg(any(doc, doctest))]
@@ -23,6 +24,7 @@ pub mod transport;
 pub mod wire;
 
 pub use config::{Config, INITIAL_WINDOW, Settings};
+pub use copy::{Copied, CopyError, CopyOptions, copy_bidirectional};
 pub use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
 pub use error::{Error, Lost, Result};
 pub use session::{Incoming, Session};

@@ -1,0 +1,785 @@
+//! `copy_bidirectional`: half-close, counts, the first cause, idleness, what each end sees after a failure.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::copy::{Duplex, Fault, Side};
+use gmux::{Config, CopyError, CopyOptions, Error, Session, Stream, copy_bidirectional};
+use support::{Pattern, pair, tcp, test, versions};
+
+/// The sessions under a stream, which live as long as a test wants.
+type Under = Option<(Session, Session)>;
+
+/// A connection: the end that is copied, and the far one. `Duplex` is there for both.
+struct Conn {
+    near: Box<dyn Duplex + Send>,
+    far: Box<dyn Duplex + Send>,
+    _under: Under,
+}
+
+impl Conn {
+    fn tcp() -> Self {
+        let (near, far) = tcp();
+        Self { near: Box::new(near), far: Box::new(far), _under: None }
+    }
+
+    fn unix() -> Self {
+        let (near, far) = UnixStream::pair().unwrap();
+        Self { near: Box::new(near), far: Box::new(far), _under: None }
+    }
+
+    fn stream(config: Config) -> Self {
+        let (under, near, far) = stream(config);
+        Self { near: Box::new(near), far: Box::new(far), _under: Some(under) }
+    }
+}
+
+/// Both ends of a stream, and its sessions.
+fn stream(config: Config) -> ((Session, Session), Stream, Stream) {
+    let (client, server) = pair(config);
+    let far = client.open("copied").unwrap();
+    let near = server.accept().unwrap();
+    ((client, server), near, far)
+}
+
+fn v2() -> Config {
+    Config::new().version(2)
+}
+
+fn write_all(end: &dyn Duplex, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        let n = end.write(data)?;
+        data = &data[n..];
+    }
+    Ok(())
+}
+
+fn read_to_end(end: &dyn Duplex) -> io::Result<Vec<u8>> {
+    let (mut all, mut buf) = (Vec::new(), vec![0; 65536]);
+    loop {
+        match end.read(&mut buf)? {
+            0 => return Ok(all),
+            n => all.extend_from_slice(&buf[..n]),
+        }
+    }
+}
+
+fn read_exact(end: &dyn Duplex, n: usize) -> Vec<u8> {
+    let (mut all, mut buf) = (Vec::new(), vec![0; n]);
+    while all.len() < n {
+        let room = n - all.len();
+        let got = end.read(&mut buf[..room]).unwrap();
+        assert!(got > 0, "an end after {} of {n} bytes", all.len());
+        all.extend_from_slice(&buf[..got]);
+    }
+    all
+}
+
+/// Runs `work` for each, all at the same time: most of it is waiting.
+fn at_once<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for item in items {
+            let work = &work;
+            scope.spawn(move || work(item));
+        }
+    });
+}
+
+/// Pairs of all kinds of connections.
+fn all_kinds() -> Vec<(&'static str, Conn, Conn)> {
+    let mut all = vec![("tcp-unix", Conn::tcp(), Conn::unix()), ("unix-tcp", Conn::unix(), Conn::tcp())];
+    for config in versions() {
+        all.push(("stream-tcp", Conn::stream(config.clone()), Conn::tcp()));
+        all.push(("unix-stream", Conn::unix(), Conn::stream(config.clone())));
+        all.push(("stream-stream", Conn::stream(config.clone()), Conn::stream(config)));
+    }
+    all
+}
+
+#[test]
+fn a_half_close_passes_through_and_the_other_direction_goes_on() {
+    test("a_half_close_passes_through_and_the_other_direction_goes_on", || {
+        for first_is_a in [true, false] {
+            for (kind, a, b) in all_kinds() {
+                let copy = thread::spawn(move || {
+                    copy_bidirectional(&*a.near, &*b.near).map(|copied| (copied, a._under, b._under))
+                });
+                let (asks, answers) = if first_is_a { (&*a.far, &*b.far) } else { (&*b.far, &*a.far) };
+                write_all(asks, b"a question").unwrap();
+                asks.finish_write().unwrap();
+                assert_eq!(read_to_end(answers).unwrap(), b"a question", "{kind}");
+                // The way back is open, for as long as it takes.
+                for _ in 0..3 {
+                    write_all(answers, b"part ").unwrap();
+                    assert_eq!(read_exact(asks, 5), b"part ", "{kind}");
+                }
+                answers.finish_write().unwrap();
+                assert_eq!(read_to_end(asks).unwrap(), b"", "{kind}");
+                let (copied, ..) = copy.join().unwrap().unwrap();
+                let counts = (copied.a_to_b, copied.b_to_a);
+                assert_eq!(counts, if first_is_a { (10, 15) } else { (15, 10) }, "{kind}");
+            }
+        }
+    });
+}
+
+#[test]
+fn large_transfers_both_ways_at_once_lose_nothing() {
+    test("large_transfers_both_ways_at_once_lose_nothing", || {
+        const LEN: usize = 2 << 20;
+        for (kind, a, b) in all_kinds() {
+            thread::scope(|scope| {
+                let copy = scope.spawn(|| copy_bidirectional(&*a.near, &*b.near));
+                for (end, seed) in [(&*a.far, 1), (&*b.far, 2)] {
+                    scope.spawn(move || {
+                        write_all(end, &Pattern::bytes(seed, LEN)).unwrap();
+                        end.finish_write().unwrap();
+                    });
+                }
+                let there = scope.spawn(|| read_to_end(&*b.far).unwrap() == Pattern::bytes(1, LEN));
+                assert!(read_to_end(&*a.far).unwrap() == Pattern::bytes(2, LEN), "{kind}: b to a");
+                assert!(there.join().unwrap(), "{kind}: a to b");
+                let copied = copy.join().unwrap().unwrap();
+                assert_eq!((copied.a_to_b, copied.b_to_a), (LEN as u64, LEN as u64), "{kind}");
+            });
+        }
+    });
+}
+
+// ---- failures ---------------------------------------------------------------------------------------------------------
+
+/// A session dies midway: what came before is delivered, then the error; the socket's peer sees what the socket's owner wants.
+#[test]
+fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it() {
+    test("a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it", || {
+        for linger in [true, false] {
+            for config in versions() {
+                let ((client, _server), near, far) = stream(config);
+                let (socket, mut peer) = tcp();
+                let sent = Pattern::bytes(3, 100_000);
+                write_all(&far, &sent).unwrap();
+                let copy = thread::spawn(move || (copy_bidirectional(&near, &socket), socket));
+                let mut got = vec![0; sent.len()];
+                peer.read_exact(&mut got).unwrap();
+                client.close().unwrap(); // the stream has no end: its peer is cut off
+                let (result, socket) = copy.join().unwrap();
+                let error = result.unwrap_err();
+                assert_eq!(error.fault, Fault::Read(Side::A), "{error}");
+                assert_eq!((error.copied.a_to_b, error.copied.b_to_a), (100_000, 0));
+                assert!(matches!(Error::from(error.source), Error::ConnectionLost(_)));
+                assert!(got == sent);
+                // Nothing has told the socket's peer yet.
+                peer.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+                assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+                peer.set_read_timeout(None).unwrap();
+                if linger {
+                    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+                drop(socket);
+                match peer.read(&mut [0]) {
+                    Ok(0) => assert!(!linger),
+                    Err(error) => assert!(linger && error.kind() == ErrorKind::ConnectionReset, "{error}"),
+                    Ok(_) => panic!("data out of nowhere"),
+                }
+            }
+        }
+    });
+}
+
+/// More is buffered in the stream than the socket takes: all of it arrives though the session is dead.
+#[test]
+fn what_was_received_before_a_failure_is_delivered_first() {
+    test("what_was_received_before_a_failure_is_delivered_first", || {
+        let ((client, server), near, far) = stream(v2());
+        let (socket, mut peer) = tcp();
+        for socket in [&socket, &peer] {
+            socket2::SockRef::from(socket).set_send_buffer_size(4096).unwrap();
+            socket2::SockRef::from(socket).set_recv_buffer_size(4096).unwrap();
+        }
+        let sent = Pattern::bytes(4, 200_000);
+        write_all(&far, &sent).unwrap();
+        client.close().unwrap();
+        let _ = server.closed().recv(); // it is over before the copy begins
+        let copy =
+            thread::spawn(move || copy_bidirectional(&near, &socket).map_err(|error| (error.fault, error.copied)));
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+        let (fault, copied) = copy.join().unwrap().unwrap_err();
+        assert_eq!((fault, copied.a_to_b), (Fault::Read(Side::A), 200_000));
+    });
+}
+
+/// A download that was given up: the socket's peer is gone while the stream sends.
+#[test]
+fn a_download_that_is_given_up_ends_the_stream() {
+    test("a_download_that_is_given_up_ends_the_stream", || {
+        for config in versions() {
+            let (_under, near, far) = stream(config.half_close_stall(Some(Duration::from_millis(200))));
+            let (socket, peer) = tcp();
+            let copy = thread::spawn(move || copy_bidirectional(&socket, &near));
+            let sender = thread::spawn({
+                let far = far.clone();
+                move || loop {
+                    if let Err(error) = write_all(&far, &[7; 65536]) {
+                        return Error::from(error);
+                    }
+                    if far.stats().peer_finished {
+                        return Error::PeerClosed; // version 1 tells by this alone
+                    }
+                }
+            });
+            let mut some = vec![0; 300_000];
+            (&peer).read_exact(&mut some).unwrap();
+            drop(peer); // with unread data: a reset
+            let error = copy.join().unwrap().unwrap_err();
+            // Whoever saw the reset first tells of it.
+            assert!(matches!(error.fault, Fault::Write(Side::A) | Fault::Read(Side::A)), "{error}");
+            assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+            assert!(error.copied.b_to_a >= 300_000);
+            assert_eq!(read_to_end(&far).unwrap(), b""); // the wire has no other word
+            assert!(matches!(sender.join().unwrap(), Error::PeerFinished(_) | Error::PeerClosed));
+        }
+    });
+}
+
+/// An upload that was given up: the stream's peer closes it while the socket sends.
+#[test]
+fn an_upload_that_is_given_up_ends_the_sockets_reading() {
+    test("an_upload_that_is_given_up_ends_the_sockets_reading", || {
+        let (_under, near, far) = stream(v2().half_close_stall(Some(Duration::from_millis(200))));
+        let (socket, peer) = tcp();
+        let copy = thread::spawn(move || copy_bidirectional(&near, &socket));
+        let sender = thread::spawn(move || write_all(&peer, &vec![7; 64 << 20]).unwrap_err().kind());
+        read_exact(&far, 300_000);
+        drop(far);
+        let error = copy.join().unwrap().unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Write(Side::A), ErrorKind::BrokenPipe), "{error}");
+        assert!(matches!(Error::from(error.source), Error::PeerFinished(_)));
+        // The socket is dropped with unread data.
+        assert!(matches!(sender.join().unwrap(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+    });
+}
+
+/// A socket that remembers whether its writing was finished.
+struct Watched(TcpStream, AtomicBool);
+
+impl Duplex for Watched {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+    fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+    fn finish_write(&self) -> io::Result<()> {
+        self.1.store(true, SeqCst);
+        self.0.finish_write()
+    }
+    fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+/// A socket tells of a reset once: to a write, so that the read at the same moment says `Ok(0)`. No end is passed on then.
+#[test]
+fn a_reset_is_never_passed_on_as_an_end() {
+    test("a_reset_is_never_passed_on_as_an_end", || {
+        for round in 0..200 {
+            let ((a, a_far), (b, b_far)) = (tcp(), tcp());
+            let copy = thread::spawn(move || {
+                let b = Watched(b, AtomicBool::new(false));
+                (copy_bidirectional(&a, &b), b.1.into_inner())
+            });
+            let writer = thread::spawn(move || while (&b_far).write_all(&[7; 8192]).is_ok() {});
+            read_exact(&a_far, 20_000);
+            socket2::SockRef::from(&a_far).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(a_far);
+            let (result, finished) = copy.join().unwrap();
+            let error = result.unwrap_err();
+            assert!(matches!(error.fault, Fault::Read(Side::A) | Fault::Write(Side::A)), "{round}: {error}");
+            assert!(!finished, "round {round}: {error}");
+            writer.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that() {
+    test("a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that", || {
+        let (_under, near, _far) = stream(v2());
+        let (socket, _peer) = tcp();
+        let stop = near.clone();
+        let copy = thread::spawn(move || copy_bidirectional(&near, &socket));
+        thread::sleep(Duration::from_millis(20)); // in any phase
+        stop.close().unwrap();
+        let error = copy.join().unwrap().unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::NotConnected), "{error}");
+        assert!(Error::from(error.source).is_closed());
+    });
+}
+
+/// A failed write while the other direction is blocked in a write to a socket that nobody reads: what has come isn't waited for
+/// without end.
+#[test]
+fn a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time() {
+    test("a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time", || {
+        at_once([Conn::unix(), Conn::tcp()], |socket| {
+            let (_under, near, far) = stream(v2());
+            let stop = near.clone();
+            let copy = thread::spawn(move || copy_bidirectional(&near, &*socket.near));
+            far.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+            while write_all(&far, &[7; 65536]).is_ok() {} // until all that lies between is full
+            stop.shutdown(Shutdown::Write).unwrap();
+            write_all(&*socket.far, b"x").unwrap();
+            let error = copy.join().unwrap().unwrap_err();
+            assert_eq!((error.fault, error.kind()), (Fault::Write(Side::A), ErrorKind::BrokenPipe), "{error}");
+            assert_eq!(error.copied.b_to_a, 0);
+        });
+    });
+}
+
+/// A failed read wakes both: a write to the same connection, and a read of the other.
+#[test]
+fn a_failed_read_reaches_calls_that_are_blocked() {
+    test("a_failed_read_reaches_calls_that_are_blocked", || {
+        for blocked in [true, false] {
+            let (_under, near, _far) = stream(v2());
+            let (socket, peer) = tcp();
+            near.set_read_deadline(Some(Instant::now() + Duration::from_millis(600)));
+            let sender = blocked.then(|| {
+                let peer = peer.try_clone().unwrap();
+                thread::spawn(move || while write_all(&peer, &[7; 65536]).is_ok() {})
+            });
+            let error = copy_bidirectional(&near, &socket).unwrap_err();
+            assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::TimedOut), "{error}");
+            drop((socket, peer));
+            if let Some(sender) = sender {
+                sender.join().unwrap();
+            }
+        }
+    });
+}
+
+// ---- time -------------------------------------------------------------------------------------------------------------
+
+const IDLE: Duration = Duration::from_millis(400);
+
+fn idle() -> CopyOptions {
+    CopyOptions::new().idle_timeout(Some(IDLE))
+}
+
+#[test]
+fn silence_ends_the_copy_after_the_idle_timeout() {
+    test("silence_ends_the_copy_after_the_idle_timeout", || {
+        at_once(all_kinds(), |(kind, a, b)| {
+            let began = Instant::now();
+            let error = idle().run(&*a.near, &*b.near).unwrap_err();
+            assert_eq!((error.fault, error.kind()), (Fault::Idle, ErrorKind::TimedOut), "{kind}");
+            assert!(began.elapsed() >= IDLE);
+            assert!(error.to_string().contains("no byte moved for 400ms"), "{error}");
+        });
+    });
+}
+
+#[test]
+fn a_half_closed_silence_is_idle_too() {
+    test("a_half_closed_silence_is_idle_too", || {
+        let (_under, near, far) = stream(v2());
+        let (socket, peer) = tcp();
+        far.shutdown(Shutdown::Write).unwrap();
+        let error = idle().run(&near, &socket).unwrap_err();
+        assert_eq!(error.fault, Fault::Idle);
+        assert_eq!(read_to_end(&peer).unwrap(), b""); // that end was the peer's own, and had been passed on
+    });
+}
+
+#[test]
+fn a_blocked_write_is_idle_too() {
+    test("a_blocked_write_is_idle_too", || {
+        for from_a in [true, false] {
+            at_once(all_kinds(), |(kind, a, b)| {
+                let far = if from_a { &*a.far } else { &*b.far };
+                far.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+                thread::scope(|scope| {
+                    let copy = scope.spawn(|| idle().run(&*a.near, &*b.near));
+                    while write_all(far, &[7; 65536]).is_ok() {} // until all that lies between is full
+                    let error = copy.join().unwrap().unwrap_err();
+                    assert_eq!(error.fault, Fault::Idle, "{kind}: {error}");
+                });
+            });
+        }
+    });
+}
+
+/// Long enough that a loaded machine doesn't take it for silence.
+const LONG_IDLE: Duration = Duration::from_millis(1500);
+
+/// One direction moves a byte now and then; the other one is silent all the time, or can't write.
+#[test]
+fn one_direction_that_moves_is_enough() {
+    fn moves(blocked: bool) {
+        let (_under, near, far) = stream(v2());
+        let (socket, peer) = tcp();
+        let copy = thread::spawn(move || CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket));
+        if blocked {
+            far.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+            while write_all(&far, &[7; 65536]).is_ok() {}
+        }
+        let began = Instant::now();
+        while began.elapsed() < LONG_IDLE * 2 {
+            write_all(&peer, b"x").unwrap();
+            assert_eq!(read_exact(&far, 1), b"x");
+            thread::sleep(LONG_IDLE / 15);
+        }
+        assert!(!copy.is_finished());
+        far.close().unwrap();
+        drop(peer);
+        drop(copy.join().unwrap());
+    }
+    test("one_direction_that_moves_is_enough", || {
+        let silent = thread::spawn(|| moves(false));
+        moves(true);
+        silent.join().unwrap();
+    });
+}
+
+/// A reader so slow that a write of all that was read takes longer than the idle timeout, while the other direction is silent.
+#[test]
+fn a_slow_reader_is_not_idle() {
+    test("a_slow_reader_is_not_idle", || {
+        let (_under, near, far) = stream(v2());
+        // Not TCP: with small buffers that moves nothing for seconds by itself, until a timer of its probes the window.
+        let (socket, peer) = UnixStream::pair().unwrap();
+        socket2::SockRef::from(&socket).set_send_buffer_size(4096).unwrap();
+        let sent = Pattern::bytes(5, 120_000);
+        write_all(&far, &sent).unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        let copy = thread::spawn(move || CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket));
+        let (mut got, mut buf) = (Vec::new(), [0; 1000]);
+        loop {
+            match peer.read(&mut buf).unwrap() {
+                0 => break,
+                n => got.extend_from_slice(&buf[..n]),
+            }
+            thread::sleep(LONG_IDLE / 40);
+        }
+        assert!(got == sent, "{} of {}", got.len(), sent.len());
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(copy.join().unwrap().unwrap().a_to_b, 120_000);
+    });
+}
+
+/// A deadline that was set before holds, with and without an idle timeout, and isn't asked again and again.
+#[test]
+fn a_deadline_of_the_streams_ends_the_copy() {
+    test("a_deadline_of_the_streams_ends_the_copy", || {
+        for options in [CopyOptions::new(), CopyOptions::new().idle_timeout(Some(Duration::from_secs(50)))] {
+            let (_under, near, far) = stream(v2());
+            let (socket, _peer) = tcp();
+            near.set_read_deadline(Some(Instant::now() + Duration::from_millis(100)));
+            let error = options.run(&near, &socket).unwrap_err();
+            assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::TimedOut), "{error}");
+            assert!(Error::from(error.source).is_timeout());
+            drop(far);
+        }
+        // Likewise a no-data timeout, and a deadline of writes.
+        let (_under, near, _far) = stream(v2());
+        let (socket, _peer) = tcp();
+        near.set_no_data_timeout(Some(Duration::from_millis(100))).unwrap();
+        let error = copy_bidirectional(&near, &socket).unwrap_err();
+        assert!(matches!(Error::from(error.source), Error::NoData(_)));
+
+        let (_under, near, _far) = stream(v2());
+        let (socket, peer) = tcp();
+        near.set_write_deadline(Some(Instant::now()));
+        let sender = thread::spawn(move || while (&peer).write_all(&[7; 65536]).is_ok() {});
+        let error = copy_bidirectional(&socket, &near).unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Write(Side::B), ErrorKind::TimedOut), "{error}");
+        drop(socket);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back() {
+    test("timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back", || {
+        let (_under, near, far) = stream(v2());
+        let (socket, peer) = tcp();
+        let (short, long) = (Some(Duration::from_millis(4)), Some(Duration::from_secs(8)));
+        for result in [near.set_read_timeout(short), near.set_write_timeout(long)] {
+            result.unwrap();
+        }
+        for result in [socket.set_read_timeout(short), socket.set_write_timeout(long)] {
+            result.unwrap();
+        }
+        near.set_nonblocking(true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        thread::scope(|scope| {
+            let copy =
+                scope.spawn(|| CopyOptions::new().idle_timeout(Some(Duration::from_secs(50))).run(&near, &socket));
+            thread::sleep(Duration::from_millis(30)); // longer than the timeout of before
+            write_all(&peer, b"late").unwrap();
+            assert_eq!(read_exact(&far, 4), b"late");
+            peer.shutdown(Shutdown::Write).unwrap();
+            far.shutdown(Shutdown::Write).unwrap();
+            copy.join().unwrap().unwrap();
+        });
+        assert_eq!((near.read_timeout().unwrap(), near.write_timeout().unwrap()), (short, long));
+        assert_eq!((socket.read_timeout().unwrap(), socket.write_timeout().unwrap()), (short, long));
+    });
+}
+
+#[test]
+fn an_idle_timeout_of_zero_is_refused_and_nothing_has_changed() {
+    test("an_idle_timeout_of_zero_is_refused_and_nothing_has_changed", || {
+        let ((a, a_far), (b, _b_far)) = (tcp(), tcp());
+        let error = CopyOptions::new().idle_timeout(Some(Duration::ZERO)).run(&a, &b).unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Start, ErrorKind::InvalidInput), "{error}");
+        write_all(&a_far, b"x").unwrap();
+        assert_eq!(read_exact(&a, 1), b"x");
+        let error = CopyOptions::new().idle_timeout(Some(IDLE)).run(&a, &Double::default()).unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Start, ErrorKind::Unsupported), "{error}");
+        assert_eq!(a.read_timeout().unwrap(), None);
+    });
+}
+
+// ---- ends that have ended already ---------------------------------------------------------------------------------------
+
+#[test]
+fn ends_that_have_ended_already() {
+    test("ends_that_have_ended_already", || {
+        // Both peers have finished, and data still lies there.
+        let (_under, near, far) = stream(v2());
+        let (socket, peer) = tcp();
+        write_all(&far, b"from the stream").unwrap();
+        write_all(&peer, b"from the socket").unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let copied = copy_bidirectional(&near, &socket).unwrap();
+        assert_eq!((copied.a_to_b, copied.b_to_a), (15, 15));
+        assert_eq!(read_to_end(&far).unwrap(), b"from the socket");
+        assert_eq!(read_to_end(&peer).unwrap(), b"from the stream");
+        // Used a second time: nothing is left to copy.
+        assert_eq!(copy_bidirectional(&near, &socket).unwrap().a_to_b, 0);
+
+        // This end's writing was shut down before: an upload alone.
+        let (_under, near, far) = stream(v2());
+        let (socket, peer) = tcp();
+        socket.shutdown(Shutdown::Write).unwrap();
+        far.shutdown(Shutdown::Write).unwrap();
+        write_all(&peer, b"upload").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(copy_bidirectional(&socket, &near).unwrap().a_to_b, 6);
+        assert_eq!(read_to_end(&far).unwrap(), b"upload");
+
+        // Closed, reset, or a dead session: an error at once.
+        let (_under, near, _far) = stream(v2());
+        let (socket, _peer) = tcp();
+        near.close().unwrap();
+        assert_eq!(copy_bidirectional(&near, &socket).unwrap_err().kind(), ErrorKind::NotConnected);
+
+        let (_under, near, far) = stream(v2());
+        let (socket, peer) = tcp();
+        write_all(&peer, b"last words").unwrap();
+        socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        let error = copy_bidirectional(&socket, &near).unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::ConnectionReset), "{error}");
+        assert_eq!(error.copied.a_to_b, 10);
+        assert_eq!(read_to_end(&far).unwrap(), b"last words");
+    });
+}
+
+// ---- connections of the user's ------------------------------------------------------------------------------------------
+
+/// A connection by script: it reads `input`, then waits until it is stopped.
+#[derive(Default)]
+struct Double {
+    input: Mutex<Vec<u8>>,
+    written: Mutex<Vec<u8>>,
+    stopped: (Mutex<bool>, std::sync::Condvar),
+    reads: AtomicUsize,
+    panics_reading: bool,
+    panics_writing: bool,
+    fails_writing: bool,
+    timed: bool,
+    aborts: AtomicUsize,
+    finished: AtomicBool,
+}
+
+impl Double {
+    fn stop(&self) {
+        *self.stopped.0.lock().unwrap() = true;
+        self.stopped.1.notify_all();
+    }
+}
+
+impl Duplex for Double {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.reads.fetch_add(1, SeqCst) == 0 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let mut input = self.input.lock().unwrap();
+        if !input.is_empty() {
+            let n = input.len().min(buf.len()).min(7);
+            buf[..n].copy_from_slice(&input[..n]);
+            input.drain(..n);
+            return Ok(n);
+        }
+        drop(input);
+        assert!(!self.panics_reading, "of the user's own making");
+        let mut stopped = self.stopped.0.lock().unwrap();
+        while !*stopped {
+            stopped = self.stopped.1.wait(stopped).unwrap();
+        }
+        Ok(0)
+    }
+    fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        assert!(!self.panics_writing, "of the user's own making");
+        if self.fails_writing {
+            return Err(ErrorKind::HostUnreachable.into());
+        }
+        let n = buf.len().min(5);
+        self.written.lock().unwrap().extend_from_slice(&buf[..n]);
+        Ok(n)
+    }
+    fn finish_write(&self) -> io::Result<()> {
+        self.finished.store(true, SeqCst);
+        Ok(())
+    }
+    fn stop_reading(&self) {
+        self.stop();
+    }
+    fn abort(&self) {
+        self.aborts.fetch_add(1, SeqCst);
+        self.stop();
+    }
+    fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        if self.timed { Ok(()) } else { Err(ErrorKind::Unsupported.into()) }
+    }
+}
+
+/// Writing to one connection fails: what its peer had sent is still delivered, and no end is passed on.
+#[test]
+fn a_failed_write_loses_nothing_of_the_other_direction() {
+    test("a_failed_write_loses_nothing_of_the_other_direction", || {
+        let said = Pattern::bytes(6, 10_000);
+        let broken = Double { input: Mutex::new(said.clone()), fails_writing: true, ..Double::default() };
+        let other = Double { input: Mutex::new(b"x".to_vec()), timed: true, ..Double::default() };
+        let error = copy_bidirectional(&other, &broken).unwrap_err();
+        assert_eq!((error.fault, error.kind()), (Fault::Write(Side::B), ErrorKind::HostUnreachable), "{error}");
+        assert_eq!((error.copied.a_to_b, error.copied.b_to_a), (0, 10_000));
+        assert!(*other.written.lock().unwrap() == said);
+        assert!(!other.finished.load(SeqCst) && !broken.finished.load(SeqCst));
+        assert!(other.aborts.load(SeqCst) > 0 && broken.aborts.load(SeqCst) > 0);
+    });
+}
+
+#[test]
+fn a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller() {
+    test("a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller", || {
+        // In each direction, and so in each of the two threads.
+        for (a_panics, reading) in [(true, true), (true, false), (false, true), (false, false)] {
+            let double = Double { panics_reading: reading, panics_writing: !reading, ..Double::default() };
+            let (socket, mut peer) = tcp();
+            peer.write_all(b"something to write").unwrap();
+            let panic = catch_unwind(AssertUnwindSafe(|| {
+                if a_panics { copy_bidirectional(&double, &socket) } else { copy_bidirectional(&socket, &double) }
+            }));
+            let text = panic.unwrap_err();
+            assert_eq!(text.downcast_ref::<&str>(), Some(&"of the user's own making"));
+            assert!(double.aborts.load(SeqCst) > 0);
+            assert_eq!(Duplex::read(&socket, &mut [0; 64]).unwrap_or(0) % 18, 0); // it doesn't wait any more
+        }
+    });
+}
+
+#[test]
+fn pointers_and_trait_objects_are_copied_as_what_they_point_to() {
+    test("pointers_and_trait_objects_are_copied_as_what_they_point_to", || {
+        let ((a, a_far), (b, b_far)) = (tcp(), tcp());
+        a_far.shutdown(Shutdown::Write).unwrap();
+        b_far.shutdown(Shutdown::Write).unwrap();
+        let (a, b): (std::sync::Arc<TcpStream>, Box<dyn Duplex>) = (a.into(), Box::new(b));
+        copy_bidirectional(&a, &b).unwrap();
+        copy_bidirectional(&*a, &*b).unwrap();
+        copy_bidirectional::<dyn Duplex, _>(&*b, &&*a).unwrap();
+    });
+}
+
+#[test]
+fn an_error_tells_what_failed_and_becomes_an_io_error() {
+    test("an_error_tells_what_failed_and_becomes_an_io_error", || {
+        let broken = Double { input: Mutex::new(b"123".to_vec()), fails_writing: true, ..Double::default() };
+        let (socket, mut peer) = tcp();
+        peer.write_all(b"something").unwrap();
+        let error: CopyError = copy_bidirectional(&socket, &broken).unwrap_err();
+        let text = error.to_string();
+        let copied = error.copied.b_to_a;
+        assert_eq!(
+            text,
+            format!("copy: writing to b failed after 0 bytes from a to b and {copied} from b to a: host unreachable")
+        );
+        let io = io::Error::from(error);
+        assert_eq!((io.kind(), io.to_string()), (ErrorKind::HostUnreachable, text));
+        assert!(io.get_ref().unwrap().downcast_ref::<CopyError>().is_some());
+    });
+}
+
+// ---- many ---------------------------------------------------------------------------------------------------------------
+
+/// A protocol that half-closes, over many forwards at once, each from a socket through a stream to a socket.
+#[test]
+fn fifty_forwards_at_once() {
+    test("fifty_forwards_at_once", || {
+        const FORWARDS: usize = 50;
+        let (client, server) = pair(v2());
+        let begin = Barrier::new(FORWARDS);
+        let (client, server, begin) = (&client, &server, &begin);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..FORWARDS {
+                    let stream = server.accept().unwrap();
+                    scope.spawn(move || {
+                        let (target, service) = tcp();
+                        thread::scope(|scope| {
+                            scope.spawn(|| {
+                                let text = read_to_end(&service).unwrap();
+                                let answer: Vec<u8> = text.iter().rev().copied().collect();
+                                write_all(&service, &answer).unwrap();
+                                service.shutdown(Shutdown::Write).unwrap();
+                            });
+                            copy_bidirectional(&stream, &target).unwrap();
+                        });
+                    });
+                }
+            });
+            for n in 0..FORWARDS {
+                scope.spawn(move || {
+                    let (local, user) = tcp();
+                    let stream = client.open("service").unwrap();
+                    begin.wait();
+                    let question = Pattern::bytes(n as u64, 20_000 + n);
+                    thread::scope(|scope| {
+                        let copy = scope.spawn(|| copy_bidirectional(&local, &stream));
+                        write_all(&user, &question).unwrap();
+                        user.shutdown(Shutdown::Write).unwrap();
+                        let answer = read_to_end(&user).unwrap();
+                        assert!(answer.iter().rev().eq(&question));
+                        let copied = copy.join().unwrap().unwrap();
+                        assert_eq!((copied.a_to_b, copied.b_to_a), (question.len() as u64, question.len() as u64));
+                    });
+                });
+            }
+        });
+    });
+}
