@@ -1,0 +1,284 @@
+//! A conversation: the protocol under a lock, and those who wait for it.
+//!
+//! The lock guards the protocol, what is to be sent, and how it ended. It is never held across a
+//! system call: who finds something to send, and nobody sending, lets go of it and sends, in order,
+//! also what others add meanwhile. The read half waits on `readable`; the receiving thread wakes
+//! it, once for a batch. The write half and `finish` wait on `writable`; the receiving thread wakes
+//! them. An end wakes both.
+//!
+//! Invariants: one thread at a time sends, so that datagrams don't overtake each other here; `due`
+//! is stored before the clock is rung.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::ending::End;
+use super::link::Link;
+use super::outbox::Outbox;
+use super::protocol::Protocol;
+use super::segment::Malformed;
+
+/// How often a thread sends what others added, before it leaves that to the clock thread.
+const ROUNDS: usize = 4;
+
+/// How long a finished conversation goes on answering, in milliseconds: the peer repeats what we
+/// have acked if that was lost, and needs the answer to finish, too.
+const LINGER: u64 = 10_000;
+
+/// How long a conversation has for its first byte, in milliseconds.
+const BEGIN: u64 = 10_000;
+
+#[derive(Debug)]
+pub struct Conversation {
+    pub peer: SocketAddr,
+    pub conv: u32,
+    /// The conversation of the same address before this one: its late datagrams begin nothing.
+    pub previous: Option<u32>,
+    pub accepted: AtomicBool,
+    /// When the clock thread has to look at it, in milliseconds; `u64::MAX`: not for a time.
+    due: AtomicU64,
+    state: Mutex<State>,
+    readable: Condvar,
+    writable: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    protocol: Protocol,
+    outbox: Outbox,
+    /// The outbox of before, empty: its memory is used again.
+    spare: Outbox,
+    sending: bool,
+    end: Option<End>,
+    /// All that was written was acked, and nothing more will be.
+    finished: bool,
+    /// Its first byte has come.
+    begun: bool,
+    /// When it is taken out.
+    expires: u64,
+    readers: usize,
+    writers: usize,
+}
+
+impl Conversation {
+    /// One that began here, or with `peer`'s first datagram, which the protocol has had.
+    pub fn new(peer: SocketAddr, protocol: Protocol, previous: Option<u32>, begun: bool, now: u64) -> Self {
+        let expires = if begun { u64::MAX } else { now + BEGIN };
+        Self {
+            peer,
+            conv: protocol.conv(),
+            previous,
+            accepted: AtomicBool::new(false),
+            due: AtomicU64::new(expires),
+            state: Mutex::new(State {
+                protocol,
+                outbox: Outbox::default(),
+                spare: Outbox::default(),
+                sending: false,
+                end: None,
+                finished: false,
+                begun,
+                expires,
+                readers: 0,
+                writers: 0,
+            }),
+            readable: Condvar::new(),
+            writable: Condvar::new(),
+        }
+    }
+
+    // ---- the endpoint's threads -----------------------------------------------------------------
+
+    /// A datagram of this conversation came.
+    ///
+    /// # Errors
+    /// As of [`Protocol::input`].
+    pub fn input(&self, segments: &[u8], now: u64) -> Result<(), Malformed> {
+        self.state.lock().protocol.input(segments, now)
+    }
+
+    /// Datagrams came, and for now there are no more: wakes who can go on, and answers.
+    /// Returns whether its first byte has come just now.
+    pub fn settle(&self, link: &Link) -> bool {
+        let mut state = self.state.lock();
+        self.send(&mut state, link);
+        if state.writers > 0 && (state.protocol.has_room() || state.protocol.is_done()) {
+            self.writable.notify_all();
+        }
+        if state.readers > 0 && state.protocol.is_readable() {
+            self.readable.notify_all();
+        }
+        if state.begun || !state.protocol.is_readable() {
+            return false;
+        }
+        (state.begun, state.expires) = (true, u64::MAX);
+        true
+    }
+
+    /// The clock thread looks: sends what is due, and returns when it is due again, or `None` if it
+    /// has expired.
+    pub fn tick(&self, link: &Link, now: u64) -> Option<u64> {
+        let due = self.due.load(SeqCst);
+        if due > now {
+            return Some(due);
+        }
+        let mut state = self.state.lock();
+        if state.expires <= now {
+            self.end_with(&mut state, End::Expired);
+            return None;
+        }
+        self.send(&mut state, link);
+        Some(self.due.load(SeqCst))
+    }
+
+    /// Sends what is to be sent now, and sees to the clock.
+    fn send(&self, state: &mut MutexGuard<'_, State>, link: &Link) {
+        let all = &mut **state;
+        all.protocol.transmit(link.clock.now(), &mut all.outbox);
+        self.set_due(all.protocol.due().min(all.expires), link);
+        if all.sending || all.outbox.is_empty() {
+            return;
+        }
+        all.sending = true;
+        for _ in 0..ROUNDS {
+            let spare = std::mem::take(&mut state.spare);
+            let mut batch = std::mem::replace(&mut state.outbox, spare);
+            MutexGuard::unlocked(state, || link.send(&mut batch, self.peer));
+            batch.clear();
+            state.spare = batch;
+            if state.outbox.is_empty() {
+                break;
+            }
+        }
+        state.sending = false;
+        if !state.outbox.is_empty() {
+            self.set_due(0, link);
+        }
+    }
+
+    fn set_due(&self, due: u64, link: &Link) {
+        self.due.store(due, SeqCst);
+        link.clock.ring(due);
+    }
+
+    /// It is over: whoever waits gets an error.
+    pub fn end(&self, end: End) {
+        self.end_with(&mut self.state.lock(), end);
+    }
+
+    fn end_with(&self, state: &mut State, end: End) {
+        state.end.get_or_insert(end);
+        self.readable.notify_all();
+        self.writable.notify_all();
+    }
+
+    // ---- the halves -----------------------------------------------------------------------------
+
+    /// Reads what is there; waits for it, at most until `bound` has passed.
+    pub fn read(&self, bufs: &mut [IoSliceMut<'_>], bound: Option<Duration>, link: &Link) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        let until = bound.and_then(|bound| Instant::now().checked_add(bound));
+        loop {
+            let mut n = 0;
+            for buf in &mut *bufs {
+                n += state.protocol.read(buf);
+            }
+            if n > 0 {
+                if state.protocol.due() == 0 {
+                    self.send(&mut state, link); // there is room again
+                }
+                return Ok(n);
+            }
+            if let Some(end) = state.end {
+                return Err(end.error());
+            }
+            state.readers += 1;
+            let in_time = wait(&self.readable, &mut state, until);
+            state.readers -= 1;
+            if !in_time && !state.protocol.is_readable() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+    }
+
+    /// Writes as much as there is room for; waits for some, at most until `bound` has passed.
+    pub fn write(&self, bufs: &[IoSlice<'_>], bound: Option<Duration>, link: &Link) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        let until = bound.and_then(|bound| Instant::now().checked_add(bound));
+        loop {
+            if let Some(end) = state.end {
+                return Err(end.error());
+            }
+            let mut n = 0;
+            for buf in bufs {
+                n += state.protocol.write(buf);
+            }
+            if n > 0 || bufs.iter().all(|buf| buf.is_empty()) {
+                self.send(&mut state, link);
+                return Ok(n);
+            }
+            state.writers += 1;
+            let in_time = wait(&self.writable, &mut state, until);
+            state.writers -= 1;
+            if !in_time && !state.protocol.has_room() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+    }
+
+    /// Sends what was written, also where it doesn't fill a segment.
+    pub fn flush(&self, link: &Link) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some(end) = state.end {
+            return Err(end.error());
+        }
+        state.protocol.flush();
+        self.send(&mut state, link);
+        Ok(())
+    }
+
+    /// Waits until the peer has acked everything.
+    pub fn finish(&self, link: &Link) -> io::Result<()> {
+        self.flush(link)?;
+        let mut state = self.state.lock();
+        while !state.protocol.is_done() {
+            if let Some(end) = state.end {
+                return Err(end.error());
+            }
+            state.writers += 1;
+            self.writable.wait(&mut state);
+            state.writers -= 1;
+        }
+        state.finished = true;
+        Ok(())
+    }
+
+    /// Nobody uses it any more. What was finished goes on answering for a while.
+    pub fn leave(self: &Arc<Self>, link: &Link) {
+        let mut state = self.state.lock();
+        if state.finished && !matches!(state.end, Some(End::Replaced)) {
+            state.protocol.discard();
+            state.expires = link.clock.now() + LINGER;
+            self.send(&mut state, link);
+        } else {
+            drop(state);
+            link.remove(self);
+        }
+    }
+}
+
+/// Waits; returns whether it was woken, not timed out.
+fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, until: Option<Instant>) -> bool {
+    match until {
+        Some(until) => !condvar.wait_until(state, until).timed_out(),
+        None => {
+            condvar.wait(state);
+            true
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! How a conversation ends other than by its session's close, and what its halves say then.
+
+use std::io;
+
+/// Why a conversation is no more.
+#[derive(Debug, Clone, Copy)]
+pub enum End {
+    Aborted,
+    Replaced,
+    Expired,
+}
+
+impl End {
+    pub fn error(self) -> io::Error {
+        match self {
+            Self::Aborted => io::Error::new(io::ErrorKind::ConnectionAborted, "the KCP conversation was aborted"),
+            Self::Replaced => {
+                io::Error::new(io::ErrorKind::ConnectionReset, "the peer has begun another KCP conversation")
+            }
+            Self::Expired => io::Error::new(io::ErrorKind::TimedOut, "the KCP conversation wasn't begun in time"),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! An endpoint: a UDP socket, its receiving thread and its clock thread, and who may talk to it.
+//!
+//! A conversation is its peer's address and number. One that begins (a segment of the first few,
+//! which acks nothing) is added where its address has none; where it has one, only segment 0 makes
+//! the new one take its place, as with kcptun. It is accepted when its first byte has come.
+//!
+//! Invariants: what isn't well-formed is counted and dropped before it changes anything; the
+//! receiving thread waits for the socket alone; no error of the socket's ends it.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::conversation::Conversation;
+use super::datagram::Refused;
+use super::ending::End;
+use super::link::{Counters, Link, count};
+use super::protocol::Protocol;
+use super::segment::{Command, parse};
+use super::settings::Settings;
+use super::transport::KcpTransport;
+
+/// Longer datagrams than kcp-go sends are cut here, and their checksums are wrong then.
+const LONGEST: usize = 2048;
+
+/// How long the receiving thread waits at a time: so late it sees that it is to end, where the
+/// system doesn't wake it.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// How many segments a peer sends at once before it knows our window: KCP's.
+const FIRST_SEGMENTS: u32 = 32;
+
+/// Begins a conversation with a server. A datagram is only sent when something is written, and
+/// nothing is known of the server before it answers: KCP has no handshake.
+///
+/// # Errors
+/// Whatever the system says of the socket, and threads that can't be started.
+pub fn connect(server: impl ToSocketAddrs, settings: &Settings) -> io::Result<KcpTransport> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address");
+    for peer in server.to_socket_addrs()? {
+        match connect_to(peer, settings) {
+            Ok(transport) => return Ok(transport),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport> {
+    let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(peer)?;
+    let link = Arc::new(Link::new(socket, true, settings.clone())?);
+    let protocol = Protocol::new(rand::random(), settings);
+    let conversation = Arc::new(Conversation::new(peer, protocol, None, true, 0));
+    link.add_own(&conversation);
+    let transport = KcpTransport::new(&link, conversation);
+    start(&link)?;
+    Ok(transport)
+}
+
+/// A socket that many clients talk to. Its drop ends accepting; what was accepted lives on.
+#[derive(Debug)]
+pub struct Endpoint {
+    link: Arc<Link>,
+}
+
+impl Endpoint {
+    /// Listens.
+    ///
+    /// # Errors
+    /// Whatever the system says of the socket, and threads that can't be started.
+    pub fn bind(addr: impl ToSocketAddrs, settings: &Settings) -> io::Result<Self> {
+        let endpoint = Self { link: Arc::new(Link::new(UdpSocket::bind(addr)?, false, settings.clone())?) };
+        start(&endpoint.link)?;
+        Ok(endpoint)
+    }
+
+    /// Waits for a client's conversation whose first byte has come.
+    ///
+    /// # Errors
+    /// The endpoint was closed.
+    pub fn accept(&self) -> io::Result<KcpTransport> {
+        Ok(KcpTransport::new(&self.link, self.link.accept()?))
+    }
+
+    /// Accepts no more, and wakes who waits for it.
+    pub fn close(&self) {
+        self.link.close();
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.link.local
+    }
+
+    /// How many conversations there are, those that linger and those to be accepted included.
+    pub fn conversations(&self) -> usize {
+        self.link.conversations()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.link.counters
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Starts the two threads.
+fn start(link: &Arc<Link>) -> io::Result<()> {
+    link.socket.set_read_timeout(Some(WAIT))?;
+    let (receive, clock) = (Arc::clone(link), Arc::clone(link));
+    thread::Builder::new().name("kcp-receive".into()).spawn(move || receive_all(&receive))?;
+    let started = thread::Builder::new().name("kcp-clock".into()).spawn(move || keep_time(&clock));
+    if let Err(error) = started {
+        link.close();
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// The clock thread.
+fn keep_time(link: &Arc<Link>) {
+    let mut all = Vec::new();
+    while !link.is_over() {
+        link.clock.begin();
+        let (now, mut next) = (link.clock.now(), u64::MAX);
+        link.all(&mut all);
+        for conversation in all.drain(..) {
+            match conversation.tick(link, now) {
+                Some(due) => next = next.min(due),
+                None => link.remove(&conversation),
+            }
+        }
+        if !link.is_over() {
+            link.clock.sleep(next);
+        }
+    }
+}
+
+/// The receiving thread.
+fn receive_all(link: &Arc<Link>) {
+    let mut buffer = [0; LONGEST];
+    while !link.is_over() {
+        match link.socket.recv_from(&mut buffer) {
+            Ok((len, peer)) => {
+                count(&link.counters.received);
+                if let Some(datagram) = buffer.get_mut(..len)
+                    && let Some(conversation) = dispatch(link, peer, datagram)
+                    && conversation.settle(link)
+                {
+                    link.offer(conversation);
+                }
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            // What a router said of a datagram of ours, or worse: neither may make this thread
+            // spin.
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Gives a datagram to its conversation; returns that, if it took it.
+fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<Arc<Conversation>> {
+    let counters = &link.counters;
+    let segments = match link.crypt.open(datagram) {
+        Ok(segments) => segments,
+        Err(Refused::Short) => return drop_as(&counters.short),
+        Err(Refused::Checksum) => return drop_as(&counters.checksum),
+    };
+    let Some(Ok(first)) = parse(segments).next() else { return drop_as(&counters.malformed) };
+    let now = link.clock.now();
+    let old = link.find(peer);
+    if let Some(conversation) = old.as_ref().filter(|old| old.conv == first.conv) {
+        return match conversation.input(segments, now) {
+            Ok(()) => old,
+            Err(_) => drop_as(&counters.malformed),
+        };
+    }
+    let most = if old.is_some() { 1 } else { FIRST_SEGMENTS };
+    let is_late = old.as_ref().is_some_and(|old| old.previous == Some(first.conv));
+    let begins = |sn: u32| !is_late && sn < most;
+    if !parse(segments).flatten().any(|segment| segment.command == Command::Push && begins(segment.sn.0)) {
+        return drop_as(&counters.unknown);
+    }
+    let mut protocol = Protocol::new(first.conv, &link.settings);
+    if protocol.input(segments, now).is_err() {
+        return drop_as(&counters.malformed);
+    }
+    let previous = old.as_ref().map(|old| old.conv);
+    let new = Arc::new(Conversation::new(peer, protocol, previous, false, now));
+    if !link.add(&new, old.as_ref()) {
+        return drop_as(&counters.refused);
+    }
+    if let Some(old) = old {
+        old.end(End::Replaced);
+    }
+    Some(new)
+}
+
+fn drop_as(counter: &std::sync::atomic::AtomicU64) -> Option<Arc<Conversation>> {
+    count(counter);
+    None
+}

@@ -1,0 +1,42 @@
+//! KCP as a transport of gmux: reliable and ordered over UDP, for links that lose packets.
+//!
+//! **To use it in your program**: copy this directory, `kcp/`, beside your `main.rs`, write
+//! `mod kcp;`, and add what it needs to your `Cargo.toml`:
+//! `aes = "0.8"`, `cfb-mode = "0.8"`, `crc32fast = "1"`, `parking_lot = "0.12"`, `pbkdf2 = "0.13"`,
+//! `rand = "0.9"`, `sha1 = "0.11"`, `socket2 = "0.6"`. Then
+//! `Session::client(kcp::connect(addr, &Settings::client())?, config)`, and at the other end an
+//! [`Endpoint`] whose `accept` gives transports.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `segment.rs`, `sender.rs`, `receiver.rs`, `rtt.rs`, `protocol.rs` | the protocol, pure: no I/O, no lock, no clock, no thread |
+//! | `buffers.rs`, `outbox.rs` | memory for it |
+//! | `datagram.rs` | nonce, checksum, cipher |
+//! | `conversation.rs`, `ending.rs` | a protocol under a lock, and those who wait for it |
+//! | `endpoint.rs`, `clock.rs`, `table.rs` | a socket, its two threads, its conversations |
+//! | `transport.rs` | gmux's `Transport` over a conversation |
+//! | `settings.rs` | what can be set, with kcptun's names and defaults |
+//!
+//! The wire is kcptun's without FEC and compression. KCP has no handshake and no end: see
+//! `transport.rs` for what that means to a session.
+
+mod buffers;
+mod clock;
+mod conversation;
+pub mod datagram;
+mod ending;
+mod endpoint;
+mod link;
+pub mod outbox;
+pub mod protocol;
+mod receiver;
+mod rtt;
+pub mod segment;
+mod sender;
+mod settings;
+mod transport;
+
+pub use datagram::Cipher;
+pub use endpoint::{Endpoint, connect};
+pub use settings::{Mode, Settings};
+pub use transport::KcpTransport;

@@ -1,0 +1,240 @@
+//! One end of a conversation: a pure state machine, without I/O, lock, clock or thread.
+//!
+//! `now` is passed in, in milliseconds, by a clock that never goes back and doesn't wrap; only its
+//! low half is on the wire. The owner gives it what comes ([`Protocol::input`]), reads, writes,
+//! and then calls [`Protocol::transmit`], also when [`Protocol::due`] has come.
+//!
+//! Invariants: a datagram acts as a whole or not at all; no byte of a peer's makes it panic, loop,
+//! or hold more than the windows. `transmit` leaves nothing behind that could be sent now.
+
+use super::buffers::Buffers;
+use super::outbox::Outbox;
+use super::receiver::Receiver;
+use super::segment::{Command, Malformed, Segment, Seq, parse};
+use super::sender::Sender;
+use super::settings::Settings;
+
+/// How long after a peer had no room it is asked, in milliseconds, at first and at most. KCP waits
+/// 7 s, so that one lost datagram stalls a peer so long; a question is 24 bytes.
+const ASK: (u64, u64) = (500, 10_000);
+
+/// How long nothing has to be on the way for buffers to be given back, in milliseconds: then a
+/// burst isn't about to come.
+const REST_AFTER: u64 = 1000;
+
+#[derive(Debug)]
+pub struct Protocol {
+    conv: u32,
+    mtu: usize,
+    sender: Sender,
+    receiver: Receiver,
+    buffers: Buffers,
+    /// The acks of the datagram that is being read: kept for its memory.
+    acked: Vec<(Seq, u64)>,
+    /// When the peer is asked for its window, and how long it is waited before the next time.
+    ask: (u64, u64),
+    /// Whether the peer is to be told our window, because it asked, or because it is open again.
+    tell: bool,
+    announced: Announced,
+    rest_due: u64,
+}
+
+/// What the peer believes of our window. That it is open again is told twice, since it may be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    Open,
+    /// There is no room.
+    Shut,
+    /// There is some again.
+    Ajar,
+}
+
+impl Protocol {
+    pub fn new(conv: u32, settings: &Settings) -> Self {
+        Self::beginning_at(conv, settings, Seq(0))
+    }
+
+    /// As `new`, with the first numbers of both directions: for tests of where they wrap.
+    pub fn beginning_at(conv: u32, settings: &Settings, first: Seq) -> Self {
+        Self {
+            conv,
+            mtu: settings.mtu.clamp(*Settings::MTUS.start(), *Settings::MTUS.end()),
+            sender: Sender::new(settings, first),
+            receiver: Receiver::new(settings.receive_window.max(1), first),
+            buffers: Buffers::default(),
+            acked: Vec::new(),
+            ask: (u64::MAX, ASK.0),
+            tell: false,
+            announced: Announced::Open,
+            rest_due: u64::MAX,
+        }
+    }
+
+    pub fn conv(&self) -> u32 {
+        self.conv
+    }
+
+    // ---- from the peer --------------------------------------------------------------------------
+
+    /// Takes a datagram in, without its nonce and checksum.
+    ///
+    /// # Errors
+    /// It isn't of this conversation, or can't be: nothing of it was used.
+    pub fn input(&mut self, datagram: &[u8], now: u64) -> Result<(), Malformed> {
+        for segment in parse(datagram) {
+            let segment = segment?;
+            let is_ack = segment.command == Command::Ack;
+            if segment.conv != self.conv || !self.sender.is_sane(&segment, is_ack) {
+                return Err(Malformed);
+            }
+        }
+        self.acked.clear();
+        let mut latest = None;
+        for segment in parse(datagram).flatten() {
+            match segment.command {
+                Command::Push => {
+                    self.receiver.push(segment.sn, segment.ts, segment.data, now, &mut self.buffers);
+                }
+                Command::Ack if self.sender.ack(segment.sn, &mut self.buffers) => {
+                    latest = Some(segment.ts);
+                    let age = (now as u32).wrapping_sub(segment.ts);
+                    self.acked.push((segment.sn, now.saturating_sub(age.into())));
+                }
+                Command::Ack | Command::Tell => {}
+                Command::Ask => self.tell = true,
+            }
+            self.sender.progress(segment.una, segment.window, &mut self.buffers);
+        }
+        if let Some(ts) = latest {
+            self.sender.rtt.measure(now as u32, ts);
+        }
+        self.acked.sort_unstable_by(|(a, _), (b, _)| a.since(*b).cmp(&0));
+        self.sender.find_lost(&self.acked);
+        Ok(())
+    }
+
+    // ---- from and to the application ------------------------------------------------------------
+
+    /// Takes as much of `data` as there is room for; returns how much.
+    pub fn write(&mut self, data: &[u8]) -> usize {
+        self.sender.write(data, &mut self.buffers)
+    }
+
+    /// What was written is to be sent, also where it doesn't fill a segment.
+    pub fn flush(&mut self) {
+        self.sender.flush();
+    }
+
+    /// Whether there is so much room that a writer is worth waking.
+    pub fn has_room(&self) -> bool {
+        self.sender.has_room()
+    }
+
+    /// Whether the peer has acked everything that was written.
+    pub fn is_done(&self) -> bool {
+        self.sender.is_done()
+    }
+
+    pub fn is_readable(&self) -> bool {
+        self.receiver.is_readable()
+    }
+
+    /// Reads what is there into `buf`; returns how much, 0 if nothing is.
+    pub fn read(&mut self, buf: &mut [u8]) -> usize {
+        let n = self.receiver.read(buf, &mut self.buffers);
+        self.look_at_window();
+        n
+    }
+
+    /// Nobody reads any more: what comes is acked and thrown away.
+    pub fn discard(&mut self) {
+        self.receiver.discard(&mut self.buffers);
+        self.look_at_window();
+    }
+
+    /// Whether the peer is to be told of room that it doesn't know of.
+    fn look_at_window(&mut self) {
+        let room = self.receiver.room();
+        let next = match self.announced {
+            Announced::Shut if room > 0 => Announced::Ajar,
+            Announced::Ajar if room > self.receiver.window() / 2 => Announced::Open,
+            _ => return,
+        };
+        (self.announced, self.tell) = (next, true);
+    }
+
+    // ---- to the peer ----------------------------------------------------------------------------
+
+    /// When [`transmit`](Self::transmit) is to be called at the latest; `u64::MAX`: not for a time.
+    pub fn due(&self) -> u64 {
+        if self.tell {
+            return 0;
+        }
+        self.sender.due().min(self.receiver.due()).min(self.ask.0).min(self.rest_due)
+    }
+
+    /// How many segments were sent again.
+    pub fn repeats(&self) -> u64 {
+        self.sender.repeats
+    }
+
+    /// Lays out what is to be sent now: data first, so that full datagrams lie together.
+    pub fn transmit(&mut self, now: u64, out: &mut Outbox) {
+        let room = self.receiver.room();
+        let (conv, mtu) = (self.conv, self.mtu);
+        let (window, una) = (u16::try_from(room).unwrap_or(u16::MAX), self.receiver.next());
+        let mut push = |command, sn, ts, data: &[u8]| {
+            out.push(&Segment { conv, command, window, ts, sn, una, data }, mtu);
+        };
+        let mut told = false;
+        self.sender.transmit(now, |sn, data| {
+            told = true;
+            push(Command::Push, sn, now as u32, data);
+        });
+        if self.receiver.owes() && (told || now >= self.receiver.due()) {
+            told = true;
+            self.receiver.acks(|sn, ts| push(Command::Ack, sn, ts, &[]));
+        }
+        if self.is_time_to_ask(now) {
+            told = true;
+            push(Command::Ask, Seq(0), now as u32, &[]);
+        }
+        if std::mem::take(&mut self.tell) && !told {
+            push(Command::Tell, Seq(0), now as u32, &[]);
+        }
+        if room == 0 {
+            self.announced = Announced::Shut;
+        }
+        out.seal();
+        self.rest(now);
+    }
+
+    /// Whether the peer has had no room for so long that it is to be asked.
+    fn is_time_to_ask(&mut self, now: u64) -> bool {
+        let (due, wait) = &mut self.ask;
+        if !self.sender.is_shut_out() {
+            (*due, *wait) = (u64::MAX, ASK.0);
+            return false;
+        }
+        let ask = now >= *due;
+        if ask {
+            *wait = (*wait * 3 / 2).min(ASK.1);
+        }
+        if ask || *due == u64::MAX {
+            *due = now + *wait;
+        }
+        ask
+    }
+
+    /// Gives buffers back once nothing has been on the way for a while.
+    fn rest(&mut self, now: u64) {
+        if self.buffers.is_small() || !self.sender.is_done() || self.receiver.is_readable() {
+            self.rest_due = u64::MAX;
+        } else if self.rest_due == u64::MAX {
+            self.rest_due = now + REST_AFTER;
+        } else if now >= self.rest_due {
+            self.buffers.rest();
+            self.rest_due = u64::MAX;
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Segments: what a KCP datagram consists of, as bytes and as values.
+//!
+//! ```text
+//! conv u32 | cmd u8 | frg u8 | wnd u16 | ts u32 | sn u32 | una u32 | len u32 | len bytes
+//! ```
+//! All little endian. A datagram holds one segment or several, each with the same `conv`.
+//!
+//! Invariants: parsing never panics and never allocates, whatever the bytes are. A [`Seq`] is
+//! compared by distance alone, so that nothing here depends on where the numbers wrap.
+
+/// The length of a segment without its data, in bytes.
+pub const HEADER: usize = 24;
+
+/// The number of a segment. It wraps: 2^32 segments are 5.6 TB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seq(pub u32);
+
+impl Seq {
+    /// How far this one lies behind `other`; negative if it lies before it.
+    pub fn since(self, other: Self) -> i32 {
+        self.0.wrapping_sub(other.0) as i32
+    }
+
+    /// The index of this one in a queue that begins with `first`; `None` if it lies before that.
+    pub fn index_from(self, first: Self) -> Option<usize> {
+        usize::try_from(self.since(first)).ok()
+    }
+
+    /// The number `n` after this one.
+    pub fn plus(self, n: usize) -> Self {
+        Self(self.0.wrapping_add(n as u32))
+    }
+}
+
+/// What a segment is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Data.
+    Push = 81,
+    /// Segment `sn` has come, which was sent at `ts`.
+    Ack = 82,
+    /// How large is your window?
+    Ask = 83,
+    /// My window is so large.
+    Tell = 84,
+}
+
+impl Command {
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            81 => Self::Push,
+            82 => Self::Ack,
+            83 => Self::Ask,
+            84 => Self::Tell,
+            _ => return None,
+        })
+    }
+}
+
+/// One segment. `frg` isn't here: it numbers the parts of a message, and this is a byte stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    pub conv: u32,
+    pub command: Command,
+    /// How many more segments the sender of this has room for.
+    pub window: u16,
+    /// When it was sent, by the sender's clock, in milliseconds; in an ack, the pushed segment's.
+    pub ts: u32,
+    pub sn: Seq,
+    /// All before this one have come.
+    pub una: Seq,
+    pub data: &'a [u8],
+}
+
+/// The datagram isn't made of segments, or of those that this conversation can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// The segments of a datagram, in order. The first that is malformed is the last.
+#[derive(Debug, Clone)]
+pub struct Segments<'a>(&'a [u8]);
+
+/// Reads a datagram, from which the nonce and the checksum were taken.
+pub fn parse(datagram: &[u8]) -> Segments<'_> {
+    Segments(datagram)
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = Result<Segment<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let segment = take(&mut self.0);
+        if segment.is_none() {
+            self.0 = &[];
+        }
+        Some(segment.ok_or(Malformed))
+    }
+}
+
+/// Takes one segment off the front.
+fn take<'a>(bytes: &mut &'a [u8]) -> Option<Segment<'a>> {
+    let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+    let [c0, c1, c2, c3, cmd, _frg, w0, w1, rest_of_header @ ..] = *header;
+    let [t0, t1, t2, t3, s0, s1, s2, s3, u0, u1, u2, u3, l0, l1, l2, l3] = rest_of_header;
+    let len = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok()?;
+    let (data, rest) = rest.split_at_checked(len)?;
+    *bytes = rest;
+    Some(Segment {
+        conv: u32::from_le_bytes([c0, c1, c2, c3]),
+        command: Command::from_byte(cmd)?,
+        window: u16::from_le_bytes([w0, w1]),
+        ts: u32::from_le_bytes([t0, t1, t2, t3]),
+        sn: Seq(u32::from_le_bytes([s0, s1, s2, s3])),
+        una: Seq(u32::from_le_bytes([u0, u1, u2, u3])),
+        data,
+    })
+}
+
+impl Segment<'_> {
+    /// How many bytes it takes in a datagram.
+    pub fn size(&self) -> usize {
+        HEADER + self.data.len()
+    }
+
+    /// Appends it to a datagram.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.conv.to_le_bytes());
+        out.extend_from_slice(&[self.command as u8, 0]);
+        out.extend_from_slice(&self.window.to_le_bytes());
+        out.extend_from_slice(&self.ts.to_le_bytes());
+        out.extend_from_slice(&self.sn.0.to_le_bytes());
+        out.extend_from_slice(&self.una.0.to_le_bytes());
+        out.extend_from_slice(&(self.data.len() as u32).to_le_bytes());
+        out.extend_from_slice(self.data);
+    }
+}

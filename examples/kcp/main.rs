@@ -1,0 +1,44 @@
+//! Forwards TCP connections over KCP, as kcptun does, and to kcptun's own programs: for links that
+//! lose packets.
+//!
+//! ```text
+//! cargo run --release --example kcp -- server --listen 0.0.0.0:29900 --target 127.0.0.1:8080
+//! cargo run --release --example kcp -- client --listen 127.0.0.1:12948 --remote 192.0.2.1:29900
+//! ```
+//! Each TCP connection to the client is a stream to the server, which connects it to the target.
+//! Options have kcptun's names and defaults; set a `--key` of your own. The other end may be
+//! kcptun, if it runs with `--nocomp --datashard 0 --parityshard 0`:
+//! ```text
+//! kcptun-server -l :29900 -t 127.0.0.1:8080 --nocomp --datashard 0 --parityshard 0
+//! kcptun-client -l :12948 -r 192.0.2.1:29900 --nocomp --datashard 0 --parityshard 0
+//! ```
+//! kcptun's ciphers have no authentication, and its peers none at all. Use TLS over it where that
+//! matters. With kcptun at the other end a connection is closed both ways as soon as one way ends;
+//! between two of these each way ends by itself.
+//!
+//! Where to read on: `kcp/mod.rs` is the transport, to be copied into your program; `forward.rs` is
+//! what is done with it; `options.rs` are the options.
+
+mod forward;
+#[allow(dead_code, unused_imports, reason = "a program uses a part of it")]
+mod kcp;
+mod options;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use options::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Server(server) => forward::serve(&server),
+        Command::Client(client) => forward::connect(client),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kcp: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
