@@ -1,0 +1,177 @@
+//! The `forward` example as its users meet it: the built program at both ends, users, and a service behind it.
+//!
+//! Plain `cargo test` builds the examples first; with `--test forward` alone, run `cargo build --example forward` before.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use support::{Pattern, test, until};
+
+/// A running `forward`. It doesn't outlive its test.
+struct Running {
+    child: Child,
+    addr: String,
+    /// Its lines, those of standard error with a mark in front.
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(args: &[&str]) -> Self {
+        let this = std::env::current_exe().unwrap();
+        let path = this.parent().and_then(Path::parent).unwrap().join("examples/forward");
+        assert!(path.exists(), "{} is missing: run `cargo build --example forward` first", path.display());
+        let mut child = Command::new(path).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let mut out = BufReader::new(out).lines();
+        let first = out.next().unwrap().unwrap();
+        let addr = first.strip_prefix("listening on ").unwrap_or_else(|| panic!("{first:?}")).to_owned();
+        let (said, lines) = channel();
+        thread::spawn({
+            let said = said.clone();
+            move || out.map_while(Result::ok).for_each(|line| drop(said.send(line)))
+        });
+        let err = BufReader::new(err).lines();
+        thread::spawn(move || err.map_while(Result::ok).for_each(|line| drop(said.send(format!("stderr: {line}")))));
+        Self { child, addr, lines }
+    }
+
+    fn server(services: &[String]) -> Self {
+        let mut args = vec!["server", "--listen", "127.0.0.1:0"];
+        for service in services {
+            args.extend(["--service", service]);
+        }
+        Self::start(&args)
+    }
+
+    fn client(server: &str, service: &str) -> Self {
+        Self::start(&["client", "--listen", "127.0.0.1:0", "--remote", server, "--service", service])
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The next line that has `text` in it.
+    fn says(&self, text: &str) -> String {
+        let mut before = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(30)) {
+            if line.contains(text) {
+                return line;
+            }
+            before.push(line);
+        }
+        panic!("{text:?} was never said, but {before:?}");
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.addr).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended already
+        let _ = self.child.wait();
+    }
+}
+
+/// Answers with what came, reversed, once that has ended.
+fn service() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for tcp in listener.incoming() {
+            thread::spawn(move || {
+                let (mut tcp, mut bytes) = (tcp.unwrap(), Vec::new());
+                if tcp.read_to_end(&mut bytes).is_ok() {
+                    bytes.reverse();
+                    let _ = tcp.write_all(&bytes); // a user may have left
+                }
+            });
+        }
+    });
+    addr
+}
+
+fn ask(mut user: TcpStream, seed: u64, len: usize) {
+    let mut question = Pattern::bytes(seed, len);
+    user.write_all(&question).unwrap();
+    user.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    user.read_to_end(&mut answer).unwrap();
+    question.reverse();
+    assert!(answer == question, "{} bytes of {len} came back", answer.len());
+}
+
+#[test]
+fn forward_connects_users_with_the_services_that_the_server_allows() {
+    test("forward_connects_users_with_the_services_that_the_server_allows", || {
+        let server = Running::server(&[format!("reverse={}", service()), "nobody=127.0.0.1:1".to_owned()]);
+        let client = Running::client(&server.addr, "reverse");
+        thread::scope(|scope| {
+            for n in 0..40 {
+                let user = client.connect();
+                scope.spawn(move || ask(user, n, 30_000 + n as usize));
+            }
+        });
+        ask(client.connect(), 7, 3 << 20);
+        client.says("\"reverse\": 3145728 bytes from the session, 3145728 to it");
+
+        // Neither an unknown service nor one that can't be reached is silent, and users read an end.
+        for (name, complaint) in
+            [("other", "stderr: \"other\": no such service"), ("nobody", "stderr: \"nobody\": 127.0.0.1:1: ")]
+        {
+            let client = Running::client(&server.addr, name);
+            assert_eq!(client.connect().read(&mut [0]).unwrap(), 0);
+            server.says(complaint);
+        }
+    });
+}
+
+#[test]
+fn a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew() {
+    test("a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew", || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let mut server = Running::server(&[format!("x={target}")]);
+        let client = Running::client(&server.addr, "x");
+        let mut user = client.connect();
+        user.write_all(b"x").unwrap();
+        let (mut service, _) = listener.accept().unwrap();
+        service.write_all(b"the first half").unwrap();
+        let mut half = [0; 14];
+        user.read_exact(&mut half).unwrap();
+        server.kill();
+        assert_eq!(user.read(&mut half).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        // How the system tells of the death differs.
+        client.says("stderr: \"x\": copy: reading a failed after 14 bytes from a to b and 1 from b to a: ");
+
+        // The server comes back at its address: users that connect then are served.
+        let addr = server.addr.clone();
+        drop(server);
+        let service = format!("x={target}");
+        let server = Running::start(&["server", "--listen", &addr, "--service", &service]);
+        let mut user = client.connect();
+        user.write_all(b"y").unwrap();
+        user.shutdown(Shutdown::Write).unwrap();
+        let (mut service, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        service.read_to_string(&mut text).unwrap();
+        service.write_all(b"whole").unwrap();
+        drop(service);
+        user.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "ywhole");
+        drop(server);
+        until(|| client.connect().read(&mut [0]).unwrap_or(0) == 0); // no server: an end, and it says so
+        client.says("stderr: forward: ");
+    });
+}
