@@ -28,7 +28,7 @@ struct Answers {
     sent: AtomicU64,
     /// Writes wait until the test says otherwise.
     shut: AtomicBool,
-    /// How many reads say `WouldBlock` instead, after they have brought something.
+    /// The next read says `Interrupted` instead of what it has brought.
     hides: AtomicBool,
     panics: AtomicBool,
     /// Who asked whether something is to be sent, when something was.
@@ -67,6 +67,9 @@ struct Reader {
 impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if !self.hidden.is_empty() {
+            if self.answers.owes() {
+                return Err(io::ErrorKind::WouldBlock.into()); // nothing more comes before the answer
+            }
             let n = self.hidden.len().min(buf.len());
             buf[..n].copy_from_slice(&self.hidden[..n]);
             self.hidden.drain(..n);

@@ -143,6 +143,12 @@ enum Work {
     StandBy,
 }
 
+/// Whether a failed read is a sign of life: an `Interrupted` that the transport has made itself, since
+/// it took something that isn't whole yet. The system's own has a number.
+fn has_taken_something(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted && error.raw_os_error().is_none()
+}
+
 enum Pending {
     Data(Arc<StreamCell>, Charge),
     Name,
@@ -217,11 +223,12 @@ impl Reader<'_> {
     fn fill_once(&mut self) -> io::Result<usize> {
         let read = self.input.frames.fill(self.input.transport.get_mut()?, self.core.env.pool);
         self.see_to_answers(&read)?;
-        let n = read?;
-        self.input.now = Instant::now();
-        self.core.clock.received(self.input.now);
-        self.touch_pending();
-        Ok(n)
+        if read.as_ref().map_or_else(has_taken_something, |_| true) {
+            self.input.now = Instant::now();
+            self.core.clock.received(self.input.now);
+            self.touch_pending();
+        }
+        read
     }
 
     /// Wakes the writer if the transport has answers of its own to send to what that read brought.
@@ -251,9 +258,10 @@ impl Reader<'_> {
     /// once ought not to be non-blocking; it is asked again after a pause.
     fn retry(&mut self, error: io::Error, started: Instant, backoff: &mut Backoff) -> Result<()> {
         match error.kind() {
-            io::ErrorKind::Interrupted => Ok(()),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                backoff.sleep(started);
+            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    backoff.sleep(started);
+                }
                 self.input.now = Instant::now();
                 if self.core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
             }
@@ -290,7 +298,12 @@ impl Reader<'_> {
                     self.core.clock.received(Instant::now()); // it is life, whatever it says
                     backoff.reset();
                 }
-                Err(error) => self.retry(error, started, &mut backoff)?,
+                Err(error) => {
+                    if has_taken_something(&error) {
+                        self.core.clock.received(Instant::now());
+                    }
+                    self.retry(error, started, &mut backoff)?;
+                }
             }
         }
     }

@@ -39,7 +39,11 @@ pub use tls::Tls;
 /// A connection that a session can run over.
 ///
 /// The halves may block; the session's own two threads wait there (and threads that read or write a stream, where reads or writes are bounded). Reads and writes that return `Interrupted`,
-/// `WouldBlock` or `TimedOut` are tried again.
+/// `WouldBlock` or `TimedOut` are tried again: the last two after a pause, if they came at once.
+///
+/// A read that took something in, but has nothing to give out yet (a part of a record), ought to
+/// return an `Interrupted` that it makes itself (`io::ErrorKind::Interrupted.into()`): it is tried
+/// again without a pause, and counts as a sign of life of the peer.
 pub trait Transport {
     /// Splits the connection into what the reader thread and the writer thread use, and the control.
     ///

@@ -109,10 +109,13 @@ use outgoing::{TlsControl, TlsWriter};
 /// and the calls that fail tell the server's alert, such as `CertificateRequired`.
 ///
 /// # Limits
-/// - A record counts as received, for keepalive, when all of it has come: up to 16 KiB at a time.
 /// - With TLS 1.2 the keys wear out (for AES-GCM after 2^24 records, 256 GiB of bulk data), and the
 ///   session ends with an error that says so. TLS 1.3 makes new ones.
-/// - Early data (0-RTT) isn't sent, nor accepted.
+/// - Early data (0-RTT) isn't sent; a server that has accepted some fails the handshake. It can be
+///   repeated by an attacker, so leave `max_early_data_size` at 0.
+/// - What waits to be written counts as handed over when it was encrypted: 16 KiB at a time, up to
+///   64 KiB while the transport below takes all at once. It is like a larger buffer of the system's.
+/// - A `Tls` that is dropped without a session sends no `close_notify`.
 /// - A certificate that expires, or is revoked, while a session lives doesn't end it.
 pub struct Tls {
     done: Done,

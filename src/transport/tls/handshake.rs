@@ -142,6 +142,12 @@ impl Hand {
         if let Some(bound) = &mut self.bound_reads {
             bound(None)?;
         }
+        if let Connection::Server(server) = &mut self.tls
+            && server.early_data().is_some()
+        {
+            // Nobody would read it.
+            return Err(Fault::Tls(Failure::Tls(rustls::Error::General("early data isn't supported".to_owned()))));
+        }
         // What came with the last of the handshake is for the session.
         self.incoming.take_plaintext(&mut self.tls, &mut Room::new(&mut []));
         Ok(())

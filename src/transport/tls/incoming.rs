@@ -9,6 +9,7 @@
 //! own buffer.
 
 use std::io::{self, IoSliceMut, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,7 +108,7 @@ impl Incoming {
                 Ok(n) => self.start = (self.start + n).min(self.end),
                 Err(error) => return self.fail(Failure::Tls(rustls::Error::General(error.to_string()))),
             }
-            let state = tls.process_new_packets();
+            let state = process(tls);
             self.take_plaintext(tls, out);
             match state {
                 Ok(state) if state.peer_has_closed() => {
@@ -178,6 +179,14 @@ impl Incoming {
     }
 }
 
+/// rustls takes what it was given. After this end's `close_notify` a record that is wrong meets an
+/// assertion of rustls's debug builds: it has sent an alert already. That is no panic of the
+/// program's.
+fn process(tls: &mut Connection) -> Result<rustls::IoState, rustls::Error> {
+    let processed = catch_unwind(AssertUnwindSafe(|| tls.process_new_packets()));
+    processed.unwrap_or_else(|_| Err(rustls::Error::General("rustls panicked at what came".to_owned())))
+}
+
 /// The step by which spilled plaintext grows, in bytes: one record's.
 const SPILL_STEP: usize = 16 * 1024;
 
@@ -233,8 +242,10 @@ impl TlsReader {
     fn decrypt(&mut self, out: &mut Room<'_, '_>) {
         let mut guarded = self.link.connection.lock();
         self.incoming.decrypt(&mut guarded.tls, out, |_, out| !out.is_open());
-        if let Some(failure @ Failure::Tls(_)) = self.incoming.failure() {
-            guarded.failure = Some(failure.clone());
+        match &self.incoming.ending {
+            Some(Ending::Failed(failure, _)) => guarded.failure = Some(failure.clone()),
+            Some(Ending::Clean) => guarded.peer_closed = true,
+            None => {}
         }
         if !guarded.tls.wants_write() {
             // rustls keeps its answer to a new key back until something is written: that is a
@@ -276,8 +287,8 @@ impl Read for TlsReader {
                 self.incoming.fill()?;
             }
         }
-        // A part of a record came, or one that brings no data. The caller, which may be bounded, is
-        // to look at what there is to do for it.
+        // A part of a record came, or one that brings no data. The session's own threads look at
+        // what else there is to do, and come back at once.
         Err(io::ErrorKind::Interrupted.into())
     }
 }

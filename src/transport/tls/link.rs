@@ -37,13 +37,17 @@ pub(super) struct Guarded {
     pub(super) tls: Connection,
     /// What TLS failed with, once the reading half has found that.
     pub(super) failure: Option<Failure>,
+    /// The peer's `close_notify` has come.
+    pub(super) peer_closed: bool,
+    /// This end's `close_notify` was made: nothing may follow it.
+    pub(super) finished: bool,
 }
 
 impl Link {
     pub(super) fn new(tls: Connection, outgoing: Outgoing, inner: Box<dyn Control>) -> Self {
         let owed = AtomicBool::new(tls.wants_write());
         Self {
-            connection: Mutex::new(Guarded { tls, failure: None }),
+            connection: Mutex::new(Guarded { tls, failure: None, peer_closed: false, finished: false }),
             outgoing: Mutex::new(outgoing),
             owed,
             unsent: AtomicBool::new(false),

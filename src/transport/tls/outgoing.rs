@@ -128,7 +128,13 @@ impl Outgoing {
         let taken = tls.writer().write_vectored(&bufs[..count])?;
         self.collect(tls);
         if self.ciphertext.len() - before < taken {
-            return Err(Failure::WornOut.into()); // rustls drops it without a word
+            // rustls dropped it without a word, and made a close_notify, which would say that all
+            // is well.
+            self.ciphertext.truncate(before);
+            return Err(Failure::WornOut.into());
+        }
+        if taken == 0 && offered > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(taken)
     }
@@ -191,6 +197,30 @@ impl Link {
     }
 }
 
+impl Link {
+    /// [`flush`](Self::flush), until all is done, or the connection was aborted.
+    fn flush_all(&self) -> io::Result<()> {
+        let mut backoff = Backoff::default();
+        loop {
+            let started = Instant::now();
+            match self.flush() {
+                Err(error) if is_not_yet(&error) && !self.is_aborted() => {
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        backoff.sleep(started);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Whether an error says that the peer's end of the connection isn't there any more.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
+}
+
 /// The half that a session writes.
 pub(super) struct TlsWriter(pub(super) Arc<Link>);
 
@@ -207,6 +237,7 @@ impl Write for TlsWriter {
             let mut guarded = link.connection.lock();
             let taken = match guarded.failure.clone() {
                 Some(failure) => Err(failure.into()),
+                None if guarded.finished => Err(io::ErrorKind::BrokenPipe.into()),
                 None => outgoing.encrypt(&mut guarded.tls, bufs),
             };
             link.collect(&mut outgoing, &mut guarded);
@@ -236,20 +267,20 @@ impl Drop for TlsWriter {
 pub(super) struct TlsControl(pub(super) Arc<Link>);
 
 impl Control for TlsControl {
-    /// Sends `close_notify`, then ends the inner transport's writing.
+    /// Sends what is left, then `close_notify`, then ends the inner transport's writing.
     fn finish_write(&self) -> io::Result<()> {
         let link = &*self.0;
-        link.connection.lock().tls.send_close_notify();
-        let mut backoff = Backoff::default();
-        loop {
-            let started = Instant::now();
-            match link.flush() {
-                Ok(()) => return link.inner.finish_write(),
-                Err(error) if link.is_aborted() || !is_not_yet(&error) => return Err(error),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => backoff.sleep(started),
-            }
+        link.flush_all()?;
+        let mut guarded = link.connection.lock();
+        guarded.tls.send_close_notify();
+        guarded.finished = true;
+        drop(guarded);
+        match link.flush_all() {
+            // A peer that has said its own needn't be there any more.
+            Err(error) if is_gone(&error) && link.connection.lock().peer_closed => {}
+            other => other?,
         }
+        link.inner.finish_write()
     }
 
     fn wants_flush(&self) -> bool {

@@ -247,16 +247,17 @@ fn bell_orders() {
     let writer = thread::spawn({
         let shaper = Arc::clone(&shaper);
         move || {
-            let (mut pings, mut refusals, mut turns) = (0, 0, 0);
+            let (mut pings, mut flushes, mut refusals, mut turns) = (0, 0, 0, 0);
             loop {
+                flushes += usize::from(shaper.take(Order::Flush));
                 pings += usize::from(shaper.take(Order::Ping));
                 refusals += usize::from(shaper.take_refusal().is_some());
                 turns += usize::from(queue.next_express().is_some());
                 turns += usize::from(queue.next_bulk().is_some());
-                if (pings, refusals, turns) == (1, 2, 2) {
+                if (pings, flushes, refusals, turns) == (1, 1, 2, 2) {
                     return;
                 }
-                if !queue.has_turns() && !shaper.has(Order::Ping) {
+                if !queue.has_turns() && !shaper.has(Order::Ping) && !shaper.has(Order::Flush) {
                     parker.park(&shaper, None);
                 }
             }
@@ -271,7 +272,10 @@ fn bell_orders() {
             shaper.order(Order::Ping);
             shaper.refuse(2).unwrap();
         }),
-        add(|shaper| shaper.refuse(1).unwrap()),
+        add(|shaper| {
+            shaper.refuse(1).unwrap();
+            shaper.order(Order::Flush);
+        }),
         add(|shaper| shaper.ring(shaper.schedule(cells::cell(1), Lane::Express))),
         add(|shaper| shaper.ring(shaper.schedule(cells::cell(2), Lane::Bulk))),
     ];
