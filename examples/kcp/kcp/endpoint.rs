@@ -20,14 +20,11 @@ use super::link::{Counters, Link, count};
 use super::protocol::Protocol;
 use super::segment::{Command, parse};
 use super::settings::Settings;
+use super::socket::{Received, Socket};
 use super::transport::KcpTransport;
 
-/// Longer datagrams than kcp-go sends are cut here, and their checksums are wrong then.
-const LONGEST: usize = 2048;
-
-/// How long the receiving thread waits at a time: so late it sees that it is to end, where the
-/// system doesn't wake it.
-const WAIT: Duration = Duration::from_secs(1);
+/// How often the receiving thread goes on receiving before it sees to the conversations.
+const ROUNDS: usize = 4;
 
 /// How many segments a peer sends at once before it knows our window: KCP's.
 const FIRST_SEGMENTS: u32 = 32;
@@ -50,9 +47,13 @@ pub fn connect(server: impl ToSocketAddrs, settings: &Settings) -> io::Result<Kc
 
 fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(peer)?;
-    let link = Arc::new(Link::new(socket, true, settings.clone())?);
+    // Bound to no address, so that the system may change it, as kcptun's; what it is now is found
+    // by another socket.
+    let (socket, probe) = (UdpSocket::bind(any)?, UdpSocket::bind(any)?);
+    probe.connect(peer)?;
+    let local = SocketAddr::new(probe.local_addr()?.ip(), socket.local_addr()?.port());
+    let socket = Socket::new(socket, settings.socket_buffer)?;
+    let link = Arc::new(Link::new(socket, local, settings.clone()));
     let protocol = Protocol::new(rand::random(), settings);
     let conversation = Arc::new(Conversation::new(peer, protocol, None, true, 0));
     link.add_own(&conversation);
@@ -73,7 +74,10 @@ impl Endpoint {
     /// # Errors
     /// Whatever the system says of the socket, and threads that can't be started.
     pub fn bind(addr: impl ToSocketAddrs, settings: &Settings) -> io::Result<Self> {
-        let endpoint = Self { link: Arc::new(Link::new(UdpSocket::bind(addr)?, false, settings.clone())?) };
+        let socket = UdpSocket::bind(addr)?;
+        let local = socket.local_addr()?;
+        let socket = Socket::new(socket, settings.socket_buffer)?;
+        let endpoint = Self { link: Arc::new(Link::new(socket, local, settings.clone())) };
         start(&endpoint.link)?;
         Ok(endpoint)
     }
@@ -113,7 +117,6 @@ impl Drop for Endpoint {
 
 /// Starts the two threads.
 fn start(link: &Arc<Link>) -> io::Result<()> {
-    link.socket.set_read_timeout(Some(WAIT))?;
     let (receive, clock) = (Arc::clone(link), Arc::clone(link));
     thread::Builder::new().name("kcp-receive".into()).spawn(move || receive_all(&receive))?;
     let started = thread::Builder::new().name("kcp-clock".into()).spawn(move || keep_time(&clock));
@@ -143,24 +146,34 @@ fn keep_time(link: &Arc<Link>) {
     }
 }
 
-/// The receiving thread.
+/// The receiving thread. It sees to a conversation once for all that has come, so that one answer
+/// and one wake-up do for many datagrams.
 fn receive_all(link: &Arc<Link>) {
-    let mut buffer = [0; LONGEST];
+    let (mut received, mut touched) = (Received::new(), Vec::<Arc<Conversation>>::new());
     while !link.is_over() {
-        match link.socket.recv_from(&mut buffer) {
-            Ok((len, peer)) => {
+        for round in 0..ROUNDS {
+            match link.socket.receive(&mut received, round == 0) {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break,
+                // What a router said of a datagram of ours, or worse: neither may make this spin.
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+            for (peer, datagram) in received.datagrams() {
                 count(&link.counters.received);
-                if let Some(datagram) = buffer.get_mut(..len)
-                    && let Some(conversation) = dispatch(link, peer, datagram)
-                    && conversation.settle(link)
+                if let Some(conversation) = dispatch(link, peer, datagram)
+                    && !touched.iter().any(|known| Arc::ptr_eq(known, &conversation))
                 {
-                    link.offer(conversation);
+                    touched.push(conversation);
                 }
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            // What a router said of a datagram of ours, or worse: neither may make this thread
-            // spin.
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            if !received.is_full() {
+                break;
+            }
+        }
+        for conversation in touched.drain(..) {
+            if conversation.settle(link) {
+                link.offer(conversation);
+            }
         }
     }
 }

@@ -8,21 +8,23 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-
-use parking_lot::{Condvar, Mutex};
-use socket2::SockRef;
 
 use super::clock::Clock;
 use super::conversation::Conversation;
 use super::datagram::Crypt;
 use super::outbox::Outbox;
 use super::settings::Settings;
+use super::socket::Socket;
+use parking_lot::{Condvar, Mutex};
 
 /// How many conversations wait to be accepted at most: kcp-go's number.
 const BACKLOG: usize = 128;
+
+/// The longest run of datagrams in one system call, in bytes: what fits into the largest of IP's.
+const LONGEST_RUN: usize = 65_000;
 
 /// Counts of datagrams. Those that aren't for us, or not well-formed, are counted and dropped.
 #[derive(Debug, Default)]
@@ -49,9 +51,7 @@ pub fn count(counter: &AtomicU64) {
 
 #[derive(Debug)]
 pub struct Link {
-    pub socket: UdpSocket,
-    /// Whom the socket is connected to.
-    connected: bool,
+    pub socket: Socket,
     pub local: SocketAddr,
     pub crypt: Crypt,
     pub settings: Settings,
@@ -74,16 +74,10 @@ struct Table {
 }
 
 impl Link {
-    /// With a socket that is connected, or that accepts from everywhere.
-    pub fn new(socket: UdpSocket, connected: bool, settings: Settings) -> io::Result<Self> {
-        let options = SockRef::from(&socket);
-        // The system gives what it allows.
-        let _ = options.set_recv_buffer_size(settings.socket_buffer);
-        let _ = options.set_send_buffer_size(settings.socket_buffer);
+    pub fn new(socket: Socket, local: SocketAddr, settings: Settings) -> Self {
         let table = Table { by_address: HashMap::new(), queue: VecDeque::new(), unaccepted: 0, open: true };
-        Ok(Self {
-            local: socket.local_addr()?,
-            connected,
+        Self {
+            local,
             crypt: Crypt::new(settings.cipher, &settings.key),
             settings,
             clock: Clock::new(),
@@ -92,24 +86,32 @@ impl Link {
             came: Condvar::new(),
             over: AtomicBool::new(false),
             socket,
-        })
+        }
     }
 
-    /// Closes and sends datagrams. An error of the system's is a loss to the protocol: what a
-    /// router said of an earlier datagram doesn't end a conversation, the session's keepalive does.
+    /// Closes and sends datagrams, a run of them in one system call. An error of the system's is a
+    /// loss to the protocol: what a router said of an earlier datagram doesn't end a conversation,
+    /// the session's keepalive does.
     pub fn send(&self, batch: &mut Outbox, peer: SocketAddr) {
         let mut random = rand::rng();
+        let most = self.socket.most_at_once();
         let (mut rest, ends) = batch.parts();
-        let mut start = 0;
-        for end in ends {
-            let (datagram, later) = std::mem::take(&mut rest).split_at_mut(end - start);
-            (rest, start) = (later, *end);
-            self.crypt.close(datagram, &mut random);
-            let sent = match self.connected {
-                true => self.socket.send(datagram),
-                false => self.socket.send_to(datagram, peer),
-            };
-            count(if sent.is_ok() { &self.counters.sent } else { &self.counters.unsent });
+        let mut lens = ends.iter().scan(0, |start, end| Some(end - std::mem::replace(start, *end))).peekable();
+        while let Some(len) = lens.next() {
+            // A run is of one length, but for the last, which may be shorter.
+            let (mut count, mut total, mut last) = (1, len, len);
+            while count < most
+                && last == len
+                && let Some(next) = lens.next_if(|next| *next <= len && total + *next <= LONGEST_RUN)
+            {
+                (count, total, last) = (count + 1, total + next, next);
+            }
+            let (run, later) = std::mem::take(&mut rest).split_at_mut(total);
+            rest = later;
+            run.chunks_mut(len).for_each(|datagram| self.crypt.close(datagram, &mut random));
+            let sent = self.socket.send(run, len, peer);
+            let counter = if sent.is_ok() { &self.counters.sent } else { &self.counters.unsent };
+            counter.fetch_add(count as u64, Relaxed);
         }
     }
 
@@ -215,7 +217,7 @@ impl Link {
             self.clock.ring(0);
             // Wakes the receiving thread where the system does that; elsewhere it wakes up by
             // itself.
-            let _ = SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both);
+            self.socket.wake();
         }
     }
 }

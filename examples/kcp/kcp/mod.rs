@@ -3,17 +3,18 @@
 //! **To use it in your program**: copy this directory, `kcp/`, beside your `main.rs`, write
 //! `mod kcp;`, and add what it needs to your `Cargo.toml`:
 //! `aes = "0.8"`, `cfb-mode = "0.8"`, `crc32fast = "1"`, `parking_lot = "0.12"`, `pbkdf2 = "0.13"`,
-//! `rand = "0.9"`, `sha1 = "0.11"`, `socket2 = "0.6"`. Then
+//! `quinn-udp = { version = "0.5", default-features = false }`, `rand = "0.9"`, on Unix
+//! `rustix = { version = "1", features = ["event"] }`, `sha1 = "0.11"`, `socket2 = "0.6"`. Then
 //! `Session::client(kcp::connect(addr, &Settings::client())?, config)`, and at the other end an
 //! [`Endpoint`] whose `accept` gives transports.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `segment.rs`, `sender.rs`, `receiver.rs`, `rtt.rs`, `protocol.rs` | the protocol, pure: no I/O, no lock, no clock, no thread |
+//! | `segment.rs`, `sender.rs`, `receiver.rs`, `rtt.rs`, `protocol.rs` | the protocol, pure |
 //! | `buffers.rs`, `outbox.rs` | memory for it |
 //! | `datagram.rs` | nonce, checksum, cipher |
 //! | `conversation.rs`, `ending.rs` | a protocol under a lock, and those who wait for it |
-//! | `endpoint.rs`, `clock.rs`, `table.rs` | a socket, its two threads, its conversations |
+//! | `endpoint.rs`, `clock.rs`, `link.rs`, `socket.rs` | a socket, its two threads, its conversations |
 //! | `transport.rs` | gmux's `Transport` over a conversation |
 //! | `settings.rs` | what can be set, with kcptun's names and defaults |
 //!
@@ -34,6 +35,7 @@ mod rtt;
 pub mod segment;
 mod sender;
 mod settings;
+mod socket;
 mod transport;
 
 pub use datagram::Cipher;
