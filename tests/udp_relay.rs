@@ -33,7 +33,7 @@ fn arrived(link: Link, count: u32) -> (Vec<u32>, Counts) {
             until(|| relay.counts().received == u64::from(each) + 1); // not more than buffers hold
             let left = |seen: &[u32]| {
                 let counts = relay.counts();
-                seen.len() as u64 + counts.lost < counts.received + counts.doubled
+                seen.len() as u64 + counts.lost < counts.received + counts.doubled + counts.damaged
             };
             while left(&seen) {
                 seen.push(number(&server).0);
@@ -79,6 +79,50 @@ fn late_ones_come_behind_later_ones_and_doubled_ones_twice() {
         sorted.sort_unstable();
         sorted.dedup();
         assert!(sorted.into_iter().eq(0..1000));
+    });
+}
+
+#[test]
+fn a_damaged_copy_comes_behind_the_right_one() {
+    test("a_damaged_copy_comes_behind_the_right_one", || {
+        let (seen, counts) = arrived(Link { damage: 30, ..Link::default() }, 1000);
+        assert!((200..400).contains(&counts.damaged), "{counts:?}");
+        let mut next = 0;
+        let wrong = seen.iter().filter(|&&each| {
+            let right = each == next;
+            next += u32::from(right);
+            if !right {
+                // The copy of 2 may be 3, and 3 itself is taken for the wrong one then.
+                assert!((each ^ (next - 1)).count_ones() <= 1);
+            }
+            !right
+        });
+        assert_eq!(wrong.count() as u64, counts.damaged);
+        assert_eq!(next, 1000);
+    });
+}
+
+#[test]
+fn clients_that_share_an_address_are_one_and_the_last_gets_the_answer() {
+    test("clients_that_share_an_address_are_one_and_the_last_gets_the_answer", || {
+        let server = socket();
+        let link = Link::default();
+        let relay = UdpRelay::start_as_one_client(server.local_addr().unwrap(), link).unwrap();
+        let clients = [socket(), socket()];
+        let mut froms = Vec::new();
+        for (client, each) in clients.iter().zip(0u32..) {
+            client.send_to(&each.to_le_bytes(), relay.addr()).unwrap();
+            let (came, from) = number(&server);
+            assert_eq!(came, each);
+            server.send_to(&(each + 10).to_le_bytes(), from).unwrap();
+            assert_eq!(number(client).0, each + 10);
+            froms.push(from);
+        }
+        assert_eq!(froms[0], froms[1]);
+        relay.forge_from_clients(&99u32.to_le_bytes());
+        assert_eq!(number(&server), (99, froms[0]));
+        relay.forge_from_server(&98u32.to_le_bytes());
+        assert_eq!(number(&clients[1]), (98, relay.addr()));
     });
 }
 

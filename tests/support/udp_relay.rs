@@ -1,5 +1,5 @@
-//! A UDP relay that loses, reorders, doubles and delays: a bad link between a client and a server
-//! that know nothing of it.
+//! A UDP relay that loses, reorders, doubles, damages and delays: a bad link between a client and a
+//! server that know nothing of it.
 //!
 //! Clients send to [`UdpRelay::addr`]. Each client's address gets a socket of its own towards the
 //! server, so the server sees as many clients as there are. What happens to a datagram is drawn
@@ -45,6 +45,8 @@ pub struct Link {
     pub late: Duration,
     /// Of a hundred, so many come twice: the second at once after the first.
     pub double: u32,
+    /// Of a hundred, so many are followed by a copy in which one bit is wrong.
+    pub damage: u32,
     /// How long each is on the way.
     pub delay: Duration,
     /// Where the random numbers begin.
@@ -62,6 +64,8 @@ pub struct Counts {
     pub reordered: u64,
     /// Sent twice.
     pub doubled: u64,
+    /// Followed by a damaged copy.
+    pub damaged: u64,
     /// Lost since [`HELD`] bytes were on the way already, or since there were [`CLIENTS`] clients.
     pub overflowed: u64,
 }
@@ -79,6 +83,8 @@ struct Shared {
     addr: SocketAddr,
     /// Where the server is.
     server: SocketAddr,
+    /// All clients share one address towards the server, as behind a NAT.
+    shares: bool,
     /// Guards all that follows; held for no system call but a wake-up.
     state: Mutex<State>,
     /// The sender waits for something that is due earlier than what it waits for.
@@ -93,6 +99,8 @@ struct State {
     /// By [`Direction`].
     drawn: [u64; 2],
     held: [usize; 2],
+    /// All of the clients' sockets.
+    backs: Vec<Arc<Back>>,
     /// Buffers to use again.
     spare: Vec<Vec<u8>>,
     counts: Counts,
@@ -104,35 +112,47 @@ enum Direction {
     ToClient = 1,
 }
 
-/// A datagram on its way. Ordered by when it is due, then by its number.
+/// A datagram on its way. Ordered by when it is due, then by when it came.
 struct Datagram {
     due: Instant,
     number: u64,
     direction: Direction,
     bytes: Vec<u8>,
-    /// The client's own socket towards the server, and the client.
-    back: Arc<UdpSocket>,
-    client: SocketAddr,
+    back: Arc<Back>,
+}
+
+/// A socket towards the server.
+struct Back {
+    socket: UdpSocket,
+    /// Who gets the answers: whose socket it is, or who sent last where all share it.
+    client: Mutex<SocketAddr>,
 }
 
 impl UdpRelay {
     /// A relay in front of `server`, on loopback.
     pub fn start(server: SocketAddr, link: Link) -> io::Result<Self> {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), server, link)
+        Self::run(server, link, false)
     }
 
-    /// [`Self::start`] at an address of the caller's choice.
-    pub fn start_at(addr: SocketAddr, server: SocketAddr, link: Link) -> io::Result<Self> {
-        let front = socket(addr)?;
+    /// A relay that the server sees as one address, whichever client sends: one client after the
+    /// other, as a restarted one that keeps its port. Answers go to the client that sent last.
+    pub fn start_as_one_client(server: SocketAddr, link: Link) -> io::Result<Self> {
+        Self::run(server, link, true)
+    }
+
+    fn run(server: SocketAddr, link: Link, shares: bool) -> io::Result<Self> {
+        let front = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let shared = Arc::new(Shared {
             addr: front.local_addr()?,
             front,
             server,
+            shares,
             state: Mutex::new(State {
                 link,
                 on_the_way: BinaryHeap::new(),
                 drawn: [0; 2],
                 held: [0; 2],
+                backs: Vec::new(),
                 spare: Vec::new(),
                 counts: Counts::default(),
             }),
@@ -152,6 +172,23 @@ impl UdpRelay {
     /// Changes the link for datagrams that come from now on.
     pub fn set_link(&self, link: Link) {
         self.shared.state.lock().unwrap().link = link;
+    }
+
+    /// Sends the server a datagram as if it came from a client: once for each that there is.
+    pub fn forge_from_clients(&self, bytes: &[u8]) {
+        let backs = self.shared.state.lock().unwrap().backs.clone();
+        for back in backs {
+            let _ = back.socket.send(bytes);
+        }
+    }
+
+    /// Sends each client a datagram as if it came from the server.
+    pub fn forge_from_server(&self, bytes: &[u8]) {
+        let backs = self.shared.state.lock().unwrap().backs.clone();
+        for back in backs {
+            let client = *back.client.lock().unwrap();
+            let _ = self.shared.front.send_to(bytes, client);
+        }
     }
 
     /// What happened so far.
@@ -196,13 +233,19 @@ impl Shared {
     /// Receives from all clients. A new one gets its socket and its thread here.
     fn receive_from_clients(&self) {
         thread::scope(|scope| {
-            let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+            let mut backs: HashMap<SocketAddr, Arc<Back>> = HashMap::new();
             let mut buffer = vec![0; 65536];
             while !self.stopping() {
                 // Errors are a passed read timeout, or that an earlier datagram of ours met nobody.
                 let Ok((length, client)) = self.front.recv_from(&mut buffer) else { continue };
-                let back = match backs.get(&client) {
-                    Some(back) => Arc::clone(back),
+                let key = if self.shares { self.addr } else { client };
+                let back = match backs.get(&key) {
+                    Some(back) => {
+                        if self.shares {
+                            *back.client.lock().unwrap() = client;
+                        }
+                        Arc::clone(back)
+                    }
                     None if backs.len() == CLIENTS => {
                         let mut state = self.state.lock().unwrap();
                         state.counts.received += 1;
@@ -211,30 +254,32 @@ impl Shared {
                     }
                     None => {
                         let any = SocketAddr::from((self.addr.ip(), 0));
-                        let back = Arc::new(socket(any).expect("the relay's socket for a client"));
-                        back.connect(self.server).expect("a server's address");
-                        backs.insert(client, Arc::clone(&back));
+                        let socket = socket(any).expect("the relay's socket for a client");
+                        socket.connect(self.server).expect("a server's address");
+                        let back = Arc::new(Back { socket, client: Mutex::new(client) });
+                        backs.insert(key, Arc::clone(&back));
+                        self.state.lock().unwrap().backs.push(Arc::clone(&back));
                         let receiving = Arc::clone(&back);
-                        scope.spawn(move || self.receive_from_server(&receiving, client));
+                        scope.spawn(move || self.receive_from_server(&receiving));
                         back
                     }
                 };
-                self.take(Direction::ToServer, &buffer[..length], &back, client);
+                self.take(Direction::ToServer, &buffer[..length], &back);
             }
         });
     }
 
     /// Receives what the server sends to one client.
-    fn receive_from_server(&self, back: &Arc<UdpSocket>, client: SocketAddr) {
+    fn receive_from_server(&self, back: &Arc<Back>) {
         let mut buffer = vec![0; 65536];
         while !self.stopping() {
-            let Ok(length) = back.recv(&mut buffer) else { continue }; // as above
-            self.take(Direction::ToClient, &buffer[..length], back, client);
+            let Ok(length) = back.socket.recv(&mut buffer) else { continue }; // as above
+            self.take(Direction::ToClient, &buffer[..length], back);
         }
     }
 
     /// Draws what happens to a datagram.
-    fn take(&self, direction: Direction, bytes: &[u8], back: &Arc<UdpSocket>, client: SocketAddr) {
+    fn take(&self, direction: Direction, bytes: &[u8], back: &Arc<Back>) {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap();
         let state = &mut *state;
@@ -254,10 +299,13 @@ impl Shared {
             state.counts.reordered += 1;
             due += link.late;
         }
-        let copies = if drawn(link.double) { 2 } else { 1 };
-        state.counts.doubled += copies - 1;
+        let double = drawn(link.double);
+        state.counts.doubled += u64::from(double);
+        let damage = !bytes.is_empty() && drawn(link.damage);
+        state.counts.damaged += u64::from(damage);
+        let wrong = next(&mut random);
         let earliest = state.on_the_way.peek().map(|first| first.0.due);
-        for _ in 0..copies {
+        for copy in 0..=usize::from(double) + usize::from(damage) {
             if state.held[way] + bytes.len() > HELD {
                 state.counts.overflowed += 1;
                 continue;
@@ -265,8 +313,11 @@ impl Shared {
             state.held[way] += bytes.len();
             let mut own = state.spare.pop().unwrap_or_default();
             own.extend_from_slice(bytes);
-            let back = Arc::clone(back);
-            let datagram = Datagram { due, number, direction, bytes: own, back, client };
+            if copy > usize::from(double) {
+                own[wrong as usize / 8 % bytes.len()] ^= 1 << (wrong % 8);
+            }
+            let number = number * 3 + copy as u64; // copies stay in their order, too
+            let datagram = Datagram { due, number, direction, bytes: own, back: Arc::clone(back) };
             state.on_the_way.push(Reverse(datagram));
         }
         if earliest.is_none_or(|earliest| due < earliest) {
@@ -300,8 +351,11 @@ impl Shared {
             for datagram in &due {
                 // A server that isn't there, or a client that has gone: lost, as on any link.
                 let _ = match datagram.direction {
-                    Direction::ToServer => datagram.back.send(&datagram.bytes),
-                    Direction::ToClient => self.front.send_to(&datagram.bytes, datagram.client),
+                    Direction::ToServer => datagram.back.socket.send(&datagram.bytes),
+                    Direction::ToClient => {
+                        let client = *datagram.back.client.lock().unwrap();
+                        self.front.send_to(&datagram.bytes, client)
+                    }
                 };
             }
             state = self.state.lock().unwrap();
