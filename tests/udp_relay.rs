@@ -1,11 +1,14 @@
-//! The UDP relay of the tests does what it says: what it shows of others is worth no more than
-//! that.
+//! The UDP relay of the tests, and the load, do what they say: what they show of others is worth no
+//! more than that.
 
 mod support;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use support::load::{Closes, Job, Target, transfer};
 use support::udp_relay::{Counts, Link, UdpRelay};
 use support::{test, until};
 
@@ -171,5 +174,77 @@ fn a_dead_link_passes_nothing_until_it_is_mended_and_a_drop_ends_all() {
         let addr = relay.addr();
         drop(relay);
         UdpSocket::bind(addr).unwrap();
+    });
+}
+
+// ---- the load -----------------------------------------------------------------------------------
+
+/// A forwarder for one connection that does `spoil` to each piece on its way down.
+fn through_a_forwarder(spoil: fn(&mut Vec<u8>, usize), closes: Closes) -> (io::Result<()>, Target) {
+    let patience = Duration::from_secs(20);
+    let target = Target::start(patience).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (near, far) = (listener.local_addr().unwrap(), target.addr());
+    let forwarder = thread::spawn(move || {
+        let (near, far) = (listener.accept().unwrap().0, TcpStream::connect(far).unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = io::copy(&mut &near, &mut &far);
+                let _ = far.shutdown(std::net::Shutdown::Both);
+            });
+            let (mut buffer, mut at) = (vec![0; 10_000], 0);
+            while let Ok(n @ 1..) = (&far).read(&mut buffer) {
+                let mut piece = buffer[..n].to_vec();
+                spoil(&mut piece, at);
+                at += n;
+                if (&near).write_all(&piece).is_err() {
+                    break;
+                }
+            }
+            let _ = near.shutdown(std::net::Shutdown::Both);
+        });
+    });
+    let job = Job { up: 3_000_000, down: 3_000_000, seed: 5, closes };
+    let moved = transfer(near, job, patience);
+    forwarder.join().unwrap();
+    until(|| target.open() == 0);
+    (moved, target)
+}
+
+#[test]
+fn a_transfer_passes_whoever_closes() {
+    test("a_transfer_passes_whoever_closes", || {
+        for closes in [Closes::Client, Closes::Target] {
+            let (moved, target) = through_a_forwarder(|_, _| {}, closes);
+            moved.unwrap();
+            assert_eq!((target.served(), target.take_faults()), (1, vec![]));
+        }
+    });
+}
+
+#[test]
+fn a_transfer_sees_bytes_that_are_wrong_missing_or_too_many() {
+    test("a_transfer_sees_bytes_that_are_wrong_missing_or_too_many", || {
+        let wrong: fn(&mut Vec<u8>, usize) = |piece, at| {
+            if (at..at + piece.len()).contains(&2_000_000) {
+                piece[2_000_000 - at] ^= 1;
+            }
+        };
+        let missing: fn(&mut Vec<u8>, usize) = |piece, at| {
+            if (at..at + piece.len()).contains(&2_000_000) {
+                piece.remove(2_000_000 - at);
+            }
+        };
+        // The receipt has eight bytes, behind which nothing may come.
+        let too_many: fn(&mut Vec<u8>, usize) = |piece, at| {
+            if at + piece.len() == 3_000_008 {
+                piece.push(0);
+            }
+        };
+        for (spoil, says) in [(wrong, "wrong bytes"), (missing, "wrong bytes"), (too_many, "more")] {
+            let (moved, _) = through_a_forwarder(spoil, Closes::Target);
+            let error = moved.unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     });
 }

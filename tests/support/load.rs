@@ -197,7 +197,8 @@ struct Shared {
     addr: SocketAddr,
     patience: Duration,
     stopping: AtomicBool,
-    /// Connections that are open now, and the most at once.
+    /// Connections so far, those that are open now, and the most at once.
+    accepted: AtomicU64,
     open: AtomicUsize,
     most: AtomicUsize,
     /// Transfers that were right to their end.
@@ -214,6 +215,7 @@ impl Target {
             addr: listener.local_addr()?,
             patience,
             stopping: AtomicBool::new(false),
+            accepted: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             served: AtomicU64::new(0),
@@ -226,6 +228,11 @@ impl Target {
 
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
+    }
+
+    /// Connections that came so far.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(SeqCst)
     }
 
     /// Connections that are open now.
@@ -266,6 +273,7 @@ impl Shared {
                 return;
             }
             let Ok(socket) = socket else { continue };
+            self.accepted.fetch_add(1, SeqCst);
             self.most.fetch_max(self.open.fetch_add(1, SeqCst) + 1, SeqCst);
             let own = Arc::clone(self);
             thread::spawn(move || {
