@@ -241,7 +241,8 @@ fn a_transfer_sees_bytes_that_are_wrong_missing_or_too_many() {
                 piece.push(0);
             }
         };
-        for (spoil, says) in [(wrong, "wrong bytes"), (missing, "wrong bytes"), (too_many, "more")] {
+        let all = [(wrong, "wrong bytes"), (missing, "wrong bytes"), (too_many, "more")];
+        for (spoil, says) in all {
             let (moved, _) = through_a_forwarder(spoil, Closes::Target);
             let error = moved.unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

@@ -119,20 +119,20 @@ impl Options {
 
 impl Forwarder {
     /// The end that listens on UDP and connects to `target`.
-    pub fn server(program: &Program, listen: SocketAddr, target: SocketAddr, options: &Options) -> Self {
+    pub fn server(program: &Program, listen: SocketAddr, target: SocketAddr, of: &Options) -> Self {
         let addrs = [format!("--listen={listen}"), format!("--target={target}")];
-        let forwarder = Self::start(program, Role::Server, addrs, options);
+        let forwarder = Self::start(program, Role::Server, addrs, of);
         forwarder.wait("udp", listen)
     }
 
     /// The end that listens on TCP and sends to `remote`.
-    pub fn client(program: &Program, listen: SocketAddr, remote: SocketAddr, options: &Options) -> Self {
+    pub fn client(program: &Program, listen: SocketAddr, remote: SocketAddr, of: &Options) -> Self {
         let names = match program {
             Program::Ours(_) => ["listen", "remote"],
             Program::Kcptun => ["localaddr", "remoteaddr"],
         };
         let addrs = [format!("--{}={listen}", names[0]), format!("--{}={remote}", names[1])];
-        let forwarder = Self::start(program, Role::Client, addrs, options);
+        let forwarder = Self::start(program, Role::Client, addrs, of);
         forwarder.wait("tcp", listen)
     }
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(extra).map(|directory| directory.join(name)).find(|program| program.is_file())
+    let mut directories = std::env::split_paths(&path).chain(extra);
+    directories.find_map(|directory| Some(directory.join(name)).filter(|path| path.is_file()))
 }
 
 /// Whether all of them are here. If not, says `LEFT OUT`; with `GMUX_PEERS=required` that fails.

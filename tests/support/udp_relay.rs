@@ -159,9 +159,9 @@ impl UdpRelay {
             earlier: Condvar::new(),
             stopping: AtomicBool::new(false),
         });
-        let threads = [("sender", Shared::send as fn(&Shared)), ("clients", Shared::receive_from_clients)]
-            .map(|(name, run)| spawn(name, &shared, run));
-        Ok(Self { shared, threads: threads.into() })
+        let sender = spawn("relay-sender", &shared, Shared::send);
+        let receiver = spawn("relay-clients", &shared, Shared::receive_from_clients);
+        Ok(Self { shared, threads: vec![sender, receiver] })
     }
 
     /// Where clients send to.
@@ -213,7 +213,7 @@ impl Drop for UdpRelay {
 
 fn spawn(name: &str, shared: &Arc<Shared>, run: fn(&Shared)) -> JoinHandle<()> {
     let shared = Arc::clone(shared);
-    thread::Builder::new().name(format!("relay-{name}")).spawn(move || run(&shared)).unwrap()
+    thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared)).unwrap()
 }
 
 fn socket(addr: SocketAddr) -> io::Result<UdpSocket> {
