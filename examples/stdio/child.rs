@@ -1,0 +1,127 @@
+//! A command whose standard input and output carry a session.
+//!
+//! Its standard error is this process's: what it says there is seen, a password prompt of ssh too.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::transport::Pair;
+use gmux::{Config, Session};
+
+/// How long a command that has ended its output may take to end itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Between two looks whether it has: std can't wait with a limit.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A command that runs, and the session over it.
+pub struct Running {
+    pub session: Session,
+    child: Kept,
+}
+
+#[derive(Clone)]
+struct Kept {
+    child: Arc<Mutex<Child>>,
+    /// It hasn't ended by itself: its status would say that it was killed, but not by whom.
+    killed: Arc<AtomicBool>,
+}
+
+/// How the command ended.
+pub struct End {
+    status: io::Result<ExitStatus>,
+    killed: bool,
+}
+
+/// Starts the command, and a session over it, as the client.
+pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
+    let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
+    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else { unreachable!("both are piped") };
+    let child = Kept { child: Arc::new(Mutex::new(child)), killed: Arc::default() };
+    // A read from a pipe can't be interrupted. So where the session ends by an error, or its peer
+    // doesn't end in time, the command is killed: then its output ends, and the reader thread with it.
+    let abort = child.clone();
+    let transport = Pair::new(output, input).with_abort(move || abort.kill());
+    match Session::client(transport, config) {
+        Ok(session) => Ok(Running { session, child }),
+        Err(error) => {
+            child.kill();
+            let _ = child.lock().wait(); // or it stays as a zombie
+            Err(error.into())
+        }
+    }
+}
+
+impl Running {
+    /// Closes the session, and waits for the command's end.
+    ///
+    /// Where the close is Ok, the far end has everything and has ended its output, and the command
+    /// is about to end by itself.
+    pub fn finish(self) -> (gmux::Result<()>, End) {
+        let closed = self.session.close();
+        let status = self.child.wait();
+        (closed, End { status, killed: self.child.killed.load(SeqCst) })
+    }
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never waits: it is called where the session mustn't be held up.
+    fn kill(&self) {
+        let mut child = self.lock();
+        if matches!(child.try_wait(), Ok(None)) {
+            self.killed.store(true, SeqCst);
+            let _ = child.kill(); // it may end in this moment
+        }
+    }
+
+    /// The lock isn't held while this waits: the session may have to kill the command meanwhile.
+    fn wait(&self) -> io::Result<ExitStatus> {
+        let limit = Instant::now() + GRACE;
+        while Instant::now() < limit {
+            if let Some(status) = self.lock().try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(LOOK);
+        }
+        self.kill();
+        self.lock().wait()
+    }
+}
+
+impl End {
+    /// The command's exit code, if it ended by itself and not by a signal.
+    pub fn code(&self) -> Option<u8> {
+        let code = self.status.as_ref().ok()?.code().filter(|_| !self.killed)?;
+        u8::try_from(code).ok()
+    }
+
+    pub fn is_success(&self) -> bool {
+        self.status.as_ref().is_ok_and(ExitStatus::success)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.status {
+            Ok(_) if self.killed => f.write_str("the command was killed, for the session was over and it went on"),
+            Ok(status) => write!(f, "the command ended with {status}"),
+            Err(error) => write!(f, "nobody knows how the command ended: {error}"),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The `stdio` example as its users meet it: the built program, with children of our own. The same
+//! through a real sshd is in `peers_ssh.rs`.
+//!
+//! Plain `cargo test` builds the examples first; with `--test stdio` alone, run `cargo build
+//! --examples` before.
+#![cfg(unix)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::thread;
+
+use support::peers::example;
+use support::{Pattern, test, until};
+
+/// `stdio check` over a shell's command, in which `$0` is the program.
+fn check(options: &[&str], script: &str) -> Output {
+    let stdio = example("stdio");
+    Command::new(&stdio).arg("check").args(options).args(["--", "sh", "-c", script]).arg(&stdio).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap()
+}
+
+// ---- check ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_hundred_streams_at_once_go_through_a_childs_stdio_and_finish_one_side_first() {
+    test("a_hundred_streams_at_once_go_through_a_childs_stdio_and_finish_one_side_first", || {
+        let done = check(&["--streams", "100"], "exec \"$0\" serve");
+        assert!(done.status.success(), "{done:?}");
+        assert!(text(&done.stdout).contains("100 streams at once, 6553600 bytes each way"), "{done:?}");
+        assert_eq!(text(&done.stderr), "stdio: the command ended with exit status: 0\n");
+    });
+}
+
+#[test]
+fn the_childs_exit_code_is_reported_and_passed_on() {
+    test("the_childs_exit_code_is_reported_and_passed_on", || {
+        // It never was a server.
+        let done = check(&[], "exit 7");
+        assert_eq!(done.status.code(), Some(7), "{done:?}");
+        assert!(text(&done.stderr).contains("the command ended with exit status: 7"), "{done:?}");
+        // All went well before.
+        let done = check(&[], "\"$0\" serve; exit 3");
+        assert_eq!(done.status.code(), Some(3), "{done:?}");
+        assert!(text(&done.stdout).contains("all came back"), "{done:?}");
+    });
+}
+
+#[test]
+fn a_command_that_is_not_there_is_named() {
+    test("a_command_that_is_not_there_is_named", || {
+        let done = Command::new(example("stdio")).args(["check", "--", "no-such-command"]).output().unwrap();
+        assert_eq!(done.status.code(), Some(1));
+        assert!(text(&done.stderr).starts_with("stdio: no-such-command: "), "{done:?}");
+    });
+}
+
+#[test]
+fn what_the_child_says_on_its_standard_error_passes_through() {
+    test("what_the_child_says_on_its_standard_error_passes_through", || {
+        let done = check(&["--streams", "1"], "echo a word of the child >&2; exec \"$0\" serve");
+        assert!(done.status.success(), "{done:?}");
+        assert!(text(&done.stderr).contains("a word of the child\n"), "{done:?}");
+    });
+}
+
+/// The banner is shown, and what to do. A prompt is shorter than a frame's header, and waits.
+#[test]
+fn a_child_that_writes_text_first_is_a_clear_error() {
+    test("a_child_that_writes_text_first_is_a_clear_error", || {
+        let garbage = [
+            ("echo 'Welcome to Debian!'; exec \"$0\" serve", r#""Welcome to Debian!\n"#),
+            ("printf '$ '; exec sleep 600", r#""$ ""#),
+        ];
+        for (script, shown) in garbage {
+            let done = check(&[], script);
+            assert_eq!(done.status.code(), Some(1), "{done:?}");
+            let said = text(&done.stderr);
+            for part in ["no frame, but text", shown, "a frame of version 2", "login banner", "standard error"] {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_child_that_goes_on_after_the_close_is_killed_and_that_is_said() {
+    test("a_child_that_goes_on_after_the_close_is_killed_and_that_is_said", || {
+        let done = check(&["--streams", "1"], "\"$0\" serve; exec sleep 600"); // it holds the output
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        let said = text(&done.stderr);
+        assert!(said.contains("everything was sent, but the peer has not ended its side within 5s"), "{said}");
+        assert!(said.contains("the command was killed"), "{said}");
+        assert!(text(&done.stdout).contains("all came back"), "{done:?}");
+    });
+}
+
+// ---- forward ----------------------------------------------------------------------------------------
+
+/// A forwarder that runs, with its command, which serves.
+struct Forwarder {
+    process: Child,
+    addr: String,
+    err: Option<BufReader<ChildStderr>>,
+    dir: tempfile::TempDir,
+}
+
+impl Forwarder {
+    fn start(target: &str, allow: &str) -> Self {
+        let (stdio, dir) = (example("stdio"), tempfile::tempdir().unwrap());
+        let script = "echo $$ > \"$1/pid\"; mv \"$1/pid\" \"$1/serving\"; exec \"$0\" serve --allow \"$2\"";
+        let mut process = Command::new(&stdio)
+            .args(["forward", "--port", &format!("127.0.0.1:0={target}"), "--", "sh", "-c", script])
+            .args([stdio.as_os_str(), dir.path().as_os_str(), allow.as_ref()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let addr = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+        let err = process.stderr.take().map(BufReader::new);
+        Self { process, addr, err, dir }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.addr).unwrap()
+    }
+
+    /// The process that serves.
+    fn serving(&self) -> u32 {
+        let file = self.dir.path().join("serving");
+        until(|| file.exists());
+        fs::read_to_string(file).unwrap().trim().parse().unwrap()
+    }
+
+    fn next_line(&mut self) -> String {
+        let mut line = String::new();
+        self.err.as_mut().unwrap().read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        let _ = self.process.kill(); // it may have ended
+        let _ = self.process.wait();
+    }
+}
+
+/// The test's client finishes its side, the service answers after that.
+#[test]
+fn a_forwarded_connection_passes_half_close_through() {
+    test("a_forwarded_connection_passes_half_close_through", || {
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = service.local_addr().unwrap().to_string();
+        let forwarder = Forwarder::start(&target, &target);
+        let mut client = forwarder.connect();
+        let sent = Pattern::bytes(1, 1 << 20);
+        let answer = thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut tcp, _) = service.accept().unwrap();
+                let mut came = Vec::new();
+                tcp.read_to_end(&mut came).unwrap();
+                came.reverse();
+                tcp.write_all(&came).unwrap();
+            });
+            client.write_all(&sent).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).unwrap();
+            answer
+        });
+        assert!(answer.iter().rev().eq(&sent));
+        // What anything prints in the serving process doesn't get between the frames.
+        if Path::new("/proc/self/fd").exists() {
+            let fd = |number| fs::read_link(format!("/proc/{}/fd/{number}", forwarder.serving())).unwrap();
+            assert_eq!(fd(1), fd(2));
+            assert_eq!(fd(0), Path::new("/dev/null"));
+        }
+    });
+}
+
+/// The user of the port is reset, and the reason stands in the forwarder's standard error.
+#[test]
+fn a_target_that_is_not_allowed_or_not_there_is_no_clean_end() {
+    test("a_target_that_is_not_allowed_or_not_there_is_no_clean_end", || {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        for (allow, reason) in [("192.0.2.1:1", "is not allowed"), (&*gone, "refused")] {
+            let mut forwarder = Forwarder::start(&gone, allow);
+            let mut client = forwarder.connect();
+            client.read(&mut [0]).unwrap_err();
+            let line = forwarder.next_line();
+            assert!(line.contains(&gone) && line.contains(reason), "{line}");
+        }
+    });
+}
+
+#[test]
+fn a_child_that_is_killed_in_the_middle_is_a_clear_error_everywhere() {
+    test("a_child_that_is_killed_in_the_middle_is_a_clear_error_everywhere", || {
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = service.local_addr().unwrap().to_string();
+        let mut forwarder = Forwarder::start(&target, &target);
+        let mut client = forwarder.connect();
+        let (mut tcp, _) = service.accept().unwrap();
+        tcp.write_all(b"half of an ans").unwrap();
+        client.read_exact(&mut [0; 14]).unwrap();
+        let killed = Command::new("kill").args(["-9", &forwarder.serving().to_string()]).status().unwrap();
+        assert!(killed.success());
+        client.read(&mut [0]).unwrap_err(); // a reset, not an end of file
+        assert_eq!(forwarder.process.wait().unwrap().code(), Some(1));
+        let mut said = String::new();
+        forwarder.err.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.contains("connection lost: it ended while 1 stream of this end was open"), "{said}");
+        assert!(said.contains("the command ended with signal: 9"), "{said}");
+    });
+}
