@@ -17,8 +17,8 @@ use pump::{LOOK, Pumps, SHORTEST};
 
 /// Copies from `a` to `b` and from `b` to `a`, until both have ended; returns how many bytes each way.
 ///
-/// It takes two threads: the caller's, and one named `gmux-copy`, which has ended when the call returns. It is
-/// [`CopyOptions::run`] without an idle timeout: a silent pair of connections is copied for ever.
+/// It takes two threads: the caller's, and one named `gmux-copy`, which has ended when the call returns. There is no limit of time, so a
+/// silent pair of connections is copied for ever: [`CopyOptions`] has timeouts.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
@@ -104,10 +104,10 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///
 /// # Blocking
 /// It is woken by whatever wakes the connections' calls: data, room, ends, errors. To end it from another thread, close the
-/// stream or shut a socket down. Then the error says that (`NotConnected` for a stream).
+/// stream (the error's kind is `NotConnected` then), and shut the socket down for both directions, in case it is blocked in a write.
 ///
 /// [`Duplex::prepare`] makes non-blocking connections blocking. Read and write timeouts that were set before don't hold meanwhile, and
-/// are set again at the end. A stream's deadlines and no-data timeout hold.
+/// are set again at the end. (Clones of a socket share all of these.) A stream's deadlines and no-data timeout hold.
 ///
 /// # Errors
 /// See [`CopyError`]. It becomes an [`io::Error`] of its source's kind by `?`. Before the first byte it is
@@ -123,7 +123,7 @@ where
     CopyOptions::new().run(a, b)
 }
 
-/// A copy with an idle timeout.
+/// [`copy_bidirectional`] with timeouts, or for peers that know no half-close.
 ///
 /// ```
 /// use std::io::ErrorKind;
@@ -144,10 +144,12 @@ where
 #[must_use = "it does nothing until `run` is called"]
 pub struct CopyOptions {
     idle: Option<Duration>,
+    half_closed: Option<Duration>,
+    ends_both: bool,
 }
 
 impl CopyOptions {
-    /// No idle timeout.
+    /// No timeouts, and half-close is passed on.
     pub fn new() -> Self {
         Self::default()
     }
@@ -161,11 +163,38 @@ impl CopyOptions {
         self
     }
 
+    /// The same once one direction has ended. (If an idle timeout is set as well, the shorter one holds.) A peer that is gone for good looks
+    /// like one that has ended its writing alone, and a silent other direction would wait for ever. `None`, the default: it may, since
+    /// an answer may take its time.
+    pub fn half_close_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.half_closed = timeout;
+        self
+    }
+
+    /// With `false`, the first end ends both directions: for peers that know no half-close, such as kcptun. It is passed on behind all
+    /// data, as always. Then the connection that it came from is [aborted](Duplex::abort), and what the other one still sends is thrown
+    /// away, until its end, or for 5 s. (A socket that is dropped with unread input is reset, and its peer may lose what it
+    /// hasn't read.) That is Ok. The default is `true`.
+    pub fn half_close(mut self, passed_on: bool) -> Self {
+        self.ends_both = !passed_on;
+        self
+    }
+
+    /// How long nothing may move; `None`: as long as it likes.
+    fn limit(&self, one_is_over: bool) -> Option<Duration> {
+        [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
+    }
+
+    /// How long a read waits at most before it looks around: a timeout doesn't reach a read that is blocked already.
+    fn read_bound(&self) -> Option<Duration> {
+        [self.idle, self.half_closed, self.ends_both.then_some(LOOK)].into_iter().flatten().min()
+    }
+
     /// [`copy_bidirectional`] with these options.
     ///
     /// # Errors
-    /// As there. Also [`Fault::Start`] with the kind `InvalidInput` for an idle timeout of zero, and with `Unsupported` where a
-    /// connection has no read timeouts.
+    /// As there. Also [`Fault::Start`] with the kind `InvalidInput` for a timeout of zero, and with `Unsupported` where an option
+    /// needs read timeouts and a connection has none, as sockets on Windows (a read that timed out leaves them in no defined state).
     ///
     /// # Panics
     /// As there.
@@ -181,7 +210,7 @@ impl CopyOptions {
         let not_started = |source| CopyError { fault: Fault::Start, copied: Copied::default(), source };
         let _restored = ends.map(Timeouts::of);
         let bounds = self.prepare(ends).map_err(not_started)?;
-        let pumps = Pumps::new(ends, self.idle, bounds);
+        let pumps = Pumps::new(ends, self, bounds);
         let results = thread::scope(|scope| {
             let builder = thread::Builder::new().name("gmux-copy".to_owned());
             let there = builder.spawn_scoped(scope, || pumps.run(1))?;
@@ -204,14 +233,15 @@ impl CopyOptions {
 
     /// Sets both connections' timeouts; returns how long a write to each may wait.
     fn prepare(&self, ends: [&dyn Duplex; 2]) -> io::Result<[Option<Duration>; 2]> {
-        if self.idle.is_some_and(|idle| idle.is_zero()) {
+        let limit = self.limit(true);
+        if limit.is_some_and(|limit| limit.is_zero()) {
             return Err(crate::error::Error::ZeroTimeout.into());
         }
-        let bound = self.idle.map_or(LOOK, |idle| (idle / 4).clamp(SHORTEST, LOOK));
+        let bound = limit.map_or(LOOK, |limit| (limit / 4).clamp(SHORTEST, LOOK));
         let mut bounds = [None; 2];
         for (end, bounded) in ends.iter().zip(&mut bounds) {
             end.prepare()?;
-            end.set_read_timeout(self.idle)?;
+            end.set_read_timeout(self.read_bound())?;
             match end.set_write_timeout(Some(bound)) {
                 Ok(()) => *bounded = Some(bound),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}

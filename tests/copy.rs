@@ -13,7 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::copy::{Duplex, Fault, Side};
+use gmux::wire::Command;
 use gmux::{Config, CopyError, CopyOptions, Error, Session, Stream, copy_bidirectional};
+use support::lab::{Lab, quiet};
 use support::{Pattern, pair, tcp, test, versions};
 
 /// The sessions under a stream, which live as long as a test wants.
@@ -312,6 +314,28 @@ fn a_reset_is_never_passed_on_as_an_end() {
     });
 }
 
+/// Ok says more than "accepted": a session that dies with the last bytes still in it is an error.
+#[test]
+fn a_copy_is_done_when_the_transport_has_everything() {
+    test("a_copy_is_done_when_the_transport_has_everything", || {
+        let (lab, session) = Lab::client(quiet());
+        let stream = session.open("").unwrap();
+        lab.frame(1, Command::Fin, stream.id(), &[]);
+        let (socket, peer) = tcp();
+        let copy = thread::spawn(move || copy_bidirectional(&socket, &stream));
+        write_all(&peer, b"data").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&peer).unwrap(), b"");
+        lab.blocked(); // it takes nothing
+        lab.fail_read(ErrorKind::ConnectionReset);
+        let error = copy.join().unwrap().unwrap_err();
+        assert_eq!(
+            (error.fault, error.kind(), error.copied.a_to_b),
+            (Fault::Write(Side::B), ErrorKind::ConnectionReset, 4)
+        );
+    });
+}
+
 #[test]
 fn a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that() {
     test("a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that", || {
@@ -417,6 +441,79 @@ fn a_blocked_write_is_idle_too() {
                 });
             });
         }
+    });
+}
+
+/// After one end the other direction may be silent for so long only; before, both may for ever.
+#[test]
+fn a_half_closed_copy_has_a_timeout_of_its_own() {
+    test("a_half_closed_copy_has_a_timeout_of_its_own", || {
+        let half = CopyOptions::new().half_close_timeout(Some(IDLE));
+        at_once([half.clone(), half.idle_timeout(Some(IDLE * 100))], |options| {
+            let (_under, near, far) = stream(v2());
+            let (socket, peer) = tcp();
+            thread::scope(|scope| {
+                let copy = scope.spawn(|| options.run(&near, &socket));
+                thread::sleep(IDLE * 2);
+                write_all(&far, b"still there").unwrap();
+                assert_eq!(read_exact(&peer, 11), b"still there");
+                let began = Instant::now();
+                far.shutdown(Shutdown::Write).unwrap();
+                let error = copy.join().unwrap().unwrap_err();
+                assert_eq!((error.fault, error.kind()), (Fault::Idle, ErrorKind::TimedOut));
+                assert!(began.elapsed() >= IDLE, "{:?}", began.elapsed());
+                assert!(error.to_string().contains("after the other one had ended"), "{error}");
+            });
+        });
+    });
+}
+
+/// Peers without half-close: the first end ends both, everything before it arrives, and no reset hurts it.
+#[test]
+fn without_half_close_the_first_end_ends_both() {
+    test("without_half_close_the_first_end_ends_both", || {
+        let options = CopyOptions::new().half_close(false);
+        for config in versions() {
+            // At the stream. Its answer arrives whole, though the socket's peer sends on and reads late.
+            let (_under, near, far) = stream(config.clone());
+            let (socket, peer) = tcp();
+            let copy = thread::spawn({
+                let options = options.clone();
+                move || options.run(&near, &socket)
+            });
+            let answer = Pattern::bytes(8, 100_000);
+            write_all(&peer, b"question").unwrap();
+            assert_eq!(read_exact(&far, 8), b"question");
+            write_all(&far, &answer).unwrap();
+            far.close().unwrap();
+            assert_eq!(read_exact(&peer, 1), answer[..1]);
+            write_all(&peer, &[7; 100_000]).unwrap();
+            assert!(read_to_end(&peer).unwrap() == answer[1..]);
+            drop(peer);
+            let copied = copy.join().unwrap().unwrap();
+            assert_eq!(copied.a_to_b, 100_000);
+
+            // At the socket: the stream's peer reads it, and the socket's peer an end as soon as the socket is dropped.
+            let (_under, near, far) = stream(config);
+            let (socket, peer) = tcp();
+            let copy = thread::spawn({
+                let options = options.clone();
+                move || options.run(&socket, &near)
+            });
+            write_all(&peer, b"question").unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&far).unwrap(), b"question");
+            drop(far); // a peer that knows no half-close
+            assert_eq!(copy.join().unwrap().unwrap().a_to_b, 8);
+            assert_eq!(read_to_end(&peer).unwrap(), b"");
+        }
+        // One that never ends is waited for no longer than so.
+        let ((a, a_far), (b, b_far)) = (tcp(), tcp());
+        let copy = thread::spawn(move || options.run(&a, &b));
+        drop(a_far);
+        assert_eq!(read_to_end(&b_far).unwrap(), b"");
+        copy.join().unwrap().unwrap();
+        drop(b_far);
     });
 }
 

@@ -100,10 +100,11 @@ pub trait Duplex: Sync {
         self.abort();
     }
 
-    /// The copy has failed: calls that are blocked in other threads return, with an end or any error, and so do later ones. It
-    /// doesn't wait. It may be called more than once.
+    /// The copy has failed, or this connection is needed no more: calls that are **blocked in other threads return**, with an end or any
+    /// error, and so do later ones. A copy whose connection doesn't keep to that never returns.
     ///
-    /// Where writes have a timeout a blocked one need not return at once: the copy sets one of a second at most.
+    /// Where writes have a timeout a blocked one need not return at once: the copy sets one of a second at most. `abort` itself doesn't
+    /// wait. It may be called more than once.
     fn abort(&self);
 
     /// Asked when a read has said `Ok(0)` and the other direction still writes: whether that is the peer's end indeed. An error is
@@ -133,10 +134,10 @@ pub trait Duplex: Sync {
         Ok(None)
     }
 
-    /// Sets how long each read may wait. Called with `Some` only where the copy has an idle timeout.
+    /// Sets how long each read may wait. Called with `Some` only where an option of the copy needs it.
     ///
     /// # Errors
-    /// By default, `Unsupported` for `Some`. Then no idle timeout is possible.
+    /// By default, `Unsupported` for `Some`. Then such a copy doesn't begin.
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         unsupported(timeout)
     }
@@ -224,6 +225,11 @@ impl Duplex for Stream {
     }
 }
 
+/// A call that timed out there leaves the socket in no defined state, so the copy can't go on after it.
+fn no_timeout_on_windows(timeout: Option<Duration>) -> io::Result<()> {
+    if cfg!(windows) { unsupported(timeout) } else { Ok(()) }
+}
+
 /// Implements what `TcpStream` and `UnixStream` have in common.
 macro_rules! socket {
     () => {
@@ -252,6 +258,7 @@ macro_rules! socket {
         }
 
         fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+            no_timeout_on_windows(timeout)?;
             self.set_read_timeout(timeout)
         }
 
@@ -260,12 +267,8 @@ macro_rules! socket {
         }
 
         fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-            if cfg!(windows) { unsupported(timeout) } else { self.set_write_timeout(timeout) }
-        }
-
-        fn is_timeout(&self, error: &io::Error) -> bool {
-            let timed_out = cfg!(windows) && error.kind() == io::ErrorKind::TimedOut;
-            error.kind() == io::ErrorKind::WouldBlock || timed_out
+            no_timeout_on_windows(timeout)?;
+            self.set_write_timeout(timeout)
         }
     };
 }

@@ -12,6 +12,9 @@
 //! | a write | `Drain`: what has come is written, then it ends | is what failed |
 //! | idle, a panic | `Stop` | `Stop` |
 //!
+//! Where an end ends both, the other direction goes on reading in `Discard`: a socket that is closed with unread input resets the
+//! connection, and with it what was written there.
+//!
 //! Invariants: the first failure alone is told; after it no end is passed on, since it isn't the peer's; every thread that is blocked when a
 //! direction fails is woken by `abort` or `stop_reading`, or looks by itself when its write has timed out.
 
@@ -24,7 +27,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::duplex::Duplex;
-use super::{Copied, Fault, Side};
+use super::{Copied, CopyOptions, Fault, Side};
 
 /// The most that one read takes: what Linux's TCP hands over at once on a fast link. Memory that isn't used isn't touched.
 const BUFFER: usize = 64 * 1024;
@@ -51,6 +54,10 @@ enum Mode {
         left: u64,
         moved: Instant,
     },
+    /// Read, and throw away. Whatever happens is no failure any more.
+    Discard {
+        until: Instant,
+    },
     Stop,
 }
 
@@ -75,6 +82,14 @@ struct Way {
     known: Instant,
 }
 
+impl Way {
+    /// Under the lock that tells of the failure, too, if there is one: an end that the other direction reads is the peer's only
+    /// if this one is over without.
+    fn end(&mut self) {
+        (self.phase, self.moved) = (Phase::Over, Instant::now());
+    }
+}
+
 #[derive(Debug)]
 struct State {
     first: Option<(Fault, io::Error)>,
@@ -91,10 +106,10 @@ enum Ended {
 }
 
 pub(super) struct Pumps<'a> {
-    pub(super) ends: [&'a dyn Duplex; 2],
-    pub(super) idle: Option<Duration>,
+    ends: [&'a dyn Duplex; 2],
+    options: &'a CopyOptions,
     /// How long a write to each end waits; `None`: for ever.
-    pub(super) bounds: [Option<Duration>; 2],
+    bounds: [Option<Duration>; 2],
     /// Whether each end was open for writing at the start.
     writable: [bool; 2],
     copied: [AtomicU64; 2],
@@ -102,7 +117,7 @@ pub(super) struct Pumps<'a> {
 }
 
 impl<'a> Pumps<'a> {
-    pub(super) fn new(ends: [&'a dyn Duplex; 2], idle: Option<Duration>, bounds: [Option<Duration>; 2]) -> Self {
+    pub(super) fn new(ends: [&'a dyn Duplex; 2], options: &'a CopyOptions, bounds: [Option<Duration>; 2]) -> Self {
         let now = Instant::now();
         let way = || Way { mode: Mode::Run, phase: Phase::Reading, moved: now, known: now };
         let mut told = ends.map(|end| end.confirm_end().err());
@@ -112,7 +127,7 @@ impl<'a> Pumps<'a> {
             told.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
         }
         let state = Mutex::new(State { first: None, told, ways: [way(), way()] });
-        Self { ends, idle, bounds, writable, copied: [AtomicU64::new(0), AtomicU64::new(0)], state }
+        Self { ends, options, bounds, writable, copied: [AtomicU64::new(0), AtomicU64::new(0)], state }
     }
 
     pub(super) fn copied(&self) -> Copied {
@@ -131,12 +146,9 @@ impl<'a> Pumps<'a> {
 
     /// Copies one way until it is over. A panic of a connection's ends both, and is returned.
     pub(super) fn run(&self, way: usize) -> Result<(), Box<dyn Any + Send>> {
-        let run = || {
-            let ended = self.pump(way);
-            self.state.lock().ways[way].phase = Phase::Over;
-            if let Err(Ended::Failed(fault, error)) = ended {
-                self.fail(way, fault, error);
-            }
+        let run = || match self.pump(way) {
+            Err(Ended::Failed(fault, error)) => self.fail(way, fault, error),
+            Ok(()) | Err(Ended::Stopped) => self.state.lock().ways[way].end(),
         };
         let result = catch_unwind(AssertUnwindSafe(run));
         if result.is_err() {
@@ -155,33 +167,65 @@ impl<'a> Pumps<'a> {
         let (from, to) = (self.ends[way], self.ends[1 - way]);
         let (reading, writing) = (Fault::Read(Side::of(way)), Fault::Write(Side::of(1 - way)));
         let mut buf = vec![0; BUFFER];
-        let mut limit = self.idle;
+        let mut limit = self.options.read_bound();
         loop {
             let n = self.call(way, Phase::Reading, reading, &mut limit, || from.read(&mut buf))?;
             if n == 0 {
                 break;
             }
-            let Some(mut rest) = buf.get(..n) else {
+            let Some(rest) = buf.get(..n) else {
                 let error = io::Error::new(io::ErrorKind::InvalidData, "a read said more than there is room for");
                 return Err(Ended::Failed(reading, error));
             };
-            while !rest.is_empty() {
-                let n = self.call(way, Phase::Writing, writing, &mut { self.bounds[1 - way] }, || to.write(rest))?;
-                match rest.split_at_checked(n) {
-                    Some((_, left)) if n > 0 => rest = left,
-                    _ => return Err(Ended::Failed(writing, io::ErrorKind::WriteZero.into())),
-                }
-                self.copied[way].fetch_add(n as u64, Relaxed);
+            let written = self.write_whole(way, rest);
+            if written.is_err() && !self.is_discarding(way) {
+                return written;
             }
-            self.call(way, Phase::Writing, writing, &mut { self.bounds[1 - way] }, || to.flush().map(|()| 0))?;
+        }
+        if self.is_discarding(way) {
+            return Ok(());
         }
         self.confirm(way)?;
-        let finished =
-            self.call(way, Phase::Finishing, writing, &mut { self.bounds[1 - way] }, || match to.finish_write() {
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(0),
-                other => other.map(|()| 0),
-            });
-        finished.map(|_| ())
+        self.call(way, Phase::Finishing, writing, &mut { self.bounds[1 - way] }, || match to.finish_write() {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(0),
+            other => other.map(|()| 0),
+        })?;
+        if self.options.ends_both {
+            self.end_other(way);
+        }
+        Ok(())
+    }
+
+    fn write_whole(&self, way: usize, mut rest: &[u8]) -> Result<(), Ended> {
+        let (to, fault) = (self.ends[1 - way], Fault::Write(Side::of(1 - way)));
+        let mut limit = self.bounds[1 - way];
+        while !rest.is_empty() {
+            let n = self.call(way, Phase::Writing, fault, &mut limit, || to.write(rest))?;
+            match rest.split_at_checked(n) {
+                Some((_, left)) if n > 0 => rest = left,
+                _ => return Err(Ended::Failed(fault, io::ErrorKind::WriteZero.into())),
+            }
+            self.copied[way].fetch_add(n as u64, Relaxed);
+        }
+        self.call(way, Phase::Writing, fault, &mut limit, || to.flush().map(|()| 0))?;
+        Ok(())
+    }
+
+    fn is_discarding(&self, way: usize) -> bool {
+        matches!(self.state.lock().ways[way].mode, Mode::Discard { .. })
+    }
+
+    /// An end was passed on, and ends the other direction as well.
+    fn end_other(&self, way: usize) {
+        {
+            let mut state = self.state.lock();
+            let other = &mut state.ways[1 - way];
+            if other.phase == Phase::Over || other.mode != Mode::Run {
+                return;
+            }
+            other.mode = Mode::Discard { until: Instant::now() + DRAIN_TIME };
+        }
+        self.ends[way].abort(); // its peer has ended, and gets no more
     }
 
     /// An end was read: whether it is the peer's, and may be passed on.
@@ -249,7 +293,8 @@ impl<'a> Pumps<'a> {
                 let goes_on = left > 0 && now.saturating_duration_since(moved) < DRAIN_TIME;
                 if goes_on { Ok(()) } else { Err(Ended::Stopped) }
             }
-            Mode::Drain { .. } | Mode::Stop => Err(Ended::Stopped),
+            Mode::Discard { until } if phase == Phase::Reading && now < until => Ok(()),
+            Mode::Drain { .. } | Mode::Discard { .. } | Mode::Stop => Err(Ended::Stopped),
         }
     }
 
@@ -267,24 +312,29 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// A call's time has passed, and nothing moved in it: how long until the copy has been idle for too long.
+    /// A call's time has passed, and nothing moved in it: how long a read may wait before it looks again.
     fn silent(&self, way: usize) -> Result<Option<Duration>, Ended> {
-        let Some(idle) = self.idle else { return Ok(None) };
         let now = Instant::now();
         let mut state = self.state.lock();
         state.ways[way].known = now;
-        let since = state.ways[0].moved.max(state.ways[1].moved);
         let other = &state.ways[1 - way];
+        let one_is_over = other.phase == Phase::Over;
+        let Some(idle) = self.options.limit(one_is_over).filter(|_| state.ways[way].mode == Mode::Run) else {
+            return Ok(self.options.read_bound());
+        };
+        let since = state.ways[way].moved.max(other.moved);
         let known = match other.phase {
             Phase::Writing | Phase::Finishing => other.known, // it may have moved since
             Phase::Reading | Phase::Over => now,
         };
         if known.saturating_duration_since(since) >= idle {
-            let text = format!("no byte moved for {idle:?}, in either direction");
+            let after = if one_is_over { ", after the other one had ended" } else { "" };
+            let text = format!("no byte moved for {idle:?}{after}");
             return Err(Ended::Failed(Fault::Idle, io::Error::new(io::ErrorKind::TimedOut, text)));
         }
-        let left = (since + idle).saturating_duration_since(now);
-        Ok(Some(left.max(SHORTEST)))
+        let left = (since + idle).saturating_duration_since(now).max(SHORTEST);
+        // Until one direction is over, a read has to come back in time for the other limit.
+        Ok(if one_is_over { Some(left) } else { self.options.read_bound().map(|bound| bound.min(left)) })
     }
 
     /// A direction has failed. If it is the first, the other one is told how it ends.
@@ -293,7 +343,8 @@ impl<'a> Pumps<'a> {
         let drain = matches!(fault, Fault::Write(_)) && self.bounds[way].is_some();
         {
             let mut state = self.state.lock();
-            if state.first.is_some() {
+            state.ways[way].end();
+            if state.first.is_some() || matches!(state.ways[way].mode, Mode::Discard { .. }) {
                 return;
             }
             state.first = Some((fault, error));
