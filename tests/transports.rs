@@ -242,6 +242,51 @@ fn a_transport_that_fails_to_split_is_an_error() {
 
 // ---- pairs ------------------------------------------------------------------------------------------------------------
 
+#[cfg(target_os = "linux")]
+scenarios! {
+    named_pipes_carry_8_mib_both_ways: carries_8_mib_both_ways(over_fifos);
+    named_pipes_close_while_parked: closes_while_parked(over_fifos);
+}
+
+/// What the manual warns of: the drop of one clone ends nothing, as long as there is another.
+#[test]
+fn a_pair_of_a_sockets_clones_never_tells_its_peer_of_its_end() {
+    test("a_pair_of_a_sockets_clones_never_tells_its_peer_of_its_end", || {
+        let (near, far) = tcp();
+        let abort = near.try_clone().unwrap();
+        let pair = Pair::new(near.try_clone().unwrap(), near);
+        let pair = pair.with_abort(move || drop(abort.shutdown(Shutdown::Both)));
+        let client = Session::client(pair, Config::new().close_timeout(SHORT)).unwrap();
+        let server = Session::server(far, Config::new()).unwrap();
+        close_beside_a_peer_that_stays(&client);
+        until(|| server.is_closed()); // by the abort
+        threads_end(&client);
+        threads_end(&server);
+    });
+}
+
+/// A pair that is said to have no end: a close is Ok though the peer stays, and the threads go when
+/// the close timeout has passed.
+#[test]
+fn a_pair_without_an_end_closes_beside_a_peer_that_stays() {
+    test("a_pair_without_an_end_closes_beside_a_peer_that_stays", || {
+        let (near, far) = tcp();
+        let abort = near.try_clone().unwrap();
+        let pair = Pair::new(near.try_clone().unwrap(), near).without_end();
+        let pair = pair.with_abort(move || drop(abort.shutdown(Shutdown::Both)));
+        let client = Session::client(pair, Config::new().close_timeout(SHORT)).unwrap();
+        let server = Session::server(far, Config::new()).unwrap();
+        client.open("before").unwrap().write_all(b"the end").unwrap();
+        client.close().unwrap();
+        let mut text = String::new();
+        server.accept().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "the end");
+        until(|| server.is_closed()); // by the abort
+        threads_end(&client);
+        threads_end(&server);
+    });
+}
+
 /// The documented limit of a pair: its reader can't be interrupted. Nobody but that thread suffers from it.
 #[test]
 fn calls_over_a_pair_wake_at_once_though_its_reader_is_stuck() {

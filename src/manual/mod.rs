@@ -5,6 +5,7 @@
 //! | page | for |
 //! |---|---|
 //! | [`protocol`] | those who want to talk with it: the wire, complete |
+//! | [`transports`] | those who choose a connection, or write one: what holds over each, what each costs |
 //! | [`architecture`] | those who change it: threads, layers, locks, who wakes whom |
 //! | [`tuning`] | those who run it: what each setting costs and buys |
 //! | [`security`] | those whose peers aren't trusted: what is protected, the limits, what attacks cost |
@@ -12,6 +13,9 @@
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
+
+#[doc = include_str!("transports.md")]
+pub mod transports {}
 
 #[doc = include_str!("architecture.md")]
 pub mod architecture {}

@@ -5,8 +5,11 @@
 //! | `TcpStream`, `UnixStream` | as they are |
 //! | a read half and a write half (`std::io::pipe`, a child's stdio) | as a tuple `(reader, writer)`, or [`Pair`] to say how to end a blocked read |
 //! | TLS by rustls, over any of these | `Tls`, with the feature `rustls` |
-//! | any other `T: Read + Write + Send` (another TLS, serial ports) | in [`Shared`] |
+//! | a serial line | as a [`Pair`] [without an end](Pair::without_end) |
+//! | any other `T: Read + Write + Send` (another TLS) | in [`Shared`] |
 //! | your own | `impl Transport` |
+//!
+//! [The manual](crate::manual::transports) compares them: what holds over each, and what each costs.
 //!
 //! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
 //! beside the halves that works while both are blocked.
@@ -44,6 +47,11 @@ pub use tls::Tls;
 /// A read that took something in, but has nothing to give out yet (a part of a record), ought to
 /// return an `Interrupted` that it makes itself (`io::ErrorKind::Interrupted.into()`): it is tried
 /// again without a pause, and counts as a sign of life of the peer.
+///
+/// The example `custom_transport` (in the repository, `examples/custom_transport.rs`) is a transport
+/// over messages in memory that does all that one may do: bounds, an end, an abort, addresses, and
+/// answers of its own. Each method says why. [The manual](crate::manual::transports#your-own) has
+/// what other kinds of connections would take.
 pub trait Transport {
     /// Splits the connection into what the reader thread and the writer thread use, and the control.
     ///

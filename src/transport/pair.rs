@@ -79,8 +79,8 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
     /// flushed, which is less than it says elsewhere ([`Control::can_finish`]). The read half is
     /// used on until it ends, or [`close_timeout`](crate::Config::close_timeout) has passed and it
     /// returns once more. Without this, a close waits for an end that can't come, and says
-    /// [`CloseIncomplete`](crate::Error::CloseIncomplete). The manual's page on transports (in its
-    /// part on serial lines) has the whole recipe.
+    /// [`CloseIncomplete`](crate::Error::CloseIncomplete). [The
+    /// manual](crate::manual::transports#a-serial-line) has the whole recipe.
     #[must_use]
     pub fn without_end(mut self) -> Self {
         self.can_finish = false;

@@ -57,6 +57,30 @@ pub fn over_pipes() -> (Any, Any) {
     (Any::new((reader, writer)), Any::new((far_reader, far_writer)))
 }
 
+/// Two named pipes, one for each direction, opened in the same order at both ends.
+#[cfg(target_os = "linux")]
+pub fn over_fifos() -> (Any, Any) {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    use std::fs::File;
+
+    let dir = tempfile::tempdir().unwrap();
+    let [there, back] = ["there", "back"].map(|name| {
+        let path = dir.path().join(name);
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        path
+    });
+    let write = |path| File::options().write(true).open(path).unwrap();
+    thread::scope(|scope| {
+        let far = scope.spawn(|| {
+            let reader = File::open(&there).unwrap();
+            Any::new((reader, write(&back)))
+        });
+        let writer = write(&there);
+        let near = Any::new((File::open(&back).unwrap(), writer));
+        (near, far.join().unwrap())
+    })
+}
+
 /// Two pipes of 1 KiB.
 pub fn over_narrow_pipes() -> (Any, Any) {
     let (reader, far_writer) = narrow(None);
