@@ -134,7 +134,7 @@ fn forward(stream: &Stream, tcp: TcpStream, options: &CopyOptions) {
             println!("{:?}: {} bytes from the session, {} to it", stream.name(), copied.a_to_b, copied.b_to_a)
         }
         Err(error) => {
-            eprintln!("{:?}: {error}", stream.name());
+            eprintln!("{:?}: {error} (a is the stream, b the socket)", stream.name());
             // The socket's drop is a reset now: who reads there must not take what came for all.
             let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
         }

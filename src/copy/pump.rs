@@ -186,12 +186,15 @@ impl<'a> Pumps<'a> {
             return Ok(());
         }
         self.confirm(way)?;
+        if self.options.ends_both {
+            self.discard_other(way); // first: a peer that reads the end may reset the connection at once
+        }
         self.call(way, Phase::Finishing, writing, &mut { self.bounds[1 - way] }, || match to.finish_write() {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(0),
             other => other.map(|()| 0),
         })?;
         if self.options.ends_both {
-            self.end_other(way);
+            from.abort(); // its peer has ended, and gets no more
         }
         Ok(())
     }
@@ -215,17 +218,13 @@ impl<'a> Pumps<'a> {
         matches!(self.state.lock().ways[way].mode, Mode::Discard { .. })
     }
 
-    /// An end was passed on, and ends the other direction as well.
-    fn end_other(&self, way: usize) {
-        {
-            let mut state = self.state.lock();
-            let other = &mut state.ways[1 - way];
-            if other.phase == Phase::Over || other.mode != Mode::Run {
-                return;
-            }
+    /// An end is passed on, and ends the other direction as well.
+    fn discard_other(&self, way: usize) {
+        let mut state = self.state.lock();
+        let other = &mut state.ways[1 - way];
+        if other.phase != Phase::Over && other.mode == Mode::Run {
             other.mode = Mode::Discard { until: Instant::now() + DRAIN_TIME };
         }
-        self.ends[way].abort(); // its peer has ended, and gets no more
     }
 
     /// An end was read: whether it is the peer's, and may be passed on.
