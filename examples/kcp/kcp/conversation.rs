@@ -37,8 +37,11 @@ const BEGIN: u64 = 10_000;
 pub struct Conversation {
     pub peer: SocketAddr,
     pub conv: u32,
-    /// The conversation of the same address before this one: its late datagrams begin nothing.
-    pub previous: Option<u32>,
+    /// When it began, and when a datagram of it came last, in milliseconds.
+    pub since: u64,
+    pub heard: AtomicU64,
+    /// Whether the peer has acked anything of ours, which nobody can who forges its address.
+    pub proven: AtomicBool,
     pub accepted: AtomicBool,
     /// When the clock thread has to look at it, in milliseconds; `u64::MAX`: not for a time.
     due: AtomicU64,
@@ -67,12 +70,14 @@ struct State {
 
 impl Conversation {
     /// One that began here, or with `peer`'s first datagram, which the protocol has had.
-    pub fn new(peer: SocketAddr, protocol: Protocol, previous: Option<u32>, begun: bool, now: u64) -> Self {
+    pub fn new(peer: SocketAddr, protocol: Protocol, begun: bool, now: u64) -> Self {
         let expires = if begun { u64::MAX } else { now + BEGIN };
         Self {
             peer,
             conv: protocol.conv(),
-            previous,
+            since: now,
+            heard: AtomicU64::new(now),
+            proven: AtomicBool::new(false),
             accepted: AtomicBool::new(false),
             due: AtomicU64::new(expires),
             state: Mutex::new(State {
@@ -99,7 +104,11 @@ impl Conversation {
     /// # Errors
     /// As of [`Protocol::input`].
     pub fn input(&self, segments: &[u8], now: u64) -> Result<(), Malformed> {
-        self.state.lock().protocol.input(segments, now)
+        let mut state = self.state.lock();
+        state.protocol.input(segments, now)?;
+        self.proven.store(state.protocol.is_proven(), SeqCst);
+        self.heard.store(now, SeqCst);
+        Ok(())
     }
 
     /// Datagrams came, and for now there are no more: wakes who can go on, and answers.

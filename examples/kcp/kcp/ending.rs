@@ -7,6 +7,7 @@ use std::io;
 pub enum End {
     Aborted,
     Replaced,
+    Evicted,
     Expired,
 }
 
@@ -17,6 +18,7 @@ impl End {
             Self::Replaced => {
                 io::Error::new(io::ErrorKind::ConnectionReset, "the peer has begun another KCP conversation")
             }
+            Self::Evicted => io::Error::new(io::ErrorKind::ConnectionReset, "the KCP conversation had to make room"),
             Self::Expired => io::Error::new(io::ErrorKind::TimedOut, "the KCP conversation wasn't begun in time"),
         }
     }

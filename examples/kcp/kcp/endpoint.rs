@@ -1,8 +1,8 @@
 //! An endpoint: a UDP socket, its receiving thread and its clock thread, and who may talk to it.
 //!
-//! A conversation is its peer's address and number. One that begins (a segment of the first few,
-//! which acks nothing) is added where its address has none; where it has one, only segment 0 makes
-//! the new one take its place, as with kcptun. It is accepted when its first byte has come.
+//! A conversation is its peer's address and number. It begins with a datagram that acks nothing and
+//! brings one of the first segments, which may have overtaken the very first. It is accepted when
+//! its first byte has come; then those of its address that have been silent for a while end.
 //!
 //! Invariants: what isn't well-formed is counted and dropped before it changes anything; the
 //! receiving thread waits for the socket alone; no error of the socket's ends it.
@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use super::conversation::Conversation;
 use super::datagram::Refused;
-use super::ending::End;
 use super::link::{Counters, Link, count};
 use super::protocol::Protocol;
-use super::segment::{Command, parse};
+use super::segment::{Command, Segment, parse};
 use super::settings::Settings;
 use super::socket::{Received, Socket};
 use super::transport::KcpTransport;
@@ -55,7 +54,7 @@ fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport>
     let socket = Socket::new(socket, settings.socket_buffer)?;
     let link = Arc::new(Link::new(socket, local, settings.clone()));
     let protocol = Protocol::new(rand::random(), settings);
-    let conversation = Arc::new(Conversation::new(peer, protocol, None, true, 0));
+    let conversation = Arc::new(Conversation::new(peer, protocol, true, 0));
     link.add_own(&conversation);
     let transport = KcpTransport::new(&link, conversation);
     start(&link)?;
@@ -172,7 +171,7 @@ fn receive_all(link: &Arc<Link>) {
         }
         for conversation in touched.drain(..) {
             if conversation.settle(link) {
-                link.offer(conversation);
+                link.offer(&conversation);
             }
         }
     }
@@ -188,32 +187,25 @@ fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<A
     };
     let Some(Ok(first)) = parse(segments).next() else { return drop_as(&counters.malformed) };
     let now = link.clock.now();
-    let old = link.find(peer);
-    if let Some(conversation) = old.as_ref().filter(|old| old.conv == first.conv) {
+    if let Some(conversation) = link.find(peer, first.conv) {
         return match conversation.input(segments, now) {
-            Ok(()) => old,
+            Ok(()) => Some(conversation),
             Err(_) => drop_as(&counters.malformed),
         };
     }
-    let most = if old.is_some() { 1 } else { FIRST_SEGMENTS };
-    let is_late = old.as_ref().is_some_and(|old| old.previous == Some(first.conv));
-    let begins = |sn: u32| !is_late && sn < most;
-    if !parse(segments).flatten().any(|segment| segment.command == Command::Push && begins(segment.sn.0)) {
+    let begins = |segment: Segment<'_>| segment.command == Command::Push && segment.sn.0 < FIRST_SEGMENTS;
+    if !parse(segments).flatten().any(begins) || link.has_ended(peer, first.conv) {
         return drop_as(&counters.unknown);
     }
     let mut protocol = Protocol::new(first.conv, &link.settings);
     if protocol.input(segments, now).is_err() {
         return drop_as(&counters.malformed);
     }
-    let previous = old.as_ref().map(|old| old.conv);
-    let new = Arc::new(Conversation::new(peer, protocol, previous, false, now));
-    if !link.add(&new, old.as_ref()) {
-        return drop_as(&counters.refused);
+    let new = Arc::new(Conversation::new(peer, protocol, false, now));
+    match link.add(&new) {
+        true => Some(new),
+        false => drop_as(&counters.refused),
     }
-    if let Some(old) = old {
-        old.end(End::Replaced);
-    }
-    Some(new)
 }
 
 fn drop_as(counter: &std::sync::atomic::AtomicU64) -> Option<Arc<Conversation>> {

@@ -1,12 +1,11 @@
 //! What the conversations of an endpoint share: socket, cipher, clock, counters, and their table.
 //!
-//! Invariants: the table has at most [`Settings::conversations`] entries, one for an address. Its
-//! lock guards the map, the queue of those that wait to be accepted, and whether the endpoint is
-//! open; it isn't held across a system call, nor while a conversation's lock is waited for.
-//! `accept` waits on `came`, and is woken by the receiving thread and by the endpoint's close. The
-//! threads end when the endpoint is closed and the last conversation has left.
+//! The table's lock guards the table, and whether the endpoint is open. It isn't held across a system
+//! call, nor while a conversation's lock is waited for. `accept` waits on `came`; the receiving
+//! thread wakes it, and the endpoint's close.
+//!
+//! Invariant: the threads end when the endpoint is closed and the last conversation has left.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use super::clock::Clock;
 use super::conversation::Conversation;
 use super::datagram::Crypt;
+use super::ending::End;
 use super::outbox::Outbox;
 use super::settings::Settings;
 use super::socket::Socket;
+use super::table::{Full, Table};
 use parking_lot::{Condvar, Mutex};
-
-/// How many conversations wait to be accepted at most: kcp-go's number.
-const BACKLOG: usize = 128;
 
 /// The longest run of datagrams in one system call, in bytes: what fits into the largest of IP's.
 const LONGEST_RUN: usize = 65_000;
@@ -57,32 +55,25 @@ pub struct Link {
     pub settings: Settings,
     pub clock: Clock,
     pub counters: Counters,
-    table: Mutex<Table>,
+    table: Mutex<(Table, Open)>,
     came: Condvar,
     /// The threads are to end.
     over: AtomicBool,
 }
 
-#[derive(Debug)]
-struct Table {
-    by_address: HashMap<SocketAddr, Arc<Conversation>>,
-    /// Conversations that wait to be accepted.
-    queue: VecDeque<Arc<Conversation>>,
-    /// How many there are that nobody has accepted, whether they are in the queue or not yet.
-    unaccepted: usize,
-    open: bool,
-}
+/// Whether conversations are accepted still.
+type Open = bool;
 
 impl Link {
     pub fn new(socket: Socket, local: SocketAddr, settings: Settings) -> Self {
-        let table = Table { by_address: HashMap::new(), queue: VecDeque::new(), unaccepted: 0, open: true };
+        let table = Table::new(settings.conversations);
         Self {
             local,
             crypt: Crypt::new(settings.cipher, &settings.key),
             settings,
             clock: Clock::new(),
             counters: Counters::default(),
-            table: Mutex::new(table),
+            table: Mutex::new((table, true)),
             came: Condvar::new(),
             over: AtomicBool::new(false),
             socket,
@@ -117,52 +108,55 @@ impl Link {
 
     // ---- the table ------------------------------------------------------------------------------
 
-    /// The conversation with an address.
-    pub fn find(&self, peer: SocketAddr) -> Option<Arc<Conversation>> {
-        self.table.lock().by_address.get(&peer).cloned()
+    pub fn find(&self, peer: SocketAddr, conv: u32) -> Option<Arc<Conversation>> {
+        self.table.lock().0.find(peer, conv)
+    }
+
+    /// Whether it ended not long ago.
+    pub fn has_ended(&self, peer: SocketAddr, conv: u32) -> bool {
+        self.table.lock().0.has_ended(peer, conv, self.clock.now())
     }
 
     /// All conversations.
     pub fn all(&self, into: &mut Vec<Arc<Conversation>>) {
-        into.extend(self.table.lock().by_address.values().cloned());
+        into.extend(self.table.lock().0.all().cloned());
     }
 
     pub fn conversations(&self) -> usize {
-        self.table.lock().by_address.len()
+        self.table.lock().0.len()
     }
 
-    /// Adds a conversation that the peer has begun, in the place of `old`. Returns whether there
-    /// was room for it.
-    pub fn add(&self, new: &Arc<Conversation>, old: Option<&Arc<Conversation>>) -> bool {
-        let mut table = self.table.lock();
-        let full = table.by_address.len() >= self.settings.conversations + usize::from(old.is_some());
-        if !table.open || full || table.unaccepted >= BACKLOG {
-            return false;
+    /// Adds a conversation that the peer has begun. Returns whether there was a place for it.
+    pub fn add(&self, new: &Arc<Conversation>) -> bool {
+        let added = match &mut *self.table.lock() {
+            (table, true) => table.add(new, self.clock.now()),
+            (_, false) => Err(Full),
+        };
+        if let Ok(Some(gone)) = &added {
+            gone.end(End::Evicted);
         }
-        table.unaccepted += 1;
-        table.by_address.insert(new.peer, Arc::clone(new));
-        if let Some(old) = old {
-            table.forget(old);
-        }
-        true
+        added.is_ok()
     }
 
-    /// Adds the one conversation of a client; nobody needs to accept it.
+    /// Adds the one conversation of a client.
     pub fn add_own(&self, own: &Arc<Conversation>) {
-        own.accepted.store(true, SeqCst);
-        let mut table = self.table.lock();
-        table.by_address.insert(own.peer, Arc::clone(own));
-        table.open = false;
+        let (table, open) = &mut *self.table.lock();
+        table.add_own(own);
+        *open = false;
     }
 
     /// The first byte of a conversation has come: it may be accepted.
-    pub fn offer(&self, conversation: Arc<Conversation>) {
-        let mut table = self.table.lock();
-        if table.open && table.holds(&conversation) {
-            table.queue.push_back(conversation);
-            drop(table);
-            self.came.notify_one();
-        }
+    pub fn offer(&self, conversation: &Arc<Conversation>) {
+        let past = {
+            let (table, open) = &mut *self.table.lock();
+            if !*open {
+                return;
+            }
+            table.offer(conversation);
+            table.supersede(conversation, self.clock.now())
+        };
+        self.came.notify_one();
+        past.iter().for_each(|past| past.end(End::Replaced));
     }
 
     /// Waits for a conversation.
@@ -170,38 +164,36 @@ impl Link {
     /// # Errors
     /// The endpoint was closed.
     pub fn accept(&self) -> io::Result<Arc<Conversation>> {
-        let mut table = self.table.lock();
+        let mut state = self.table.lock();
         loop {
-            if let Some(conversation) = table.queue.pop_front() {
-                conversation.accepted.store(true, SeqCst);
-                table.unaccepted -= 1;
-                return Ok(conversation);
+            match &mut *state {
+                (_, false) => {
+                    return Err(io::Error::new(io::ErrorKind::NotConnected, "the KCP endpoint was closed"));
+                }
+                (table, true) => {
+                    if let Some(conversation) = table.accept() {
+                        return Ok(conversation);
+                    }
+                }
             }
-            if !table.open {
-                return Err(io::Error::new(io::ErrorKind::NotConnected, "the KCP endpoint was closed"));
-            }
-            self.came.wait(&mut table);
+            self.came.wait(&mut state);
         }
     }
 
     /// Takes a conversation out.
     pub fn remove(&self, conversation: &Arc<Conversation>) {
-        let mut table = self.table.lock();
-        if table.holds(conversation) {
-            table.by_address.remove(&conversation.peer);
-            table.forget(conversation);
-        }
-        self.end_if_over(&table);
+        let mut state = self.table.lock();
+        state.0.remove(conversation, self.clock.now());
+        self.end_if_over(&state);
     }
 
     /// No more conversations are accepted, and those that wait for it are taken out.
     pub fn close(&self) {
-        let mut table = self.table.lock();
-        table.open = false;
-        table.by_address.retain(|_, conversation| conversation.accepted.load(SeqCst));
-        (table.unaccepted, table.queue) = (0, VecDeque::new());
-        self.end_if_over(&table);
-        drop(table);
+        let mut state = self.table.lock();
+        state.1 = false;
+        state.0.remove_unaccepted(self.clock.now());
+        self.end_if_over(&state);
+        drop(state);
         self.came.notify_all();
     }
 
@@ -211,27 +203,11 @@ impl Link {
     }
 
     /// Ends the threads, if nobody needs them any more.
-    fn end_if_over(&self, table: &Table) {
-        if !table.open && table.by_address.is_empty() {
+    fn end_if_over(&self, (table, open): &(Table, Open)) {
+        if !open && table.len() == 0 {
             self.over.store(true, SeqCst);
             self.clock.ring(0);
-            // Wakes the receiving thread where the system does that; elsewhere it wakes up by
-            // itself.
             self.socket.wake();
-        }
-    }
-}
-
-impl Table {
-    fn holds(&self, conversation: &Arc<Conversation>) -> bool {
-        self.by_address.get(&conversation.peer).is_some_and(|held| Arc::ptr_eq(held, conversation))
-    }
-
-    /// It isn't in the map any more.
-    fn forget(&mut self, gone: &Arc<Conversation>) {
-        if !gone.accepted.load(SeqCst) {
-            self.unaccepted = self.unaccepted.saturating_sub(1);
-            self.queue.retain(|waiting| !Arc::ptr_eq(waiting, gone));
         }
     }
 }

@@ -14,7 +14,7 @@
 //! | `buffers.rs`, `outbox.rs` | memory for it |
 //! | `datagram.rs` | nonce, checksum, cipher |
 //! | `conversation.rs`, `ending.rs` | a protocol under a lock, and those who wait for it |
-//! | `endpoint.rs`, `clock.rs`, `link.rs`, `socket.rs` | a socket, its two threads, its conversations |
+//! | `endpoint.rs`, `clock.rs`, `link.rs`, `socket.rs`, `table.rs` | a socket, its two threads, its conversations |
 //! | `transport.rs` | gmux's `Transport` over a conversation |
 //! | `settings.rs` | what can be set, with kcptun's names and defaults |
 //!
@@ -36,6 +36,7 @@ pub mod segment;
 mod sender;
 mod settings;
 mod socket;
+mod table;
 mod transport;
 
 pub use datagram::Cipher;

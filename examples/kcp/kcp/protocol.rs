@@ -173,6 +173,11 @@ impl Protocol {
         self.sender.due().min(self.receiver.due()).min(self.ask.0).min(self.rest_due)
     }
 
+    /// Whether the peer has acked anything.
+    pub fn is_proven(&self) -> bool {
+        self.sender.is_proven()
+    }
+
     /// How many segments were sent again.
     pub fn repeats(&self) -> u64 {
         self.sender.repeats

@@ -49,6 +49,8 @@ enum State {
 
 #[derive(Debug)]
 pub struct Sender {
+    /// The number of the first segment of all.
+    begin: Seq,
     first: Seq,
     next: Seq,
     flight: VecDeque<InFlight>,
@@ -73,6 +75,7 @@ impl Sender {
     pub fn new(settings: &Settings, first: Seq) -> Self {
         let mode = settings.mode;
         Self {
+            begin: first,
             first,
             next: first,
             flight: VecDeque::new(),
@@ -121,6 +124,11 @@ impl Sender {
 
     fn most_queued(&self) -> usize {
         (self.window / 2).clamp(QUEUE.0, QUEUE.1)
+    }
+
+    /// Whether anything was acked.
+    pub fn is_proven(&self) -> bool {
+        self.first != self.begin
     }
 
     /// Whether everything was acked.
