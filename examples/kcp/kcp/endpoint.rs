@@ -114,16 +114,14 @@ impl Drop for Endpoint {
     }
 }
 
-/// Starts the two threads.
+/// Starts the two threads. Their names have the port.
 fn start(link: &Arc<Link>) -> io::Result<()> {
-    let (receive, clock) = (Arc::clone(link), Arc::clone(link));
-    thread::Builder::new().name("kcp-receive".into()).spawn(move || receive_all(&receive))?;
-    let started = thread::Builder::new().name("kcp-clock".into()).spawn(move || keep_time(&clock));
-    if let Err(error) = started {
-        link.close();
-        return Err(error);
-    }
-    Ok(())
+    let spawn = |name: &str, body: fn(&Arc<Link>)| {
+        let (name, link) = (format!("kcp-{name}-{}", link.local.port()), Arc::clone(link));
+        thread::Builder::new().name(name).spawn(move || body(&link))
+    };
+    spawn("recv", receive_all)?;
+    spawn("clock", keep_time).map(drop).inspect_err(|_| link.close())
 }
 
 /// The clock thread.

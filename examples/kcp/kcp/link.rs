@@ -1,8 +1,8 @@
 //! What the conversations of an endpoint share: socket, cipher, clock, counters, and their table.
 //!
-//! The table's lock guards the table, and whether the endpoint is open. It isn't held across a system
-//! call, nor while a conversation's lock is waited for. `accept` waits on `came`; the receiving
-//! thread wakes it, and the endpoint's close.
+//! The table's lock guards the table, and whether the endpoint is open. It isn't held across a
+//! system call, nor while a conversation's lock is waited for. `accept` waits on `came`; the
+//! receiving thread wakes it, and the endpoint's close.
 //!
 //! Invariant: the threads end when the endpoint is closed and the last conversation has left.
 

@@ -49,7 +49,9 @@ impl Received {
         let messages = self.memory.chunks_mut(MESSAGE).zip(&self.metas).take(self.count);
         messages.flat_map(|(message, meta)| {
             let message = message.get_mut(..meta.len).unwrap_or_default();
-            message.chunks_mut(meta.stride.max(1)).map(|datagram| (meta.addr, datagram))
+            let empty = message.is_empty().then(Default::default);
+            let datagrams = empty.into_iter().chain(message.chunks_mut(meta.stride.max(1)));
+            datagrams.map(|datagram| (meta.addr, datagram))
         })
     }
 

@@ -1,9 +1,10 @@
 //! The conversations of an endpoint: by address and number, few for each address, bounded in all.
 //!
 //! What a flood can do here: nothing is kept of a datagram that begins nothing. Of conversations
-//! there are so many in all, a quarter of that from one host, and [`OF_AN_ADDRESS`] from one address.
-//! When there is no place, the oldest goes that has never acked anything of ours: whoever forges
-//! addresses can't do that. A conversation of the same address that has been silent goes before.
+//! there are so many in all, a quarter of that from one host, and [`OF_AN_ADDRESS`] from one
+//! address. When there is no place, the oldest goes that has never acked anything of ours: whoever
+//! forges addresses can't do that. A conversation of the same address that has been silent goes
+//! before.
 //!
 //! Invariants: the counts are those of the map; what has ended is remembered for a while, so that
 //! late datagrams of it begin nothing.
