@@ -6,6 +6,9 @@
 //! transports.
 #![cfg(target_os = "linux")]
 
+#[cfg(feature = "rustls")]
+#[path = "support/certs.rs"]
+mod certs;
 mod support;
 
 use std::ffi::OsStr;
@@ -236,6 +239,37 @@ fn the_peer_of_a_closed_session_hears_of_it_by_keepalive_alone() {
         a_over.store(true, SeqCst);
         threads_end(&client);
         threads_end(&server); // its reads are bounded, so it needs no abort
+    });
+}
+
+/// TLS has an end of its own: the peer hears of a close at once, and so the close says that it has
+/// read all.
+#[cfg(feature = "rustls")]
+#[test]
+fn tls_over_a_serial_line_brings_the_end_that_it_lacks() {
+    use gmux::transport::Tls;
+
+    test("tls_over_a_serial_line_brings_the_end_that_it_lacks", || {
+        let line = Line::new();
+        let [(a, a_writes, _), (b, b_writes, _)] = line.ends.each_ref().map(|end| halves(end));
+        let (client, server) = certs::connections();
+        let config = config().close_timeout(Duration::from_secs(600));
+        let [client, server] = thread::scope(|scope| {
+            let server = scope.spawn(|| {
+                let pair = Pair::new(b, b_writes).without_end();
+                let tls = Tls::handshake(server, pair, Duration::from_secs(50)).unwrap();
+                Session::server(tls, config.clone()).unwrap()
+            });
+            let pair = Pair::new(a, a_writes).without_end();
+            let tls = Tls::handshake(client, pair, Duration::from_secs(50)).unwrap();
+            [Session::client(tls, config.clone()).unwrap(), server.join().unwrap()]
+        });
+        both_ways(&client, &server, 64 * 1024);
+        client.close().unwrap();
+        assert!(matches!(server.accept(), Err(Error::PeerClosed)));
+        server.close().unwrap();
+        threads_end(&client);
+        threads_end(&server);
     });
 }
 
