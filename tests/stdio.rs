@@ -5,15 +5,18 @@
 //! --examples` before.
 #![cfg(unix)]
 
+#[path = "../examples/stdio/own.rs"]
+mod own;
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::thread;
 
+use gmux::{Config, Error, Session};
 use support::peers::example;
 use support::{Pattern, test, until};
 
@@ -99,6 +102,70 @@ fn a_child_that_goes_on_after_the_close_is_killed_and_that_is_said() {
         assert!(said.contains("everything was sent, but the peer has not ended its side within 5s"), "{said}");
         assert!(said.contains("the command was killed"), "{said}");
         assert!(text(&done.stdout).contains("all came back"), "{done:?}");
+    });
+}
+
+// ---- a program's own standard input and output -------------------------------------------------------
+
+/// Tells the child below that it is one.
+const CHILD: &str = "GMUX_TEST_STDIO_CHILD";
+
+/// libtest writes to standard output before a test; the session begins behind this.
+const MARKER: &[u8] = b"\nfrom here on it is gmux\n";
+
+/// Not a test, but a child: it prints while it serves, closes first, and lives on.
+#[test]
+#[ignore = "the test that needs it runs it as a child process"]
+fn a_child_that_closes_first() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    io::stdout().write_all(MARKER).unwrap();
+    io::stdout().flush().unwrap();
+    let session = Session::server(own::take().unwrap(), Config::new()).unwrap();
+    println!("this would be taken for a frame");
+    let mut stream = session.accept().unwrap();
+    io::copy(&mut stream.clone(), &mut stream).unwrap();
+    println!("and this");
+    drop(stream);
+    eprintln!("closed: {:?}", session.close());
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
+    test("a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile", || {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_child_that_closes_first", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(MARKER) {
+            stdout.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        let session = Session::client((stdout, child.stdin.take().unwrap()), Config::new()).unwrap();
+        let mut stream = session.open("echo").unwrap();
+        stream.write_all(b"between the lines").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "between the lines");
+        drop(stream);
+        assert!(matches!(session.accept(), Err(Error::PeerClosed)), "the child lives, and has ended its side");
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let said: Vec<_> = lines.take_while(|line| line != "closed: Ok(())").collect();
+        assert_eq!(said, ["this would be taken for a frame", "and this"]);
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
     });
 }
 
