@@ -146,10 +146,13 @@ impl Forwarder {
                 (command, "ours")
             }
         };
-        let name = format!("{whose} {role_name}");
+        command.args(addrs).args(options.arguments(program, role));
+        Self::spawn(format!("{whose} {role_name}"), command)
+    }
+
+    /// Any program.
+    pub fn spawn(name: String, mut command: Command) -> Self {
         let mut child = command
-            .args(addrs)
-            .args(options.arguments(program, role))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -166,7 +169,7 @@ impl Forwarder {
     }
 
     /// Waits until something listens there. A program that ends instead is a panic with its words.
-    fn wait(mut self, protocol: &str, addr: SocketAddr) -> Self {
+    pub fn wait(mut self, protocol: &str, addr: SocketAddr) -> Self {
         let until = Instant::now() + START;
         while !listens(self.child.id(), protocol, addr.port()) {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -210,7 +210,12 @@ struct Shared {
 impl Target {
     /// A target on loopback. A connection on which nothing moves for `patience` has failed.
     pub fn start(patience: Duration) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_at(Ipv4Addr::LOCALHOST, patience)
+    }
+
+    /// [`Self::start`] at another address of this machine.
+    pub fn start_at(ip: Ipv4Addr, patience: Duration) -> io::Result<Self> {
+        let listener = TcpListener::bind((ip, 0))?;
         let shared = Arc::new(Shared {
             addr: listener.local_addr()?,
             patience,

@@ -22,6 +22,9 @@ use run::{Outcome, Runner};
 /// A program that failed so often isn't run again: it would cost a timeout each round.
 const GIVE_UP: usize = 2;
 
+/// Where the section of `RESULTS.md` begins that `benches/kcp/run` writes: up to the end of the file.
+const KCP_SECTION: &str = "## Over a link that is slow and loses";
+
 struct Arguments {
     rounds: usize,
     only: Vec<String>,
@@ -134,7 +137,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&plots)?;
     let mut text = report::write(&measured, &calls, &extras, &args, seconds);
     text += &plots::draw(&measured, &extras, &plots)?;
-    fs::write(args.out.join("RESULTS.md"), &text)?;
+    let results = args.out.join("RESULTS.md");
+    let before = fs::read_to_string(&results).unwrap_or_default();
+    if let Some(at) = before.find(KCP_SECTION) {
+        text.push('\n');
+        text += &before[at..]; // `benches/kcp/run` writes that
+    }
+    fs::write(results, &text)?;
     println!("{text}");
     Ok(())
 }
