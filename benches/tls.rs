@@ -40,8 +40,16 @@ fn main() {
     }
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let identity = Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
-    echo(&identity);
-    round_trips(&identity);
+    // With the name of one of them, that alone, for a profiler.
+    match std::env::args().find(|arg| ["tls", "rustls", "tcp"].contains(&arg.as_str())).as_deref() {
+        Some("tls") => drop((0..ROUNDS).map(|_| tls_echo(&identity)).collect::<Vec<_>>()),
+        Some("rustls") => drop((0..ROUNDS).map(|_| two_one_way(&identity)).collect::<Vec<_>>()),
+        Some(_) => drop((0..ROUNDS).map(|_| session_echo(session)).collect::<Vec<_>>()),
+        None => {
+            echo(&identity);
+            round_trips(&identity);
+        }
+    }
 }
 
 // ---- both ends ---------------------------------------------------------------------------------
@@ -87,14 +95,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn echo(identity: &Identity) {
     let (mut over_tls, mut over_tcp, mut one_way) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        over_tls.push(session_echo(|tcp, is_client| {
-            let tls = if is_client {
-                Tls::handshake(identity.client(), tcp, LONG)
-            } else {
-                Tls::handshake(identity.server(), tcp, LONG)
-            };
-            session(tls.expect("a handshake"), is_client)
-        }));
+        over_tls.push(tls_echo(identity));
         one_way.push(two_one_way(identity));
         over_tcp.push(session_echo(session));
     }
@@ -109,6 +110,17 @@ fn session<T: gmux::transport::Transport>(transport: T, is_client: bool) -> Sess
     let config = Config::new();
     let session = if is_client { Session::client(transport, config) } else { Session::server(transport, config) };
     session.expect("a session")
+}
+
+fn tls_echo(identity: &Identity) -> f64 {
+    session_echo(|tcp, is_client| {
+        let tls = if is_client {
+            Tls::handshake(identity.client(), tcp, LONG)
+        } else {
+            Tls::handshake(identity.server(), tcp, LONG)
+        };
+        session(tls.expect("a handshake"), is_client)
+    })
 }
 
 /// MB/s each way.

@@ -24,6 +24,9 @@ const SMALLEST: usize = 8 * 1024;
 /// The same while much comes: four full records, with what encryption adds to each.
 const LARGEST: usize = 4 * (16 * 1024 + 256);
 
+/// How much plaintext comes from one lock of the connection, in bytes: about one record.
+const ENOUGH: usize = 16 * 1024;
+
 /// How long a failure waits for the alert that tells it to the peer. The writer thread is woken for
 /// that, and takes far less, unless the transport is full.
 const ALERT_TIME: Duration = Duration::from_millis(100);
@@ -241,7 +244,8 @@ impl TlsReader {
     /// Decrypts what was read, and notes what TLS wants sent in answer.
     fn decrypt(&mut self, out: &mut Room<'_, '_>) {
         let mut guarded = self.link.connection.lock();
-        self.incoming.decrypt(&mut guarded.tls, out, |_, out| !out.is_open());
+        let before = out.total;
+        self.incoming.decrypt(&mut guarded.tls, out, |_, out| !out.is_open() || out.total - before >= ENOUGH);
         match &self.incoming.ending {
             Some(Ending::Failed(failure, _)) => guarded.failure = Some(failure.clone()),
             Some(Ending::Clean) => guarded.peer_closed = true,
@@ -269,7 +273,7 @@ impl Read for TlsReader {
         }
         self.incoming.give_out(&mut out);
         for has_read in [false, true] {
-            if self.incoming.has_ciphertext() && out.is_open() {
+            while self.incoming.has_ciphertext() && out.is_open() {
                 self.decrypt(&mut out);
             }
             if out.total > 0 {

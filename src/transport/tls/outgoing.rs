@@ -22,9 +22,12 @@ use super::link::{Failure, Guarded, Link, is_not_yet};
 /// all: one record, so that on a slow link what was accepted and what was sent are close together.
 const SMALLEST: usize = 16 * 1024;
 
-/// The same while it takes all: enough that locks and system calls don't count, little enough that
-/// a reader that waits for the connection waits some tens of microseconds.
+/// The same while it takes all: enough that system calls don't count. The connection is locked for
+/// one record at a time, so that a reader that waits for it waits some microseconds.
 const LARGEST: usize = 64 * 1024;
+
+/// How many buffers one record is made of at most.
+const PIECE_SLICES: usize = 32;
 
 /// How long one call goes on writing to a transport that takes piece after piece: as long as
 /// [`Halves::bounded_writes`](crate::transport::Halves) allows.
@@ -114,18 +117,23 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Encrypts a part of `bufs`; returns how much.
-    fn encrypt(&mut self, tls: &mut Connection, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Encrypts a piece of `bufs` from byte `from` on, a record's worth; returns how much.
+    fn encrypt(&mut self, tls: &mut Connection, bufs: &[IoSlice<'_>], mut from: usize) -> io::Result<usize> {
         self.collect(tls);
+        let mut slices = [IoSlice::new(&[]); PIECE_SLICES];
         let (mut count, mut offered) = (0, 0);
-        while offered < self.unit
-            && let Some(buf) = bufs.get(count)
-        {
-            (count, offered) = (count + 1, offered + buf.len());
+        for buf in bufs {
+            let Some(rest) = buf.get(from..) else {
+                from -= buf.len();
+                continue;
+            };
+            from = 0;
+            let Some(slice) = slices.get_mut(count).filter(|_| offered < SMALLEST) else { break };
+            *slice = IoSlice::new(&rest[..rest.len().min(SMALLEST - offered)]);
+            (count, offered) = (count + 1, offered + slice.len());
         }
         let before = self.ciphertext.len();
-        tls.set_buffer_limit(Some(self.unit));
-        let taken = tls.writer().write_vectored(&bufs[..count])?;
+        let taken = tls.writer().write_vectored(&slices[..count])?;
         self.collect(tls);
         if self.ciphertext.len() - before < taken {
             // rustls dropped it without a word, and made a close_notify, which would say that all
@@ -233,16 +241,19 @@ impl Write for TlsWriter {
         let link = &*self.0;
         let mut outgoing = link.outgoing.lock();
         link.push(&mut outgoing)?;
-        let taken = {
+        let (mut taken, offered) = (Ok(0), bufs.iter().map(|buf| buf.len()).sum());
+        while let Ok(so_far) = taken
+            && so_far < outgoing.unit.min(offered)
+        {
             let mut guarded = link.connection.lock();
-            let taken = match guarded.failure.clone() {
+            let piece = match guarded.failure.clone() {
                 Some(failure) => Err(failure.into()),
                 None if guarded.finished => Err(io::ErrorKind::BrokenPipe.into()),
-                None => outgoing.encrypt(&mut guarded.tls, bufs),
+                None => outgoing.encrypt(&mut guarded.tls, bufs, so_far),
             };
             link.collect(&mut outgoing, &mut guarded);
-            taken
-        };
+            taken = piece.map(|piece| so_far + piece);
+        }
         // What it doesn't take goes first the next time. Where TLS failed, this is its alert.
         match link.push(&mut outgoing) {
             Err(error) if !is_not_yet(&error) => Err(error),
