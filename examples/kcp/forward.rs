@@ -1,58 +1,93 @@
 //! Forwarding: a TCP connection at one end, a stream between, a TCP connection at the other end.
 //!
-//! Invariants: an end in one direction is passed on, and the other direction goes on; an error in
-//! one ends both. A client whose session has ended makes a new one for the next connection.
+//! Invariants: nothing that a peer does ends the program; a client whose session has ended makes a
+//! new one for the next connection; every thread ends with its connection.
 
 use std::error::Error;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use gmux::{Session, Stream};
+use parking_lot::Mutex;
 
-use crate::kcp::{self, Endpoint};
-use crate::options::{Client, Server};
+use crate::copy::copy;
+use crate::kcp::{self, Endpoint, KcpTransport};
+use crate::options::{Client, Common, Server};
+#[cfg(feature = "rustls")]
+use crate::tls;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-/// Copies so much at a time, in bytes: what a frame and the socket like, and a thread can afford.
-const BUFFER: usize = 64 * 1024;
+pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long accepting pauses after an error, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the server looks whether datagrams were dropped, to say so.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// The server: each conversation is a session, each stream a connection to the target.
-pub fn serve(options: &Server) -> Result<()> {
-    let endpoint = Endpoint::bind(&options.listen, &options.settings())?;
+pub fn serve(options: Server) -> Result<()> {
+    options.common.config().validate()?;
+    let endpoint = Arc::new(Endpoint::bind(&options.listen, &options.settings())?);
     println!("listening on {}", endpoint.local_addr());
+    spawn("dropped", {
+        let endpoint = Arc::clone(&endpoint);
+        move || tell_of_dropped(&endpoint)
+    });
+    let server = Arc::new(ServerState::new(options)?);
     loop {
         let transport = endpoint.accept()?;
-        let peer = transport.peer_addr();
-        let (config, target, quiet) = (options.common.config(), options.target.clone(), options.common.quiet);
-        let session = Session::server(transport, config)?;
-        println!("session from {peer}");
+        let server = Arc::clone(&server);
         spawn("session", move || {
-            for stream in session.incoming() {
-                match stream {
-                    Ok(stream) => {
-                        let target = target.clone();
-                        spawn("stream", move || serve_stream(&stream, &target, quiet));
-                    }
-                    Err(error) => println!("session from {peer}: {error}"),
-                }
+            let peer = transport.peer_addr();
+            if let Err(error) = server.serve_session(transport, peer) {
+                println!("session from {peer}: {error}");
             }
         });
     }
 }
 
-fn serve_stream(stream: &Stream, target: &str, quiet: bool) {
-    match TcpStream::connect(target) {
-        Ok(tcp) => copy_both(stream, &tcp, quiet),
-        Err(error) => println!("{target}: {error}"), // the drop of the stream closes it
+struct ServerState {
+    options: Server,
+    #[cfg(feature = "rustls")]
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl ServerState {
+    fn new(options: Server) -> Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "rustls")]
+            tls: tls::of_server(&options)?,
+            options,
+        })
+    }
+
+    fn serve_session(self: &Arc<Self>, transport: KcpTransport, peer: SocketAddr) -> Result<()> {
+        let session = self.session(transport)?;
+        println!("session from {peer}");
+        for stream in session.incoming() {
+            let (stream, server) = (stream?, Arc::clone(self));
+            spawn("stream", move || server.serve_stream(&stream));
+        }
+        Ok(())
+    }
+
+    fn session(&self, transport: KcpTransport) -> Result<Session> {
+        let config = self.options.common.config();
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &self.tls {
+            return Ok(Session::server(tls::accept(tls, transport)?, config)?);
+        }
+        Ok(Session::server(transport, config)?)
+    }
+
+    fn serve_stream(&self, stream: &Stream) {
+        match TcpStream::connect(&self.options.target) {
+            Ok(tcp) => forward(stream, tcp, &self.options.common),
+            Err(error) => println!("{}: {error}", self.options.target), // the stream's drop closes it
+        }
     }
 }
 
@@ -61,13 +96,13 @@ pub fn connect(options: Client) -> Result<()> {
     options.common.config().validate()?;
     let listener = TcpListener::bind(&options.listen)?;
     println!("listening on {}", listener.local_addr()?);
-    let sessions = Arc::new(Sessions::new(options));
+    let sessions = Arc::new(Sessions::new(options)?);
     for tcp in listener.incoming() {
         match tcp {
             Ok(tcp) => {
                 let sessions = Arc::clone(&sessions);
                 spawn("stream", move || match sessions.open() {
-                    Ok(stream) => copy_both(&stream, &tcp, sessions.options.common.quiet),
+                    Ok(stream) => forward(&stream, tcp, &sessions.options.common),
                     Err(error) => println!("no stream: {error}"),
                 });
             }
@@ -86,65 +121,80 @@ struct Sessions {
     /// Each lock guards its session; it is held while that is made.
     slots: Vec<Mutex<Option<Session>>>,
     next: AtomicUsize,
+    #[cfg(feature = "rustls")]
+    tls: Option<(Arc<rustls::ClientConfig>, rustls::pki_types::ServerName<'static>)>,
 }
 
 impl Sessions {
-    fn new(options: Client) -> Self {
-        let slots = (0..options.conn).map(|_| Mutex::new(None)).collect();
-        Self { options, slots, next: AtomicUsize::new(0) }
+    fn new(options: Client) -> Result<Self> {
+        Ok(Self {
+            slots: (0..options.conn).map(|_| Mutex::new(None)).collect(),
+            next: AtomicUsize::new(0),
+            #[cfg(feature = "rustls")]
+            tls: tls::of_client(&options)?,
+            options,
+        })
     }
 
     /// A stream of the session whose turn it is.
     fn open(&self) -> Result<Stream> {
         let turn = self.next.fetch_add(1, Relaxed) % self.slots.len();
-        let slot = self.slots.get(turn).ok_or("no sessions")?;
-        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.slots.get(turn).ok_or("no sessions")?.lock();
         let session = match slot.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
-            None => {
-                let transport = kcp::connect(&self.options.remote, &self.options.settings())?;
-                Session::client(transport, self.options.common.config())?
-            }
+            None => self.session()?,
         };
         Ok(slot.insert(session).open("")?) // kcptun's streams have no names
     }
-}
 
-/// Copies both ways until both have ended, or one has failed.
-fn copy_both(stream: &Stream, tcp: &TcpStream, quiet: bool) {
-    if !quiet {
-        println!("stream {} opened", stream.id());
-    }
-    let _ = tcp.set_nodelay(true);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            if copy(tcp, stream).is_err() || stream.shutdown(Shutdown::Write).is_err() {
-                end(stream, tcp);
-            }
-        });
-        if copy(stream, tcp).is_err() || tcp.shutdown(Shutdown::Write).is_err() {
-            end(stream, tcp);
+    /// A new session: its UDP port is its own.
+    fn session(&self) -> Result<Session> {
+        let transport = kcp::connect(&self.options.remote, &self.options.settings())?;
+        let config = self.options.common.config();
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &self.tls {
+            return Ok(Session::client(tls::connect(tls, transport)?, config)?);
         }
-    });
-    if !quiet {
-        println!("stream {} closed", stream.id());
+        Ok(Session::client(transport, config)?)
     }
 }
 
-fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+/// Copies both ways.
+fn forward(stream: &Stream, tcp: TcpStream, options: &Common) {
+    let id = stream.id();
+    if !options.quiet {
+        println!("stream {id} opened");
+    }
+    let copied = copy(stream, tcp, options.half_close);
+    match copied {
+        _ if options.quiet => {}
+        Ok(copied) => println!("stream {id}: {} bytes from the session, {} to it", copied.a_to_b, copied.b_to_a),
+        Err(error) => println!("stream {id}: {error}"),
+    }
+}
+
+/// Says so when datagrams were dropped: two ends that don't fit together look like a dead link.
+fn tell_of_dropped(endpoint: &Endpoint) {
+    let counters = endpoint.counters();
+    let dropped = [
+        (&counters.short, "too short"),
+        (&counters.checksum, "with a wrong checksum (damaged, or --crypt or --key differ)"),
+        (&counters.fec, "with error correction (the other end needs --datashard 0 --parityshard 0)"),
+        (&counters.unknown, "of no session"),
+        (&counters.malformed, "malformed"),
+        (&counters.refused, "of new sessions beyond the limit"),
+    ];
+    let mut told = [0; 6];
     loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            n => to.write_all(buffer.get(..n).unwrap_or_default())?,
+        thread::sleep(LOOK);
+        for ((counter, what), told) in dropped.iter().zip(&mut told) {
+            let count = counter.load(Relaxed);
+            if count > *told {
+                println!("dropped {} datagrams {what}", count - *told);
+            }
+            *told = count;
         }
     }
-}
-
-/// Wakes the other direction.
-fn end(stream: &Stream, tcp: &TcpStream) {
-    let _ = stream.shutdown(Shutdown::Both);
-    let _ = tcp.shutdown(Shutdown::Both);
 }
 
 /// Runs `body` in a thread. If there can't be another one, `body` is dropped, with its connections.

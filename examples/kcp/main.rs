@@ -12,17 +12,24 @@
 //! kcptun-server -l :29900 -t 127.0.0.1:8080 --nocomp --datashard 0 --parityshard 0
 //! kcptun-client -l :12948 -r 192.0.2.1:29900 --nocomp --datashard 0 --parityshard 0
 //! ```
-//! kcptun's ciphers have no authentication, and its peers none at all. Use TLS over it where that
-//! matters. With kcptun at the other end a connection is closed both ways as soon as one way ends;
-//! between two of these each way ends by itself.
+//! Between two of these programs add `--half-close` at both ends: each way of a connection then
+//! ends by itself. kcptun closes both ways as soon as one has ended.
+//!
+//! KCP's ciphers have no authentication. Where that matters, use TLS over it: build with
+//! `--features rustls`, give the server `--tls-cert FILE --tls-key FILE`, and the client `--tls-ca
+//! FILE --tls-name NAME`. KCP is for links that lose packets, and knows no congestion control, as
+//! in all of kcptun's modes: on a link that others share its windows are what bounds it.
 //!
 //! Where to read on: `kcp/mod.rs` is the transport, to be copied into your program; `forward.rs` is
-//! what is done with it; `options.rs` are the options.
+//! what is done with it, `copy.rs` and `tls.rs` help; `options.rs` are the options.
 
+mod copy;
 mod forward;
 #[allow(dead_code, unused_imports, reason = "a program uses a part of it")]
 mod kcp;
 mod options;
+#[cfg(feature = "rustls")]
+mod tls;
 
 use std::process::ExitCode;
 
@@ -31,7 +38,7 @@ use options::{Cli, Command};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Server(server) => forward::serve(&server),
+        Command::Server(server) => forward::serve(server),
         Command::Client(client) => forward::connect(client),
     };
     match done {

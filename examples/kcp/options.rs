@@ -39,6 +39,14 @@ pub struct Server {
     /// Receive window, in packets
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
     rcvwnd: u16,
+    /// TLS over KCP: the certificates, a PEM file
+    #[cfg(feature = "rustls")]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<std::path::PathBuf>,
+    /// The certificate's key, a PEM file
+    #[cfg(feature = "rustls")]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<std::path::PathBuf>,
     #[command(flatten)]
     pub common: Common,
 }
@@ -60,6 +68,14 @@ pub struct Client {
     /// Receive window, in packets
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
     rcvwnd: u16,
+    /// TLS over KCP: the authorities that the server's certificate is of, a PEM file
+    #[cfg(feature = "rustls")]
+    #[arg(long, value_name = "FILE", requires = "tls_name")]
+    pub tls_ca: Option<std::path::PathBuf>,
+    /// The name in the server's certificate
+    #[cfg(feature = "rustls")]
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    pub tls_name: Option<String>,
     #[command(flatten)]
     pub common: Common,
 }
@@ -91,8 +107,12 @@ pub struct Common {
     #[arg(long, default_value_t = 4_194_304)]
     sockbuf: usize,
     /// Seconds between signs of life
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=30))]
     keepalive: u64,
+    /// Pass each way's end on by itself: where the other end is this program, too. kcptun closes
+    /// both ways as soon as one has ended
+    #[arg(long)]
+    pub half_close: bool,
     /// No word about each stream
     #[arg(long)]
     pub quiet: bool,
@@ -125,7 +145,7 @@ enum ModeName {
     Fast3,
 }
 
-/// kcptun's peers have smux's: 30 s.
+/// After so long without one a session ends: smux's, which kcptun doesn't change.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Server {
@@ -166,12 +186,11 @@ impl Common {
 
     /// The session's configuration.
     pub fn config(&self) -> Config {
-        let interval = Duration::from_secs(self.keepalive);
         Config::new()
             .version(self.smuxver)
             .max_receive_buffer(self.smuxbuf)
             .max_stream_buffer(self.streambuf)
-            .keepalive_interval(interval)
-            .keepalive_timeout(KEEPALIVE_TIMEOUT.max(3 * interval))
+            .keepalive_interval(Duration::from_secs(self.keepalive))
+            .keepalive_timeout(KEEPALIVE_TIMEOUT)
     }
 }

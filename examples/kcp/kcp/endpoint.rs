@@ -183,6 +183,9 @@ fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<A
         Err(Refused::Short) => return drop_as(&counters.short),
         Err(Refused::Checksum) => return drop_as(&counters.checksum),
     };
+    if let [_, _, _, _, 0xf1 | 0xf2, 0, ..] = segments {
+        return drop_as(&counters.fec); // kcp-go's marks, where a segment has its command
+    }
     let Some(Ok(first)) = parse(segments).next() else { return drop_as(&counters.malformed) };
     let now = link.clock.now();
     if let Some(conversation) = link.find(peer, first.conv) {
