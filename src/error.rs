@@ -19,6 +19,8 @@ mod lost;
 mod questions;
 
 pub(crate) use foreign::start_of;
+#[cfg(feature = "rustls")]
+pub(crate) use foreign::text as text_of;
 pub use lost::Lost;
 pub(crate) use lost::Setup;
 

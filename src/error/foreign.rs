@@ -2,7 +2,8 @@
 //! [`Error::InvalidVersion`](crate::Error::InvalidVersion).
 //!
 //! Most often that is text: a login banner, what a shell's startup file prints, a web server's
-//! answer. Its reader knows at once who wrote it, if it is shown.
+//! answer. Its reader knows at once who wrote it, if it is shown. Or it is TLS, which one end has
+//! and the other hasn't.
 //!
 //! Invariant: a peer chose these bytes, and logs show them: they are escaped, and at most
 //! [`SHOWN`].
@@ -20,7 +21,7 @@ pub(crate) fn start_of(bytes: &[u8]) -> Arc<[u8]> {
 }
 
 /// The bytes as text, if that is what they are.
-fn text(bytes: &[u8]) -> Option<&str> {
+pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         // A letter that is cut in two by the end.
@@ -40,6 +41,18 @@ impl fmt::Display for Foreign<'_> {
         let Self(ours, theirs, peer, received) = self;
         let peer = peer.map(|addr| format!(" {addr}")).unwrap_or_default();
         let whose = "is the peer speaking gmux or smux at all?";
+        if let [kind @ 20..=23, 3, ..] = received {
+            let (what, does) = match kind {
+                21 => ("a TLS alert", "expects"),
+                22 => ("a TLS handshake", "speaks"),
+                _ => ("TLS", "speaks"),
+            };
+            return write!(
+                f,
+                "no frame, but {what}: the peer{peer} {does} TLS, and this end doesn't: give TLS to \
+                 both ends, or to none"
+            );
+        }
         match (theirs, text(received)) {
             (1 | 2, _) => write!(
                 f,
@@ -91,9 +104,19 @@ mod tests {
         assert_eq!(start_of(&[7; 1000]).len(), SHOWN);
     }
 
+    /// A record's type and the major version of all of TLS, in both roles of the confusion.
+    #[test]
+    fn tls_in_a_frames_place_says_which_end_speaks_it() {
+        let hello = said(22, b"\x16\x03\x01\x02\0\x01\0\x01\xfc");
+        assert!(hello.contains("TLS handshake: the peer 192.0.2.7:99 speaks TLS, and this end doesn't"), "{hello}");
+        let alert = said(21, b"\x15\x03\x03\0\x02\x02\x32");
+        assert!(alert.contains("TLS alert: the peer 192.0.2.7:99 expects TLS, and this end doesn't"), "{alert}");
+        assert!(said(23, b"\x17\x03\x03").contains("but TLS: the peer 192.0.2.7:99 speaks TLS"));
+    }
+
     #[test]
     fn what_is_no_text_is_a_version() {
-        for bytes in [&[0, 3, 0, 0][..], b"\x16\x03\x01\x02\0\x01", b"a\0b", &[0xff; 8], &[]] {
+        for bytes in [&[0, 3, 0, 0][..], b"\x16\x02\x01\x02\0\x01", b"\x16", b"a\0b", &[0xff; 8], &[]] {
             let text = said(bytes.first().copied().unwrap_or(9), bytes);
             assert!(text.starts_with("invalid version") && text.contains("at all?"), "{text}");
         }

@@ -12,11 +12,13 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::Connection;
+
+use crate::error::{start_of, text_of};
 
 use super::super::{Backoff, BoundReads, BoundWrites, Control, Halves};
 use super::incoming::{Incoming, Room};
@@ -33,6 +35,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 /// The longest that one inner read is bounded to.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// How much of what comes is kept for an error, in bytes: what errors show.
+const FIRST: usize = 64;
 
 /// What a handshake leaves.
 pub(super) struct Done {
@@ -57,6 +62,7 @@ pub(super) fn handshake(tls: Connection, halves: Halves, timeout: Duration) -> i
         outgoing: Outgoing::new(writer),
         bound_reads,
         deadline: Instant::now().checked_add(timeout),
+        first: Vec::new(),
     };
     let is_bounded = bounded_writes && hand.bound_reads.is_some();
     let (result, mut aborted) =
@@ -80,11 +86,22 @@ pub(super) fn handshake(tls: Connection, halves: Halves, timeout: Duration) -> i
     }
     Err(match fault {
         _ if is_late => io::Error::new(io::ErrorKind::TimedOut, Unfinished::Late(timeout)),
+        Fault::Tls(Failure::Cut) if hand.first.is_empty() => {
+            io::Error::new(io::ErrorKind::UnexpectedEof, Unfinished::Mute)
+        }
         Fault::Tls(Failure::Cut) => io::Error::new(io::ErrorKind::UnexpectedEof, Unfinished::Ended),
+        Fault::Tls(Failure::Tls(error @ rustls::Error::InvalidMessage(_))) if !is_tls(&hand.first) => {
+            io::Error::new(io::ErrorKind::InvalidData, Unfinished::Foreign(error, start_of(&hand.first)))
+        }
         Fault::Tls(Failure::Tls(error)) => io::Error::new(io::ErrorKind::InvalidData, Unfinished::Tls(error)),
         Fault::Tls(failure) => failure.into(),
         Fault::Io(error) => io::Error::new(error.kind(), Unfinished::Io(error)),
     })
+}
+
+/// Whether the first that came may be a record of TLS, by its type.
+fn is_tls(first: &[u8]) -> bool {
+    matches!(first, [] | [20..=24, ..])
 }
 
 /// Runs `work`, and aborts the transport if that takes until `deadline`; returns whether it did.
@@ -115,6 +132,8 @@ struct Hand {
     outgoing: Outgoing,
     bound_reads: Option<BoundReads>,
     deadline: Option<Instant>,
+    /// The first that came, at most [`FIRST`] bytes.
+    first: Vec<u8>,
 }
 
 /// What ends a handshake.
@@ -170,6 +189,8 @@ impl Hand {
                 hand.bound_read()?;
                 hand.incoming.fill()
             })?;
+            let came = self.incoming.waiting();
+            self.first.extend(came.iter().take(FIRST - self.first.len()));
         }
         let none = &mut Room::new(&mut []);
         self.incoming.decrypt(&mut self.tls, none, |tls, _| !tls.is_handshaking());
@@ -233,8 +254,12 @@ impl Hand {
 #[derive(Debug)]
 enum Unfinished {
     Tls(rustls::Error),
+    /// What came isn't TLS at all, and begins so.
+    Foreign(rustls::Error, Arc<[u8]>),
     Io(io::Error),
     Ended,
+    /// The peer ended before anything came from it.
+    Mute,
     Late(Duration),
 }
 
@@ -244,8 +269,18 @@ impl fmt::Display for Unfinished {
         match self {
             Self::Tls(rustls::Error::AlertReceived(alert)) => write!(f, "the peer refused it by the alert {alert:?}"),
             Self::Tls(error) => error.fmt(f),
+            Self::Foreign(_, first) => {
+                f.write_str("not TLS: the peer sent ")?;
+                match (&**first, text_of(first)) {
+                    ([1 | 2, 0..=15, ..], _) => f.write_str("a frame of gmux or smux")?,
+                    (_, Some(text)) => write!(f, "{text:?}")?,
+                    (first, None) => write!(f, "{:02x?}", &first[..first.len().min(16)])?,
+                }
+                f.write_str(": is it without TLS?")
+            }
             Self::Io(error) => error.fmt(f),
             Self::Ended => f.write_str("the peer ended the connection in the middle of it"),
+            Self::Mute => f.write_str("the peer ended the connection before anything came from it: does it speak TLS?"),
             Self::Late(timeout) => write!(f, "not done within {timeout:?}"),
         }
     }
@@ -254,9 +289,9 @@ impl fmt::Display for Unfinished {
 impl StdError for Unfinished {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Tls(error) => Some(error),
+            Self::Tls(error) | Self::Foreign(error, _) => Some(error),
             Self::Io(error) => Some(error),
-            Self::Ended | Self::Late(_) => None,
+            Self::Ended | Self::Mute | Self::Late(_) => None,
         }
     }
 }

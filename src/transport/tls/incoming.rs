@@ -93,6 +93,11 @@ impl Incoming {
         Ok(())
     }
 
+    /// What was read and rustls hasn't taken.
+    pub(super) fn waiting(&self) -> &[u8] {
+        self.ciphertext.get(self.start..self.end).unwrap_or_default()
+    }
+
     /// Whether rustls hasn't taken all that was read.
     pub(super) fn has_ciphertext(&self) -> bool {
         self.start < self.end
