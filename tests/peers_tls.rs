@@ -1,0 +1,928 @@
+//! `transport::Tls` with the TLS of other people on the other end, over loopback: OpenSSL's programs
+//! and stunnel, in both roles. `./tests/peers tls` installs them and runs this, in release; the
+//! large transfers between our own ends are here, too, since they take longest.
+//!
+//! What each part shows is at its heading. `peers_tls/openssl.rs` says how the openssl program is
+//! made to renew keys in the middle of binary data.
+
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "peers_tls/openssl.rs"]
+mod openssl;
+#[path = "peers_tls/programs.rs"]
+mod programs;
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gmux::transport::{BoundWrites, Halves, Pair, Tls, Transport};
+use gmux::{Config, Error, Session};
+use rustls::SupportedProtocolVersion;
+use tempfile::TempDir;
+
+use authority::{Authority, CLIENT, Purpose, SERVER, VERSIONS, Valid, client_config, server_config};
+use openssl::{Frames, Gate, Openssl, Text, bytes_at};
+use programs::Program;
+use support::peers::are_there;
+use support::{links, test_for, versions};
+
+/// A test that takes longer hangs.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// The bound of writes that a session begins with.
+const SHORT: Duration = Duration::from_millis(10);
+
+/// A handshake that takes longer hangs.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Runs `body` if the programs are here.
+fn with(programs: &[&str], name: &str, body: impl FnOnce()) {
+    if are_there(name, programs) {
+        test_for(name, WATCHDOG, body);
+    }
+}
+
+/// An authority's certificates, here and as files for the other program.
+struct Certified {
+    authority: Authority,
+    server: authority::Identity,
+    client: authority::Identity,
+    files: TempDir,
+}
+
+impl Certified {
+    fn new() -> Self {
+        let authority = Authority::new("the authority");
+        let (server, client) = authority.issue_both();
+        let files = tempfile::tempdir().unwrap();
+        authority.write(files.path(), "ca");
+        server.write(files.path(), "server");
+        client.write(files.path(), "client");
+        Self { authority, server, client, files }
+    }
+
+    /// A file's path, as text.
+    fn file(&self, name: &str) -> String {
+        self.files.path().join(name).into_os_string().into_string().unwrap()
+    }
+
+    /// Our server's end of a connection; it wants a certificate if `mutual`.
+    fn serve(&self, tcp: TcpStream, mutual: bool) -> io::Result<Tls> {
+        let verifier = mutual.then(|| self.authority.verifier());
+        Tls::handshake(authority::server(server_config(&self.server, verifier, &VERSIONS)), tcp, LONG)
+    }
+
+    /// Our client's end of a connection.
+    fn connect(&self, tcp: TcpStream, versions: &[&'static SupportedProtocolVersion]) -> io::Result<Tls> {
+        let config = client_config(&self.authority, Some(&self.client), versions);
+        Tls::handshake(authority::client(config), tcp, LONG)
+    }
+}
+
+/// How often `what` is in the text of a program's `-msgfile`.
+fn messages(file: &str, what: &str) -> usize {
+    std::fs::read_to_string(file).unwrap().lines().filter(|line| line.contains(what)).count()
+}
+
+// ---- keys are renewed while both directions are full ---------------------------------------------
+//
+// Our end is the raw transport, split, and both directions carry known bytes without end. OpenSSL
+// renews its keys again and again, and asks us to renew ours.
+
+/// One end of a raw transport.
+struct Ours {
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// How often a write, of about 10 ms, found no room.
+    stuck: AtomicUsize,
+    reading: Gate,
+}
+
+impl Ours {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { sent: zero(), received: zero(), stuck: AtomicUsize::new(0), reading: Gate::default() }
+    }
+
+    /// Writes until `limit` says that it's enough.
+    fn write(&self, writer: &mut dyn Write, limit: &AtomicU64) {
+        loop {
+            let at = self.sent.load(SeqCst);
+            let left = limit.load(SeqCst).saturating_sub(at);
+            if left == 0 {
+                break;
+            }
+            let data = bytes_at(at);
+            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(data.len()).min(100_000);
+            match writer.write(&data[..piece]) {
+                Ok(n) => {
+                    self.sent.fetch_add(n as u64, SeqCst);
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    self.stuck.fetch_add(1, SeqCst);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("our write after {at} bytes: {error}"),
+            }
+        }
+        flush(writer);
+    }
+
+    /// Reads to the end, which has to be clean.
+    fn read(&self, reader: &mut dyn Read) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            self.reading.pass();
+            let at = self.received.load(SeqCst);
+            match reader.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(n) => {
+                    assert_right(&buffer[..n], at);
+                    self.received.fetch_add(n as u64, SeqCst);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("our read after {at} bytes: {error}"),
+            }
+        }
+    }
+}
+
+fn flush(writer: &mut dyn Write) {
+    while let Err(error) = writer.flush() {
+        let again = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted];
+        assert!(again.contains(&error.kind()), "our flush: {error}");
+    }
+}
+
+/// What came at a place of the raw data.
+#[track_caller]
+fn assert_right(mut came: &[u8], mut at: u64) {
+    while !came.is_empty() {
+        let right = bytes_at(at);
+        let n = right.len().min(came.len());
+        assert!(came[..n] == right[..n], "wrong bytes in {n} from {at} on");
+        (came, at) = (&came[n..], at + n as u64);
+    }
+}
+
+/// The openssl program's user.
+struct Theirs {
+    sent: AtomicU64,
+    received: AtomicU64,
+    stuck: AtomicUsize,
+    commands: AtomicUsize,
+    reading: Gate,
+}
+
+impl Theirs {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        let count = || AtomicUsize::new(0);
+        Self { sent: zero(), received: zero(), stuck: count(), commands: count(), reading: Gate::default() }
+    }
+
+    /// Writes to the program until `limit`, with a command after every `every` messages: by turns
+    /// one that asks us for new keys, too, and one that doesn't.
+    fn write(&self, openssl: &Openssl, limit: &AtomicU64, every: u64) {
+        openssl.input.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
+        let send = |message: &[u8]| {
+            loop {
+                match openssl.input.send(message) {
+                    Ok(n) => break assert_eq!(n, message.len()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.stuck.fetch_add(1, SeqCst);
+                    }
+                    Err(error) => panic!("the program's input: {error}"),
+                }
+            }
+        };
+        let message = openssl::MESSAGE as u64;
+        while self.sent.load(SeqCst) < limit.load(SeqCst) {
+            send(&bytes_at(self.sent.load(SeqCst))[..openssl::MESSAGE]);
+            let sent = self.sent.fetch_add(message, SeqCst) / message + 1;
+            if sent.is_multiple_of(every) {
+                let asks = self.commands.fetch_add(1, SeqCst).is_multiple_of(2);
+                send(if asks { b"K\n" } else { b"k\n" });
+            }
+        }
+    }
+
+    /// Reads what the program prints, to the end.
+    fn read(&self, output: &mut dyn Read) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            self.reading.pass();
+            let n = output.read(&mut buffer).unwrap();
+            if n == 0 {
+                return;
+            }
+            assert_right(&buffer[..n], self.received.load(SeqCst));
+            self.received.fetch_add(n as u64, SeqCst);
+        }
+    }
+}
+
+/// Waits until a direction has been full for some time.
+fn wait_until_full(stuck: &AtomicUsize, moved: &AtomicU64) {
+    loop {
+        let (before, at) = (stuck.load(SeqCst), moved.load(SeqCst));
+        thread::sleep(openssl::FULL); // that nothing moves is what it waits for
+        if moved.load(SeqCst) == at && stuck.load(SeqCst) >= before + 3 {
+            return;
+        }
+    }
+}
+
+/// Waits until a writer that found no room again and again doesn't come back any more.
+fn wait_until_in_a_call(stuck: &AtomicUsize) {
+    loop {
+        let before = stuck.load(SeqCst);
+        thread::sleep(openssl::FULL); // six times its bound: that it stays away is what it waits for
+        if stuck.load(SeqCst) == before {
+            return;
+        }
+    }
+}
+
+/// Waits until so much has come.
+fn wait_for(came: &AtomicU64, bytes: u64) {
+    support::until(|| came.load(SeqCst) >= bytes);
+}
+
+/// Both ends at work: `steer` lets them, then all that is under way arrives, and our end closes.
+fn both_work(
+    halves: Halves,
+    openssl: &Openssl,
+    output: &mut (dyn Read + Send),
+    every: u64,
+    steer: impl FnOnce(&Ours, &Theirs, &mut BoundWrites),
+) -> (Ours, Theirs) {
+    let Halves { mut reader, mut writer, control, bound_writes, .. } = halves;
+    let mut bound_writes = bound_writes.unwrap();
+    let (ours, theirs) = (Ours::new(), Theirs::new());
+    let [our_limit, their_limit] = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            ours.write(&mut *writer, &our_limit);
+            writer
+        });
+        let reading = scope.spawn(|| ours.read(&mut *reader));
+        let feeding = scope.spawn(|| theirs.write(openssl, &their_limit, every));
+        let printed = scope.spawn(|| theirs.read(output));
+        steer(&ours, &theirs, &mut bound_writes);
+        bound_writes(Some(SHORT)).unwrap();
+        their_limit.store(0, SeqCst);
+        our_limit.store(0, SeqCst);
+        let mut writer = writing.join().unwrap();
+        feeding.join().unwrap();
+        support::until(|| {
+            flush(&mut *writer); // an answer may be due
+            theirs.received.load(SeqCst) == ours.sent.load(SeqCst)
+                && ours.received.load(SeqCst) == theirs.sent.load(SeqCst)
+        });
+        control.finish_write().unwrap();
+        reading.join().unwrap();
+        printed.join().unwrap();
+    });
+    println!("sent {} and {} bytes", ours.sent.load(SeqCst), theirs.sent.load(SeqCst));
+    (ours, theirs)
+}
+
+/// How often a program says, in its `-msgfile`, that it has renewed its keys, and that we have.
+fn renewals(log: &str) -> (usize, usize) {
+    let count = |direction| messages(log, &format!("{direction} TLS 1.3, Handshake [length 0005], KeyUpdate"));
+    let (its, ours) = (count(">>>"), count("<<<"));
+    println!("it renewed its keys {its} times, and we ours {ours} times");
+    (its, ours)
+}
+
+/// s_client renews its keys while our writer is stuck in a full socket, and its own writer in ours.
+/// Our reader gets the renewals, data under the new keys, and requests for keys of ours, with our
+/// writer stuck: so it neither waits for the writer nor writes. Once the program takes our bytes
+/// again, all that we had written, before and after our renewals, is right.
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn s_client_renews_keys_while_both_directions_are_full() {
+    with(&["openssl"], "s_client_renews_keys_while_both_directions_are_full", || {
+        const ROUNDS: usize = 10;
+        const STEP: u64 = 2 << 20; // four renewals
+        let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (to, ca, log) = (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
+        let mut openssl = Openssl::start(&[
+            "s_client",
+            "-brief",
+            "-nbio",
+            "-verify_return_error",
+            "-connect",
+            &to,
+            "-servername",
+            SERVER,
+            "-CAfile",
+            &ca,
+            "-msg",
+            "-msgfile",
+            &log,
+        ]);
+        let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
+        let mut output = openssl.output.take().unwrap();
+        let (_, theirs) = both_work(tls.split().unwrap(), &openssl, &mut output, 64, |ours, theirs, bound_writes| {
+            for round in 1..=ROUNDS {
+                wait_until_full(&ours.stuck, &ours.sent);
+                wait_until_full(&theirs.stuck, &theirs.sent);
+                // From now on our writer stays in one call: whoever waits for it hangs.
+                bound_writes(None).unwrap();
+                wait_until_in_a_call(&ours.stuck);
+                let (sent, received) = (ours.sent.load(SeqCst), ours.received.load(SeqCst));
+                ours.reading.set(true);
+                wait_for(&ours.received, received + STEP);
+                assert_eq!(ours.sent.load(SeqCst), sent, "round {round}: our writer was to be stuck meanwhile");
+                let received = theirs.received.load(SeqCst);
+                theirs.reading.set(true);
+                wait_for(&theirs.received, received + STEP);
+                bound_writes(Some(SHORT)).unwrap();
+                wait_for(&ours.sent, ours.sent.load(SeqCst) + STEP); // the call that wasn't bounded is over
+                if round < ROUNDS {
+                    ours.reading.set(false);
+                    theirs.reading.set(false);
+                }
+            }
+        });
+        let (_, said) = openssl.program.finish();
+        let commands = theirs.commands.load(SeqCst);
+        assert_eq!(said.matches("KEYUPDATE").count(), commands, "{said}");
+        let (its, ours) = renewals(&log);
+        assert_eq!(its, commands);
+        assert!((ROUNDS..=commands.div_ceil(2)).contains(&ours), "we renewed ours {ours} times");
+    });
+}
+
+/// The same with s_server, as far as that program goes: it can't take input while its own output is
+/// full, so both directions move, and what we
+/// have written waits for it.
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn s_server_renews_keys_in_the_middle_of_both_directions() {
+    with(&["openssl"], "s_server_renews_keys_in_the_middle_of_both_directions", || {
+        const STEPS: u64 = 64;
+        const STEP: u64 = 1 << 20;
+        let mut on_the_way = Vec::new();
+        let made = Certified::new();
+        let (certificate, key, log) = (made.file("server.pem"), made.file("server.key.pem"), made.file("log"));
+        let mut openssl = Openssl::start(&[
+            "s_server",
+            "-accept",
+            "127.0.0.1:0",
+            "-naccept",
+            "1",
+            "-cert",
+            &certificate,
+            "-key",
+            &key,
+            "-msg",
+            "-msgfile",
+            &log,
+        ]);
+        let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
+        let tls = made.connect(tcp, &VERSIONS).unwrap();
+        let mut output = Text::new(openssl.output.take().unwrap());
+        let (_, theirs) = both_work(tls.split().unwrap(), &openssl, &mut output, 64, |ours, theirs, _| {
+            ours.reading.set(true);
+            theirs.reading.set(true);
+            for step in 1..=STEPS {
+                wait_for(&ours.received, step * STEP);
+                wait_for(&theirs.received, step * STEP);
+                on_the_way.push(ours.sent.load(SeqCst) - theirs.received.load(SeqCst));
+            }
+        });
+        drop(openssl.input);
+        let (_, said) = openssl.program.finish();
+        let commands = theirs.commands.load(SeqCst);
+        assert_eq!(output.renewals, commands, "{said}");
+        let (its, ours) = renewals(&log);
+        on_the_way.sort_unstable();
+        let half_of_the_time = on_the_way[on_the_way.len() / 2];
+        println!("half of the time at least {half_of_the_time} of our bytes were on their way");
+        assert_eq!(its, commands);
+        assert!(ours > 0 && half_of_the_time > 256 * 1024);
+    });
+}
+
+// ---- sessions through openssl's programs, which renew keys meanwhile -----------------------------
+//
+// Our session over `Tls` on one side; on the other a second session of ours whose transport is the
+// program's standard input and output: so gmux's own frames pass through OpenSSL's TLS.
+
+const STREAMS: usize = 16;
+const EACH: usize = 2 << 20;
+
+/// Streams from both ends carry checked bytes both ways, all at once.
+fn exchange(ours: &Session, theirs: &Session, streams: usize, each: usize) {
+    thread::scope(|scope| {
+        for number in 0..streams {
+            let opener = if number % 2 == 0 { ours } else { theirs };
+            let carry = move |stream: gmux::Stream, from: usize, theirs: usize| {
+                scope.spawn(move || {
+                    thread::scope(|both| {
+                        both.spawn(|| {
+                            links::send(&stream, from, each);
+                            stream.shutdown(Shutdown::Write).unwrap();
+                        });
+                        assert_eq!(links::check(&stream, theirs), each, "stream {}", stream.name());
+                    });
+                });
+            };
+            let (near, far) = (number * 2 * 1_000_003, (number * 2 + 1) * 1_000_003);
+            carry(opener.open(number.to_string()).unwrap(), near, far);
+            let acceptor = if number % 2 == 0 { theirs } else { ours };
+            let accepted = acceptor.accept().unwrap();
+            assert_eq!(accepted.name(), number.to_string());
+            carry(accepted, far, near);
+        }
+    });
+}
+
+/// Which session is closed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closes {
+    Ours,
+    Theirs,
+}
+
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn sessions_go_through_s_client_which_renews_keys() {
+    with(&["openssl"], "sessions_go_through_s_client_which_renews_keys", || {
+        for (config, closes) in versions().into_iter().zip([Closes::Ours, Closes::Theirs]) {
+            let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+            let (to, ca, log) = (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
+            let (certificate, key) = (made.file("client.pem"), made.file("client.key.pem"));
+            #[rustfmt::skip]
+            let mut openssl = Openssl::start(&[
+                "s_client", "-brief", "-nbio", "-verify_return_error", "-connect", &to, "-servername", SERVER,
+                "-CAfile", &ca, "-cert", &certificate, "-key", &key, "-alpn", "gmux", "-msg", "-msgfile", &log,
+            ]);
+            let tls = made.serve(listener.accept().unwrap().0, true).unwrap();
+            assert_eq!(tls.server_name(), Some(SERVER));
+            assert_eq!(tls.peer_certificates().unwrap()[0], made.client.certificate);
+            let ours = Session::server(tls, config.clone()).unwrap();
+            let frames = Frames::new(openssl.input, b"K\n", 100);
+            let theirs = Pair::new(openssl.output.take().unwrap(), frames);
+            let theirs = Session::client(theirs, config.max_frame_size(Frames::PAYLOAD)).unwrap();
+            exchange(&ours, &theirs, STREAMS, EACH);
+            match closes {
+                Closes::Ours => {
+                    ours.close().unwrap();
+                    assert!(matches!(theirs.accept(), Err(Error::PeerClosed)));
+                }
+                Closes::Theirs => {
+                    theirs.close().unwrap();
+                    assert!(matches!(ours.accept(), Err(Error::PeerClosed)));
+                }
+            }
+            drop((ours, theirs));
+            let (_, said) = openssl.program.finish();
+            let (its, ours) = renewals(&log);
+            assert_eq!(its, said.matches("KEYUPDATE").count());
+            assert!(its > 40 && ours > 0, "{said}");
+        }
+    });
+}
+
+/// s_server never ends its side cleanly by itself, so it is ours that closes.
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn sessions_go_through_s_server_which_renews_keys() {
+    with(&["openssl"], "sessions_go_through_s_server_which_renews_keys", || {
+        for config in versions() {
+            let made = Certified::new();
+            let (certificate, key, ca) = (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
+            let log = made.file("log");
+            #[rustfmt::skip]
+            let mut openssl = Openssl::start(&[
+                "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key,
+                "-Verify", "1", "-verify_return_error", "-CAfile", &ca, "-msg", "-msgfile", &log,
+            ]);
+            let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
+            let ours = Session::client(made.connect(tcp, &VERSIONS).unwrap(), config.clone()).unwrap();
+            let frames = Frames::new(openssl.input, b"K\n", 100);
+            let theirs = Pair::new(Text::new(openssl.output.take().unwrap()), frames);
+            let theirs = Session::server(theirs, config.max_frame_size(Frames::PAYLOAD)).unwrap();
+            exchange(&ours, &theirs, STREAMS, EACH);
+            ours.close().unwrap();
+            assert!(matches!(theirs.accept(), Err(Error::PeerClosed)));
+            drop((ours, theirs));
+            openssl.program.finish();
+            let (its, ours) = renewals(&log);
+            assert!(its > 40 && ours > 0);
+        }
+    });
+}
+
+// ---- OpenSSL and certificates --------------------------------------------------------------------
+
+/// What is wrong with a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    UnknownAuthority,
+    Expired,
+    /// Of servers: in another's name. Of clients: there is none.
+    NameOrNone,
+}
+
+impl Fault {
+    const ALL: [Self; 3] = [Self::UnknownAuthority, Self::Expired, Self::NameOrNone];
+
+    /// A certificate with this fault, as files `wrong.pem` and `wrong.key.pem`.
+    fn certificate(self, made: &Certified, purpose: Purpose) -> Option<authority::Identity> {
+        let name = if purpose == Purpose::Server { SERVER } else { CLIENT };
+        let wrong = match (self, purpose) {
+            (Self::UnknownAuthority, _) => Authority::new("another authority").issue(purpose, name, Valid::Now),
+            (Self::Expired, _) => made.authority.issue(purpose, name, Valid::Expired),
+            (Self::NameOrNone, Purpose::Server) => made.authority.issue(purpose, "other.example", Valid::Now),
+            (Self::NameOrNone, Purpose::Client) => return None,
+        };
+        wrong.write(made.files.path(), "wrong");
+        Some(wrong)
+    }
+}
+
+/// What a client says whose server is to refuse it: in its handshake or, with TLS 1.3, afterwards.
+fn refused_client(tls: io::Result<Tls>) -> io::Error {
+    match tls {
+        Err(error) => error,
+        Ok(tls) => Session::client(tls, Config::new()).unwrap().accept().unwrap_err().into(),
+    }
+}
+
+#[track_caller]
+fn assert_says(who: &str, text: &str, part: &str) {
+    println!("{who}: {text}");
+    assert!(text.contains(part), "{who} doesn't say {part:?}: {text}");
+}
+
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn our_client_and_s_server_refuse_each_others_certificates() {
+    with(&["openssl"], "our_client_and_s_server_refuse_each_others_certificates", || {
+        let made = Certified::new();
+        for (fault, ours, theirs) in [
+            (Fault::UnknownAuthority, "UnknownIssuer", "alert unknown ca"),
+            (Fault::Expired, "certificate expired", "alert certificate expired"),
+            (Fault::NameOrNone, "not valid for name \"localhost\"", "alert bad certificate"),
+        ] {
+            fault.certificate(&made, Purpose::Server);
+            let (certificate, key) = (made.file("wrong.pem"), made.file("wrong.key.pem"));
+            let args = ["-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key];
+            let mut openssl = Openssl::start(&[&["s_server"], &args[..]].concat());
+            let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
+            let error = made.connect(tcp, &VERSIONS).unwrap_err();
+            assert_says("our client", &error.to_string(), ours);
+            assert_says("s_server", &openssl.program.line_with("alert"), theirs);
+        }
+        for fault in Fault::ALL {
+            for version in VERSIONS {
+                let wrong = fault.certificate(&made, Purpose::Client);
+                let (certificate, key, ca) =
+                    (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
+                let args = ["-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key];
+                let wants = ["-Verify", "1", "-verify_return_error", "-CAfile", &ca];
+                let mut openssl = Openssl::start(&[&["s_server"], &args[..], &wants[..]].concat());
+                let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
+                let config = client_config(&made.authority, wrong.as_ref(), &[version]);
+                let error = refused_client(Tls::handshake(authority::client(config), tcp, LONG));
+                let alert = match (fault, version.version) {
+                    (Fault::UnknownAuthority, _) => "alert UnknownCA",
+                    (Fault::Expired, _) => "alert CertificateExpired",
+                    (Fault::NameOrNone, rustls::ProtocolVersion::TLSv1_3) => "alert CertificateRequired",
+                    (Fault::NameOrNone, _) => "alert HandshakeFailure",
+                };
+                assert_says("our client", &error.to_string(), alert);
+                assert_eq!(error.kind(), ErrorKind::InvalidData);
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn our_server_and_s_client_refuse_each_others_certificates() {
+    with(&["openssl"], "our_server_and_s_client_refuse_each_others_certificates", || {
+        let made = Certified::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (to, ca) = (listener.local_addr().unwrap().to_string(), made.file("ca.pem"));
+        let usual = ["s_client", "-brief", "-connect", &to, "-CAfile", &ca, "-verify_return_error"];
+        for (fault, ours, theirs) in [
+            (Fault::UnknownAuthority, "UnknownIssuer", "alert unknown ca"),
+            (Fault::Expired, "certificate expired", "alert certificate expired"),
+            (Fault::NameOrNone, "peer sent no certificates", "alert certificate required"),
+        ] {
+            let wrong = fault.certificate(&made, Purpose::Client);
+            let (certificate, key) = (made.file("wrong.pem"), made.file("wrong.key.pem"));
+            let own = ["-cert", &certificate, "-key", &key];
+            let own = if wrong.is_some() { &own[..] } else { &[] };
+            let openssl = Openssl::start(&[&usual, own].concat());
+            let error = made.serve(listener.accept().unwrap().0, true).unwrap_err();
+            assert_says("our server", &error.to_string(), ours);
+            assert_says("s_client", &openssl.program.line_with("alert"), theirs);
+        }
+        for (fault, ours) in [
+            (Fault::UnknownAuthority, "the peer refused it by the alert UnknownCA"),
+            (Fault::Expired, "the peer refused it by the alert CertificateExpired"),
+            (Fault::NameOrNone, "the peer refused it by the alert BadCertificate"),
+        ] {
+            for version in VERSIONS {
+                let wrong = fault.certificate(&made, Purpose::Server).unwrap();
+                let openssl = Openssl::start(&[&usual[..], &["-verify_hostname", SERVER]].concat());
+                let connection = authority::server(server_config(&wrong, None, &[version]));
+                let error = Tls::handshake(connection, listener.accept().unwrap().0, LONG).unwrap_err();
+                assert_says("our server", &error.to_string(), ours);
+                drop(openssl);
+            }
+        }
+    });
+}
+
+// ---- stunnel -------------------------------------------------------------------------------------
+
+/// A running stunnel, and the port that it listens on.
+struct Stunnel {
+    _program: Program,
+    port: u16,
+}
+
+impl Stunnel {
+    /// stunnel with one service, which connects to `to`.
+    fn start(made: &Certified, to: std::net::SocketAddr, service: &str) -> Self {
+        let file = made.files.path().join("stunnel.conf");
+        let text = format!(
+            "foreground = yes\npid =\ndebug = info\nsyslog = no\n[gmux]\naccept = 127.0.0.1:0\nconnect = {to}\n{service}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let program = Program::start(Command::new("stunnel4").arg(&file));
+        let line = program.line_with("bound to 127.0.0.1:");
+        let port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
+        Self { _program: program, port }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).unwrap()
+    }
+}
+
+/// Where stunnel stands.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    /// It ends the TLS of our client in front of a plain gmux server.
+    Server,
+    /// It gives TLS to a plain gmux client, and connects to our server.
+    Client,
+}
+
+/// A session over `Tls`, one that knows nothing of TLS, and stunnel between them.
+struct Between {
+    tls: Session,
+    plain: Session,
+    stunnel: Stunnel,
+}
+
+/// Both check the other's certificate.
+fn through_stunnel(
+    made: &Certified,
+    role: Role,
+    version: &'static SupportedProtocolVersion,
+    config: &Config,
+) -> Between {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let ca = made.file("ca.pem");
+    let number = if version.version == rustls::ProtocolVersion::TLSv1_2 { "TLSv1.2" } else { "TLSv1.3" };
+    let common = format!("sslVersion = {number}\nverifyChain = yes\nCAfile = {ca}");
+    match role {
+        Role::Server => {
+            let own = format!("cert = {}\nkey = {}", made.file("server.pem"), made.file("server.key.pem"));
+            let stunnel = Stunnel::start(made, to, &format!("{common}\n{own}"));
+            let tls = made.connect(stunnel.connect(), &VERSIONS).unwrap();
+            assert_eq!(tls.protocol_version(), Some(version.version));
+            let tls = Session::client(tls, config.clone()).unwrap();
+            let plain = Session::server(listener.accept().unwrap().0, config.clone()).unwrap();
+            Between { tls, plain, stunnel }
+        }
+        Role::Client => {
+            let own = format!("cert = {}\nkey = {}", made.file("client.pem"), made.file("client.key.pem"));
+            let service = format!("client = yes\n{common}\n{own}\ncheckHost = {SERVER}\nsni = {SERVER}");
+            let stunnel = Stunnel::start(made, to, &service);
+            let plain = Session::client(stunnel.connect(), config.clone()).unwrap();
+            let tls = made.serve(listener.accept().unwrap().0, true).unwrap();
+            assert_eq!((tls.protocol_version(), tls.server_name()), (Some(version.version), Some(SERVER)));
+            assert_eq!(tls.peer_certificates().unwrap()[0], made.client.certificate);
+            Between { tls: Session::server(tls, config.clone()).unwrap(), plain, stunnel }
+        }
+    }
+}
+
+/// 100 streams at once, 32 MiB each way; then one end closes after the other's last byte, and both
+/// say Ok.
+fn stunnel_carries(name: &str, role: Role) {
+    with(&["stunnel4", "openssl"], name, || {
+        let made = Certified::new();
+        for version in VERSIONS {
+            for (config, tls_closes_first) in versions().into_iter().zip([true, false]) {
+                let Between { tls, plain, stunnel } = through_stunnel(&made, role, version, &config);
+                let started = Instant::now();
+                exchange(&tls, &plain, 100, (32 << 20) / 100);
+                let seconds = started.elapsed().as_secs_f64();
+                println!("{role:?} {:?}: 32 MiB each way in {seconds:.2} s", version.version);
+                let (first, second) = if tls_closes_first { (&tls, &plain) } else { (&plain, &tls) };
+                first.close().unwrap();
+                assert!(matches!(second.accept(), Err(Error::PeerClosed)), "{:?}", second.close_reason());
+                second.close().unwrap();
+                drop(stunnel);
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs stunnel4; ./tests/peers runs it"]
+fn stunnel_as_the_server_carries_100_streams_and_both_ends_close() {
+    stunnel_carries("stunnel_as_the_server_carries_100_streams_and_both_ends_close", Role::Server);
+}
+
+#[test]
+#[ignore = "needs stunnel4; ./tests/peers runs it"]
+fn stunnel_as_the_client_carries_100_streams_and_both_ends_close() {
+    stunnel_carries("stunnel_as_the_client_carries_100_streams_and_both_ends_close", Role::Client);
+}
+
+/// What each end reads when the connection is cut on the far side of stunnel, or in it.
+fn stunnel_passes_cuts(name: &str, role: Role) {
+    with(&["stunnel4", "openssl"], name, || {
+        let made = Certified::new();
+        for version in VERSIONS {
+            for kill in [false, true] {
+                let Between { tls, plain, stunnel } = through_stunnel(&made, role, version, &Config::new());
+                let mut stream = tls.open("cut").unwrap();
+                stream.write_all(b"half").unwrap();
+                let mut far = plain.accept().unwrap();
+                far.read_exact(&mut [0; 4]).unwrap();
+                if kill {
+                    drop(stunnel);
+                    let error = plain.accept().unwrap_err();
+                    println!("{role:?} {:?}, stunnel killed, the plain end: {error}", version.version);
+                    assert!(matches!(error, Error::ConnectionLost(_) | Error::Io(_)), "{error}");
+                    let error = tls.accept().unwrap_err();
+                    println!("{role:?} {:?}, stunnel killed, the TLS end: {error}", version.version);
+                    assert!(matches!(error, Error::Io(_)), "{error}");
+                } else {
+                    // The plain end is closed with the stream open: the connection's end, not the stream's.
+                    let closed = plain.close();
+                    println!("{role:?} {:?}, the plain end's close: {closed:?}", version.version);
+                    let error = stream.read(&mut [0]).unwrap_err();
+                    drop(far);
+                    println!("{role:?} {:?}, the plain end left: {error}", version.version);
+                    assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+                }
+            }
+        }
+    });
+}
+
+/// What stunnel doesn't pass on: it takes a TLS connection that ends without `close_notify` for a
+/// clean end, and gives the plain end one. With a stream open, gmux says that it was cut all the
+/// same; with none, it can't know.
+#[test]
+#[ignore = "needs stunnel4; ./tests/peers runs it"]
+fn stunnel_hides_a_missing_close_notify_from_the_plain_end() {
+    with(&["stunnel4", "openssl"], "stunnel_hides_a_missing_close_notify_from_the_plain_end", || {
+        let made = Certified::new();
+        let own = format!("cert = {}\nkey = {}", made.file("server.pem"), made.file("server.key.pem"));
+        for has_stream in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let stunnel = Stunnel::start(&made, listener.local_addr().unwrap(), &own);
+            let tcp = stunnel.connect();
+            let cut = tcp.try_clone().unwrap();
+            let tls = Session::client(made.connect(tcp, &VERSIONS).unwrap(), Config::new()).unwrap();
+            let plain = Session::server(listener.accept().unwrap().0, Config::new()).unwrap();
+            let stream = has_stream.then(|| tls.open("open").unwrap());
+            let accepted = has_stream.then(|| plain.accept().unwrap());
+            cut.shutdown(Shutdown::Write).unwrap();
+            let error = plain.accept().unwrap_err();
+            println!("a TLS connection cut, streams: {has_stream}, the plain end: {error}");
+            if has_stream {
+                assert!(matches!(error, Error::ConnectionLost(_)), "{error}");
+            } else {
+                assert!(matches!(error, Error::PeerClosed), "{error}");
+            }
+            drop((stream, accepted));
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs stunnel4; ./tests/peers runs it"]
+fn stunnel_as_the_server_passes_on_that_a_connection_was_cut() {
+    stunnel_passes_cuts("stunnel_as_the_server_passes_on_that_a_connection_was_cut", Role::Server);
+}
+
+#[test]
+#[ignore = "needs stunnel4; ./tests/peers runs it"]
+fn stunnel_as_the_client_passes_on_that_a_connection_was_cut() {
+    stunnel_passes_cuts("stunnel_as_the_client_passes_on_that_a_connection_was_cut", Role::Client);
+}
+
+// ---- large transfers between our own ends --------------------------------------------------------
+
+/// Gives a socket buffers of so many bytes. Linux doubles that, and has a least size of its own.
+fn narrow(socket: &socket2::Socket, size: usize) {
+    socket.set_recv_buffer_size(size).unwrap();
+    socket.set_send_buffer_size(size).unwrap();
+    let sizes = (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap());
+    assert!(sizes.0.max(sizes.1) <= 2 * size.max(2304), "{sizes:?} instead of {size}");
+}
+
+/// Both ends of a TCP connection over loopback, with such buffers from its beginning.
+fn narrow_tcp(size: usize) -> (TcpStream, TcpStream) {
+    let socket = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        narrow(&socket, size);
+        socket
+    };
+    let (listener, near) = (socket(), socket());
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(1).unwrap();
+    near.connect(&listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    narrow(&far, size);
+    (near.into(), far.into())
+}
+
+/// So many bytes each way at once, then both ends close. Returns the seconds.
+fn at_once(what: &str, bytes: usize, config: &Config, near: impl Transport, far: impl Transport) -> f64 {
+    let client = Session::client(near, config.clone()).unwrap();
+    let server = Session::server(far, config.clone()).unwrap();
+    let started = Instant::now();
+    exchange(&client, &server, 1, bytes);
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = 2.0 * bytes as f64 / seconds / 1e6;
+    println!("{what}: {bytes} bytes each way in {seconds:.2} s: {rate:.0} MB/s, both ways together");
+    client.close().unwrap();
+    server.close().unwrap();
+    seconds
+}
+
+/// The handshake over both ends of something.
+fn shake_hands<T: Transport + Send>(near: T, far: T) -> (Tls, Tls) {
+    let (authority, versions) = (Authority::new("the authority"), &VERSIONS);
+    let (server, _) = authority.issue_both();
+    thread::scope(|scope| {
+        let client = authority::client(client_config(&authority, None, versions));
+        let client = scope.spawn(|| Tls::handshake(client, near, LONG).unwrap());
+        let server = authority::server(server_config(&server, None, versions));
+        let server = Tls::handshake(server, far, LONG).unwrap();
+        (client.join().unwrap(), server)
+    })
+}
+
+#[test]
+#[ignore = "takes long; ./tests/peers runs it"]
+fn four_gib_each_way_at_once_with_buffers_of_64_kib() {
+    test_for("four_gib_each_way_at_once_with_buffers_of_64_kib", Duration::from_secs(240), || {
+        let (near, far) = narrow_tcp(64 * 1024);
+        let (near, far) = shake_hands(near, far);
+        at_once("buffers of 64 KiB", 4 << 30, &Config::new().version(2), near, far);
+    });
+}
+
+/// The smallest buffers that the system gives to Unix sockets. For TCP, 4096 bytes, which Linux
+/// doubles: with less, its own TCP stops now and then (a window below one segment, an empty receive
+/// queue, and a sender that waits for its persist timer of 0.2 s before each segment). With 2304
+/// bytes in all, the least that it takes, a plain session stops so, too.
+#[test]
+#[ignore = "takes long; ./tests/peers runs it"]
+fn sixteen_mib_each_way_at_once_with_the_smallest_buffers() {
+    test_for("sixteen_mib_each_way_at_once_with_the_smallest_buffers", WATCHDOG, || {
+        for config in versions() {
+            let unix = || {
+                let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+                narrow(&socket2::SockRef::from(&near), 1);
+                narrow(&socket2::SockRef::from(&far), 1);
+                (near, far)
+            };
+            let (near, far) = unix();
+            at_once("smallest, Unix socket, plain", 16 << 20, &config, near, far);
+            let (near, far) = unix();
+            let (near, far) = shake_hands(near, far);
+            at_once("smallest, Unix socket, TLS", 16 << 20, &config, near, far);
+            let (near, far) = narrow_tcp(4096);
+            at_once("smallest, TCP, plain", 16 << 20, &config, near, far);
+            let (near, far) = narrow_tcp(4096);
+            let (near, far) = shake_hands(near, far);
+            at_once("smallest, TCP, TLS", 16 << 20, &config, near, far);
+        }
+    });
+}

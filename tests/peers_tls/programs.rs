@@ -1,0 +1,71 @@
+//! Another program as a child process: what it says on standard error is kept, and it ends with the
+//! test.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+
+/// A running program.
+pub struct Program {
+    pub child: Child,
+    said: Arc<Said>,
+    collecting: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Said {
+    /// Lines so far, and whether that is all.
+    lines: Mutex<(Vec<String>, bool)>,
+    /// Waited for by who wants to read a line that hasn't come; each line and the end wake it.
+    more: Condvar,
+}
+
+impl Program {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let (said, errors) = (Arc::new(Said::default()), child.stderr.take().unwrap());
+        let own = Arc::clone(&said);
+        let collecting = thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                own.lines.lock().unwrap().0.push(line);
+                own.more.notify_all();
+            }
+            own.lines.lock().unwrap().1 = true;
+            own.more.notify_all();
+        });
+        Self { child, said, collecting: Some(collecting) }
+    }
+
+    /// Waits for a line that contains `part`, and returns it.
+    pub fn line_with(&self, part: &str) -> String {
+        let mut lines = self.said.lines.lock().unwrap();
+        loop {
+            if let Some(line) = lines.0.iter().find(|line| line.contains(part)) {
+                return line.clone();
+            }
+            assert!(!lines.1, "it ended without saying {part:?}, but {:#?}", lines.0);
+            lines = self.said.more.wait(lines).unwrap();
+        }
+    }
+
+    /// Waits until it ends by itself; returns how, and what it said.
+    pub fn finish(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        self.collecting.take().unwrap().join().unwrap();
+        (status, self.said.lines.lock().unwrap().0.join("\n"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(collecting) = self.collecting.take() {
+            let _ = collecting.join();
+        }
+        if thread::panicking() {
+            eprintln!("the other program said: {:#?}", self.said.lines.lock().unwrap().0);
+        }
+    }
+}
