@@ -1,7 +1,7 @@
 //! [`copy_bidirectional`]: what a forwarder does with two connections.
 //!
 //! Invariants: two threads, the caller's and one that ends before the call does; what was read is written before an end or an error is
-//! passed on, as far as the other connection takes it; connections that a failed start has touched are as they were.
+//! passed on, as far as the other connection takes it; connections that a failed start has touched have the timeouts that they had.
 
 use std::fmt;
 use std::io;
@@ -111,7 +111,8 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///
 /// # Errors
 /// See [`CopyError`]. It becomes an [`io::Error`] of its source's kind by `?`. Before the first byte it is
-/// [`Fault::Start`]: a connection can't be prepared, or the thread can't be had. Then both connections are as before.
+/// [`Fault::Start`]: a connection can't be prepared, or the thread can't be had. Then both connections
+/// have the timeouts that they had before, and may have become blocking if they could be prepared.
 ///
 /// # Panics
 /// Where a [`Duplex`] of the caller's panics: both connections are aborted, and the panic goes on in the calling thread.
@@ -240,7 +241,6 @@ impl CopyOptions {
         let bound = limit.map_or(LOOK, |limit| (limit / 4).clamp(SHORTEST, LOOK));
         let mut bounds = [None; 2];
         for (end, bounded) in ends.iter().zip(&mut bounds) {
-            end.prepare()?;
             end.set_read_timeout(self.read_bound())?;
             match end.set_write_timeout(Some(bound)) {
                 Ok(()) => *bounded = Some(bound),
@@ -248,6 +248,8 @@ impl CopyOptions {
                 Err(error) => return Err(error),
             }
         }
+        // Last: what this changes, such as a mode, isn't put back if the other connection can't be copied.
+        ends.iter().try_for_each(|end| end.prepare())?;
         Ok(bounds)
     }
 }

@@ -269,9 +269,9 @@ fn an_upload_that_is_given_up_ends_the_sockets_reading() {
 }
 
 /// A socket that remembers whether its writing was finished.
-struct Watched(TcpStream, AtomicBool);
+struct Watched<T>(T, AtomicBool);
 
-impl Duplex for Watched {
+impl<T: Duplex> Duplex for Watched<T> {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.read(buf)
     }
@@ -306,6 +306,52 @@ fn a_reset_is_never_passed_on_as_an_end() {
             assert!(matches!(error.fault, Fault::Read(Side::A) | Fault::Write(Side::A)), "{round}: {error}");
             assert!(!finished, "round {round}: {error}");
             writer.join().unwrap();
+        }
+    });
+}
+
+/// A Unix socket as well: a write that waits for room is told, and the read isn't.
+#[test]
+fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
+    test("a_unix_sockets_reset_is_never_passed_on_as_an_end", || {
+        for round in 0..400 {
+            let ((a, a_far), (b, b_far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let copy = thread::spawn(move || {
+                let b = Watched(b, AtomicBool::new(false));
+                (copy_bidirectional(&a, &b), b.1.into_inner())
+            });
+            let writer = thread::spawn(move || while (&b_far).write_all(&[7; 65536]).is_ok() {});
+            read_exact(&a_far, 1);
+            thread::sleep(Duration::from_millis(2)); // mostly enough for a write to wait for room
+            write_all(&a_far, b"half").unwrap();
+            drop(a_far); // with unread input
+            let (result, finished) = copy.join().unwrap();
+            let error = result.unwrap_err();
+            assert!(!finished, "round {round}: {error}");
+            writer.join().unwrap();
+        }
+    });
+}
+
+/// The peer takes the last answer and is gone at once, as it may: the end is in order, and is passed on.
+#[test]
+fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
+    test("a_peer_that_closes_after_the_last_answer_has_ended_in_order", || {
+        for round in 0..400 {
+            let ((a, mut a_far), (b, mut b_far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let copy = thread::spawn(move || copy_bidirectional(&a, &b));
+            let client = thread::spawn(move || {
+                a_far.write_all(b"question").unwrap();
+                a_far.read_exact(&mut [0; 6]).unwrap();
+            });
+            b_far.read_exact(&mut [0; 8]).unwrap();
+            b_far.write_all(b"answer").unwrap();
+            let end = b_far.read(&mut [0]).unwrap();
+            assert_eq!(end, 0);
+            drop(b_far);
+            client.join().unwrap();
+            let copied = copy.join().unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!((copied.a_to_b, copied.b_to_a), (8, 6));
         }
     });
 }
@@ -694,6 +740,84 @@ fn ends_that_have_ended_already() {
         assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::ConnectionReset), "{error}");
         assert_eq!(error.copied.a_to_b, 10);
         assert_eq!(read_to_end(&far).unwrap(), b"last words");
+    });
+}
+
+#[test]
+fn a_timeout_longer_than_the_clock_goes_on_for_ever() {
+    /// Its first write times out.
+    struct Late(AtomicBool);
+
+    impl Duplex for Late {
+        fn read(&self, _: &mut [u8]) -> io::Result<usize> {
+            Ok(0)
+        }
+        fn write(&self, buf: &[u8]) -> io::Result<usize> {
+            if self.0.swap(false, SeqCst) {
+                thread::sleep(Duration::from_millis(500)); // of the second that it has
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            Ok(buf.len())
+        }
+        fn finish_write(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn abort(&self) {}
+        fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+        fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    test("a_timeout_longer_than_the_clock_goes_on_for_ever", || {
+        for options in [
+            CopyOptions::new().idle_timeout(Some(Duration::MAX)),
+            CopyOptions::new().half_close_timeout(Some(Duration::MAX)),
+        ] {
+            let (socket, peer) = tcp();
+            write_all(&peer, b"late").unwrap();
+            drop(peer);
+            let copied = options.run(&socket, &Late(AtomicBool::new(true))).unwrap();
+            assert_eq!(copied.a_to_b, 4);
+        }
+    });
+}
+
+/// Both ends come at the same moment: one of them is the first, and is passed on.
+#[test]
+fn without_half_close_one_of_two_ends_is_passed_on() {
+    struct Ends<'a> {
+        both: &'a Barrier,
+        passed_on: &'a AtomicUsize,
+    }
+
+    impl Duplex for Ends<'_> {
+        fn read(&self, _: &mut [u8]) -> io::Result<usize> {
+            self.both.wait();
+            Ok(0)
+        }
+        fn write(&self, buf: &[u8]) -> io::Result<usize> {
+            Ok(buf.len())
+        }
+        fn finish_write(&self) -> io::Result<()> {
+            self.passed_on.fetch_add(1, SeqCst);
+            Ok(())
+        }
+        fn abort(&self) {}
+        fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    test("without_half_close_one_of_two_ends_is_passed_on", || {
+        for round in 0..300 {
+            let (both, passed_on) = (Barrier::new(2), AtomicUsize::new(0));
+            let ends = || Ends { both: &both, passed_on: &passed_on };
+            CopyOptions::new().half_close(false).run(&ends(), &ends()).unwrap();
+            assert!(passed_on.into_inner() > 0, "round {round}");
+        }
     });
 }
 

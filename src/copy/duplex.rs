@@ -107,10 +107,12 @@ pub trait Duplex: Sync {
     /// wait. It may be called more than once.
     fn abort(&self);
 
-    /// Asked when a read has said `Ok(0)` and the other direction still writes: whether that is the peer's end indeed. An error is
-    /// taken for the read's. By default it is.
+    /// Asked when a read has said `Ok(0)` while another thread is in a write to this connection: whether
+    /// that write may still succeed. If not, the copy waits for what it returns, and an error of it
+    /// is the end of the copy. It is also asked before the copy begins. By default it may.
     ///
-    /// A TCP socket tells of a reset once. If a write is told, a read that goes on at the same moment returns `Ok(0)`.
+    /// A socket tells of a reset once. If a write is told, a read that goes on at the same moment
+    /// returns `Ok(0)`.
     ///
     /// # Errors
     /// The connection has failed.
@@ -253,6 +255,15 @@ macro_rules! socket {
             let _ = self.shutdown(ABORT); // as above
         }
 
+        /// Writes nothing, which fails if the connection was reset, the peer of a Unix socket is gone, or
+        /// this end has finished its writing.
+        fn confirm_end(&self) -> io::Result<()> {
+            match Write::write(&mut &*self, &[]) {
+                Err(error) if !self.is_timeout(&error) && error.kind() != io::ErrorKind::Interrupted => Err(error),
+                _ => Ok(()),
+            }
+        }
+
         fn read_timeout(&self) -> io::Result<Option<Duration>> {
             self.read_timeout()
         }
@@ -288,14 +299,6 @@ impl Duplex for TcpStream {
     fn prepare(&self) -> io::Result<()> {
         let _ = self.set_nodelay(true); // fails where the connection is gone already: the first read says so better
         self.set_nonblocking(false)
-    }
-
-    /// Writes nothing, which fails if the socket was reset, or this end has finished its writing.
-    fn confirm_end(&self) -> io::Result<()> {
-        match Write::write(&mut &*self, &[]) {
-            Err(error) if !self.is_timeout(&error) && error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -22,6 +22,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -186,8 +187,9 @@ impl<'a> Pumps<'a> {
             return Ok(());
         }
         self.confirm(way)?;
-        if self.options.ends_both {
-            self.discard_other(way); // first: a peer that reads the end may reset the connection at once
+        // First: a peer that reads the end may reset the connection at once.
+        if self.options.ends_both && !self.discard_other(way) {
+            return Ok(());
         }
         self.call(way, Phase::Finishing, writing, &mut { self.bounds[1 - way] }, || match to.finish_write() {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(0),
@@ -218,24 +220,36 @@ impl<'a> Pumps<'a> {
         matches!(self.state.lock().ways[way].mode, Mode::Discard { .. })
     }
 
-    /// An end is passed on, and ends the other direction as well.
-    fn discard_other(&self, way: usize) {
+    /// An end is about to be passed on, and ends the other direction as well; unless that one's end came
+    /// first, and has ended this one: then it returns `false`.
+    fn discard_other(&self, way: usize) -> bool {
         let mut state = self.state.lock();
+        if state.ways[way].mode != Mode::Run {
+            return false;
+        }
         let other = &mut state.ways[1 - way];
         if other.phase != Phase::Over && other.mode == Mode::Run {
             other.mode = Mode::Discard { until: Instant::now() + DRAIN_TIME };
         }
+        true
     }
 
     /// An end was read: whether it is the peer's, and may be passed on.
     fn confirm(&self, way: usize) -> Result<(), Ended> {
-        let is_open = || matches!(self.state.lock().ways[1 - way].phase, Phase::Reading | Phase::Writing);
+        let is_written = || self.state.lock().ways[1 - way].phase == Phase::Writing;
         if self.writable[way]
-            && is_open()
+            && is_written()
             && let Err(error) = self.ends[way].confirm_end()
-            && is_open()
         {
-            return Err(Ended::Failed(Fault::Read(Side::of(way)), error));
+            // Nothing can be written any more. If a write was told of a failure that this read wasn't,
+            // it returns at once, and is what failed. If it was done before, the end was in order.
+            let began = Instant::now();
+            while is_written() {
+                if began.elapsed() > LOOK {
+                    return Err(Ended::Failed(Fault::Read(Side::of(way)), error));
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
         }
         let mut state = self.state.lock();
         match state.told[way].take() {
@@ -331,7 +345,7 @@ impl<'a> Pumps<'a> {
             let text = format!("no byte moved for {idle:?}{after}");
             return Err(Ended::Failed(Fault::Idle, io::Error::new(io::ErrorKind::TimedOut, text)));
         }
-        let left = (since + idle).saturating_duration_since(now).max(SHORTEST);
+        let left = idle.saturating_sub(now.saturating_duration_since(since)).max(SHORTEST);
         // Until one direction is over, a read has to come back in time for the other limit.
         Ok(if one_is_over { Some(left) } else { self.options.read_bound().map(|bound| bound.min(left)) })
     }
