@@ -31,13 +31,19 @@ const READY_FOR_NOTHING: u32 = 16;
 
 /// Any `Read + Write + Send` object as a transport.
 ///
-/// Both its reads and its writes must return within a few milliseconds, with `WouldBlock` or `TimedOut` when there is
-/// nothing to do. Where they return at once (non-blocking mode), they are asked again after a
-/// pause. It is 1 ms at first, doubles up to 40 ms while nothing is read or written, and falls back
-/// to 1 ms at the first byte either way. So what comes after a silence waits up to 40 ms to be
-/// noticed, and an answer about as long again as it took to come, but no more than 40 ms. A
-/// transport that waits by itself, or a readiness closure that does, has no such delay. Without
-/// that bound:
+/// For what can't be split: another TLS library's connection, a serial port. (For rustls there is
+/// `Tls`, with the feature `rustls`, which isn't bound to turns.)
+///
+/// Both its reads and its writes must return at once, or within a few milliseconds, with `WouldBlock`
+/// or `TimedOut` when there is nothing to do. **Non-blocking mode is the way to that**, as in the
+/// example: no turn waits with the lock. Such a transport is asked again after a pause. It is 1 ms at
+/// first, doubles up to 40 ms while nothing is read or written, and falls back to 1 ms at the first
+/// byte either way. So what comes after a silence waits up to 40 ms to be noticed, and an answer
+/// about as long again as it took to come, but no more than 40 ms.
+///
+/// Timeouts of a few milliseconds do as well, where there is no such mode, and have no such delay.
+/// But a read that waits for its timeout keeps the writer out meanwhile: bulk data over such a
+/// transport was measured at a fraction of the other's speed. Without either:
 /// - a read that blocks holds the lock, and nothing is written until it returns;
 /// - a write that blocks holds the lock, and when both directions are full, both ends wait for ever;
 /// - keepalive still ends such a session for its users, but its threads stay until the blocked call returns, unless
@@ -45,19 +51,17 @@ const READY_FOR_NOTHING: u32 = 16;
 ///
 /// ```no_run
 /// use std::net::TcpStream;
-/// use std::time::Duration;
 /// use gmux::{Config, Session, transport::Shared};
-/// # fn tls(tcp: TcpStream) -> TcpStream { tcp }
+/// # fn handshake(tcp: TcpStream) -> std::io::Result<TcpStream> { Ok(tcp) }
+/// # fn end(tls: &mut TcpStream) -> std::io::Result<()> { Ok(()) }
 ///
 /// let tcp = TcpStream::connect("192.0.2.1:443")?;
-/// tcp.set_read_timeout(Some(Duration::from_millis(2)))?; // the bounds
-/// tcp.set_write_timeout(Some(Duration::from_millis(2)))?;
-/// let (ready, abort) = (tcp.try_clone()?, tcp.try_clone()?);
-/// let transport = Shared::new(tls(tcp)) // rustls, native-tls …
-///     .with_readiness(move || match ready.peek(&mut [0]) {
-///         Ok(_) => Ok(()),
-///         Err(error) => Err(error), // WouldBlock: not yet, asked again
-///     })
+/// tcp.set_nodelay(true)?;
+/// let (mode, abort) = (tcp.try_clone()?, tcp.try_clone()?);
+/// let tls = handshake(tcp)?; // native-tls, openssl …
+/// mode.set_nonblocking(true)?; // after the handshake, which waits
+/// let transport = Shared::new(tls)
+///     .on_finish(|tls| end(tls)) // sends close_notify
 ///     .on_abort(move || drop(abort.shutdown(std::net::Shutdown::Both)));
 /// let session = Session::client(transport, Config::new())?;
 /// # Ok::<(), std::io::Error>(())
