@@ -222,7 +222,7 @@ fn measure(cli: &Cli, program: &Which, case: &Case, tunnel: Option<&Tunnel>) -> 
 
     let mut bytes = cli.megabytes * 1_000_000;
     if program.is_tcp() && case.loss > 0 {
-        bytes /= 20; // as slow as TCP is then
+        bytes /= 40; // as slow as TCP is then
     }
     let (up, down) = match (case.both, program.is_tcp()) {
         (true, _) => (bytes / 2, bytes / 2),

@@ -85,7 +85,7 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
          ratios are taken within each round, ours over kcptun's. `tcp` is our `examples/forward`, \
          the same sessions over TCP with that congestion control, whose packets of 1350 bytes go \
          through the same relay by TUN devices and socat: without loss these bound it, not TCP. \
-         It moves its bytes down instead of up, and a twentieth of them where packets are lost.\n\n\
+         It moves its bytes down instead of up, and a fortieth of them where packets are lost.\n\n\
          This crate at {}, kcptun {}.\n\n",
         2 * cli.delay,
         cli.megabytes,
