@@ -178,6 +178,9 @@ fn receive_all(link: &Arc<Link>) {
 /// Gives a datagram to its conversation; returns that, if it took it.
 fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<Arc<Conversation>> {
     let counters = &link.counters;
+    if datagram.len() > *Settings::MTUS.end() {
+        return drop_as(&counters.malformed); // a window of such would be dear
+    }
     let segments = match link.crypt.open(datagram) {
         Ok(segments) => segments,
         Err(Refused::Short) => return drop_as(&counters.short),
