@@ -261,7 +261,7 @@ fn an_opened_window_is_told_and_needs_no_question() {
     world.ends[0].to_write = 64 * 1306 * 2;
     world.ends[1].reads = false;
     // After a question and its answer: the next question is far.
-    while world.now < 300 || !world.on_the_way.is_empty() {
+    while world.now < 540 || !world.on_the_way.is_empty() {
         world.step();
     }
     world.ends[1].reads = true;
