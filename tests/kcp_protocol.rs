@@ -260,8 +260,12 @@ fn an_opened_window_is_told_and_needs_no_question() {
     let mut world = World::new(PERFECT, &settings(Mode::FAST, 64), 0, 0);
     world.ends[0].to_write = 64 * 1306 * 2;
     world.ends[1].reads = false;
-    // After a question and its answer: the next question is far.
-    while world.now < 540 || !world.on_the_way.is_empty() {
+    // After a question and its answer: nothing is on the way or owed, and the next question is far.
+    while world.now < 300
+        || !world.on_the_way.is_empty()
+        || world.ends[0].protocol.due() < world.now + 300
+        || world.ends[1].protocol.due() < world.now + 300
+    {
         world.step();
     }
     world.ends[1].reads = true;
