@@ -1,0 +1,323 @@
+//! What comes over a TLS connection, record by record: new keys in the middle of both directions
+//! full, records in odd pieces, damaged, cut off, or behind the end. The peer is rustls itself, driven
+//! by hand, so that it can do what a session's end never does.
+
+#[path = "support/certs.rs"]
+mod certs;
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use gmux::transport::Tls;
+use gmux::wire::{Command, Frame};
+use gmux::{Config, Error, Session};
+use rustls::ClientConnection;
+
+use support::faulty::Rng;
+use support::links::{self, Any};
+use support::{Pattern, tcp, test, test_for, until};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A server's session, and its peer: rustls and a socket, the handshake done.
+fn scene() -> (Session, ClientConnection, TcpStream) {
+    let (mut a, b) = tcp();
+    let (mut client, server) = certs::connections();
+    let server = thread::scope(|scope| {
+        let server = scope.spawn(|| Tls::handshake(server, b, LONG).unwrap());
+        while client.is_handshaking() || client.wants_write() {
+            client.complete_io(&mut a).unwrap();
+        }
+        server.join().unwrap()
+    });
+    let config = Config::new().keepalive_disabled(true).close_timeout(Duration::from_secs(600));
+    (Session::server(server, config).unwrap(), client, a)
+}
+
+fn frame(command: Command, payload: &[u8]) -> Vec<u8> {
+    Frame::new(1, command, 3, payload).unwrap().encode()
+}
+
+/// What `client` makes of some frames.
+fn encrypted(client: &mut ClientConnection, frames: &[u8]) -> Vec<u8> {
+    client.set_buffer_limit(None);
+    client.writer().write_all(frames).unwrap();
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+// ---- full in both directions -------------------------------------------------------------------
+
+/// As small as the system gives, at both ends. (Over loopback TCP that is a few KiB a second, with TLS
+/// or without: its segments are larger than such a window.)
+#[cfg(unix)]
+fn over_smallest_buffers() -> (Any, Any) {
+    let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+    for socket in [&a, &b] {
+        socket2::SockRef::from(socket).set_send_buffer_size(1).unwrap();
+        socket2::SockRef::from(socket).set_recv_buffer_size(1).unwrap();
+    }
+    let (client, server) = certs::connections();
+    thread::scope(|scope| {
+        let client = scope.spawn(|| Tls::handshake(client, a, LONG).unwrap());
+        let server = Tls::handshake(server, b, LONG).unwrap();
+        (Any::new(client.join().unwrap()), Any::new(server))
+    })
+}
+
+/// 16 MiB each way at once, through sockets that hold next to nothing.
+#[cfg(unix)]
+#[test]
+fn both_directions_are_full_over_the_smallest_buffers() {
+    test_for("both_directions_are_full_over_the_smallest_buffers", Duration::from_secs(180), || {
+        const EACH: usize = 16 << 20;
+        let (client, server) = links::sessions(over_smallest_buffers, &Config::new().keepalive_disabled(true));
+        let opened = client.open("full").unwrap();
+        let accepted = server.accept().unwrap();
+        thread::scope(|scope| {
+            for (stream, from) in [(&opened, 0), (&accepted, 7)] {
+                scope.spawn(move || {
+                    links::send(stream, from, EACH);
+                    stream.shutdown(Shutdown::Write).unwrap();
+                });
+                scope.spawn(move || assert_eq!(links::check(stream, 7 - from), EACH));
+            }
+        });
+        drop((opened, accepted));
+        client.close().unwrap();
+        server.close().unwrap();
+    });
+}
+
+/// Both ends close at once, in either order, and both hear that all is well.
+#[cfg(unix)]
+#[test]
+fn closes_meet() {
+    test("closes_meet", || {
+        for round in 0..50 {
+            let (client, server) = links::sessions(over_smallest_buffers, &Config::new());
+            let ends = if round % 2 == 0 { [client, server] } else { [server, client] };
+            thread::scope(|scope| {
+                for end in &ends {
+                    scope.spawn(|| end.close().unwrap());
+                    if round % 4 > 1 {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+    });
+}
+
+// ---- new keys ----------------------------------------------------------------------------------
+
+/// The peer asks for new keys every 64 KiB while it sends 4 MiB and reads them back: each answer has
+/// its place between the records of a session whose writer is busy.
+#[test]
+fn new_keys_in_the_middle_of_both_directions_full() {
+    test("new_keys_in_the_middle_of_both_directions_full", || {
+        const SIZE: usize = 4 << 20;
+        let (session, mut client, mut socket) = scene();
+        let echo = thread::spawn({
+            let session = session.clone();
+            move || {
+                let stream = session.accept().unwrap();
+                io::copy(&mut &stream, &mut &stream).unwrap();
+            }
+        });
+        let data = Pattern::bytes(3, SIZE);
+        let mut frames = frame(Command::Syn, b"keys");
+        data.chunks(16 << 10).for_each(|chunk| frames.extend(frame(Command::Psh, chunk)));
+        frames.extend(frame(Command::Fin, &[]));
+        socket.set_nonblocking(true).unwrap();
+        client.set_buffer_limit(Some(64 << 10));
+        let (mut sent, mut received, mut updates) = (0, Vec::new(), 0);
+        let mut back = Vec::new();
+        while back.len() < SIZE {
+            if sent < frames.len() && !client.wants_write() {
+                if sent > 0 {
+                    client.refresh_traffic_keys().unwrap();
+                    updates += 1;
+                }
+                sent += client.writer().write(&frames[sent..]).unwrap();
+            }
+            let wrote = client.write_tls(&mut socket);
+            let read = client.read_tls(&mut socket);
+            for moved in [&wrote, &read] {
+                assert!(moved.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::WouldBlock), "{moved:?}");
+            }
+            client.process_new_packets().unwrap();
+            match client.reader().read_to_end(&mut received) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+            let mut at = 0;
+            while let Some(head) = received.get(at..at + 8) {
+                let length = usize::from(u16::from_le_bytes([head[2], head[3]]));
+                let Some(payload) = received.get(at + 8..at + 8 + length) else { break };
+                if head[1] == Command::Psh as u8 {
+                    back.extend_from_slice(payload);
+                }
+                at += 8 + length;
+            }
+            received.drain(..at);
+            if wrote.is_err() && read.is_err() {
+                thread::yield_now();
+            }
+        }
+        assert!(back == data && updates > 30, "{updates} updates");
+        echo.join().unwrap();
+    });
+}
+
+/// Nothing else is to be sent: the writer is woken for the answer alone.
+#[test]
+fn new_keys_are_answered_by_a_session_that_is_silent() {
+    test("new_keys_are_answered_by_a_session_that_is_silent", || {
+        let (session, mut client, mut socket) = scene();
+        for _ in 0..20 {
+            // rustls takes 32 such answers with no data between them.
+            client.refresh_traffic_keys().unwrap();
+            socket.write_all(&encrypted(&mut client, &frame(Command::Nop, &[]))).unwrap();
+            let mut answer = [0; 1024];
+            let n = socket.read(&mut answer).unwrap(); // blocks for ever without an answer
+            assert_eq!(answer[0], 0x17);
+            client.read_tls(&mut &answer[..n]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        drop(session);
+    });
+}
+
+// ---- odd, damaged, cut off ---------------------------------------------------------------------
+
+/// Frames of a stream that carries `data` and ends, as ciphertext.
+fn stream_of(client: &mut ClientConnection, data: &[u8]) -> Vec<u8> {
+    let mut frames = frame(Command::Syn, b"fuzz");
+    data.chunks(1000).for_each(|chunk| frames.extend(frame(Command::Psh, chunk)));
+    frames.extend(frame(Command::Fin, &[]));
+    // Records of some frames each, so that there are many.
+    let mut bytes = Vec::new();
+    frames.chunks(3000).for_each(|chunk| bytes.extend(encrypted(client, chunk)));
+    bytes
+}
+
+/// Reads the one stream as far as it comes; returns what came, and whether it ended cleanly.
+fn read_on(session: &Session) -> (Vec<u8>, bool) {
+    let mut data = Vec::new();
+    let Ok(mut stream) = session.accept() else { return (data, false) };
+    let clean = stream.read_to_end(&mut data).is_ok();
+    (data, clean)
+}
+
+#[test]
+fn pieces_of_any_size_are_the_same_stream() {
+    test("pieces_of_any_size_are_the_same_stream", || {
+        for size in [1, 2, 3, 5, 7, 100, 3021, 4096, 100_000] {
+            let (session, mut client, mut socket) = scene();
+            socket.set_nodelay(true).unwrap();
+            let data = Pattern::bytes(5, 20_000);
+            let bytes = stream_of(&mut client, &data);
+            let writer = thread::spawn(move || {
+                bytes.chunks(size).for_each(|piece| socket.write_all(piece).unwrap());
+                socket
+            });
+            assert!(read_on(&session) == (data, true));
+            drop(writer.join().unwrap());
+        }
+    });
+}
+
+/// A flipped bit, wherever it is: what was before it is read, then there is an error. Nothing else
+/// ever is a clean end.
+#[test]
+fn a_damaged_record_is_an_error_behind_what_came_before() {
+    test("a_damaged_record_is_an_error_behind_what_came_before", || {
+        let mut rng = Rng::new(1);
+        for _ in 0..150 {
+            let (session, mut client, mut socket) = scene();
+            let data = Pattern::bytes(5, 20_000);
+            let mut bytes = stream_of(&mut client, &data);
+            let at = rng.below(bytes.len());
+            bytes[at] ^= 1 << rng.below(8);
+            socket.write_all(&bytes).unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            let (read, clean) = read_on(&session);
+            assert!(!clean && data.starts_with(&read), "bit flipped at {at}");
+            let whole = at / 3022 * 3000; // frames in whole records before it, with their headers
+            assert!(read.len() + 2000 >= whole.saturating_sub(whole / 100), "{} of {whole} came", read.len());
+            until(|| session.is_closed());
+            let reason = session.close_reason().unwrap();
+            assert!(!matches!(reason, Error::PeerClosed), "{reason}");
+        }
+    });
+}
+
+#[test]
+fn a_cut_anywhere_is_an_error_behind_what_came_before() {
+    test("a_cut_anywhere_is_an_error_behind_what_came_before", || {
+        let mut rng = Rng::new(2);
+        for _ in 0..100 {
+            let (session, mut client, mut socket) = scene();
+            let data = Pattern::bytes(5, 20_000);
+            let bytes = stream_of(&mut client, &data);
+            let at = rng.below(bytes.len());
+            socket.write_all(&bytes[..at]).unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            let (read, clean) = read_on(&session);
+            assert!(!clean && data.starts_with(&read), "cut at {at}");
+            until(|| session.is_closed());
+            let reason = session.close_reason().unwrap();
+            assert!(reason.to_string().contains("close_notify"), "{reason}");
+        }
+    });
+}
+
+/// What follows `close_notify` is no concern of anybody's, in the same segment or a later one.
+#[test]
+fn junk_behind_the_end_is_ignored() {
+    test("junk_behind_the_end_is_ignored", || {
+        for later in [false, true] {
+            let (session, mut client, mut socket) = scene();
+            let data = Pattern::bytes(5, 20_000);
+            let mut bytes = stream_of(&mut client, &data);
+            client.send_close_notify();
+            bytes.extend(encrypted(&mut client, &[]));
+            if later {
+                socket.write_all(&bytes).unwrap();
+                bytes.clear();
+            }
+            bytes.extend([0xa5; 8192]);
+            // Later, the session may have ended its side by then.
+            assert!(socket.write_all(&bytes).is_ok() || later);
+            assert!(read_on(&session) == (data, true));
+            until(|| session.is_closed());
+            assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
+        }
+    });
+}
+
+/// A fault is told to the peer by an alert, also when a session has begun.
+#[test]
+fn a_damaged_record_is_answered_by_an_alert() {
+    test("a_damaged_record_is_answered_by_an_alert", || {
+        for _ in 0..20 {
+            let (session, mut client, mut socket) = scene();
+            let mut bytes = encrypted(&mut client, &frame(Command::Nop, &[]));
+            *bytes.last_mut().unwrap() ^= 1;
+            socket.write_all(&bytes).unwrap();
+            let mut answer = Vec::new();
+            let _ = socket.read_to_end(&mut answer); // a reset may end it
+            client.read_tls(&mut &answer[..]).unwrap();
+            let error = client.process_new_packets().unwrap_err();
+            assert_eq!(error, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));
+            drop(session);
+        }
+    });
+}
