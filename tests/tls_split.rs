@@ -6,11 +6,16 @@ mod certs;
 mod support;
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use gmux::transport::{Tls, Transport};
 use gmux::{Config, Error, Session};
+use rustls::{
+    CipherSuiteCommon, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite,
+    Tls13CipherSuite,
+};
 
 use support::links::{self, Any};
 use support::{tcp, test};
@@ -124,4 +129,73 @@ fn tls_tells_a_clean_end_from_a_cut() {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error:?}");
         assert!(error.to_string().contains("close_notify"), "{error}");
     });
+}
+
+/// Configurations of one version whose keys may encrypt so few records.
+fn worn_out_after(limit: u64, version: &'static SupportedProtocolVersion) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let common = |common: &CipherSuiteCommon| CipherSuiteCommon {
+        suite: common.suite,
+        hash_provider: common.hash_provider,
+        confidentiality_limit: limit,
+    };
+    let mut provider = rustls::crypto::ring::default_provider();
+    for suite in &mut provider.cipher_suites {
+        *suite = match *suite {
+            SupportedCipherSuite::Tls12(suite) => {
+                let common = common(&suite.common);
+                SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite { common, ..*suite })))
+            }
+            SupportedCipherSuite::Tls13(suite) => {
+                let common = common(&suite.common);
+                SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite { common, ..*suite })))
+            }
+        };
+    }
+    certs::configs_by(provider, &[version])
+}
+
+/// The keys of TLS 1.2 can't be renewed. What was accepted before has arrived, nothing else was
+/// accepted, and the peer doesn't read an end in order.
+#[test]
+fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
+    test("worn_out_keys_of_tls12_lose_nothing_that_was_accepted", || {
+        let configs = worn_out_after(40, &rustls::version::TLS12);
+        for size in [1, 8, 23, 24, 100, 50_000] {
+            let (client, server) = handshake_of(certs::connections_of(&configs), tcp());
+            let (mut client, mut server) = (client.split().unwrap(), server.split().unwrap());
+            let received = thread::spawn(move || {
+                let (mut received, mut buf) = (0, vec![0; 65536]);
+                loop {
+                    match server.reader.read(&mut buf) {
+                        Ok(0) => return (received, None),
+                        Ok(n) => received += n,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return (received, Some(error.kind())),
+                    }
+                }
+            });
+            let (mut accepted, data) = (0, vec![7; size]);
+            let error = loop {
+                match client.writer.write(&data) {
+                    Ok(n) => accepted += n,
+                    Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                    Err(error) => break error,
+                }
+                assert!(accepted < 10_000_000, "{size}");
+            };
+            assert!(error.to_string().contains("TLS 1.2: the keys"), "{size}: {error}");
+            drop(client);
+            assert_eq!(received.join().unwrap(), (accepted, Some(io::ErrorKind::UnexpectedEof)), "{size}");
+        }
+    });
+}
+
+/// Those of TLS 1.3 are renewed in the middle of both directions, again and again.
+#[test]
+fn worn_out_keys_of_tls13_are_renewed() {
+    fn connect() -> (Any, Any) {
+        let configs = worn_out_after(7, &rustls::version::TLS13);
+        any(handshake_of(certs::connections_of(&configs), tcp()))
+    }
+    test("worn_out_keys_of_tls13_are_renewed", || links::carries_8_mib_both_ways(connect));
 }

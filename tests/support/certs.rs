@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
@@ -17,13 +18,22 @@ static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> =
 
 /// Configurations of both ends.
 pub fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    configs_by(rustls::crypto::ring::default_provider(), versions)
+}
+
+/// The same, by a cryptography of one's own.
+pub fn configs_by(
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+    let provider = Arc::new(provider);
     let key = PrivateKeyDer::try_from(MADE.signing_key.serialize_der()).unwrap();
     let certificate = MADE.cert.der().clone();
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
-    let client = ClientConfig::builder_with_protocol_versions(versions);
+    let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
     let client = client.with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder_with_protocol_versions(versions);
+    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let server = server.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
     (Arc::new(client), Arc::new(server))
 }

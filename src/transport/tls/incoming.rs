@@ -81,10 +81,10 @@ impl Incoming {
         (self.start, self.end) = (0, n);
         if n == self.size {
             self.size = LARGEST;
-        } else if n < self.size / 4 && self.size > SMALLEST {
+        } else if n < self.size / 4 {
             self.size = (self.size / 2).max(SMALLEST);
             if self.spilled.is_empty() {
-                self.spilled = Vec::new();
+                self.spilled = Vec::new(); // a burst's
             }
         }
         if n == 0 && self.ending.is_none() {
@@ -147,6 +147,9 @@ impl Incoming {
             }
         }
         self.spilled.truncate(end);
+        if end == 0 {
+            self.spilled = Vec::new(); // nothing was there: an idle connection doesn't keep the room
+        }
     }
 
     /// Gives out what was spilled.

@@ -135,7 +135,7 @@ impl Outgoing {
         let before = self.ciphertext.len();
         let taken = tls.writer().write_vectored(&slices[..count])?;
         self.collect(tls);
-        if self.ciphertext.len() - before < taken {
+        if self.ciphertext.len() - before < taken || has_alert(&self.ciphertext[before..]) {
             // rustls dropped it without a word, and made a close_notify, which would say that all
             // is well.
             self.ciphertext.truncate(before);
@@ -223,6 +223,19 @@ impl Link {
     }
 }
 
+/// Whether there is an alert among whole records that were made by a write. Of TLS 1.3 no types can
+/// be seen, and none is needed: it makes new keys.
+fn has_alert(mut records: &[u8]) -> bool {
+    const ALERT: u8 = 21;
+    while let [kind, _, _, high, low, rest @ ..] = records {
+        if *kind == ALERT {
+            return true;
+        }
+        records = rest.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default();
+    }
+    false
+}
+
 /// Whether an error says that the peer's end of the connection isn't there any more.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
@@ -241,10 +254,11 @@ impl Write for TlsWriter {
         let link = &*self.0;
         let mut outgoing = link.outgoing.lock();
         link.push(&mut outgoing)?;
-        let (mut taken, offered) = (Ok(0), bufs.iter().map(|buf| buf.len()).sum());
-        while let Ok(so_far) = taken
-            && so_far < outgoing.unit.min(offered)
-        {
+        let (mut so_far, offered) = (0, bufs.iter().map(|buf| buf.len()).sum());
+        let taken = loop {
+            if so_far >= outgoing.unit.min(offered) {
+                break Ok(so_far);
+            }
             let mut guarded = link.connection.lock();
             let piece = match guarded.failure.clone() {
                 Some(failure) => Err(failure.into()),
@@ -252,8 +266,13 @@ impl Write for TlsWriter {
                 None => outgoing.encrypt(&mut guarded.tls, bufs, so_far),
             };
             link.collect(&mut outgoing, &mut guarded);
-            taken = piece.map(|piece| so_far + piece);
-        }
+            match piece {
+                Ok(piece) => so_far += piece,
+                // What was encrypted is on its way: it mustn't be offered again. An error is met again.
+                Err(_) if so_far > 0 => break Ok(so_far),
+                Err(error) => break Err(error),
+            }
+        };
         // What it doesn't take goes first the next time. Where TLS failed, this is its alert.
         match link.push(&mut outgoing) {
             Err(error) if !is_not_yet(&error) => Err(error),
