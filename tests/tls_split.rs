@@ -194,7 +194,7 @@ fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
 #[test]
 fn worn_out_keys_of_tls13_are_renewed() {
     fn connect() -> (Any, Any) {
-        let configs = worn_out_after(7, &rustls::version::TLS13);
+        let configs = worn_out_after(200, &rustls::version::TLS13);
         any(handshake_of(certs::connections_of(&configs), tcp()))
     }
     test("worn_out_keys_of_tls13_are_renewed", || links::carries_8_mib_both_ways(connect));
