@@ -119,6 +119,9 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
             let column = |value: fn(&Measured) -> f64| Spread::of(measured.iter().map(value));
             let [throughput, cpu] = [column(|one| one.throughput / 1e6), column(|one| one.cpu)].map(|one| one.show());
             let [datagrams, memory] = [column(|one| one.datagrams), column(|one| one.memory / 1e6)].map(|one| one.0[1]);
+            // A few megabytes are too few for a clock of hundredths of a second.
+            let is_short = matches!(program, Which::Tcp(_)) && row.case.loss > 0;
+            let cpu = if is_short { "–".to_owned() } else { cpu };
             let _ = writeln!(
                 text,
                 "| {} | {} | {throughput} | {cpu} | {datagrams:.0} | {memory:.1} |",
