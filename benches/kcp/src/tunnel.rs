@@ -52,12 +52,12 @@ impl Tunnel {
         Ok(tunnel)
     }
 
-    /// The kinds of congestion control that the far end can have, of those that people use.
+    /// The kinds of congestion control that a network namespace can have, of those that people use.
     pub fn controls() -> Vec<String> {
-        let known = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+        let known = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
         let known = std::fs::read_to_string(known).unwrap_or_default();
         let has = |name: &&str| known.split_whitespace().any(|each| each == *name);
-        ["cubic", "bbr"].into_iter().filter(has).map(str::to_owned).collect()
+        ["reno", "cubic", "bbr"].into_iter().filter(has).map(str::to_owned).collect()
     }
 
     /// Our example `forward` at both ends, over TCP through the relay. The far end, which sends,
