@@ -15,6 +15,7 @@ mod support;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -33,6 +34,9 @@ use support::{links, test_for, versions};
 
 /// A test that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// Nothing of what these tests wait for takes so long: an end that failed would be waited for.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// The bound of writes that a session begins with.
 const SHORT: Duration = Duration::from_millis(10);
@@ -229,7 +233,9 @@ impl Theirs {
 
 /// Waits until a direction has been full for some time.
 fn wait_until_full(stuck: &AtomicUsize, moved: &AtomicU64) {
+    let started = Instant::now();
     loop {
+        assert!(started.elapsed() < PATIENCE, "it didn't become full");
         let (before, at) = (stuck.load(SeqCst), moved.load(SeqCst));
         thread::sleep(openssl::FULL); // that nothing moves is what it waits for
         if moved.load(SeqCst) == at && stuck.load(SeqCst) >= before + 3 {
@@ -251,7 +257,11 @@ fn wait_until_in_a_call(stuck: &AtomicUsize) {
 
 /// Waits until so much has come.
 fn wait_for(came: &AtomicU64, bytes: u64) {
-    support::until(|| came.load(SeqCst) >= bytes);
+    let started = Instant::now();
+    support::until(|| {
+        assert!(started.elapsed() < PATIENCE, "{} instead of {bytes} bytes came", came.load(SeqCst));
+        came.load(SeqCst) >= bytes
+    });
 }
 
 /// Both ends at work: `steer` lets them, then all that is under way arrives, and our end closes.
@@ -274,7 +284,14 @@ fn both_work(
         let reading = scope.spawn(|| ours.read(&mut *reader));
         let feeding = scope.spawn(|| theirs.write(openssl, &their_limit, every));
         let printed = scope.spawn(|| theirs.read(output));
-        steer(&ours, &theirs, &mut bound_writes);
+        let steered = catch_unwind(AssertUnwindSafe(|| steer(&ours, &theirs, &mut bound_writes)));
+        if let Err(panic) = steered {
+            // All threads have to end, or it would look like a hang.
+            control.abort();
+            ours.reading.set(true);
+            theirs.reading.set(true);
+            resume_unwind(panic);
+        }
         bound_writes(Some(SHORT)).unwrap();
         their_limit.store(0, SeqCst);
         our_limit.store(0, SeqCst);
@@ -297,7 +314,6 @@ fn both_work(
 fn renewals(log: &str) -> (usize, usize) {
     let count = |direction| messages(log, &format!("{direction} TLS 1.3, Handshake [length 0005], KeyUpdate"));
     let (its, ours) = (count(">>>"), count("<<<"));
-    println!("it renewed its keys {its} times, and we ours {ours} times");
     (its, ours)
 }
 
@@ -331,7 +347,8 @@ fn s_client_renews_keys_while_both_directions_are_full() {
         let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
         let mut output = openssl.output.take().unwrap();
         let (_, theirs) = both_work(tls.split().unwrap(), &openssl, &mut output, 64, |ours, theirs, bound_writes| {
-            for round in 1..=ROUNDS {
+            let mut rounds = 0;
+            for tried in 1.. {
                 wait_until_full(&ours.stuck, &ours.sent);
                 wait_until_full(&theirs.stuck, &theirs.sent);
                 // From now on our writer stays in one call: whoever waits for it hangs.
@@ -340,22 +357,26 @@ fn s_client_renews_keys_while_both_directions_are_full() {
                 let (sent, received) = (ours.sent.load(SeqCst), ours.received.load(SeqCst));
                 ours.reading.set(true);
                 wait_for(&ours.received, received + STEP);
-                assert_eq!(ours.sent.load(SeqCst), sent, "round {round}: our writer was to be stuck meanwhile");
+                // On a loaded machine the program may have been late, and not full after all.
+                rounds += usize::from(ours.sent.load(SeqCst) == sent);
                 let received = theirs.received.load(SeqCst);
                 theirs.reading.set(true);
                 wait_for(&theirs.received, received + STEP);
                 bound_writes(Some(SHORT)).unwrap();
                 wait_for(&ours.sent, ours.sent.load(SeqCst) + STEP); // the call that wasn't bounded is over
-                if round < ROUNDS {
-                    ours.reading.set(false);
-                    theirs.reading.set(false);
+                if rounds == ROUNDS {
+                    break;
                 }
+                assert!(tried < 10 * ROUNDS, "our writer was stuck in {rounds} of {tried} rounds only");
+                ours.reading.set(false);
+                theirs.reading.set(false);
             }
         });
         let (_, said) = openssl.program.finish();
         let commands = theirs.commands.load(SeqCst);
         assert_eq!(said.matches("KEYUPDATE").count(), commands, "{said}");
         let (its, ours) = renewals(&log);
+        println!("it renewed its keys {its} times, and we ours {ours} times");
         assert_eq!(its, commands);
         assert!((ROUNDS..=commands.div_ceil(2)).contains(&ours), "we renewed ours {ours} times");
     });
@@ -404,11 +425,49 @@ fn s_server_renews_keys_in_the_middle_of_both_directions() {
         let commands = theirs.commands.load(SeqCst);
         assert_eq!(output.renewals, commands, "{said}");
         let (its, ours) = renewals(&log);
+        println!("it renewed its keys {its} times, and we ours {ours} times");
         on_the_way.sort_unstable();
         let half_of_the_time = on_the_way[on_the_way.len() / 2];
         println!("half of the time at least {half_of_the_time} of our bytes were on their way");
         assert_eq!(its, commands);
         assert!(ours > 0 && half_of_the_time > 256 * 1024);
+    });
+}
+
+/// An answer that TLS wants sent leaves at once, though the session has nothing to send by itself.
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn an_idle_session_answers_a_request_for_new_keys() {
+    with(&["openssl"], "an_idle_session_answers_a_request_for_new_keys", || {
+        let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (to, log) = (listener.local_addr().unwrap().to_string(), made.file("log"));
+        let openssl = Openssl::start(&["s_client", "-brief", "-connect", &to, "-msg", "-msgfile", &log]);
+        let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
+        let ours = Session::server(tls, Config::new().keepalive_disabled(true)).unwrap();
+        for requests in 1..=5 {
+            openssl.input.send(b"K\n").unwrap();
+            support::until(|| renewals(&log) == (requests, requests));
+        }
+        assert!(!ours.is_closed());
+        openssl.input.send(&[]).unwrap(); // the end of its input
+        assert!(matches!(ours.accept(), Err(Error::PeerClosed)));
+    });
+}
+
+/// TLS 1.2 has no new keys but by a new handshake, which rustls refuses by a warning. That leaves
+/// at once, too; s_client then gives up.
+#[test]
+#[ignore = "needs openssl; ./tests/peers runs it"]
+fn an_idle_session_refuses_to_negotiate_again() {
+    with(&["openssl"], "an_idle_session_refuses_to_negotiate_again", || {
+        let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let to = listener.local_addr().unwrap().to_string();
+        let openssl = Openssl::start(&["s_client", "-brief", "-tls1_2", "-connect", &to]);
+        let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
+        let ours = Session::server(tls, Config::new().keepalive_disabled(true)).unwrap();
+        openssl.input.send(b"R\n").unwrap();
+        println!("s_client: {}", openssl.program.line_with("no renegotiation"));
+        println!("our session: {}", ours.accept().unwrap_err());
     });
 }
 
@@ -487,6 +546,8 @@ fn sessions_go_through_s_client_which_renews_keys() {
             drop((ours, theirs));
             let (_, said) = openssl.program.finish();
             let (its, ours) = renewals(&log);
+            println!("it renewed its keys {its} times, and we ours {ours} times");
+            println!("it renewed its keys {its} times, and we ours {ours} times");
             assert_eq!(its, said.matches("KEYUPDATE").count());
             assert!(its > 40 && ours > 0, "{said}");
         }
@@ -518,6 +579,8 @@ fn sessions_go_through_s_server_which_renews_keys() {
             drop((ours, theirs));
             openssl.program.finish();
             let (its, ours) = renewals(&log);
+            println!("it renewed its keys {its} times, and we ours {ours} times");
+            println!("it renewed its keys {its} times, and we ours {ours} times");
             assert!(its > 40 && ours > 0);
         }
     });
