@@ -354,7 +354,7 @@ fn a_stream_in_the_backlog_is_cut_too() {
         raw.psh(1, [1; 65_535]);
         raw.psh(1, [2; 100]);
         raw.expect(Command::Fin, 1);
-        assert_eq!(session.stats().streams_cut, 1);
+        until(|| session.stats().streams_cut == 1); // it is counted a moment after its FIN is queued
         let mut stream = session.accept().unwrap();
         assert_eq!(stream.name(), "never accepted");
         assert!(matches!(error_of(stream.read(&mut [0])), Error::Stalled { .. }));
