@@ -18,6 +18,7 @@ mod lost;
 #[path = "error/questions.rs"] // as above
 mod questions;
 
+pub use foreign::Received;
 pub(crate) use foreign::start_of;
 #[cfg(feature = "rustls")]
 pub(crate) use foreign::text as text_of;
@@ -196,7 +197,7 @@ pub enum Error {
         peer: Option<SocketAddr>,
         /// What came in the frame's place, from the version byte on: as much of it as had come by
         /// then, 1 to 64 bytes.
-        received: Arc<[u8]>,
+        received: Received,
     },
     /// The peer opens streams faster than their refusals can be sent.
     #[error("flood: {refusals} refused streams wait for their answer to be sent")]

@@ -26,7 +26,7 @@ pub mod wire;
 pub use config::{Config, INITIAL_WINDOW, Settings};
 pub use copy::{Copied, CopyError, CopyOptions, copy_bidirectional};
 pub use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
-pub use error::{Error, Lost, Result};
+pub use error::{Error, Lost, Received, Result};
 pub use session::{Incoming, Session};
 pub use stats::{ReadPause, SessionStats, StreamStats, WriterState};
 pub use stream::Stream;

@@ -15,9 +15,46 @@ use std::sync::Arc;
 /// So many bytes are kept at most: the first line of most banners.
 const SHOWN: usize = 64;
 
+/// What came in a frame's place, 1 to 64 bytes of it, in
+/// [`Error::InvalidVersion`](crate::Error::InvalidVersion). It is a `[u8]`; `Debug` shows it as an
+/// escaped byte string.
+///
+/// ```
+/// use gmux::{Config, Error, Session};
+/// use std::io::Write;
+/// # let (a, mut b) = std::os::unix::net::UnixStream::pair()?;
+/// let session = Session::client(a, Config::new())?;
+/// b.write_all(b"$ ")?; // a peer that is a shell
+/// match session.accept() {
+///     Err(Error::InvalidVersion { received, .. }) => {
+///         assert_eq!(received[0], b'$');
+///         assert!(format!("{received:?}").starts_with("b\"$"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Received(Arc<[u8]>);
+
+impl std::ops::Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// As in a program, since a `main` that returns an error shows that by `Debug`.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b\"{}\"", self.0.escape_ascii())
+    }
+}
+
 /// The start of `bytes`, to be kept in an error.
-pub(crate) fn start_of(bytes: &[u8]) -> Arc<[u8]> {
-    bytes.iter().copied().take(SHOWN).collect()
+pub(crate) fn start_of(bytes: &[u8]) -> Received {
+    Received(bytes.iter().copied().take(SHOWN).collect())
 }
 
 /// The bytes as text, if that is what they are.

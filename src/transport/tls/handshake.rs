@@ -12,13 +12,13 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustls::Connection;
 
-use crate::error::{start_of, text_of};
+use crate::error::{Received, start_of, text_of};
 
 use super::super::{Backoff, BoundReads, BoundWrites, Control, Halves};
 use super::incoming::{Incoming, Room};
@@ -251,16 +251,22 @@ impl Hand {
 }
 
 /// Why there is no connection.
-#[derive(Debug)]
 enum Unfinished {
     Tls(rustls::Error),
     /// What came isn't TLS at all, and begins so.
-    Foreign(rustls::Error, Arc<[u8]>),
+    Foreign(rustls::Error, Received),
     Io(io::Error),
     Ended,
     /// The peer ended before anything came from it.
     Mute,
     Late(Duration),
+}
+
+/// The text, since a `main` that returns an error shows that by `Debug`.
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl fmt::Display for Unfinished {

@@ -91,7 +91,7 @@ impl Link {
 }
 
 /// How a TLS connection failed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Failure {
     /// rustls says so, or its peer did by an alert.
     Tls(rustls::Error),
@@ -99,6 +99,13 @@ pub(super) enum Failure {
     Cut,
     /// TLS 1.2 has no new keys for a connection that has sent so much.
     WornOut,
+}
+
+/// The text, since a `main` that returns an error shows that by `Debug`.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 impl fmt::Display for Failure {
