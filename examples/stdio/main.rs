@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `child.rs` is how a command is started and ended, `own.rs` how a program takes over its own
-//! standard input and output: both are there to be copied.
+//! standard input and output: both are there to be copied. `child.rs` needs nothing but gmux,
+//! `own.rs` needs `rustix = { version = "1", features = ["stdio"] }` in your `Cargo.toml` (on Unix).
 
 mod child;
 mod own;
@@ -98,10 +99,10 @@ fn finish(done: io::Result<()>, running: Running) -> ExitCode {
     // What ended the session says more than what a stream of it saw.
     let session = closed.map_err(io::Error::from);
     let result = session.and(done);
+    eprintln!("stdio: {end}"); // first: where the command failed, the rest follows from that
     if let Err(error) = &result {
         eprintln!("stdio: {error}");
     }
-    eprintln!("stdio: {end}");
     match end.code() {
         Some(code) if code != 0 => ExitCode::from(code),
         _ if result.is_ok() && end.is_success() => ExitCode::SUCCESS,
@@ -231,7 +232,8 @@ fn check(session: &Session, streams: usize, size: usize) -> io::Result<()> {
         checks.into_iter().try_for_each(|check| check.join().expect("a thread panicked"))
     })?;
     let (all, time) = (streams * size, began.elapsed());
-    println!("{streams} streams at once, {all} bytes each way in {time:.2?}: all came back");
+    let what = if streams == 1 { "stream" } else { "streams at once" };
+    println!("{streams} {what}, {all} bytes each way in {time:.2?}: all came back");
     Ok(())
 }
 

@@ -46,6 +46,6 @@ impl Core {
             Role::Client => "client",
             Role::Server => "server",
         };
-        Setup { version: self.env.config.version, role }
+        Setup { version: self.env.config.version, role, has_address: self.peer_addr.is_some() }
     }
 }

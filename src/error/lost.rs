@@ -47,6 +47,8 @@ pub struct Lost {
 pub(crate) struct Setup {
     pub(crate) version: u8,
     pub(crate) role: &'static str,
+    /// The peer has an address: it isn't a child, or at the other end of pipes.
+    pub(crate) has_address: bool,
 }
 
 /// The text, since a `main` that returns an error shows that by `Debug`.
@@ -79,11 +81,14 @@ fn were(n: usize) -> &'static str {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, role } = self;
+        let Self { version, role, has_address } = self;
+        f.write_str(", before anything came from the peer: ")?;
+        if !has_address {
+            f.write_str("is the program at the other end running (its exit status and standard error say so)? ")?;
+        }
         write!(
             f,
-            ", before anything came from the peer: is the peer configured for version {version}, as this \
-             end is? is one end client and the other server (this end is the {role})? does a plain smux \
+            "is the peer configured for version {version}, as this end is? is one end client and the other server (this end is the {role})? does a plain smux \
              peer get unnamed streams only?"
         )
     }
@@ -116,7 +121,7 @@ mod tests {
     use super::*;
     use std::error::Error as _;
 
-    const SETUP: Setup = Setup { version: 2, role: "client" };
+    const SETUP: Setup = Setup { version: 2, role: "client", has_address: true };
 
     fn text(inside_frame: bool, ours: usize, theirs: usize, nothing_received: bool) -> String {
         Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup: SETUP }).to_string()
@@ -139,6 +144,14 @@ mod tests {
         for word in ["2 streams of this end were open", "before anything came", "version 2", "the client", "unnamed"] {
             assert!(text.contains(word), "{text}");
         }
+    }
+
+    #[test]
+    fn without_an_address_the_first_question_is_whether_the_program_runs() {
+        let child = Setup { has_address: false, ..SETUP }.to_string();
+        assert!(child.starts_with(", before anything came from the peer: is the program at the other end running"));
+        assert!(child.contains("exit status") && child.contains("version 2"), "{child}");
+        assert!(!SETUP.to_string().contains("exit status"));
     }
 
     #[test]
