@@ -99,6 +99,36 @@ use outgoing::{TlsControl, TlsWriter};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
+/// # Who the client is
+/// A server that asks for certificates, and a client that has one (`chain` is its certificate and
+/// those that vouch for it, `key` its private key):
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+/// use rustls::server::WebPkiClientVerifier;
+/// use rustls::{ClientConfig, RootCertStore, ServerConfig};
+///
+/// type Chain = Vec<CertificateDer<'static>>;
+/// type Key = PrivateKeyDer<'static>;
+/// type Error = Box<dyn std::error::Error>;
+///
+/// /// `clients` is who vouches for clients: a CA of your own, not those of the web.
+/// fn server(clients: RootCertStore, chain: Chain, key: Key) -> Result<ServerConfig, Error> {
+///     let verifier = WebPkiClientVerifier::builder(Arc::new(clients)).build()?;
+///     Ok(ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?)
+/// }
+///
+/// /// `servers` is who vouches for the server.
+/// fn client(servers: RootCertStore, chain: Chain, key: Key) -> Result<ClientConfig, Error> {
+///     Ok(ClientConfig::builder().with_root_certificates(servers).with_client_auth_cert(chain, key)?)
+/// }
+/// ```
+///
+/// rustls checks who vouches for a client, not its name. The server looks at that in
+/// [`peer_certificates`](Self::peer_certificates). The example `tls` is a whole program of it, with
+/// certificates that it makes.
+///
 /// # The end of a connection
 /// [`Session::close`](crate::Session::close) sends `close_notify`, ends the writing of the transport
 /// below, and waits for the peer's. Where the peer's side ends without it, calls fail with an error
@@ -129,6 +159,10 @@ impl Tls {
     /// `connection` is a `rustls::ClientConnection` or `ServerConnection`; it may have done its
     /// handshake before, over the same transport.
     ///
+    /// **Ok at a client doesn't mean that the server has taken its certificate.** With TLS 1.3 the
+    /// server looks at it after the client's handshake is done. Its first answer on a stream says
+    /// that it has; a refusal is the session's error, [later](Tls#the-end-of-a-connection).
+    ///
     /// The timeout can be kept where the transport can bound its reads and writes, as sockets can
     /// (not on Windows), or is ended by its [`Control::abort`](super::Control::abort), which a second thread calls then.
     /// Pipes have neither by themselves: see [`Pair::with_abort`](super::Pair::with_abort).
@@ -153,7 +187,7 @@ impl Tls {
     }
 
     /// The peer's certificates, its own first, as it sent them. A server has them only if it asked
-    /// for them (`ServerConfig` with a client verifier).
+    /// for them ([as above](Tls#who-the-client-is)).
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.done.tls.peer_certificates()
     }
