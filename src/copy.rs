@@ -90,6 +90,7 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// fn forward(stream: &Stream, tcp: TcpStream) -> std::io::Result<()> {
 ///     let result = copy_bidirectional(stream, &tcp);
 ///     if result.is_err() {
+///         // socket2 is another crate: `cargo add socket2`
 ///         socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO))?; // its drop is a reset
 ///     }
 ///     result?;
@@ -159,6 +160,10 @@ impl CopyOptions {
     /// or one doesn't read what the other sent. `None`, the default: never.
     ///
     /// It takes up to a quarter longer, and 40 ms. What a system has buffered for a peer that doesn't read has moved.
+    ///
+    /// **Where both ends of a session copy, set it at one end**, or count an Ok that copied nothing as no proof. The copy whose timeout
+    /// passes first closes its stream, and the other end reads that as an end of file: its copy returns Ok, and its socket's peer reads a
+    /// clean end.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self

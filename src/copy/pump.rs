@@ -341,7 +341,8 @@ impl<'a> Pumps<'a> {
             Phase::Reading | Phase::Over => now,
         };
         if known.saturating_duration_since(since) >= idle {
-            let after = if one_is_over { ", after the other one had ended" } else { "" };
+            let over = (0..2).find(|&way| state.ways[way].phase == Phase::Over);
+            let after = over.map_or(String::new(), |way| format!(", after {} had ended", Side::of(way)));
             let text = format!("no byte moved for {idle:?}{after}");
             return Err(Ended::Failed(Fault::Idle, io::Error::new(io::ErrorKind::TimedOut, text)));
         }
