@@ -24,6 +24,9 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 /// How long accepting pauses after an error, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What to ask where a client hears nothing.
+const NOTHING: &str = "is the address right, does the server run, and do both ends have the same --key and --crypt?";
+
 /// How often the server looks whether datagrams were dropped, to say so.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -153,9 +156,28 @@ impl Sessions {
         let config = self.options.common.config();
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.tls {
-            return Ok(Session::client(tls::connect(tls, transport)?, config)?);
+            let tls = tls::connect(tls, transport).map_err(|error| format!("{error}: {NOTHING}"))?;
+            return self.watched(Session::client(tls, config)?);
         }
-        Ok(Session::client(transport, config)?)
+        self.watched(Session::client(transport, config)?)
+    }
+
+    /// Says by what error the session ends, when it does: streams may all have ended before.
+    fn watched(&self, session: Session) -> Result<Session> {
+        let (watched, remote) = (session.clone(), self.options.remote.clone());
+        spawn("watch", move || {
+            let _ = watched.closed().recv(); // it disconnects
+            let Some(error) = watched.close_reason() else { return };
+            if error.is_closed() || matches!(error, gmux::Error::PeerClosed) {
+                return;
+            }
+            let hint = match watched.stats().bytes_received {
+                0 => format!(": nothing ever came: {NOTHING}"),
+                _ => String::new(),
+            };
+            println!("the session with {remote} ended: {error}{hint}");
+        });
+        Ok(session)
     }
 }
 
@@ -178,7 +200,7 @@ fn tell_of_dropped(endpoint: &Endpoint) {
     let counters = endpoint.counters();
     let dropped = [
         (&counters.short, "too short"),
-        (&counters.checksum, "with a wrong checksum (damaged, or --crypt or --key differ)"),
+        (&counters.checksum, "with a wrong checksum (another --key or --crypt there, or damaged)"),
         (&counters.fec, "with error correction (the other end needs --datashard 0 --parityshard 0)"),
         (&counters.unknown, "of no session"),
         (&counters.malformed, "malformed"),
@@ -190,7 +212,11 @@ fn tell_of_dropped(endpoint: &Endpoint) {
         for ((counter, what), told) in dropped.iter().zip(&mut told) {
             let count = counter.load(Relaxed);
             if count > *told {
-                println!("dropped {} datagrams {what}", count - *told);
+                let last = match *counters.last_damaged.lock() {
+                    Some(peer) if std::ptr::eq(*counter, &counters.checksum) => format!(", the last from {peer}"),
+                    _ => String::new(),
+                };
+                println!("dropped {} datagrams {what}{last}", count - *told);
             }
             *told = count;
         }

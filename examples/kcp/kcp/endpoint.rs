@@ -184,7 +184,10 @@ fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<A
     let segments = match link.crypt.open(datagram) {
         Ok(segments) => segments,
         Err(Refused::Short) => return drop_as(&counters.short),
-        Err(Refused::Checksum) => return drop_as(&counters.checksum),
+        Err(Refused::Checksum) => {
+            *counters.last_damaged.lock() = Some(peer);
+            return drop_as(&counters.checksum);
+        }
     };
     if let [_, _, _, _, 0xf1 | 0xf2, 0, ..] = segments {
         return drop_as(&counters.fec); // kcp-go's marks, where a segment has its command

@@ -33,6 +33,8 @@ pub struct Counters {
     pub short: AtomicU64,
     /// The checksum is wrong: cut, damaged, or with another key or cipher.
     pub checksum: AtomicU64,
+    /// Whom the last of these came from. Guards that alone, for a moment.
+    pub last_damaged: Mutex<Option<SocketAddr>>,
     /// With error correction (FEC), which isn't done here.
     pub fec: AtomicU64,
     /// Of a conversation that there isn't, and not the begin of one.

@@ -1,12 +1,23 @@
 //! KCP as a transport of gmux: reliable and ordered over UDP, for links that lose packets.
 //!
 //! **To use it in your program**: copy this directory, `kcp/`, beside your `main.rs`, write
-//! `mod kcp;`, and add what it needs to your `Cargo.toml`:
+//! `#[allow(dead_code, unused_imports)] mod kcp;`, for you use a part of it, and add what it needs
+//! to your `Cargo.toml`:
 //! `aes = "0.8"`, `cfb-mode = "0.8"`, `crc32fast = "1"`, `parking_lot = "0.12"`, `pbkdf2 = "0.13"`,
 //! `quinn-udp = { version = "0.5", default-features = false }`, `rand = "0.9"`, on Unix
-//! `rustix = { version = "1", features = ["event"] }`, `sha1 = "0.11"`, `socket2 = "0.6"`. Then
-//! `Session::client(kcp::connect(addr, &Settings::client())?, config)`, and at the other end an
-//! [`Endpoint`] whose `accept` gives transports.
+//! `rustix = { version = "1", features = ["event"] }`, `sha1 = "0.11"`, `socket2 = "0.6"`. Then, at
+//! the client and at the server:
+//! ```text
+//! let session = Session::client(kcp::connect("192.0.2.1:29900", &Settings::client())?, config)?;
+//!
+//! let endpoint = Endpoint::bind("0.0.0.0:29900", &Settings::server())?;
+//! let session = Session::server(endpoint.accept()?, config)?; // again and again, a thread for each
+//! ```
+//! Both have the same `Settings::cipher` and `key`. A wrong key looks like a dead link.
+//!
+//! **TLS over it**, with gmux's feature `rustls`: `Tls::handshake(connection, kcp::connect(..)?, timeout)?`
+//! at the client, the same over what `accept` gives at the server, in the connection's own thread;
+//! then a session over that. The peer then hears of a close at once, not by keepalive.
 //!
 //! | file | what it does |
 //! |---|---|
