@@ -8,6 +8,9 @@
 //!
 //! The server connects to what it was started with and to nothing else. There is no encryption and no login here: whoever reaches
 //! its port reaches the services.
+//!
+//! When the session ends, the connections that it carries end. The client learns of it at its next connection, and makes a new
+//! session for that.
 
 use std::collections::HashMap;
 use std::io;

@@ -128,8 +128,10 @@ impl Halves {
 
     /// Says that writes and flushes are bounded to about 10 ms
     /// ([`bounded_writes`](Self::bounded_writes)), and gives a function to change that bound, as
-    /// the field of this name says. Writes past the bound return `WouldBlock` or `TimedOut`. It is
-    /// called by the writer thread, between two writes, and mustn't wait for anything.
+    /// the field of this name says. Writes past the bound return `WouldBlock` or `TimedOut`. The
+    /// transport itself sets the 10 ms that it begins with. After that the function is called with
+    /// `Some` of 10 ms to a second, never with `None`, by the writer thread, between two writes, and
+    /// mustn't wait for anything.
     /// [`Control::abort`] has to interrupt a write, as ever.
     #[must_use]
     pub fn bound_writes(mut self, bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static) -> Self {

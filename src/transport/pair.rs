@@ -43,7 +43,7 @@ use super::{Control, Halves, Transport};
 /// if closed.is_err() {
 ///     let _ = child.kill(); // by whoever has the lock: a wait for a child that works would keep it for ever
 /// }
-/// child.wait()?;
+/// child.wait()?; // without a limit: a helper may end its output and go on (the example `stdio` has one)
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
