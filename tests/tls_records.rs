@@ -11,7 +11,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use gmux::transport::Tls;
+use gmux::transport::{Halves, Tls, Transport};
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, Session};
 use rustls::ClientConnection;
@@ -22,8 +22,8 @@ use support::{Pattern, tcp, test, test_for, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A server's session, and its peer: rustls and a socket, the handshake done.
-fn scene() -> (Session, ClientConnection, TcpStream) {
+/// A server's end, and its peer: rustls and a socket, the handshake done.
+fn handshake() -> (Tls, ClientConnection, TcpStream) {
     let (mut a, b) = tcp();
     let (mut client, server) = certs::connections();
     let server = thread::scope(|scope| {
@@ -33,8 +33,14 @@ fn scene() -> (Session, ClientConnection, TcpStream) {
         }
         server.join().unwrap()
     });
+    (server, client, a)
+}
+
+/// The same with a session at the server's end.
+fn scene() -> (Session, ClientConnection, TcpStream) {
+    let (server, client, socket) = handshake();
     let config = Config::new().keepalive_disabled(true).close_timeout(Duration::from_secs(600));
-    (Session::server(server, config).unwrap(), client, a)
+    (Session::server(server, config).unwrap(), client, socket)
 }
 
 fn frame(command: Command, payload: &[u8]) -> Vec<u8> {
@@ -192,6 +198,67 @@ fn new_keys_are_answered_by_a_session_that_is_silent() {
             client.process_new_packets().unwrap();
         }
         drop(session);
+    });
+}
+
+/// rustls, as BoringSSL, ends a connection by 33 changes of keys in a row without data between them, and
+/// an answer is one. A session that never sends anything would be ended so by a peer that sends much.
+#[test]
+fn any_number_of_requests_for_new_keys_leaves_a_silent_session_alive() {
+    test("any_number_of_requests_for_new_keys_leaves_a_silent_session_alive", || {
+        let (session, mut client, mut socket) = scene();
+        for requests in 1..=1000 {
+            client.refresh_traffic_keys().unwrap();
+            socket.write_all(&encrypted(&mut client, &frame(Command::Nop, &[]))).unwrap();
+            // Requests that are read together have one answer.
+            until(|| session.stats().frames_received == requests);
+        }
+        socket.write_all(&encrypted(&mut client, &frame(Command::Syn, b"keys"))).unwrap();
+        let data = b"under the newest keys";
+        let mut stream = session.accept().unwrap();
+        stream.write_all(data).unwrap();
+        let mut received = Vec::new();
+        while !received.ends_with(data) {
+            assert!(client.read_tls(&mut socket).unwrap() > 0);
+            client.process_new_packets().unwrap();
+            match client.reader().read_to_end(&mut received) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+    });
+}
+
+/// The second request is read before the first one's answer has left. It can't be known of later,
+/// so the flush that sends the first answer sends the second, too.
+#[test]
+fn a_flush_answers_all_requests_for_new_keys() {
+    test("a_flush_answers_all_requests_for_new_keys", || {
+        let (tls, mut client, mut socket) = handshake();
+        let Halves { mut reader, mut writer, control, .. } = tls.split().unwrap();
+        for byte in [b"1", b"2"] {
+            client.refresh_traffic_keys().unwrap();
+            socket.write_all(&encrypted(&mut client, byte)).unwrap();
+            let mut came = [0; 9];
+            let n = loop {
+                match reader.read(&mut came) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    read => break read.unwrap(),
+                }
+            };
+            assert_eq!(&came[..n], byte);
+        }
+        assert!(control.wants_flush());
+        writer.flush().unwrap();
+        assert!(!control.wants_flush());
+        // The tickets, then the answers: this blocks for ever without the second.
+        for _ in 0..1 + 2 {
+            let mut head = [0; 5];
+            socket.read_exact(&mut head).unwrap();
+            assert_eq!(head[0], 0x17);
+            let mut body = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+            socket.read_exact(&mut body).unwrap();
+        }
     });
 }
 

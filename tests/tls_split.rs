@@ -194,8 +194,33 @@ fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
 #[test]
 fn worn_out_keys_of_tls13_are_renewed() {
     fn connect() -> (Any, Any) {
-        let configs = worn_out_after(200, &rustls::version::TLS13);
+        let configs = worn_out_after(7, &rustls::version::TLS13);
         any(handshake_of(certs::connections_of(&configs), tcp()))
     }
     test("worn_out_keys_of_tls13_are_renewed", || links::carries_8_mib_both_ways(connect));
+}
+
+/// The one end sends nothing but its answers to requests for new keys: sessions of version 1 have no
+/// frame to send when data arrives.
+#[test]
+fn worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent() {
+    test("worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent", || {
+        fn connect() -> (Any, Any) {
+            let configs = worn_out_after(7, &rustls::version::TLS13);
+            any(handshake_of(certs::connections_of(&configs), tcp()))
+        }
+        const EACH: usize = 16 << 20; // a thousand records, so more than a hundred requests
+        let (client, server) = links::sessions(connect, &Config::new().keepalive_disabled(true));
+        let (up, accepted) = (client.open("up").unwrap(), server.accept().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                links::send(&up, 0, EACH);
+                up.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            assert_eq!(links::check(&accepted, 0), EACH);
+        });
+        drop((up, accepted));
+        client.close().unwrap();
+        server.close().unwrap();
+    });
 }

@@ -259,12 +259,7 @@ impl TlsReader {
             Some(Ending::Clean) => guarded.peer_closed = true,
             None => {}
         }
-        if !guarded.tls.wants_write() {
-            // rustls keeps its answer to a new key back until something is written: that is a
-            // write of nothing. Done while nothing else waits alone, so that a peer that asks for
-            // new keys again and again, and doesn't read, can't pile answers up.
-            let _ = io::Write::write(&mut guarded.tls.writer(), &[]);
-        }
+        guarded.answer();
         self.link.set_owed(guarded.tls.wants_write());
     }
 }

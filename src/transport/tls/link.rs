@@ -8,7 +8,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use parking_lot::Mutex;
@@ -41,13 +41,34 @@ pub(super) struct Guarded {
     pub(super) peer_closed: bool,
     /// This end's `close_notify` was made: nothing may follow it.
     pub(super) finished: bool,
+    /// Answers to requests for new keys that were made ready with no data since.
+    pub(super) answers: u8,
+}
+
+/// So many answers to requests for new keys leave by themselves with no data between them. rustls
+/// and BoringSSL end a connection at 33 changes of keys in a row, whoever has asked for them.
+const MOST_ANSWERS: u8 = 20;
+
+impl Guarded {
+    /// Makes rustls's answer to a request for new keys ready to be collected. rustls keeps it back
+    /// until something is written, so this is a write of nothing. After [`MOST_ANSWERS`] it is left
+    /// there, one for all further requests, and goes before the next data: TLS asks for no more.
+    pub(super) fn answer(&mut self) {
+        // While nothing else waits alone, so that a peer that asks again and again, and doesn't
+        // read, can't pile answers up.
+        if self.finished || self.answers >= MOST_ANSWERS || self.tls.wants_write() {
+            return;
+        }
+        let _ = self.tls.writer().write(&[]);
+        self.answers += u8::from(self.tls.wants_write());
+    }
 }
 
 impl Link {
     pub(super) fn new(tls: Connection, outgoing: Outgoing, inner: Box<dyn Control>) -> Self {
         let owed = AtomicBool::new(tls.wants_write());
         Self {
-            connection: Mutex::new(Guarded { tls, failure: None, peer_closed: false, finished: false }),
+            connection: Mutex::new(Guarded { tls, failure: None, peer_closed: false, finished: false, answers: 0 }),
             outgoing: Mutex::new(outgoing),
             owed,
             unsent: AtomicBool::new(false),

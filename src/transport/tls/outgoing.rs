@@ -198,7 +198,12 @@ impl Link {
         // What is left goes before more is collected: a peer that makes answers necessary and
         // doesn't read can't make them pile up here.
         self.push(&mut outgoing)?;
-        self.collect(&mut outgoing, &mut self.connection.lock());
+        let mut guarded = self.connection.lock();
+        outgoing.collect(&mut guarded.tls);
+        // Another request may have come while the answer to the one before wasn't collected.
+        guarded.answer();
+        self.collect(&mut outgoing, &mut guarded);
+        drop(guarded);
         self.push(&mut outgoing)?;
         let flushed = outgoing.flush();
         self.judge(&mut outgoing, flushed)
@@ -267,7 +272,12 @@ impl Write for TlsWriter {
             };
             link.collect(&mut outgoing, &mut guarded);
             match piece {
-                Ok(piece) => so_far += piece,
+                Ok(piece) => {
+                    so_far += piece;
+                    if piece > 0 {
+                        guarded.answers = 0;
+                    }
+                }
                 // What was encrypted is on its way: it mustn't be offered again. An error is met again.
                 Err(_) if so_far > 0 => break Ok(so_far),
                 Err(error) => break Err(error),
