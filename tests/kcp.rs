@@ -280,7 +280,7 @@ fn a_finished_conversation_answers_for_a_while_and_an_aborted_one_is_gone() {
         server.control.abort();
         drop(server);
         // The server's end is over, but what the client says is still acked.
-        client.writer.write_all(&Pattern::bytes(1, 3_000_000)).unwrap();
+        write_all(&mut client.writer, &Pattern::bytes(1, 3_000_000));
         client.control.finish_write().unwrap();
         assert_eq!(endpoint.conversations(), 1);
 
@@ -302,7 +302,7 @@ fn its_threads_end_with_the_last_conversation() {
         let endpoint = endpoint(&settings);
         let (mut client, mut server) = halves(&endpoint, &settings);
         let ports = [server.control.local_addr().unwrap().port(), client.control.local_addr().unwrap().port()];
-        assert_eq!(ports.map(threads_of), [2, 2]);
+        until(|| ports.map(threads_of) == [2, 2]); // a thread has its name a moment after its start
         drop(endpoint); // no more are accepted; these live on
         client.writer.write_all(b"still here").unwrap();
         client.writer.flush().unwrap();
@@ -395,8 +395,12 @@ fn reads_and_writes_keep_their_bounds() {
         };
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
         client.bound_writes.unwrap()(Some(bound)).unwrap();
-        let began = Instant::now();
-        client.writer.write(&[0; 9]).unwrap_err();
+        let began = loop {
+            let began = Instant::now();
+            if client.writer.write(&[0; 9]).is_err() {
+                break began;
+            } // a late ack made room
+        };
         assert!(began.elapsed() >= bound);
         client.writer.flush().unwrap(); // never waits
     });
