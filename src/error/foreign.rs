@@ -57,16 +57,19 @@ pub(crate) fn start_of(bytes: &[u8]) -> Received {
     Received(bytes.iter().copied().take(SHOWN).collect())
 }
 
-/// The bytes as text, if that is what they are.
+/// The start of the bytes that is text, if they begin with some. What follows a line may be frames:
+/// the program has begun behind the banner.
 pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
-    let text = match std::str::from_utf8(bytes) {
+    let valid = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        // A letter that is cut in two by the end.
-        Err(error) if error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?,
-        Err(_) => return None,
+        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?,
     };
     let is_shown = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\x1b'); // colours
-    (!text.is_empty() && text.chars().all(is_shown)).then_some(text)
+    let text = valid.split(|c| !is_shown(c)).next().unwrap_or_default();
+    // A letter that is cut in two by the end is no reason to doubt.
+    let is_all = text.len() == valid.len() && std::str::from_utf8(bytes).err().is_none_or(|e| e.error_len().is_none());
+    let is_line = text.ends_with('\n');
+    (!text.is_empty() && (is_all || is_line)).then_some(text)
 }
 
 /// The message: both versions (this end's, then the peer's) and what to do, or the text that came
@@ -130,6 +133,8 @@ mod tests {
                 assert!(text.contains(part), "{text}");
             }
         }
+        let followed = said(b'W', b"Welcome to Debian!\n\x02\x03\0\0\0\0\0\0");
+        assert!(followed.contains(r#""Welcome to Debian!\n""#), "frames came behind it: {followed}");
         let cut = &"é".repeat(40).into_bytes()[..63];
         assert!(said(cut[0], cut).contains(&"é".repeat(31)), "a letter was cut in two");
     }
