@@ -171,7 +171,8 @@ fn a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew
         user.read_to_string(&mut text).unwrap();
         assert_eq!(text, "ywhole");
         drop(server);
-        until(|| client.connect().read(&mut [0]).unwrap_or(0) == 0); // no server: an end, and it says so
+        // A reset as long as the session lives. No server: an end, and it says so.
+        until(|| client.connect().read(&mut [0]).is_ok_and(|n| n == 0));
         client.says("stderr: forward: ");
     });
 }
