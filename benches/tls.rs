@@ -28,6 +28,11 @@ const ROUNDS: usize = 7;
 const TRIPS: usize = 5000;
 const WARM_UP: usize = 500;
 
+/// How many rounds: `cargo bench` says `--bench`; without, it is only to be seen that all works.
+fn repeats() -> usize {
+    if std::env::args().any(|arg| arg == "--bench") { ROUNDS } else { 1 }
+}
+
 const LONG: Duration = Duration::from_secs(10);
 
 /// Where the peer process finds the certificate and its key, in hexadecimal.
@@ -42,9 +47,9 @@ fn main() {
     let identity = Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
     // With the name of one of them, that alone, for a profiler.
     match std::env::args().find(|arg| ["tls", "rustls", "tcp"].contains(&arg.as_str())).as_deref() {
-        Some("tls") => drop((0..ROUNDS).map(|_| tls_echo(&identity)).collect::<Vec<_>>()),
-        Some("rustls") => drop((0..ROUNDS).map(|_| two_one_way(&identity)).collect::<Vec<_>>()),
-        Some(_) => drop((0..ROUNDS).map(|_| session_echo(session)).collect::<Vec<_>>()),
+        Some("tls") => drop((0..repeats()).map(|_| tls_echo(&identity)).collect::<Vec<_>>()),
+        Some("rustls") => drop((0..repeats()).map(|_| two_one_way(&identity)).collect::<Vec<_>>()),
+        Some(_) => drop((0..repeats()).map(|_| session_echo(session)).collect::<Vec<_>>()),
         None => {
             echo(&identity);
             round_trips(&identity);
@@ -94,13 +99,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn echo(identity: &Identity) {
     let (mut over_tls, mut over_tcp, mut one_way) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..repeats() {
         over_tls.push(tls_echo(identity));
         one_way.push(two_one_way(identity));
         over_tcp.push(session_echo(session));
     }
     let [over_tls, over_tcp, one_way] = [over_tls, over_tcp, one_way].map(median);
-    println!("echo of {STREAMS} x {} MiB, MB/s each way (medians of {ROUNDS}):", EACH >> 20);
+    println!("echo of {STREAMS} x {} MiB, MB/s each way (medians of {}):", EACH >> 20, repeats());
     println!("  session over Tls            {over_tls:8.0}");
     println!("  two one-way rustls          {one_way:8.0}   Tls / rustls {:.2} (goal 0.85)", over_tls / one_way);
     println!("  session over TCP            {over_tcp:8.0}   Tls / TCP    {:.2}", over_tls / over_tcp);
@@ -221,13 +226,13 @@ const KINDS: [&str; 3] = ["tls", "tcp", "rustls"];
 
 fn round_trips(identity: &Identity) {
     let mut rounds = KINDS.map(|_| Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..repeats() {
         for (kind, times) in KINDS.iter().zip(&mut rounds) {
             times.push(trips(kind, identity));
         }
     }
     let [tls, tcp, rustls] = rounds.map(median);
-    println!("round trip of 64 bytes between two processes, us (medians of {ROUNDS} medians of {TRIPS}):");
+    println!("round trip of 64 bytes between two processes, us (medians of {} medians of {TRIPS}):", repeats());
     println!("  session over Tls            {tls:8.1}");
     println!("  session over TCP            {tcp:8.1}   Tls / TCP    {:.2} (goal 2)", tls / tcp);
     println!("  rustls alone                {rustls:8.1}   Tls / rustls {:.2}", tls / rustls);
