@@ -1,0 +1,107 @@
+//! Fills the writer's batch: control frames, the express lane, then the bulk lane.
+//!
+//! Invariant: frames are made here, when a stream has its turn, and not before.
+
+use std::sync::Arc;
+
+use super::{Sent, Writer};
+use crate::engine::Core;
+use crate::engine::logging::{is_tracing, trace};
+use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
+use crate::sync::cell::StreamCell;
+use crate::sync::shaper::Order;
+use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
+use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
+
+/// A batch takes so many express turns at most, whatever little they bring.
+const MAX_TURNS: usize = 1024;
+
+impl Writer {
+    /// Fills the batch with what waits.
+    pub(super) fn fill(&mut self, core: &Core) {
+        self.fill_small(core, BATCH_BYTES / 2);
+        while !self.batch.is_full()
+            && let Some(cell) = self.queue.next_bulk()
+        {
+            let allowance = self.pace.allowance(self.queue.waiting() + 1);
+            self.turn(core, cell, Lane::Bulk, allowance);
+        }
+    }
+
+    /// Fills the batch with control frames and the express lane, up to `bytes` and a turn.
+    pub(super) fn fill_small(&mut self, core: &Core, bytes: usize) {
+        let version = core.env.config.version;
+        let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
+        let mut frames = 0;
+        if core.env.shaper.take(Order::Ping) {
+            frames += 1;
+            self.push_empty(core, empty(Command::Nop, 0));
+        }
+        while !self.has_small(bytes)
+            && let Some(id) = core.env.shaper.take_refusal()
+        {
+            frames += 1;
+            self.push_empty(core, empty(Command::Fin, id));
+        }
+        self.frames += frames;
+        while !self.has_small(bytes)
+            && let Some(cell) = self.queue.next_express()
+        {
+            self.turn(core, cell, Lane::Express, EXPRESS_BYTES);
+        }
+    }
+
+    /// Whether control frames and the express lane have had their share.
+    fn has_small(&self, bytes: usize) -> bool {
+        self.batch.len() >= bytes || self.batch.segments() >= BATCH_SEGMENTS / 2 || self.sent.len() >= MAX_TURNS
+    }
+
+    /// A frame without a payload.
+    fn push_empty(&mut self, core: &Core, header: Header) {
+        trace!(target: "gmux::writer", "session {}: {header}", core.number);
+        self.batch.push_small(header, &[]);
+    }
+
+    fn turn(&mut self, core: &Core, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {
+        let (version, id) = (core.env.config.version, cell.id);
+        let header = |command, length: usize| Header {
+            version,
+            command,
+            length: u16::try_from(length).unwrap_or(u16::MAX), // names and frames are at most 65535 bytes
+            stream_id: id,
+        };
+        let (batch, traced, mut frames) = (&mut self.batch, &mut self.traced, 0);
+        let tracing = is_tracing();
+        let turn = cell.take_turn(&core.env, lane, allowance, |frame| {
+            frames += 1;
+            let header = match &frame {
+                Transmit::Syn => header(Command::Syn, cell.name.bytes().len()),
+                Transmit::Update { .. } => header(Command::Upd, UPDATE_LEN),
+                Transmit::Data(payload) => header(Command::Psh, payload.len()),
+                Transmit::Fin => header(Command::Fin, 0),
+            };
+            if tracing {
+                traced.push(header);
+            }
+            match frame {
+                Transmit::Syn => batch.push_small(header, cell.name.bytes()),
+                Transmit::Update { consumed, window } => batch.push_small(header, &encode_update(consumed, window)),
+                Transmit::Data(payload) => batch.push_frame(header, payload.into_buffer()),
+                Transmit::Fin => batch.push_small(header, &[]),
+            }
+        });
+        self.frames += frames;
+        for header in self.traced.drain(..) {
+            trace!(target: "gmux::writer", "session {}: {header}", core.number);
+        }
+        if turn.again {
+            self.queue.again(Arc::clone(&cell));
+        }
+        if turn.wake_writer {
+            cell.wake_writer();
+        }
+        if turn.data > 0 || turn.fin {
+            self.sent.push(Sent { cell, data: turn.data, fin: turn.fin });
+        }
+    }
+}
