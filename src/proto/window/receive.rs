@@ -1,0 +1,495 @@
+//! The receiving window of a stream: what its peer may send, and how that grows and shrinks.
+//!
+//! Invariants: `consumed <= received`; `edge` never goes back.
+
+use super::MAX_WINDOW;
+use crate::config::INITIAL_WINDOW;
+
+/// So many UPDs in a row without the application's having read all there was mean that it is slower than its peer, in which case the window is halved. On
+/// a long link a window arrives as a burst, and UPDs fall due within that, whatever the reader does; a burst brings four.
+const BEHIND: u8 = 8;
+
+/// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't seen to run into it: on a long link UPDs may spread
+/// a peer's data so evenly over the round trip that it never comes near the window's end here, though that is what it waits for. (Sixty-four of a quarter each are sixteen
+/// windows: a link that the window limits takes 1.6 seconds for those at 100 ms, a stream that it doesn't limit long enough to be rare.)
+const KEPT_UP: u8 = 64;
+
+/// Windows don't shrink below this for there being many streams: half of one still holds a write that is accepted whole.
+const LEAST_WINDOW: usize = 8192;
+
+/// What a new stream is told while half of the budget is granted, in bytes; when more of it is consumed its window may be half
+/// as large as that. A sender's share is no larger either ([`crate::proto::unasked`]).
+const SMALL_WINDOW: u32 = 16 * 1024;
+
+/// The largest window that is announced with a budget of so many bytes and so many streams open: with all of these windows
+/// unread, half of the budget is used, as far as the least window allows (`manual::architecture` has the sum).
+pub(crate) fn window_cap(budget: usize, streams: usize) -> u32 {
+    let part = (budget / 2 / streams.max(1)).max(LEAST_WINDOW);
+    u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
+}
+
+/// The windows that a receiver announces.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WindowSizes {
+    /// What a stream begins with, and shrinks back to.
+    pub(crate) base: usize,
+    /// What it may grow to.
+    pub(crate) max: usize,
+}
+
+/// What may be received, and what the peer is told of it.
+///
+/// The window grows by itself. There is no measuring of round trips on this wire (NOP is never answered), so it is tuned on what is
+/// consumed: when an UPD is due, the peer has run into the window since the last one (*pressed*), and the application has
+/// read all there was at some time since (*drained*), then the window, not the reader, is what limits the stream, and it doubles, out of what
+/// the session has not granted yet. A stream whose reader is [`BEHIND`] gets half the window, down to the base.
+#[derive(Debug)]
+pub(crate) struct ReceiveWindow {
+    enforced: bool,
+    base: u32,
+    max: u32,
+    /// What the session's number of streams leaves of both.
+    cap: u32,
+    /// Half of the budget is granted.
+    crowded: bool,
+    /// The window that is announced.
+    window: u32,
+    /// The counters as they began.
+    first: u64,
+    received: u64,
+    consumed: u64,
+    /// `consumed` as the last UPD said it.
+    announced: u64,
+    /// Where the newest window ends: the initial one, or the last UPD's.
+    limit: u64,
+    /// The highest byte count that the peer was ever allowed to reach.
+    edge: u64,
+    /// The largest window announced.
+    largest: u32,
+    /// Nothing was read yet.
+    fresh: bool,
+    due: bool,
+    pressed: bool,
+    drained: bool,
+    /// UPDs in a row between which the application never got to the end of what was there.
+    behind: u8,
+    /// UPDs in a row between which it did, since the window grew.
+    kept_up: u8,
+}
+
+impl ReceiveWindow {
+    /// Windows of `sizes`, after `origin` bytes (0, but in tests of counters that wrap).
+    pub(crate) fn new(enforced: bool, sizes: WindowSizes, origin: u64) -> Self {
+        let size = |n: usize| u32::try_from(n).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
+        let (base, limit) = (size(sizes.base), origin + u64::from(INITIAL_WINDOW));
+        Self {
+            enforced,
+            base,
+            max: size(sizes.max).max(base),
+            cap: MAX_WINDOW,
+            crowded: false,
+            window: base,
+            first: origin,
+            received: origin,
+            consumed: origin,
+            announced: origin,
+            limit,
+            edge: limit,
+            largest: 0,
+            fresh: true,
+            due: false,
+            pressed: false,
+            drained: false,
+            behind: 0,
+            kept_up: 0,
+        }
+    }
+
+    /// How many bytes the peer may have in flight or unread here: what is granted and not yet consumed, and at least the window, for the
+    /// next UPD grants all of that again.
+    pub(crate) fn granted(&self) -> u64 {
+        // Data within the slack lies past the edge, and may be consumed before an UPD moves that.
+        if self.enforced { self.edge.saturating_sub(self.consumed).max(self.window.into()) } else { 0 }
+    }
+
+    /// Bytes received since the stream began.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether the peer has kept to what was granted, without the slack.
+    pub(crate) fn is_kept_to(&self) -> bool {
+        self.received <= self.edge
+    }
+
+    /// Takes `n` bytes from the peer.
+    ///
+    /// # Errors
+    /// Past the highest edge ever granted and a slack of the largest window granted (Go overruns a little when several
+    /// goroutines write): the bytes received and the bytes allowed.
+    pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
+        self.received += n as u64;
+        // Within a quarter of the end: what is left is less than what a sender likes to write at once.
+        self.pressed |= self.received + u64::from(self.window / 4) >= self.limit;
+        let slack = u64::from(self.largest.max(INITIAL_WINDOW));
+        if self.enforced && self.received > self.edge + slack {
+            return Err((self.received, self.edge + slack));
+        }
+        Ok(())
+    }
+
+    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at the first read, and whenever [`enough`](Self::enough)
+    /// was consumed since the last; the window may then grow by up to `spare` bytes.
+    pub(crate) fn consume(&mut self, n: usize, spare: u64) {
+        self.consumed += n as u64;
+        debug_assert!(self.consumed <= self.received);
+        if !self.enforced || self.due || n == 0 {
+            return;
+        }
+        if self.fresh || self.consumed - self.announced >= self.enough() || self.is_waited_for() {
+            self.fresh = false;
+            self.due = true;
+            self.resize(spare);
+        }
+    }
+
+    /// Whether all that came is consumed, and the peer may send little more, so that there won't be much to consume before an UPD. Without this,
+    /// less than [`enough`](Self::enough) that was left over would be missing from the window, round trip after round trip.
+    fn is_waited_for(&self) -> bool {
+        self.received == self.consumed && self.limit.saturating_sub(self.received) < u64::from(self.window / 4)
+    }
+
+    /// How much has to be consumed for an UPD: half of a window, as others do, or a quarter of one that has grown, for then the link is long, and
+    /// the peer waits for less of a window to arrive before it may go on.
+    fn enough(&self) -> u64 {
+        let part = if self.window > self.base { 4 } else { 2 };
+        u64::from(self.window / part).max(1)
+    }
+
+    fn resize(&mut self, spare: u64) {
+        let drained = std::mem::take(&mut self.drained);
+        // Kept until the reader has drained what pressed: a burst's last bytes may come before its last UPD but one.
+        let pressed = drained && std::mem::take(&mut self.pressed);
+        (self.behind, self.kept_up) = if drained { (0, self.kept_up + 1) } else { (self.behind + 1, 0) };
+        if self.behind == BEHIND {
+            self.behind = 0;
+            self.window /= 2;
+        } else if pressed || self.kept_up == KEPT_UP {
+            self.kept_up = 0;
+            let room = self.max.saturating_sub(self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
+            self.window += self.window.min(room);
+        }
+        let least = self.base.min(self.cap).min(if self.crowded { self.proven() } else { u32::MAX });
+        if self.announced == self.first && self.crowded {
+            self.window = self.window.min(least); // the base was never announced
+        }
+        self.window = self.window.clamp(least, self.max.min(self.cap).max(least));
+    }
+
+    /// How large a window the stream may have at least while half of the budget is granted: it has consumed twice as much.
+    fn proven(&self) -> u32 {
+        u32::try_from((self.consumed - self.first) / 2).unwrap_or(u32::MAX).max(SMALL_WINDOW)
+    }
+
+    /// The largest window that may be announced from here on, and whether half of the budget is granted. What was granted to this stream
+    /// isn't taken back.
+    pub(crate) fn cap(&mut self, cap: u32, crowded: bool) {
+        (self.cap, self.crowded) = (cap.max(1), crowded);
+    }
+
+    /// The application is about to be counted to have read all there is: what is on its way doesn't matter.
+    pub(crate) fn drained(&mut self) {
+        self.drained = true;
+    }
+
+    /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller than the initial one.
+    pub(crate) fn announce(&mut self) {
+        self.due = self.enforced;
+        self.window = self.window.min(SMALL_WINDOW);
+    }
+
+    pub(crate) fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// CONSUMED and WINDOW of the UPD to be sent now, if one is due: always the newest values.
+    pub(crate) fn take_update(&mut self) -> Option<(u32, u32)> {
+        if !std::mem::take(&mut self.due) {
+            return None;
+        }
+        self.window = self.window.min(self.cap);
+        self.announced = self.consumed;
+        self.limit = self.consumed + u64::from(self.window);
+        self.edge = self.edge.max(self.limit);
+        self.largest = self.largest.max(self.window);
+        Some((self.consumed as u32, self.window)) // the wire's counter wraps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::window::{SendWindow, Update};
+
+    /// Just below the point where the wire's counters wrap.
+    const NEAR_WRAP: u64 = (1 << 32) - 100;
+
+    /// A window that neither grows nor shrinks.
+    fn fixed(size: usize) -> WindowSizes {
+        WindowSizes { base: size, max: size }
+    }
+
+    #[test]
+    fn version_1_has_no_window() {
+        let mut window = SendWindow::new(false, 0);
+        window.accept(usize::MAX / 2);
+        assert_eq!(window.credit(), usize::MAX);
+        let mut window = ReceiveWindow::new(false, fixed(64), 0);
+        assert_eq!(window.receive(1 << 40), Ok(()));
+        window.consume(1 << 40, 0);
+        assert_eq!((window.take_update(), window.granted()), (None, 0));
+    }
+
+    #[test]
+    fn the_window_counts_as_granted_though_all_is_consumed() {
+        let mut window = ReceiveWindow::new(true, fixed(65536), NEAR_WRAP);
+        assert_eq!(window.receive(300_000), Ok(())); // past the edge, within the slack
+        window.consume(300_000, 0);
+        assert_eq!(window.granted(), 65536); // the edge lies behind
+        assert!(window.take_update().is_some());
+        assert_eq!(window.granted(), 65536);
+    }
+
+    #[test]
+    fn a_peer_is_pressed_within_a_quarter_of_the_windows_end() {
+        for (left, window) in [(65536 / 4 + 1, 65536), (65536 / 4, 2 * 65536)] {
+            let mut rx = ReceiveWindow::new(true, GROWING, 0);
+            let n = INITIAL_WINDOW as usize - left; // where the protocol's first window ends
+            rx.receive(n).unwrap();
+            rx.drained();
+            rx.consume(n, u64::MAX);
+            assert_eq!(rx.take_update().unwrap().1, window);
+        }
+    }
+
+    #[test]
+    fn counters_wrap_without_a_case_of_their_own() {
+        let (mut tx, mut rx) = (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, fixed(64), NEAR_WRAP));
+        for _ in 0..100 {
+            tx.accept(16);
+            tx.transmit(16);
+            rx.receive(16).unwrap();
+            rx.consume(16, 0);
+            if let Some((consumed, window)) = rx.take_update() {
+                assert!(matches!(tx.update(consumed, window), Update::Applied { .. }));
+            }
+        }
+        assert!(tx.credit() >= 32, "{tx:?}");
+        let wrapped = (NEAR_WRAP + 1700) as u32;
+        assert!(matches!(tx.update(wrapped, 64), Update::Impossible { .. }));
+    }
+
+    #[test]
+    fn updates_are_due_at_the_first_read_and_then_every_half_window() {
+        let mut window = ReceiveWindow::new(true, fixed(64), 0);
+        let mut said = Vec::new();
+        for _ in 0..12 {
+            window.receive(16).unwrap();
+            window.consume(16, 0);
+            said.extend(window.take_update());
+        }
+        assert_eq!(said, [(16, 64), (48, 64), (80, 64), (112, 64), (144, 64), (176, 64)]);
+    }
+
+    #[test]
+    fn the_highest_edge_is_never_taken_back() {
+        let mut window = ReceiveWindow::new(true, fixed(64), 0);
+        window.receive(1000).unwrap();
+        window.consume(1000, 0);
+        assert_eq!(window.take_update(), Some((1000, 64)));
+        // The initial window still counts, and a slack of the largest window granted.
+        assert_eq!(window.receive(262_144 - 1000), Ok(()));
+        assert_eq!(window.receive(262_144), Ok(()));
+        assert_eq!(window.receive(1), Err((524_289, 524_288)));
+    }
+
+    /// One round of a sender that fills the window and a reader that drains it; returns the window announced last.
+    fn round(rx: &mut ReceiveWindow, spare: u64) -> u32 {
+        let n = (rx.limit - rx.received) as usize;
+        rx.receive(n).unwrap();
+        rx.drained();
+        rx.consume(n, spare);
+        rx.take_update().unwrap().1
+    }
+
+    const GROWING: WindowSizes = WindowSizes { base: 65536, max: 1 << 20 };
+
+    #[test]
+    fn a_window_that_limits_a_reader_that_keeps_up_doubles_to_its_maximum() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        let windows: Vec<u32> = (0..6).map(|_| round(&mut rx, u64::MAX)).collect();
+        assert_eq!(windows, [1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 20, 1 << 20]);
+    }
+
+    #[test]
+    fn a_window_grows_only_out_of_what_is_to_spare() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        assert_eq!([round(&mut rx, 1000), round(&mut rx, 0)], [66536, 66536]);
+    }
+
+    #[test]
+    fn a_peer_that_isnt_seen_to_run_into_the_window_gets_a_larger_one_after_a_long_while() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        let mut windows = Vec::new();
+        for _ in 0..200 {
+            rx.receive(40_000).unwrap();
+            rx.drained();
+            rx.consume(40_000, u64::MAX);
+            windows.extend(rx.take_update().map(|(_, window)| window));
+        }
+        assert_eq!(windows.iter().position(|&window| window > 65536), Some(63));
+        assert_eq!(windows.last(), Some(&(1 << 18)));
+    }
+
+    #[test]
+    fn a_window_is_a_part_of_half_the_budget_and_not_less_than_8192() {
+        const BUDGET: usize = 4 << 20;
+        let caps = [0, 1, 2, 32, 256, 257, 512, 65_536].map(|streams| window_cap(BUDGET, streams));
+        assert_eq!(caps, [2 << 20, 2 << 20, 1 << 20, 65_536, 8192, 8192, 8192, 8192]);
+        assert_eq!(window_cap(usize::MAX, 1), MAX_WINDOW);
+    }
+
+    #[test]
+    fn windows_shrink_while_streams_are_many_and_come_back() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        while round(&mut rx, u64::MAX) < 1 << 20 {}
+        // What is due already is cut when it is sent.
+        let n = (rx.limit - rx.received) as usize;
+        rx.receive(n).unwrap();
+        rx.consume(n, u64::MAX);
+        rx.cap(20_000, false);
+        assert_eq!(rx.take_update().unwrap().1, 20_000);
+        rx.cap(8192, false);
+        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [8192, 8192], "below the base, and no larger");
+        let edge = rx.edge;
+        assert!(edge >= rx.limit, "what was granted stays granted");
+        rx.cap(1 << 18, false);
+        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [1 << 16, 1 << 17], "the base, then it grows");
+    }
+
+    #[test]
+    fn a_smaller_base_is_no_matter_of_the_cap() {
+        let mut rx = ReceiveWindow::new(true, fixed(1000), 0);
+        rx.cap(8192, false);
+        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [1000, 1000]);
+    }
+
+    #[test]
+    fn while_half_the_budget_is_granted_a_new_streams_window_is_half_of_what_it_has_consumed() {
+        let read = |rx: &mut ReceiveWindow, n: usize| {
+            rx.receive(n).unwrap();
+            rx.consume(n, 0);
+            rx.take_update().unwrap().1
+        };
+        let crowded = |origin| {
+            let mut rx = ReceiveWindow::new(true, GROWING, origin);
+            rx.cap(1 << 20, true);
+            rx
+        };
+        let mut rx = crowded(NEAR_WRAP);
+        rx.announce();
+        assert_eq!(rx.take_update().unwrap().1, 16_384);
+        assert_eq!([20_000, 20_000, 14_000].map(|n| read(&mut rx, n)), [16_384, 20_000, 27_000]);
+        assert_eq!(read(&mut rx, 100_000), 65_536, "no more than the base");
+        // Without an announcement the first read makes one.
+        assert_eq!(read(&mut crowded(0), 40_000), 20_000);
+        // When less is granted it has its base at once.
+        let mut rx = crowded(0);
+        assert_eq!(read(&mut rx, 10), 16_384);
+        rx.cap(1 << 20, false);
+        assert_eq!(read(&mut rx, 10_000), 65_536);
+    }
+
+    #[test]
+    fn what_is_left_over_of_a_window_is_announced_when_nothing_else_will_come() {
+        let mut rx = ReceiveWindow::new(true, fixed(65536), 0);
+        rx.receive(262_144).unwrap();
+        rx.consume(262_144, 0);
+        assert_eq!(rx.take_update(), Some((262_144, 65536)));
+        rx.receive(50_000).unwrap();
+        rx.consume(40_000, 0);
+        assert_eq!(rx.take_update(), Some((302_144, 65536)));
+        rx.consume(10_000, 0);
+        assert_eq!(rx.take_update(), None, "the peer may go on: it has 55,536 bytes");
+        rx.receive(55_536 - 16_000).unwrap();
+        rx.consume(20_000, 0);
+        assert_eq!(rx.take_update(), None, "there is more to consume");
+        rx.consume(19_536, 0);
+        assert_eq!(rx.take_update(), Some((351_680, 65536)), "16,000 bytes are less than a quarter");
+    }
+
+    #[test]
+    fn a_reader_that_falls_behind_gets_half_down_to_the_base() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        assert_eq!([(); 4].map(|()| round(&mut rx, u64::MAX))[3], 1 << 20);
+        // It never gets to the end of what is there.
+        rx.receive(1 << 20).unwrap();
+        let mut windows = Vec::new();
+        for _ in 0..40 {
+            let half = rx.window as usize / 2;
+            rx.consume(half, u64::MAX);
+            rx.receive(half).unwrap();
+            windows.extend(rx.take_update().map(|(_, window)| window));
+        }
+        // Seven UPDs in a row prove nothing.
+        let halves =
+            [[1 << 20, 1 << 19], [1 << 19, 1 << 18], [1 << 18, 1 << 17], [1 << 17, 1 << 16], [1 << 16, 1 << 16]];
+        let expected: Vec<u32> =
+            halves.iter().flat_map(|&[before, after]| [&[before; 7][..], &[after]].concat()).collect();
+        assert_eq!(windows, expected);
+    }
+
+    #[test]
+    fn a_burst_that_brings_several_updates_is_no_falling_behind() {
+        let mut rx = ReceiveWindow::new(true, GROWING, 0);
+        while round(&mut rx, u64::MAX) < 1 << 20 {}
+        for _ in 0..100 {
+            rx.receive(1 << 20).unwrap();
+            rx.consume(1 << 19, u64::MAX); // the rest of the burst is there already
+            assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
+            rx.drained();
+            rx.consume(1 << 19, u64::MAX);
+            assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_sender_that_keeps_to_the_window_never_overruns(
+            origin in prop_oneof![Just(0u64), Just(NEAR_WRAP)],
+            steps in prop::collection::vec((0..40_000usize, 0..40_000usize, any::<bool>()), 1..200),
+            base in 1..100_000usize,
+            max in 1..1_000_000usize,
+        ) {
+            let (mut tx, mut rx) = (SendWindow::new(true, origin), ReceiveWindow::new(true, WindowSizes { base, max }, origin));
+            let mut unread = 0;
+            for (write, read, deliver) in steps {
+                let n = write.min(tx.credit());
+                tx.accept(n);
+                tx.transmit(n);
+                prop_assert!(rx.receive(n).is_ok());
+                unread += n;
+                let n = read.min(unread);
+                unread -= n;
+                rx.consume(n, 50_000);
+                prop_assert!(rx.received <= rx.edge, "no slack is needed");
+                if deliver && let Some((consumed, window)) = rx.take_update() {
+                    let applied = matches!(tx.update(consumed, window), Update::Applied { .. });
+                    prop_assert!(applied);
+                }
+            }
+        }
+    }
+}
