@@ -1,0 +1,91 @@
+//! One read of the transport, to where the bytes belong: the window, a payload's buffer, buffers ahead.
+//!
+//! Invariant: a read into the window never moves a payload that was returned.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut, Read};
+
+use super::{AHEAD, FrameReader, INLINE_MAX, LOOKAHEAD, Payload, RUN, State, WINDOW, WINDOW_KEPT};
+use crate::pool::{Buffer, BufferPool};
+use crate::wire::header::{HEADER_LEN, Header};
+
+impl FrameReader {
+    /// One read from the transport; returns its count, 0 at the end of the input.
+    pub(crate) fn fill(&mut self, input: &mut (impl Read + ?Sized), pool: &BufferPool) -> io::Result<usize> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.window.truncate(WINDOW);
+            if self.window.capacity() > WINDOW_KEPT {
+                self.window.shrink_to(WINDOW);
+            }
+        } else if self.window.len() - self.start < HEADER_LEN + INLINE_MAX {
+            self.window.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if let State::Collect { header, payload } = &mut self.state {
+            return match self.run.1.saturating_sub(RUN - 1) {
+                0 => Self::fill_payload(input, *header, payload, &mut self.window, &mut self.end),
+                run => {
+                    while self.spare.len() < run.min(AHEAD).min(self.ahead_bytes / self.run.0.max(1)) {
+                        self.spare.push(pool.frame(self.run.0));
+                    }
+                    Self::fill_run(input, *header, payload, &mut self.spare, &mut self.ahead)
+                }
+            };
+        }
+        self.spare.clear(); // a wait that may be long holds no buffers
+        // In a run, the header alone: what follows is read to where it belongs.
+        let in_run = self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
+        let until = if in_run { HEADER_LEN } else { self.window.len() };
+        let n = input.read(&mut self.window[self.end..until])?;
+        self.end = (self.end + n).min(self.window.len());
+        Ok(n)
+    }
+
+    /// Reads the rest of a payload, and a little of what follows into the empty window.
+    fn fill_payload(
+        input: &mut (impl Read + ?Sized),
+        header: Header,
+        payload: &mut Payload,
+        window: &mut [u8],
+        end: &mut usize,
+    ) -> io::Result<usize> {
+        let rest = &mut payload.buffer[payload.start + payload.filled..payload.start + usize::from(header.length)];
+        let wanted = rest.len();
+        let n = input.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(&mut window[..LOOKAHEAD])])?;
+        payload.filled += n.min(wanted);
+        *end = n.saturating_sub(wanted).min(LOOKAHEAD);
+        Ok(n)
+    }
+
+    /// Reads the rest of a payload, and whole frames behind it.
+    fn fill_run(
+        input: &mut (impl Read + ?Sized),
+        header: Header,
+        payload: &mut Payload,
+        spare: &mut Vec<Buffer>,
+        ahead: &mut VecDeque<(Buffer, usize)>,
+    ) -> io::Result<usize> {
+        let rest = &mut payload.buffer[payload.start + payload.filled..payload.start + usize::from(header.length)];
+        let wanted = rest.len();
+        let mut slices = [const { None }; AHEAD + 1];
+        slices[0] = Some(IoSliceMut::new(rest));
+        // The last spare buffer is the first to be filled: it is the first to be popped.
+        for (slice, buffer) in slices[1..].iter_mut().zip(spare.iter_mut().rev()) {
+            *slice = Some(IoSliceMut::new(buffer));
+        }
+        let count = slices.iter().flatten().count();
+        let mut slices = slices.map(|slice| slice.unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        let n = input.read_vectored(&mut slices[..count])?;
+        payload.filled += n.min(wanted);
+        let mut left = n.saturating_sub(wanted);
+        while left > 0
+            && let Some(buffer) = spare.pop()
+        {
+            let filled = left.min(buffer.len());
+            left -= filled;
+            ahead.push_back((buffer, filled));
+        }
+        Ok(n)
+    }
+}
