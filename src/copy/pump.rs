@@ -18,6 +18,8 @@
 //! Invariants: the first failure alone is told; after it no end is passed on, since it isn't the peer's; every thread that is blocked when a
 //! direction fails is woken by `abort` or `stop_reading`, or looks by itself when its write has timed out.
 
+mod state;
+
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use self::state::{Mode, Phase, State, Way};
 use super::duplex::Duplex;
 use super::{Copied, CopyOptions, Fault, Side};
 
@@ -45,59 +48,6 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// After a failure, so much is still copied: more than the system and a session hold by default (6 and 4 MiB), so that a peer that
 /// goes on sending doesn't keep the copy from ending.
 const DRAIN_BYTES: u64 = 16 << 20;
-
-/// What a direction may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Run,
-    /// Copy what has come, as long as something moves.
-    Drain {
-        left: u64,
-        moved: Instant,
-    },
-    /// Read, and throw away. Whatever happens is no failure any more.
-    Discard {
-        until: Instant,
-    },
-    Stop,
-}
-
-/// Where a direction is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Reading,
-    /// In a write, which may have taken a part without having said so.
-    Writing,
-    /// In `finish_write`, likewise.
-    Finishing,
-    Over,
-}
-
-#[derive(Debug)]
-struct Way {
-    mode: Mode,
-    phase: Phase,
-    /// When a byte moved last.
-    moved: Instant,
-    /// Until when it is known that none has moved since. Where it reads, that is always now.
-    known: Instant,
-}
-
-impl Way {
-    /// Under the lock that tells of the failure, too, if there is one: an end that the other direction reads is the peer's only
-    /// if this one is over without.
-    fn end(&mut self) {
-        (self.phase, self.moved) = (Phase::Over, Instant::now());
-    }
-}
-
-#[derive(Debug)]
-struct State {
-    first: Option<(Fault, io::Error)>,
-    /// What each connection said when it was asked at the start, and won't say again.
-    told: [Option<io::Error>; 2],
-    ways: [Way; 2],
-}
 
 /// Why a direction didn't come to its end.
 enum Ended {
