@@ -1,5 +1,6 @@
-//! Allocations in the steady state: 1 GiB of bulk, and 10 million writes of 64 bytes, both ends in this process, counted by the allocator
-//! itself. It fails where there is one or more per MB: what crosses a session lives in the pool's buffers.
+//! Allocations in the steady state: 1 GiB of bulk, and 10 million writes of 64 bytes, both ends in
+//! this process, counted by the allocator itself. It fails where there is one or more per MB: what
+//! crosses a session lives in the pool's buffers.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -39,7 +40,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Sends `count` writes of `size` bytes after as many as fill `warm_up` bytes; returns the allocations that those took.
+/// Sends `count` writes of `size` bytes after as many as fill `warm_up` bytes; returns the
+/// allocations that those took.
 fn allocations(version: u8, size: usize, count: usize, warm_up: usize) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback");
@@ -71,13 +73,16 @@ fn allocations(version: u8, size: usize, count: usize, warm_up: usize) -> u64 {
 fn main() -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     let quick = !std::env::args().any(|arg| arg == "--bench"); // `cargo test` calls it without
-    for (what, size, count) in [("128 KiB writes", 131_072, 8192), ("64 B writes", 64, 10_000_000)] {
+    for (what, size, count) in [("128 KiB writes", 131_072, 8192), ("64 B writes", 64, 10_000_000)]
+    {
         for version in [1, 2] {
             let count = if quick { count / 100 } else { count };
             let n = allocations(version, size, count, 64 << 20);
             let megabytes = (size * count) as f64 / 1e6;
             let rate = n as f64 / megabytes;
-            println!("version {version}, {what}: {n} allocations in {megabytes:.0} MB, {rate:.3} per MB");
+            println!(
+                "version {version}, {what}: {n} allocations in {megabytes:.0} MB, {rate:.3} per MB"
+            );
             if rate >= 1.0 && !quick {
                 code = ExitCode::FAILURE;
             }

@@ -1,10 +1,11 @@
-//! The parts of the data path by themselves, without I/O: the codec, the pool, the chunk queues, the shaper, and a stream's way from
-//! `write` over `poll_transmit` to `deliver` and `read`.
+//! The parts of the data path by themselves, without I/O: the codec, the pool, the chunk queues,
+//! the shaper, and a stream's way from `write` over `poll_transmit` to `deliver` and `read`.
 //!
-//! The parts are private to the library, so this benchmark takes its source files by path, as a crate of its own.
+//! The parts are private to the library, so this benchmark takes its source files by path, as a
+//! crate of its own.
 //!
-//! With `GMUX_PIPELINE_FRAMES=N` (and, for its size, `GMUX_PIPELINE_BYTES`) it does nothing but send N frames down the pipeline: for
-//! `benches/callgrind`, which counts instructions per frame.
+//! With `GMUX_PIPELINE_FRAMES=N` (and, for its size, `GMUX_PIPELINE_BYTES`) it does nothing but
+//! send N frames down the pipeline: for `benches/callgrind`, which counts instructions per frame.
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
 #[path = "../src/config.rs"]
@@ -58,7 +59,8 @@ use wire::reader::{FrameReader, INLINE_MAX, Step};
 use wire::writer::Batch;
 use wire::{Command, HEADER_LEN, Header};
 
-/// Two ends of a session without transport: what one's batches hold, the other's frame reader takes.
+/// Two ends of a session without transport: what one's batches hold, the other's frame reader
+/// takes.
 struct Pipeline {
     sender: Env,
     receiver: Env,
@@ -98,7 +100,8 @@ impl Pipeline {
     fn new() -> Self {
         let ((sender, queue), (receiver, _)) = (env(), env());
         let now = Instant::now();
-        let cell = |env: &Env, ours| StreamCell::new(3, Name::new(b"bench", None), &env.config, ours, now);
+        let cell =
+            |env: &Env, ours| StreamCell::new(3, Name::new(b"bench", None), &env.config, ours, now);
         let (out, inn) = (cell(&sender, true), cell(&receiver, false));
         Self {
             out,
@@ -120,7 +123,8 @@ impl Pipeline {
     fn send(&mut self, data: &[u8]) {
         let mut written = 0;
         while written < data.len() {
-            written += self.out.write(&self.sender, &data[written..], Take::WhatFits).unwrap().accepted;
+            written +=
+                self.out.write(&self.sender, &data[written..], Take::WhatFits).unwrap().accepted;
             self.transmit();
             self.receive();
             while self.unread > 0 {
@@ -131,14 +135,19 @@ impl Pipeline {
 
     fn transmit(&mut self) {
         let Self { queue, batch, sender, .. } = self;
-        while let Some((cell, lane)) =
-            queue.next_express().map(|c| (c, Lane::Express)).or_else(|| queue.next_bulk().map(|c| (c, Lane::Bulk)))
+        while let Some((cell, lane)) = queue
+            .next_express()
+            .map(|c| (c, Lane::Express))
+            .or_else(|| queue.next_bulk().map(|c| (c, Lane::Bulk)))
         {
             let header = |command, length| Header { version: 1, command, length, stream_id: 3 };
             let turn = cell.take_turn(sender, lane, 1 << 20, |frame| match frame {
                 Transmit::Syn => batch.push_small(header(Command::Syn, 5), b"bench"),
                 Transmit::Data(payload) => {
-                    batch.push_frame(header(Command::Psh, payload.len() as u16), payload.into_buffer());
+                    batch.push_frame(
+                        header(Command::Psh, payload.len() as u16),
+                        payload.into_buffer(),
+                    );
                 }
                 Transmit::Update { .. } | Transmit::Fin => {}
             });
@@ -162,7 +171,9 @@ impl Pipeline {
                     }
                 }
                 Step::Header(header) if header.command == Command::Syn => self.frames.inline(),
-                Step::Header(header) if usize::from(header.length) <= INLINE_MAX => self.frames.inline(),
+                Step::Header(header) if usize::from(header.length) <= INLINE_MAX => {
+                    self.frames.inline()
+                }
                 Step::Header(_) => {
                     let payload = self.frames.prepare(self.receiver.pool).unwrap();
                     self.frames.collect(payload);
@@ -184,7 +195,13 @@ impl Pipeline {
                     let (env, len) = (&self.receiver, usize::from(header.length));
                     self.inn.admit(env, len).unwrap();
                     self.unread += len;
-                    deliver(&self.inn, env, (payload.buffer, payload.start, len), self.now, &mut self.wakes);
+                    deliver(
+                        &self.inn,
+                        env,
+                        (payload.buffer, payload.start, len),
+                        self.now,
+                        &mut self.wakes,
+                    );
                 }
             }
         }
@@ -209,9 +226,11 @@ fn codec(c: &mut Criterion) {
     let header = Header { version: 1, command: Command::Psh, length: 64, stream_id: 77 };
     group.bench_function("header_encode", |b| b.iter(|| black_box(&header).encode()));
     let bytes = header.encode();
-    group.bench_function("header_decode", |b| b.iter(|| Header::decode(black_box(&bytes)).unwrap()));
+    group
+        .bench_function("header_decode", |b| b.iter(|| Header::decode(black_box(&bytes)).unwrap()));
     for length in [64_u16, 1024, 32768] {
-        let frame = wire::Frame::new(1, Command::Psh, 3, vec![7; usize::from(length)]).unwrap().encode();
+        let frame =
+            wire::Frame::new(1, Command::Psh, 3, vec![7; usize::from(length)]).unwrap().encode();
         let wire = frame.repeat(64);
         group.throughput(Throughput::Elements(64));
         group.bench_function(format!("read_64_frames_of_{length}"), |b| {
@@ -221,8 +240,12 @@ fn codec(c: &mut Criterion) {
                 let mut seen = 0;
                 while seen < 64 {
                     match reader.next().unwrap() {
-                        Step::NeedInput => drop(reader.fill(&mut input, BufferPool::shared()).unwrap()),
-                        Step::Header(header) if usize::from(header.length) <= INLINE_MAX => reader.inline(),
+                        Step::NeedInput => {
+                            drop(reader.fill(&mut input, BufferPool::shared()).unwrap())
+                        }
+                        Step::Header(header) if usize::from(header.length) <= INLINE_MAX => {
+                            reader.inline()
+                        }
                         Step::Header(_) => {
                             let payload = reader.prepare(BufferPool::shared()).unwrap();
                             reader.collect(payload);
@@ -271,7 +294,9 @@ fn pipeline(c: &mut Criterion) {
     for size in [64, 1024, 32768] {
         let (mut pipeline, data) = (Pipeline::new(), vec![7; size]);
         group.throughput(Throughput::Bytes(size as u64));
-        group.bench_function(format!("write_transmit_deliver_read_{size}"), |b| b.iter(|| pipeline.send(&data)));
+        group.bench_function(format!("write_transmit_deliver_read_{size}"), |b| {
+            b.iter(|| pipeline.send(&data))
+        });
     }
 }
 
@@ -284,7 +309,8 @@ criterion_group! {
 fn main() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
     if let Some(frames) = number("GMUX_PIPELINE_FRAMES") {
-        let (mut pipeline, data) = (Pipeline::new(), vec![7; number("GMUX_PIPELINE_BYTES").unwrap_or(64)]);
+        let (mut pipeline, data) =
+            (Pipeline::new(), vec![7; number("GMUX_PIPELINE_BYTES").unwrap_or(64)]);
         for _ in 0..frames {
             pipeline.send(&data);
         }

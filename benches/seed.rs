@@ -1,9 +1,9 @@
-//! The seed's own four benchmarks: the pool's size classes, opening and closing streams, and 128 KiB writes on one stream beside the same on
-//! a bare TCP connection.
+//! The seed's own four benchmarks: the pool's size classes, opening and closing streams, and 128
+//! KiB writes on one stream beside the same on a bare TCP connection.
 //!
-//! The `conn` group measures from the first write until the reader at the other end has every byte, both ends in this process,
-//! over loopback. Machines are noisy, so at the end the same work is done by turns, and the ratios to bare TCP are printed: those are
-//! what is worth comparing.
+//! The `conn` group measures from the first write until the reader at the other end has every byte,
+//! both ends in this process, over loopback. Machines are noisy, so at the end the same work is
+//! done by turns, and the ratios to bare TCP are printed: those are what is worth comparing.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -54,11 +54,12 @@ fn pool(c: &mut Criterion) {
     group.finish();
 }
 
-/// How many streams `accept_close` opens before it waits for them to be accepted: fewer than the default backlog takes.
+/// How many streams `accept_close` opens before it waits for them to be accepted: fewer than the
+/// default backlog takes.
 const BURST: u64 = 512;
 
-/// Opens and closes streams; the other end accepts and closes them. `accept_close` keeps many on their way, as the seed's does;
-/// `round_trip` waits for each to be closed by the other end.
+/// Opens and closes streams; the other end accepts and closes them. `accept_close` keeps many on
+/// their way, as the seed's does; `round_trip` waits for each to be closed by the other end.
 fn accept_close(c: &mut Criterion) {
     let mut group = c.benchmark_group("accept_close");
     group.warm_up_time(WARM_UP).measurement_time(2 * WARM_UP).throughput(Throughput::Elements(1));
@@ -158,12 +159,15 @@ fn conn(c: &mut Criterion) {
     group.bench_function("conn_tcp", |b| b.iter_custom(|writes| bare.run(writes)));
     for version in [1, 2] {
         let mut muxed = muxed_pipe(version);
-        group.bench_function(format!("conn_gmux_v{version}"), |b| b.iter_custom(|writes| muxed.run(writes)));
+        group.bench_function(format!("conn_gmux_v{version}"), |b| {
+            b.iter_custom(|writes| muxed.run(writes))
+        });
     }
     group.finish();
 }
 
-/// `conn_gmux` against `conn_tcp`, by turns. Criterion can't do that; and only `cargo bench` should.
+/// `conn_gmux` against `conn_tcp`, by turns. Criterion can't do that; and only `cargo bench`
+/// should.
 fn ratios(_: &mut Criterion) {
     const ROUNDS: usize = 15;
     const WRITES: u64 = 1024; // 128 MiB
@@ -183,7 +187,8 @@ fn ratios(_: &mut Criterion) {
     });
     let rate = |seconds: f64| (WRITES * WRITE as u64) as f64 / seconds / 1e9;
     println!(
-        "by turns, medians of {ROUNDS}: conn_tcp {:.2} GB/s; conn_gmux v1 {:.2} GB/s, {:.2} of it; v2 {:.2} GB/s, {:.2} of it",
+        "by turns, medians of {ROUNDS}: conn_tcp {:.2} GB/s; conn_gmux v1 {:.2} GB/s, {:.2} of \
+         it; v2 {:.2} GB/s, {:.2} of it",
         rate(bare),
         rate(v1),
         bare / v1,

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use gmux::transport::Tls;
 use gmux::{Config, Session};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 
 const STREAMS: usize = 8;
 const EACH: usize = 8 << 20;
@@ -44,7 +46,8 @@ fn main() {
         return peer(&kind);
     }
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let identity = Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
+    let identity =
+        Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
     // With the name of one of them, that alone, for a profiler.
     match std::env::args().find(|arg| ["tls", "rustls", "tcp"].contains(&arg.as_str())).as_deref() {
         Some("tls") => drop((0..repeats()).map(|_| tls_echo(&identity)).collect::<Vec<_>>()),
@@ -69,20 +72,23 @@ impl Identity {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(self.certificate.clone())).expect("a root");
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").expect("a name")).expect("a client")
+        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").expect("a name"))
+            .expect("a client")
     }
 
     fn server(&self) -> ServerConnection {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
         let certificate = CertificateDer::from(self.certificate.clone());
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+        let config =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
         ServerConnection::new(Arc::new(config.expect("a configuration"))).expect("a server")
     }
 }
 
 fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let client =
+        TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     let server = listener.accept().expect("a connection").0;
     for end in [&client, &server] {
         end.set_nodelay(true).expect("an option");
@@ -107,13 +113,23 @@ fn echo(identity: &Identity) {
     let [over_tls, over_tcp, one_way] = [over_tls, over_tcp, one_way].map(median);
     println!("echo of {STREAMS} x {} MiB, MB/s each way (medians of {}):", EACH >> 20, repeats());
     println!("  session over Tls            {over_tls:8.0}");
-    println!("  two one-way rustls          {one_way:8.0}   Tls / rustls {:.2} (goal 0.85)", over_tls / one_way);
-    println!("  session over TCP            {over_tcp:8.0}   Tls / TCP    {:.2}", over_tls / over_tcp);
+    println!(
+        "  two one-way rustls          {one_way:8.0}   Tls / rustls {:.2} (goal 0.85)",
+        over_tls / one_way
+    );
+    println!(
+        "  session over TCP            {over_tcp:8.0}   Tls / TCP    {:.2}",
+        over_tls / over_tcp
+    );
 }
 
 fn session<T: gmux::transport::Transport>(transport: T, is_client: bool) -> Session {
     let config = Config::new();
-    let session = if is_client { Session::client(transport, config) } else { Session::server(transport, config) };
+    let session = if is_client {
+        Session::client(transport, config)
+    } else {
+        Session::server(transport, config)
+    };
     session.expect("a session")
 }
 
@@ -232,7 +248,10 @@ fn round_trips(identity: &Identity) {
         }
     }
     let [tls, tcp, rustls] = rounds.map(median);
-    println!("round trip of 64 bytes between two processes, us (medians of {} medians of {TRIPS}):", repeats());
+    println!(
+        "round trip of 64 bytes between two processes, us (medians of {} medians of {TRIPS}):",
+        repeats()
+    );
     println!("  session over Tls            {tls:8.1}");
     println!("  session over TCP            {tcp:8.1}   Tls / TCP    {:.2} (goal 2)", tls / tcp);
     println!("  rustls alone                {rustls:8.1}   Tls / rustls {:.2}", tls / rustls);
@@ -242,7 +261,10 @@ fn round_trips(identity: &Identity) {
 fn trips(kind: &str, identity: &Identity) -> f64 {
     let (mut child, tcp) = start(kind, identity);
     let took = match kind {
-        "tls" => session_trips(&session(Tls::handshake(identity.client(), tcp, LONG).expect("a handshake"), true)),
+        "tls" => session_trips(&session(
+            Tls::handshake(identity.client(), tcp, LONG).expect("a handshake"),
+            true,
+        )),
         "tcp" => session_trips(&session(tcp, true)),
         _ => trip(&mut StreamOwned::new(identity.client(), tcp)),
     };
@@ -271,12 +293,19 @@ fn trip(both: &mut (impl Read + Write)) -> f64 {
 /// This program again, as the peer, and a connection to it.
 fn start(kind: &str, identity: &Identity) -> (Child, TcpStream) {
     let mut command = Command::new(std::env::current_exe().expect("a path"));
-    command.args(["--peer", kind]).env(CERTIFICATE, hex(&identity.certificate)).env(KEY, hex(&identity.key));
+    command
+        .args(["--peer", kind])
+        .env(CERTIFICATE, hex(&identity.certificate))
+        .env(KEY, hex(&identity.key));
     let mut child = command.stdout(Stdio::piped()).spawn().expect("a peer");
     let mut port = String::new();
-    io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().expect("its output")), &mut port)
-        .expect("a port");
-    let tcp = TcpStream::connect(("127.0.0.1", port.trim().parse().expect("a port"))).expect("a connection");
+    io::BufRead::read_line(
+        &mut io::BufReader::new(child.stdout.take().expect("its output")),
+        &mut port,
+    )
+    .expect("a port");
+    let tcp = TcpStream::connect(("127.0.0.1", port.trim().parse().expect("a port")))
+        .expect("a connection");
     tcp.set_nodelay(true).expect("an option");
     (child, tcp)
 }
@@ -290,7 +319,10 @@ fn peer(kind: &str) {
     let tcp = listener.accept().expect("a connection").0;
     tcp.set_nodelay(true).expect("an option");
     match kind {
-        "tls" => session_answers(session(Tls::handshake(identity.server(), tcp, LONG).expect("a handshake"), false)),
+        "tls" => session_answers(session(
+            Tls::handshake(identity.server(), tcp, LONG).expect("a handshake"),
+            false,
+        )),
         "tcp" => session_answers(session(tcp, false)),
         _ => answer(&mut StreamOwned::new(identity.server(), tcp)),
     }

@@ -79,7 +79,11 @@ impl Lane {
     }
 
     /// Waits until `attempt` gives something, for as long as `bound` lets it.
-    fn wait<T>(&self, bound: &Bound, mut attempt: impl FnMut(&mut State) -> Option<io::Result<T>>) -> io::Result<T> {
+    fn wait<T>(
+        &self,
+        bound: &Bound,
+        mut attempt: impl FnMut(&mut State) -> Option<io::Result<T>>,
+    ) -> io::Result<T> {
         let limit = bound.get().map(|bound| Instant::now() + bound);
         let mut state = self.lock();
         loop {
@@ -90,7 +94,8 @@ impl Lane {
             }
             state = match limit.map(|limit| limit.saturating_duration_since(Instant::now())) {
                 None => self.changed.wait(state).expect("as above"),
-                Some(Duration::ZERO) => return Err(ErrorKind::WouldBlock.into()), // the session asks again
+                // the session asks again
+                Some(Duration::ZERO) => return Err(ErrorKind::WouldBlock.into()),
                 Some(left) => self.changed.wait_timeout(state, left).expect("as above").0,
             };
         }
@@ -191,7 +196,9 @@ impl Writer {
     /// Sends the answer that the reader owes, if any. Pings that came meanwhile share it.
     fn answer(&self) -> io::Result<()> {
         if self.pings.owed.swap(false, SeqCst) {
-            self.lane.put(&self.bound, || Message::Pong).inspect_err(|_| self.pings.owed.store(true, SeqCst))?;
+            self.lane
+                .put(&self.bound, || Message::Pong)
+                .inspect_err(|_| self.pings.owed.store(true, SeqCst))?;
         }
         Ok(())
     }
@@ -338,7 +345,8 @@ impl Connection {
     }
 
     fn new(incoming: &Arc<Lane>, outgoing: &Arc<Lane>, addresses: [SocketAddr; 2]) -> Self {
-        let pings = Pings { lane: Arc::clone(outgoing), owed: Arc::default(), answered: Arc::default() };
+        let pings =
+            Pings { lane: Arc::clone(outgoing), owed: Arc::default(), answered: Arc::default() };
         let reader = Reader {
             lane: Arc::clone(incoming),
             rest: VecDeque::new(),
@@ -346,7 +354,8 @@ impl Connection {
             bound: Bound::new(None), // until the session says otherwise
             pings: pings.clone(),
         };
-        let writer = Writer { lane: Arc::clone(outgoing), bound: Bound::new(Some(WRITE_BOUND)), pings };
+        let writer =
+            Writer { lane: Arc::clone(outgoing), bound: Bound::new(Some(WRITE_BOUND)), pings };
         Self { reader, writer, addresses }
     }
 }

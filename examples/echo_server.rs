@@ -1,4 +1,5 @@
-//! Sends back what comes on every stream of every connection. Try it with the `echo_client` example:
+//! Sends back what comes on every stream of every connection. Try it with the `echo_client`
+//! example:
 //!
 //! ```text
 //! cargo run --example echo_server -- 127.0.0.1:7000
@@ -28,7 +29,8 @@ fn main() -> io::Result<()> {
 /// Serves one connection: a thread for each stream that its client opens.
 fn serve(connection: TcpStream) -> io::Result<()> {
     let session = Session::server(connection, Config::new().version(2))?;
-    // Ends when the client closes its session. If the connection breaks instead, the last item is the error.
+    // Ends when the client closes its session. If the connection breaks instead, the last item is
+    // the error.
     for stream in session.incoming() {
         let stream = stream?;
         thread::spawn(move || match echo(&stream) {

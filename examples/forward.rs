@@ -6,11 +6,11 @@
 //! curl http://127.0.0.1:8080/
 //! ```
 //!
-//! The server connects to what it was started with and to nothing else. There is no encryption and no login here: whoever reaches
-//! its port reaches the services.
+//! The server connects to what it was started with and to nothing else. There is no encryption and
+//! no login here: whoever reaches its port reaches the services.
 //!
-//! When the session ends, the connections that it carries end. The client learns of it at its next connection, and makes a new
-//! session for that.
+//! When the session ends, the connections that it carries end. The client learns of it at its next
+//! connection, and makes a new session for that.
 
 use std::collections::HashMap;
 use std::io;
@@ -67,7 +67,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let options = CopyOptions::new().idle_timeout(args.idle.map(Duration::from_secs));
     let result = match args.role {
-        Role::Server { listen, services } => server(listen, services.into_iter().collect(), &options),
+        Role::Server { listen, services } => {
+            server(listen, services.into_iter().collect(), &options)
+        }
         Role::Client { listen, remote, service } => client(listen, &remote, &service, &options),
     };
     if let Err(error) = result {
@@ -78,7 +80,10 @@ fn main() -> ExitCode {
 }
 
 /// Calls `serve` with each connection, in a thread of its own; says what it fails with.
-fn accept(listen: SocketAddr, serve: impl Fn(TcpStream) -> io::Result<()> + Sync) -> io::Result<()> {
+fn accept(
+    listen: SocketAddr,
+    serve: impl Fn(TcpStream) -> io::Result<()> + Sync,
+) -> io::Result<()> {
     let listener = TcpListener::bind(listen)?;
     println!("listening on {}", listener.local_addr()?);
     thread::scope(|scope| {
@@ -92,14 +97,20 @@ fn accept(listen: SocketAddr, serve: impl Fn(TcpStream) -> io::Result<()> + Sync
     Ok(())
 }
 
-fn server(listen: SocketAddr, services: HashMap<String, String>, options: &CopyOptions) -> io::Result<()> {
+fn server(
+    listen: SocketAddr,
+    services: HashMap<String, String>,
+    options: &CopyOptions,
+) -> io::Result<()> {
     accept(listen, |tcp| {
         let session = Session::server(tcp, Config::new().version(2))?;
         thread::scope(|scope| {
             for stream in &session {
                 let stream = stream?;
-                // The name's bytes, for a text that was made fit for showing isn't what was asked for.
-                let target = str::from_utf8(stream.name_bytes()).ok().and_then(|name| services.get(name));
+                // The name's bytes, for a text that was made fit for showing isn't what was asked
+                // for.
+                let target =
+                    str::from_utf8(stream.name_bytes()).ok().and_then(|name| services.get(name));
                 let Some(target) = target else {
                     eprintln!("{:?}: no such service", stream.name());
                     continue; // the drop refuses the stream
@@ -115,8 +126,15 @@ fn server(listen: SocketAddr, services: HashMap<String, String>, options: &CopyO
     })
 }
 
-fn client(listen: SocketAddr, remote: &str, service: &str, options: &CopyOptions) -> io::Result<()> {
-    let connect = || -> io::Result<_> { Ok(Session::client(TcpStream::connect(remote)?, Config::new().version(2))?) };
+fn client(
+    listen: SocketAddr,
+    remote: &str,
+    service: &str,
+    options: &CopyOptions,
+) -> io::Result<()> {
+    let connect = || -> io::Result<_> {
+        Ok(Session::client(TcpStream::connect(remote)?, Config::new().version(2))?)
+    };
     let session = Mutex::new(connect()?); // a server that isn't there is told at once
     accept(listen, |tcp| {
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +152,12 @@ fn client(listen: SocketAddr, remote: &str, service: &str, options: &CopyOptions
 fn forward(stream: &Stream, tcp: TcpStream, options: &CopyOptions) {
     match options.run(stream, &tcp) {
         Ok(copied) => {
-            println!("{:?}: {} bytes from the session, {} to it", stream.name(), copied.a_to_b, copied.b_to_a)
+            println!(
+                "{:?}: {} bytes from the session, {} to it",
+                stream.name(),
+                copied.a_to_b,
+                copied.b_to_a
+            )
         }
         Err(error) => {
             eprintln!("{:?}: {error} (a is the stream, b the socket)", stream.name());

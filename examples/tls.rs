@@ -1,5 +1,5 @@
-//! Streams over one TLS connection: a server that echoes, and a client. Certificates come from files
-//! (PEM or DER), or the server makes one for itself, to try it out:
+//! Streams over one TLS connection: a server that echoes, and a client. Certificates come from
+//! files (PEM or DER), or the server makes one for itself, to try it out:
 //!
 //! ```text
 //! cargo run --features rustls --example tls -- server --listen 127.0.0.1:7443 --self-made /tmp/cert.der
@@ -23,7 +23,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-/// How long a handshake may take: a person waits no longer, and a stranger keeps a thread no longer.
+/// How long a handshake may take: a person waits no longer, and a stranger keeps a thread no
+/// longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
@@ -111,12 +112,16 @@ fn connection(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
 /// The server's certificates and key.
 fn identity(args: &Server) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     if let Some(file) = &args.self_made {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(io::Error::other)?;
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])
+            .map_err(io::Error::other)?;
         std::fs::write(file, made.cert.der())?;
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(io::Error::other)?;
+        let key =
+            PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(io::Error::other)?;
         return Ok((vec![made.cert.der().clone()], key));
     }
-    let (Some(cert), Some(key)) = (&args.cert, &args.key) else { unreachable!("clap has asked for both") };
+    let (Some(cert), Some(key)) = (&args.cert, &args.key) else {
+        unreachable!("clap has asked for both")
+    };
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
     Ok((certificates(cert)?, key))
 }
@@ -127,7 +132,9 @@ fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     if !bytes.starts_with(b"-----") {
         return Ok(vec![CertificateDer::from(bytes)]);
     }
-    CertificateDer::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|error| wrong(file, error))
+    CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(file, error))
 }
 
 fn wrong(file: &Path, error: impl std::fmt::Debug) -> io::Error {

@@ -1,16 +1,17 @@
 //! What a session can be told, with the rules that every value has to keep.
 //!
-//! Invariant: a [`Config`] inside a session has passed [`Config::validate`]; nothing behind it checks a value again.
+//! Invariant: a [`Config`] inside a session has passed [`Config::validate`]; nothing behind it
+//! checks a value again.
 
 #[path = "config/validate.rs"] // benches and checks take this file by its path
 mod validate;
 
 use std::time::Duration;
 
-/// Version 2: the window that both ends assume on a new stream until the first UPD, in bytes (a constant of the
-/// protocol, smux's `initialPeerWindow`). A session sends so much unasked on four streams at once; on further ones
-/// 16384 bytes, or less with more than 128 streams, but never less than 4096, until their peer has announced a window
-/// or others' has been.
+/// Version 2: the window that both ends assume on a new stream until the first UPD, in bytes (a
+/// constant of the protocol, smux's `initialPeerWindow`). A session sends so much unasked on four
+/// streams at once; on further ones 16384 bytes, or less with more than 128 streams, but never less
+/// than 4096, until their peer has announced a window or others' has been.
 pub const INITIAL_WINDOW: u32 = 262_144;
 
 /// A session's settings: by-value setters over the defaults of the Go package.
@@ -112,8 +113,9 @@ impl Default for Config {
     }
 }
 
-/// How long the budget may stay used up before a version 2 stream is cut, unless configured otherwise: three times
-/// the time that a person calls a hang, and as long as the default keepalive timeout.
+/// How long the budget may stay used up before a version 2 stream is cut, unless configured
+/// otherwise: three times the time that a person calls a hang, and as long as the default keepalive
+/// timeout.
 const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a full backlog may stop the reading, unless configured otherwise: long enough for a
@@ -129,15 +131,16 @@ impl Config {
         Self::default()
     }
 
-    /// Protocol version: 1 (the default), or 2 with per-stream sliding windows. Both ends must be configured alike.
+    /// Protocol version: 1 (the default), or 2 with per-stream sliding windows. Both ends must be
+    /// configured alike.
     #[must_use]
     pub fn version(mut self, version: u8) -> Self {
         self.version = version;
         self
     }
 
-    /// Switches keepalive off (default: on). A peer that vanishes without a word is then only noticed by no-data
-    /// timeouts and by the transport.
+    /// Switches keepalive off (default: on). A peer that vanishes without a word is then only
+    /// noticed by no-data timeouts and by the transport.
     #[must_use]
     pub fn keepalive_disabled(mut self, disabled: bool) -> Self {
         self.keepalive_disabled = disabled;
@@ -154,48 +157,53 @@ impl Config {
     /// How long nothing at all may come from the peer before the session ends with
     /// [`Error::KeepaliveTimeout`] (default: 30 s).
     ///
-    /// It ends 50 ms later than that, so that a process which was stopped can take in first what has come meanwhile; and a
-    /// [`keepalive_interval`](Self::keepalive_interval) later where the process was stopped, or the machine very busy, at that moment.
+    /// It ends 50 ms later than that, so that a process which was stopped can take in first what
+    /// has come meanwhile; and a [`keepalive_interval`](Self::keepalive_interval) later where the
+    /// process was stopped, or the machine very busy, at that moment.
     #[must_use]
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         self.keepalive_timeout = timeout;
         self
     }
 
-    /// The largest payload that is sent in one frame, in bytes (default: 32768). Larger frames are accepted.
+    /// The largest payload that is sent in one frame, in bytes (default: 32768). Larger frames are
+    /// accepted.
     #[must_use]
     pub fn max_frame_size(mut self, bytes: usize) -> Self {
         self.max_frame_size = bytes;
         self
     }
 
-    /// The session's receive budget: how much received and unread data all its streams may hold together, in bytes
-    /// (default: 4 MiB). When it is used up, the session stops reading the transport. On version 2 it may be twice as
-    /// much while a write of the session waits for the peer's window: what the peer grants may lie behind that data.
+    /// The session's receive budget: how much received and unread data all its streams may hold
+    /// together, in bytes (default: 4 MiB). When it is used up, the session stops reading the
+    /// transport. On version 2 it may be twice as much while a write of the session waits for the
+    /// peer's window: what the peer grants may lie behind that data.
     ///
-    /// Where reading depends on writing (an echo, a proxy), version 2 needs at least 8192 bytes for each stream that is
-    /// open at once: the default is for 512 streams.
+    /// Where reading depends on writing (an echo, a proxy), version 2 needs at least 8192 bytes for
+    /// each stream that is open at once: the default is for 512 streams.
     #[must_use]
     pub fn max_receive_buffer(mut self, bytes: usize) -> Self {
         self.max_receive_buffer = bytes;
         self
     }
 
-    /// Version 2: the window that a stream announces to its peer at first, in bytes (default: 65536). It grows up to
-    /// [`max_stream_window`](Self::max_stream_window).
+    /// Version 2: the window that a stream announces to its peer at first, in bytes (default:
+    /// 65536). It grows up to [`max_stream_window`](Self::max_stream_window).
     ///
-    /// It is smaller where streams are many: no window that is announced is larger than `max_receive_buffer` / 2 / open
-    /// streams, or than 8192 bytes if that is more. And while more than half of `max_receive_buffer` is granted to the
-    /// peer, a new stream's window begins with 16384 bytes and is at most half as large as what was read of the stream.
+    /// It is smaller where streams are many: no window that is announced is larger than
+    /// `max_receive_buffer` / 2 / open streams, or than 8192 bytes if that is more. And while more
+    /// than half of `max_receive_buffer` is granted to the peer, a new stream's window begins with
+    /// 16384 bytes and is at most half as large as what was read of the stream.
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;
         self
     }
 
-    /// Version 2: what a stream's window may grow to, in bytes, while its reader keeps up (default: half of
-    /// `max_receive_buffer`). Windows grow only while all of them together are granted less than that half. `max_stream_buffer` or
-    /// less switches growing off. A stream's throughput is at most its window divided by the round-trip time.
+    /// Version 2: what a stream's window may grow to, in bytes, while its reader keeps up (default:
+    /// half of `max_receive_buffer`). Windows grow only while all of them together are granted less
+    /// than that half. `max_stream_buffer` or less switches growing off. A stream's throughput is
+    /// at most its window divided by the round-trip time.
     #[must_use]
     pub fn max_stream_window(mut self, bytes: usize) -> Self {
         self.max_stream_window = Some(bytes);
@@ -228,39 +236,41 @@ impl Config {
         self
     }
 
-    /// How many streams either end may have open at once (default: 65536): the peer's further ones are refused with
-    /// FIN, [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A stream counts until it is closed and its FIN was
-    /// handed to the transport.
+    /// How many streams either end may have open at once (default: 65536): the peer's further ones
+    /// are refused with FIN, [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A
+    /// stream counts until it is closed and its FIN was handed to the transport.
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
     }
 
-    /// The longest name that a stream of the peer may have, in bytes (default: 4096). Others are refused with FIN.
+    /// The longest name that a stream of the peer may have, in bytes (default: 4096). Others are
+    /// refused with FIN.
     #[must_use]
     pub fn max_name_len(mut self, bytes: usize) -> Self {
         self.max_name_len = bytes;
         self
     }
 
-    /// How much accepted and unsent data a stream may hold, in bytes (default: 262144). `write` waits beyond it.
+    /// How much accepted and unsent data a stream may hold, in bytes (default: 262144). `write`
+    /// waits beyond it.
     #[must_use]
     pub fn max_send_buffer(mut self, bytes: usize) -> Self {
         self.max_send_buffer = bytes;
         self
     }
 
-    /// How long closing a session may take (default: 5 s): sending what was accepted, then waiting for the peer to
-    /// end its side.
+    /// How long closing a session may take (default: 5 s): sending what was accepted, then waiting
+    /// for the peer to end its side.
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// How long the receive budget may stay used up before the stream that holds most of it is cut with
-    /// [`Error::Stalled`] (default: never on version 1, 30 s on version 2).
+    /// How long the receive budget may stay used up before the stream that holds most of it is cut
+    /// with [`Error::Stalled`] (default: never on version 1, 30 s on version 2).
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.stall_timeout = Some(timeout);
@@ -282,8 +292,8 @@ impl Config {
         self
     }
 
-    /// What the session will go by: each value as it was set, or its default, also where that depends
-    /// on another field.
+    /// What the session will go by: each value as it was set, or its default, also where that
+    /// depends on another field.
     ///
     /// ```
     /// use std::time::Duration;
@@ -365,16 +375,28 @@ mod tests {
         assert_eq!(refused(Config::new().version(0)), "version");
         assert_eq!(refused(Config::new().version(3)), "version");
         assert_eq!(refused(Config::new().keepalive_interval(zero)), "keepalive_interval");
-        assert_eq!(refused(Config::new().keepalive_timeout(Duration::from_secs(9))), "keepalive_timeout");
+        assert_eq!(
+            refused(Config::new().keepalive_timeout(Duration::from_secs(9))),
+            "keepalive_timeout"
+        );
         assert_eq!(refused(Config::new().max_frame_size(0)), "max_frame_size");
         assert_eq!(refused(Config::new().max_frame_size(65536)), "max_frame_size");
         assert_eq!(refused(Config::new().max_receive_buffer(0)), "max_receive_buffer");
-        assert_eq!(refused(Config::new().version(2).max_receive_buffer(262_143)), "max_receive_buffer");
+        assert_eq!(
+            refused(Config::new().version(2).max_receive_buffer(262_143)),
+            "max_receive_buffer"
+        );
         let v2 = || Config::new().version(2);
         assert_eq!(refused(v2().max_stream_buffer(0)), "max_stream_buffer");
-        assert_eq!(refused(v2().max_receive_buffer(300_000).max_stream_buffer(300_001)), "max_stream_buffer");
+        assert_eq!(
+            refused(v2().max_receive_buffer(300_000).max_stream_buffer(300_001)),
+            "max_stream_buffer"
+        );
         let huge = i32::MAX as usize + 1;
-        assert_eq!(refused(v2().max_receive_buffer(huge).max_stream_buffer(huge)), "max_stream_buffer");
+        assert_eq!(
+            refused(v2().max_receive_buffer(huge).max_stream_buffer(huge)),
+            "max_stream_buffer"
+        );
         assert_eq!(refused(v2().max_stream_window(4_194_305)), "max_stream_window");
         assert_eq!(refused(Config::new().accept_backlog(0)), "accept_backlog");
         assert_eq!(refused(Config::new().max_streams(0)), "max_streams");

@@ -1,7 +1,8 @@
 //! [`copy_bidirectional`]: what a forwarder does with two connections.
 //!
-//! Invariants: two threads, the caller's and one that ends before the call does; what was read is written before an end or an error is
-//! passed on, as far as the other connection takes it; connections that a failed start has touched have the timeouts that they had.
+//! Invariants: two threads, the caller's and one that ends before the call does; what was read is
+//! written before an end or an error is passed on, as far as the other connection takes it;
+//! connections that a failed start has touched have the timeouts that they had.
 
 use std::fmt;
 use std::io;
@@ -15,10 +16,12 @@ mod pump;
 pub use duplex::Duplex;
 use pump::{LOOK, Pumps, SHORTEST};
 
-/// Copies from `a` to `b` and from `b` to `a`, until both have ended; returns how many bytes each way.
+/// Copies from `a` to `b` and from `b` to `a`, until both have ended; returns how many bytes each
+/// way.
 ///
-/// It takes two threads: the caller's, and one named `gmux-copy`, which has ended when the call returns. There is no limit of time, so a
-/// silent pair of connections is copied for ever: [`CopyOptions`] has timeouts.
+/// It takes two threads: the caller's, and one named `gmux-copy`, which has ended when the call
+/// returns. There is no limit of time, so a silent pair of connections is copied for ever:
+/// [`CopyOptions`] has timeouts.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
@@ -64,21 +67,24 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// ```
 ///
 /// # What each end sees
-/// An end that is read at one connection is passed on to the other by [`finish_write`](Duplex::finish_write), behind all data,
-/// and the other direction goes on: that is a half-close. When both directions have ended the call returns Ok. The
-/// connections are still to be dropped.
+/// An end that is read at one connection is passed on to the other by
+/// [`finish_write`](Duplex::finish_write), behind all data, and the other direction goes on: that
+/// is a half-close. When both directions have ended the call returns Ok. The connections are still
+/// to be dropped.
 ///
-/// When one direction fails, both end, and the first failure is returned. What was received from the failed connection before is
-/// still written to the other one, for at most 5 s without progress, and at most 16 MiB. No end is passed on. After that:
+/// When one direction fails, both end, and the first failure is returned. What was received from
+/// the failed connection before is still written to the other one, for at most 5 s without
+/// progress, and at most 16 MiB. No end is passed on. After that:
 ///
-/// - A **stream** has been closed. Its peer reads what was accepted, and then an end of file: [that is no
-///   proof](crate#an-end-of-file-is-no-proof). Version 1 and 2 have no other word for it.
-/// - A **TCP socket** has been shut down for reading, and no FIN was sent. If it is dropped now (with all its clones), its peer reads
-///   what was written, and then an end of file, as if all had gone well; or a reset, if it has sent something that wasn't read.
-///   Who wants it to see a reset in any case sets `SO_LINGER` to zero, which std can't, and then drops it. The reset throws
+/// - A **stream** has been closed. Its peer reads what was accepted, and then an end of file: [that
+///   is no proof](crate#an-end-of-file-is-no-proof). Version 1 and 2 have no other word for it.
+/// - A **TCP socket** has been shut down for reading, and no FIN was sent. If it is dropped now
+///   (with all its clones), its peer reads what was written, and then an end of file, as if all had
+///   gone well; or a reset, if it has sent something that wasn't read. Who wants it to see a reset
+///   in any case sets `SO_LINGER` to zero, which std can't, and then drops it. The reset throws
 ///   away what the system hasn't sent yet.
-/// - A **Unix socket** is the same, but has no such option: its peer reads an end of file, or a reset if it has sent something that
-///   wasn't read.
+/// - A **Unix socket** is the same, but has no such option: its peer reads an end of file, or a
+///   reset if it has sent something that wasn't read.
 /// - On Windows both kinds of sockets have sent FIN.
 ///
 /// ```
@@ -98,25 +104,30 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// }
 /// ```
 ///
-/// If a socket's peer gives up a download, the next write to the socket fails, and the stream is closed. The
-/// stream's peer reads an end of file then; its writes go on as [the guide](crate#an-end-of-file-is-no-proof) says: on version 2
-/// they wait for window until [`half_close_stall`](crate::Config::half_close_stall) has passed, 60 s. An idle timeout of a copy at
-/// that end ends them earlier.
+/// If a socket's peer gives up a download, the next write to the socket fails, and the stream is
+/// closed. The stream's peer reads an end of file then; its writes go on as [the
+/// guide](crate#an-end-of-file-is-no-proof) says: on version 2 they wait for window until
+/// [`half_close_stall`](crate::Config::half_close_stall) has passed, 60 s. An idle timeout of a
+/// copy at that end ends them earlier.
 ///
 /// # Blocking
-/// It is woken by whatever wakes the connections' calls: data, room, ends, errors. To end it from another thread, close the
-/// stream (the error's kind is `NotConnected` then), and shut the socket down for both directions, in case it is blocked in a write.
+/// It is woken by whatever wakes the connections' calls: data, room, ends, errors. To end it from
+/// another thread, close the stream (the error's kind is `NotConnected` then), and shut the socket
+/// down for both directions, in case it is blocked in a write.
 ///
-/// [`Duplex::prepare`] makes non-blocking connections blocking. Read and write timeouts that were set before don't hold meanwhile, and
-/// are set again at the end. (Clones of a socket share all of these.) A stream's deadlines and no-data timeout hold.
+/// [`Duplex::prepare`] makes non-blocking connections blocking. Read and write timeouts that were
+/// set before don't hold meanwhile, and are set again at the end. (Clones of a socket share all of
+/// these.) A stream's deadlines and no-data timeout hold.
 ///
 /// # Errors
-/// See [`CopyError`]. It becomes an [`io::Error`] of its source's kind by `?`. Before the first byte it is
+/// See [`CopyError`]. It becomes an [`io::Error`] of its source's kind by `?`. Before the first
+/// byte it is
 /// [`Fault::Start`]: a connection can't be prepared, or the thread can't be had. Then both connections
 /// have the timeouts that they had before, and may have become blocking if they could be prepared.
 ///
 /// # Panics
-/// Where a [`Duplex`] of the caller's panics: both connections are aborted, and the panic goes on in the calling thread.
+/// Where a [`Duplex`] of the caller's panics: both connections are aborted, and the panic goes on
+/// in the calling thread.
 pub fn copy_bidirectional<A, B>(a: &A, b: &B) -> Result<Copied, CopyError>
 where
     A: Duplex + ?Sized,
@@ -156,31 +167,35 @@ impl CopyOptions {
         Self::default()
     }
 
-    /// Ends the copy with [`Fault::Idle`] (kind `TimedOut`) when no byte has moved for this long, in either direction: neither peer sends,
-    /// or one doesn't read what the other sent. `None`, the default: never.
+    /// Ends the copy with [`Fault::Idle`] (kind `TimedOut`) when no byte has moved for this long,
+    /// in either direction: neither peer sends, or one doesn't read what the other sent. `None`,
+    /// the default: never.
     ///
-    /// It takes up to a quarter longer, and 40 ms. What a system has buffered for a peer that doesn't read has moved.
+    /// It takes up to a quarter longer, and 40 ms. What a system has buffered for a peer that
+    /// doesn't read has moved.
     ///
-    /// **Where both ends of a session copy, set it at one end**, or count an Ok that copied nothing as no proof. The copy whose timeout
-    /// passes first closes its stream, and the other end reads that as an end of file: its copy returns Ok, and its socket's peer reads a
-    /// clean end.
+    /// **Where both ends of a session copy, set it at one end**, or count an Ok that copied nothing
+    /// as no proof. The copy whose timeout passes first closes its stream, and the other end reads
+    /// that as an end of file: its copy returns Ok, and its socket's peer reads a clean end.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self
     }
 
-    /// The same once one direction has ended. (If an idle timeout is set as well, the shorter one holds.) A peer that is gone for good looks
-    /// like one that has ended its writing alone, and a silent other direction would wait for ever. `None`, the default: it may, since
-    /// an answer may take its time.
+    /// The same once one direction has ended. (If an idle timeout is set as well, the shorter one
+    /// holds.) A peer that is gone for good looks like one that has ended its writing alone, and a
+    /// silent other direction would wait for ever. `None`, the default: it may, since an answer may
+    /// take its time.
     pub fn half_close_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.half_closed = timeout;
         self
     }
 
-    /// With `false`, the first end ends both directions: for peers that know no half-close, such as kcptun. It is passed on behind all
-    /// data, as always. Then the connection that it came from is [aborted](Duplex::abort), and what the other one still sends is thrown
-    /// away, until its end, or for 5 s. (A socket that is dropped with unread input is reset, and its peer may lose what it
-    /// hasn't read.) That is Ok. The default is `true`.
+    /// With `false`, the first end ends both directions: for peers that know no half-close, such as
+    /// kcptun. It is passed on behind all data, as always. Then the connection that it came from is
+    /// [aborted](Duplex::abort), and what the other one still sends is thrown away, until its end,
+    /// or for 5 s. (A socket that is dropped with unread input is reset, and its peer may lose what
+    /// it hasn't read.) That is Ok. The default is `true`.
     pub fn half_close(mut self, passed_on: bool) -> Self {
         self.ends_both = !passed_on;
         self
@@ -191,7 +206,8 @@ impl CopyOptions {
         [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
     }
 
-    /// How long a read waits at most before it looks around: a timeout doesn't reach a read that is blocked already.
+    /// How long a read waits at most before it looks around: a timeout doesn't reach a read that is
+    /// blocked already.
     fn read_bound(&self) -> Option<Duration> {
         [self.idle, self.half_closed, self.ends_both.then_some(LOOK)].into_iter().flatten().min()
     }
@@ -199,8 +215,9 @@ impl CopyOptions {
     /// [`copy_bidirectional`] with these options.
     ///
     /// # Errors
-    /// As there. Also [`Fault::Start`] with the kind `InvalidInput` for a timeout of zero, and with `Unsupported` where an option
-    /// needs read timeouts and a connection has none, as sockets on Windows (a read that timed out leaves them in no defined state).
+    /// As there. Also [`Fault::Start`] with the kind `InvalidInput` for a timeout of zero, and with
+    /// `Unsupported` where an option needs read timeouts and a connection has none, as sockets on
+    /// Windows (a read that timed out leaves them in no defined state).
     ///
     /// # Panics
     /// As there.
@@ -213,7 +230,8 @@ impl CopyOptions {
     }
 
     fn copy(&self, ends: [&dyn Duplex; 2]) -> Result<Copied, CopyError> {
-        let not_started = |source| CopyError { fault: Fault::Start, copied: Copied::default(), source };
+        let not_started =
+            |source| CopyError { fault: Fault::Start, copied: Copied::default(), source };
         let _restored = ends.map(Timeouts::of);
         let bounds = self.prepare(ends).map_err(not_started)?;
         let pumps = Pumps::new(ends, self, bounds);
@@ -253,7 +271,8 @@ impl CopyOptions {
                 Err(error) => return Err(error),
             }
         }
-        // Last: what this changes, such as a mode, isn't put back if the other connection can't be copied.
+        // Last: what this changes, such as a mode, isn't put back if the other connection can't be
+        // copied.
         ends.iter().try_for_each(|end| end.prepare())?;
         Ok(bounds)
     }
@@ -284,8 +303,8 @@ impl Drop for Timeouts<'_> {
     }
 }
 
-/// How many bytes were copied each way: those that the writing connection has accepted. As with any write, only the peer's application can
-/// confirm more.
+/// How many bytes were copied each way: those that the writing connection has accepted. As with any
+/// write, only the peer's application can confirm more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Copied {

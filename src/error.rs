@@ -1,7 +1,8 @@
 //! Every way in which a call, a stream or a session can fail.
 //!
-//! Invariants: an [`Error`] is cheap to clone (one fatal error is shown to every stream of a session); it keeps the
-//! fault's origin and source; [`Error::kind`] is the only place that maps it to an [`io::ErrorKind`].
+//! Invariants: an [`Error`] is cheap to clone (one fatal error is shown to every stream of a
+//! session); it keeps the fault's origin and source; [`Error::kind`] is the only place that maps it
+//! to an [`io::ErrorKind`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,7 +43,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // ---- the caller's own doing -------------------------------------------------------------------------------
+    // ---- the caller's own doing -----------------------------------------------------------------
     /// A configuration field breaks a rule.
     #[error("configuration: {field} = {value}, but {rule}")]
     Config {
@@ -64,19 +65,28 @@ pub enum Error {
     /// The call is on a stream or session that was closed at this end: by
     /// [`close`](crate::Stream::close), the drop of the last handle, or, of a session, by
     /// [`drain`](crate::Session::drain). For a loop over `accept` that is the normal end.
-    #[error("closed at this end, by this program: to go on, open another stream, or another session")]
+    #[error(
+        "closed at this end, by this program: to go on, open another stream, or another session"
+    )]
     Closed,
     /// A write after `shutdown(Write)`.
-    #[error("this stream's sending side was shut down at this end: write before shutdown, or open another stream")]
+    #[error(
+        "this stream's sending side was shut down at this end: write before shutdown, or open \
+         another stream"
+    )]
     WriteShutdown,
     /// A duration of zero was given where a timeout is expected.
-    #[error("a timeout of zero: pass None for no timeout (set_nonblocking(true) makes a stream's calls never wait)")]
+    #[error(
+        "a timeout of zero: pass None for no timeout (set_nonblocking(true) makes a stream's \
+         calls never wait)"
+    )]
     ZeroTimeout,
-    /// A `write_all` failed after a part of its bytes was accepted. They stay accepted and are sent, so the peer gets a
-    /// record that isn't whole: shut the stream down. The error's kind is that of `source`.
+    /// A `write_all` failed after a part of its bytes was accepted. They stay accepted and are
+    /// sent, so the peer gets a record that isn't whole: shut the stream down. The error's kind is
+    /// that of `source`.
     ///
-    /// That is right where records tell their length. Where the end of file is what says that all has come, it would make a torn
-    /// answer look whole: there, close the session instead.
+    /// That is right where records tell their length. Where the end of file is what says that all
+    /// has come, it would make a torn answer look whole: there, close the session instead.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -110,21 +120,25 @@ pub enum Error {
         max: usize,
     },
     /// The session ran out of stream ids (2³¹ streams from one end). Its streams go on.
-    #[error("this end has used up the session's stream ids: open a new session, over a new connection")]
+    #[error(
+        "this end has used up the session's stream ids: open a new session, over a new connection"
+    )]
     GoAway,
 
-    // ---- time ---------------------------------------------------------------------------------------------------
+    // ---- time -----------------------------------------------------------------------------------
     /// The deadline or timeout of a call passed. The stream or session stays usable.
     #[error("timeout: the call's deadline or timeout passed before it could be done")]
     Timeout,
     /// A [`drain`](crate::Session::drain) took longer than it was given, and streams were left. The
     /// session is closed all the same.
     #[error(
-        "drain: {streams} streams were still open, or had something to send, after {after:?}, and were cut off: close \
+        "drain: {streams} streams were still open, or had something to send, after {after:?}, and \
+         were cut off: close \
          them sooner (Session::streams lists them), or give drain more time"
     )]
     DrainIncomplete {
-        /// Streams that weren't closed at this end, or whose FIN couldn't be handed to the transport.
+        /// Streams that weren't closed at this end, or whose FIN couldn't be handed to the
+        /// transport.
         streams: usize,
         /// How long drain had waited.
         after: Duration,
@@ -140,7 +154,8 @@ pub enum Error {
     KeepaliveTimeout(Duration),
     /// The receive budget stayed used up and this stream, which held most of it, was cut.
     #[error(
-        "stalled: the session's receive buffer stayed full for {after:?} and this stream held most of it ({held} bytes): read faster, or raise max_receive_buffer"
+        "stalled: the session's receive buffer stayed full for {after:?} and this stream held \
+         most of it ({held} bytes): read faster, or raise max_receive_buffer"
     )]
     Stalled {
         /// Bytes of the receive budget that the stream's unread data occupied.
@@ -149,10 +164,13 @@ pub enum Error {
         after: Duration,
     },
     /// The peer has sent FIN and gave no more window to write into for `half_close_stall`.
-    #[error("the peer finished its side and granted no window for {0:?}: it has most likely closed the stream")]
+    #[error(
+        "the peer finished its side and granted no window for {0:?}: it has most likely closed \
+         the stream"
+    )]
     PeerFinished(Duration),
 
-    // ---- the peer's faults --------------------------------------------------------------------------------------
+    // ---- the peer's faults ----------------------------------------------------------------------
     /// A frame that the protocol doesn't allow.
     #[error("invalid protocol: {reason} ({frame})")]
     InvalidProtocol {
@@ -172,7 +190,9 @@ pub enum Error {
         sent: u64,
     },
     /// The peer sent data past every window that was granted.
-    #[error("window overrun: the peer sent {received} bytes on stream {stream}, {allowed} were allowed")]
+    #[error(
+        "window overrun: the peer sent {received} bytes on stream {stream}, {allowed} were allowed"
+    )]
     Overrun {
         /// The stream.
         stream: u32,
@@ -206,13 +226,13 @@ pub enum Error {
         refusals: usize,
     },
 
-    // ---- the transport ------------------------------------------------------------------------------------------
+    // ---- the transport --------------------------------------------------------------------------
     /// The peer ended the connection, between frames, with no stream cut off.
     #[error("the peer closed the connection")]
     PeerClosed,
-    /// A session's [`close`](crate::Session::close) can't say that everything that was accepted went
-    /// out before the peer's end. Either [`close_timeout`](crate::Config::close_timeout) passed, or the
-    /// peer ended its side first.
+    /// A session's [`close`](crate::Session::close) can't say that everything that was accepted
+    /// went out before the peer's end. Either [`close_timeout`](crate::Config::close_timeout)
+    /// passed, or the peer ended its side first.
     #[error("close: {}", Incomplete(*.unsent, *.after, *.peer_ended))]
     #[non_exhaustive]
     CloseIncomplete {
@@ -223,7 +243,8 @@ pub enum Error {
         unsent: u64,
         /// How long the close had taken by then.
         after: Duration,
-        /// Whether the peer had ended its side before this end had. It can't have read what is `unsent`.
+        /// Whether the peer had ended its side before this end had. It can't have read what is
+        /// `unsent`.
         peer_ended: bool,
     },
     /// The connection ended inside a frame, or while streams had not finished. The peer's program
@@ -245,17 +266,20 @@ impl std::fmt::Display for Incomplete {
         match (unsent, peer_ended) {
             (0, true) => write!(
                 f,
-                "the peer ended the connection, and this end could not end its own direction within {after:?}: \
+                "the peer ended the connection, and this end could not end its own direction \
+                 within {after:?}: \
                  does something block in the transport?"
             ),
             (_, true) => write!(
                 f,
-                "the peer ended the connection before {unsent} accepted bytes were sent, and they are lost: \
+                "the peer ended the connection before {unsent} accepted bytes were sent, and they \
+                 are lost: \
                  let the peer close after it has read what it wants"
             ),
             (0, false) => write!(
                 f,
-                "everything was sent, but the peer has not ended its side within {after:?}, and may not have read it all: \
+                "everything was sent, but the peer has not ended its side within {after:?}, and \
+                 may not have read it all: \
                  let the peer read or close, or raise close_timeout"
             ),
             (_, false) => write!(
@@ -268,7 +292,8 @@ impl std::fmt::Display for Incomplete {
 }
 
 impl Error {
-    /// Whether a transport's end of file is what ended the session: its output may still be ended in order.
+    /// Whether a transport's end of file is what ended the session: its output may still be ended
+    /// in order.
     pub(crate) fn is_end_of_input(&self) -> bool {
         matches!(self, Self::PeerClosed | Self::ConnectionLost(_))
     }
@@ -279,7 +304,8 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind::{
-            BrokenPipe, ConnectionAborted, InvalidData, InvalidInput, NotConnected, QuotaExceeded, TimedOut, WouldBlock,
+            BrokenPipe, ConnectionAborted, InvalidData, InvalidInput, NotConnected, QuotaExceeded,
+            TimedOut, WouldBlock,
         };
         match self {
             Self::Config { .. } | Self::NameTooLong { .. } | Self::ZeroTimeout => InvalidInput,
@@ -304,7 +330,8 @@ impl Error {
             | Self::InvalidVersion { .. }
             | Self::Flood { .. } => InvalidData,
             Self::Io(source) => match source.kind() {
-                // A transport may say "end of file" of itself; to a stream's reader that is a truncation.
+                // A transport may say "end of file" of itself; to a stream's reader that is a
+                // truncation.
                 io::ErrorKind::UnexpectedEof => ConnectionAborted,
                 kind => kind,
             },
@@ -329,8 +356,9 @@ impl From<Error> for io::Error {
 }
 
 impl From<io::Error> for Error {
-    /// The error inside, if it came from a stream or a session. Any other, such as a file's, becomes [`Io`](Error::Io), which reads as
-    /// a fault of the session's transport: don't convert those.
+    /// The error inside, if it came from a stream or a session. Any other, such as a file's,
+    /// becomes [`Io`](Error::Io), which reads as a fault of the session's transport: don't convert
+    /// those.
     fn from(error: io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(inner) => inner,
@@ -353,8 +381,14 @@ mod tests {
     #[test]
     fn a_version_mismatch_names_both_versions_and_the_peer() {
         let peer = Some("192.0.2.7:99".parse().unwrap());
-        let text = Error::InvalidVersion { ours: 1, theirs: 2, peer, received: start_of(&[2]) }.to_string();
-        assert!(text.contains("version 1") && text.contains("version 2") && text.contains("192.0.2.7:99"), "{text}");
+        let text = Error::InvalidVersion { ours: 1, theirs: 2, peer, received: start_of(&[2]) }
+            .to_string();
+        assert!(
+            text.contains("version 1")
+                && text.contains("version 2")
+                && text.contains("192.0.2.7:99"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -364,7 +398,10 @@ mod tests {
             (Error::GoAway, "open a new session, over a new connection"),
             (Error::WriteShutdown, "open another stream"),
             (Error::ZeroTimeout, "pass None"),
-            (Error::DrainIncomplete { streams: 2, after: Duration::from_secs(1) }, "or give drain more time"),
+            (
+                Error::DrainIncomplete { streams: 2, after: Duration::from_secs(1) },
+                "or give drain more time",
+            ),
         ];
         for (error, what) in says {
             assert!(error.to_string().contains(what), "{error}");
@@ -373,7 +410,8 @@ mod tests {
 
     #[test]
     fn predicates_hold_for_the_variants_that_they_name() {
-        let header = Header { version: 1, command: crate::wire::Command::Fin, length: 1, stream_id: 3 };
+        let header =
+            Header { version: 1, command: crate::wire::Command::Fin, length: 1, stream_id: 3 };
         let io = |kind| Error::from(io::Error::from(kind));
         let time = Duration::from_secs(1);
         // (timeout, closed, session over)
@@ -381,19 +419,37 @@ mod tests {
             (Error::Timeout, (true, false, false)),
             (Error::NoData(time), (true, false, false)),
             (Error::DrainIncomplete { streams: 2, after: time }, (true, false, true)),
-            (Error::CloseIncomplete { unsent: 0, after: time, peer_ended: false }, (true, false, true)),
-            (Error::CloseIncomplete { unsent: 2, after: time, peer_ended: true }, (false, false, true)),
+            (
+                Error::CloseIncomplete { unsent: 0, after: time, peer_ended: false },
+                (true, false, true),
+            ),
+            (
+                Error::CloseIncomplete { unsent: 2, after: time, peer_ended: true },
+                (false, false, true),
+            ),
             // As its source.
-            (Error::PartialWrite { accepted: 1, source: Arc::new(Error::Timeout) }, (true, false, false)),
-            (Error::PartialWrite { accepted: 1, source: Arc::new(Error::Closed) }, (false, true, false)),
-            (Error::PartialWrite { accepted: 1, source: Arc::new(Error::PeerClosed) }, (false, false, true)),
+            (
+                Error::PartialWrite { accepted: 1, source: Arc::new(Error::Timeout) },
+                (true, false, false),
+            ),
+            (
+                Error::PartialWrite { accepted: 1, source: Arc::new(Error::Closed) },
+                (false, true, false),
+            ),
+            (
+                Error::PartialWrite { accepted: 1, source: Arc::new(Error::PeerClosed) },
+                (false, false, true),
+            ),
             (Error::Closed, (false, true, false)),
             (Error::WriteShutdown, (false, true, false)),
             (Error::PeerClosed, (false, false, true)),
             (Error::KeepaliveTimeout(time), (false, false, true)),
             (Error::InvalidProtocol { frame: header, reason: "" }, (false, false, true)),
             (Error::InvalidCommand(9), (false, false, true)),
-            (Error::InvalidVersion { ours: 1, theirs: 2, peer: None, received: start_of(&[]) }, (false, false, true)),
+            (
+                Error::InvalidVersion { ours: 1, theirs: 2, peer: None, received: start_of(&[]) },
+                (false, false, true),
+            ),
             (Error::Flood { refusals: 1 }, (false, false, true)),
             (io(io::ErrorKind::TimedOut), (false, false, true)),
             (Error::WouldBlock, (false, false, false)),
@@ -408,7 +464,11 @@ mod tests {
             (Error::Config { field: "", value: String::new(), rule: "" }, (false, false, false)),
         ];
         for (error, expected) in cases {
-            assert_eq!((error.is_timeout(), error.is_closed(), error.is_session_over()), expected, "{error:?}");
+            assert_eq!(
+                (error.is_timeout(), error.is_closed(), error.is_session_over()),
+                expected,
+                "{error:?}"
+            );
         }
     }
 

@@ -1,12 +1,14 @@
 //! Buffers that are used again: the seed's allocator.
 //!
-//! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused, and some more for the
-//! data path, which lays an 8-byte header and a payload side by side. Received payloads, which are charged for what they
-//! occupy, have quarter steps between the powers of two from 4096 bytes on.
+//! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused,
+//! and some more for the data path, which lays an 8-byte header and a payload side by side.
+//! Received payloads, which are charged for what they occupy, have quarter steps between the powers
+//! of two from 4096 bytes on.
 //!
-//! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps at most
-//! 1 MiB of idle buffers, or 4 MiB if it is one of those that bulk data goes through, and gives the rest back to the system; the locks are leaves (nothing is locked, and
-//! nothing of a user's is called, while one is held).
+//! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps
+//! at most 1 MiB of idle buffers, or 4 MiB if it is one of those that bulk data goes through, and
+//! gives the rest back to the system; the locks are leaves (nothing is locked, and nothing of a
+//! user's is called, while one is held).
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
@@ -18,14 +20,20 @@ use crate::wire::{HEADER_LEN, MAX_PAYLOAD};
 /// The largest buffer of a power-of-two class, in bytes.
 pub const MAX_BUFFER: usize = 65536;
 
-/// The data path's classes: a header and what applications like to write, up to the default `max_frame_size`; and the
-/// largest payload.
-const FRAME_BUFFERS: [usize; 5] =
-    [HEADER_LEN + 4096, HEADER_LEN + 8192, HEADER_LEN + 16384, HEADER_LEN + 32768, HEADER_LEN + MAX_PAYLOAD];
+/// The data path's classes: a header and what applications like to write, up to the default
+/// `max_frame_size`; and the largest payload.
+const FRAME_BUFFERS: [usize; 5] = [
+    HEADER_LEN + 4096,
+    HEADER_LEN + 8192,
+    HEADER_LEN + 16384,
+    HEADER_LEN + 32768,
+    HEADER_LEN + MAX_PAYLOAD,
+];
 
-/// How many idle bytes a class keeps. A burst beyond it is given back. Bulk data goes through the powers of two from 4096 bytes on and the
-/// frames' classes: those keep a full session's worth, 4 MiB. The others 1 MiB, since it is the peer who chooses the sizes of frames, and
-/// all of this is kept for the process's life: 64 MiB at the very most.
+/// How many idle bytes a class keeps. A burst beyond it is given back. Bulk data goes through the
+/// powers of two from 4096 bytes on and the frames' classes: those keep a full session's worth, 4
+/// MiB. The others 1 MiB, since it is the peer who chooses the sizes of frames, and all of this is
+/// kept for the process's life: 64 MiB at the very most.
 const fn kept_bytes(class: usize) -> usize {
     let is_for_bulk = class >= FIRST_LARGE && class < POWERS + FRAME_BUFFERS.len();
     if is_for_bulk { 4 << 20 } else { 1 << 20 }
@@ -135,15 +143,16 @@ impl BufferPool {
         &SHARED
     }
 
-    /// A buffer of `size` bytes; `None` unless `size` is 1 to 65536. Its contents are unspecified: zeros, or what an
-    /// earlier user of this pool left there.
+    /// A buffer of `size` bytes; `None` unless `size` is 1 to 65536. Its contents are unspecified:
+    /// zeros, or what an earlier user of this pool left there.
     #[must_use]
     pub fn get(&self, size: usize) -> Option<Buffer> {
         let class = msb(size)?;
         Some(self.take(class, size))
     }
 
-    /// A buffer for a header and `payload` bytes (1 to 65535), of a class of the data path where that wastes less.
+    /// A buffer for a header and `payload` bytes (1 to 65535), of a class of the data path where
+    /// that wastes less.
     pub(crate) fn frame(&self, payload: usize) -> Buffer {
         let (class, size) = frame_class(payload);
         self.take(class, size)
@@ -154,7 +163,8 @@ impl BufferPool {
         size_of_class(frame_class(payload).0)
     }
 
-    /// A buffer of `size` bytes (1 to 65536) that wastes at most a fifth of itself, above 4096 bytes.
+    /// A buffer of `size` bytes (1 to 65536) that wastes at most a fifth of itself, above 4096
+    /// bytes.
     pub(crate) fn fit(&self, size: usize) -> Option<Buffer> {
         Some(self.take(fit_class(size)?, size))
     }
@@ -185,7 +195,8 @@ impl std::fmt::Debug for BufferPool {
     }
 }
 
-/// The class of a size: the exponent of the smallest power of two that holds it; `None` unless 1 to 65536.
+/// The class of a size: the exponent of the smallest power of two that holds it; `None` unless 1 to
+/// 65536.
 ///
 /// ```
 /// assert_eq!(gmux::pool::msb(1), Some(0));
@@ -200,7 +211,8 @@ pub fn msb(size: usize) -> Option<usize> {
     }
 }
 
-/// A buffer out of a [`BufferPool`], to which it returns when it is dropped. It derefs to its `len` bytes.
+/// A buffer out of a [`BufferPool`], to which it returns when it is dropped. It derefs to its `len`
+/// bytes.
 pub struct Buffer {
     data: Box<[u8]>,
     len: usize,
@@ -241,7 +253,10 @@ impl DerefMut for Buffer {
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Buffer").field("len", &self.len).field("capacity", &self.data.len()).finish()
+        f.debug_struct("Buffer")
+            .field("len", &self.len)
+            .field("capacity", &self.data.len())
+            .finish()
     }
 }
 
@@ -273,7 +288,11 @@ mod tests {
         for size in 1..=MAX_BUFFER {
             let buffer = pool.get(size).unwrap();
             assert_eq!(buffer.len(), size);
-            assert!(buffer.capacity() >= size && buffer.capacity() < 2 * size, "{size}: {}", buffer.capacity());
+            assert!(
+                buffer.capacity() >= size && buffer.capacity() < 2 * size,
+                "{size}: {}",
+                buffer.capacity()
+            );
         }
         for payload in 1..=65535 {
             let buffer = pool.frame(payload);
@@ -290,7 +309,11 @@ mod tests {
             let buffer = pool.fit(size).unwrap();
             assert_eq!(buffer.len(), size);
             let most = if size <= 4096 { 2 * size } else { size / 4 * 5 + 5 };
-            assert!(buffer.capacity() >= size && buffer.capacity() <= most, "{size}: {}", buffer.capacity());
+            assert!(
+                buffer.capacity() >= size && buffer.capacity() <= most,
+                "{size}: {}",
+                buffer.capacity()
+            );
         }
         assert!(pool.fit(0).is_none() && pool.fit(MAX_BUFFER + 1).is_none());
     }

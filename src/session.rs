@@ -26,17 +26,21 @@ pub use incoming::Incoming;
 
 /// One connection that carries many streams.
 ///
-/// Either end opens streams, by name, and accepts those of the other. The two ends differ only in their streams' ids: one has to be
-/// the [`client`](Session::client), the other the [`server`](Session::server).
+/// Either end opens streams, by name, and accepts those of the other. The two ends differ only in
+/// their streams' ids: one has to be the [`client`](Session::client), the other the
+/// [`server`](Session::server).
 ///
-/// `Clone` gives another handle to the same session. It lives while any of its handles does, session's or stream's; when all
-/// `Session` handles are dropped, its streams live on, and later streams of the peer are refused.
+/// `Clone` gives another handle to the same session. It lives while any of its handles does,
+/// session's or stream's; when all `Session` handles are dropped, its streams live on, and later
+/// streams of the peer are refused.
 ///
 /// # Closing
-/// [`close`](Session::close), or the drop of the last handle, sends what was accepted and ends the writing direction. Streams
-/// that the application closed before get their FIN. Others get none, so that their peers see an error and not a clean end.
-/// Then what still comes is read and dropped until the peer ends its side, so that no unread input makes the system reset the
-/// connection, which would purge what was sent. All that takes at most [`close_timeout`](Config::close_timeout).
+/// [`close`](Session::close), or the drop of the last handle, sends what was accepted and ends the
+/// writing direction. Streams that the application closed before get their FIN. Others get none, so
+/// that their peers see an error and not a clean end. Then what still comes is read and dropped
+/// until the peer ends its side, so that no unread input makes the system reset the connection,
+/// which would purge what was sent. All that takes at most
+/// [`close_timeout`](Config::close_timeout).
 ///
 /// | | returns when | then |
 /// |---|---|---|
@@ -44,9 +48,10 @@ pub use incoming::Incoming;
 /// | `close()` is an error | it can't be so: see there | what was sent may be lost if the process exits |
 /// | the last handle is dropped | everything accepted was handed to the transport; it doesn't wait for the peer | the rest goes on in the background. A process that exits at once calls `close()` instead |
 ///
-/// A peer that runs this crate ends its side as soon as its session has read everything, whatever its application does, unless
-/// that reads so slowly that the session stops reading, or accepts too slowly. (Go's smux and gmux end it when the application
-/// calls `Close`, or waits in `AcceptStream` and calls it then. A Go peer that does neither costs the close timeout.)
+/// A peer that runs this crate ends its side as soon as its session has read everything, whatever
+/// its application does, unless that reads so slowly that the session stops reading, or accepts too
+/// slowly. (Go's smux and gmux end it when the application calls `Close`, or waits in
+/// `AcceptStream` and calls it then. A Go peer that does neither costs the close timeout.)
 ///
 /// What the peer's *application* has read, only an answer of its own can tell.
 ///
@@ -89,7 +94,8 @@ impl Session {
     /// Starts the client's end: its streams have odd ids.
     ///
     /// # Errors
-    /// [`Error::Config`]; [`Error::Io`] if the transport can't be set up, or no threads can be had. Nothing is left behind.
+    /// [`Error::Config`]; [`Error::Io`] if the transport can't be set up, or no threads can be had.
+    /// Nothing is left behind.
     pub fn client(transport: impl Transport, config: Config) -> Result<Self> {
         Self::start(transport, config, Role::Client)
     }
@@ -118,27 +124,31 @@ impl Session {
         Stream::new(Arc::clone(&self.core), cell)
     }
 
-    // ---- streams ------------------------------------------------------------------------------------------------
+    // ---- streams --------------------------------------------------------------------------------
 
-    /// Opens a stream. Doesn't wait for the peer: the name goes out with the first data, or at once, and there is no answer to
-    /// it. A peer that refuses the stream ends it, so that reads return `Ok(0)`.
+    /// Opens a stream. Doesn't wait for the peer: the name goes out with the first data, or at
+    /// once, and there is no answer to it. A peer that refuses the stream ends it, so that reads
+    /// return `Ok(0)`.
     ///
     /// Plain smux peers understand only the empty name `""`.
     ///
     /// # Errors
     /// [`Error::NameTooLong`] over 65535 bytes (a peer may allow less, see
-    /// [`max_name_len`](Config::max_name_len)), [`Error::TooManyStreams`], [`Error::GoAway`] when ids run out; what ended the session.
+    /// [`max_name_len`](Config::max_name_len)), [`Error::TooManyStreams`], [`Error::GoAway`] when
+    /// ids run out; what ended the session.
     pub fn open(&self, name: impl AsRef<[u8]>) -> Result<Stream> {
         Ok(self.stream(self.core.open(name.as_ref())?))
     }
 
-    /// Waits for the next stream of the peer: until [`set_deadline`](Self::set_deadline)'s point in time, if it is set.
+    /// Waits for the next stream of the peer: until [`set_deadline`](Self::set_deadline)'s point in
+    /// time, if it is set.
     ///
     /// Woken by a stream, a changed deadline, `close`, `drain`, and the session's end.
     ///
     /// # Errors
-    /// [`Error::Timeout`]. After a local close, [`Error::Closed`] at once. Otherwise streams that are queued come first, then what ended the
-    /// session: [`Error::PeerClosed`] if that was the peer's clean end.
+    /// [`Error::Timeout`]. After a local close, [`Error::Closed`] at once. Otherwise streams that
+    /// are queued come first, then what ended the session: [`Error::PeerClosed`] if that was the
+    /// peer's clean end.
     pub fn accept(&self) -> Result<Stream> {
         self.core.accept(None).map(|cell| self.stream(cell))
     }
@@ -151,7 +161,8 @@ impl Session {
         Ok(self.core.try_accept()?.map(|cell| self.stream(cell)))
     }
 
-    /// Waits for the next stream of the peer for at most `timeout`, and not past the deadline if that is earlier.
+    /// Waits for the next stream of the peer for at most `timeout`, and not past the deadline if
+    /// that is earlier.
     ///
     /// # Errors
     /// As [`accept`](Self::accept).
@@ -159,8 +170,8 @@ impl Session {
         self.core.accept(Some(timeout)).map(|cell| self.stream(cell))
     }
 
-    /// The peer's streams, one after the other. Ends after a local close or the peer's clean end; any other error is yielded, once, and
-    /// then it ends too.
+    /// The peer's streams, one after the other. Ends after a local close or the peer's clean end;
+    /// any other error is yielded, once, and then it ends too.
     #[must_use]
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming::new(self)
@@ -171,33 +182,39 @@ impl Session {
         self.core.set_accept_deadline(deadline);
     }
 
-    // ---- the session itself -------------------------------------------------------------------------------------
+    // ---- the session itself ---------------------------------------------------------------------
 
-    /// Closes the session, for all its handles: see [Closing](Session#closing). Returns Ok when everything accepted has been handed to the
-    /// transport, and after that the peer has ended its side: then the process may exit. A second call waits for the same and returns the same. Calls that are blocked, on
-    /// streams too, and in [`drain`](Self::drain), fail with [`Error::Closed`]; what was received before can still be read.
+    /// Closes the session, for all its handles: see [Closing](Session#closing). Returns Ok when
+    /// everything accepted has been handed to the transport, and after that the peer has ended its
+    /// side: then the process may exit. A second call waits for the same and returns the same.
+    /// Calls that are blocked, on streams too, and in [`drain`](Self::drain), fail with
+    /// [`Error::Closed`]; what was received before can still be read.
     ///
-    /// Over a transport that can't tell its peer that writing is over ([`Control::can_finish`](crate::transport::Control::can_finish)), it returns Ok when
+    /// Over a transport that can't tell its peer that writing is over
+    /// ([`Control::can_finish`](crate::transport::Control::can_finish)), it returns Ok when
     /// everything was handed over and flushed.
     ///
     /// # Errors
-    /// - [`Error::CloseIncomplete`] after [`close_timeout`](Config::close_timeout), counted from the first call: not everything could
-    ///   be handed over (`unsent` bytes), or the peer hasn't ended its side (`unsent` is 0).
+    /// - [`Error::CloseIncomplete`] after [`close_timeout`](Config::close_timeout), counted from
+    ///   the first call: not everything could be handed over (`unsent` bytes), or the peer hasn't
+    ///   ended its side (`unsent` is 0).
     /// - The same with `peer_ended`: the peer had ended its side before everything was handed over.
     /// - [`Error::Io`]: the transport failed meanwhile, such as by the peer's reset.
     /// - What ended the session before, unless that was the peer's clean end.
-    /// - [`Error::WouldBlock`] in a close notifier that runs on a thread of gmux's own: the close has begun, and goes on in the
-    ///   background.
+    /// - [`Error::WouldBlock`] in a close notifier that runs on a thread of gmux's own: the close
+    ///   has begun, and goes on in the background.
     pub fn close(&self) -> Result<()> {
         self.core.close()
     }
 
-    /// Ends the session gently: no new streams either way (those that wait can still be accepted), then waits until every stream is
-    /// closed here and its FIN was handed over, then closes. Woken by the last stream's FIN, by `close`, and by the session's end. In
-    /// all it takes at most `timeout` and [`close_timeout`](Config::close_timeout).
+    /// Ends the session gently: no new streams either way (those that wait can still be accepted),
+    /// then waits until every stream is closed here and its FIN was handed over, then closes. Woken
+    /// by the last stream's FIN, by `close`, and by the session's end. In all it takes at most
+    /// `timeout` and [`close_timeout`](Config::close_timeout).
     ///
     /// # Errors
-    /// [`Error::DrainIncomplete`] if streams were left after `timeout`: the session is closed all the same. Otherwise as [`close`](Self::close).
+    /// [`Error::DrainIncomplete`] if streams were left after `timeout`: the session is closed all
+    /// the same. Otherwise as [`close`](Self::close).
     pub fn drain(&self, timeout: Duration) -> Result<()> {
         self.core.drain(timeout)
     }
@@ -208,9 +225,9 @@ impl Session {
         self.core.lifecycle.is_over()
     }
 
-    /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent. Waiting
-    /// for a time goes by [`recv_timeout`](Receiver::recv_timeout), and for several channels by
-    /// [`Select`](crate::Select) or crossbeam's `select!`:
+    /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent.
+    /// Waiting for a time goes by [`recv_timeout`](Receiver::recv_timeout), and for several
+    /// channels by [`Select`](crate::Select) or crossbeam's `select!`:
     ///
     /// ```
     /// use std::time::Duration;
@@ -246,29 +263,31 @@ impl Session {
         self.core.lifecycle.closed()
     }
 
-    /// Why the session isn't usable any more: [`Error::Closed`] after a local close, [`Error::PeerClosed`] after the peer's clean
-    /// end, otherwise the error that ended it. `None` while it is open.
+    /// Why the session isn't usable any more: [`Error::Closed`] after a local close,
+    /// [`Error::PeerClosed`] after the peer's clean end, otherwise the error that ended it. `None`
+    /// while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
         self.core.lifecycle.cause().map(|cause| Error::clone(&cause))
     }
 
-    /// How many streams there are that aren't closed. 0 once the session is closed here, or has ended.
+    /// How many streams there are that aren't closed. 0 once the session is closed here, or has
+    /// ended.
     #[must_use]
     pub fn num_streams(&self) -> usize {
         self.core.num_streams()
     }
 
-    /// The session's number, from 1, in this process: the log calls it `session 3`, and its threads are
-    /// `gmux-reader-3` and `gmux-writer-3`.
+    /// The session's number, from 1, in this process: the log calls it `session 3`, and its threads
+    /// are `gmux-reader-3` and `gmux-writer-3`.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.core.number
     }
 
     /// The streams that aren't closed at this end, in the order of their ids, those that wait for
-    /// `accept` included: which one holds the memory, who waits, and for what. After the session's end
-    /// there are none.
+    /// `accept` included: which one holds the memory, who waits, and for what. After the session's
+    /// end there are none.
     ///
     /// ```
     /// use std::io::Write;
@@ -315,8 +334,9 @@ impl Session {
         self.core.no_data_timeout()
     }
 
-    /// Ends the session with [`Error::NoData`] when no stream payload crossed it in either direction for this long; `None`: never. The
-    /// clock starts at the latest of the session's start, this call, and the last payload.
+    /// Ends the session with [`Error::NoData`] when no stream payload crossed it in either
+    /// direction for this long; `None`: never. The clock starts at the latest of the session's
+    /// start, this call, and the last payload.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a duration of zero; the timeout stays as it was.
@@ -334,8 +354,9 @@ impl Clone for Session {
 }
 
 impl Drop for Session {
-    /// The last handle of a session, counting its streams', closes it: see [Closing](Session#closing). That waits until everything
-    /// accepted was handed over, for at most [`close_timeout`](Config::close_timeout), but not for the peer's end, and not at all in
+    /// The last handle of a session, counting its streams', closes it: see
+    /// [Closing](Session#closing). That waits until everything accepted was handed over, for at
+    /// most [`close_timeout`](Config::close_timeout), but not for the peer's end, and not at all in
     /// a close notifier on a thread of gmux's own.
     fn drop(&mut self) {
         self.core.drop_session_handle();
@@ -343,8 +364,8 @@ impl Drop for Session {
 }
 
 /// What it takes to understand a hang: who waits, what waits, since when reading is paused and for
-/// what, what the writer does. It never blocks; where another thread has the session's table of streams
-/// just then, that part is left out.
+/// what, what the writer does. It never blocks; where another thread has the session's table of
+/// streams just then, that part is left out.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Session");

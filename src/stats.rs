@@ -1,6 +1,7 @@
 //! What a session counts: atomics that the engine raises, and the snapshot that users read.
 //!
-//! Invariant: counting never locks and never waits; each counter is monotonic except the gauges, which say so.
+//! Invariant: counting never locks and never waits; each counter is monotonic except the gauges,
+//! which say so.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,14 +25,15 @@ pub struct SessionStats {
     pub streams_opened: u64,
     /// Streams that the peer opened and that were put in the backlog.
     pub streams_received: u64,
-    /// Streams of the peer that were refused with FIN (backlog or limit reached, name too long, session closing).
+    /// Streams of the peer that were refused with FIN (backlog or limit reached, name too long,
+    /// session closing).
     pub streams_refused: u64,
     /// Streams that were cut because they stalled the session, or failed for a fault of the peer.
     pub streams_cut: u64,
-    /// Frames that were read past, though few peers send such: data for streams that are unknown, or
-    /// over here, or whose peer had sent FIN; FIN or UPD for streams that never were; a second FIN; a
-    /// SYN for a stream that is open. Not FIN and UPD for streams that are over: they cross with our
-    /// own FIN all the time.
+    /// Frames that were read past, though few peers send such: data for streams that are unknown,
+    /// or over here, or whose peer had sent FIN; FIN or UPD for streams that never were; a second
+    /// FIN; a SYN for a stream that is open. Not FIN and UPD for streams that are over: they cross
+    /// with our own FIN all the time.
     pub frames_ignored: u64,
     /// How often the session stopped reading because its budget was used up.
     pub receive_pauses: u64,
@@ -76,12 +78,14 @@ impl fmt::Display for ReadPause {
         match self {
             Self::ReceiveBuffer(lasting) => write!(
                 f,
-                "reading is paused for {lasting:?}: the receive buffer is full (read or close the stream that holds \
+                "reading is paused for {lasting:?}: the receive buffer is full (read or close the \
+                 stream that holds \
                  most, or raise max_receive_buffer)"
             ),
             Self::AcceptBacklog(lasting) => write!(
                 f,
-                "reading is paused for {lasting:?}: the accept backlog is full (accept, or raise accept_backlog)"
+                "reading is paused for {lasting:?}: the accept backlog is full (accept, or raise \
+                 accept_backlog)"
             ),
         }
     }
@@ -124,8 +128,8 @@ pub struct StreamStats {
     /// aren't counted.
     pub unsent: u64,
     /// How many more bytes the peer's window lets be written; `None` on version 1, which has no
-    /// windows. A writer that waits with 0 here waits for the peer's application to read: this stream,
-    /// or, before it has read anything of this one, other new streams of the session.
+    /// windows. A writer that waits with 0 here waits for the peer's application to read: this
+    /// stream, or, before it has read anything of this one, other new streams of the session.
     pub credit: Option<u64>,
     /// Calls of `read` and `write_to` that wait for data.
     pub readers_waiting: u32,

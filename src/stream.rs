@@ -1,7 +1,7 @@
 //! [`Stream`]: one named stream of a session, to be used like a `TcpStream`.
 //!
-//! Invariant: a handle counts twice, in its stream and in its session; the last one of a stream closes it, the last one of a session
-//! closes that.
+//! Invariant: a handle counts twice, in its stream and in its session; the last one of a stream
+//! closes it, the last one of a session closes that.
 
 #[path = "stream/data.rs"] // benches and checks take this file by its path
 mod data;
@@ -24,24 +24,25 @@ use crate::sync::cell::StreamCell;
 
 /// One stream of a [`Session`](crate::Session): ordered, reliable, both ways, with a name.
 ///
-/// It is used like a [`TcpStream`](std::net::TcpStream): `Read` and `Write` are implemented for `Stream` and `&Stream`, so one thread may
-/// read while another writes; `Clone` gives another handle to the same stream. Dropping the last handle closes it.
+/// It is used like a [`TcpStream`](std::net::TcpStream): `Read` and `Write` are implemented for
+/// `Stream` and `&Stream`, so one thread may read while another writes; `Clone` gives another
+/// handle to the same stream. Dropping the last handle closes it.
 ///
 /// # Blocking
-/// `read` waits until at least one byte has come, and returns what is there; `Ok(0)` is the peer's clean end. `flush` waits until
-/// everything accepted has been handed to the transport.
+/// `read` waits until at least one byte has come, and returns what is there; `Ok(0)` is the peer's
+/// clean end. `flush` waits until everything accepted has been handed to the transport.
 ///
-/// `write` copies what there is room for ([`max_send_buffer`](crate::Config::max_send_buffer) and, on
-/// version 2, the peer's window) and returns that count. It waits only while there is no room at all.
-/// At most 4096 bytes are written whole, though: `write` waits until all of them fit. (Unless
+/// `write` copies what there is room for ([`max_send_buffer`](crate::Config::max_send_buffer) and,
+/// on version 2, the peer's window) and returns that count. It waits only while there is no room at
+/// all. At most 4096 bytes are written whole, though: `write` waits until all of them fit. (Unless
 /// `max_send_buffer` or half of the peer's window is less than 4096; then it takes what fits.)
 ///
-/// `write_all` is one call, whatever its length: nothing of other calls comes between its bytes. While
-/// it waits for room, other writes of the stream wait for it. Those that wait are served in the order in
-/// which they came. Each has its own limit, and its time runs from its start; a non-blocking one fails
-/// with `WouldBlock`. `write!` formats its text first and then writes it by one `write_all`. A
-/// [`BufWriter`](std::io::BufWriter) has a buffer of its own and isn't covered: give each record to
-/// `write_all`.
+/// `write_all` is one call, whatever its length: nothing of other calls comes between its bytes.
+/// While it waits for room, other writes of the stream wait for it. Those that wait are served in
+/// the order in which they came. Each has its own limit, and its time runs from its start; a
+/// non-blocking one fails with `WouldBlock`. `write!` formats its text first and then writes it by
+/// one `write_all`. A [`BufWriter`](std::io::BufWriter) has a buffer of its own and isn't covered:
+/// give each record to `write_all`.
 ///
 /// `Ok` means accepted here, as with any socket: only the peer's application can confirm more.
 ///
@@ -74,16 +75,17 @@ use crate::sync::cell::StreamCell;
 /// ```
 ///
 /// A `write_all` that fails after a part of its bytes was accepted (a timeout, a close) returns
-/// [`Error::PartialWrite`] with the count. They stay accepted, and are sent. Only then can a record be
-/// incomplete: shut the stream down, as the example there does. Every other error of a write means that
-/// none of its bytes were accepted.
+/// [`Error::PartialWrite`] with the count. They stay accepted, and are sent. Only then can a record
+/// be incomplete: shut the stream down, as the example there does. Every other error of a write
+/// means that none of its bytes were accepted.
 ///
-/// A blocked call is woken by data or room, the peer's FIN, its deadline or timeout (also one that is set or moved meanwhile), the
-/// no-data timeout, `close` or `shutdown` in another thread, and the session's end, whatever its cause.
+/// A blocked call is woken by data or room, the peer's FIN, its deadline or timeout (also one that
+/// is set or moved meanwhile), the no-data timeout, `close` or `shutdown` in another thread, and
+/// the session's end, whatever its cause.
 ///
 /// # Endings
-/// Data that was received is always read first; then comes the ending. Truncation is never silent: `Ok(0)` means that the
-/// peer finished; if the session ends without that, reads fail.
+/// Data that was received is always read first; then comes the ending. Truncation is never silent:
+/// `Ok(0)` means that the peer finished; if the session ends without that, reads fail.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -118,8 +120,9 @@ impl Stream {
         self.cell.id
     }
 
-    /// The name that it was opened with; bytes that aren't UTF-8 are replaced. Not for authorisation: two different names may
-    /// look alike here ([`name_bytes`](Self::name_bytes) is for that).
+    /// The name that it was opened with; bytes that aren't UTF-8 are replaced. Not for
+    /// authorisation: two different names may look alike here ([`name_bytes`](Self::name_bytes) is
+    /// for that).
     #[must_use]
     pub fn name(&self) -> &str {
         self.cell.name.text()
@@ -144,7 +147,8 @@ impl Stream {
         self.core.peer_addr()
     }
 
-    /// Another handle to the same stream, as [`Clone`] gives it; the name and signature are `TcpStream`'s.
+    /// Another handle to the same stream, as [`Clone`] gives it; the name and signature are
+    /// `TcpStream`'s.
     ///
     /// # Errors
     /// None at present.
@@ -180,10 +184,11 @@ impl Stream {
         self.cell.stats(Instant::now())
     }
 
-    // ---- endings ------------------------------------------------------------------------------------------------
+    // ---- endings --------------------------------------------------------------------------------
 
-    /// Closes the stream, for all its handles: FIN follows what was accepted, unread data is thrown away, and calls that are blocked
-    /// fail with [`Error::Closed`]. Doesn't block. A second call does nothing.
+    /// Closes the stream, for all its handles: FIN follows what was accepted, unread data is thrown
+    /// away, and calls that are blocked fail with [`Error::Closed`]. Doesn't block. A second call
+    /// does nothing.
     ///
     /// # Errors
     /// None at present.
@@ -196,8 +201,8 @@ impl Stream {
 
     /// Ends one direction, or both, and leaves the stream open. Doesn't block.
     ///
-    /// After `Write`, FIN follows what was accepted, and writes fail with `BrokenPipe`. After `Read`, reads return `Ok(0)`;
-    /// what was buffered and what still comes is thrown away.
+    /// After `Write`, FIN follows what was accepted, and writes fail with `BrokenPipe`. After
+    /// `Read`, reads return `Ok(0)`; what was buffered and what still comes is thrown away.
     ///
     /// # Errors
     /// `NotConnected` if the stream was closed here.
@@ -214,20 +219,27 @@ impl Stream {
         Ok(())
     }
 
-    /// A channel that disconnects when the stream ends at this end: it is closed, fails, or its session ends. Nothing is ever sent. For
-    /// crossbeam's `select!`. A stream whose peer has finished hasn't ended.
+    /// A channel that disconnects when the stream ends at this end: it is closed, fails, or its
+    /// session ends. Nothing is ever sent. For crossbeam's `select!`. A stream whose peer has
+    /// finished hasn't ended.
     #[must_use]
     pub fn closed(&self) -> Receiver<()> {
         self.cell.closed()
     }
 
-    /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it: on the thread that closes it or its session, or, when it
-    /// ends by itself, on a thread of its own (at most 8 of those a session: a ninth notifier waits). Never on a session's threads, and never under a lock; its panic
-    /// hurts only itself. On a stream that has ended already it is called at once. A second notifier replaces the first.
+    /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it: on the
+    /// thread that closes it or its session, or, when it ends by itself, on a thread of its own (at
+    /// most 8 of those a session: a ninth notifier waits). Never on a session's threads, and never
+    /// under a lock; its panic hurts only itself. On a stream that has ended already it is called
+    /// at once. A second notifier replaces the first.
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.
         let core = Arc::downgrade(&self.core);
-        let notifier = Theirs::new(self.core.number, "a close notifier panicked when it was dropped", notifier);
+        let notifier = Theirs::new(
+            self.core.number,
+            "a close notifier panicked when it was dropped",
+            notifier,
+        );
         let wrapped = move |cell: &Arc<StreamCell>| {
             if let (Some(core), Some(notifier)) = (core.upgrade(), notifier.take()) {
                 notifier(&Stream::new(core, Arc::clone(cell)));
@@ -240,13 +252,14 @@ impl Stream {
         }
     }
 
-    // ---- data ---------------------------------------------------------------------------------------------------
+    // ---- data -----------------------------------------------------------------------------------
 
-    /// Writes everything that comes, until the peer's end, to `writer`, straight from the received buffers; returns the count of bytes.
+    /// Writes everything that comes, until the peer's end, to `writer`, straight from the received
+    /// buffers; returns the count of bytes.
     ///
     /// # Errors
-    /// The writer's error: what it didn't take stays in the stream, at the head. The stream's, as `read` returns it. The bytes
-    /// already moved aren't lost, but their count is.
+    /// The writer's error: what it didn't take stays in the stream, at the head. The stream's, as
+    /// `read` returns it. The bytes already moved aren't lost, but their count is.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<u64> {
         self.cell.write_to(&self.core.env, writer)
     }
@@ -259,8 +272,8 @@ impl Clone for Stream {
 }
 
 impl Drop for Stream {
-    /// The last handle closes the stream. That doesn't block, unless it is also the last handle of a session, which is then closed: see
-    /// [`Session`](crate::Session).
+    /// The last handle closes the stream. That doesn't block, unless it is also the last handle of
+    /// a session, which is then closed: see [`Session`](crate::Session).
     fn drop(&mut self) {
         if self.cell.drop_handle()
             && let Some(notifier) = self.core.close_stream(&self.cell)
@@ -271,12 +284,14 @@ impl Drop for Stream {
     }
 }
 
-/// What it takes to understand a hang: [`StreamStats`], and why the stream is over, if it is. It never
-/// blocks; where another thread has the stream just then, that part is left out.
+/// What it takes to understand a hang: [`StreamStats`], and why the stream is over, if it is. It
+/// never blocks; where another thread has the stream just then, that part is left out.
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Stream");
-        text.field("session", &self.core.number).field("id", &self.id()).field("name", &self.name());
+        text.field("session", &self.core.number)
+            .field("id", &self.id())
+            .field("name", &self.name());
         let Some((stats, cause)) = self.cell.glance(Instant::now()) else {
             return text.finish_non_exhaustive(); // another thread has it
         };

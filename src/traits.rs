@@ -1,7 +1,8 @@
-//! [`MuxConn`] and [`MuxStream`]: what code that doesn't care which multiplexer it runs over can ask for. The Go package's
-//! `MuxConnIF` and `StreamIF`.
+//! [`MuxConn`] and [`MuxStream`]: what code that doesn't care which multiplexer it runs over can
+//! ask for. The Go package's `MuxConnIF` and `StreamIF`.
 //!
-//! Invariant: both are object-safe, and their methods do exactly what the methods of the same name do on [`Session`] and [`Stream`].
+//! Invariant: both are object-safe, and their methods do exactly what the methods of the same name
+//! do on [`Session`] and [`Stream`].
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};

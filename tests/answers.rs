@@ -50,10 +50,13 @@ struct Answering(TcpStream, Arc<Answers>);
 
 impl Transport for Answering {
     fn split(self) -> io::Result<Halves> {
-        let (Halves { reader, writer, bound_writes, bound_reads, control, .. }, answers) = (self.0.split()?, self.1);
+        let (Halves { reader, writer, bound_writes, bound_reads, control, .. }, answers) =
+            (self.0.split()?, self.1);
         let reader = Reader { inner: reader, hidden: Vec::new(), answers: Arc::clone(&answers) };
-        let mut halves = Halves::new(reader, Writer(writer, Arc::clone(&answers)), Asked(control, answers));
-        (halves.bounded_writes, halves.bound_writes, halves.bound_reads) = (true, bound_writes, bound_reads);
+        let mut halves =
+            Halves::new(reader, Writer(writer, Arc::clone(&answers)), Asked(control, answers));
+        (halves.bounded_writes, halves.bound_writes, halves.bound_reads) =
+            (true, bound_writes, bound_reads);
         Ok(halves)
     }
 }
@@ -68,7 +71,8 @@ impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if !self.hidden.is_empty() {
             if self.answers.owes() {
-                return Err(io::ErrorKind::WouldBlock.into()); // nothing more comes before the answer
+                // nothing more comes before the answer
+                return Err(io::ErrorKind::WouldBlock.into());
             }
             let n = self.hidden.len().min(buf.len());
             buf[..n].copy_from_slice(&self.hidden[..n]);
@@ -132,7 +136,11 @@ impl Control for Asked {
         assert!(!self.1.panics.load(SeqCst), "as ordered");
         let owes = self.1.owes();
         if owes {
-            self.1.asked.lock().unwrap().insert(thread::current().name().unwrap_or_default().to_owned());
+            self.1
+                .asked
+                .lock()
+                .unwrap()
+                .insert(thread::current().name().unwrap_or_default().to_owned());
         }
         owes
     }
@@ -177,7 +185,8 @@ fn until_spinning(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A read that brought nothing for the session has brought something for the transport all the same.
+/// A read that brought nothing for the session has brought something for the transport all the
+/// same.
 #[test]
 fn an_answer_to_a_read_that_is_tried_again_is_sent() {
     test("an_answer_to_a_read_that_is_tried_again_is_sent", || {

@@ -37,7 +37,7 @@ fn paused(config: Config, version: u8) -> (Raw, Session) {
     (raw, session)
 }
 
-// ---- bursts ---------------------------------------------------------------------------------------------------------
+// ---- bursts -------------------------------------------------------------------------------------
 
 fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
@@ -62,7 +62,8 @@ fn open(session: &Session, name: &str) -> Stream {
     loop {
         match session.open(name) {
             Ok(stream) => return stream,
-            Err(Error::TooManyStreams { .. }) => thread::sleep(Duration::from_millis(1)), // it has no event
+            // it has no event
+            Err(Error::TooManyStreams { .. }) => thread::sleep(Duration::from_millis(1)),
             Err(error) => panic!("{error}"),
         }
     }
@@ -77,10 +78,12 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
         let count = if full() { 100_000 } else { 5000 };
         for config in versions() {
             let began = Instant::now();
-            let _ = fs::write("/proc/self/clear_refs", "5"); // the peak of memory begins at what is in use
+            // the peak of memory begins at what is in use
+            let _ = fs::write("/proc/self/clear_refs", "5");
             let before = memory("VmRSS:");
             let (client, server) = pair(config);
-            let (arrived, handlers) = (Mutex::new(HashSet::new()), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+            let (arrived, handlers) =
+                (Mutex::new(HashSet::new()), [AtomicUsize::new(0), AtomicUsize::new(0)]);
             thread::scope(|scope| {
                 scope.spawn(|| {
                     for stream in server.incoming().take(count) {
@@ -107,12 +110,18 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
             });
             assert_eq!(arrived.into_inner().unwrap().len(), count);
             let (ours, theirs) = (client.stats(), server.stats());
-            assert_eq!((theirs.streams_received, theirs.streams_refused, theirs.streams_cut), (count as u64, 0, 0));
+            assert_eq!(
+                (theirs.streams_received, theirs.streams_refused, theirs.streams_cut),
+                (count as u64, 0, 0)
+            );
             let peak = memory("VmHWM:").saturating_sub(before);
             let most_handlers = handlers[1].load(SeqCst) as u64;
-            let bound = (ours.streams_peak + theirs.streams_peak) * STREAM + most_handlers * THREAD + (16 << 20);
+            let bound = (ours.streams_peak + theirs.streams_peak) * STREAM
+                + most_handlers * THREAD
+                + (16 << 20);
             println!(
-                "{count} streams in {:.1?}: {} pauses, at most {} open at the sender, {} at the receiver, {most_handlers} handlers; \
+                "{count} streams in {:.1?}: {} pauses, at most {} open at the sender, {} at the \
+                 receiver, {most_handlers} handlers; \
                  memory {} KiB of {} KiB",
                 began.elapsed(),
                 theirs.accept_pauses,
@@ -121,14 +130,17 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
                 peak / 1024,
                 bound / 1024,
             );
-            assert!(theirs.streams_peak <= 1024 + most_handlers + 1, "the backlog, and what handlers hold");
+            assert!(
+                theirs.streams_peak <= 1024 + most_handlers + 1,
+                "the backlog, and what handlers hold"
+            );
             // Tests that run beside it would count, too.
             assert!(!full() || peak <= bound, "{peak} bytes of memory, {bound} are allowed");
         }
     });
 }
 
-// ---- programs that don't accept -----------------------------------------------------------------------------------------
+// ---- programs that don't accept -----------------------------------------------------------------
 
 /// Its first stream's data lies behind 3,000 SYNs, and it accepts no other before that has come.
 #[test]
@@ -136,7 +148,8 @@ fn a_server_that_handles_streams_in_its_accept_loop_gets_through_what_was_accept
     test("a_server_that_handles_streams_in_its_accept_loop_gets_through_what_was_accepted", || {
         for version in VERSIONS {
             let stall = Duration::from_millis(200);
-            let (mut raw, session) = against_server(quiet(version).accept_stall_timeout(Some(stall)), version);
+            let (mut raw, session) =
+                against_server(quiet(version).accept_stall_timeout(Some(stall)), version);
             let server = thread::spawn(move || {
                 let mut handled = 0;
                 for stream in session.incoming() {
@@ -168,7 +181,9 @@ fn a_pool_whose_workers_all_wait_for_data_gets_moving_again() {
     test("a_pool_whose_workers_all_wait_for_data_gets_moving_again", || {
         const WORKERS: usize = 4;
         for version in VERSIONS {
-            let config = quiet(version).accept_backlog(WORKERS).accept_stall_timeout(Some(Duration::from_millis(100)));
+            let config = quiet(version)
+                .accept_backlog(WORKERS)
+                .accept_stall_timeout(Some(Duration::from_millis(100)));
             let (mut raw, session) = against_server(config, version);
             let workers: Vec<_> = (0..WORKERS)
                 .map(|_| {
@@ -206,7 +221,7 @@ fn a_pool_whose_workers_all_wait_for_data_gets_moving_again() {
     });
 }
 
-// ---- how long it lasts --------------------------------------------------------------------------------------------------
+// ---- how long it lasts --------------------------------------------------------------------------
 
 /// Once it has waited in vain, it refuses without waiting until half of the backlog is free.
 #[test]
@@ -266,8 +281,12 @@ fn each_accept_gives_the_pause_its_whole_time_again() {
 fn without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests() {
     test("without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests", || {
         for version in VERSIONS {
-            let timeout = Duration::from_millis(1500); // so long may the few steps take until it is paused
-            let config = Config::new().version(version).keepalive_interval(timeout / 3).keepalive_timeout(timeout);
+            // so long may the few steps take until it is paused
+            let timeout = Duration::from_millis(1500);
+            let config = Config::new()
+                .version(version)
+                .keepalive_interval(timeout / 3)
+                .keepalive_timeout(timeout);
             let config = config.stall_timeout(Some(timeout / 10)).accept_stall_timeout(None);
             let (mut raw, session) = against_server(config.accept_backlog(1), version);
             raw.syn(3, "");
@@ -289,13 +308,14 @@ fn without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests() {
     });
 }
 
-// ---- what ends it -------------------------------------------------------------------------------------------------------
+// ---- what ends it -------------------------------------------------------------------------------
 
 #[test]
 fn close_ends_the_pause() {
     test("close_ends_the_pause", || {
         for version in VERSIONS {
-            let config = quiet(version).accept_stall_timeout(None).close_timeout(Duration::from_secs(3600));
+            let config =
+                quiet(version).accept_stall_timeout(None).close_timeout(Duration::from_secs(3600));
             let (raw, session) = paused(config, version);
             let closer = thread::spawn(move || session.close());
             raw.finish();
@@ -362,7 +382,7 @@ fn the_sessions_end_ends_the_pause() {
     });
 }
 
-// ---- refused ids --------------------------------------------------------------------------------------------------------
+// ---- refused ids --------------------------------------------------------------------------------
 
 /// Go drops a FIN that comes before its `OpenStream` has returned: the first data on a refused id
 /// is answered with one more.
@@ -402,7 +422,12 @@ fn the_first_data_on_one_of_the_last_1024_refused_ids_gets_one_more_fin() {
                 let header = raw.recv().header;
                 match header.command {
                     Command::Upd => {}
-                    command => break assert_eq!((command, header.stream_id), (Command::Fin, id(REFUSED + 1))),
+                    command => {
+                        break assert_eq!(
+                            (command, header.stream_id),
+                            (Command::Fin, id(REFUSED + 1))
+                        );
+                    }
                 }
             }
             assert_eq!(session.stats().streams_refused, u64::from(REFUSED) + 1);

@@ -1,4 +1,5 @@
-//! `copy_bidirectional`: half-close, counts, the first cause, idleness, what each end sees after a failure.
+//! `copy_bidirectional`: half-close, counts, the first cause, idleness, what each end sees after a
+//! failure.
 #![cfg(unix)]
 
 mod support;
@@ -98,7 +99,8 @@ fn at_once<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync)
 
 /// Pairs of all kinds of connections.
 fn all_kinds() -> Vec<(&'static str, Conn, Conn)> {
-    let mut all = vec![("tcp-unix", Conn::tcp(), Conn::unix()), ("unix-tcp", Conn::unix(), Conn::tcp())];
+    let mut all =
+        vec![("tcp-unix", Conn::tcp(), Conn::unix()), ("unix-tcp", Conn::unix(), Conn::tcp())];
     for config in versions() {
         all.push(("stream-tcp", Conn::stream(config.clone()), Conn::tcp()));
         all.push(("unix-stream", Conn::unix(), Conn::stream(config.clone())));
@@ -113,9 +115,11 @@ fn a_half_close_passes_through_and_the_other_direction_goes_on() {
         for first_is_a in [true, false] {
             for (kind, a, b) in all_kinds() {
                 let copy = thread::spawn(move || {
-                    copy_bidirectional(&*a.near, &*b.near).map(|copied| (copied, a._under, b._under))
+                    copy_bidirectional(&*a.near, &*b.near)
+                        .map(|copied| (copied, a._under, b._under))
                 });
-                let (asks, answers) = if first_is_a { (&*a.far, &*b.far) } else { (&*b.far, &*a.far) };
+                let (asks, answers) =
+                    if first_is_a { (&*a.far, &*b.far) } else { (&*b.far, &*a.far) };
                 write_all(asks, b"a question").unwrap();
                 asks.finish_write().unwrap();
                 assert_eq!(read_to_end(answers).unwrap(), b"a question", "{kind}");
@@ -157,9 +161,10 @@ fn large_transfers_both_ways_at_once_lose_nothing() {
     });
 }
 
-// ---- failures ---------------------------------------------------------------------------------------------------------
+// ---- failures -----------------------------------------------------------------------------------
 
-/// A session dies midway: what came before is delivered, then the error; the socket's peer sees what the socket's owner wants.
+/// A session dies midway: what came before is delivered, then the error; the socket's peer sees
+/// what the socket's owner wants.
 #[test]
 fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it() {
     test("a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it", || {
@@ -189,7 +194,9 @@ fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it()
                 drop(socket);
                 match peer.read(&mut [0]) {
                     Ok(0) => assert!(!linger),
-                    Err(error) => assert!(linger && error.kind() == ErrorKind::ConnectionReset, "{error}"),
+                    Err(error) => {
+                        assert!(linger && error.kind() == ErrorKind::ConnectionReset, "{error}")
+                    }
                     Ok(_) => panic!("data out of nowhere"),
                 }
             }
@@ -197,7 +204,8 @@ fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it()
     });
 }
 
-/// More is buffered in the stream than the socket takes: all of it arrives though the session is dead.
+/// More is buffered in the stream than the socket takes: all of it arrives though the session is
+/// dead.
 #[test]
 fn what_was_received_before_a_failure_is_delivered_first() {
     test("what_was_received_before_a_failure_is_delivered_first", || {
@@ -208,8 +216,9 @@ fn what_was_received_before_a_failure_is_delivered_first() {
         write_all(&far, &sent).unwrap();
         client.close().unwrap();
         let _ = server.closed().recv(); // it is over before the copy begins
-        let copy =
-            thread::spawn(move || copy_bidirectional(&near, &socket).map_err(|error| (error.fault, error.copied)));
+        let copy = thread::spawn(move || {
+            copy_bidirectional(&near, &socket).map_err(|error| (error.fault, error.copied))
+        });
         let got = read_to_end(&peer).unwrap();
         assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
         let (fault, copied) = copy.join().unwrap().unwrap_err();
@@ -222,7 +231,8 @@ fn what_was_received_before_a_failure_is_delivered_first() {
 fn a_download_that_is_given_up_ends_the_stream() {
     test("a_download_that_is_given_up_ends_the_stream", || {
         for config in versions() {
-            let (_under, near, far) = stream(config.half_close_stall(Some(Duration::from_millis(200))));
+            let (_under, near, far) =
+                stream(config.half_close_stall(Some(Duration::from_millis(200))));
             let (socket, peer) = tcp();
             let copy = thread::spawn(move || copy_bidirectional(&socket, &near));
             let sender = thread::spawn({
@@ -242,7 +252,10 @@ fn a_download_that_is_given_up_ends_the_stream() {
             let error = copy.join().unwrap().unwrap_err();
             // Whoever saw the reset first tells of it.
             assert!(matches!(error.fault, Fault::Write(Side::A) | Fault::Read(Side::A)), "{error}");
-            assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+            assert!(
+                matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+                "{error}"
+            );
             assert!(error.copied.b_to_a >= 300_000);
             assert_eq!(read_to_end(&far).unwrap(), b""); // the wire has no other word
             assert!(matches!(sender.join().unwrap(), Error::PeerFinished(_) | Error::PeerClosed));
@@ -257,14 +270,22 @@ fn an_upload_that_is_given_up_ends_the_sockets_reading() {
         let (_under, near, far) = stream(v2().half_close_stall(Some(Duration::from_millis(200))));
         let (socket, peer) = tcp();
         let copy = thread::spawn(move || copy_bidirectional(&near, &socket));
-        let sender = thread::spawn(move || write_all(&peer, &vec![7; 64 << 20]).unwrap_err().kind());
+        let sender =
+            thread::spawn(move || write_all(&peer, &vec![7; 64 << 20]).unwrap_err().kind());
         read_exact(&far, 300_000);
         drop(far);
         let error = copy.join().unwrap().unwrap_err();
-        assert_eq!((error.fault, error.kind()), (Fault::Write(Side::A), ErrorKind::BrokenPipe), "{error}");
+        assert_eq!(
+            (error.fault, error.kind()),
+            (Fault::Write(Side::A), ErrorKind::BrokenPipe),
+            "{error}"
+        );
         assert!(matches!(Error::from(error.source), Error::PeerFinished(_)));
         // The socket is dropped with unread data.
-        assert!(matches!(sender.join().unwrap(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+        assert!(matches!(
+            sender.join().unwrap(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ));
     });
 }
 
@@ -287,7 +308,8 @@ impl<T: Duplex> Duplex for Watched<T> {
     }
 }
 
-/// A socket tells of a reset once: to a write, so that the read at the same moment says `Ok(0)`. No end is passed on then.
+/// A socket tells of a reset once: to a write, so that the read at the same moment says `Ok(0)`. No
+/// end is passed on then.
 #[test]
 fn a_reset_is_never_passed_on_as_an_end() {
     test("a_reset_is_never_passed_on_as_an_end", || {
@@ -303,7 +325,10 @@ fn a_reset_is_never_passed_on_as_an_end() {
             drop(a_far);
             let (result, finished) = copy.join().unwrap();
             let error = result.unwrap_err();
-            assert!(matches!(error.fault, Fault::Read(Side::A) | Fault::Write(Side::A)), "{round}: {error}");
+            assert!(
+                matches!(error.fault, Fault::Read(Side::A) | Fault::Write(Side::A)),
+                "{round}: {error}"
+            );
             assert!(!finished, "round {round}: {error}");
             writer.join().unwrap();
         }
@@ -315,7 +340,8 @@ fn a_reset_is_never_passed_on_as_an_end() {
 fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
     test("a_unix_sockets_reset_is_never_passed_on_as_an_end", || {
         for round in 0..400 {
-            let ((a, a_far), (b, b_far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let ((a, a_far), (b, b_far)) =
+                (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
             let copy = thread::spawn(move || {
                 let b = Watched(b, AtomicBool::new(false));
                 (copy_bidirectional(&a, &b), b.1.into_inner())
@@ -333,12 +359,14 @@ fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
     });
 }
 
-/// The peer takes the last answer and is gone at once, as it may: the end is in order, and is passed on.
+/// The peer takes the last answer and is gone at once, as it may: the end is in order, and is
+/// passed on.
 #[test]
 fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
     test("a_peer_that_closes_after_the_last_answer_has_ended_in_order", || {
         for round in 0..400 {
-            let ((a, mut a_far), (b, mut b_far)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let ((a, mut a_far), (b, mut b_far)) =
+                (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
             let copy = thread::spawn(move || copy_bidirectional(&a, &b));
             let client = thread::spawn(move || {
                 a_far.write_all(b"question").unwrap();
@@ -350,7 +378,8 @@ fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
             assert_eq!(end, 0);
             drop(b_far);
             client.join().unwrap();
-            let copied = copy.join().unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+            let copied =
+                copy.join().unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
             assert_eq!((copied.a_to_b, copied.b_to_a), (8, 6));
         }
     });
@@ -388,13 +417,17 @@ fn a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that() {
         thread::sleep(Duration::from_millis(20)); // in any phase
         stop.close().unwrap();
         let error = copy.join().unwrap().unwrap_err();
-        assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::NotConnected), "{error}");
+        assert_eq!(
+            (error.fault, error.kind()),
+            (Fault::Read(Side::A), ErrorKind::NotConnected),
+            "{error}"
+        );
         assert!(Error::from(error.source).is_closed());
     });
 }
 
-/// A failed write while the other direction is blocked in a write to a socket that nobody reads: what has come isn't waited for
-/// without end.
+/// A failed write while the other direction is blocked in a write to a socket that nobody reads:
+/// what has come isn't waited for without end.
 #[test]
 fn a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time() {
     test("a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time", || {
@@ -407,7 +440,11 @@ fn a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time() {
             stop.shutdown(Shutdown::Write).unwrap();
             write_all(&*socket.far, b"x").unwrap();
             let error = copy.join().unwrap().unwrap_err();
-            assert_eq!((error.fault, error.kind()), (Fault::Write(Side::A), ErrorKind::BrokenPipe), "{error}");
+            assert_eq!(
+                (error.fault, error.kind()),
+                (Fault::Write(Side::A), ErrorKind::BrokenPipe),
+                "{error}"
+            );
             assert_eq!(error.copied.b_to_a, 0);
         });
     });
@@ -426,7 +463,11 @@ fn a_failed_read_reaches_calls_that_are_blocked() {
                 thread::spawn(move || while write_all(&peer, &[7; 65536]).is_ok() {})
             });
             let error = copy_bidirectional(&near, &socket).unwrap_err();
-            assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::TimedOut), "{error}");
+            assert_eq!(
+                (error.fault, error.kind()),
+                (Fault::Read(Side::A), ErrorKind::TimedOut),
+                "{error}"
+            );
             drop((socket, peer));
             if let Some(sender) = sender {
                 sender.join().unwrap();
@@ -435,7 +476,7 @@ fn a_failed_read_reaches_calls_that_are_blocked() {
     });
 }
 
-// ---- time -------------------------------------------------------------------------------------------------------------
+// ---- time ---------------------------------------------------------------------------------------
 
 const IDLE: Duration = Duration::from_millis(400);
 
@@ -464,7 +505,8 @@ fn a_half_closed_silence_is_idle_too() {
         far.shutdown(Shutdown::Write).unwrap();
         let error = idle().run(&near, &socket).unwrap_err();
         assert_eq!(error.fault, Fault::Idle);
-        assert_eq!(read_to_end(&peer).unwrap(), b""); // that end was the peer's own, and had been passed on
+        // that end was the peer's own, and had been passed on
+        assert_eq!(read_to_end(&peer).unwrap(), b"");
     });
 }
 
@@ -477,7 +519,8 @@ fn a_blocked_write_is_idle_too() {
                 far.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
                 thread::scope(|scope| {
                     let copy = scope.spawn(|| idle().run(&*a.near, &*b.near));
-                    while write_all(far, &[7; 65536]).is_ok() {} // until all that lies between is full
+                    // until all that lies between is full
+                    while write_all(far, &[7; 65536]).is_ok() {}
                     let error = copy.join().unwrap().unwrap_err();
                     assert_eq!(error.fault, Fault::Idle, "{kind}: {error}");
                 });
@@ -511,13 +554,15 @@ fn a_half_closed_copy_has_a_timeout_of_its_own() {
     });
 }
 
-/// Peers without half-close: the first end ends both, everything before it arrives, and no reset hurts it.
+/// Peers without half-close: the first end ends both, everything before it arrives, and no reset
+/// hurts it.
 #[test]
 fn without_half_close_the_first_end_ends_both() {
     test("without_half_close_the_first_end_ends_both", || {
         let options = CopyOptions::new().half_close(false);
         for config in versions() {
-            // At the stream. Its answer arrives whole, though the socket's peer reads late and sends on.
+            // At the stream. Its answer arrives whole, though the socket's peer reads late and
+            // sends on.
             let (_under, near, far) = stream(config.clone());
             let (socket, peer) = tcp();
             socket2::SockRef::from(&peer).set_recv_buffer_size(50_000).unwrap();
@@ -532,7 +577,8 @@ fn without_half_close_the_first_end_ends_both() {
             write_all(&far, &answer).unwrap();
             far.close().unwrap();
             for _ in 0..2 {
-                thread::sleep(Duration::from_millis(100)); // a copy that doesn't wait has dropped the socket by then
+                // a copy that doesn't wait has dropped the socket by then
+                thread::sleep(Duration::from_millis(100));
                 write_all(&peer, b"and more").unwrap();
             }
             assert!(read_to_end(&peer).unwrap() == answer);
@@ -540,7 +586,8 @@ fn without_half_close_the_first_end_ends_both() {
             drop(peer); // a reset after the end is no failure
             assert_eq!(copy.join().unwrap().unwrap().a_to_b, 400_000);
 
-            // At the socket: the stream's peer reads it, and the socket's peer an end as soon as the socket is dropped.
+            // At the socket: the stream's peer reads it, and the socket's peer an end as soon as
+            // the socket is dropped.
             let (_under, near, far) = stream(config);
             let (socket, peer) = tcp();
             let copy = thread::spawn({
@@ -573,7 +620,9 @@ fn one_direction_that_moves_is_enough() {
     fn moves(blocked: bool) {
         let (_under, near, far) = stream(v2());
         let (socket, peer) = tcp();
-        let copy = thread::spawn(move || CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket));
+        let copy = thread::spawn(move || {
+            CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket)
+        });
         if blocked {
             far.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
             while write_all(&far, &[7; 65536]).is_ok() {}
@@ -596,18 +645,22 @@ fn one_direction_that_moves_is_enough() {
     });
 }
 
-/// A reader so slow that a write of all that was read takes longer than the idle timeout, while the other direction is silent.
+/// A reader so slow that a write of all that was read takes longer than the idle timeout, while the
+/// other direction is silent.
 #[test]
 fn a_slow_reader_is_not_idle() {
     test("a_slow_reader_is_not_idle", || {
         let (_under, near, far) = stream(v2());
-        // Not TCP: with small buffers that moves nothing for seconds by itself, until a timer of its probes the window.
+        // Not TCP: with small buffers that moves nothing for seconds by itself, until a timer of
+        // its probes the window.
         let (socket, peer) = UnixStream::pair().unwrap();
         socket2::SockRef::from(&socket).set_send_buffer_size(4096).unwrap();
         let sent = Pattern::bytes(5, 120_000);
         write_all(&far, &sent).unwrap();
         far.shutdown(Shutdown::Write).unwrap();
-        let copy = thread::spawn(move || CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket));
+        let copy = thread::spawn(move || {
+            CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket)
+        });
         let (mut got, mut buf) = (Vec::new(), [0; 1000]);
         loop {
             match peer.read(&mut buf).unwrap() {
@@ -622,16 +675,23 @@ fn a_slow_reader_is_not_idle() {
     });
 }
 
-/// A deadline that was set before holds, with and without an idle timeout, and isn't asked again and again.
+/// A deadline that was set before holds, with and without an idle timeout, and isn't asked again
+/// and again.
 #[test]
 fn a_deadline_of_the_streams_ends_the_copy() {
     test("a_deadline_of_the_streams_ends_the_copy", || {
-        for options in [CopyOptions::new(), CopyOptions::new().idle_timeout(Some(Duration::from_secs(50)))] {
+        for options in
+            [CopyOptions::new(), CopyOptions::new().idle_timeout(Some(Duration::from_secs(50)))]
+        {
             let (_under, near, far) = stream(v2());
             let (socket, _peer) = tcp();
             near.set_read_deadline(Some(Instant::now() + Duration::from_millis(100)));
             let error = options.run(&near, &socket).unwrap_err();
-            assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::TimedOut), "{error}");
+            assert_eq!(
+                (error.fault, error.kind()),
+                (Fault::Read(Side::A), ErrorKind::TimedOut),
+                "{error}"
+            );
             assert!(Error::from(error.source).is_timeout());
             drop(far);
         }
@@ -647,7 +707,11 @@ fn a_deadline_of_the_streams_ends_the_copy() {
         near.set_write_deadline(Some(Instant::now()));
         let sender = thread::spawn(move || while (&peer).write_all(&[7; 65536]).is_ok() {});
         let error = copy_bidirectional(&socket, &near).unwrap_err();
-        assert_eq!((error.fault, error.kind()), (Fault::Write(Side::B), ErrorKind::TimedOut), "{error}");
+        assert_eq!(
+            (error.fault, error.kind()),
+            (Fault::Write(Side::B), ErrorKind::TimedOut),
+            "{error}"
+        );
         drop(socket);
         sender.join().unwrap();
     });
@@ -668,8 +732,9 @@ fn timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back() {
         near.set_nonblocking(true).unwrap();
         socket.set_nonblocking(true).unwrap();
         thread::scope(|scope| {
-            let copy =
-                scope.spawn(|| CopyOptions::new().idle_timeout(Some(Duration::from_secs(50))).run(&near, &socket));
+            let copy = scope.spawn(|| {
+                CopyOptions::new().idle_timeout(Some(Duration::from_secs(50))).run(&near, &socket)
+            });
             thread::sleep(Duration::from_millis(30)); // longer than the timeout of before
             write_all(&peer, b"late").unwrap();
             assert_eq!(read_exact(&far, 4), b"late");
@@ -678,7 +743,10 @@ fn timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back() {
             copy.join().unwrap().unwrap();
         });
         assert_eq!((near.read_timeout().unwrap(), near.write_timeout().unwrap()), (short, long));
-        assert_eq!((socket.read_timeout().unwrap(), socket.write_timeout().unwrap()), (short, long));
+        assert_eq!(
+            (socket.read_timeout().unwrap(), socket.write_timeout().unwrap()),
+            (short, long)
+        );
     });
 }
 
@@ -690,13 +758,14 @@ fn an_idle_timeout_of_zero_is_refused_and_nothing_has_changed() {
         assert_eq!((error.fault, error.kind()), (Fault::Start, ErrorKind::InvalidInput), "{error}");
         write_all(&a_far, b"x").unwrap();
         assert_eq!(read_exact(&a, 1), b"x");
-        let error = CopyOptions::new().idle_timeout(Some(IDLE)).run(&a, &Double::default()).unwrap_err();
+        let error =
+            CopyOptions::new().idle_timeout(Some(IDLE)).run(&a, &Double::default()).unwrap_err();
         assert_eq!((error.fault, error.kind()), (Fault::Start, ErrorKind::Unsupported), "{error}");
         assert_eq!(a.read_timeout().unwrap(), None);
     });
 }
 
-// ---- ends that have ended already ---------------------------------------------------------------------------------------
+// ---- ends that have ended already ---------------------------------------------------------------
 
 #[test]
 fn ends_that_have_ended_already() {
@@ -737,7 +806,11 @@ fn ends_that_have_ended_already() {
         socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
         drop(peer);
         let error = copy_bidirectional(&socket, &near).unwrap_err();
-        assert_eq!((error.fault, error.kind()), (Fault::Read(Side::A), ErrorKind::ConnectionReset), "{error}");
+        assert_eq!(
+            (error.fault, error.kind()),
+            (Fault::Read(Side::A), ErrorKind::ConnectionReset),
+            "{error}"
+        );
         assert_eq!(error.copied.a_to_b, 10);
         assert_eq!(read_to_end(&far).unwrap(), b"last words");
     });
@@ -821,7 +894,7 @@ fn without_half_close_one_of_two_ends_is_passed_on() {
     });
 }
 
-// ---- connections of the user's ------------------------------------------------------------------------------------------
+// ---- connections of the user's ------------------------------------------------------------------
 
 /// A connection by script: it reads `input`, then waits until it is stopped.
 #[derive(Default)]
@@ -890,15 +963,21 @@ impl Duplex for Double {
     }
 }
 
-/// Writing to one connection fails: what its peer had sent is still delivered, and no end is passed on.
+/// Writing to one connection fails: what its peer had sent is still delivered, and no end is passed
+/// on.
 #[test]
 fn a_failed_write_loses_nothing_of_the_other_direction() {
     test("a_failed_write_loses_nothing_of_the_other_direction", || {
         let said = Pattern::bytes(6, 10_000);
-        let broken = Double { input: Mutex::new(said.clone()), fails_writing: true, ..Double::default() };
+        let broken =
+            Double { input: Mutex::new(said.clone()), fails_writing: true, ..Double::default() };
         let other = Double { input: Mutex::new(b"x".to_vec()), timed: true, ..Double::default() };
         let error = copy_bidirectional(&other, &broken).unwrap_err();
-        assert_eq!((error.fault, error.kind()), (Fault::Write(Side::B), ErrorKind::HostUnreachable), "{error}");
+        assert_eq!(
+            (error.fault, error.kind()),
+            (Fault::Write(Side::B), ErrorKind::HostUnreachable),
+            "{error}"
+        );
         assert_eq!((error.copied.a_to_b, error.copied.b_to_a), (0, 10_000));
         assert!(*other.written.lock().unwrap() == said);
         assert!(!other.finished.load(SeqCst) && !broken.finished.load(SeqCst));
@@ -911,16 +990,22 @@ fn a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller() {
     test("a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller", || {
         // In each direction, and so in each of the two threads.
         for (a_panics, reading) in [(true, true), (true, false), (false, true), (false, false)] {
-            let double = Double { panics_reading: reading, panics_writing: !reading, ..Double::default() };
+            let double =
+                Double { panics_reading: reading, panics_writing: !reading, ..Double::default() };
             let (socket, mut peer) = tcp();
             peer.write_all(b"something to write").unwrap();
             let panic = catch_unwind(AssertUnwindSafe(|| {
-                if a_panics { copy_bidirectional(&double, &socket) } else { copy_bidirectional(&socket, &double) }
+                if a_panics {
+                    copy_bidirectional(&double, &socket)
+                } else {
+                    copy_bidirectional(&socket, &double)
+                }
             }));
             let text = panic.unwrap_err();
             assert_eq!(text.downcast_ref::<&str>(), Some(&"of the user's own making"));
             assert!(double.aborts.load(SeqCst) > 0);
-            assert_eq!(Duplex::read(&socket, &mut [0; 64]).unwrap_or(0) % 18, 0); // it doesn't wait any more
+            // it doesn't wait any more
+            assert_eq!(Duplex::read(&socket, &mut [0; 64]).unwrap_or(0) % 18, 0);
         }
     });
 }
@@ -941,7 +1026,8 @@ fn pointers_and_trait_objects_are_copied_as_what_they_point_to() {
 #[test]
 fn an_error_tells_what_failed_and_becomes_an_io_error() {
     test("an_error_tells_what_failed_and_becomes_an_io_error", || {
-        let broken = Double { input: Mutex::new(b"123".to_vec()), fails_writing: true, ..Double::default() };
+        let broken =
+            Double { input: Mutex::new(b"123".to_vec()), fails_writing: true, ..Double::default() };
         let (socket, mut peer) = tcp();
         peer.write_all(b"something").unwrap();
         let error: CopyError = copy_bidirectional(&socket, &broken).unwrap_err();
@@ -949,7 +1035,10 @@ fn an_error_tells_what_failed_and_becomes_an_io_error() {
         let copied = error.copied.b_to_a;
         assert_eq!(
             text,
-            format!("copy: writing to b failed after 0 bytes from a to b and {copied} from b to a: host unreachable")
+            format!(
+                "copy: writing to b failed after 0 bytes from a to b and {copied} from b to a: \
+                 host unreachable"
+            )
         );
         let io = io::Error::from(error);
         assert_eq!((io.kind(), io.to_string()), (ErrorKind::HostUnreachable, text));
@@ -957,9 +1046,10 @@ fn an_error_tells_what_failed_and_becomes_an_io_error() {
     });
 }
 
-// ---- many ---------------------------------------------------------------------------------------------------------------
+// ---- many ---------------------------------------------------------------------------------------
 
-/// A protocol that half-closes, over many forwards at once, each from a socket through a stream to a socket.
+/// A protocol that half-closes, over many forwards at once, each from a socket through a stream to
+/// a socket.
 #[test]
 fn fifty_forwards_at_once() {
     test("fifty_forwards_at_once", || {
@@ -998,7 +1088,10 @@ fn fifty_forwards_at_once() {
                         let answer = read_to_end(&user).unwrap();
                         assert!(answer.iter().rev().eq(&question));
                         let copied = copy.join().unwrap().unwrap();
-                        assert_eq!((copied.a_to_b, copied.b_to_a), (question.len() as u64, question.len() as u64));
+                        assert_eq!(
+                            (copied.a_to_b, copied.b_to_a),
+                            (question.len() as u64, question.len() as u64)
+                        );
                     });
                 });
             }

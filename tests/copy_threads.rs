@@ -45,6 +45,7 @@ fn a_copy_takes_two_threads_and_the_second_is_gone_when_it_returns() {
             let copied = caller.join().unwrap();
             assert_eq!((copied.a_to_b, copied.b_to_a), (1, 1));
         }
-        until(|| threads().len() == before); // joined, but a thread needs a moment to leave the process
+        // joined, but a thread needs a moment to leave the process
+        until(|| threads().len() == before);
     });
 }

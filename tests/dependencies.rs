@@ -1,7 +1,8 @@
-//! What the crate depends on: five crates in every build, one more for each feature, and nothing that
-//! a user's licence check or an older compiler would refuse.
+//! What the crate depends on: five crates in every build, one more for each feature, and nothing
+//! that a user's licence check or an older compiler would refuse.
 //!
-//! `cargo metadata` tells what was resolved for this machine, from the lock file, without a network.
+//! `cargo metadata` tells what was resolved for this machine, from the lock file, without a
+//! network.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -17,15 +18,24 @@ const OPTIONAL: [&str; 1] = ["rustls"];
 
 /// One of these is enough where a crate offers several licences. The first four are what new
 /// dependencies may have; the rest are as free, and came with crates that everybody uses.
-const LICENCES: [&str; 8] =
-    ["MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "BSD-2-Clause", "Unlicense", "Zlib", "Unicode-3.0"];
+const LICENCES: [&str; 8] = [
+    "MIT",
+    "Apache-2.0",
+    "ISC",
+    "BSD-3-Clause",
+    "BSD-2-Clause",
+    "Unlicense",
+    "Zlib",
+    "Unicode-3.0",
+];
 
 /// Everything that is resolved for this machine: dependencies, features' dependencies, and those of
 /// tests, examples and benchmarks.
 fn resolved() -> Metadata {
     let rustc = Command::new("rustc").arg("-vV").output().expect("rustc runs");
     let rustc = String::from_utf8(rustc.stdout).expect("rustc speaks UTF-8");
-    let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
+    let host =
+        rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .features(cargo_metadata::CargoOpt::AllFeatures)
@@ -41,7 +51,8 @@ fn this_crate(metadata: &Metadata) -> &Package {
 /// Names of the dependencies that a build of the library has, optional or not as asked.
 fn built_in(package: &Package, optional: bool) -> BTreeSet<&str> {
     let dependencies = package.dependencies.iter();
-    let built_in = dependencies.filter(|it| it.kind != DependencyKind::Development && it.optional == optional);
+    let built_in =
+        dependencies.filter(|it| it.kind != DependencyKind::Development && it.optional == optional);
     built_in.map(|it| it.name.as_str()).collect()
 }
 
@@ -65,7 +76,8 @@ fn every_build_depends_on_these_five_and_each_feature_on_one_more() {
 #[test]
 fn the_cryptography_of_tls_is_left_to_the_user() {
     let metadata = resolved();
-    let rustls = this_crate(&metadata).dependencies.iter().find(|it| it.optional && it.name == "rustls");
+    let rustls =
+        this_crate(&metadata).dependencies.iter().find(|it| it.optional && it.name == "rustls");
     let rustls = rustls.expect("rustls is a dependency");
     assert!(!rustls.uses_default_features, "rustls's default features choose a provider");
     assert_eq!(rustls.features, ["std"]);
@@ -95,8 +107,13 @@ fn every_dependency_builds_with_the_oldest_rust_that_this_crate_promises() {
 
 #[test]
 fn the_check_of_licences_reads_their_expressions() {
-    for licence in ["MIT", "MIT OR Apache-2.0", "MIT/Apache-2.0", "(MIT OR GPL-2.0) AND Unicode-3.0", "GPL-3.0 OR ISC"]
-    {
+    for licence in [
+        "MIT",
+        "MIT OR Apache-2.0",
+        "MIT/Apache-2.0",
+        "(MIT OR GPL-2.0) AND Unicode-3.0",
+        "GPL-3.0 OR ISC",
+    ] {
         assert!(is_allowed(licence), "{licence}");
     }
     for licence in ["GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND LGPL-2.1", "none", ""] {

@@ -1,8 +1,10 @@
-//! No freeze: echo on many streams of version 2 at once, with default settings. A thread for each stream reads, then
-//! writes what it read, so what it leaves unread waits for its writes. The clients write and read in separate threads.
+//! No freeze: echo on many streams of version 2 at once, with default settings. A thread for each
+//! stream reads, then writes what it read, so what it leaves unread waits for its writes. The
+//! clients write and read in separate threads.
 //!
-//! `tests/full echo` runs it at full size, optimised: 4 MiB each way on 17, 64, 128 and 512 streams, five rounds each.
-//! A frozen session would cut streams after 30 s, so every test says that nothing was cut.
+//! `tests/full echo` runs it at full size, optimised: 4 MiB each way on 17, 64, 128 and 512
+//! streams, five rounds each. A frozen session would cut streams after 30 s, so every test says
+//! that nothing was cut.
 
 mod support;
 
@@ -27,11 +29,15 @@ fn full() -> bool {
 }
 
 /// A thread with a small stack: there are three for each stream.
-fn small<T: Send + 'static>(name: String, body: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+fn small<T: Send + 'static>(
+    name: String,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
     thread::Builder::new().name(name).stack_size(256 * 1024).spawn(body).unwrap()
 }
 
-/// Accepts so many streams, and echoes each in a thread of its own; returns the session when all have ended.
+/// Accepts so many streams, and echoes each in a thread of its own; returns the session when all
+/// have ended.
 fn echo(server: Session, streams: usize) -> thread::JoinHandle<Session> {
     small("accept".to_owned(), move || {
         let echoes: Vec<_> = (0..streams)
@@ -108,27 +114,37 @@ fn round(streams: usize, each: usize) {
     nothing_cut(&client, &server);
 }
 
-/// "Echo ... a thread per stream, on 17, 64, 128, 512 streams at once, version 2, default settings: ends, nothing cut."
+/// "Echo ... a thread per stream, on 17, 64, 128, 512 streams at once, version 2, default settings:
+/// ends, nothing cut."
 #[test]
 fn echo_on_many_streams_ends_and_nothing_is_cut() {
-    let (counts, each, rounds) = if full() { (&STREAMS[..], 4 << 20, 5) } else { (&[64][..], 256 << 10, 1) };
+    let (counts, each, rounds) =
+        if full() { (&STREAMS[..], 4 << 20, 5) } else { (&[64][..], 256 << 10, 1) };
     for &streams in counts {
         for nth in 1..=rounds {
             let begin = Instant::now();
-            test_for("echo_on_many_streams_ends_and_nothing_is_cut", 5 * support::WATCHDOG, || round(streams, each));
-            println!("{streams} echo streams, {each} bytes each way, round {nth}: {:?}", begin.elapsed());
+            test_for("echo_on_many_streams_ends_and_nothing_is_cut", 5 * support::WATCHDOG, || {
+                round(streams, each)
+            });
+            println!(
+                "{streams} echo streams, {each} bytes each way, round {nth}: {:?}",
+                begin.elapsed()
+            );
         }
     }
 }
 
-/// The same with clients that read only when nothing moves any more: all of their writers are blocked, and so are the
-/// echoes. Whatever is on its way by then fits the server's budget, so that it goes on reading what lets the echoes go on.
+/// The same with clients that read only when nothing moves any more: all of their writers are
+/// blocked, and so are the echoes. Whatever is on its way by then fits the server's budget, so that
+/// it goes on reading what lets the echoes go on.
 #[test]
 fn clients_that_read_late_find_an_echo_that_moves() {
     let counts = if full() { &STREAMS[..] } else { &[17, 64, 128][..] };
     for &streams in counts {
         let begin = Instant::now();
-        test_for("clients_that_read_late_find_an_echo_that_moves", 2 * support::WATCHDOG, || late(streams));
+        test_for("clients_that_read_late_find_an_echo_that_moves", 2 * support::WATCHDOG, || {
+            late(streams)
+        });
         println!("{streams} echo streams, read late: {:?}", begin.elapsed());
     }
 }

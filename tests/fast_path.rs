@@ -1,5 +1,5 @@
-//! The fast paths and how they hand over: a caller's turn and what it leaves to the writer thread, reading ahead and what interrupts
-//! it, windows that grow and shrink.
+//! The fast paths and how they hand over: a caller's turn and what it leaves to the writer thread,
+//! reading ahead and what interrupts it, windows that grow and shrink.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::lab::{FAR, Lab, LabTransport, asleep, data, processed, quiet};
 use support::raw::{Raw, against_server};
 use support::{Pattern, test, until};
 
-// ---- the caller's turn ----------------------------------------------------------------------------------------------
+// ---- the caller's turn --------------------------------------------------------------------------
 
 type OnFlush = Box<dyn FnMut() -> io::Result<()> + Send>;
 
@@ -118,7 +118,9 @@ fn number(session: &Session) -> String {
 fn said(frames: &[Frame]) -> Vec<String> {
     let text = |frame: &Frame| {
         let Frame { header, payload } = frame;
-        format!("{:?} {} {}", header.command, header.stream_id, String::from_utf8_lossy(payload)).trim_end().to_owned()
+        format!("{:?} {} {}", header.command, header.stream_id, String::from_utf8_lossy(payload))
+            .trim_end()
+            .to_owned()
     };
     frames.iter().map(text).collect()
 }
@@ -132,7 +134,10 @@ fn an_answer_leaves_on_the_thread_that_writes_it() {
             assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
             // Without any wait: it has been written and flushed when the call returns.
             assert_eq!(asked.lab.frames().len(), round + 1);
-            assert_eq!((asked.mine().len(), asked.flushed.lock().unwrap().len()), (round + 1, round + 1));
+            assert_eq!(
+                (asked.mine().len(), asked.flushed.lock().unwrap().len()),
+                (round + 1, round + 1)
+            );
             (&asked.stream).flush().unwrap();
             asked.ask(b"again?");
         }
@@ -159,17 +164,23 @@ fn what_a_callers_turn_leaves_goes_out_before_any_other_frame() {
             asked.stream.close().unwrap();
             assert_eq!(asked.lab.blocked(), whole - cut);
             asked.lab.allow_all();
-            let frames = asked.lab.until_frames(|frames| support::lab::count(frames, Command::Fin, 3) == 1);
+            let frames =
+                asked.lab.until_frames(|frames| support::lab::count(frames, Command::Fin, 3) == 1);
             let said = said(&frames);
             assert_eq!(said[0], "Psh 3 the answer", "cut at {cut}: {said:?}");
             assert_eq!(data(&frames, 3), b"the answer, and more");
-            assert_eq!(data(&asked.lab.until_frames(|frames| !data(frames, 2).is_empty()), 2), b"express");
+            assert_eq!(
+                data(&asked.lab.until_frames(|frames| !data(frames, 2).is_empty()), 2),
+                b"express"
+            );
             assert_eq!(
                 frames
                     .iter()
                     .rposition(|f| f.header.stream_id == 3 && f.header.command == Command::Psh)
                     .map(|at| at + 1),
-                frames.iter().position(|f| f.header.stream_id == 3 && f.header.command == Command::Fin)
+                frames
+                    .iter()
+                    .position(|f| f.header.stream_id == 3 && f.header.command == Command::Fin)
             );
             assert_eq!(asked.mine()[..2], [true, false]);
         }
@@ -179,8 +190,10 @@ fn what_a_callers_turn_leaves_goes_out_before_any_other_frame() {
 #[test]
 fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
     test("a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread", || {
-        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::Interrupted] {
-            let asked = asked_with(move |caller| if caller { Err(kind.into()) } else { Ok(()) }, || Ok(()));
+        for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::Interrupted]
+        {
+            let asked =
+                asked_with(move |caller| if caller { Err(kind.into()) } else { Ok(()) }, || Ok(()));
             asked.lab.allow_all();
             (&asked.stream).write_all(b"answer").unwrap();
             (&asked.stream).flush().unwrap(); // the writer thread does it, and tells
@@ -201,7 +214,9 @@ fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
 fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
     test("a_flush_that_may_not_happen_now_is_left_to_the_writer_thread", || {
         let mut first = true;
-        let not_first = move || if std::mem::take(&mut first) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) };
+        let not_first = move || {
+            if std::mem::take(&mut first) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        };
         let asked = asked_with(|_| Ok(()), not_first);
         asked.lab.allow_all();
         (&asked.stream).write_all(b"answer").unwrap();
@@ -213,7 +228,8 @@ fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
     });
 }
 
-/// The turn's write was accepted; that the transport failed is what later calls are told, and reading goes on.
+/// The turn's write was accepted; that the transport failed is what later calls are told, and
+/// reading goes on.
 fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
     until(|| asked.session.close_reason().is_some());
     let reason = asked.session.close_reason().unwrap();
@@ -233,7 +249,10 @@ fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
         let asked = asked_with(|_| Err(io::ErrorKind::BrokenPipe.into()), || Ok(()));
         asked.lab.allow_all();
         assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
-        assert_write_failed(&asked, |error| matches!(error, Error::Io(e) if e.kind() == io::ErrorKind::BrokenPipe));
+        assert_write_failed(
+            &asked,
+            |error| matches!(error, Error::Io(e) if e.kind() == io::ErrorKind::BrokenPipe),
+        );
         assert_eq!(asked.mine(), [true], "after a failure nobody writes again");
         assert!(asked.session.close().is_err());
     });
@@ -242,7 +261,8 @@ fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
 #[test]
 fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller() {
     test("a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller", || {
-        // The lab takes its hook out while it runs: a panic on the caller's thread is the first and only call.
+        // The lab takes its hook out while it runs: a panic on the caller's thread is the first and
+        // only call.
         let asked = asked_with(|_| panic!("the transport panics, as ordered"), || Ok(()));
         asked.lab.allow_all();
         assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
@@ -252,7 +272,8 @@ fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_calle
     });
 }
 
-/// A session whose next caller's turn stays in the transport until `release` is sent to; it says on `inside` that it is there.
+/// A session whose next caller's turn stays in the transport until `release` is sent to; it says on
+/// `inside` that it is there.
 fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let ((enter, inside), (release, released)) = (mpsc::channel(), mpsc::channel());
     let on_write = move |caller| {
@@ -291,7 +312,10 @@ fn a_session_that_closes_during_a_callers_turn_sends_all_of_it_first() {
             release.send(()).unwrap();
             assert_eq!(writer.join().unwrap(), 15);
             asked.lab.wait(|state| state.finished.then_some(()));
-            assert_eq!(said(&asked.lab.frames()), ["Psh 3 the last answer", "Psh 2 other", "Fin 2"]);
+            assert_eq!(
+                said(&asked.lab.frames()),
+                ["Psh 3 the last answer", "Psh 2 other", "Fin 2"]
+            );
             asked.lab.eof();
             closer.join().unwrap();
         }
@@ -372,7 +396,9 @@ fn who_may_not_wait_does_not_take_the_turn() {
     test("who_may_not_wait_does_not_take_the_turn", || {
         type Setting = fn(&Stream);
         let near: [(&str, Setting); 5] = [
-            ("a timeout of 19 ms", |stream| stream.set_write_timeout(Some(Duration::from_millis(19))).unwrap()),
+            ("a timeout of 19 ms", |stream| {
+                stream.set_write_timeout(Some(Duration::from_millis(19))).unwrap()
+            }),
             ("a deadline in 19 ms", |stream| {
                 stream.set_write_deadline(Some(Instant::now() + Duration::from_millis(19)));
             }),
@@ -490,7 +516,7 @@ fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
     });
 }
 
-// ---- reading ahead --------------------------------------------------------------------------------------------------
+// ---- reading ahead ------------------------------------------------------------------------------
 
 /// Input that comes in pieces of given sizes, over several buffers; then its end.
 struct Feed {
@@ -591,18 +617,21 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
                 0 => psh(&mut bytes, 5, 1),
                 1 => psh(&mut bytes, 7, length - 1),
                 2 => psh(&mut bytes, 9, length.min(65_534) + 1),
-                3 => frame(&mut bytes, Command::Psh, 999, &vec![1; length]), // nobody's, and like those around it
+                // nobody's, and like those around it
+                3 => frame(&mut bytes, Command::Psh, 999, &vec![1; length]),
                 4 => frame(&mut bytes, Command::Psh, 999, &[1; 17]),
                 5 => frame(&mut bytes, Command::Psh, 3, &vec![2; length]), // too late
                 6 => frame(&mut bytes, Command::Nop, 0, &[]),
                 7 => frame(&mut bytes, Command::Psh, id, &[]),
-                8 => frame(&mut bytes, Command::Syn, 5, &vec![b'n'; length]), // it is open: read past
+                // it is open: read past
+                8 => frame(&mut bytes, Command::Syn, 5, &vec![b'n'; length]),
                 9 if version == 2 => bytes.extend(Frame::update(id, 0, 65_536).encode()),
                 _ => frame(&mut bytes, Command::Fin, 999, &[]),
             }
         }
         if round % 6 == 5 {
-            // A name as long as a frame, which may lie in a buffer of its own already. (Four of 32 KiB is all that the smaller budget takes.)
+            // A name as long as a frame, which may lie in a buffer of its own already. (Four of 32
+            // KiB is all that the smaller budget takes.)
             let opened = 11 + 2 * round as u32;
             frame(&mut bytes, Command::Syn, opened, &vec![b'a' + round as u8; length.min(32_768)]);
             streams.push((opened, vec![]));
@@ -661,7 +690,8 @@ fn runs_of_equal_frames_with_anything_between_them_lose_and_mix_up_nothing() {
                 let sizes: Vec<usize> = splits[seed as usize % splits.len()].into();
                 let sizes = sizes.into_iter().cycle();
                 let feed = Feed { data: bytes.clone(), at: 0, sizes, reads: Arc::default() };
-                let session = Session::server(feed, listening(version).max_receive_buffer(budget)).unwrap();
+                let session =
+                    Session::server(feed, listening(version).max_receive_buffer(budget)).unwrap();
                 listen(&session, streams.clone());
             }
         }
@@ -696,15 +726,21 @@ fn a_run_comes_with_few_reads() {
         }
         bytes.extend(Frame::new(1, Command::Fin, 3, []).unwrap().encode());
         let reads = Arc::new(AtomicUsize::new(0));
-        let feed = Feed { data: bytes, at: 0, sizes: vec![usize::MAX].into_iter().cycle(), reads: Arc::clone(&reads) };
+        let feed = Feed {
+            data: bytes,
+            at: 0,
+            sizes: vec![usize::MAX].into_iter().cycle(),
+            reads: Arc::clone(&reads),
+        };
         let session = Session::server(feed, listening(1)).unwrap();
         listen(&session, vec![(3, payload.repeat(80))]);
-        // Eight frames with one, and one for the next header; some more until it is known for a run.
+        // Eight frames with one, and one for the next header; some more until it is known for a
+        // run.
         assert!(reads.load(SeqCst) <= 80 / 8 * 2 + 10, "{reads:?} reads");
     });
 }
 
-// ---- windows that grow ----------------------------------------------------------------------------------------------
+// ---- windows that grow --------------------------------------------------------------------------
 
 /// A raw version 2 peer, and a session whose streams it fills up to their windows.
 struct Filling {
@@ -736,7 +772,15 @@ impl Filling {
                 let id = 3 + 2 * n;
                 raw.syn(id, "filled");
                 let stream = session.accept().unwrap();
-                Filled { id, stream, sent: 0, read: 0, edge: 262_144, consumed: 0, windows: Vec::new() }
+                Filled {
+                    id,
+                    stream,
+                    sent: 0,
+                    read: 0,
+                    edge: 262_144,
+                    consumed: 0,
+                    windows: Vec::new(),
+                }
             })
             .collect();
         Self { raw, session, frames: streams.len() as u64, streams }
@@ -779,14 +823,16 @@ impl Filling {
         word(4)
     }
 
-    /// One round of a peer that fills the window and a reader that reads all of it; returns the window announced.
+    /// One round of a peer that fills the window and a reader that reads all of it; returns the
+    /// window announced.
     fn round(&mut self, at: usize) -> u32 {
         self.fill(at);
         self.read(at, self.streams[at].sent - self.streams[at].read);
         self.hear(at)
     }
 
-    /// What the peer has been granted and the application hasn't read, over all streams, as the peer sees it.
+    /// What the peer has been granted and the application hasn't read, over all streams, as the
+    /// peer sees it.
     fn granted(&self) -> u64 {
         self.streams.iter().map(|of| of.edge - of.consumed).sum()
     }
@@ -829,7 +875,11 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
         let mut window = 1 << 20;
         for eight in windows.chunks(8) {
             let half = (window / 2).max(65_536);
-            assert_eq!(eight, [window, window, window, window, window, window, window, half], "{windows:?}");
+            assert_eq!(
+                eight,
+                [window, window, window, window, window, window, window, half],
+                "{windows:?}"
+            );
             window = half;
         }
         // And grows again for one that keeps up.

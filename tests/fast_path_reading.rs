@@ -1,8 +1,10 @@
-//! A caller reads: while one stream alone talks in requests and answers, the thread that waits in `read` reads the transport itself. What comes
-//! in its turn, for whom, and how the reader thread takes the reading back.
+//! A caller reads: while one stream alone talks in requests and answers, the thread that waits in
+//! `read` reads the transport itself. What comes in its turn, for whom, and how the reader thread
+//! takes the reading back.
 //!
-//! Most tests run over a [`Line`]: a transport whose bounded reads last until the test lets them end, so that a caller stays in its turn for as long as
-//! the test wants. It records which thread reads. Over real sockets: tests/fast_path_reading_sockets.rs.
+//! Most tests run over a [`Line`]: a transport whose bounded reads last until the test lets them
+//! end, so that a caller stays in its turn for as long as the test wants. It records which thread
+//! reads. Over real sockets: tests/fast_path_reading_sockets.rs.
 
 mod support;
 
@@ -20,7 +22,7 @@ use support::faulty::Rng;
 use support::lab::{asleep, blocked, data, quiet};
 use support::{Pattern, test, until};
 
-// ---- a line that the test moves -------------------------------------------------------------------------------------
+// ---- a line that the test moves -----------------------------------------------------------------
 
 /// What a read finds.
 #[derive(Debug, Clone)]
@@ -78,7 +80,8 @@ struct Line(Arc<Shared>);
 
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner) // the line is let go of when a test has failed, too
+        // the line is let go of when a test has failed, too
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
@@ -104,7 +107,9 @@ impl Line {
 
     /// Everything was read, and this thread waits for more.
     fn reads_next(&self, name: &str) {
-        self.wait(|state| (state.input.is_empty() && state.inside.as_deref() == Some(name)).then_some(()));
+        self.wait(|state| {
+            (state.input.is_empty() && state.inside.as_deref() == Some(name)).then_some(())
+        });
     }
 
     /// Everything was read, and somebody waits for more: who?
@@ -120,7 +125,9 @@ impl Transport for Line {
             line.change(|state| {
                 state.bounds.push(bound);
                 match (state.refuse, bound) {
-                    (Refuse::Setting, Some(_)) | (Refuse::Clearing, None) => Err(io::Error::other("as ordered")),
+                    (Refuse::Setting, Some(_)) | (Refuse::Clearing, None) => {
+                        Err(io::Error::other("as ordered"))
+                    }
                     _ => {
                         state.bound = bound;
                         Ok(())
@@ -155,7 +162,9 @@ impl Read for Line {
                     state.reads.push(me);
                     return Ok(n);
                 }
-                Some(Input::Bound) if state.bound.is_some() => return Err(io::ErrorKind::WouldBlock.into()),
+                Some(Input::Bound) if state.bound.is_some() => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 Some(Input::Bound) => continue,
                 Some(Input::Fail(kind)) => return Err(kind.into()),
                 Some(Input::Eof) => {
@@ -221,7 +230,7 @@ impl Control for Line {
     }
 }
 
-// ---- a conversation -------------------------------------------------------------------------------------------------
+// ---- a conversation -----------------------------------------------------------------------------
 
 /// What an application's thread heard, and how that ended.
 type Heard = (Vec<u8>, io::Result<()>);
@@ -266,7 +275,10 @@ fn number(session: &Session) -> String {
 }
 
 /// A thread of that name.
-fn named<R: Send + 'static>(name: &str, body: impl FnOnce() -> R + Send + 'static) -> JoinHandle<R> {
+fn named<R: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> R + Send + 'static,
+) -> JoinHandle<R> {
     thread::Builder::new().name(name.into()).spawn(body).unwrap()
 }
 
@@ -277,7 +289,8 @@ impl Talk {
         let line = Line::default();
         line.change(|state| state.held = true);
         let session = Session::server(line.clone(), config).unwrap();
-        let (name, reader) = (format!("app-{}", number(&session)), format!("gmux-reader-{}", number(&session)));
+        let (name, reader) =
+            (format!("app-{}", number(&session)), format!("gmux-reader-{}", number(&session)));
         let mut talk = Self {
             line,
             session: Some(session),
@@ -344,7 +357,8 @@ impl Talk {
         self.line.wait(|state| (data(&state.frames, 3).len() >= answers).then_some(()));
     }
 
-    /// Talks until the application's thread is in its turn, inside a read of the line; the turn has just begun.
+    /// Talks until the application's thread is in its turn, inside a read of the line; the turn has
+    /// just begun.
     fn lead(&mut self) {
         loop {
             (0..20).for_each(|_| self.ask(b"?")); // quickly: slow turns would make offers rare
@@ -364,7 +378,8 @@ impl Talk {
 
     /// The application's thread has heard all that was said; returns how that ended.
     fn end(&mut self) -> io::Result<()> {
-        let (heard, end) = self.app.take().unwrap().join().expect("no panic reaches the application");
+        let (heard, end) =
+            self.app.take().unwrap().join().expect("no panic reaches the application");
         assert!(heard == self.said, "{} bytes heard, {} said", heard.len(), self.said.len());
         end
     }
@@ -387,7 +402,7 @@ impl Drop for Talk {
     }
 }
 
-// ---- who reads ------------------------------------------------------------------------------------------------------
+// ---- who reads ----------------------------------------------------------------------------------
 
 #[test]
 fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
@@ -397,7 +412,11 @@ fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
             talk.lead();
             assert_eq!(talk.line.lock().bounds.last(), Some(&Some(Duration::from_millis(10))));
             let before = talk.reads().len();
-            assert!(talk.reads()[..8].iter().all(|name| *name == talk.reader), "{:?}", talk.reads());
+            assert!(
+                talk.reads()[..8].iter().all(|name| *name == talk.reader),
+                "{:?}",
+                talk.reads()
+            );
             talk.ask(b"and now?");
             assert_eq!(talk.reads()[before..], [talk.name.clone()]);
             talk.finish();
@@ -408,11 +427,14 @@ fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
 /// How often a thread of this process has gone to sleep by itself.
 fn sleeps(name: &str) -> Option<String> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
-    let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let ours =
-        |status: &String| status.lines().next().is_some_and(|line| line.trim_end().ends_with(&format!("\t{name}")));
-    let line =
-        |status: String| status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).map(str::to_owned);
+    let status =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let ours = |status: &String| {
+        status.lines().next().is_some_and(|line| line.trim_end().ends_with(&format!("\t{name}")))
+    };
+    let line = |status: String| {
+        status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).map(str::to_owned)
+    };
     status.into_iter().find(ours).and_then(line)
 }
 
@@ -426,10 +448,16 @@ fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_slee
                 talk.line.push(Input::Bound); // nothing came within the bound
                 talk.line.reads_next(&talk.reader);
                 assert_eq!(talk.line.lock().bound, None);
-                for name in [talk.reader.clone(), talk.name.clone(), talk.reader.replace("reader", "writer")] {
+                for name in [
+                    talk.reader.clone(),
+                    talk.name.clone(),
+                    talk.reader.replace("reader", "writer"),
+                ] {
                     asleep(&name);
                     let before = sleeps(&name);
-                    thread::sleep(Duration::from_millis(60)); // no event for what doesn't happen: many graces, some bounds
+                    // no event for what doesn't happen: many graces, some
+                    // bounds
+                    thread::sleep(Duration::from_millis(60));
                     assert_eq!(sleeps(&name), before, "{name} wakes up though nothing happens");
                     assert_eq!(before.is_some(), cfg!(target_os = "linux"));
                 }
@@ -527,7 +555,9 @@ fn a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone() 
                     let (heard, end) = answer(&stream, 100, || ());
                     match end {
                         Ok(()) => return heard,
-                        Err(error) if !nonblocking => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+                        Err(error) if !nonblocking => {
+                            assert_eq!(error.kind(), io::ErrorKind::TimedOut)
+                        }
                         Err(error) => {
                             assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
                             thread::yield_now();
@@ -545,7 +575,7 @@ fn a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone() 
     });
 }
 
-// ---- what comes in a caller's turn ------------------------------------------------------------------------------------
+// ---- what comes in a caller's turn --------------------------------------------------------------
 
 #[test]
 fn what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer() {
@@ -609,7 +639,9 @@ fn a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_threa
     test("a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_thread", || {
         for version in [1, 2] {
             let mut talk = Talk::new(version);
-            for (size, cuts) in [(5, vec![1, 7, 8, 12]), (5000, vec![8, 100, 5007]), (40_000, vec![9, 30_000])] {
+            for (size, cuts) in
+                [(5, vec![1, 7, 8, 12]), (5000, vec![8, 100, 5007]), (40_000, vec![9, 30_000])]
+            {
                 let message = Pattern::bytes(size as u64, size);
                 for cut in cuts {
                     talk.lead();
@@ -662,7 +694,11 @@ fn a_peer_that_trickles_does_not_make_a_turn_last() {
             talk.line.who_reads();
         }
         assert_eq!(talk.reads()[before], talk.name);
-        assert!(talk.reads()[before + 1..].iter().all(|name| *name == talk.reader), "{:?}", &talk.reads()[before..]);
+        assert!(
+            talk.reads()[before + 1..].iter().all(|name| *name == talk.reader),
+            "{:?}",
+            &talk.reads()[before..]
+        );
         talk.finish();
     });
 }
@@ -707,7 +743,8 @@ fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses()
 fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
     test("a_full_backlog_ends_the_offer_and_the_reader_thread_pauses", || {
         for version in [1, 2] {
-            let mut talk = Talk::with(version, quiet().accept_backlog(1).accept_stall_timeout(None));
+            let mut talk =
+                Talk::with(version, quiet().accept_backlog(1).accept_stall_timeout(None));
             talk.lead();
             let streams = [5, 7].map(|id| talk.encode(Command::Syn, id, b"")).concat();
             talk.line.push(Input::Bytes(streams));
@@ -720,9 +757,10 @@ fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
     });
 }
 
-// ---- what reaches a caller in its turn --------------------------------------------------------------------------------
+// ---- what reaches a caller in its turn ----------------------------------------------------------
 
-/// What happens to a caller in its turn, and how its read ends: with what kind of error, or with the end.
+/// What happens to a caller in its turn, and how its read ends: with what kind of error, or with
+/// the end.
 type Ending = (&'static str, fn(&Talk), Option<io::ErrorKind>);
 
 #[test]
@@ -733,23 +771,50 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
         ("the stream's close", |talk| talk.stream().close().unwrap(), Some(NotConnected)),
         ("shutdown(Read)", |talk| talk.stream().shutdown(Shutdown::Read).unwrap(), None),
         ("shutdown(Both)", |talk| talk.stream().shutdown(Shutdown::Both).unwrap(), None),
-        ("a passed deadline", |talk| talk.stream().set_read_deadline(Some(Instant::now())), Some(TimedOut)),
-        ("a deadline", |talk| talk.stream().set_read_deadline(Some(Instant::now() + 30 * MS)), Some(TimedOut)),
+        (
+            "a passed deadline",
+            |talk| talk.stream().set_read_deadline(Some(Instant::now())),
+            Some(TimedOut),
+        ),
+        (
+            "a deadline",
+            |talk| talk.stream().set_read_deadline(Some(Instant::now() + 30 * MS)),
+            Some(TimedOut),
+        ),
         ("a timeout", |talk| talk.stream().set_read_timeout(Some(MS)).unwrap(), Some(TimedOut)),
-        ("a no-data timeout", |talk| talk.stream().set_no_data_timeout(Some(MS)).unwrap(), Some(TimedOut)),
-        ("non-blocking mode", |talk| talk.stream().set_nonblocking(true).unwrap(), Some(WouldBlock)),
+        (
+            "a no-data timeout",
+            |talk| talk.stream().set_no_data_timeout(Some(MS)).unwrap(),
+            Some(TimedOut),
+        ),
+        (
+            "non-blocking mode",
+            |talk| talk.stream().set_nonblocking(true).unwrap(),
+            Some(WouldBlock),
+        ),
         // These two wait for the peer's end, but not for the caller, which is still held.
-        ("the session's close", |talk| begin(talk, |session| drop(session.close())), Some(NotConnected)),
+        (
+            "the session's close",
+            |talk| begin(talk, |session| drop(session.close())),
+            Some(NotConnected),
+        ),
         (
             "a drain that is late",
             |talk| {
                 begin(talk, |session| {
-                    assert!(matches!(session.drain(MS), Err(Error::DrainIncomplete { streams: 1, .. })));
+                    assert!(matches!(
+                        session.drain(MS),
+                        Err(Error::DrainIncomplete { streams: 1, .. })
+                    ));
                 });
             },
             Some(NotConnected),
         ),
-        ("the session's no-data timeout", |talk| talk.session().set_no_data_timeout(Some(MS)).unwrap(), Some(TimedOut)),
+        (
+            "the session's no-data timeout",
+            |talk| talk.session().set_no_data_timeout(Some(MS)).unwrap(),
+            Some(TimedOut),
+        ),
         ("the peer's FIN", |talk| talk.frame(Command::Fin, 3, b""), None),
     ];
     /// Closes the session on a thread of its own, and waits until that has begun.
@@ -781,11 +846,13 @@ fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
             drop(talk.stream.take());
             drop(talk.session.take());
             talk.frame(Command::Syn, 7, b"too late");
-            let refused = |frame: &Frame| (frame.header.command, frame.header.stream_id) == (Command::Fin, 7);
+            let refused =
+                |frame: &Frame| (frame.header.command, frame.header.stream_id) == (Command::Fin, 7);
             talk.line.wait(|state| state.frames.iter().any(refused).then_some(()));
             talk.ask(b"still there?");
             talk.frame(Command::Fin, 3, b"");
-            // The application drops the last handle of all: that closes the session, and waits until it is written.
+            // The application drops the last handle of all: that closes the session, and waits
+            // until it is written.
             talk.end().unwrap();
             assert!(talk.line.lock().finished);
         }
@@ -817,7 +884,8 @@ fn a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_ca
         (
             "the end, inside a payload",
             |talk| {
-                talk.line.push(Input::Bytes(talk.encode(Command::Psh, 99, &[0; 6000])[..5000].to_vec()));
+                talk.line
+                    .push(Input::Bytes(talk.encode(Command::Psh, 99, &[0; 6000])[..5000].to_vec()));
                 talk.line.push(Input::Eof);
             },
             |cause| matches!(cause, Error::ConnectionLost(lost) if lost.inside_frame),
@@ -833,36 +901,46 @@ fn a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_ca
             |cause| matches!(cause, Error::InvalidVersion { theirs: 99, .. }),
         ),
     ];
-    test("a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_cause", || {
-        for version in [1, 2] {
-            for (what, happens, is_cause) in failures {
-                let mut talk = Talk::new(version);
-                let (tell, told) = mpsc::channel();
-                talk.stream().set_close_notifier(move |_| tell.send(()).unwrap());
-                let others = talk.open(5);
-                talk.lead();
-                let reads = talk.reads().len();
-                happens(&talk);
-                let end = talk.end().expect_err(what);
-                let by = talk.reads();
-                assert!(by[reads..].iter().all(|name| *name == talk.name), "{what}: {by:?}");
-                let inside = end.downcast::<Error>().expect("the session's error");
-                assert!(is_cause(&inside), "{what}: the caller got {inside:?}");
-                let cause = talk.session().close_reason();
-                assert!(cause.as_ref().is_some_and(is_cause), "{what}: {cause:?}");
-                assert!((&others).read(&mut [0]).is_err(), "{what}");
-                // Once: the notifier's sender is gone after the first call.
-                assert_eq!((told.recv(), told.recv()), (Ok(()), Err(mpsc::RecvError)), "{what}");
-                // After an end of file the output is ended in order, and nothing is left to be aborted.
-                let by_eof = what.starts_with("the end");
-                until(|| if by_eof { talk.line.lock().finished } else { talk.line.lock().aborted });
-                assert_eq!(talk.line.lock().after, 0, "{what}: reads after the end");
+    test(
+        "a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_cause",
+        || {
+            for version in [1, 2] {
+                for (what, happens, is_cause) in failures {
+                    let mut talk = Talk::new(version);
+                    let (tell, told) = mpsc::channel();
+                    talk.stream().set_close_notifier(move |_| tell.send(()).unwrap());
+                    let others = talk.open(5);
+                    talk.lead();
+                    let reads = talk.reads().len();
+                    happens(&talk);
+                    let end = talk.end().expect_err(what);
+                    let by = talk.reads();
+                    assert!(by[reads..].iter().all(|name| *name == talk.name), "{what}: {by:?}");
+                    let inside = end.downcast::<Error>().expect("the session's error");
+                    assert!(is_cause(&inside), "{what}: the caller got {inside:?}");
+                    let cause = talk.session().close_reason();
+                    assert!(cause.as_ref().is_some_and(is_cause), "{what}: {cause:?}");
+                    assert!((&others).read(&mut [0]).is_err(), "{what}");
+                    // Once: the notifier's sender is gone after the first call.
+                    assert_eq!(
+                        (told.recv(), told.recv()),
+                        (Ok(()), Err(mpsc::RecvError)),
+                        "{what}"
+                    );
+                    // After an end of file the output is ended in order, and nothing is left to be
+                    // aborted.
+                    let by_eof = what.starts_with("the end");
+                    until(|| {
+                        if by_eof { talk.line.lock().finished } else { talk.line.lock().aborted }
+                    });
+                    assert_eq!(talk.line.lock().after, 0, "{what}: reads after the end");
+                }
             }
-        }
-    });
+        },
+    );
 }
 
-// ---- several threads --------------------------------------------------------------------------------------------------
+// ---- several threads ----------------------------------------------------------------------------
 
 #[test]
 fn two_threads_that_read_one_stream_share_it_and_miss_nothing() {
@@ -892,7 +970,8 @@ fn two_threads_share_a_stream(version: u8) -> bool {
     let (second, end) = second.join().unwrap();
     end.unwrap();
     let all = [&*first, &*second].concat();
-    let mut all: Vec<_> = all.chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect();
+    let mut all: Vec<_> =
+        all.chunks(4).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect();
     all.sort_unstable();
     assert!(all.into_iter().eq(0..400));
     talk.reads().iter().any(|name| *name != talk.reader)
@@ -956,7 +1035,8 @@ impl Write for Stuck {
 #[test]
 fn a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading() {
     test("a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading", || {
-        // The caller has to be in its turn while the writer is stuck. On a busy machine it may come back to the stream too late for that.
+        // The caller has to be in its turn while the writer is stuck. On a busy machine it may come
+        // back to the stream too late for that.
         while !beside_a_stuck_write_to() {}
     });
 }
@@ -964,7 +1044,8 @@ fn a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading() {
 /// Returns whether the caller was in its turn while the writer was stuck.
 fn beside_a_stuck_write_to() -> bool {
     let mut talk = Talk::silent(1, quiet());
-    // The application's thread takes a byte at a time, and then waits, when told to, until somebody else has taken the rest.
+    // The application's thread takes a byte at a time, and then waits, when told to, until somebody
+    // else has taken the rest.
     let (stream, (pause, paused)) = (talk.stream().clone(), mpsc::channel::<mpsc::Receiver<()>>());
     let then = move || {
         if let Ok(stuck) = paused.try_recv() {
@@ -975,7 +1056,8 @@ fn beside_a_stuck_write_to() -> bool {
     let mut other = talk.open(5);
     talk.lead();
     let ((tell, stuck), (go, may_go)) = (mpsc::channel(), mpsc::channel());
-    let (stream, mut writer) = (talk.stream().clone(), Stuck { tell, go: may_go, line: talk.line.clone() });
+    let (stream, mut writer) =
+        (talk.stream().clone(), Stuck { tell, go: may_go, line: talk.line.clone() });
     let to = blocked(&format!("to-{}", talk.name), move || stream.write_to(&mut writer));
     assert_eq!(talk.line.who_reads(), talk.name);
     pause.send(stuck).unwrap();
@@ -997,7 +1079,8 @@ fn beside_a_stuck_write_to() -> bool {
     }
     asleep(&talk.name);
     let in_turn = talk.line.who_reads() == talk.name;
-    // More for the stream, and not for the caller while the writer is stuck: nobody may turn it into turns that read nothing.
+    // More for the stream, and not for the caller while the writer is stuck: nobody may turn it
+    // into turns that read nothing.
     talk.frame(Command::Psh, 3, b"z");
     talk.line.reads_next(&talk.reader);
     talk.frame(Command::Psh, 5, b"hello");

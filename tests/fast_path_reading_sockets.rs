@@ -1,5 +1,6 @@
-//! A caller reads, over real sockets: whole conversations, alone and beside streams that come and go, in several sessions at once. What happens in a
-//! caller's turn, step by step, is in tests/fast_path_reading.rs.
+//! A caller reads, over real sockets: whole conversations, alone and beside streams that come and
+//! go, in several sessions at once. What happens in a caller's turn, step by step, is in
+//! tests/fast_path_reading.rs.
 
 mod support;
 
@@ -36,7 +37,8 @@ impl<T: Transport> Transport for Counted<T> {
 
 impl CountedReader {
     fn count(&self) {
-        let by_reader = thread::current().name().is_some_and(|name| name.starts_with("gmux-reader-"));
+        let by_reader =
+            thread::current().name().is_some_and(|name| name.starts_with("gmux-reader-"));
         let counter = if by_reader { &self.1.reader } else { &self.1.callers };
         counter.fetch_add(1, SeqCst);
     }
@@ -75,17 +77,24 @@ fn echo(mut stream: Stream) {
 fn converse(stream: &mut Stream, seed: u64, messages: u64) {
     let mut rng = Rng::new(seed);
     for message in 0..messages {
-        let bytes = Pattern::bytes(seed ^ message, 1 + rng.below(if message % 50 == 0 { 6000 } else { 300 }));
+        let bytes = Pattern::bytes(
+            seed ^ message,
+            1 + rng.below(if message % 50 == 0 { 6000 } else { 300 }),
+        );
         stream.write_all(&bytes).unwrap();
         let mut answer = vec![0; bytes.len()];
         stream.read_exact(&mut answer).unwrap();
-        assert!(answer.iter().zip(&bytes).all(|(a, b)| *a == *b ^ 0x5a), "message {message} of seed {seed}");
+        assert!(
+            answer.iter().zip(&bytes).all(|(a, b)| *a == *b ^ 0x5a),
+            "message {message} of seed {seed}"
+        );
     }
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// A whole conversation over a pair of transports, while `beside` does what it likes with the sessions.
+/// A whole conversation over a pair of transports, while `beside` does what it likes with the
+/// sessions.
 fn conversation<T: Transport>(
     name: &str,
     (a, b): (T, T),
@@ -104,7 +113,10 @@ fn conversation<T: Transport>(
         beside(&client, &server);
     });
     let (callers, reader) = (counts.callers.load(SeqCst), counts.reader.load(SeqCst));
-    println!("{name}: {messages} messages and answers, right; {callers} reads by callers, {reader} by reader threads");
+    println!(
+        "{name}: {messages} messages and answers, right; {callers} reads by callers, {reader} by \
+         reader threads"
+    );
     assert!(callers > 0, "{name}: no caller ever read");
     let closing = thread::spawn(move || client.close());
     server.close().unwrap();
@@ -134,26 +146,37 @@ fn conversations_over_sockets_in_parallel_sessions_are_right() {
 
 #[test]
 fn a_conversation_beside_streams_that_come_and_go_is_right_and_so_are_they() {
-    test_for("a_conversation_beside_streams_that_come_and_go_is_right_and_so_are_they", LONG, || {
-        let (messages, streams) = if full() { (100_000, 20_000) } else { (1500, 200) };
-        thread::scope(|scope| {
-            for (seed, config) in support::versions().into_iter().enumerate() {
-                scope.spawn(move || {
-                    conversation("TCP, streams come and go", tcp(), &config, messages, |client, server| {
-                        thread::scope(|scope| {
-                            scope.spawn(|| come_and_go(client, 7 + seed as u64, streams));
-                            scope.spawn(|| come_and_go(server, 70 + seed as u64, streams));
-                            scope.spawn(|| take_in(client, streams));
-                            scope.spawn(|| take_in(server, streams));
-                        });
+    test_for(
+        "a_conversation_beside_streams_that_come_and_go_is_right_and_so_are_they",
+        LONG,
+        || {
+            let (messages, streams) = if full() { (100_000, 20_000) } else { (1500, 200) };
+            thread::scope(|scope| {
+                for (seed, config) in support::versions().into_iter().enumerate() {
+                    scope.spawn(move || {
+                        conversation(
+                            "TCP, streams come and go",
+                            tcp(),
+                            &config,
+                            messages,
+                            |client, server| {
+                                thread::scope(|scope| {
+                                    scope.spawn(|| come_and_go(client, 7 + seed as u64, streams));
+                                    scope.spawn(|| come_and_go(server, 70 + seed as u64, streams));
+                                    scope.spawn(|| take_in(client, streams));
+                                    scope.spawn(|| take_in(server, streams));
+                                });
+                            },
+                        );
                     });
-                });
-            }
-        });
-    });
+                }
+            });
+        },
+    );
 }
 
-/// Opens streams, says a little on each, and closes it; now and then pauses, so that the conversation is alone for a while.
+/// Opens streams, says a little on each, and closes it; now and then pauses, so that the
+/// conversation is alone for a while.
 fn come_and_go(session: &Session, seed: u64, streams: u64) {
     let mut rng = Rng::new(seed);
     for _ in 0..streams {

@@ -1,11 +1,14 @@
 //! Mixed traffic over transports that go wrong, driven by seeds.
 //!
-//! A seed says what happens ([`plan`]): the kind of transport, its faults, streams in both directions, how each end uses and ends them,
-//! and how the sessions end. The traffic keeps books ([`traffic`]) of what was accepted, finished and read; afterwards the books
-//! have to agree ([`verdict`]). Every few seeds the process has to be as it was ([`leaks`]): no thread, no memory more.
+//! A seed says what happens ([`plan`]): the kind of transport, its faults, streams in both
+//! directions, how each end uses and ends them, and how the sessions end. The traffic keeps books
+//! ([`traffic`]) of what was accepted, finished and read; afterwards the books have to agree
+//! ([`verdict`]). Every few seeds the process has to be as it was ([`leaks`]): no thread, no memory
+//! more.
 //!
-//! `GMUX_FAULT_SEED=n` runs one seed, a hundred times: threads take turns as they like, so once may not be enough. `GMUX_FULL` runs 10,000
-//! seeds instead of a few hundred; `GMUX_FAULT_SEEDS=a..b` runs those.
+//! `GMUX_FAULT_SEED=n` runs one seed, a hundred times: threads take turns as they like, so once may
+//! not be enough. `GMUX_FULL` runs 10,000 seeds instead of a few hundred; `GMUX_FAULT_SEEDS=a..b`
+//! runs those.
 
 mod support;
 
@@ -41,7 +44,8 @@ use verdict::Tally;
 const WORKERS: usize = 6;
 /// After so many seeds, or fewer, the process has to be as it was.
 const BATCH: usize = 60;
-/// But so often at least, if there are as many seeds: the first time shows nothing, it is what the others are compared with.
+/// But so often at least, if there are as many seeds: the first time shows nothing, it is what the
+/// others are compared with.
 const BATCHES: usize = 10;
 /// A seed that takes longer hangs. The longest wait in a plan is a fraction of a second.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -49,11 +53,15 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The seeds that are running, and since when.
 static RUNNING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
 
-/// A seed failed: says so and how to see it again, and ends the process, for the seed's other threads may be blocked for ever.
+/// A seed failed: says so and how to see it again, and ends the process, for the seed's other
+/// threads may be blocked for ever.
 pub fn fail(seed: u64, text: &str) -> ! {
     let plan = Plan::new(seed);
     let threads = support::threads().join(" ");
-    let text = format!("\nSEED {seed} FAILED: {text}\nagain: GMUX_FAULT_SEED={seed}\nthreads: {threads}\n{plan:#?}\n");
+    let text = format!(
+        "\nSEED {seed} FAILED: {text}\nagain: GMUX_FAULT_SEED={seed}\nthreads: \
+         {threads}\n{plan:#?}\n"
+    );
     let _ = std::io::stderr().write_all(text.as_bytes());
     process::exit(86);
 }
@@ -61,7 +69,10 @@ pub fn fail(seed: u64, text: &str) -> ! {
 /// Runs something of a seed; its panic is the seed's failure.
 pub fn guard<R>(seed: u64, run: impl FnOnce() -> R) -> R {
     panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or(panic.downcast_ref::<String>().map(String::as_str));
         fail(seed, text.unwrap_or("a panic"))
     })
 }
@@ -71,7 +82,10 @@ fn hush() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let text = info.payload().downcast_ref::<&str>().copied();
-        if !text.or(info.payload().downcast_ref::<String>().map(String::as_str)).is_some_and(|t| t.contains(INJECTED)) {
+        if !text
+            .or(info.payload().downcast_ref::<String>().map(String::as_str))
+            .is_some_and(|t| t.contains(INJECTED))
+        {
             print(info);
         }
     }));
@@ -80,8 +94,12 @@ fn hush() {
 /// Ends the process when a seed hangs; until the sender is dropped.
 fn watch(done: &mpsc::Receiver<()>) {
     while done.recv_timeout(Duration::from_millis(500)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        let oldest =
-            RUNNING.lock().unwrap().iter().min_by_key(|(_, since)| **since).map(|(seed, since)| (*seed, *since));
+        let oldest = RUNNING
+            .lock()
+            .unwrap()
+            .iter()
+            .min_by_key(|(_, since)| **since)
+            .map(|(seed, since)| (*seed, *since));
         if let Some((seed, since)) = oldest
             && since.elapsed() > LIMIT
         {
@@ -129,7 +147,10 @@ fn run_seeds(seeds: &[u64], margin: Margin) {
     println!("{} seeds in {took:.1?}\n{}", seeds.len(), tally.into_inner().unwrap());
     println!("callers' turns: {reads} reads, {writes} writes of the transport");
     // Else the plans don't reach what they are meant to test.
-    assert!(seeds.len() < 200 || (reads > 0 && writes > 0), "no caller took a turn at the transport");
+    assert!(
+        seeds.len() < 200 || (reads > 0 && writes > 0),
+        "no caller took a turn at the transport"
+    );
 }
 
 /// `a..b` in the environment.

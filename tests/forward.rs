@@ -1,6 +1,8 @@
-//! The `forward` example as its users meet it: the built program at both ends, users, and a service behind it.
+//! The `forward` example as its users meet it: the built program at both ends, users, and a service
+//! behind it.
 //!
-//! Plain `cargo test` builds the examples first; with `--test forward` alone, run `cargo build --example forward` before.
+//! Plain `cargo test` builds the examples first; with `--test forward` alone, run
+//! `cargo build --example forward` before.
 #![cfg(unix)]
 
 mod support;
@@ -27,19 +29,31 @@ impl Running {
     fn start(args: &[&str]) -> Self {
         let this = std::env::current_exe().unwrap();
         let path = this.parent().and_then(Path::parent).unwrap().join("examples/forward");
-        assert!(path.exists(), "{} is missing: run `cargo build --example forward` first", path.display());
-        let mut child = Command::new(path).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(
+            path.exists(),
+            "{} is missing: run `cargo build --example forward` first",
+            path.display()
+        );
+        let mut child = Command::new(path)
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let mut out = BufReader::new(out).lines();
         let first = out.next().unwrap().unwrap();
-        let addr = first.strip_prefix("listening on ").unwrap_or_else(|| panic!("{first:?}")).to_owned();
+        let addr =
+            first.strip_prefix("listening on ").unwrap_or_else(|| panic!("{first:?}")).to_owned();
         let (said, lines) = channel();
         thread::spawn({
             let said = said.clone();
             move || out.map_while(Result::ok).for_each(|line| drop(said.send(line)))
         });
         let err = BufReader::new(err).lines();
-        thread::spawn(move || err.map_while(Result::ok).for_each(|line| drop(said.send(format!("stderr: {line}")))));
+        thread::spawn(move || {
+            err.map_while(Result::ok).for_each(|line| drop(said.send(format!("stderr: {line}"))))
+        });
         Self { child, addr, lines }
     }
 
@@ -52,7 +66,15 @@ impl Running {
     }
 
     fn client(server: &str, service: &str) -> Self {
-        Self::start(&["client", "--listen", "127.0.0.1:0", "--remote", server, "--service", service])
+        Self::start(&[
+            "client",
+            "--listen",
+            "127.0.0.1:0",
+            "--remote",
+            server,
+            "--service",
+            service,
+        ])
     }
 
     fn kill(&mut self) {
@@ -115,7 +137,8 @@ fn ask(mut user: TcpStream, seed: u64, len: usize) {
 #[test]
 fn forward_connects_users_with_the_services_that_the_server_allows() {
     test("forward_connects_users_with_the_services_that_the_server_allows", || {
-        let server = Running::server(&[format!("reverse={}", service()), "nobody=127.0.0.1:1".to_owned()]);
+        let server =
+            Running::server(&[format!("reverse={}", service()), "nobody=127.0.0.1:1".to_owned()]);
         let client = Running::client(&server.addr, "reverse");
         thread::scope(|scope| {
             for n in 0..40 {
@@ -126,10 +149,12 @@ fn forward_connects_users_with_the_services_that_the_server_allows() {
         ask(client.connect(), 7, 3 << 20);
         client.says("\"reverse\": 3145728 bytes from the session, 3145728 to it");
 
-        // Neither an unknown service nor one that can't be reached is silent, and users read an end.
-        for (name, complaint) in
-            [("other", "stderr: \"other\": no such service"), ("nobody", "stderr: \"nobody\": 127.0.0.1:1: ")]
-        {
+        // Neither an unknown service nor one that can't be reached is silent, and users read an
+        // end.
+        for (name, complaint) in [
+            ("other", "stderr: \"other\": no such service"),
+            ("nobody", "stderr: \"nobody\": 127.0.0.1:1: "),
+        ] {
             let client = Running::client(&server.addr, name);
             assert_eq!(client.connect().read(&mut [0]).unwrap(), 0);
             server.says(complaint);
@@ -153,7 +178,9 @@ fn a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew
         server.kill();
         assert_eq!(user.read(&mut half).unwrap_err().kind(), ErrorKind::ConnectionReset);
         // How the system tells of the death differs.
-        client.says("stderr: \"x\": copy: reading a failed after 14 bytes from a to b and 1 from b to a: ");
+        client.says(
+            "stderr: \"x\": copy: reading a failed after 14 bytes from a to b and 1 from b to a: ",
+        );
 
         // The server comes back at its address: users that connect then are served.
         let addr = server.addr.clone();

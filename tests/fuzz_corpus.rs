@@ -1,8 +1,9 @@
-//! Replays the fuzz targets' corpus, and some thousands of inputs from a fixed seed, on any toolchain and without cargo-fuzz. `tests/fuzz/run`
-//! is what fuzzes.
+//! Replays the fuzz targets' corpus, and some thousands of inputs from a fixed seed, on any
+//! toolchain and without cargo-fuzz. `tests/fuzz/run` is what fuzzes.
 //!
-//! The targets take the library's source files by path. So this test has a `main` of its own: with the usual harness these files would be compiled
-//! for tests, and the library's unit tests would run a second time here.
+//! The targets take the library's source files by path. So this test has a `main` of its own: with
+//! the usual harness these files would be compiled for tests, and the library's unit tests would
+//! run a second time here.
 
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
@@ -94,13 +95,20 @@ fn main() {
             "--list" => list = true,
             "--exact" => exact = true,
             "--skip" => skips.extend(args.next()),
-            // Others of the usual harness that take a value, which says nothing here: it must not be taken for a name.
-            "--test-threads" | "--format" | "--color" | "--logfile" | "--shuffle-seed" | "-Z" => drop(args.next()),
-            option if option.starts_with('-') => skips.extend(option.strip_prefix("--skip=").map(str::to_owned)),
+            // Others of the usual harness that take a value, which says nothing here: it must not
+            // be taken for a name.
+            "--test-threads" | "--format" | "--color" | "--logfile" | "--shuffle-seed" | "-Z" => {
+                drop(args.next())
+            }
+            option if option.starts_with('-') => {
+                skips.extend(option.strip_prefix("--skip=").map(str::to_owned))
+            }
             _ => filters.push(arg),
         }
     }
-    let is_meant = |name: &str, filter: &String| if exact { name == filter } else { name.contains(filter.as_str()) };
+    let is_meant = |name: &str, filter: &String| {
+        if exact { name == filter } else { name.contains(filter.as_str()) }
+    };
     let wanted = |name: &str| {
         (filters.is_empty() || filters.iter().any(|filter| is_meant(name, filter)))
             && !skips.iter().any(|skip| is_meant(name, skip))
@@ -126,7 +134,8 @@ fn main() {
 
 fn replay(target: &Target) {
     let full = std::env::var_os("GMUX_FULL").is_some();
-    // One watchdog for all inputs; a machine that is busy with other things takes long for thousands of sessions.
+    // One watchdog for all inputs; a machine that is busy with other things takes long for
+    // thousands of sessions.
     let (times, minutes) = if full { (100, 120) } else { (1, 5) };
     let limit = Duration::from_secs(60 * minutes);
     let corpus = parse_corpus(target.corpus);

@@ -1,8 +1,9 @@
 //! Hostile peers: what an attack may cost, and whom. `src/manual/security.md` has the table.
 //!
-//! Each attack is made on a process of its own, this test's executable, which measures its memory, threads, log and panics; beside it, in
-//! the same process, a well-behaved peer is served. `GMUX_FULL` makes the attacks as large as the table says, and measures what the
-//! well-behaved peer gets beside them.
+//! Each attack is made on a process of its own, this test's executable, which measures its memory,
+//! threads, log and panics; beside it, in the same process, a well-behaved peer is served.
+//! `GMUX_FULL` makes the attacks as large as the table says, and measures what the well-behaved
+//! peer gets beside them.
 #![cfg(target_os = "linux")]
 
 #[path = "hostile/attacks.rs"]
@@ -28,15 +29,17 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// How many lines a session logs a second at most (ten complaints and the count of those left out), and at its beginning and its end.
+/// How many lines a session logs a second at most (ten complaints and the count of those left out),
+/// and at its beginning and its end.
 const LINES_A_SECOND: u64 = 11;
 const LINES_A_SESSION: u64 = 5;
 
 /// How long a line is at most, in bytes.
 const LINE: u64 = 700;
 
-/// Threads of the victim that are none of the attack's doing: the harness's, its own, two sessions' with their applications, the timer; and those that
-/// serve the well-behaved peer's streams, one at a time, and another that ends.
+/// Threads of the victim that are none of the attack's doing: the harness's, its own, two sessions'
+/// with their applications, the timer; and those that serve the well-behaved peer's streams, one at
+/// a time, and another that ends.
 const THREADS: usize = 16;
 
 /// Threads that a session that is attacked has, with its application.
@@ -48,8 +51,10 @@ fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
     let name = format!("{} v{version}", attack.name);
     let bound = attack.bound() as u64;
     println!(
-        "{name}: sent {sent} ({ending:?}), memory {} KiB of {} KiB, now {} KiB, buffered {} KiB, streams {}, refused {}, cut {}, ignored {}, \
-         threads {}, {} lines (longest {}) in {} ms, cpu {} ms, ended {} {:?}, transfers beside {friend}",
+        "{name}: sent {sent} ({ending:?}), memory {} KiB of {} KiB, now {} KiB, buffered {} KiB, \
+         streams {}, refused {}, cut {}, ignored {}, \
+         threads {}, {} lines (longest {}) in {} ms, cpu {} ms, ended {} {:?}, transfers beside \
+         {friend}",
         of("memory_peak") / 1024,
         bound / 1024,
         of("memory_now") / 1024,
@@ -70,7 +75,8 @@ fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
     let peak = over.get("memory_peak");
     assert!(peak <= bound, "{name}: {peak} bytes of memory, {bound} are allowed");
     // The budget, and the one frame that is let in when nothing else is held.
-    let buffered = attack.settings.receive_buffer.max(65_600) as u64 * (1 + attack.cost.sessions as u64);
+    let buffered =
+        attack.settings.receive_buffer.max(65_600) as u64 * (1 + attack.cost.sessions as u64);
     assert!(of("buffered_peak") <= buffered, "{name}: {} bytes are buffered", of("buffered_peak"));
     let sessions = of("ended") + of("alive");
     let lines = (of("millis") / 1000 + 1) * LINES_A_SECOND + sessions * LINES_A_SESSION;
@@ -79,79 +85,110 @@ fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
     let threads = THREADS + attack.cost.threads + attack.cost.sessions * THREADS_A_SESSION;
     assert!(of("threads_peak") <= threads as u64, "{name}: {} threads", of("threads_peak"));
     match attack.fate {
-        Fate::Lives => assert!(of("ended") == 0 && *ending == Sent::All, "{name}: {:?}", report.reasons),
-        Fate::Waits => assert!(of("ended") == 0 && *ending != Sent::Gone, "{name}: {ending:?} {:?}", report.reasons),
+        Fate::Lives => {
+            assert!(of("ended") == 0 && *ending == Sent::All, "{name}: {:?}", report.reasons)
+        }
+        Fate::Waits => assert!(
+            of("ended") == 0 && *ending != Sent::Gone,
+            "{name}: {ending:?} {:?}",
+            report.reasons
+        ),
         Fate::Ends(reason) => assert!(
             of("ended") > 0 && report.reasons.split(',').all(|found| found.starts_with(reason)),
             "{name}: {:?}",
             report.reasons
         ),
-        Fate::MayEnd(reason) => assert!(of("ended") == 0 || report.reasons == reason, "{name}: {:?}", report.reasons),
+        Fate::MayEnd(reason) => {
+            assert!(of("ended") == 0 || report.reasons == reason, "{name}: {:?}", report.reasons)
+        }
     }
 }
 
 #[test]
 fn every_attack_costs_no_more_than_the_settings_allow() {
-    test_for("every_attack_costs_no_more_than_the_settings_allow", Duration::from_secs(600), || {
-        let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
-        let (mut failed, mut made) = (Vec::new(), 0);
-        for attack in ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only)) {
-            if attack.pieces.0 == 0 && !full() {
-                continue; // for the full run
-            }
-            for &version in attack.versions {
-                let name = format!("the attack {} v{version}", attack.name);
-                let outcome = test_for(&name, Duration::from_secs(120), || scene::attack(attack, version, full()));
-                if catch_unwind(|| assert_bounded(attack, version, &outcome)).is_err() {
-                    failed.push((attack.name, version));
+    test_for(
+        "every_attack_costs_no_more_than_the_settings_allow",
+        Duration::from_secs(600),
+        || {
+            let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
+            let (mut failed, mut made) = (Vec::new(), 0);
+            for attack in
+                ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only))
+            {
+                if attack.pieces.0 == 0 && !full() {
+                    continue; // for the full run
                 }
-                made += 1;
+                for &version in attack.versions {
+                    let name = format!("the attack {} v{version}", attack.name);
+                    let outcome = test_for(&name, Duration::from_secs(120), || {
+                        scene::attack(attack, version, full())
+                    });
+                    if catch_unwind(|| assert_bounded(attack, version, &outcome)).is_err() {
+                        failed.push((attack.name, version));
+                    }
+                    made += 1;
+                }
             }
-        }
-        assert!(made > 0, "no attack is called {only:?}");
-        assert!(failed.is_empty(), "{failed:?}: see above");
-    });
+            assert!(made > 0, "no attack is called {only:?}");
+            assert!(failed.is_empty(), "{failed:?}: see above");
+        },
+    );
 }
 
-/// What a connection may cost that has a frame under way, in bytes: the frame, as it is charged; two threads' stacks as far as they are touched, the
-/// reader's window, a stream. And the application's and the test's share: a third thread, a session in lists.
+/// What a connection may cost that has a frame under way, in bytes: the frame, as it is charged;
+/// two threads' stacks as far as they are touched, the reader's window, a stream. And the
+/// application's and the test's share: a third thread, a session in lists.
 const SLOW_CONNECTION: u64 = 65_600 + 96 * 1024;
 
 #[test]
 fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
-    test_for("a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming", Duration::from_secs(120), || {
-        for version in [1, 2] {
-            let pause = Duration::from_millis(if full() { 1000 } else { 200 }); // for longer than the keepalive's timeout
-            let [slow, over] = scene::slow(&SLOW, version, SLOW_CONNECTIONS, pause);
-            let connections = SLOW_CONNECTIONS as u64;
-            let bound = 2 * 1024 * 1024 + connections * SLOW_CONNECTION;
-            println!(
-                "slow-frame v{version}: {connections} connections, memory {} KiB of {} KiB, buffered {} KiB, threads {}, {} lines, cpu {} ms in {} ms; \
+    test_for(
+        "a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming",
+        Duration::from_secs(120),
+        || {
+            for version in [1, 2] {
+                // for longer than the keepalive's timeout
+                let pause = Duration::from_millis(if full() { 1000 } else { 200 });
+                let [slow, over] = scene::slow(&SLOW, version, SLOW_CONNECTIONS, pause);
+                let connections = SLOW_CONNECTIONS as u64;
+                let bound = 2 * 1024 * 1024 + connections * SLOW_CONNECTION;
+                println!(
+                    "slow-frame v{version}: {connections} connections, memory {} KiB of {} KiB, \
+                     buffered {} KiB, threads {}, {} lines, cpu {} ms in {} ms; \
                  ended {} {:?}",
-                slow.get("memory_peak") / 1024,
-                bound / 1024,
-                slow.get("buffered_peak") / 1024,
-                slow.get("threads_peak"),
-                over.get("lines"),
-                slow.get("cpu_millis"),
-                slow.get("millis"),
-                over.get("ended"),
-                over.reasons,
-            );
-            // While bytes come, it is alive, and holds one buffer.
-            assert_eq!((slow.get("alive"), slow.get("panics"), over.get("panics")), (connections, 0, 0));
-            assert!(slow.get("memory_peak") <= bound, "{slow:?}");
-            assert_eq!(slow.get("buffered_now"), connections * (65_536 + 64));
-            assert!(slow.get("threads_peak") <= (THREADS + SLOW_CONNECTIONS * THREADS_A_SESSION) as u64, "{slow:?}");
-            // When they stop, the keepalive ends it.
-            assert_eq!((over.get("ended"), &*over.reasons), (connections, "KeepaliveTimeout"));
-            assert_eq!(over.get("buffered_now"), 0);
-            assert!(over.get("lines") <= connections * LINES_A_SESSION, "{over:?}");
-        }
-    });
+                    slow.get("memory_peak") / 1024,
+                    bound / 1024,
+                    slow.get("buffered_peak") / 1024,
+                    slow.get("threads_peak"),
+                    over.get("lines"),
+                    slow.get("cpu_millis"),
+                    slow.get("millis"),
+                    over.get("ended"),
+                    over.reasons,
+                );
+                // While bytes come, it is alive, and holds one buffer.
+                assert_eq!(
+                    (slow.get("alive"), slow.get("panics"), over.get("panics")),
+                    (connections, 0, 0)
+                );
+                assert!(slow.get("memory_peak") <= bound, "{slow:?}");
+                assert_eq!(slow.get("buffered_now"), connections * (65_536 + 64));
+                assert!(
+                    slow.get("threads_peak")
+                        <= (THREADS + SLOW_CONNECTIONS * THREADS_A_SESSION) as u64,
+                    "{slow:?}"
+                );
+                // When they stop, the keepalive ends it.
+                assert_eq!((over.get("ended"), &*over.reasons), (connections, "KeepaliveTimeout"));
+                assert_eq!(over.get("buffered_now"), 0);
+                assert!(over.get("lines") <= connections * LINES_A_SESSION, "{over:?}");
+            }
+        },
+    );
 }
 
-/// How much a well-behaved peer must get beside an attacker, of what it gets beside a well-behaved neighbour that sends as many bytes.
+/// How much a well-behaved peer must get beside an attacker, of what it gets beside a well-behaved
+/// neighbour that sends as many bytes.
 const SHARE: f64 = 0.9;
 
 /// The attackers' pace, in bytes a second.
@@ -162,8 +199,9 @@ const SLICE: Duration = Duration::from_millis(700);
 const LEAST_TURNS: u64 = 3;
 const MOST_TURNS: u64 = 21;
 
-/// Bytes of `make`'s pieces for one measurement, and some more. Small ones are sent together, if they may: what a system call for each costs the attacker's side
-/// of the machine isn't what is measured.
+/// Bytes of `make`'s pieces for one measurement, and some more. Small ones are sent together, if
+/// they may: what a system call for each costs the attacker's side of the machine isn't what is
+/// measured.
 fn pieces(pace: u64, apart: bool, make: impl Fn(u32) -> Vec<u8>) -> Vec<Vec<u8>> {
     let (mut all, mut sent): (Vec<Vec<u8>>, u64) = (Vec::new(), 0);
     for n in 0.. {
@@ -180,20 +218,28 @@ fn pieces(pace: u64, apart: bool, make: impl Fn(u32) -> Vec<u8>) -> Vec<Vec<u8>>
     all
 }
 
-/// A measurement, so only in the full run: what is printed there goes into the table. What is served beside a good neighbour and beside the attack is measured in turn,
-/// equally often, and the sums are compared; and for longer while that isn't enough, since single measurements on two cores differ by a third.
+/// A measurement, so only in the full run: what is printed there goes into the table. What is
+/// served beside a good neighbour and beside the attack is measured in turn, equally often, and the
+/// sums are compared; and for longer while that isn't enough, since single measurements on two
+/// cores differ by a third.
 #[test]
 fn others_keep_their_share_beside_every_attack() {
     if !full() {
-        let text = "\nLEFT OUT: what others get beside each attack is measured by tests/full hostile\n";
-        return std::io::stderr().write_all(text.as_bytes()).unwrap(); // past the harness, which would hide it, on a line of its own
+        let text =
+            "\nLEFT OUT: what others get beside each attack is measured by tests/full hostile\n";
+        // past the harness, which would hide it, on a line of its own
+        return std::io::stderr().write_all(text.as_bytes()).unwrap();
     }
     test_for("others_keep_their_share_beside_every_attack", Duration::from_secs(3600), || {
         let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
         let pace = std::env::var("GMUX_HOSTILE_PACE").map_or(PACE, |pace| pace.parse().unwrap());
-        let well_behaved = pieces(pace, false, |_| Frame::new(1, Command::Psh, 1, vec![1; 32_768]).unwrap().encode());
+        let well_behaved = pieces(pace, false, |_| {
+            Frame::new(1, Command::Psh, 1, vec![1; 32_768]).unwrap().encode()
+        });
         let (mut failed, mut made) = (Vec::new(), 0);
-        for attack in ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only)) {
+        for attack in
+            ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only))
+        {
             for &version in attack.versions {
                 let mut victim = Victim::start(attack, version);
                 let bad = pieces(pace, attack.apart, |n| (attack.piece)(version, n));
@@ -206,8 +252,13 @@ fn others_keep_their_share_beside_every_attack() {
                     apart: false,
                 };
                 let prelude = (attack.prelude)(version);
-                let bad =
-                    Traffic { door: victim.bad, prelude, answers: attack.answers, pieces: &bad, apart: attack.apart };
+                let bad = Traffic {
+                    door: victim.bad,
+                    prelude,
+                    answers: attack.answers,
+                    pieces: &bad,
+                    apart: attack.apart,
+                };
                 let (mut served, mut cpu, mut share, mut turns) = ([0; 2], [0; 2], 0.0, 0);
                 while turns < LEAST_TURNS || (turns < MOST_TURNS && share < SHARE) {
                     for (i, traffic) in [&good, &bad].into_iter().enumerate() {
@@ -219,7 +270,8 @@ fn others_keep_their_share_beside_every_attack() {
                     share = served[1] as f64 / served[0].max(1) as f64;
                 }
                 println!(
-                    "{} v{version} at {} KiB/s: share {share:.2} in {turns} turns; the victim's cpu {} ms beside a good neighbour, {} ms beside this",
+                    "{} v{version} at {} KiB/s: share {share:.2} in {turns} turns; the victim's \
+                     cpu {} ms beside a good neighbour, {} ms beside this",
                     attack.name,
                     pace / 1024,
                     cpu[0] / turns,

@@ -19,7 +19,7 @@ use gmux::{Config, Session, Stream};
 use support::lab::quiet;
 use support::{tcp, test, test_for, until};
 
-// ---- a writer whose peer doesn't read ---------------------------------------------------------------------------------
+// ---- a writer whose peer doesn't read -----------------------------------------------------------
 
 /// Takes nothing until it may; its writes come back at once. The bounds that are set are recorded.
 #[derive(Clone, Default)]
@@ -84,21 +84,24 @@ impl Transport for Stuck {
 
 #[test]
 fn while_the_transport_takes_nothing_the_bound_of_writes_grows_and_falls_back_at_the_first_byte() {
-    test("while_the_transport_takes_nothing_the_bound_of_writes_grows_and_falls_back_at_the_first_byte", || {
-        let line = Stuck::default();
-        let session = Session::client(line.clone(), quiet()).unwrap();
-        assert!(line.bounds().is_empty(), "it is small from the start");
-        for round in 1..3 {
-            session.open("").unwrap();
-            until(|| line.bounds().len() >= 5 * round - 1);
+    test(
+        "while_the_transport_takes_nothing_the_bound_of_writes_grows_and_falls_back_at_the_first_byte",
+        || {
+            let line = Stuck::default();
+            let session = Session::client(line.clone(), quiet()).unwrap();
+            assert!(line.bounds().is_empty(), "it is small from the start");
+            for round in 1..3 {
+                session.open("").unwrap();
+                until(|| line.bounds().len() >= 5 * round - 1);
+                line.0.lock().unwrap().open = true;
+                until(|| line.bounds().len() >= 5 * round);
+                line.0.lock().unwrap().open = false;
+                assert_eq!(line.bounds()[5 * (round - 1)..], [40, 160, 640, 1000, 10]);
+            }
             line.0.lock().unwrap().open = true;
-            until(|| line.bounds().len() >= 5 * round);
-            line.0.lock().unwrap().open = false;
-            assert_eq!(line.bounds()[5 * (round - 1)..], [40, 160, 640, 1000, 10]);
-        }
-        line.0.lock().unwrap().open = true;
-        session.close().unwrap();
-    });
+            session.close().unwrap();
+        },
+    );
 }
 
 /// A session over a socket, a handle to that socket, and the peer's end.
@@ -160,7 +163,7 @@ fn the_end_interrupts_a_write_with_a_large_bound() {
     });
 }
 
-// ---- Shared -------------------------------------------------------------------------------------------------------------
+// ---- Shared -------------------------------------------------------------------------------------
 
 /// Never has anything, and says so at once. Counts how often it is asked; takes what is written.
 struct Nothing {
@@ -196,11 +199,13 @@ impl Write for Nothing {
 /// always is.
 fn over_nothing(readiness: bool) -> (Session, Arc<AtomicU64>, Arc<Mutex<Vec<u8>>>) {
     let (reads, input) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
-    let mut transport = Shared::new(Nothing { reads: Arc::clone(&reads), input: Arc::clone(&input) });
+    let mut transport =
+        Shared::new(Nothing { reads: Arc::clone(&reads), input: Arc::clone(&input) });
     if readiness {
         transport = transport.with_readiness(|| Ok(()));
     }
-    let session = Session::client(transport, quiet().close_timeout(Duration::from_millis(1))).unwrap();
+    let session =
+        Session::client(transport, quiet().close_timeout(Duration::from_millis(1))).unwrap();
     (session, reads, input)
 }
 
@@ -247,15 +252,19 @@ fn a_write_ends_the_readers_long_pause() {
     });
 }
 
-// ---- figures --------------------------------------------------------------------------------------------------------------
+// ---- figures ------------------------------------------------------------------------------------
 
 /// How often gmux's threads of this process have gone to sleep by themselves so far.
 fn switches() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let of_gmux = |status: &String| status.lines().next().is_some_and(|name| name.contains("\tgmux-"));
+    let status =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let of_gmux =
+        |status: &String| status.lines().next().is_some_and(|name| name.contains("\tgmux-"));
     let count = |status: String| -> Option<u64> {
-        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok())
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok())
     };
     status.filter(of_gmux).filter_map(count).sum()
 }
@@ -274,7 +283,10 @@ fn measure(what: &str, sessions: usize) -> f64 {
     let seconds = begin.elapsed().as_secs_f64();
     let rate = (switches() - before) as f64 / seconds / sessions as f64;
     let core = (ticks() - cpu) as f64 / seconds;
-    println!("{what}: {rate:.2} voluntary context switches a second and session, {core:.2} % of a core for {sessions}");
+    println!(
+        "{what}: {rate:.2} voluntary context switches a second and session, {core:.2} % of a core \
+         for {sessions}"
+    );
     rate
 }
 
@@ -284,11 +296,15 @@ fn shared_pair(lies: bool) -> [Session; 2] {
     let shared = |socket: TcpStream| {
         socket.set_nonblocking(true).unwrap();
         let abort = socket.try_clone().unwrap();
-        let shared = Shared::new(socket).on_abort(move || drop(abort.shutdown(std::net::Shutdown::Both)));
+        let shared =
+            Shared::new(socket).on_abort(move || drop(abort.shutdown(std::net::Shutdown::Both)));
         if lies { shared.with_readiness(|| Ok(())) } else { shared }
     };
     let config = Config::new().close_timeout(Duration::from_millis(1));
-    [Session::client(shared(a), config.clone()).unwrap(), Session::server(shared(b), config).unwrap()]
+    [
+        Session::client(shared(a), config.clone()).unwrap(),
+        Session::server(shared(b), config).unwrap(),
+    ]
 }
 
 #[cfg(target_os = "linux")]
@@ -308,7 +324,8 @@ fn figures_of_idle_sessions() {
             let stuck: Vec<_> = (0..100)
                 .map(|_| {
                     let (near, far) = tcp();
-                    // The peer says nothing either, and isn't to be taken for dead while this lasts.
+                    // The peer says nothing either, and isn't to be taken for dead while this
+                    // lasts.
                     let config = Config::new().keepalive_timeout(Duration::from_secs(600));
                     let session = Session::client(near, config).unwrap();
                     let mut stream = session.open("").unwrap();
@@ -325,7 +342,8 @@ fn figures_of_idle_sessions() {
                 session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
             });
         }
-        for (what, lies) in [("non-blocking Shared", false), ("Shared whose readiness lies", true)] {
+        for (what, lies) in [("non-blocking Shared", false), ("Shared whose readiness lies", true)]
+        {
             let pairs: Vec<_> = (0..50).map(|_| shared_pair(lies)).collect();
             settle();
             let rate = measure(what, 100);

@@ -1,8 +1,10 @@
-//! Interoperation with a peer that nobody here wrote: Go's smux, both versions, both roles, over loopback TCP.
+//! Interoperation with a peer that nobody here wrote: Go's smux, both versions, both roles, over
+//! loopback TCP.
 //!
-//! `interop/README.md` says what the peer does in each mode, and how it checks our frames: a fault of ours that smux would tolerate
-//! in silence makes it leave with an error. Without Go, or Debian's package of smux, the tests say `LEFT OUT` and do nothing;
-//! with `GMUX_INTEROP=required` that fails.
+//! `interop/README.md` says what the peer does in each mode, and how it checks our frames: a fault
+//! of ours that smux would tolerate in silence makes it leave with an error. Without Go, or
+//! Debian's package of smux, the tests say `LEFT OUT` and do nothing; with `GMUX_INTEROP=required`
+//! that fails.
 
 mod support;
 
@@ -37,13 +39,16 @@ fn at_once(body: impl Fn(Case) + Sync) {
     thread::scope(|scope| {
         for case in Case::ALL {
             let body = &body;
-            thread::Builder::new().name(format!("{case:?}")).spawn_scoped(scope, move || body(case)).unwrap();
+            thread::Builder::new()
+                .name(format!("{case:?}"))
+                .spawn_scoped(scope, move || body(case))
+                .unwrap();
         }
     });
 }
 
-/// Opens or accepts the one stream of `bulk` and `close`, and says or waits for the start byte: smux drops what comes before its
-/// `OpenStream` has returned, so the opener speaks first.
+/// Opens or accepts the one stream of `bulk` and `close`, and says or waits for the start byte:
+/// smux drops what comes before its `OpenStream` has returned, so the opener speaks first.
 fn start(session: &Session, we_open: bool) -> Stream {
     if we_open {
         let mut stream = session.open("").unwrap();
@@ -70,10 +75,14 @@ fn expect_eof(mut stream: &Stream) {
 /// Waits for the session's end, which has to be the peer's clean one.
 fn expect_clean_end(session: &Session) {
     session.closed().recv().unwrap_err();
-    assert!(matches!(session.close_reason(), Some(Error::PeerClosed)), "{:?}", session.close_reason());
+    assert!(
+        matches!(session.close_reason(), Some(Error::PeerClosed)),
+        "{:?}",
+        session.close_reason()
+    );
 }
 
-// ---- streams --------------------------------------------------------------------------------------------------------
+// ---- streams ------------------------------------------------------------------------------------
 
 const STREAMS: usize = 1000;
 const MAX_LEN: u64 = 16 * 1024;
@@ -82,7 +91,10 @@ const MAX_LEN: u64 = 16 * 1024;
 fn send_message(mut stream: &Stream, number: u64) -> u64 {
     let mut random = [0; 8];
     Pattern::new(number).fill(&mut random);
-    let body = Pattern::bytes(number, usize::try_from(u64::from_le_bytes(random) % (MAX_LEN + 1)).unwrap());
+    let body = Pattern::bytes(
+        number,
+        usize::try_from(u64::from_le_bytes(random) % (MAX_LEN + 1)).unwrap(),
+    );
     let length = u32::try_from(body.len()).unwrap();
     let message = [&length.to_le_bytes()[..], &body, &Sha256::digest(&body)].concat();
     stream.write_all(&message).unwrap();
@@ -105,8 +117,11 @@ fn streams(case: Case, we_open: bool) {
     let options = ["-count", &STREAMS.to_string(), "-maxlen", &MAX_LEN.to_string()];
     let opener = if we_open { "peer" } else { "go" };
     // Whoever opens also ends the session.
-    let (peer, transport) =
-        Peer::start(case, "streams", &[&options[..], &["-opener", opener, "-hangup", opener]].concat());
+    let (peer, transport) = Peer::start(
+        case,
+        "streams",
+        &[&options[..], &["-opener", opener, "-hangup", opener]].concat(),
+    );
     let session = case.session(transport, Config::new());
     let total = AtomicU64::new(0);
     if we_open {
@@ -141,7 +156,10 @@ fn streams(case: Case, we_open: bool) {
     let verdict = format!("OK streams {STREAMS} bytes {}", total.into_inner());
     assert_eq!(said.events().last(), Some(&&*verdict), "{said:?}");
     let all = STREAMS as u64;
-    assert_eq!((said.wire("in", "syn"), said.wire("in", "fin")), (if we_open { all } else { 0 }, all));
+    assert_eq!(
+        (said.wire("in", "syn"), said.wire("in", "fin")),
+        (if we_open { all } else { 0 }, all)
+    );
     let stats = session.stats();
     assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0), "{stats:?}");
     if we_open {
@@ -164,9 +182,10 @@ fn a_thousand_streams_that_go_opens_keep_their_checksums() {
     });
 }
 
-// ---- bulk -----------------------------------------------------------------------------------------------------------
+// ---- bulk ---------------------------------------------------------------------------------------
 
-/// [`Pattern`], a word at a time: a quarter of a gigabyte has to be made and checked in a debug build too.
+/// [`Pattern`], a word at a time: a quarter of a gigabyte has to be made and checked in a debug
+/// build too.
 struct Words(u64);
 
 impl Words {
@@ -261,14 +280,15 @@ fn a_quarter_gigabyte_each_way_at_once_arrives_intact_on_version_2() {
     });
 }
 
-// ---- close ----------------------------------------------------------------------------------------------------------
+// ---- close --------------------------------------------------------------------------------------
 
 const CLOSE_BYTES: usize = 100_000;
 const ANSWER: usize = 10_000;
 
 /// A peer in close mode, our session, and its stream after the start byte.
 fn closing(case: Case, options: &[&str]) -> (Peer, Session, Stream) {
-    let (peer, transport) = Peer::start(case, "close", &[&["-bytes", &CLOSE_BYTES.to_string()], options].concat());
+    let (peer, transport) =
+        Peer::start(case, "close", &[&["-bytes", &CLOSE_BYTES.to_string()], options].concat());
     let session = case.session(transport, Config::new());
     let stream = start(&session, case.we_open());
     (peer, session, stream)
@@ -288,11 +308,15 @@ fn go_closes_first() {
             let (mut ours, mut theirs) = Words::ours_and_theirs(case.we_open());
             theirs.receive(&stream, CLOSE_BYTES);
             expect_eof(&stream);
-            // To Go a full close and a half close look alike, so we may still write; it has forgotten the stream.
+            // To Go a full close and a half close look alike, so we may still write; it has
+            // forgotten the stream.
             ours.send(&stream, ANSWER);
             stream.close().unwrap();
             expect_clean_end(&session);
-            assert_eq!(events(peer), ["SENT 100000", "CLOSED", "PEERFIN", "SESSION closed here", "OK close"]);
+            assert_eq!(
+                events(peer),
+                ["SENT 100000", "CLOSED", "PEERFIN", "SESSION closed here", "OK close"]
+            );
         });
     });
 }
@@ -301,7 +325,8 @@ fn go_closes_first() {
 fn go_ends_the_session_right_after_its_stream() {
     interop("go_ends_the_session_right_after_its_stream", || {
         at_once(|case| {
-            let (peer, session, stream) = closing(case, &["-who", "go", "-abrupt", "-linger", "1s"]);
+            let (peer, session, stream) =
+                closing(case, &["-who", "go", "-abrupt", "-linger", "1s"]);
             Words::ours_and_theirs(case.we_open()).1.receive(&stream, CLOSE_BYTES);
             expect_eof(&stream);
             expect_clean_end(&session);
@@ -322,7 +347,10 @@ fn we_close_first_and_still_read_the_answer() {
             expect_eof(&stream);
             session.close().unwrap();
             let said = events(peer);
-            assert_eq!(said, ["READ 100000", "EOF", "SENT 10000", "CLOSED", "SESSION EOF", "OK close"]);
+            assert_eq!(
+                said,
+                ["READ 100000", "EOF", "SENT 10000", "CLOSED", "SESSION EOF", "OK close"]
+            );
         });
     });
 }
@@ -346,7 +374,14 @@ fn both_close_at_once() {
             session.close().unwrap();
             let mut said = events(peer);
             said[..2].sort();
-            let expected = ["READ 100000", "SENT 100000", "CLOSED", "PEERFIN", "SESSION closed here", "OK close"];
+            let expected = [
+                "READ 100000",
+                "SENT 100000",
+                "CLOSED",
+                "PEERFIN",
+                "SESSION closed here",
+                "OK close",
+            ];
             assert_eq!(said, expected);
         });
     });
@@ -361,7 +396,11 @@ fn a_stream_that_go_cuts_off_is_an_error_after_all_its_data() {
             Words::ours_and_theirs(case.we_open()).1.receive(&stream, CLOSE_BYTES);
             let error = (&stream).read(&mut [0]).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted, "{error}");
-            assert!(matches!(session.close_reason(), Some(Error::ConnectionLost(_))), "{:?}", session.close_reason());
+            assert!(
+                matches!(session.close_reason(), Some(Error::ConnectionLost(_))),
+                "{:?}",
+                session.close_reason()
+            );
             assert_eq!(events(peer), ["SENT 100000", "SESSION closed here", "OK close"]);
         });
     });
@@ -374,32 +413,43 @@ fn a_session_that_we_close_sends_all_data_and_no_fin_for_open_streams() {
             let (peer, session, stream) = closing(case, &["-who", "peercut"]);
             Words::ours_and_theirs(case.we_open()).0.send(&stream, CLOSE_BYTES);
             session.close().unwrap();
-            // smux can't tell this from an end of file; that no FIN came, gopeer's look at the wire says.
+            // smux can't tell this from an end of file; that no FIN came, gopeer's look at the wire
+            // says.
             assert_eq!(events(peer), ["READ 100000", "EOF", "SESSION EOF", "OK close"]);
             drop(stream);
         });
     });
 }
 
-// ---- keepalive ------------------------------------------------------------------------------------------------------
+// ---- keepalive ----------------------------------------------------------------------------------
 
-/// Idle for longer than either side would bear silence: smux looks at every `keeptimeout` whether anything came since the last look.
+/// Idle for longer than either side would bear silence: smux looks at every `keeptimeout` whether
+/// anything came since the last look.
 #[test]
 fn an_idle_session_lives_on_keepalives_alone() {
     const INTERVAL: Duration = Duration::from_millis(300);
     const TIMEOUT: Duration = Duration::from_secs(2);
     interop("an_idle_session_lives_on_keepalives_alone", || {
         at_once(|case| {
-            let (peer, transport) =
-                Peer::start(case, "keepalive", &["-intervals", "3", "-interval", "300ms", "-keeptimeout", "2s"]);
-            let session =
-                case.session(transport, Config::new().keepalive_interval(INTERVAL).keepalive_timeout(TIMEOUT));
+            let (peer, transport) = Peer::start(
+                case,
+                "keepalive",
+                &["-intervals", "3", "-interval", "300ms", "-keeptimeout", "2s"],
+            );
+            let session = case.session(
+                transport,
+                Config::new().keepalive_interval(INTERVAL).keepalive_timeout(TIMEOUT),
+            );
             if case.we_open() {
-                // Time is what passes here: two of the longer timeouts. NOPs are all that came and went meanwhile.
+                // Time is what passes here: two of the longer timeouts. NOPs are all that came and
+                // went meanwhile.
                 thread::sleep(TIMEOUT * 2 + INTERVAL);
                 let stats = session.stats();
                 assert!(stats.frames_sent >= 3 && stats.frames_received >= 3, "{stats:?}");
-                assert_eq!((stats.bytes_sent, stats.bytes_received, session.close_reason().is_none()), (0, 0, true));
+                assert_eq!(
+                    (stats.bytes_sent, stats.bytes_received, session.close_reason().is_none()),
+                    (0, 0, true)
+                );
                 let mut stream = session.open("").unwrap();
                 let sent = Pattern::bytes(1, 100);
                 stream.write_all(&sent).unwrap();
@@ -423,7 +473,7 @@ fn an_idle_session_lives_on_keepalives_alone() {
     });
 }
 
-// ---- versions -------------------------------------------------------------------------------------------------------
+// ---- versions -----------------------------------------------------------------------------------
 
 #[test]
 fn different_versions_are_named_with_the_peers_address() {
@@ -431,7 +481,8 @@ fn different_versions_are_named_with_the_peers_address() {
         at_once(|case| {
             let (peer, transport) = Peer::start(case, "version", &["-opener", "go"]);
             let addr = transport.peer_addr().unwrap();
-            let session = Case { version: 3 - case.version, ..case }.session(transport, Config::new());
+            let session =
+                Case { version: 3 - case.version, ..case }.session(transport, Config::new());
             let error = session.accept().unwrap_err();
             match error {
                 Error::InvalidVersion { ours, theirs, peer, .. } => {
@@ -447,20 +498,24 @@ fn different_versions_are_named_with_the_peers_address() {
             assert!(matches!(open, Error::InvalidVersion { .. }), "{open}");
             let said = peer.finish();
             assert!(
-                said.events().last().is_some_and(|line| line.starts_with("ERR ") && *line != "ERR timeout"),
+                said.events()
+                    .last()
+                    .is_some_and(|line| line.starts_with("ERR ") && *line != "ERR timeout"),
                 "{said:?}"
             );
         });
     });
 }
 
-/// Go says nothing of versions, and on our side only the connection's end is seen. It isn't a clean one: the stream was cut off.
+/// Go says nothing of versions, and on our side only the connection's end is seen. It isn't a clean
+/// one: the stream was cut off.
 #[test]
 fn go_ends_a_session_of_another_version() {
     interop("go_ends_a_session_of_another_version", || {
         at_once(|case| {
             let (peer, transport) = Peer::start(case, "version", &["-opener", "peer"]);
-            let session = Case { version: 3 - case.version, ..case }.session(transport, Config::new());
+            let session =
+                Case { version: 3 - case.version, ..case }.session(transport, Config::new());
             let mut stream = session.open("").unwrap();
             let error = Error::from(stream.read(&mut [0]).unwrap_err());
             assert!(matches!(error, Error::ConnectionLost(_)), "{error:?}");
@@ -470,9 +525,10 @@ fn go_ends_a_session_of_another_version() {
     });
 }
 
-// ---- names ----------------------------------------------------------------------------------------------------------
+// ---- names --------------------------------------------------------------------------------------
 
-/// Opens a stream with this name, writes `hello`, and reads until Go is gone; returns what was read, how it ended, and what Go said.
+/// Opens a stream with this name, writes `hello`, and reads until Go is gone; returns what was
+/// read, how it ended, and what Go said.
 fn open_named(case: Case, name: &str) -> (Vec<u8>, Error, Said) {
     let (peer, transport) = Peer::start(case, "named", &["-opener", "peer", "-wait", "500ms"]);
     let session = case.session(transport, Config::new());
@@ -489,13 +545,16 @@ fn a_named_syn_stops_plain_smux() {
         at_once(|case| {
             let (back, error, said) = open_named(case, "echo");
             assert!(matches!(error, Error::ConnectionLost(_) | Error::Io(_)), "{error:?}");
-            // Whether smux's accept yields the stream or the error, both being there, is left to chance. It reads nothing.
+            // Whether smux's accept yields the stream or the error, both being there, is left to
+            // chance. It reads nothing.
             let mut wrote = false;
             for event in said.events() {
                 let words: Vec<_> = event.split(' ').collect();
                 match words[..] {
                     ["SAW", "accept" | "read", _, "error", "invalid", "protocol"] => {}
-                    ["SAW", "accept", _, "stream", _] | ["SAW", "open", "stream", _] | ["OK", "named"] => {}
+                    ["SAW", "accept", _, "stream", _]
+                    | ["SAW", "open", "stream", _]
+                    | ["OK", "named"] => {}
                     ["SAW", "write", "ok"] => wrote = true,
                     ["SAW", "session", state] => {
                         assert_eq!(state, "closed=false", "a zombie: it doesn't end by itself")

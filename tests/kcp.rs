@@ -64,9 +64,11 @@ const GOOD: Link = Link { loss: 0, reorder: 0, double: 0, damage: 0, ..BAD };
 fn world(settings: &Settings, link: Link, config: &Config) -> World {
     let endpoint = endpoint(settings);
     let relay = UdpRelay::start(endpoint.local_addr(), link).unwrap();
-    let client = Session::client(kcp::connect(relay.addr(), settings).unwrap(), config.clone()).unwrap();
+    let client =
+        Session::client(kcp::connect(relay.addr(), settings).unwrap(), config.clone()).unwrap();
     let mut first = client.open("first").unwrap();
-    first.write_all(b"!").unwrap(); // KCP has no handshake: the server knows of us by our first byte
+    // KCP has no handshake: the server knows of us by our first byte
+    first.write_all(b"!").unwrap();
     let server = Session::server(endpoint.accept().unwrap(), config.clone()).unwrap();
     assert_eq!(server.accept().unwrap().read(&mut [0; 9]).unwrap(), 1);
     World { endpoint, relay, client, server }
@@ -77,7 +79,8 @@ impl Drop for World {
     fn drop(&mut self) {
         thread::scope(|scope| {
             for session in [&self.client, &self.server] {
-                scope.spawn(|| drop(session.close())); // tests that say how it closes do so themselves
+                // tests that say how it closes do so themselves
+                scope.spawn(|| drop(session.close()));
             }
         });
     }
@@ -116,7 +119,8 @@ fn echoed(stream: &Stream, seed: u64, len: usize) {
 fn every_byte_is_right_both_ways_at_once_over_a_bad_link() {
     test("bad link", || {
         for cipher in [Cipher::None, Cipher::Aes] {
-            let World { client, server, relay, .. } = &world(&Settings { cipher, ..settings() }, BAD, &config());
+            let World { client, server, relay, .. } =
+                &world(&Settings { cipher, ..settings() }, BAD, &config());
             let _echoing = echo(server.clone());
             echoed(&client.open("echo").unwrap(), 5, 3 << 20);
             assert!(relay.counts().lost > 50 && relay.counts().doubled > 50);
@@ -211,7 +215,8 @@ fn tls_runs_over_it_and_its_end_is_on_the_wire() {
             echo(session.clone()).join().unwrap(); // a clean end of the input ends the loop
             session.close()
         });
-        let tls = Tls::handshake(client, kcp::connect(relay.addr(), &settings).unwrap(), limit).unwrap();
+        let tls =
+            Tls::handshake(client, kcp::connect(relay.addr(), &settings).unwrap(), limit).unwrap();
         let client = Session::client(tls, config().close_timeout(limit)).unwrap();
         echoed(&client.open("echo").unwrap(), 3, 1 << 20);
         client.close().unwrap(); // so the peer's close_notify has come
@@ -253,7 +258,10 @@ fn close_says_what_is_missing_when_the_peer_is_gone() {
         relay.set_link(Link { loss: 100, ..GOOD });
         client.open("unheard").unwrap().write_all(b"unheard").unwrap();
         let closed = client.close();
-        assert!(matches!(closed, Err(Error::CloseIncomplete { peer_ended: false, .. })), "{closed:?}");
+        assert!(
+            matches!(closed, Err(Error::CloseIncomplete { peer_ended: false, .. })),
+            "{closed:?}"
+        );
     });
 }
 
@@ -301,7 +309,10 @@ fn its_threads_end_with_the_last_conversation() {
         let settings = settings();
         let endpoint = endpoint(&settings);
         let (mut client, mut server) = halves(&endpoint, &settings);
-        let ports = [server.control.local_addr().unwrap().port(), client.control.local_addr().unwrap().port()];
+        let ports = [
+            server.control.local_addr().unwrap().port(),
+            client.control.local_addr().unwrap().port(),
+        ];
         until(|| ports.map(threads_of) == [2, 2]); // a thread has its name a moment after its start
         drop(endpoint); // no more are accepted; these live on
         client.writer.write_all(b"still here").unwrap();
@@ -314,7 +325,10 @@ fn its_threads_end_with_the_last_conversation() {
 
 /// How many threads the endpoint at a port has.
 fn threads_of(port: u16) -> usize {
-    threads().iter().filter(|name| name.starts_with("kcp-") && name.ends_with(&format!("-{port}"))).count()
+    threads()
+        .iter()
+        .filter(|name| name.starts_with("kcp-") && name.ends_with(&format!("-{port}")))
+        .count()
 }
 
 #[test]
@@ -493,7 +507,15 @@ fn seal(segments: &[u8]) -> Vec<u8> {
 
 fn push(conv: u32, sn: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let segment = Segment { conv, command: Command::Push, window: 99, ts: 0, sn: Seq(sn), una: Seq(0), data: b"data" };
+    let segment = Segment {
+        conv,
+        command: Command::Push,
+        window: 99,
+        ts: 0,
+        sn: Seq(sn),
+        una: Seq(0),
+        data: b"data",
+    };
     segment.write(&mut bytes);
     bytes
 }
@@ -550,7 +572,8 @@ fn datagrams_that_make_no_sense_are_counted_and_change_nothing() {
         }
         for command in [Command::Ack, Command::Ask, Command::Tell] {
             let mut bytes = Vec::new();
-            let segment = Segment { conv: 1, command, window: 0, ts: 0, sn: Seq(0), una: Seq(0), data: &[] };
+            let segment =
+                Segment { conv: 1, command, window: 0, ts: 0, sn: Seq(0), una: Seq(0), data: &[] };
             segment.write(&mut bytes);
             raw.send(&bytes);
         }
@@ -587,8 +610,11 @@ fn a_client_that_starts_again_takes_the_place_of_its_silent_past() {
         assert_eq!(old.reader.read(&mut [0; 99]).unwrap(), 6);
 
         // At once: that may be a forged datagram. The old one goes on.
-        let first =
-            Raw { protocol: Protocol::new(2, &settings()), socket: raw.socket.try_clone().unwrap() }.say(b"new");
+        let first = Raw {
+            protocol: Protocol::new(2, &settings()),
+            socket: raw.socket.try_clone().unwrap(),
+        }
+        .say(b"new");
         let mut new = split(endpoint.accept().unwrap());
         assert_eq!(new.reader.read(&mut [0; 99]).unwrap(), 3);
         raw.say(b"still");
@@ -596,11 +622,15 @@ fn a_client_that_starts_again_takes_the_place_of_its_silent_past() {
         assert_eq!(endpoint.conversations(), 2);
 
         thread::sleep(Duration::from_millis(1100)); // so long it has to have been silent
-        Raw { protocol: Protocol::new(3, &settings()), socket: raw.socket.try_clone().unwrap() }.say(b"newer");
+        Raw { protocol: Protocol::new(3, &settings()), socket: raw.socket.try_clone().unwrap() }
+            .say(b"newer");
         let mut newer = split(endpoint.accept().unwrap());
         assert_eq!(newer.reader.read(&mut [0; 99]).unwrap(), 5);
         for end in [&mut old, &mut new] {
-            assert_eq!(end.reader.read(&mut [0; 99]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(
+                end.reader.read(&mut [0; 99]).unwrap_err().kind(),
+                io::ErrorKind::ConnectionReset
+            );
             assert_eq!(end.writer.write(b"x").unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
         assert_eq!(endpoint.conversations(), 1);

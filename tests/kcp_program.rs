@@ -47,12 +47,19 @@ impl Drop for Running {
 }
 
 /// A client and a server in front of `target`; returns the client's address, too.
-fn forwarders(target: &TcpListener, both: &[&str], of_server: &[&str], of_client: &[&str]) -> (Running, Running) {
+fn forwarders(
+    target: &TcpListener,
+    both: &[&str],
+    of_server: &[&str],
+    of_client: &[&str],
+) -> (Running, Running) {
     let target = target.local_addr().unwrap().to_string();
-    let server = ["server", "--listen", "127.0.0.1:0", "--target", &target, "--key", "of this test"];
+    let server =
+        ["server", "--listen", "127.0.0.1:0", "--target", &target, "--key", "of this test"];
     let server = Running::start(&[&server, both, of_server].concat());
     let remote = server.addr.to_string();
-    let client = ["client", "--listen", "127.0.0.1:0", "--remote", &remote, "--key", "of this test"];
+    let client =
+        ["client", "--listen", "127.0.0.1:0", "--remote", &remote, "--key", "of this test"];
     (Running::start(&[&client, both, of_client].concat()), server)
 }
 
@@ -83,7 +90,8 @@ fn half_close_comes_through_between_two_of_them() {
     test("half-close", || {
         for smuxver in ["1", "2"] {
             let target = target();
-            let (client, _server) = forwarders(&target, &["--half-close", "--smuxver", smuxver], &[], &[]);
+            let (client, _server) =
+                forwarders(&target, &["--half-close", "--smuxver", smuxver], &[], &[]);
             question_and_answer(&target, &client);
         }
     });
@@ -98,7 +106,8 @@ fn without_half_close_an_end_of_the_stream_ends_the_connection() {
             let mut tcp = TcpStream::connect(client.addr).unwrap();
             tcp.write_all(b"!").unwrap();
             let mut far = target.accept().unwrap().0;
-            // A socket that is closed with unread input resets its connection, and the answer is lost.
+            // A socket that is closed with unread input resets its connection, and the answer is
+            // lost.
             far.read_exact(&mut [0]).unwrap();
             far.write_all(&Pattern::bytes(2, 300_000)).unwrap();
             drop(far);
@@ -134,10 +143,15 @@ fn pem(what: &str, der: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = format!("-----BEGIN {what}-----\n");
     for (n, three) in der.chunks(3).enumerate() {
-        let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - three.len()));
         for digit in 0..4 {
             let shown = digit <= three.len();
-            text.push(if shown { DIGITS[(bits >> (18 - 6 * digit)) as usize & 63].into() } else { '=' });
+            text.push(if shown {
+                DIGITS[(bits >> (18 - 6 * digit)) as usize & 63].into()
+            } else {
+                '='
+            });
         }
         if n % 16 == 15 {
             text.push('\n');
@@ -164,7 +178,8 @@ fn tls_over_kcp_is_two_options_away() {
 
         // Another name than the certificate's: no connection.
         let remote = server.addr.to_string();
-        let start = ["client", "--listen", "127.0.0.1:0", "--remote", &remote, "--key", "of this test"];
+        let start =
+            ["client", "--listen", "127.0.0.1:0", "--remote", &remote, "--key", "of this test"];
         let wrong = ["--tls-ca", cert, "--tls-name", "another.example"];
         let client = Running::start(&[&start[..], &wrong].concat());
         let mut tcp = TcpStream::connect(client.addr).unwrap();

@@ -56,7 +56,8 @@ impl End {
             }
         }
         while self.written < self.to_write {
-            let part: Vec<u8> = (self.written..self.to_write.min(self.written + 3000)).map(pattern).collect();
+            let part: Vec<u8> =
+                (self.written..self.to_write.min(self.written + 3000)).map(pattern).collect();
             let n = self.protocol.write(&part);
             if n == 0 {
                 break;
@@ -105,7 +106,10 @@ impl World {
     }
 
     fn chance(&mut self, of_a_hundred: u64) -> bool {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % 100 < of_a_hundred
     }
 
@@ -148,13 +152,19 @@ impl World {
         let until = self.now + within;
         while !self.is_done() {
             self.step();
-            assert!(self.now < until, "after {within} ms: {:?}", self.ends.each_ref().map(|end| end.came));
+            assert!(
+                self.now < until,
+                "after {within} ms: {:?}",
+                self.ends.each_ref().map(|end| end.came)
+            );
         }
     }
 
     fn is_done(&self) -> bool {
         let [a, b] = &self.ends;
-        a.came == b.to_write && b.came == a.to_write && self.ends.iter().all(|end| end.protocol.is_done())
+        a.came == b.to_write
+            && b.came == a.to_write
+            && self.ends.iter().all(|end| end.protocol.is_done())
     }
 }
 
@@ -213,7 +223,12 @@ fn a_lost_segment_is_sent_again_after_two_later_acks_not_after_its_wait() {
 #[test]
 fn numbers_and_the_clock_may_wrap() {
     for link in [PERFECT, Link { loss: 5, late: 20, double: 20, seed: 3 }] {
-        let mut world = World::new(link, &settings(Mode::FAST3, 256), u32::MAX - 700, u64::from(u32::MAX) - 100);
+        let mut world = World::new(
+            link,
+            &settings(Mode::FAST3, 256),
+            u32::MAX - 700,
+            u64::from(u32::MAX) - 100,
+        );
         world.ends.iter_mut().for_each(|end| end.to_write = 3_000_000); // 2297 segments
         world.run(1_000_000);
         assert!(world.now > u64::from(u32::MAX));
@@ -306,15 +321,25 @@ const FIRSTS: [u32; 4] = [0, 1000, u32::MAX - 1, i32::MAX as u32 - 1];
 #[test]
 fn an_ack_of_what_was_never_sent_changes_nothing() {
     for first in FIRSTS {
-        for (sn, una) in
-            [(4, 0), (4, 5), (1, 5), (1 << 30, 0), (0, 1 << 30), (i32::MAX as u32, 0), (0, i32::MAX as u32)]
-        {
+        for (sn, una) in [
+            (4, 0),
+            (4, 5),
+            (1, 5),
+            (1 << 30, 0),
+            (0, 1 << 30),
+            (i32::MAX as u32, 0),
+            (0, i32::MAX as u32),
+        ] {
             let mut protocol = sender_of_four(first);
-            let datagram = bytes(&[segment(Command::Ack, first.wrapping_add(sn), first.wrapping_add(una))]);
+            let datagram =
+                bytes(&[segment(Command::Ack, first.wrapping_add(sn), first.wrapping_add(una))]);
             assert_eq!(protocol.input(&datagram, 1), Err(Malformed), "{sn} {una}");
             // What was good before it in the datagram isn't used either.
             let good = segment(Command::Ack, first, first.wrapping_add(4));
-            let mixed = bytes(&[good, segment(Command::Ack, first.wrapping_add(sn), first.wrapping_add(una))]);
+            let mixed = bytes(&[
+                good,
+                segment(Command::Ack, first.wrapping_add(sn), first.wrapping_add(una)),
+            ]);
             assert_eq!(protocol.input(&mixed, 1), Err(Malformed));
             assert!(!protocol.is_done());
             assert_eq!(protocol.input(&bytes(&[good]), 1), Ok(()));
@@ -329,7 +354,9 @@ fn acks_that_are_old_or_come_twice_change_nothing() {
         let mut protocol = sender_of_four(first);
         let at = |n: u32| first.wrapping_add(n);
         protocol.input(&bytes(&[segment(Command::Ack, at(1), at(2))]), 1).unwrap();
-        for (sn, una) in [(0, 0), (1, 1), (u32::MAX - 5, 0), (0, u32::MAX - 5), ((1 << 31) + 5, (1 << 31) + 5)] {
+        for (sn, una) in
+            [(0, 0), (1, 1), (u32::MAX - 5, 0), (0, u32::MAX - 5), ((1 << 31) + 5, (1 << 31) + 5)]
+        {
             protocol.input(&bytes(&[segment(Command::Ack, at(sn), at(una))]), 2).unwrap();
             protocol.input(&bytes(&[segment(Command::Ack, at(sn), at(una))]), 2).unwrap();
         }
@@ -347,10 +374,13 @@ fn timestamps_may_be_anything() {
             protocol.write(&[1; 8 * 1306]);
             sent(&mut protocol, now);
             for sn in [7, 0, 3] {
-                protocol.input(&bytes(&[Segment { ts, ..segment(Command::Ack, sn, 0) }]), now + 1).unwrap();
+                protocol
+                    .input(&bytes(&[Segment { ts, ..segment(Command::Ack, sn, 0) }]), now + 1)
+                    .unwrap();
             }
             // It goes on within the longest wait there is.
-            let again: usize = (0..3).map(|n| sent(&mut protocol, now + 60_001 * (n + 1)).len()).sum();
+            let again: usize =
+                (0..3).map(|n| sent(&mut protocol, now + 60_001 * (n + 1)).len()).sum();
             assert!(again > 0, "{ts} {now}");
         }
     }
@@ -361,13 +391,15 @@ fn data_beyond_the_window_has_no_place_and_no_ack() {
     for first in FIRSTS {
         let mut protocol = Protocol::beginning_at(7, &settings(Mode::FAST, 64), Seq(first));
         for sn in [64, 65, 1000, 1 << 30, i32::MAX as u32] {
-            let push = Segment { data: b"x", ..segment(Command::Push, first.wrapping_add(sn), first) };
+            let push =
+                Segment { data: b"x", ..segment(Command::Push, first.wrapping_add(sn), first) };
             protocol.input(&bytes(&[push]), 0).unwrap();
             assert_eq!(sent(&mut protocol, 10), Vec::<Vec<u8>>::new());
         }
         // What came before already is acked, and nothing else.
         for sn in [u32::MAX, u32::MAX - 1000, 1 << 31] {
-            let push = Segment { data: b"x", ..segment(Command::Push, first.wrapping_add(sn), first) };
+            let push =
+                Segment { data: b"x", ..segment(Command::Push, first.wrapping_add(sn), first) };
             protocol.input(&bytes(&[push]), 20).unwrap();
             assert_eq!(sent(&mut protocol, 30).len(), 1);
         }
@@ -382,7 +414,9 @@ fn empty_segments_are_no_end_and_take_no_place() {
         protocol.input(&bytes(&[segment(Command::Push, sn, 0)]), 0).unwrap();
         assert!(!protocol.is_readable());
     }
-    protocol.input(&bytes(&[Segment { data: b"abc", ..segment(Command::Push, 100, 0) }]), 0).unwrap();
+    protocol
+        .input(&bytes(&[Segment { data: b"abc", ..segment(Command::Push, 100, 0) }]), 0)
+        .unwrap();
     let mut buf = [0; 10];
     assert_eq!((protocol.read(&mut buf), &buf[..3]), (3, &b"abc"[..]));
     assert_eq!(protocol.read(&mut buf), 0);
@@ -430,7 +464,9 @@ fn a_thousand_questions_are_answered_once_for_each_batch() {
 fn datagrams_that_arent_made_of_segments_change_nothing() {
     let good = bytes(&[Segment { data: b"abc", ..segment(Command::Push, 0, 0) }]);
     let mut bad: Vec<Vec<u8>> = (1..good.len()).map(|len| good[..len].to_vec()).collect();
-    for (at, byte) in [(0, 8), (4, 80), (4, 85), (4, 0), (4, 255), (20, 4), (20, 2), (23, 255), (23, 128)] {
+    for (at, byte) in
+        [(0, 8), (4, 80), (4, 85), (4, 0), (4, 255), (20, 4), (20, 2), (23, 255), (23, 128)]
+    {
         bad.push(good.clone());
         bad.last_mut().unwrap()[at] = byte;
     }
@@ -456,14 +492,27 @@ fn datagrams_that_arent_made_of_segments_change_nothing() {
 
 fn any_segment() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![0u32..70, any::<u32>(), (u32::MAX - 5)..=u32::MAX, Just(1 << 31)];
-    let fields =
-        (prop_oneof![Just(7u32), any::<u32>()], prop_oneof![81u8..=84, any::<u8>()], any::<u8>(), any::<u16>());
-    (fields, any::<u32>(), number.clone(), number, prop_oneof![Just(None), any::<u32>().prop_map(Some)], 0usize..20)
+    let fields = (
+        prop_oneof![Just(7u32), any::<u32>()],
+        prop_oneof![81u8..=84, any::<u8>()],
+        any::<u8>(),
+        any::<u16>(),
+    );
+    (
+        fields,
+        any::<u32>(),
+        number.clone(),
+        number,
+        prop_oneof![Just(None), any::<u32>().prop_map(Some)],
+        0usize..20,
+    )
         .prop_map(|((conv, command, frg, window), ts, sn, una, len, data)| {
             let mut bytes = conv.to_le_bytes().to_vec();
             bytes.extend([command, frg]);
             bytes.extend(window.to_le_bytes());
-            [ts, sn, una, len.unwrap_or(data as u32)].iter().for_each(|n| bytes.extend(n.to_le_bytes()));
+            [ts, sn, una, len.unwrap_or(data as u32)]
+                .iter()
+                .for_each(|n| bytes.extend(n.to_le_bytes()));
             bytes.extend(vec![5; data]);
             bytes
         })

@@ -1,8 +1,9 @@
-//! The shape of the source: which file may import which, what the protocol core must not touch, what
-//! every file opens with, and how long it may be.
+//! The shape of the source: which file may import which, what the protocol core must not touch,
+//! what every file opens with, and how long it may be.
 //!
-//! The checker reads the text of `src`: it blanks comments and literals, cuts out what is compiled for tests only, and resolves every path
-//! that begins with `crate` or `super`, in imports and in code alike. It checks itself on made-up sources below.
+//! The checker reads the text of `src`: it blanks comments and literals, cuts out what is compiled
+//! for tests only, and resolves every path that begins with `crate` or `super`, in imports and in
+//! code alike. It checks itself on made-up sources below.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +15,8 @@ const MAX_LINES: usize = 400;
 /// The one file that may log by itself.
 const LOGGER: &str = "engine/logging.rs";
 
-/// The layer of a module: a file imports only from its own and from lower-numbered ones. `None`: the table has no such module.
+/// The layer of a module: a file imports only from its own and from lower-numbered ones. `None`:
+/// the table has no such module.
 fn layer(module: &[String]) -> Option<u8> {
     let part = |i: usize| module.get(i).map(String::as_str);
     Some(match (part(0)?, part(1)) {
@@ -32,7 +34,8 @@ fn layer(module: &[String]) -> Option<u8> {
     })
 }
 
-/// What the protocol core must not name: it does no I/O, takes no lock, reads no clock, starts no thread, has no channel, logs nothing.
+/// What the protocol core must not name: it does no I/O, takes no lock, reads no clock, starts no
+/// thread, has no channel, logs nothing.
 const NOT_IN_PROTO: [&str; 18] = [
     "thread",
     "Mutex",
@@ -54,7 +57,7 @@ const NOT_IN_PROTO: [&str; 18] = [
     "println",
 ];
 
-// ---- reading source ---------------------------------------------------------------------------------------------------
+// ---- reading source -----------------------------------------------------------------------------
 
 /// One source file, ready to be looked at.
 struct Source {
@@ -79,26 +82,37 @@ struct Token {
 
 impl Source {
     fn new(name: &str, text: &str) -> Self {
-        let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+        let mut module: Vec<String> =
+            name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
         if matches!(module.last().map(String::as_str), Some("mod" | "lib")) {
             module.pop();
         }
         let (tokens, test_lines, test_modules) = without_tests(tokens(&blank(text)));
-        Self { name: name.to_owned(), text: text.to_owned(), tokens, module, test_lines, test_modules }
+        Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            tokens,
+            module,
+            test_lines,
+            test_modules,
+        }
     }
 
-    /// Whether the tokens contain `path`, such as `Instant::now`, as whole words. A trailing part of a word counts for `Atomic…`.
+    /// Whether the tokens contain `path`, such as `Instant::now`, as whole words. A trailing part
+    /// of a word counts for `Atomic…`.
     fn names(&self, path: &str) -> Option<usize> {
         let path = tokens(path);
         let same = |have: &Token, want: &Token| {
             have.text == want.text || (want.text == "Atomic" && have.text.starts_with("Atomic"))
         };
         let mut windows = self.tokens.windows(path.len());
-        let found = windows.find(|window| window.iter().zip(&path).all(|(have, want)| same(have, want)))?;
+        let found =
+            windows.find(|window| window.iter().zip(&path).all(|(have, want)| same(have, want)))?;
         Some(found[0].line)
     }
 
-    /// Every path that begins with `crate` or `super`, resolved to modules and names from the crate's root.
+    /// Every path that begins with `crate` or `super`, resolved to modules and names from the
+    /// crate's root.
     fn imports(&self) -> Vec<(usize, Vec<String>)> {
         let mut found = Vec::new();
         let mut here = self.module.clone();
@@ -127,8 +141,14 @@ impl Source {
     }
 }
 
-/// The names in a tree such as `crate::{a::b, c::{d, e as f}}` that begins at token `at`; returns where it ends.
-fn tree(tokens: &[Token], mut at: usize, prefix: &[String], leaves: &mut Vec<Vec<String>>) -> usize {
+/// The names in a tree such as `crate::{a::b, c::{d, e as f}}` that begins at token `at`; returns
+/// where it ends.
+fn tree(
+    tokens: &[Token],
+    mut at: usize,
+    prefix: &[String],
+    leaves: &mut Vec<Vec<String>>,
+) -> usize {
     let text = |i: usize| tokens.get(i).map_or("", |token| token.text.as_str());
     let mut path = prefix.to_vec();
     loop {
@@ -176,7 +196,9 @@ fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut i = 0;
     let skip_to = |from: usize, to: usize, out: &mut String| {
-        out.extend(chars[from..to.min(chars.len())].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }));
+        out.extend(
+            chars[from..to.min(chars.len())].iter().map(|c| if *c == '\n' { '\n' } else { ' ' }),
+        );
         to.min(chars.len())
     };
     while i < chars.len() {
@@ -198,7 +220,10 @@ fn blank(text: &str) -> String {
                     break;
                 }
             }
-        } else if at(i) == 'r' && !word_before && (at(i + 1) == '"' || (at(i + 1) == '#' && raw_string(&chars, i))) {
+        } else if at(i) == 'r'
+            && !word_before
+            && (at(i + 1) == '"' || (at(i + 1) == '#' && raw_string(&chars, i)))
+        {
             let hashes = chars[i + 1..].iter().take_while(|c| **c == '#').count();
             i += hashes + 2;
             while i < chars.len() && !(at(i) == '"' && (1..=hashes).all(|n| at(i + n) == '#')) {
@@ -238,7 +263,8 @@ fn tokens(code: &str) -> Vec<Token> {
     for (number, line) in code.lines().enumerate() {
         let mut rest = line.trim_start();
         while let Some(first) = rest.chars().next() {
-            let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+            let word =
+                rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
             let len = match word {
                 0 if rest.starts_with("::") => 2,
                 0 => first.len_utf8(),
@@ -251,14 +277,17 @@ fn tokens(code: &str) -> Vec<Token> {
     tokens
 }
 
-/// Cuts out items under `#[cfg(test)]`; returns the other tokens, the lines of those items, and the modules among them that are files.
+/// Cuts out items under `#[cfg(test)]`; returns the other tokens, the lines of those items, and the
+/// modules among them that are files.
 fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize, Vec<String>) {
     const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut lines, mut modules) = (Vec::new(), 0, Vec::new());
     let mut i = 0;
     while i < tokens.len() {
         let here = &tokens[i..];
-        if here.len() < ATTRIBUTE.len() || !here.iter().zip(ATTRIBUTE).all(|(token, want)| token.text == want) {
+        if here.len() < ATTRIBUTE.len()
+            || !here.iter().zip(ATTRIBUTE).all(|(token, want)| token.text == want)
+        {
             kept.push(tokens[i].clone());
             i += 1;
             continue;
@@ -287,7 +316,7 @@ fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize, Vec<String>) {
     (kept, lines, modules)
 }
 
-// ---- the rules -------------------------------------------------------------------------------------------------------
+// ---- the rules ----------------------------------------------------------------------------------
 
 /// Names that `lib.rs` re-exports, with the modules that they come from.
 fn exports(lib: &Source) -> HashMap<String, Vec<String>> {
@@ -296,7 +325,8 @@ fn exports(lib: &Source) -> HashMap<String, Vec<String>> {
         if lib.tokens[i].text == "use" {
             let mut leaves = Vec::new();
             tree(&lib.tokens, i + 1, &[], &mut leaves);
-            exports.extend(leaves.into_iter().filter_map(|leaf| Some((leaf.last()?.clone(), leaf))));
+            exports
+                .extend(leaves.into_iter().filter_map(|leaf| Some((leaf.last()?.clone(), leaf))));
         }
     }
     exports
@@ -317,16 +347,22 @@ fn layering(source: &Source, exports: &HashMap<String, Vec<String>>) -> Vec<Stri
             [root] if layer(&path).is_none() => exports.get(root).cloned().unwrap_or(path),
             _ => path,
         };
-        // A path into the file's own module tree needs no look: `super::*` in an inline module, a child of a child.
+        // A path into the file's own module tree needs no look: `super::*` in an inline module, a
+        // child of a child.
         if path.first() == source.module.first() && source.module[0] != "wire" {
             continue;
         }
         match layer(&path) {
             Some(theirs) if theirs <= own => {}
             Some(theirs) => {
-                wrong.push(format!("{name}:{line}: layer {own} imports {} of layer {theirs}", path.join("::")));
+                wrong.push(format!(
+                    "{name}:{line}: layer {own} imports {} of layer {theirs}",
+                    path.join("::")
+                ));
             }
-            None => wrong.push(format!("{name}:{line}: {} isn't in the layer table", path.join("::"))),
+            None => {
+                wrong.push(format!("{name}:{line}: {} isn't in the layer table", path.join("::")))
+            }
         }
     }
     wrong
@@ -351,7 +387,9 @@ fn habits(source: &Source) -> Vec<String> {
     if name != LOGGER
         && let Some(line) = source.names("log")
     {
-        wrong.push(format!("{name}:{line}: only {LOGGER} may name the log crate: a logger may panic"));
+        wrong.push(format!(
+            "{name}:{line}: only {LOGGER} may name the log crate: a logger may panic"
+        ));
     }
     if source.module.first().is_some_and(|first| first == "proto") {
         for banned in NOT_IN_PROTO {
@@ -367,10 +405,12 @@ fn habits(source: &Source) -> Vec<String> {
 fn length(source: &Source) -> Option<String> {
     let lines = source.text.lines().count() - source.test_lines;
     let name = &source.name;
-    (lines > MAX_LINES).then(|| format!("{name}: {lines} lines without its tests, more than {MAX_LINES}: split it"))
+    (lines > MAX_LINES).then(|| {
+        format!("{name}: {lines} lines without its tests, more than {MAX_LINES}: split it")
+    })
 }
 
-// ---- the tests -------------------------------------------------------------------------------------------------------
+// ---- the tests ----------------------------------------------------------------------------------
 
 /// All files of `src`, without those that are compiled for tests only.
 fn sources() -> Vec<Source> {
@@ -389,15 +429,22 @@ fn sources() -> Vec<Source> {
     collect(&root, &root, &mut files);
     files.sort();
     let name = |file: &PathBuf| file.to_str().unwrap().replace('\\', "/");
-    let all = files.iter().map(|file| Source::new(&name(file), &fs::read_to_string(root.join(file)).unwrap()));
+    let all = files
+        .iter()
+        .map(|file| Source::new(&name(file), &fs::read_to_string(root.join(file)).unwrap()));
     let all: Vec<Source> = all.collect();
     let test_only: Vec<Vec<String>> = all
         .iter()
         .flat_map(|source| {
-            source.test_modules.iter().map(|module| [&source.module[..], std::slice::from_ref(module)].concat())
+            source
+                .test_modules
+                .iter()
+                .map(|module| [&source.module[..], std::slice::from_ref(module)].concat())
         })
         .collect();
-    all.into_iter().filter(|source| !test_only.iter().any(|module| source.module.starts_with(module))).collect()
+    all.into_iter()
+        .filter(|source| !test_only.iter().any(|module| source.module.starts_with(module)))
+        .collect()
 }
 
 #[test]
@@ -430,7 +477,7 @@ fn the_compiler_forbids_unsafe_code() {
     assert!(lib.names("#![forbid(unsafe_code)]").is_some());
 }
 
-// ---- the checker checked ----------------------------------------------------------------------------------------------
+// ---- the checker checked ------------------------------------------------------------------------
 
 fn no_exports() -> HashMap<String, Vec<String>> {
     HashMap::new()
@@ -460,7 +507,8 @@ fn the_checker_finds_an_import_of_a_higher_layer() {
 #[test]
 fn the_checker_sees_through_the_crates_own_exports() {
     let lib = Source::new("lib.rs", "pub use session::{Incoming, Session};\npub use error::Error;");
-    let wrong = layering(&Source::new("sync/fake.rs", "use crate::{Error, Session};"), &exports(&lib));
+    let wrong =
+        layering(&Source::new("sync/fake.rs", "use crate::{Error, Session};"), &exports(&lib));
     assert_eq!(wrong, ["sync/fake.rs:1: layer 3 imports session::Session of layer 5"]);
 }
 
@@ -469,7 +517,8 @@ fn the_checker_lets_pass_what_is_allowed() {
     let fakes = [
         (
             "engine/fake.rs",
-            "use crate::sync::cell::StreamCell;\nuse super::{timer, Core};\nuse crate::wire::reader::Step;",
+            "use crate::sync::cell::StreamCell;\nuse super::{timer, Core};\nuse \
+             crate::wire::reader::Step;",
         ),
         ("pool.rs", "use crate::wire::HEADER_LEN;"),
         ("wire/reader.rs", "use super::header::Header;\nuse crate::pool::Buffer;"),
@@ -477,9 +526,13 @@ fn the_checker_lets_pass_what_is_allowed() {
         ("proto/fake.rs", "// use crate::engine::Core;\nconst S: &str = \"crate::engine::Core\";"),
         (
             "proto/fake.rs",
-            "/// [`Session`](crate::session::Session)\nfn f<'a>(c: char) -> bool { c == '\"' }\n//! crate::engine",
+            "/// [`Session`](crate::session::Session)\nfn f<'a>(c: char) -> bool { c == '\"' \
+             }\n//! crate::engine",
         ),
-        ("proto/fake.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use crate::session::Session; fn f() { {} } }"),
+        (
+            "proto/fake.rs",
+            "fn f() {}\n#[cfg(test)]\nmod tests { use crate::session::Session; fn f() { {} } }",
+        ),
         ("proto/fake.rs", "const S: &str = r#\"crate::engine::Core\"#;\nconst C: char = '\\'';"),
     ];
     for (name, text) in fakes {
@@ -502,21 +555,33 @@ fn the_checker_finds_broken_habits() {
         "fn f() { unsafe { g() } }",
     ];
     for text in broken {
-        assert!(!habits(&Source::new("proto/fake.rs", &format!("{head}{text}"))).is_empty(), "{text}");
+        assert!(
+            !habits(&Source::new("proto/fake.rs", &format!("{head}{text}"))).is_empty(),
+            "{text}"
+        );
         let in_test = format!("{head}#[cfg(test)]\nmod tests {{ {text} }}");
         let expected = usize::from(text.contains("unsafe")); // that isn't allowed in tests either
         assert_eq!(habits(&Source::new("proto/fake.rs", &in_test)).len(), expected, "{text}");
     }
-    for text in ["use log::warn;", "use ::log::{info as i};", "fn f() { log::warn!(\"x\") }", "use log as l;"] {
+    for text in [
+        "use log::warn;",
+        "use ::log::{info as i};",
+        "fn f() { log::warn!(\"x\") }",
+        "use log as l;",
+    ] {
         let text = format!("{head}{text}");
         assert_eq!(habits(&Source::new("engine/fake.rs", &text)).len(), 1, "{text}");
         assert_eq!(habits(&Source::new(LOGGER, &text)), [""; 0], "{text}");
     }
-    assert_eq!(habits(&Source::new("engine/fake.rs", &format!("{head}use super::logging::warn;"))), [""; 0]);
+    assert_eq!(
+        habits(&Source::new("engine/fake.rs", &format!("{head}use super::logging::warn;"))),
+        [""; 0]
+    );
     assert_eq!(habits(&Source::new("sync/fake.rs", "// Invariant\nfn f() {}")).len(), 2);
     assert_eq!(habits(&Source::new("sync/fake.rs", "//! A file.\n// Invariant\n")).len(), 1);
     let long = format!("{head}{}", "fn f() {}\n".repeat(MAX_LINES));
     assert!(length(&Source::new("sync/fake.rs", &long)).is_some());
-    let tested = format!("{head}#[cfg(test)]\nmod tests {{\n{}}}\n", "fn f() {}\n".repeat(MAX_LINES));
+    let tested =
+        format!("{head}#[cfg(test)]\nmod tests {{\n{}}}\n", "fn f() {}\n".repeat(MAX_LINES));
     assert_eq!(length(&Source::new("sync/fake.rs", &tested)), None);
 }

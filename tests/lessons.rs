@@ -1,5 +1,6 @@
-//! Lessons from other multiplexers: what went wrong there, and the tests that they have, where no other file here shows it. The whole
-//! list, each line with its tests, is in src/manual/testing.md; that page is checked at the end of this file.
+//! Lessons from other multiplexers: what went wrong there, and the tests that they have, where no
+//! other file here shows it. The whole list, each line with its tests, is in src/manual/testing.md;
+//! that page is checked at the end of this file.
 
 mod support;
 
@@ -61,19 +62,22 @@ fn echo(session: Session) -> thread::JoinHandle<()> {
     })
 }
 
-// ---- many streams -----------------------------------------------------------------------------------------------------
+// ---- many streams -------------------------------------------------------------------------------
 
 /// rust-yamux's test: 512 streams at once, 128 KiB on each, and back.
 ///
-/// On version 2 the budget is given for it. An echo that can't write doesn't read, and 512 first windows (the protocol grants 256 KiB each,
-/// unasked) are 32 times the default: filled, they would hold back the very window updates that the echoes wait for, and
-/// `stall_timeout` would have to cut one after the other (tests/stalls.rs). Version 1 has no windows to wait for.
+/// On version 2 the budget is given for it. An echo that can't write doesn't read, and 512 first
+/// windows (the protocol grants 256 KiB each, unasked) are 32 times the default: filled, they would
+/// hold back the very window updates that the echoes wait for, and `stall_timeout` would have to
+/// cut one after the other (tests/stalls.rs). Version 1 has no windows to wait for.
 #[test]
 fn _512_streams_of_128_kib_each_at_once() {
     const STREAMS: usize = 512;
     const EACH: usize = 128 << 10;
     test("_512_streams_of_128_kib_each_at_once", || {
-        for config in [Config::new(), Config::new().version(2).max_receive_buffer(2 * STREAMS * EACH)] {
+        for config in
+            [Config::new(), Config::new().version(2).max_receive_buffer(2 * STREAMS * EACH)]
+        {
             let (client, server) = pair(config);
             let echo = echo(server);
             let start = Barrier::new(STREAMS);
@@ -100,7 +104,8 @@ fn _512_streams_of_128_kib_each_at_once() {
     });
 }
 
-/// yamux's test: 50 threads, each opens a thousand streams, one after the other; all of them are echoed, none stays behind.
+/// yamux's test: 50 threads, each opens a thousand streams, one after the other; all of them are
+/// echoed, none stays behind.
 #[test]
 fn _50_threads_open_a_thousand_streams_each() {
     test_for("_50_threads_open_a_thousand_streams_each", LONG, || {
@@ -190,12 +195,15 @@ fn an_unread_stream_and_a_full_backlog_hold_up_no_other() {
                 (&ours).read_exact(&mut back).unwrap();
             });
             let stats = server.stats();
-            assert_eq!((stats.streams_refused, stats.accept_pauses, server.num_streams()), (6, 1, 6));
+            assert_eq!(
+                (stats.streams_refused, stats.accept_pauses, server.num_streams()),
+                (6, 1, 6)
+            );
         }
     });
 }
 
-// ---- data -------------------------------------------------------------------------------------------------------------
+// ---- data ---------------------------------------------------------------------------------------
 
 /// smux's test: writes and reads of random lengths, a gibibyte at full size.
 #[test]
@@ -264,7 +272,8 @@ fn tiny_reads_lose_nothing() {
     });
 }
 
-/// What `write` accepted is the session's own: the caller's buffer may change, though nothing was sent yet.
+/// What `write` accepted is the session's own: the caller's buffer may change, though nothing was
+/// sent yet.
 #[test]
 fn accepted_bytes_are_copied() {
     test("accepted_bytes_are_copied", || {
@@ -294,7 +303,8 @@ fn random_configurations_carry_data() {
             let version = random.one_of(&[1, 2]);
             let configs = [(); 2].map(|()| {
                 let least = if version == 2 { 262_144 } else { 1 };
-                let budget = random.one_of(&[1, 1000, 262_144, 300_000, 1 << 20, 4 << 20]).max(least);
+                let budget =
+                    random.one_of(&[1, 1000, 262_144, 300_000, 1 << 20, 4 << 20]).max(least);
                 let window = random.within(1, budget).max(random.one_of(&[1, 1000.min(budget)]));
                 let highest = random.within(window, budget);
                 let (frame, buffer) = (random.within(1, 65_535), random.within(1, 1 << 20));
@@ -372,7 +382,7 @@ fn half_closed_transfers_carry_a_mebibyte_each_way() {
     });
 }
 
-// ---- windows ----------------------------------------------------------------------------------------------------------
+// ---- windows ------------------------------------------------------------------------------------
 
 /// CONSUMED of the next frame, which has to be an UPD of stream 1.
 fn consumed(raw: &mut Raw) -> u32 {
@@ -380,8 +390,8 @@ fn consumed(raw: &mut Raw) -> u32 {
     u32::from_le_bytes(payload[..4].try_into().unwrap())
 }
 
-/// yamux's test: reads that take a part of what is there are told to the peer too, when they add up to half of the window; what isn't
-/// read isn't told.
+/// yamux's test: reads that take a part of what is there are told to the peer too, when they add up
+/// to half of the window; what isn't read isn't told.
 #[test]
 fn partial_reads_update_the_window() {
     test("partial_reads_update_the_window", || {
@@ -401,7 +411,8 @@ fn partial_reads_update_the_window() {
             told = consumed(&mut raw);
             assert_eq!(told, due);
         }
-        // A byte less than half of a window isn't worth a word: the next thing that is said is something else.
+        // A byte less than half of a window isn't worth a word: the next thing that is said is
+        // something else.
         stream.read_exact(&mut [0; 32_767]).unwrap();
         stream.write_all(b"!").unwrap();
         assert_eq!(raw.expect(Command::Psh, 1), b"!");
@@ -429,16 +440,17 @@ fn updates_ignore_an_expired_deadline() {
     });
 }
 
-// ---- turns ------------------------------------------------------------------------------------------------------------
+// ---- turns --------------------------------------------------------------------------------------
 
-/// smux's test, without its chance: streams that all have more to send than the link takes get shares that differ by less than a
-/// quarter, whatever frames and writes they make.
+/// smux's test, without its chance: streams that all have more to send than the link takes get
+/// shares that differ by less than a quarter, whatever frames and writes they make.
 #[test]
 fn streams_share_the_link_by_bytes() {
     const QUEUE: usize = 2 << 20;
     const STREAMS: usize = 4;
     test("streams_share_the_link_by_bytes", || {
-        let (lab, session) = Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
+        let (lab, session) =
+            Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
         let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
         lab.blocked();
         for (mut stream, piece) in streams.iter().zip([100, 3000, 50_000, QUEUE]) {
@@ -452,12 +464,14 @@ fn streams_share_the_link_by_bytes() {
         let even = shares.iter().sum::<usize>() / STREAMS;
         assert!(even > QUEUE / 3, "{shares:?}");
         assert!(shares.iter().all(|share| share.abs_diff(even) < even / 4), "{shares:?}");
-        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(); // the rest isn't of interest
+        // the rest isn't of interest
+        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(session.closed().recv().is_err());
     });
 }
 
-/// On a link that takes 64 KiB in a millisecond or more, 32 streams with much to send move frame by frame, so that none stands still for long.
+/// On a link that takes 64 KiB in a millisecond or more, 32 streams with much to send move frame by
+/// frame, so that none stands still for long.
 #[test]
 fn many_streams_share_a_slow_link_frame_by_frame() {
     const QUEUE: usize = 1 << 20;
@@ -465,7 +479,8 @@ fn many_streams_share_a_slow_link_frame_by_frame() {
     /// What goes out before the link's pace is known, and some.
     const BEGINNING: usize = 4 << 20;
     test("many_streams_share_a_slow_link_frame_by_frame", || {
-        let (lab, session) = Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
+        let (lab, session) =
+            Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
         let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
         lab.blocked();
         streams.iter().for_each(|mut stream| stream.write_all(&vec![1; QUEUE]).unwrap());
@@ -480,21 +495,30 @@ fn many_streams_share_a_slow_link_frame_by_frame() {
             before += frame.payload.len();
             before < BEGINNING
         });
-        let ids: Vec<_> =
-            later.filter(|frame| frame.header.command == Command::Psh).map(|frame| frame.header.stream_id).collect();
+        let ids: Vec<_> = later
+            .filter(|frame| frame.header.command == Command::Psh)
+            .map(|frame| frame.header.stream_id)
+            .collect();
         assert!(ids.len() >= 4 * STREAMS, "{}", ids.len());
         let round = ids.windows(STREAMS).map(|ids| ids.iter().collect::<HashSet<_>>().len());
-        assert_eq!(round.min(), Some(STREAMS), "somebody had a second turn before another had one: {ids:?}");
-        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(); // the rest isn't of interest
+        assert_eq!(
+            round.min(),
+            Some(STREAMS),
+            "somebody had a second turn before another had one: {ids:?}"
+        );
+        // the rest isn't of interest
+        session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(session.closed().recv().is_err());
     });
 }
 
-/// A new stream waits for what is being written, and for a turn of each of the others; not for all that they have.
+/// A new stream waits for what is being written, and for a turn of each of the others; not for all
+/// that they have.
 #[test]
 fn a_new_stream_does_not_wait_behind_the_old_ones() {
     const QUEUE: usize = 4 << 20;
-    /// A batch in hand, a batch before the next look at the queues, and a turn (128 KiB) of each of the three old ones, with headers.
+    /// A batch in hand, a batch before the next look at the queues, and a turn (128 KiB) of each of
+    /// the three old ones, with headers.
     const AHEAD: usize = 2 * (256 << 10) + 3 * (128 << 10) + (64 << 10);
     test("a_new_stream_does_not_wait_behind_the_old_ones", || {
         for len in [100, 100_000] {
@@ -520,13 +544,15 @@ fn a_new_stream_does_not_wait_behind_the_old_ones() {
 fn a_ping_goes_before_bulk_data() {
     const QUEUE: usize = 16 << 20;
     test("a_ping_goes_before_bulk_data", || {
-        let config = quiet().keepalive_disabled(false).keepalive_interval(Duration::from_millis(10));
+        let config =
+            quiet().keepalive_disabled(false).keepalive_interval(Duration::from_millis(10));
         let (lab, session) = Lab::client(config.keepalive_timeout(FAR).max_send_buffer(QUEUE));
         let mut stream = session.open("").unwrap();
         stream.write_all(&vec![1; QUEUE]).unwrap();
         let mut pings = 0;
         while pings == 0 {
-            thread::sleep(Duration::from_millis(10)); // pings are due by time alone; the queue is enough for 2.5 s of these
+            // pings are due by time alone; the queue is enough for 2.5 s of these
+            thread::sleep(Duration::from_millis(10));
             lab.allow(1 << 16);
             lab.wait(|state| (state.offered > 0 || state.written.len() >= QUEUE).then_some(()));
             lab.wait(|state| {
@@ -544,13 +570,18 @@ fn a_ping_goes_before_bulk_data() {
     });
 }
 
-/// Any byte that comes is a sign of life: a peer that is busy with one large frame, and never pings, isn't dead.
+/// Any byte that comes is a sign of life: a peer that is busy with one large frame, and never
+/// pings, isn't dead.
 #[test]
 fn any_received_byte_is_life() {
     test("any_received_byte_is_life", || {
         let timeout = Duration::from_secs(2);
-        let config = quiet().keepalive_disabled(false).keepalive_interval(timeout).keepalive_timeout(timeout);
-        // Whether it could be tried: not if the machine let a silence get too long. Half of the timeout is left for the session's threads.
+        let config = quiet()
+            .keepalive_disabled(false)
+            .keepalive_interval(timeout)
+            .keepalive_timeout(timeout);
+        // Whether it could be tried: not if the machine let a silence get too long. Half of the
+        // timeout is left for the session's threads.
         let in_time = || {
             let (mut raw, session) = against_server(config.clone(), 1);
             raw.syn(1, "");
@@ -576,8 +607,9 @@ fn any_received_byte_is_life() {
     });
 }
 
-/// The two threads of a session take fair turns at a transport that can't be split: a writer that waits while a read is under way comes
-/// before the next read, though the reader wants the transport again at once.
+/// The two threads of a session take fair turns at a transport that can't be split: a writer that
+/// waits while a read is under way comes before the next read, though the reader wants the
+/// transport again at once.
 #[test]
 fn a_shared_transports_writer_comes_before_the_next_read() {
     /// Reads when it is told to, and says what was done.
@@ -617,10 +649,10 @@ fn a_shared_transports_writer_comes_before_the_next_read() {
     });
 }
 
-// ---- crafted input ----------------------------------------------------------------------------------------------------
+// ---- crafted input ------------------------------------------------------------------------------
 
-/// smux's test: random bytes instead of frames, and frames with anything in them. The session ends, with an error that says what was
-/// wrong, and nothing panics.
+/// smux's test: random bytes instead of frames, and frames with anything in them. The session ends,
+/// with an error that says what was wrong, and nothing panics.
 #[test]
 fn random_garbage_ends_a_session_with_an_error() {
     test_for("random_garbage_ends_a_session_with_an_error", LONG, || {
@@ -636,11 +668,14 @@ fn random_garbage_ends_a_session_with_an_error() {
             let noise = random.one_of(&[0, 7, 8, 3000]);
             bytes.extend(Pattern::bytes(seed, random.within(0, noise)));
             if raw.try_bytes(&bytes).is_ok() {
-                let _ = raw.stream.shutdown(Shutdown::Write); // the session may have ended meanwhile
+                // the session may have ended meanwhile
+                let _ = raw.stream.shutdown(Shutdown::Write);
             }
             assert!(session.closed().recv().is_err());
             match session.close_reason().unwrap() {
-                Error::Io(error) if error.kind() == ErrorKind::Other => panic!("seed {seed}: {error}"), // a panic's
+                Error::Io(error) if error.kind() == ErrorKind::Other => {
+                    panic!("seed {seed}: {error}")
+                } // a panic's
                 Error::KeepaliveTimeout(_) | Error::Closed => panic!("seed {seed}"),
                 Error::PeerClosed => clean += 1,
                 _ => {}
@@ -650,32 +685,38 @@ fn random_garbage_ends_a_session_with_an_error() {
     });
 }
 
-/// Appends what looks like a frame, more or less: mostly with the right version and a known command, and as long as it says.
+/// Appends what looks like a frame, more or less: mostly with the right version and a known
+/// command, and as long as it says.
 fn frame_like(random: &mut Random, version: u8, bytes: &mut Vec<u8>) {
     let known: &[u8] = if version == 2 { &[0, 1, 2, 2, 3, 4] } else { &[0, 1, 2, 2, 3] };
     let version = if random.within(0, 50) == 0 { random.next() as u8 } else { version };
-    let command = if random.within(0, 50) == 0 { random.next() as u8 } else { random.one_of(known) };
+    let command =
+        if random.within(0, 50) == 0 { random.next() as u8 } else { random.one_of(known) };
     let most = random.one_of(&[0, 8, 100, 5000]);
     let len = match command {
         1 | 3 if random.within(0, 20) > 0 => 0,
         4 if random.within(0, 20) > 0 => 8,
         _ => random.within(0, most),
     };
-    let id = if random.within(0, 8) == 0 { random.next() as u32 } else { random.one_of(&[0, 1, 3, 3, 5, 5, 7]) };
+    let id = if random.within(0, 8) == 0 {
+        random.next() as u32
+    } else {
+        random.one_of(&[0, 1, 3, 3, 5, 5, 7])
+    };
     bytes.extend([version, command]);
     bytes.extend((len as u16).to_le_bytes());
     bytes.extend(id.to_le_bytes());
     bytes.extend(Pattern::bytes(random.next(), len));
 }
 
-// ---- threads that can't be had --------------------------------------------------------------------------------------------
+// ---- threads that can't be had ------------------------------------------------------------------
 
 /// Tells the test below that it runs in a process of its own, whose address space is limited.
 #[cfg(target_os = "linux")]
 const CHILD: &str = "GMUX_TEST_NO_THREADS";
 
-/// A stream fails alone when the process can start no thread to tell of it: its notifier waits for the thread that closes the stream, and
-/// the session goes on.
+/// A stream fails alone when the process can start no thread to tell of it: its notifier waits for
+/// the thread that closes the stream, and the session goes on.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_notifier_for_which_no_thread_can_be_had_waits_for_the_close() {
@@ -685,7 +726,10 @@ fn a_notifier_for_which_no_thread_can_be_had_waits_for_the_close() {
             return without_threads();
         }
         let child = std::process::Command::new("sh")
-            .args(["-c", "ulimit -v 2000000 && exec \"$0\" --exact --nocapture --test-threads=1 \"$1\""])
+            .args([
+                "-c",
+                "ulimit -v 2000000 && exec \"$0\" --exact --nocapture --test-threads=1 \"$1\"",
+            ])
             .arg(std::env::current_exe().unwrap())
             .arg(NAME)
             .env(CHILD, "1")
@@ -693,7 +737,10 @@ fn a_notifier_for_which_no_thread_can_be_had_waits_for_the_close() {
             .unwrap();
         let said = String::from_utf8_lossy(&child.stdout);
         let about = String::from_utf8_lossy(&child.stderr);
-        assert!(child.status.success() && said.contains("no thread was to be had"), "{said}\n{about}");
+        assert!(
+            child.status.success() && said.contains("no thread was to be had"),
+            "{said}\n{about}"
+        );
     });
 }
 
@@ -732,9 +779,10 @@ fn without_threads() {
     println!("no thread was to be had");
 }
 
-// ---- the page -----------------------------------------------------------------------------------------------------------
+// ---- the page -----------------------------------------------------------------------------------
 
-/// Names of the tests in a source file: functions behind `#[test]`, and names that a macro makes tests of (`name: call(…);`).
+/// Names of the tests in a source file: functions behind `#[test]`, and names that a macro makes
+/// tests of (`name: call(…);`).
 fn tests_in(text: &str) -> HashSet<String> {
     let mut names = HashSet::new();
     let mut after_attribute = false;
@@ -754,20 +802,23 @@ fn tests_in(text: &str) -> HashSet<String> {
     names
 }
 
-/// What a page names as tests: `` `file.rs::name` ``, the file relative to the crate's root, or to `tests`.
+/// What a page names as tests:
+/// `` `file.rs::name` ``, the file relative to the crate's root, or to `tests`.
 fn named_tests(page: &str) -> Vec<(String, String)> {
     let quoted = page.split('`').skip(1).step_by(2);
     let named = quoted.filter_map(|text| text.split_once(".rs::"));
     named.map(|(file, name)| (format!("{file}.rs"), name.to_owned())).collect()
 }
 
-/// What is wrong with a page: tests that it names and that aren't there. `read` gives a file's text.
+/// What is wrong with a page: tests that it names and that aren't there. `read` gives a file's
+/// text.
 fn missing(page: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut files: HashMap<String, Option<HashSet<String>>> = HashMap::new();
     let mut wrong = Vec::new();
     for (file, name) in named_tests(page) {
         let path = if file.contains('/') { file.clone() } else { format!("tests/{file}") };
-        let tests = files.entry(file.clone()).or_insert_with(|| read(&path).map(|text| tests_in(&text)));
+        let tests =
+            files.entry(file.clone()).or_insert_with(|| read(&path).map(|text| tests_in(&text)));
         match tests {
             None => wrong.push(format!("{path}: no such file")),
             Some(tests) if !tests.contains(&name) => wrong.push(format!("{path}: no test {name}")),
@@ -812,7 +863,9 @@ fn the_check_of_the_page_finds_what_is_missing() {
     for good in ["a.rs::there", "a.rs::made", "a.rs::split", "src/b.rs::there"] {
         assert_eq!(missing(&page(good), read), [""; 0], "{good}");
     }
-    for bad in ["a.rs::gone", "a.rs::helper", "a.rs::of", "a.rs::x", "b.rs::there", "src/a.rs::there"] {
+    for bad in
+        ["a.rs::gone", "a.rs::helper", "a.rs::of", "a.rs::x", "b.rs::there", "src/a.rs::there"]
+    {
         assert_eq!(missing(&page(bad), read).len(), 1, "{bad}");
     }
 }

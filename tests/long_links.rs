@@ -1,6 +1,7 @@
-//! Version 2 over links with delays of 1, 10 and 50 ms each way: windows grow to their maximum while the reader keeps up, never past the
-//! half of the budget when it stops, and shrink back when it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`,
-//! `rtt100`), with Go peers too.
+//! Version 2 over links with delays of 1, 10 and 50 ms each way: windows grow to their maximum
+//! while the reader keeps up, never past the half of the budget when it stops, and shrink back when
+//! it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`, `rtt100`),
+//! with Go peers too.
 
 mod support;
 
@@ -56,7 +57,8 @@ fn unread_when_nobody_reads(server: &Session, delay: Duration) -> u64 {
 fn windows_grow_over(delay: Duration) {
     let (a, b) = delayed(delay);
     let config = Config::new().version(2).max_receive_buffer(BUDGET);
-    let (client, server) = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+    let (client, server) =
+        (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
     let mut to = client.open("long").unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = thread::spawn({
@@ -72,7 +74,8 @@ fn windows_grow_over(delay: Duration) {
     });
     let mut stream = server.accept().unwrap();
     let (mut expected, mut most) = (Pattern::new(7), 0);
-    // A reader that keeps up gets the largest window, sooner or later: then that much comes when it stops. And twice more, for no larger one.
+    // A reader that keeps up gets the largest window, sooner or later: then that much comes when it
+    // stops. And twice more, for no larger one.
     let mut times = 0;
     while times < 3 {
         read(&mut stream, &server, &mut expected, 8 << 20, &mut most);
@@ -80,7 +83,8 @@ fn windows_grow_over(delay: Duration) {
         most = most.max(unread);
         times += i32::from(times > 0 || unread > 3 * LARGEST / 4);
     }
-    // Not against the budget, which can't be passed: the reader pauses first. What waits may occupy a quarter more than its length.
+    // Not against the budget, which can't be passed: the reader pauses first. What waits may occupy
+    // a quarter more than its length.
     assert!(most <= LARGEST + LARGEST / 4, "{most} bytes were in use, windows grow to {LARGEST}");
     // A reader that stays behind, by reading a little of what is there at a time, loses it again.
     let mut unread = server.stats().receive_buffered;
@@ -100,15 +104,21 @@ fn windows_grow_over(delay: Duration) {
 
 #[test]
 fn windows_grow_and_shrink_over_a_link_of_1_ms() {
-    test("windows_grow_and_shrink_over_a_link_of_1_ms", || windows_grow_over(Duration::from_millis(1)));
+    test("windows_grow_and_shrink_over_a_link_of_1_ms", || {
+        windows_grow_over(Duration::from_millis(1))
+    });
 }
 
 #[test]
 fn windows_grow_and_shrink_over_a_link_of_10_ms() {
-    test("windows_grow_and_shrink_over_a_link_of_10_ms", || windows_grow_over(Duration::from_millis(10)));
+    test("windows_grow_and_shrink_over_a_link_of_10_ms", || {
+        windows_grow_over(Duration::from_millis(10))
+    });
 }
 
 #[test]
 fn windows_grow_and_shrink_over_a_link_of_50_ms() {
-    test("windows_grow_and_shrink_over_a_link_of_50_ms", || windows_grow_over(Duration::from_millis(50)));
+    test("windows_grow_and_shrink_over_a_link_of_50_ms", || {
+        windows_grow_over(Duration::from_millis(50))
+    });
 }

@@ -1,8 +1,8 @@
 //! What a session keeps after a burst, and what accepted data occupies: counted by the allocator.
 //!
 //! The process-wide pool keeps buffers on purpose, so they are counted apart. They are the only
-//! blocks of bytes that are allocated zeroed and never grow. A session's window is allocated so, too:
-//! it is added, unless it has grown and is counted by itself.
+//! blocks of bytes that are allocated zeroed and never grow. A session's window is allocated so,
+//! too: it is added, unless it has grown and is counted by itself.
 
 mod support;
 
@@ -60,7 +60,13 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        unsafe { noted(System.alloc_zeroed(with_front(layout, layout.size())), layout, layout.align() == 1) }
+        unsafe {
+            noted(
+                System.alloc_zeroed(with_front(layout, layout.size())),
+                layout,
+                layout.align() == 1,
+            )
+        }
     }
 
     unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
@@ -192,7 +198,8 @@ fn a_session_keeps_at_most_64_kib_after_a_burst() {
             let before = OTHERS.load(Relaxed);
             GREW.store(false, Relaxed);
             let (near, far) = tcp();
-            let config = quiet().accept_backlog(STREAMS as usize).close_timeout(Duration::from_secs(1));
+            let config =
+                quiet().accept_backlog(STREAMS as usize).close_timeout(Duration::from_secs(1));
             let session = Session::client(near, config).unwrap();
             burst(&session, &far);
             assert_eq!(session.num_streams(), 0);

@@ -1,7 +1,9 @@
-//! The table "Odd input, and what we do" of the protocol's description, row by row, with a peer that speaks frames by hand.
+//! The table "Odd input, and what we do" of the protocol's description, row by row, with a peer
+//! that speaks frames by hand.
 //!
-//! For what is fatal: the error names the fault, every stream sees it, and what was received before it can still be read. For what
-//! isn't: it is counted, answered as the table says or not at all, and the session goes on.
+//! For what is fatal: the error names the fault, every stream sees it, and what was received before
+//! it can still be read. For what isn't: it is counted, answered as the table says or not at all,
+//! and the session goes on.
 
 mod support;
 
@@ -43,13 +45,16 @@ fn read_all(mut stream: &Stream) -> (Vec<u8>, io::Result<usize>) {
     }
 }
 
-/// Sends `fault` in a session that has: a stream with unread data (3), one with unread data and the peer's FIN (5), and one that waits to
-/// be accepted, with data (7). `check` says whether an error is the right one.
+/// Sends `fault` in a session that has: a stream with unread data (3), one with unread data and the
+/// peer's FIN (5), and one that waits to be accepted, with data (7). `check` says whether an error
+/// is the right one.
 fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &Raw) -> bool) {
     // In one piece with what comes before it, or later, byte by byte.
     for split in [false, true] {
         let (mut raw, session) = against_server(config(version), version);
-        let version = |command, id, payload: &[u8]| Frame::new(version, command, id, payload).unwrap().encode();
+        let version = |command, id, payload: &[u8]| {
+            Frame::new(version, command, id, payload).unwrap().encode()
+        };
         let mut before = Vec::new();
         for (id, name) in [(3, "cut off"), (5, "finished"), (7, "in the backlog")] {
             before.extend(version(Command::Syn, id, name.as_bytes()));
@@ -97,7 +102,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
     }
 }
 
-// ---- what is fatal --------------------------------------------------------------------------------------------------
+// ---- what is fatal ------------------------------------------------------------------------------
 
 #[test]
 fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
@@ -107,7 +112,8 @@ fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
                 is_fatal(ours, &odd(theirs, 3, 0, 0, b""), ErrorKind::InvalidData, |error, raw| {
                     let peer = raw.stream.local_addr().unwrap();
                     let text = error.to_string();
-                    let names = [format!("version {ours}"), format!("version {theirs}"), peer.to_string()];
+                    let names =
+                        [format!("version {ours}"), format!("version {theirs}"), peer.to_string()];
                     names.iter().all(|name| text.contains(name))
                         && matches!(*error, Error::InvalidVersion { ours: o, theirs: t, peer: p, .. }
                             if (o, t, p) == (ours, theirs, Some(peer)))
@@ -117,8 +123,8 @@ fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
     });
 }
 
-/// A banner before the first frame, or a message of the peer's program between two. What it is about
-/// is said, also when it is shorter than a header and nothing follows.
+/// A banner before the first frame, or a message of the peer's program between two. What it is
+/// about is said, also when it is shorter than a header and nothing follows.
 #[test]
 fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
     test("text_in_a_frames_place_is_shown_and_the_error_says_what_to_do", || {
@@ -131,11 +137,18 @@ fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
                 assert_eq!(error.kind(), ErrorKind::InvalidData);
                 let said = error.to_string();
                 let first = text.chars().next().unwrap();
-                let expected = [&format!("version {version}"), "no frame, but text", "login banner", "standard error"];
+                let expected = [
+                    &format!("version {version}"),
+                    "no frame, but text",
+                    "login banner",
+                    "standard error",
+                ];
                 assert!(expected.iter().all(|part| said.contains(*part)), "{said}");
                 match error {
                     Error::InvalidVersion { received, .. } => {
-                        assert!(text.as_bytes().starts_with(&received) && received[0] == first as u8);
+                        assert!(
+                            text.as_bytes().starts_with(&received) && received[0] == first as u8
+                        );
                     }
                     other => panic!("{other:?}"),
                 }
@@ -149,7 +162,8 @@ fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
     test("of_sessions_of_different_versions_the_end_that_hears_first_says_so", || {
         for client_begins in [true, false] {
             let (client, server) = support::pair_of(config(1), config(2));
-            let (speaker, listener) = if client_begins { (client, server) } else { (server, client) };
+            let (speaker, listener) =
+                if client_begins { (client, server) } else { (server, client) };
             let stream = speaker.open("hello").unwrap();
             match (client_begins, listener.accept().unwrap_err()) {
                 (true, Error::InvalidVersion { ours: 2, theirs: 1, peer: Some(_), .. }) => {}
@@ -169,10 +183,15 @@ fn an_unknown_command_is_fatal_and_the_error_has_the_byte() {
         for version in VERSIONS {
             for command in [5, 0x42, 255] {
                 // With a payload that must not be taken for frames.
-                is_fatal(version, &odd(version, command, 3, 3, b"abc"), ErrorKind::InvalidData, |error, _| {
-                    error.to_string().contains(&format!("{command:#04x}"))
-                        && matches!(*error, Error::InvalidCommand(byte) if byte == command)
-                });
+                is_fatal(
+                    version,
+                    &odd(version, command, 3, 3, b"abc"),
+                    ErrorKind::InvalidData,
+                    |error, _| {
+                        error.to_string().contains(&format!("{command:#04x}"))
+                            && matches!(*error, Error::InvalidCommand(byte) if byte == command)
+                    },
+                );
             }
         }
     });
@@ -182,7 +201,12 @@ fn an_unknown_command_is_fatal_and_the_error_has_the_byte() {
 fn another_protocol_altogether_is_fatal() {
     test("another_protocol_altogether_is_fatal", || {
         for version in VERSIONS {
-            for text in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SSH-2.0-OpenSSH_9.9\r\n", &[0xff; 100], &[0; 100]] {
+            for text in [
+                &b"GET / HTTP/1.1\r\n\r\n"[..],
+                b"SSH-2.0-OpenSSH_9.9\r\n",
+                &[0xff; 100],
+                &[0; 100],
+            ] {
                 is_fatal(version, text, ErrorKind::InvalidData, |error, _| {
                     matches!(error, Error::InvalidCommand(_) | Error::InvalidVersion { .. })
                 });
@@ -209,13 +233,18 @@ fn frames_of_the_wrong_length_are_fatal_and_the_error_shows_the_frame() {
         }
         for (version, command, length, why) in cases {
             // The header alone says it: no payload is waited for.
-            is_fatal(version, &odd(version, command as u8, length, 3, b""), ErrorKind::InvalidData, |error, _| {
-                let header = Header { version, command, length, stream_id: 3 };
-                let text = error.to_string();
-                text.contains(why)
-                    && text.contains(&header.to_string())
-                    && matches!(error, Error::InvalidProtocol { frame, reason } if *frame == header && *reason == why)
-            });
+            is_fatal(
+                version,
+                &odd(version, command as u8, length, 3, b""),
+                ErrorKind::InvalidData,
+                |error, _| {
+                    let header = Header { version, command, length, stream_id: 3 };
+                    let text = error.to_string();
+                    text.contains(why)
+                        && text.contains(&header.to_string())
+                        && matches!(error, Error::InvalidProtocol { frame, reason } if *frame == header && *reason == why)
+                },
+            );
         }
     });
 }
@@ -232,7 +261,9 @@ fn a_syn_with_our_parity_is_fatal_and_the_error_asks_about_roles() {
             for id in [0, 2, 4, 0xffff_fffe] {
                 for name in ["", "name"] {
                     let syn = Frame::new(version, Command::Syn, id, name).unwrap().encode();
-                    is_fatal(version, &syn, ErrorKind::InvalidData, |error, _| asks_about_roles(error, id));
+                    is_fatal(version, &syn, ErrorKind::InvalidData, |error, _| {
+                        asks_about_roles(error, id)
+                    });
                 }
             }
             let (mut raw, session) = against_client(config(version), version);
@@ -273,11 +304,18 @@ fn two_clients_or_two_servers_are_told_about_their_roles() {
 fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
     let kind = error.kind();
     assert!(
-        matches!(kind, ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        matches!(
+            kind,
+            ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        ),
         "{kind}"
     );
     let (text, role) = (error.to_string(), if is_client { "client" } else { "server" });
-    let asked = [&format!("configured for version {version}"), &format!("this end is the {role}"), "unnamed"];
+    let asked = [
+        &format!("configured for version {version}"),
+        &format!("this end is the {role}"),
+        "unnamed",
+    ];
     assert!(asked.iter().all(|question| text.contains(*question)), "{text}");
     assert!(inner(error).is_session_over());
 }
@@ -302,7 +340,9 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                 let mut stream = session.open("named").unwrap();
                 raw.expect(Command::Syn, 2);
                 drop(raw);
-                let error = std::iter::repeat_with(|| stream.write(&[0; 10_000])).find_map(Result::err).unwrap();
+                let error = std::iter::repeat_with(|| stream.write(&[0; 10_000]))
+                    .find_map(Result::err)
+                    .unwrap();
                 asks_about_setup(error, version, false);
             }
             // Something came, so versions and roles agree.
@@ -312,7 +352,10 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
             raw.nop();
             raw.finish();
             let text = stream.read(&mut [0]).unwrap_err().to_string();
-            assert!(text.contains("1 stream of this end was open") && !text.contains('?'), "{text}");
+            assert!(
+                text.contains("1 stream of this end was open") && !text.contains('?'),
+                "{text}"
+            );
         }
         // Nothing was open: the peer has looked in, and that is all.
         let (raw, session) = against_server(config(1), 1);
@@ -321,7 +364,7 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
     });
 }
 
-// ---- the end of the transport ---------------------------------------------------------------------------------------
+// ---- the end of the transport -------------------------------------------------------------------
 
 #[test]
 fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
@@ -353,13 +396,20 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
                 raw.finish();
                 assert!(session.closed().recv().is_err());
                 let lost = |error: &Error| {
-                    assert!(matches!(error, Error::ConnectionLost(lost) if lost.inside_frame), "{error:?}");
+                    assert!(
+                        matches!(error, Error::ConnectionLost(lost) if lost.inside_frame),
+                        "{error:?}"
+                    );
                     assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
                 };
                 lost(&session.close_reason().unwrap());
                 let (cut_off, finished) = (session.accept().unwrap(), session.accept().unwrap());
                 // What came of the frame that was cut can be read, like everything before it.
-                let came = if frame == psh || frame == small { frame.get(8..cut).unwrap_or_default() } else { &[] };
+                let came = if frame == psh || frame == small {
+                    frame.get(8..cut).unwrap_or_default()
+                } else {
+                    &[]
+                };
                 let (data, end) = read_all(&cut_off);
                 assert!(data == [b"before", came].concat(), "{} bytes of {cut}", data.len());
                 lost(&inner(end.unwrap_err()));
@@ -406,7 +456,10 @@ fn an_end_between_frames_with_open_streams_is_an_error_on_those_without_fin() {
                 "not UnexpectedEof, which read_exact uses for itself"
             );
             let error = inner(error);
-            assert!(matches!(&error, Error::ConnectionLost(lost) if (lost.ours, lost.theirs) == (2, 1)), "{error:?}");
+            assert!(
+                matches!(&error, Error::ConnectionLost(lost) if (lost.ours, lost.theirs) == (2, 1)),
+                "{error:?}"
+            );
             let text = error.to_string();
             assert!(text.contains("2 streams of this end and 1 of the peer's were open"), "{text}");
             assert!(!text.contains('?'), "versions and roles agree: {text}");
@@ -438,7 +491,7 @@ fn an_end_between_frames_with_nothing_cut_off_is_clean() {
     });
 }
 
-// ---- SYN ------------------------------------------------------------------------------------------------------------
+// ---- SYN ----------------------------------------------------------------------------------------
 
 #[test]
 fn a_syn_for_an_open_id_is_ignored_and_counted() {
@@ -456,7 +509,10 @@ fn a_syn_for_an_open_id_is_ignored_and_counted() {
             assert_eq!(stream.name(), "first");
             raw.assert_alive(&session, 5);
             let stats = session.stats();
-            assert_eq!((stats.frames_ignored, stats.streams_refused, stats.streams_received), (3, 0, 2));
+            assert_eq!(
+                (stats.frames_ignored, stats.streams_refused, stats.streams_received),
+                (3, 0, 2)
+            );
         }
     });
 }
@@ -494,7 +550,8 @@ fn a_syn_for_an_id_that_was_closed_and_forgotten_opens_again() {
                 assert_eq!((&data[..], end.unwrap()), (round.as_bytes(), 0));
                 drop(stream);
                 while raw.recv().header.command != Command::Fin {}
-                // Forgotten is what was handed over whole; a later frame of the session's shows that.
+                // Forgotten is what was handed over whole; a later frame of the session's shows
+                // that.
                 let id = session.open("").unwrap().id();
                 raw.expect(Command::Syn, id);
                 raw.expect(Command::Fin, id);
@@ -526,7 +583,8 @@ fn syn_ids_may_come_out_of_order_and_be_0_or_1() {
 fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
     test("past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past", || {
         for version in VERSIONS {
-            let config = config(version).accept_backlog(2).accept_stall_timeout(Some(Duration::ZERO));
+            let config =
+                config(version).accept_backlog(2).accept_stall_timeout(Some(Duration::ZERO));
             let (mut raw, session) = against_server(config, version);
             for id in [3, 5, 7, 9] {
                 raw.syn(id, id.to_string());
@@ -537,7 +595,8 @@ fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
             refused.sort_by_key(|header| header.stream_id);
             assert!(refused.iter().all(|header| header.command == Command::Fin));
             assert_eq!(refused.map(|header| header.stream_id), [7, 7, 9, 9]);
-            // Those that were in time are untouched, and there is room for as many as were accepted.
+            // Those that were in time are untouched, and there is room for as many as were
+            // accepted.
             let streams = [3, 5].map(|id| {
                 let stream = session.accept().unwrap();
                 let mut data = [0; 4];
@@ -547,7 +606,10 @@ fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
             });
             raw.assert_alive(&session, 7); // an id that was refused may come again
             let stats = session.stats();
-            assert_eq!((stats.streams_refused, stats.streams_received, stats.frames_ignored), (2, 3, 2));
+            assert_eq!(
+                (stats.streams_refused, stats.streams_received, stats.frames_ignored),
+                (2, 3, 2)
+            );
             drop(streams);
         }
     });
@@ -647,7 +709,7 @@ fn without_a_session_handle_the_backlog_and_later_streams_are_refused() {
     });
 }
 
-// ---- floods ---------------------------------------------------------------------------------------------------------
+// ---- floods -------------------------------------------------------------------------------------
 
 /// How many refusals wait for the writer at most: what the promises say.
 const MOST_REFUSALS: u32 = 65_536;
@@ -699,7 +761,7 @@ fn as_many_refusals_as_may_wait_are_all_sent_when_the_transport_goes_on() {
     });
 }
 
-// ---- PSH ------------------------------------------------------------------------------------------------------------
+// ---- PSH ----------------------------------------------------------------------------------------
 
 #[test]
 fn empty_data_is_ignored() {
@@ -727,7 +789,8 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
     test("data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered", || {
         for version in VERSIONS {
             let budget = 300_000;
-            let (mut raw, session) = against_server(config(version).max_receive_buffer(budget), version);
+            let (mut raw, session) =
+                against_server(config(version).max_receive_buffer(budget), version);
             // The budget is nearly used up: anything charged would stop the reader.
             raw.syn(3, "");
             for _ in 0..4 {
@@ -747,7 +810,8 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
             let mut data = vec![0; 4 * 65535];
             (&stream).read_exact(&mut data).unwrap();
             assert!(data.iter().all(|&byte| byte == 1));
-            raw.assert_alive(&session, 5); // the next frame but UPD is of this stream: there was no reply
+            // the next frame but UPD is of this stream: there was no reply
+            raw.assert_alive(&session, 5);
         }
     });
 }
@@ -797,7 +861,9 @@ fn frames_may_come_split_at_any_byte() {
     test("frames_may_come_split_at_any_byte", || {
         for version in VERSIONS {
             let (mut raw, session) = against_server(config(version), version);
-            let frame = |command, payload: &[u8]| Frame::new(version, command, 3, payload).unwrap().encode();
+            let frame = |command, payload: &[u8]| {
+                Frame::new(version, command, 3, payload).unwrap().encode()
+            };
             let mut bytes = frame(Command::Syn, b"split");
             bytes.extend(frame(Command::Psh, b"data"));
             bytes.extend(Frame::new(version, Command::Nop, 0, []).unwrap().encode());
@@ -814,7 +880,7 @@ fn frames_may_come_split_at_any_byte() {
     });
 }
 
-// ---- FIN and UPD ----------------------------------------------------------------------------------------------------
+// ---- FIN and UPD --------------------------------------------------------------------------------
 
 #[test]
 fn fin_and_upd_for_unknown_streams_and_a_second_fin_are_ignored_and_counted() {
@@ -869,7 +935,8 @@ fn fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary() {
 #[test]
 fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
     test("data_past_every_window_and_the_slack_fails_its_stream_alone", || {
-        // A window larger than the initial one would be granted by the first UPD; none was sent yet, so it gives no slack beyond its own size.
+        // A window larger than the initial one would be granted by the first UPD; none was sent
+        // yet, so it gives no slack beyond its own size.
         let (mut raw, session) = against_server(config(2), 2);
         raw.syn(3, "greedy");
         let stream = session.accept().unwrap();
@@ -879,7 +946,10 @@ fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
             raw.psh(3, piece);
         }
         until(|| session.stats().bytes_received == allowed as u64);
-        assert!((&stream).flush().is_ok() && session.stats().streams_cut == 0, "the slack is allowed");
+        assert!(
+            (&stream).flush().is_ok() && session.stats().streams_cut == 0,
+            "the slack is allowed"
+        );
         raw.psh(3, "!");
         raw.expect(Command::Fin, 3);
         raw.psh(3, "more is dropped");
@@ -919,7 +989,10 @@ fn an_update_for_more_than_was_sent_fails_its_stream_alone() {
         raw.upd(3, 16, 65536);
         raw.expect(Command::Fin, 3);
         let error = inner((&stream).write(b"x").unwrap_err());
-        assert!(matches!(error, Error::Consumed { stream: 3, consumed: 16, sent: 15 }), "{error:?}");
+        assert!(
+            matches!(error, Error::Consumed { stream: 3, consumed: 16, sent: 15 }),
+            "{error:?}"
+        );
         let (data, end) = read_all(&stream);
         assert_eq!(data, b"before");
         assert_eq!(end.unwrap_err().kind(), ErrorKind::InvalidData);
@@ -927,7 +1000,7 @@ fn an_update_for_more_than_was_sent_fails_its_stream_alone() {
     });
 }
 
-// ---- this end -------------------------------------------------------------------------------------------------------
+// ---- this end -----------------------------------------------------------------------------------
 
 #[test]
 fn a_name_that_no_frame_can_carry_is_an_error_here_and_leaves_nothing_behind() {

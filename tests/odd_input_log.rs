@@ -1,4 +1,5 @@
-//! What a session says in the log about its peer's odd input: which session, which stream, and not more than so often.
+//! What a session says in the log about its peer's odd input: which session, which stream, and not
+//! more than so often.
 
 mod support;
 
@@ -111,15 +112,18 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
         assert!(said[0].contains("stream 3 ") && said[0].contains("backlog"), "{}", said[0]);
         assert!(said[1].contains("stream 5 ") && said[1].contains("max_name_len"), "{}", said[1]);
 
-        // The next one after a second says how many were left out: no event tells that a second is over.
+        // The next one after a second says how many were left out: no event tells that a second is
+        // over.
         std::thread::sleep(Duration::from_millis(1100));
         raw.syn(4003, "");
         until(|| session.stats().streams_refused == 1001);
         until(|| warnings(&session).iter().any(|line| line.contains("stream 4003 ")));
         let (left_out, said): (Vec<_>, Vec<_>) =
             warnings(&session).into_iter().partition(|line| line.contains("left out"));
-        let left_out: usize =
-            left_out.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+        let left_out: usize = left_out
+            .iter()
+            .map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap())
+            .sum();
         assert_eq!(said.len() + left_out, 1001);
         assert!(left_out > 0);
     });
@@ -137,16 +141,23 @@ fn a_refusal_names_the_stream() {
         until(|| session.stats().streams_refused == 1);
         until(|| !warnings(&session).is_empty());
         let warnings = warnings(&session);
-        assert!(warnings[0].contains("stream 3") && warnings[0].contains("one too many"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("stream 3") && warnings[0].contains("one too many"),
+            "{warnings:?}"
+        );
     });
 }
 
-// ---- pauses -------------------------------------------------------------------------------------------------------------
+// ---- pauses -------------------------------------------------------------------------------------
 
 /// What the log says about a pause of the session, once it says so: `words` are in the first line,
 /// and then it goes on.
 fn explained(session: &Session, words: &[&str], go_on: impl FnOnce()) {
-    let about = || warnings(session).into_iter().filter(|line| line.contains("pause") || line.contains("nothing"));
+    let about = || {
+        warnings(session)
+            .into_iter()
+            .filter(|line| line.contains("pause") || line.contains("nothing"))
+    };
     until(|| about().count() == 1);
     let line = about().next().unwrap();
     assert!(line.starts_with("nothing has been read for "), "{line}");
@@ -165,7 +176,8 @@ fn a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most(
     test("a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most", || {
         keep_log();
         for (version, advice) in [(1, "version 2"), (2, "30s (stall_timeout)")] {
-            let (mut raw, session) = against_server(config(version).max_receive_buffer(262_144), version);
+            let (mut raw, session) =
+                against_server(config(version).max_receive_buffer(262_144), version);
             raw.syn(3, "little");
             raw.psh(3, [0; 100]);
             raw.syn(5, "hog");
@@ -176,11 +188,15 @@ fn a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most(
             until(|| session.stats().receive_pauses == 1);
             let streams = [(); 2].map(|()| session.accept().unwrap());
             let held = |line: &str| line.contains("bytes") && line.contains("of the 262144");
-            explained(&session, &["stream 5 \"hog\" holds most", "max_receive_buffer", "Read faster", advice], || {
-                for (mut stream, len) in streams.iter().rev().zip([8 * 32_768, 20_100]) {
-                    stream.read_exact(&mut vec![0; len]).unwrap();
-                }
-            });
+            explained(
+                &session,
+                &["stream 5 \"hog\" holds most", "max_receive_buffer", "Read faster", advice],
+                || {
+                    for (mut stream, len) in streams.iter().rev().zip([8 * 32_768, 20_100]) {
+                        stream.read_exact(&mut vec![0; len]).unwrap();
+                    }
+                },
+            );
             assert!(warnings(&session).iter().any(|line| held(line)));
         }
     });
@@ -190,8 +206,10 @@ fn a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most(
 fn a_session_whose_backlog_is_full_for_a_second_says_how_many_streams_wait() {
     test("a_session_whose_backlog_is_full_for_a_second_says_how_many_streams_wait", || {
         keep_log();
-        for (timeout, advice) in [(None, "an accept_stall_timeout would"), (Some(60), "60s after")] {
-            let config = config(1).accept_backlog(2).accept_stall_timeout(timeout.map(Duration::from_secs));
+        for (timeout, advice) in [(None, "an accept_stall_timeout would"), (Some(60), "60s after")]
+        {
+            let config =
+                config(1).accept_backlog(2).accept_stall_timeout(timeout.map(Duration::from_secs));
             let (mut raw, session) = against_server(config, 1);
             for id in [3, 5, 7] {
                 raw.syn(id, "");
@@ -214,13 +232,15 @@ fn a_pause_shorter_than_a_second_says_nothing() {
         keep_log();
         let mut shown = false;
         while !shown {
-            let (mut raw, session) = against_server(config(1).accept_backlog(1).accept_stall_timeout(None), 1);
+            let (mut raw, session) =
+                against_server(config(1).accept_backlog(1).accept_stall_timeout(None), 1);
             let before = Instant::now();
             raw.syn(3, "");
             raw.syn(5, "");
             until(|| session.stats().accept_pauses == 1);
             drop([(); 2].map(|()| session.accept().unwrap()));
-            shown = before.elapsed() < Duration::from_secs(1); // else the machine was too slow for this
+            // else the machine was too slow for this
+            shown = before.elapsed() < Duration::from_secs(1);
             assert!(!shown || warnings(&session).is_empty(), "{:?}", warnings(&session));
         }
     });
@@ -239,7 +259,10 @@ fn a_fatal_fault_is_one_warning_with_the_session_the_peer_and_the_error() {
         let kept = KEEP.0.lock().unwrap();
         let lines: Vec<_> = kept.iter().filter(about_it).collect();
         assert_eq!(lines.len(), 1);
-        assert!(lines[0].1.starts_with("session ") && lines[0].1.contains("invalid command 0x4d"), "{lines:?}");
+        assert!(
+            lines[0].1.starts_with("session ") && lines[0].1.contains("invalid command 0x4d"),
+            "{lines:?}"
+        );
     });
 }
 
@@ -258,7 +281,9 @@ fn what_is_left_out_is_counted_at_the_sessions_end_too() {
         let counted = || {
             let (left_out, said): (Vec<_>, Vec<_>) =
                 warnings(&session).into_iter().partition(|line| line.contains("left out"));
-            let left_out = left_out.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
+            let left_out = left_out
+                .iter()
+                .map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
             said.len() + left_out.sum::<usize>()
         };
         until(|| counted() == 100); // the session's end is told a moment before
@@ -300,8 +325,10 @@ fn data_after_our_own_cut_is_no_warning() {
 fn frames_that_are_sent_are_named_at_trace() {
     test("frames_that_are_sent_are_named_at_trace", || {
         keep_log();
-        let often = Config::new().version(2).max_name_len(10).keepalive_interval(Duration::from_millis(20));
-        let (mut raw, session) = against_server(often.keepalive_timeout(Duration::from_secs(60)), 2);
+        let often =
+            Config::new().version(2).max_name_len(10).keepalive_interval(Duration::from_millis(20));
+        let (mut raw, session) =
+            against_server(often.keepalive_timeout(Duration::from_secs(60)), 2);
         let mut stream = session.open("traced").unwrap();
         stream.write_all(&[7; 10_000]).unwrap();
         stream.flush().unwrap();
@@ -309,11 +336,15 @@ fn frames_that_are_sent_are_named_at_trace() {
         let prefix = format!("session {}: Version:2 ", session.number());
         let sent = || {
             let said = KEEP.1.lock().unwrap();
-            said.iter().filter_map(|line| line.strip_prefix(&prefix)).map(str::to_owned).collect::<Vec<_>>()
+            said.iter()
+                .filter_map(|line| line.strip_prefix(&prefix))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let named = |frame: &&str| sent().iter().any(|line| line == frame);
         stream.read_exact(&mut [0; 4]).unwrap();
-        until(|| named(&"Cmd:4 StreamID:2 Length:8")); // the first read's; a stream that is closed sends none
+        // the first read's; a stream that is closed sends none
+        until(|| named(&"Cmd:4 StreamID:2 Length:8"));
         stream.close().unwrap();
         raw.syn(99, "refused, for its name");
         let frames = [
@@ -325,11 +356,13 @@ fn frames_that_are_sent_are_named_at_trace() {
             "Cmd:3 StreamID:0 Length:0",
         ];
         until(|| frames.iter().all(&named));
-        until(|| sent().len() as u64 == session.stats().frames_sent); // each once; some may be on their way
+        // each once; some may be on their way
+        until(|| sent().len() as u64 == session.stats().frames_sent);
     });
 }
 
-/// Streams that were written and closed before: no call is left that could fail, and the end is clean.
+/// Streams that were written and closed before: no call is left that could fail, and the end is
+/// clean.
 #[test]
 fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
     test("a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell", || {
@@ -346,7 +379,9 @@ fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
             assert!(matches!(session.accept(), Err(Error::PeerClosed)));
             let said = warnings(&session);
             assert_eq!(said.len(), usize::from(opens), "{said:?}");
-            assert!(said.iter().all(|line| line.contains("configured for version 2") && line.contains("the client")));
+            assert!(said.iter().all(
+                |line| line.contains("configured for version 2") && line.contains("the client")
+            ));
         }
     });
 }

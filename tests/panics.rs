@@ -1,8 +1,9 @@
-//! Whatever of a user's panics, at whatever step of a session's life, costs that session at worst: transports (every kind), their hooks, the
-//! logger. Another session of the process keeps its keepalive and its time limits.
+//! Whatever of a user's panics, at whatever step of a session's life, costs that session at worst:
+//! transports (every kind), their hooks, the logger. Another session of the process keeps its
+//! keepalive and its time limits.
 //!
-//! A script is run once to count what it calls; then again for each call, which panics. The logger is the process's, so this
-//! is a binary of its own, and its tests run one at a time.
+//! A script is run once to count what it calls; then again for each call, which panics. The logger
+//! is the process's, so this is a binary of its own, and its tests run one at a time.
 #![cfg(target_os = "linux")]
 
 #[path = "panics/scene.rs"]
@@ -18,7 +19,8 @@ use trap::{Kind, LOGGER, Over, Trap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// A test of this file: the log, the threads and the timer are the process's, so no other runs meanwhile.
+/// A test of this file: the log, the threads and the timer are the process's, so no other runs
+/// meanwhile.
 fn alone(name: &str, body: impl FnOnce(&Scene)) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -31,8 +33,11 @@ fn is_full() -> bool {
 
 /// Each version with some of the endings; in the full run with all.
 fn rounds(endings: [&[Ending]; 2]) -> Vec<(u8, Ending)> {
-    let chosen = |version: u8| if is_full() { &Ending::ALL } else { endings[usize::from(version) - 1] };
-    (1..=2).flat_map(|version| chosen(version).iter().map(move |&ending| (version, ending))).collect()
+    let chosen =
+        |version: u8| if is_full() { &Ending::ALL } else { endings[usize::from(version) - 1] };
+    (1..=2)
+        .flat_map(|version| chosen(version).iter().map(move |&ending| (version, ending)))
+        .collect()
 }
 
 /// What is thrown at the n-th call: another kind of it in each round; in the full run all.
@@ -61,7 +66,11 @@ fn each_call(scene: &Scene, over: Over, endings: [&[Ending]; 2]) {
 #[test]
 fn a_transport_that_panics_at_any_call_costs_its_session_alone() {
     alone("a_transport_that_panics_at_any_call_costs_its_session_alone", |scene| {
-        each_call(scene, Over::Halves, [&[Ending::Close, Ending::NoData], &[Ending::Drop, Ending::Lost]]);
+        each_call(
+            scene,
+            Over::Halves,
+            [&[Ending::Close, Ending::NoData], &[Ending::Drop, Ending::Lost]],
+        );
     });
 }
 
@@ -97,7 +106,8 @@ fn a_logger_that_panics_at_any_line_costs_the_line_alone() {
     });
 }
 
-/// The timer's thread is one for the process: if it died, no session would have keepalive or time limits any more.
+/// The timer's thread is one for the process: if it died, no session would have keepalive or time
+/// limits any more.
 #[test]
 fn a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout() {
     alone("a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout", |scene| {

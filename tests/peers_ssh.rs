@@ -1,5 +1,5 @@
-//! The `stdio` example through Debian's ssh and sshd, which are started here: own keys, own port, on
-//! loopback. `./tests/peers ssh` runs this; `stdio.rs` has the counterparts without ssh.
+//! The `stdio` example through Debian's ssh and sshd, which are started here: own keys, own port,
+//! on loopback. `./tests/peers ssh` runs this; `stdio.rs` has the counterparts without ssh.
 //!
 //! It works as root and as any other user: sshd lets in whoever started it.
 #![cfg(unix)]
@@ -90,7 +90,9 @@ impl Sshd {
         let known = format!("UserKnownHostsFile={}", file("known"));
         let (key, host) = (file("user"), "127.0.0.1");
         let mut words = vec!["ssh", "-F", "none", "-T", "-p", &port, "-i", &key, "-o", &known];
-        for option in ["IdentitiesOnly=yes", "BatchMode=yes", "StrictHostKeyChecking=yes", "LogLevel=ERROR"] {
+        for option in
+            ["IdentitiesOnly=yes", "BatchMode=yes", "StrictHostKeyChecking=yes", "LogLevel=ERROR"]
+        {
             words.extend(["-o", option]);
         }
         words.extend([host, remote]);
@@ -129,18 +131,25 @@ fn serve() -> String {
     format!("exec {} serve", example("stdio").display())
 }
 
-// ---- what works --------------------------------------------------------------------------------------
+// ---- what works ---------------------------------------------------------------------------------
 
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn a_hundred_streams_at_once_go_through_ssh_and_finish_one_side_first() {
-    through_ssh("a_hundred_streams_at_once_go_through_ssh_and_finish_one_side_first", nothing_more, |sshd| {
-        let done = sshd.check(&["--streams", "100", "--kib", "256"], &serve());
-        assert!(done.status.success(), "{done:?}");
-        assert!(text(&done.stdout).contains("100 streams at once, 26214400 bytes each way"), "{done:?}");
-        println!("through ssh: {}", text(&done.stdout).trim_end());
-        assert_eq!(text(&done.stderr), "stdio: the command ended with exit status: 0\n");
-    });
+    through_ssh(
+        "a_hundred_streams_at_once_go_through_ssh_and_finish_one_side_first",
+        nothing_more,
+        |sshd| {
+            let done = sshd.check(&["--streams", "100", "--kib", "256"], &serve());
+            assert!(done.status.success(), "{done:?}");
+            assert!(
+                text(&done.stdout).contains("100 streams at once, 26214400 bytes each way"),
+                "{done:?}"
+            );
+            println!("through ssh: {}", text(&done.stdout).trim_end());
+            assert_eq!(text(&done.stderr), "stdio: the command ended with exit status: 0\n");
+        },
+    );
 }
 
 /// A banner that sshd itself sends goes to ssh's standard error: it does no harm, and it is seen.
@@ -155,13 +164,17 @@ fn sshds_own_banner_passes_by() {
         let mut words = sshd.ssh(&serve());
         let quiet = words.iter().position(|word| word == "LogLevel=ERROR").unwrap();
         words[quiet] = "LogLevel=INFO".into();
-        let done = Command::new(example("stdio")).args(["check", "--streams", "2", "--"]).args(words).output().unwrap();
+        let done = Command::new(example("stdio"))
+            .args(["check", "--streams", "2", "--"])
+            .args(words)
+            .output()
+            .unwrap();
         assert!(done.status.success(), "{done:?}");
         assert!(text(&done.stderr).contains("Authorised users only."), "{done:?}");
     });
 }
 
-// ---- exit codes --------------------------------------------------------------------------------------
+// ---- exit codes ---------------------------------------------------------------------------------
 
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
@@ -177,7 +190,10 @@ fn the_far_commands_exit_code_is_reported_and_passed_on() {
             let done = sshd.check(&[], remote);
             assert_eq!(done.status.code(), Some(code), "{done:?}");
             let said = text(&done.stderr);
-            assert!(said.contains(&format!("the command ended with exit status: {code}")), "{said}");
+            assert!(
+                said.contains(&format!("the command ended with exit status: {code}")),
+                "{said}"
+            );
             assert!(said.contains(more), "{said}");
         }
     });
@@ -187,14 +203,15 @@ fn the_far_commands_exit_code_is_reported_and_passed_on() {
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn a_refused_login_is_sshs_own_message_and_code() {
     through_ssh("a_refused_login_is_sshs_own_message_and_code", nothing_more, |sshd| {
-        fs::copy(sshd.dir.path().join("host"), sshd.dir.path().join("user")).unwrap(); // another key
+        // another key
+        fs::copy(sshd.dir.path().join("host"), sshd.dir.path().join("user")).unwrap();
         let done = sshd.check(&[], &serve());
         assert_eq!(done.status.code(), Some(255), "{done:?}");
         assert!(text(&done.stderr).contains("Permission denied"), "{done:?}");
     });
 }
 
-// ---- what comes first ----------------------------------------------------------------------------------
+// ---- what comes first ---------------------------------------------------------------------------
 
 /// What bash reads before any command that ssh starts.
 #[test]
@@ -210,14 +227,18 @@ fn a_startup_file_that_prints_is_a_clear_error() {
         let done = sshd.check(&[], &format!("exec bash -c '{}'", serve()));
         assert_eq!(done.status.code(), Some(1), "{done:?}");
         let said = text(&done.stderr);
-        for part in ["no frame, but text", "\"Welcome! 3 updates can be applied.\\n", "startup file", "standard error"]
-        {
+        for part in [
+            "no frame, but text",
+            "\"Welcome! 3 updates can be applied.\\n",
+            "startup file",
+            "standard error",
+        ] {
             assert!(said.contains(part), "{part}: {said}");
         }
     });
 }
 
-// ---- forward, and what is killed -----------------------------------------------------------------------
+// ---- forward, and what is killed ----------------------------------------------------------------
 
 /// A forwarder whose ssh, and whose far program, can be found and killed.
 struct Forwarder {
@@ -232,7 +253,16 @@ impl Forwarder {
         let remote = format!("echo $$ > {here}/far; {} --allow {target}", serve());
         let near = format!("echo $$ > {here}/near; exec \"$@\"");
         let mut process = Command::new(example("stdio"))
-            .args(["forward", "--port", &format!("127.0.0.1:0={target}"), "--", "sh", "-c", &near, "sh"])
+            .args([
+                "forward",
+                "--port",
+                &format!("127.0.0.1:0={target}"),
+                "--",
+                "sh",
+                "-c",
+                &near,
+                "sh",
+            ])
             .args(sshd.ssh(&remote))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -256,27 +286,31 @@ impl Drop for Forwarder {
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn a_connection_forwarded_through_ssh_passes_half_close_through() {
-    through_ssh("a_connection_forwarded_through_ssh_passes_half_close_through", nothing_more, |sshd| {
-        let service = TcpListener::bind("127.0.0.1:0").unwrap();
-        let forwarder = Forwarder::start(sshd, &service.local_addr().unwrap().to_string());
-        let mut client = TcpStream::connect(&forwarder.addr).unwrap();
-        let sent = Pattern::bytes(1, 4 << 20);
-        let answer = thread::scope(|scope| {
-            scope.spawn(|| {
-                let (mut tcp, _) = service.accept().unwrap();
-                let mut came = Vec::new();
-                tcp.read_to_end(&mut came).unwrap();
-                came.reverse();
-                tcp.write_all(&came).unwrap();
+    through_ssh(
+        "a_connection_forwarded_through_ssh_passes_half_close_through",
+        nothing_more,
+        |sshd| {
+            let service = TcpListener::bind("127.0.0.1:0").unwrap();
+            let forwarder = Forwarder::start(sshd, &service.local_addr().unwrap().to_string());
+            let mut client = TcpStream::connect(&forwarder.addr).unwrap();
+            let sent = Pattern::bytes(1, 4 << 20);
+            let answer = thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut tcp, _) = service.accept().unwrap();
+                    let mut came = Vec::new();
+                    tcp.read_to_end(&mut came).unwrap();
+                    came.reverse();
+                    tcp.write_all(&came).unwrap();
+                });
+                client.write_all(&sent).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+                let mut answer = Vec::new();
+                client.read_to_end(&mut answer).unwrap();
+                answer
             });
-            client.write_all(&sent).unwrap();
-            client.shutdown(Shutdown::Write).unwrap();
-            let mut answer = Vec::new();
-            client.read_to_end(&mut answer).unwrap();
-            answer
-        });
-        assert!(answer.iter().rev().eq(&sent));
-    });
+            assert!(answer.iter().rev().eq(&sent));
+        },
+    );
 }
 
 /// ssh here, or the program there, is killed in the middle of an answer.
@@ -285,7 +319,9 @@ fn a_connection_forwarded_through_ssh_passes_half_close_through() {
 fn a_kill_on_either_side_is_a_clear_error_at_both() {
     through_ssh("a_kill_on_either_side_is_a_clear_error_at_both", nothing_more, |sshd| {
         // ssh says 255 where the far program ended by a signal.
-        for (victim, how) in [("near", "the command ended with signal: 9"), ("far", "exit status: 255")] {
+        for (victim, how) in
+            [("near", "the command ended with signal: 9"), ("far", "exit status: 255")]
+        {
             let service = TcpListener::bind("127.0.0.1:0").unwrap();
             let mut forwarder = Forwarder::start(sshd, &service.local_addr().unwrap().to_string());
             let mut client = TcpStream::connect(&forwarder.addr).unwrap();
@@ -296,14 +332,18 @@ fn a_kill_on_either_side_is_a_clear_error_at_both() {
             assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
             client.read(&mut [0]).unwrap_err(); // a reset, not an end of file
             if victim == "near" {
-                tcp.read(&mut [0]).unwrap_err(); // the far program sees its input end, with a stream open
+                // the far program sees its input end, with a stream open
+                tcp.read(&mut [0]).unwrap_err();
             } else {
                 assert_eq!(tcp.read(&mut [0]).unwrap_or(0), 0); // the system closed it
             }
             assert!(!forwarder.process.wait().unwrap().success());
             let mut said = String::new();
             forwarder.err.read_to_string(&mut said).unwrap();
-            assert!(said.contains("connection lost: it ended while 1 stream of this end was open"), "{said}");
+            assert!(
+                said.contains("connection lost: it ended while 1 stream of this end was open"),
+                "{said}"
+            );
             assert!(said.contains(how), "{said}");
         }
     });

@@ -1,6 +1,6 @@
-//! `transport::Tls` with the TLS of other people on the other end, over loopback: OpenSSL's programs
-//! and stunnel, in both roles. `./tests/peers tls` installs them and runs this, in release; the
-//! large transfers between our own ends are here, too, since they take longest.
+//! `transport::Tls` with the TLS of other people on the other end, over loopback: OpenSSL's
+//! programs and stunnel, in both roles. `./tests/peers tls` installs them and runs this, in
+//! release; the large transfers between our own ends are here, too, since they take longest.
 //!
 //! What each part shows is at its heading. `peers_tls/openssl.rs` says how the openssl program is
 //! made to renew keys in the middle of binary data.
@@ -26,7 +26,9 @@ use gmux::{Config, Error, Session};
 use rustls::SupportedProtocolVersion;
 use tempfile::TempDir;
 
-use authority::{Authority, CLIENT, Purpose, SERVER, VERSIONS, Valid, client_config, server_config};
+use authority::{
+    Authority, CLIENT, Purpose, SERVER, VERSIONS, Valid, client_config, server_config,
+};
 use openssl::{Frames, Gate, Openssl, Text, bytes_at};
 use programs::Program;
 use support::peers::are_there;
@@ -78,11 +80,19 @@ impl Certified {
     /// Our server's end of a connection; it wants a certificate if `mutual`.
     fn serve(&self, tcp: TcpStream, mutual: bool) -> io::Result<Tls> {
         let verifier = mutual.then(|| self.authority.verifier());
-        Tls::handshake(authority::server(server_config(&self.server, verifier, &VERSIONS)), tcp, LONG)
+        Tls::handshake(
+            authority::server(server_config(&self.server, verifier, &VERSIONS)),
+            tcp,
+            LONG,
+        )
     }
 
     /// Our client's end of a connection.
-    fn connect(&self, tcp: TcpStream, versions: &[&'static SupportedProtocolVersion]) -> io::Result<Tls> {
+    fn connect(
+        &self,
+        tcp: TcpStream,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> io::Result<Tls> {
         let config = client_config(&self.authority, Some(&self.client), versions);
         Tls::handshake(authority::client(config), tcp, LONG)
     }
@@ -93,7 +103,7 @@ fn messages(file: &str, what: &str) -> usize {
     std::fs::read_to_string(file).unwrap().lines().filter(|line| line.contains(what)).count()
 }
 
-// ---- keys are renewed while both directions are full ---------------------------------------------
+// ---- keys are renewed while both directions are full --------------------------------------------
 //
 // Our end is the raw transport, split, and both directions carry known bytes without end. OpenSSL
 // renews its keys again and again, and asks us to renew ours.
@@ -110,7 +120,12 @@ struct Ours {
 impl Ours {
     fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { sent: zero(), received: zero(), stuck: AtomicUsize::new(0), reading: Gate::default() }
+        Self {
+            sent: zero(),
+            received: zero(),
+            stuck: AtomicUsize::new(0),
+            reading: Gate::default(),
+        }
     }
 
     /// Writes until `limit` says that it's enough.
@@ -127,7 +142,9 @@ impl Ours {
                 Ok(n) => {
                     self.sent.fetch_add(n as u64, SeqCst);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
                     self.stuck.fetch_add(1, SeqCst);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -187,7 +204,13 @@ impl Theirs {
     fn new() -> Self {
         let zero = || AtomicU64::new(0);
         let count = || AtomicUsize::new(0);
-        Self { sent: zero(), received: zero(), stuck: count(), commands: count(), reading: Gate::default() }
+        Self {
+            sent: zero(),
+            received: zero(),
+            stuck: count(),
+            commands: count(),
+            reading: Gate::default(),
+        }
     }
 
     /// Writes to the program until `limit`, with a command after every `every` messages: by turns
@@ -248,7 +271,8 @@ fn wait_until_full(stuck: &AtomicUsize, moved: &AtomicU64) {
 fn wait_until_in_a_call(stuck: &AtomicUsize) {
     loop {
         let before = stuck.load(SeqCst);
-        thread::sleep(openssl::FULL); // six times its bound: that it stays away is what it waits for
+        // six times its bound: that it stays away is what it waits for
+        thread::sleep(openssl::FULL);
         if stuck.load(SeqCst) == before {
             return;
         }
@@ -259,7 +283,11 @@ fn wait_until_in_a_call(stuck: &AtomicUsize) {
 fn wait_for(came: &AtomicU64, bytes: u64) {
     let started = Instant::now();
     support::until(|| {
-        assert!(started.elapsed() < PATIENCE, "{} instead of {bytes} bytes came", came.load(SeqCst));
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{} instead of {bytes} bytes came",
+            came.load(SeqCst)
+        );
         came.load(SeqCst) >= bytes
     });
 }
@@ -312,7 +340,9 @@ fn both_work(
 
 /// How often a program says, in its `-msgfile`, that it has renewed its keys, and that we have.
 fn renewals(log: &str) -> (usize, usize) {
-    let count = |direction| messages(log, &format!("{direction} TLS 1.3, Handshake [length 0005], KeyUpdate"));
+    let count = |direction| {
+        messages(log, &format!("{direction} TLS 1.3, Handshake [length 0005], KeyUpdate"))
+    };
     let (its, ours) = (count(">>>"), count("<<<"));
     (its, ours)
 }
@@ -328,7 +358,8 @@ fn s_client_renews_keys_while_both_directions_are_full() {
         const ROUNDS: usize = 10;
         const STEP: u64 = 2 << 20; // four renewals
         let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
-        let (to, ca, log) = (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
+        let (to, ca, log) =
+            (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
         let mut openssl = Openssl::start(&[
             "s_client",
             "-brief",
@@ -346,32 +377,42 @@ fn s_client_renews_keys_while_both_directions_are_full() {
         ]);
         let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
         let mut output = openssl.output.take().unwrap();
-        let (_, theirs) = both_work(tls.split().unwrap(), &openssl, &mut output, 64, |ours, theirs, bound_writes| {
-            let mut rounds = 0;
-            for tried in 1.. {
-                wait_until_full(&ours.stuck, &ours.sent);
-                wait_until_full(&theirs.stuck, &theirs.sent);
-                // From now on our writer stays in one call: whoever waits for it hangs.
-                bound_writes(None).unwrap();
-                wait_until_in_a_call(&ours.stuck);
-                let (sent, received) = (ours.sent.load(SeqCst), ours.received.load(SeqCst));
-                ours.reading.set(true);
-                wait_for(&ours.received, received + STEP);
-                // On a loaded machine the program may have been late, and not full after all.
-                rounds += usize::from(ours.sent.load(SeqCst) == sent);
-                let received = theirs.received.load(SeqCst);
-                theirs.reading.set(true);
-                wait_for(&theirs.received, received + STEP);
-                bound_writes(Some(SHORT)).unwrap();
-                wait_for(&ours.sent, ours.sent.load(SeqCst) + STEP); // the call that wasn't bounded is over
-                if rounds == ROUNDS {
-                    break;
+        let (_, theirs) = both_work(
+            tls.split().unwrap(),
+            &openssl,
+            &mut output,
+            64,
+            |ours, theirs, bound_writes| {
+                let mut rounds = 0;
+                for tried in 1.. {
+                    wait_until_full(&ours.stuck, &ours.sent);
+                    wait_until_full(&theirs.stuck, &theirs.sent);
+                    // From now on our writer stays in one call: whoever waits for it hangs.
+                    bound_writes(None).unwrap();
+                    wait_until_in_a_call(&ours.stuck);
+                    let (sent, received) = (ours.sent.load(SeqCst), ours.received.load(SeqCst));
+                    ours.reading.set(true);
+                    wait_for(&ours.received, received + STEP);
+                    // On a loaded machine the program may have been late, and not full after all.
+                    rounds += usize::from(ours.sent.load(SeqCst) == sent);
+                    let received = theirs.received.load(SeqCst);
+                    theirs.reading.set(true);
+                    wait_for(&theirs.received, received + STEP);
+                    bound_writes(Some(SHORT)).unwrap();
+                    // the call that wasn't bounded is over
+                    wait_for(&ours.sent, ours.sent.load(SeqCst) + STEP);
+                    if rounds == ROUNDS {
+                        break;
+                    }
+                    assert!(
+                        tried < 10 * ROUNDS,
+                        "our writer was stuck in {rounds} of {tried} rounds only"
+                    );
+                    ours.reading.set(false);
+                    theirs.reading.set(false);
                 }
-                assert!(tried < 10 * ROUNDS, "our writer was stuck in {rounds} of {tried} rounds only");
-                ours.reading.set(false);
-                theirs.reading.set(false);
-            }
-        });
+            },
+        );
         let (_, said) = openssl.program.finish();
         let commands = theirs.commands.load(SeqCst);
         assert_eq!(said.matches("KEYUPDATE").count(), commands, "{said}");
@@ -393,7 +434,8 @@ fn s_server_renews_keys_in_the_middle_of_both_directions() {
         const STEP: u64 = 1 << 20;
         let mut on_the_way = Vec::new();
         let made = Certified::new();
-        let (certificate, key, log) = (made.file("server.pem"), made.file("server.key.pem"), made.file("log"));
+        let (certificate, key, log) =
+            (made.file("server.pem"), made.file("server.key.pem"), made.file("log"));
         let mut openssl = Openssl::start(&[
             "s_server",
             "-accept",
@@ -411,15 +453,16 @@ fn s_server_renews_keys_in_the_middle_of_both_directions() {
         let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
         let tls = made.connect(tcp, &VERSIONS).unwrap();
         let mut output = Text::new(openssl.output.take().unwrap());
-        let (_, theirs) = both_work(tls.split().unwrap(), &openssl, &mut output, 64, |ours, theirs, _| {
-            ours.reading.set(true);
-            theirs.reading.set(true);
-            for step in 1..=STEPS {
-                wait_for(&ours.received, step * STEP);
-                wait_for(&theirs.received, step * STEP);
-                on_the_way.push(ours.sent.load(SeqCst) - theirs.received.load(SeqCst));
-            }
-        });
+        let (_, theirs) =
+            both_work(tls.split().unwrap(), &openssl, &mut output, 64, |ours, theirs, _| {
+                ours.reading.set(true);
+                theirs.reading.set(true);
+                for step in 1..=STEPS {
+                    wait_for(&ours.received, step * STEP);
+                    wait_for(&theirs.received, step * STEP);
+                    on_the_way.push(ours.sent.load(SeqCst) - theirs.received.load(SeqCst));
+                }
+            });
         drop(openssl.input);
         let (_, said) = openssl.program.finish();
         let commands = theirs.commands.load(SeqCst);
@@ -441,7 +484,8 @@ fn an_idle_session_answers_a_request_for_new_keys() {
     with(&["openssl"], "an_idle_session_answers_a_request_for_new_keys", || {
         let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
         let (to, log) = (listener.local_addr().unwrap().to_string(), made.file("log"));
-        let openssl = Openssl::start(&["s_client", "-brief", "-connect", &to, "-msg", "-msgfile", &log]);
+        let openssl =
+            Openssl::start(&["s_client", "-brief", "-connect", &to, "-msg", "-msgfile", &log]);
         let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
         let ours = Session::server(tls, Config::new().keepalive_disabled(true)).unwrap();
         for requests in 1..=5 {
@@ -471,7 +515,7 @@ fn an_idle_session_refuses_to_negotiate_again() {
     });
 }
 
-// ---- sessions through openssl's programs, which renew keys meanwhile -----------------------------
+// ---- sessions through openssl's programs, which renew keys meanwhile ----------------------------
 //
 // Our session over `Tls` on one side; on the other a second session of ours whose transport is the
 // program's standard input and output: so gmux's own frames pass through OpenSSL's TLS.
@@ -518,7 +562,8 @@ fn sessions_go_through_s_client_which_renews_keys() {
     with(&["openssl"], "sessions_go_through_s_client_which_renews_keys", || {
         for (config, closes) in versions().into_iter().zip([Closes::Ours, Closes::Theirs]) {
             let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
-            let (to, ca, log) = (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
+            let (to, ca, log) =
+                (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
             let (certificate, key) = (made.file("client.pem"), made.file("client.key.pem"));
             #[rustfmt::skip]
             let mut openssl = Openssl::start(&[
@@ -561,7 +606,8 @@ fn sessions_go_through_s_server_which_renews_keys() {
     with(&["openssl"], "sessions_go_through_s_server_which_renews_keys", || {
         for config in versions() {
             let made = Certified::new();
-            let (certificate, key, ca) = (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
+            let (certificate, key, ca) =
+                (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
             let log = made.file("log");
             #[rustfmt::skip]
             let mut openssl = Openssl::start(&[
@@ -569,7 +615,8 @@ fn sessions_go_through_s_server_which_renews_keys() {
                 "-Verify", "1", "-verify_return_error", "-CAfile", &ca, "-msg", "-msgfile", &log,
             ]);
             let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
-            let ours = Session::client(made.connect(tcp, &VERSIONS).unwrap(), config.clone()).unwrap();
+            let ours =
+                Session::client(made.connect(tcp, &VERSIONS).unwrap(), config.clone()).unwrap();
             let frames = Frames::new(openssl.input, b"K\n", 100);
             let theirs = Pair::new(Text::new(openssl.output.take().unwrap()), frames);
             let theirs = Session::server(theirs, config.max_frame_size(Frames::PAYLOAD)).unwrap();
@@ -586,7 +633,7 @@ fn sessions_go_through_s_server_which_renews_keys() {
     });
 }
 
-// ---- OpenSSL and certificates --------------------------------------------------------------------
+// ---- OpenSSL and certificates -------------------------------------------------------------------
 
 /// What is wrong with a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -604,9 +651,13 @@ impl Fault {
     fn certificate(self, made: &Certified, purpose: Purpose) -> Option<authority::Identity> {
         let name = if purpose == Purpose::Server { SERVER } else { CLIENT };
         let wrong = match (self, purpose) {
-            (Self::UnknownAuthority, _) => Authority::new("another authority").issue(purpose, name, Valid::Now),
+            (Self::UnknownAuthority, _) => {
+                Authority::new("another authority").issue(purpose, name, Valid::Now)
+            }
             (Self::Expired, _) => made.authority.issue(purpose, name, Valid::Expired),
-            (Self::NameOrNone, Purpose::Server) => made.authority.issue(purpose, "other.example", Valid::Now),
+            (Self::NameOrNone, Purpose::Server) => {
+                made.authority.issue(purpose, "other.example", Valid::Now)
+            }
             (Self::NameOrNone, Purpose::Client) => return None,
         };
         wrong.write(made.files.path(), "wrong");
@@ -640,7 +691,8 @@ fn our_client_and_s_server_refuse_each_others_certificates() {
         ] {
             fault.certificate(&made, Purpose::Server);
             let (certificate, key) = (made.file("wrong.pem"), made.file("wrong.key.pem"));
-            let args = ["-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key];
+            let args =
+                ["-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key];
             let mut openssl = Openssl::start(&[&["s_server"], &args[..]].concat());
             let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
             let error = made.connect(tcp, &VERSIONS).unwrap_err();
@@ -652,7 +704,16 @@ fn our_client_and_s_server_refuse_each_others_certificates() {
                 let wrong = fault.certificate(&made, Purpose::Client);
                 let (certificate, key, ca) =
                     (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
-                let args = ["-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key];
+                let args = [
+                    "-accept",
+                    "127.0.0.1:0",
+                    "-naccept",
+                    "1",
+                    "-cert",
+                    &certificate,
+                    "-key",
+                    &key,
+                ];
                 let wants = ["-Verify", "1", "-verify_return_error", "-CAfile", &ca];
                 let mut openssl = Openssl::start(&[&["s_server"], &args[..], &wants[..]].concat());
                 let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
@@ -661,7 +722,9 @@ fn our_client_and_s_server_refuse_each_others_certificates() {
                 let alert = match (fault, version.version) {
                     (Fault::UnknownAuthority, _) => "alert UnknownCA",
                     (Fault::Expired, _) => "alert CertificateExpired",
-                    (Fault::NameOrNone, rustls::ProtocolVersion::TLSv1_3) => "alert CertificateRequired",
+                    (Fault::NameOrNone, rustls::ProtocolVersion::TLSv1_3) => {
+                        "alert CertificateRequired"
+                    }
                     (Fault::NameOrNone, _) => "alert HandshakeFailure",
                 };
                 assert_says("our client", &error.to_string(), alert);
@@ -702,7 +765,8 @@ fn our_server_and_s_client_refuse_each_others_certificates() {
                 let wrong = fault.certificate(&made, Purpose::Server).unwrap();
                 let openssl = Openssl::start(&[&usual[..], &["-verify_hostname", SERVER]].concat());
                 let connection = authority::server(server_config(&wrong, None, &[version]));
-                let error = Tls::handshake(connection, listener.accept().unwrap().0, LONG).unwrap_err();
+                let error =
+                    Tls::handshake(connection, listener.accept().unwrap().0, LONG).unwrap_err();
                 assert_says("our server", &error.to_string(), ours);
                 drop(openssl);
             }
@@ -710,7 +774,7 @@ fn our_server_and_s_client_refuse_each_others_certificates() {
     });
 }
 
-// ---- stunnel -------------------------------------------------------------------------------------
+// ---- stunnel ------------------------------------------------------------------------------------
 
 /// A running stunnel, and the port that it listens on.
 struct Stunnel {
@@ -723,7 +787,8 @@ impl Stunnel {
     fn start(made: &Certified, to: std::net::SocketAddr, service: &str) -> Self {
         let file = made.files.path().join("stunnel.conf");
         let text = format!(
-            "foreground = yes\npid =\ndebug = info\nsyslog = no\n[gmux]\naccept = 127.0.0.1:0\nconnect = {to}\n{service}\n"
+            "foreground = yes\npid =\ndebug = info\nsyslog = no\n[gmux]\naccept = \
+             127.0.0.1:0\nconnect = {to}\n{service}\n"
         );
         std::fs::write(&file, text).unwrap();
         let program = Program::start(Command::new("stunnel4").arg(&file));
@@ -763,11 +828,16 @@ fn through_stunnel(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let ca = made.file("ca.pem");
-    let number = if version.version == rustls::ProtocolVersion::TLSv1_2 { "TLSv1.2" } else { "TLSv1.3" };
+    let number =
+        if version.version == rustls::ProtocolVersion::TLSv1_2 { "TLSv1.2" } else { "TLSv1.3" };
     let common = format!("sslVersion = {number}\nverifyChain = yes\nCAfile = {ca}");
     match role {
         Role::Server => {
-            let own = format!("cert = {}\nkey = {}", made.file("server.pem"), made.file("server.key.pem"));
+            let own = format!(
+                "cert = {}\nkey = {}",
+                made.file("server.pem"),
+                made.file("server.key.pem")
+            );
             let stunnel = Stunnel::start(made, to, &format!("{common}\n{own}"));
             let tls = made.connect(stunnel.connect(), &VERSIONS).unwrap();
             assert_eq!(tls.protocol_version(), Some(version.version));
@@ -776,12 +846,20 @@ fn through_stunnel(
             Between { tls, plain, stunnel }
         }
         Role::Client => {
-            let own = format!("cert = {}\nkey = {}", made.file("client.pem"), made.file("client.key.pem"));
-            let service = format!("client = yes\n{common}\n{own}\ncheckHost = {SERVER}\nsni = {SERVER}");
+            let own = format!(
+                "cert = {}\nkey = {}",
+                made.file("client.pem"),
+                made.file("client.key.pem")
+            );
+            let service =
+                format!("client = yes\n{common}\n{own}\ncheckHost = {SERVER}\nsni = {SERVER}");
             let stunnel = Stunnel::start(made, to, &service);
             let plain = Session::client(stunnel.connect(), config.clone()).unwrap();
             let tls = made.serve(listener.accept().unwrap().0, true).unwrap();
-            assert_eq!((tls.protocol_version(), tls.server_name()), (Some(version.version), Some(SERVER)));
+            assert_eq!(
+                (tls.protocol_version(), tls.server_name()),
+                (Some(version.version), Some(SERVER))
+            );
             assert_eq!(tls.peer_certificates().unwrap()[0], made.client.certificate);
             Between { tls: Session::server(tls, config.clone()).unwrap(), plain, stunnel }
         }
@@ -795,14 +873,20 @@ fn stunnel_carries(name: &str, role: Role) {
         let made = Certified::new();
         for version in VERSIONS {
             for (config, tls_closes_first) in versions().into_iter().zip([true, false]) {
-                let Between { tls, plain, stunnel } = through_stunnel(&made, role, version, &config);
+                let Between { tls, plain, stunnel } =
+                    through_stunnel(&made, role, version, &config);
                 let started = Instant::now();
                 exchange(&tls, &plain, 100, (32 << 20) / 100);
                 let seconds = started.elapsed().as_secs_f64();
                 println!("{role:?} {:?}: 32 MiB each way in {seconds:.2} s", version.version);
-                let (first, second) = if tls_closes_first { (&tls, &plain) } else { (&plain, &tls) };
+                let (first, second) =
+                    if tls_closes_first { (&tls, &plain) } else { (&plain, &tls) };
                 first.close().unwrap();
-                assert!(matches!(second.accept(), Err(Error::PeerClosed)), "{:?}", second.close_reason());
+                assert!(
+                    matches!(second.accept(), Err(Error::PeerClosed)),
+                    "{:?}",
+                    second.close_reason()
+                );
                 second.close().unwrap();
                 drop(stunnel);
             }
@@ -828,7 +912,8 @@ fn stunnel_passes_cuts(name: &str, role: Role) {
         let made = Certified::new();
         for version in VERSIONS {
             for kill in [false, true] {
-                let Between { tls, plain, stunnel } = through_stunnel(&made, role, version, &Config::new());
+                let Between { tls, plain, stunnel } =
+                    through_stunnel(&made, role, version, &Config::new());
                 let mut stream = tls.open("cut").unwrap();
                 stream.write_all(b"half").unwrap();
                 let mut far = plain.accept().unwrap();
@@ -836,13 +921,20 @@ fn stunnel_passes_cuts(name: &str, role: Role) {
                 if kill {
                     drop(stunnel);
                     let error = plain.accept().unwrap_err();
-                    println!("{role:?} {:?}, stunnel killed, the plain end: {error}", version.version);
+                    println!(
+                        "{role:?} {:?}, stunnel killed, the plain end: {error}",
+                        version.version
+                    );
                     assert!(matches!(error, Error::ConnectionLost(_) | Error::Io(_)), "{error}");
                     let error = tls.accept().unwrap_err();
-                    println!("{role:?} {:?}, stunnel killed, the TLS end: {error}", version.version);
+                    println!(
+                        "{role:?} {:?}, stunnel killed, the TLS end: {error}",
+                        version.version
+                    );
                     assert!(matches!(error, Error::Io(_)), "{error}");
                 } else {
-                    // The plain end is closed with the stream open: the connection's end, not the stream's.
+                    // The plain end is closed with the stream open: the connection's end, not the
+                    // stream's.
                     let closed = plain.close();
                     println!("{role:?} {:?}, the plain end's close: {closed:?}", version.version);
                     let error = stream.read(&mut [0]).unwrap_err();
@@ -861,29 +953,38 @@ fn stunnel_passes_cuts(name: &str, role: Role) {
 #[test]
 #[ignore = "needs stunnel4; ./tests/peers runs it"]
 fn stunnel_hides_a_missing_close_notify_from_the_plain_end() {
-    with(&["stunnel4", "openssl"], "stunnel_hides_a_missing_close_notify_from_the_plain_end", || {
-        let made = Certified::new();
-        let own = format!("cert = {}\nkey = {}", made.file("server.pem"), made.file("server.key.pem"));
-        for has_stream in [true, false] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let stunnel = Stunnel::start(&made, listener.local_addr().unwrap(), &own);
-            let tcp = stunnel.connect();
-            let cut = tcp.try_clone().unwrap();
-            let tls = Session::client(made.connect(tcp, &VERSIONS).unwrap(), Config::new()).unwrap();
-            let plain = Session::server(listener.accept().unwrap().0, Config::new()).unwrap();
-            let stream = has_stream.then(|| tls.open("open").unwrap());
-            let accepted = has_stream.then(|| plain.accept().unwrap());
-            cut.shutdown(Shutdown::Write).unwrap();
-            let error = plain.accept().unwrap_err();
-            println!("a TLS connection cut, streams: {has_stream}, the plain end: {error}");
-            if has_stream {
-                assert!(matches!(error, Error::ConnectionLost(_)), "{error}");
-            } else {
-                assert!(matches!(error, Error::PeerClosed), "{error}");
+    with(
+        &["stunnel4", "openssl"],
+        "stunnel_hides_a_missing_close_notify_from_the_plain_end",
+        || {
+            let made = Certified::new();
+            let own = format!(
+                "cert = {}\nkey = {}",
+                made.file("server.pem"),
+                made.file("server.key.pem")
+            );
+            for has_stream in [true, false] {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let stunnel = Stunnel::start(&made, listener.local_addr().unwrap(), &own);
+                let tcp = stunnel.connect();
+                let cut = tcp.try_clone().unwrap();
+                let tls =
+                    Session::client(made.connect(tcp, &VERSIONS).unwrap(), Config::new()).unwrap();
+                let plain = Session::server(listener.accept().unwrap().0, Config::new()).unwrap();
+                let stream = has_stream.then(|| tls.open("open").unwrap());
+                let accepted = has_stream.then(|| plain.accept().unwrap());
+                cut.shutdown(Shutdown::Write).unwrap();
+                let error = plain.accept().unwrap_err();
+                println!("a TLS connection cut, streams: {has_stream}, the plain end: {error}");
+                if has_stream {
+                    assert!(matches!(error, Error::ConnectionLost(_)), "{error}");
+                } else {
+                    assert!(matches!(error, Error::PeerClosed), "{error}");
+                }
+                drop((stream, accepted));
             }
-            drop((stream, accepted));
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -898,7 +999,7 @@ fn stunnel_as_the_client_passes_on_that_a_connection_was_cut() {
     stunnel_passes_cuts("stunnel_as_the_client_passes_on_that_a_connection_was_cut", Role::Client);
 }
 
-// ---- large transfers between our own ends --------------------------------------------------------
+// ---- large transfers between our own ends -------------------------------------------------------
 
 /// Gives a socket buffers of so many bytes. Linux doubles that, and has a least size of its own.
 fn narrow(socket: &socket2::Socket, size: usize) {
@@ -911,7 +1012,8 @@ fn narrow(socket: &socket2::Socket, size: usize) {
 /// Both ends of a TCP connection over loopback, with such buffers from its beginning.
 fn narrow_tcp(size: usize) -> (TcpStream, TcpStream) {
     let socket = || {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         narrow(&socket, size);
         socket
     };
@@ -925,14 +1027,22 @@ fn narrow_tcp(size: usize) -> (TcpStream, TcpStream) {
 }
 
 /// So many bytes each way at once, then both ends close. Returns the seconds.
-fn at_once(what: &str, bytes: usize, config: &Config, near: impl Transport, far: impl Transport) -> f64 {
+fn at_once(
+    what: &str,
+    bytes: usize,
+    config: &Config,
+    near: impl Transport,
+    far: impl Transport,
+) -> f64 {
     let client = Session::client(near, config.clone()).unwrap();
     let server = Session::server(far, config.clone()).unwrap();
     let started = Instant::now();
     exchange(&client, &server, 1, bytes);
     let seconds = started.elapsed().as_secs_f64();
     let rate = 2.0 * bytes as f64 / seconds / 1e6;
-    println!("{what}: {bytes} bytes each way in {seconds:.2} s: {rate:.0} MB/s, both ways together");
+    println!(
+        "{what}: {bytes} bytes each way in {seconds:.2} s: {rate:.0} MB/s, both ways together"
+    );
     client.close().unwrap();
     server.close().unwrap();
     seconds

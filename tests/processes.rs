@@ -1,9 +1,10 @@
-//! Faults as they happen between processes: the other one is killed, or stopped, the link is cut, nobody reads, threads or descriptors
-//! run out. And afterwards this process is as it was before.
+//! Faults as they happen between processes: the other one is killed, or stopped, the link is cut,
+//! nobody reads, threads or descriptors run out. And afterwards this process is as it was before.
 //!
-//! The other process is this executable, at its test `the_child`. Tests run one at a time, for what is measured is the process. Where the
-//! system doesn't allow what a test needs, it says so on the terminal (`LEFT OUT: …`). `GMUX_FULL` repeats what the small run does once, and
-//! there what would be left out fails.
+//! The other process is this executable, at its test `the_child`. Tests run one at a time, for what
+//! is measured is the process. Where the system doesn't allow what a test needs, it says so on the
+//! terminal (`LEFT OUT: …`). `GMUX_FULL` repeats what the small run does once, and there what would
+//! be left out fails.
 #![cfg(target_os = "linux")]
 
 #[path = "processes/child.rs"]
@@ -33,8 +34,9 @@ use traffic::Moved;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// By how much this process may have grown: what the harness writes down of the tests, a block or two, and what the pool keeps. One session that
-/// is left behind is eight blocks or more, so it is seen in the small run, too.
+/// By how much this process may have grown: what the harness writes down of the tests, a block or
+/// two, and what the pool keeps. One session that is left behind is eight blocks or more, so it is
+/// seen in the small run, too.
 const MARGIN: Margin = Margin { resident: 48 << 20, blocks: 5, pooled: 24 << 20 };
 
 static ALONE: Mutex<()> = Mutex::new(());
@@ -45,7 +47,8 @@ fn alone(name: &str, body: impl FnOnce()) {
     test_for(name, LIMIT, body);
 }
 
-/// Runs a scenario once to warm up, then so many times, and compares what the process holds before and after.
+/// Runs a scenario once to warm up, then so many times, and compares what the process holds before
+/// and after.
 fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
     let all = namesakes();
     scenario(0);
@@ -79,7 +82,7 @@ fn the_child() {
     test_for("the_child", LIMIT, child::run);
 }
 
-// ---- this end of a conversation ----------------------------------------------------------------------------------------
+// ---- this end of a conversation -----------------------------------------------------------------
 
 /// This end: a session with a child at the other, and data on its way in both directions.
 struct Talk {
@@ -113,7 +116,12 @@ const PATIENT: &str = "600000";
 
 impl Talk {
     /// Over a connection from a child that `start` starts with the part it is given.
-    fn begin(addr: &str, accept: impl FnOnce() -> Any, start: impl FnOnce(&str) -> Peer, terms: &Terms<'_>) -> Self {
+    fn begin(
+        addr: &str,
+        accept: impl FnOnce() -> Any,
+        start: impl FnOnce(&str) -> Peer,
+        terms: &Terms<'_>,
+    ) -> Self {
         let Terms { role, version, keepalive, close, reads } = *terms;
         let deaf = if reads == Reads::No { "deaf-" } else { "" };
         let peer = start(&format!("talk {addr} {deaf}{role} {version} {keepalive} {close}"));
@@ -147,7 +155,12 @@ impl Talk {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        Self::begin(path.to_str().unwrap(), || Any::new(listener.accept().unwrap().0), Peer::start, terms)
+        Self::begin(
+            path.to_str().unwrap(),
+            || Any::new(listener.accept().unwrap().0),
+            Peer::start,
+            terms,
+        )
     }
 
     /// Data moves in both directions, at both ends.
@@ -186,7 +199,7 @@ fn threads_end() {
     support::until(|| support::gmux_threads().is_empty());
 }
 
-// ---- a process dies ----------------------------------------------------------------------------------------------------
+// ---- a process dies -----------------------------------------------------------------------------
 
 #[test]
 fn a_peer_killed_in_mid_transfer_is_an_error_everywhere_and_leaves_nothing() {
@@ -199,44 +212,59 @@ fn a_peer_killed_in_mid_transfer_is_an_error_everywhere_and_leaves_nothing() {
                 close: PATIENT,
                 reads: Reads::Yes,
             };
-            let mut talk = if k & 4 == 0 { Talk::over_tcp(&terms) } else { Talk::over_unix(&terms) };
+            let mut talk =
+                if k & 4 == 0 { Talk::over_tcp(&terms) } else { Talk::over_unix(&terms) };
             talk.wait_until_moving();
-            // The calls have to fail by what the system says of the connection; keepalive would take ten minutes.
+            // The calls have to fail by what the system says of the connection; keepalive would
+            // take ten minutes.
             talk.peer.signal("KILL");
             talk.assert_over(lost).kill();
         });
     });
 }
 
-// ---- a process stands still ----------------------------------------------------------------------------------------------
+// ---- a process stands still ---------------------------------------------------------------------
 
 #[test]
 fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
     alone("a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error", || {
         leaves_nothing(times(1, 10), |k| {
             let version = if k & 1 == 0 { "1" } else { "2" };
-            let terms = Terms { role: "client", version, keepalive: "1200", close: PATIENT, reads: Reads::Yes };
+            let terms = Terms {
+                role: "client",
+                version,
+                keepalive: "1200",
+                close: PATIENT,
+                reads: Reads::Yes,
+            };
             let mut talk = Talk::over_tcp(&terms);
             talk.wait_until_moving();
             let stopped = talk.peer.stop();
             let peer = talk.assert_over(silent);
             threads_end(); // with the peer still there, and silent
-            // What it has missed. Its own clock went on, so it may find first that nothing came for too long.
+            // What it has missed. Its own clock went on, so it may find first that nothing came for
+            // too long.
             drop(stopped);
             heard(peer, |ended| {
-                let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"].iter().any(|known| ended.contains(known));
+                let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"]
+                    .iter()
+                    .any(|known| ended.contains(known));
                 known && !ended.contains("PeerClosed")
             });
         });
     });
 }
 
-/// It is stopped for twice its keepalive timeout, while its peer talks all the time: what came meanwhile is life.
+/// It is stopped for twice its keepalive timeout, while its peer talks all the time: what came
+/// meanwhile is life.
 #[test]
 fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_peer() {
     alone("a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_peer", || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = Peer::start(&format!("talk {} client 1 1000 {PATIENT}", listener.local_addr().unwrap()));
+        let peer = Peer::start(&format!(
+            "talk {} client 1 1000 {PATIENT}",
+            listener.local_addr().unwrap()
+        ));
         let transport = Any::new(listener.accept().unwrap().0);
         let session = child::session(transport, "server", child::config("1", PATIENT, PATIENT));
         let mut talk = Talk::over(peer, session, Reads::Yes);
@@ -246,7 +274,13 @@ fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_pee
             thread::sleep(Duration::from_secs(2)); // the time is what is tested
             drop(stopped);
             // Its judgement comes at once, or an interval later, which is 100 ms.
-            assert!(talk.session.closed().recv_timeout(Duration::from_millis(500)).unwrap_err().is_timeout());
+            assert!(
+                talk.session
+                    .closed()
+                    .recv_timeout(Duration::from_millis(500))
+                    .unwrap_err()
+                    .is_timeout()
+            );
             talk.wait_until_moving();
         }
         talk.peer.signal("KILL");
@@ -254,7 +288,7 @@ fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_pee
     });
 }
 
-// ---- the link is cut -----------------------------------------------------------------------------------------------------
+// ---- the link is cut ----------------------------------------------------------------------------
 
 /// A network namespace, joined to this one by a link.
 struct Net {
@@ -301,9 +335,16 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
             let addr = listener.local_addr().unwrap().to_string();
             let version = if k & 1 == 0 { "1" } else { "2" };
             // Time for a loaded machine to see the writer asleep before its call fails.
-            let terms = Terms { role: "client", version, keepalive: "5000", close: PATIENT, reads: Reads::Yes };
+            let terms = Terms {
+                role: "client",
+                version,
+                keepalive: "5000",
+                close: PATIENT,
+                reads: Reads::Yes,
+            };
             let start = |part: &str| Peer::start_in(&["ip", "netns", "exec", &net.name], part);
-            let mut talk = Talk::begin(&addr, || Any::new(listener.accept().unwrap().0), start, &terms);
+            let mut talk =
+                Talk::begin(&addr, || Any::new(listener.accept().unwrap().0), start, &terms);
             talk.wait_until_moving();
             net.cut();
             talk.write.assert_asleep();
@@ -313,11 +354,17 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
     });
 }
 
-// ---- nobody reads --------------------------------------------------------------------------------------------------------
+// ---- nobody reads -------------------------------------------------------------------------------
 
 /// Both directions are full, to the last buffer of the system, and both ends' writers blocked.
 fn full_both_ways(close: &str) -> Talk {
-    let mut talk = Talk::over_tcp(&Terms { role: "client", version: "1", keepalive: PATIENT, close, reads: Reads::No });
+    let mut talk = Talk::over_tcp(&Terms {
+        role: "client",
+        version: "1",
+        keepalive: PATIENT,
+        close,
+        reads: Reads::No,
+    });
     talk.moved.wait_until_stuck(&talk.session);
     assert_eq!(talk.peer.ask("full"), "full");
     talk.moved.wait_until_stuck(&talk.session);
@@ -333,8 +380,12 @@ fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
             assert!(talk.session.stats().receive_pauses > 0);
             // The child still doesn't read, so what was accepted can't go out.
             let closed = talk.session.close();
-            assert!(matches!(closed, Err(Error::CloseIncomplete { unsent: 1.., .. })), "{closed:?}");
-            let peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            assert!(
+                matches!(closed, Err(Error::CloseIncomplete { unsent: 1.., .. })),
+                "{closed:?}"
+            );
+            let peer =
+                talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
             threads_end();
             heard(peer, |ended| ended.contains("Io(") || ended.contains("ConnectionLost"));
         });
@@ -346,7 +397,8 @@ fn the_last_drop_with_both_directions_full_is_bounded() {
     alone("the_last_drop_with_both_directions_full_is_bounded", || {
         leaves_nothing(times(1, 10), |_| {
             let Talk { peer, session, stream, write, accept, .. } = full_both_ways("300");
-            // The calls that are blocked have handles: they are told to stop first, but for the one that drops the last.
+            // The calls that are blocked have handles: they are told to stop first, but for the one
+            // that drops the last.
             session.set_deadline(Some(std::time::Instant::now()));
             assert!(matches!(accept.join(), Error::Timeout));
             stream.set_write_deadline(Some(std::time::Instant::now()));
@@ -359,8 +411,9 @@ fn the_last_drop_with_both_directions_full_is_bounded() {
     });
 }
 
-/// A process that writes, finishes, closes, and exits at once when that says Ok, has delivered everything: to a peer that reads
-/// slowly, and goes on sending all the while (data, pings, and on version 2 windows).
+/// A process that writes, finishes, closes, and exits at once when that says Ok, has delivered
+/// everything: to a peer that reads slowly, and goes on sending all the while (data, pings, and on
+/// version 2 windows).
 #[test]
 fn a_process_that_exits_after_its_close_has_delivered_everything() {
     alone("a_process_that_exits_after_its_close_has_delivered_everything", || {
@@ -374,18 +427,23 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
                     (child, Any::new(listener.accept().unwrap().0))
                 } else {
                     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                    let child = Peer::start(&format!("upload {} {version}", listener.local_addr().unwrap()));
+                    let child = Peer::start(&format!(
+                        "upload {} {version}",
+                        listener.local_addr().unwrap()
+                    ));
                     (child, Any::new(listener.accept().unwrap().0))
                 };
                 let config = Config::new().version(version.parse().unwrap());
                 // A small budget, so that most of it waits in the system's buffers.
-                let config = config.keepalive_interval(Duration::from_millis(5)).max_receive_buffer(262_144);
+                let config =
+                    config.keepalive_interval(Duration::from_millis(5)).max_receive_buffer(262_144);
                 let session = Session::server(transport, config).unwrap();
                 let talking = thread::spawn({
                     let stream = session.open("talks all the time").unwrap();
                     move || while (&stream).write_all(&[7; 1000]).is_ok() {}
                 });
-                let streams: Vec<Stream> = (0..child::UPLOADS).map(|_| session.accept().unwrap()).collect();
+                let streams: Vec<Stream> =
+                    (0..child::UPLOADS).map(|_| session.accept().unwrap()).collect();
                 thread::scope(|scope| {
                     for mut stream in streams {
                         scope.spawn(move || {
@@ -395,7 +453,8 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
                                     Ok(0) => break,
                                     Ok(n) => got.extend_from_slice(&piece[..n]),
                                     Err(error) => panic!(
-                                        "version {version}, unix {unix}, round {round}, after {} bytes: {error}",
+                                        "version {version}, unix {unix}, round {round}, after {} \
+                                         bytes: {error}",
                                         got.len()
                                     ),
                                 }
@@ -414,32 +473,39 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
     });
 }
 
-/// Each end throws away what the other sends, so both get rid of everything. Who is done first has told the other that nobody reads any more:
-/// of the two, one at least is told Ok, and the other Ok, or how much was too late.
+/// Each end throws away what the other sends, so both get rid of everything. Who is done first has
+/// told the other that nobody reads any more: of the two, one at least is told Ok, and the other
+/// Ok, or how much was too late.
 #[test]
 fn of_two_closes_at_once_with_both_directions_full_one_knows_what_was_too_late() {
     alone("of_two_closes_at_once_with_both_directions_full_one_knows_what_was_too_late", || {
         leaves_nothing(times(1, 20), |_| {
-            // Version 1: there neither can finish before the other has begun. (With windows what was accepted has gone out before.)
+            // Version 1: there neither can finish before the other has begun. (With windows what
+            // was accepted has gone out before.)
             let mut talk = full_both_ways(PATIENT);
             // Each throws away what comes, so that what the other has accepted can go out.
             talk.peer.tell("close");
             let (ours, theirs) = (talk.session.close(), talk.peer.answer());
             let known = match &ours {
-                Ok(()) => theirs == "Ok" || theirs.contains("CloseIncomplete") && theirs.contains("peer_ended: true"),
+                Ok(()) => {
+                    theirs == "Ok"
+                        || theirs.contains("CloseIncomplete") && theirs.contains("peer_ended: true")
+                }
                 Err(Error::CloseIncomplete { peer_ended: true, .. }) => theirs == "Ok",
                 Err(_) => false,
             };
             assert!(known, "{ours:?}, {theirs}");
-            let peer = talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
+            let peer =
+                talk.assert_over(|error| assert!(matches!(error, Error::Closed), "{error:?}"));
             heard(peer, |ended| ended.starts_with("Some(Closed)"));
         });
     });
 }
 
-// ---- threads or descriptors run out ----------------------------------------------------------------------------------------
+// ---- threads or descriptors run out -------------------------------------------------------------
 
-/// A child that makes sessions while something is scarce; its connections, in the order in which it uses them.
+/// A child that makes sessions while something is scarce; its connections, in the order in which it
+/// uses them.
 struct Crowd {
     peer: Peer,
     /// The user that it runs as, if it isn't ours.
@@ -462,7 +528,12 @@ impl Crowd {
 
     /// Sets a limit of the child's, the soft one. Its own user may do that, root not everywhere.
     fn limit(&self, what: &str, to: usize) {
-        run_as(self.user, "prlimit", &["--pid", &self.peer.id().to_string(), &format!("--{what}={to}:")]).unwrap();
+        run_as(
+            self.user,
+            "prlimit",
+            &["--pid", &self.peer.id().to_string(), &format!("--{what}={to}:")],
+        )
+        .unwrap();
     }
 
     /// Its threads, and what it holds.
@@ -491,7 +562,10 @@ impl Crowd {
     fn fails(&mut self) {
         let mut ours = self.ours.next().unwrap();
         let text = self.peer.ask("try");
-        assert!(text.contains("thread") && text.contains("Resource temporarily unavailable"), "{text}");
+        assert!(
+            text.contains("thread") && text.contains("Resource temporarily unavailable"),
+            "{text}"
+        );
         assert!(!text.starts_with("WouldBlock") && !text.starts_with("Interrupted"), "{text}");
         let mut rest = Vec::new();
         match ours.read_to_end(&mut rest) {
@@ -524,8 +598,10 @@ fn descriptors_and_blocks(census: &str) -> (i64, i64) {
 fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
     const NAME: &str = "without_threads_no_session_starts_nothing_stays_behind_and_later_one_does";
     alone(NAME, || {
-        // The limit counts a user's threads, and doesn't bind root: the child is a user that has no others.
-        if let Err(why) = run("sh", &["-c", "test $(id -u) = 0 || { echo not root >&2; exit 1; }"]) {
+        // The limit counts a user's threads, and doesn't bind root: the child is a user that has no
+        // others.
+        if let Err(why) = run("sh", &["-c", "test $(id -u) = 0 || { echo not root >&2; exit 1; }"])
+        {
             return left_out(NAME, &format!("the child needs a user of its own: {why}"));
         }
         if let Err(why) = run("prlimit", &["--version"]) {
@@ -546,7 +622,11 @@ fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
             crowd.fails();
             let after = descriptors_and_blocks(&crowd.peer.ask("settle"));
             println!("{more} threads: {before:?}, then {after:?} descriptors and allocations");
-            assert_eq!(after.0, before.0 - k as i64 - 1, "the connection, and no other descriptor, is gone");
+            assert_eq!(
+                after.0,
+                before.0 - k as i64 - 1,
+                "the connection, and no other descriptor, is gone"
+            );
             assert!(after.1 <= before.1 + 10, "{after:?} after {before:?}");
         }
 
@@ -592,7 +672,11 @@ fn a_session_needs_no_descriptor_but_its_transports() {
         assert_eq!(crowd.peer.ask("close"), "closed");
         assert_eq!(crowd.peer.ask("unhoard"), "free");
         let after = descriptors_and_blocks(&crowd.peer.ask("settle")).0;
-        assert_eq!(after, before - 2, "both sessions' connections, and no other descriptor, are gone");
+        assert_eq!(
+            after,
+            before - 2,
+            "both sessions' connections, and no other descriptor, are gone"
+        );
         crowd.end();
     });
 }

@@ -1,4 +1,5 @@
-//! The API table: every setting and its rules, ids and names, the traits, error kinds, what is `Send` and `Debug`.
+//! The API table: every setting and its rules, ids and names, the traits, error kinds, what is
+//! `Send` and `Debug`.
 
 mod support;
 
@@ -18,7 +19,8 @@ const fn is_shared<T: Send + Sync + Clone + Debug + 'static>() {}
 const fn is_error<T: std::error::Error + Send + Sync + Clone + 'static>() {}
 const fn is_mux<T: ?Sized + Send + Sync>() {}
 
-/// `Session` and `Stream`: `Clone + Send + Sync + Debug`; `Read` and `Write` for `Stream` and `&Stream`.
+/// `Session` and `Stream`: `Clone + Send + Sync + Debug`; `Read` and `Write` for `Stream` and
+/// `&Stream`.
 const _: () = {
     is_shared::<Session>();
     is_shared::<Stream>();
@@ -32,7 +34,8 @@ const _: () = {
     reads_and_writes::<&Stream>();
 };
 
-/// Configuration that breaks a rule: `Error::Config` that names the field, its value and the rule, from `validate` and from sessions.
+/// Configuration that breaks a rule: `Error::Config` that names the field, its value and the rule,
+/// from `validate` and from sessions.
 #[test]
 fn every_rule_of_the_configuration_names_field_value_and_rule() {
     test("every_rule_of_the_configuration_names_field_value_and_rule", || {
@@ -49,7 +52,11 @@ fn every_rule_of_the_configuration_names_field_value_and_rule() {
             (c().version(2).max_receive_buffer(262_143), "max_receive_buffer", "262143"),
             (c().version(2).max_stream_buffer(0), "max_stream_buffer", "0"),
             (c().version(2).max_stream_buffer(4_194_305), "max_stream_buffer", "4194305"),
-            (c().version(2).max_receive_buffer(1 << 40).max_stream_buffer(1 << 31), "max_stream_buffer", "2147483648"),
+            (
+                c().version(2).max_receive_buffer(1 << 40).max_stream_buffer(1 << 31),
+                "max_stream_buffer",
+                "2147483648",
+            ),
             (c().version(2).max_stream_window(4_194_305), "max_stream_window", "4194305"),
             (c().accept_backlog(0), "accept_backlog", "0"),
             (c().max_streams(0), "max_streams", "0"),
@@ -61,13 +68,18 @@ fn every_rule_of_the_configuration_names_field_value_and_rule() {
             (c().no_data_timeout(Some(zero)), "no_data_timeout", "Some(0ns)"),
         ];
         for (config, field, value) in broken {
-            for error in [config.validate().unwrap_err(), Session::client(tcp().0, config).unwrap_err()] {
+            for error in
+                [config.validate().unwrap_err(), Session::client(tcp().0, config).unwrap_err()]
+            {
                 let text = error.to_string();
                 match &error {
                     Error::Config { field: f, value: v, rule } => {
                         assert_eq!((*f, v.as_str()), (field, value));
                         assert!(
-                            !rule.is_empty() && text.contains(field) && text.contains(value) && text.contains(rule)
+                            !rule.is_empty()
+                                && text.contains(field)
+                                && text.contains(value)
+                                && text.contains(rule)
                         );
                     }
                     other => panic!("{field}: {other}"),
@@ -82,15 +94,28 @@ fn every_rule_of_the_configuration_names_field_value_and_rule() {
 #[test]
 fn the_extremes_that_the_rules_allow_work() {
     test("the_extremes_that_the_rules_allow_work", || {
-        let smallest =
-            quiet().max_frame_size(1).max_receive_buffer(1).max_stream_buffer(1).max_send_buffer(1).accept_backlog(1);
+        let smallest = quiet()
+            .max_frame_size(1)
+            .max_receive_buffer(1)
+            .max_stream_buffer(1)
+            .max_send_buffer(1)
+            .accept_backlog(1);
         let smallest = smallest.max_streams(1).max_name_len(0);
-        let second =
-            Config::new().keepalive_interval(FAR).keepalive_timeout(FAR).max_frame_size(65_535).max_name_len(65_535);
-        let second = second.version(2).max_receive_buffer(262_144).max_stream_buffer(262_144).stall_timeout(None);
+        let second = Config::new()
+            .keepalive_interval(FAR)
+            .keepalive_timeout(FAR)
+            .max_frame_size(65_535)
+            .max_name_len(65_535);
+        let second = second
+            .version(2)
+            .max_receive_buffer(262_144)
+            .max_stream_buffer(262_144)
+            .stall_timeout(None);
         let second = second.half_close_stall(None).close_timeout(Duration::MAX);
-        let third =
-            Config::new().keepalive_disabled(true).keepalive_interval(Duration::ZERO).keepalive_timeout(Duration::ZERO);
+        let third = Config::new()
+            .keepalive_disabled(true)
+            .keepalive_interval(Duration::ZERO)
+            .keepalive_timeout(Duration::ZERO);
         for config in [smallest, second, third] {
             config.validate().unwrap();
             let (client, server) = pair(config);
@@ -109,7 +134,8 @@ fn the_extremes_that_the_rules_allow_work() {
     });
 }
 
-/// The seed's defaults, as far as they can be seen: version 1, 32768 bytes a frame, a backlog of 1024, names of 4096 bytes, no no-data timeout.
+/// The seed's defaults, as far as they can be seen: version 1, 32768 bytes a frame, a backlog of
+/// 1024, names of 4096 bytes, no no-data timeout.
 #[test]
 fn the_defaults_are_the_seeds() {
     test("the_defaults_are_the_seeds", || {
@@ -145,19 +171,24 @@ fn ids_count_up_by_two_from_3_and_2() {
         for i in 0..5 {
             let (ours, theirs) = (client.open("c").unwrap(), server.open("s").unwrap());
             assert_eq!((ours.id(), theirs.id()), (3 + 2 * i, 2 + 2 * i));
-            assert_eq!((server.accept().unwrap().id(), client.accept().unwrap().id()), (3 + 2 * i, 2 + 2 * i));
+            assert_eq!(
+                (server.accept().unwrap().id(), client.accept().unwrap().id()),
+                (3 + 2 * i, 2 + 2 * i)
+            );
         }
     });
 }
 
-/// Names: any bytes; `name` is lossy, `name_bytes` exact; 65535 bytes fit, one more is `NameTooLong` and uses nothing up.
+/// Names: any bytes; `name` is lossy, `name_bytes` exact; 65535 bytes fit, one more is
+/// `NameTooLong` and uses nothing up.
 #[test]
 fn names_are_any_bytes_up_to_a_frames_length() {
     test("names_are_any_bytes_up_to_a_frames_length", || {
         for config in quiet_versions() {
             let (client, server) = pair(config.max_name_len(65_535));
             let longest = vec![b'l'; 65_535];
-            let names: [&[u8]; 5] = [b"", "plain".as_bytes(), "größer/🦀".as_bytes(), &[0xFF, 0, b'a', 0xC3], &longest];
+            let names: [&[u8]; 5] =
+                [b"", "plain".as_bytes(), "größer/🦀".as_bytes(), &[0xFF, 0, b'a', 0xC3], &longest];
             for name in names {
                 let (ours, theirs) = (client.open(name).unwrap(), server.accept().unwrap());
                 for stream in [ours, theirs] {
@@ -174,7 +205,8 @@ fn names_are_any_bytes_up_to_a_frames_length() {
     });
 }
 
-/// `local_addr` and `peer_addr`, on sessions and streams, also after the end; a transport that has none says so.
+/// `local_addr` and `peer_addr`, on sessions and streams, also after the end; a transport that has
+/// none says so.
 #[test]
 fn addresses_are_the_transports() {
     test("addresses_are_the_transports", || {
@@ -201,9 +233,13 @@ fn addresses_are_the_transports() {
 #[test]
 fn everything_works_through_the_traits() {
     fn talk(client: &dyn MuxConn, server: Box<dyn MuxConn>) {
-        let (mut ours, mut theirs) = (client.open(b"through traits").unwrap(), server.accept().unwrap());
+        let (mut ours, mut theirs) =
+            (client.open(b"through traits").unwrap(), server.accept().unwrap());
         assert_eq!((ours.id(), theirs.id()), (3, 3));
-        assert_eq!((theirs.name(), theirs.name_bytes()), ("through traits", &b"through traits"[..]));
+        assert_eq!(
+            (theirs.name(), theirs.name_bytes()),
+            ("through traits", &b"through traits"[..])
+        );
         ours.write_all(b"hello").unwrap();
         ours.flush().unwrap();
         let mut hello = [0; 5];
@@ -211,8 +247,14 @@ fn everything_works_through_the_traits() {
         assert_eq!(&hello, b"hello");
 
         assert_eq!((client.num_streams(), server.num_streams()), (1, 1));
-        assert_eq!((client.local_addr(), client.peer_addr()), (server.peer_addr(), server.local_addr()));
-        assert_eq!((ours.local_addr(), ours.peer_addr()), (theirs.peer_addr(), theirs.local_addr()));
+        assert_eq!(
+            (client.local_addr(), client.peer_addr()),
+            (server.peer_addr(), server.local_addr())
+        );
+        assert_eq!(
+            (ours.local_addr(), ours.peer_addr()),
+            (theirs.peer_addr(), theirs.local_addr())
+        );
         server.set_deadline(Some(Instant::now()));
         assert!(matches!(server.accept(), Err(Error::Timeout)));
         server.set_no_data_timeout(Some(FAR)).unwrap();
@@ -252,8 +294,10 @@ fn a_configuration_can_be_read() {
     test("a_configuration_can_be_read", || {
         let second = Duration::from_secs(1);
         let config = Config::new().version(2).keepalive_disabled(true).keepalive_interval(second);
-        let config = config.keepalive_timeout(2 * second).max_frame_size(3).max_receive_buffer(400_000);
-        let config = config.max_stream_buffer(5).max_stream_window(6).accept_backlog(7).max_streams(8);
+        let config =
+            config.keepalive_timeout(2 * second).max_frame_size(3).max_receive_buffer(400_000);
+        let config =
+            config.max_stream_buffer(5).max_stream_window(6).accept_backlog(7).max_streams(8);
         let config = config.max_name_len(9).max_send_buffer(10).close_timeout(11 * second);
         let config = config.stall_timeout(Some(12 * second)).half_close_stall(Some(13 * second));
         let config = config.accept_stall_timeout(Some(15 * second));
@@ -262,19 +306,29 @@ fn a_configuration_can_be_read() {
         assert_eq!((set.keepalive_interval, set.keepalive_timeout), (second, 2 * second));
         assert_eq!((set.max_frame_size, set.max_receive_buffer), (3, 400_000));
         assert_eq!((set.max_stream_buffer, set.max_stream_window), (5, 6));
-        assert_eq!((set.accept_backlog, set.max_streams, set.max_name_len, set.max_send_buffer), (7, 8, 9, 10));
+        assert_eq!(
+            (set.accept_backlog, set.max_streams, set.max_name_len, set.max_send_buffer),
+            (7, 8, 9, 10)
+        );
         assert_eq!(set.accept_stall_timeout, Some(15 * second));
         assert_eq!((set.close_timeout, set.stall_timeout), (11 * second, Some(12 * second)));
-        assert_eq!((set.half_close_stall, set.no_data_timeout), (Some(13 * second), Some(14 * second)));
+        assert_eq!(
+            (set.half_close_stall, set.no_data_timeout),
+            (Some(13 * second), Some(14 * second))
+        );
 
         let (one, two) = (Config::new().settings(), Config::new().version(2).settings());
         assert_eq!((one.accept_backlog, one.accept_stall_timeout), (1024, Some(5 * second)));
         assert_eq!((one.version, one.stall_timeout, one.max_stream_window), (1, None, 2_097_152));
-        assert_eq!((two.stall_timeout, two.half_close_stall), (Some(30 * second), Some(60 * second)));
+        assert_eq!(
+            (two.stall_timeout, two.half_close_stall),
+            (Some(30 * second), Some(60 * second))
+        );
     });
 }
 
-/// What std's sockets and listeners have: `try_clone`, and a loop over `&session`; and what goes with the channels.
+/// What std's sockets and listeners have: `try_clone`, and a loop over `&session`; and what goes
+/// with the channels.
 #[test]
 fn sessions_and_streams_have_the_habits_of_std() {
     test("sessions_and_streams_have_the_habits_of_std", || {
@@ -284,7 +338,8 @@ fn sessions_and_streams_have_the_habits_of_std() {
         drop(stream);
         (&again).write_all(b"x").unwrap();
         client.open("b").unwrap();
-        let names: Vec<String> = (&server).into_iter().take(2).map(|s| s.unwrap().name().to_owned()).collect();
+        let names: Vec<String> =
+            (&server).into_iter().take(2).map(|s| s.unwrap().name().to_owned()).collect();
         assert_eq!(names, ["a", "b"]);
         let closed: gmux::Receiver<()> = server.closed();
         let waited = closed.recv_timeout(Duration::from_millis(1));
@@ -312,7 +367,8 @@ fn debug_says_which_session_and_stream() {
     });
 }
 
-/// Errors that reach `Read` and `Write` callers carry gmux's own inside, to be downcast; a transport's error keeps its kind and source.
+/// Errors that reach `Read` and `Write` callers carry gmux's own inside, to be downcast; a
+/// transport's error keeps its kind and source.
 #[test]
 fn io_errors_have_the_error_inside() {
     test("io_errors_have_the_error_inside", || {
@@ -321,7 +377,10 @@ fn io_errors_have_the_error_inside() {
         stream.close().unwrap();
         let error = (&stream).read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotConnected);
-        assert!(matches!(error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()), Some(Error::Closed)));
+        assert!(matches!(
+            error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()),
+            Some(Error::Closed)
+        ));
         assert!(matches!(error.downcast::<Error>(), Ok(Error::Closed)));
 
         let (lab, session) = Lab::server(quiet());
@@ -331,14 +390,17 @@ fn io_errors_have_the_error_inside() {
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::HostUnreachable);
         let inner = Error::from(error);
-        let source =
-            inner.source().and_then(|source| source.downcast_ref::<Arc<io::Error>>()).map(|source| source.kind());
+        let source = inner
+            .source()
+            .and_then(|source| source.downcast_ref::<Arc<io::Error>>())
+            .map(|source| source.kind());
         assert_eq!(source, Some(ErrorKind::HostUnreachable));
         assert!(matches!(session.close_reason(), Some(Error::Io(_))));
     });
 }
 
-/// A transport whose read says `UnexpectedEof` itself is a truncation, which is never `UnexpectedEof` to the stream's reader.
+/// A transport whose read says `UnexpectedEof` itself is a truncation, which is never
+/// `UnexpectedEof` to the stream's reader.
 #[test]
 fn truncation_is_never_unexpected_eof() {
     test("truncation_is_never_unexpected_eof", || {
@@ -357,7 +419,8 @@ fn truncation_is_never_unexpected_eof() {
     });
 }
 
-/// What calls on closed things return: `NotConnected`, never a panic or a hang; the getters go on working.
+/// What calls on closed things return: `NotConnected`, never a panic or a hang; the getters go on
+/// working.
 #[test]
 fn calls_on_closed_things_say_not_connected() {
     test("calls_on_closed_things_say_not_connected", || {
@@ -408,14 +471,27 @@ fn stats_count_what_crossed() {
         raw.expect_data(1, 50);
         until(|| session.stats().bytes_sent == 50); // counted just after the flush may return
         let stats = session.stats();
-        assert_eq!((stats.frames_received, stats.bytes_received, stats.frames_ignored), (4, 100, 1));
+        assert_eq!(
+            (stats.frames_received, stats.bytes_received, stats.frames_ignored),
+            (4, 100, 1)
+        );
         assert_eq!((stats.frames_sent, stats.bytes_sent), (3, 50));
-        assert_eq!((stats.streams_opened, stats.streams_received, stats.streams_refused), (1, 1, 1));
-        assert_eq!((stats.streams, stats.streams_peak, stats.streams_cut, stats.receive_pauses), (2, 2, 0, 0));
+        assert_eq!(
+            (stats.streams_opened, stats.streams_received, stats.streams_refused),
+            (1, 1, 1)
+        );
+        assert_eq!(
+            (stats.streams, stats.streams_peak, stats.streams_cut, stats.receive_pauses),
+            (2, 2, 0, 0)
+        );
         assert!((100..1000).contains(&stats.receive_buffered));
         drop((stream, own));
         assert_eq!(
-            (session.stats().streams, session.stats().streams_peak, session.stats().receive_buffered),
+            (
+                session.stats().streams,
+                session.stats().streams_peak,
+                session.stats().receive_buffered
+            ),
             (0, 2, 0)
         );
     });

@@ -1,5 +1,5 @@
-//! The promises, *Closing a session*: what `close` says, and when. (What else a close does: `promises_closing_sessions.rs`. With
-//! real processes: `processes.rs`.)
+//! The promises, *Closing a session*: what `close` says, and when. (What else a close does:
+//! `promises_closing_sessions.rs`. With real processes: `processes.rs`.)
 
 mod support;
 
@@ -42,32 +42,40 @@ fn a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error() {
         assert!(peer_ended_before(&closed, 8), "{closed:?}");
         assert!(peer_ended_before(&session.close(), 8), "a second close says the same");
         let text = closed.unwrap_err();
-        assert_eq!((text.kind(), text.to_string().contains("8 accepted bytes")), (ErrorKind::ConnectionAborted, true));
+        assert_eq!(
+            (text.kind(), text.to_string().contains("8 accepted bytes")),
+            (ErrorKind::ConnectionAborted, true)
+        );
     });
 }
 
-/// The same where the peer ends before the close begins, whether the bytes are with the writer or still in the queue.
+/// The same where the peer ends before the close begins, whether the bytes are with the writer or
+/// still in the queue.
 #[test]
 fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close() {
-    test("what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close", || {
-        for queued in [0, 5] {
-            let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-            lab.piecewise(3);
-            let mut stream = session.open("").unwrap();
-            stream.write_all(b"with the writer").unwrap();
-            lab.blocked();
-            stream.write_all(&vec![7; queued]).unwrap();
-            lab.frame(1, Command::Fin, 3, &[]); // so that the end cuts nothing off
-            lab.eof();
-            assert!(session.closed().recv().is_err());
-            lab.allow_all();
-            let closed = session.close();
-            assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
-        }
-    });
+    test(
+        "what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close",
+        || {
+            for queued in [0, 5] {
+                let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+                lab.piecewise(3);
+                let mut stream = session.open("").unwrap();
+                stream.write_all(b"with the writer").unwrap();
+                lab.blocked();
+                stream.write_all(&vec![7; queued]).unwrap();
+                lab.frame(1, Command::Fin, 3, &[]); // so that the end cuts nothing off
+                lab.eof();
+                assert!(session.closed().recv().is_err());
+                lab.allow_all();
+                let closed = session.close();
+                assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
+            }
+        },
+    );
 }
 
-/// The same where the write that is under way then fails: that nobody is left to be told is no error, what it held is.
+/// The same where the write that is under way then fails: that nobody is left to be told is no
+/// error, what it held is.
 #[test]
 fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
     test("what_a_write_held_that_failed_after_the_peers_end_is_counted", || {
@@ -91,7 +99,8 @@ fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
     });
 }
 
-/// What came before the output failed, and after it, can be read, also of a frame that the end cuts.
+/// What came before the output failed, and after it, can be read, also of a frame that the end
+/// cuts.
 #[test]
 fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
     test("of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read", || {
@@ -162,7 +171,8 @@ fn a_reset_is_what_the_close_says() {
     });
 }
 
-/// Two sessions of one process, closed one after the other in one thread: streams left open, and data unread.
+/// Two sessions of one process, closed one after the other in one thread: streams left open, and
+/// data unread.
 #[test]
 fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
     test("two_ends_closed_one_after_the_other_in_one_thread_are_both_ok", || {
@@ -183,7 +193,10 @@ fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
                 // The other end's streams were cut off, which is what its session ended with.
                 let closed = server.close();
                 assert_eq!(closed.is_ok(), expected, "{closed:?}");
-                assert!(closed.map_or_else(|error| matches!(error, Error::ConnectionLost(_)), |()| true));
+                assert!(
+                    closed
+                        .map_or_else(|error| matches!(error, Error::ConnectionLost(_)), |()| true)
+                );
                 drop(kept);
             }
         }
@@ -219,7 +232,8 @@ fn both_ends_close_at_once_and_are_ok() {
     });
 }
 
-/// "A session whose input ends cleanly while it isn't closing calls `finish_write` before it aborts", and there is nothing to abort then.
+/// "A session whose input ends cleanly while it isn't closing calls `finish_write` before it
+/// aborts", and there is nothing to abort then.
 #[test]
 fn the_end_of_the_input_ends_the_output_in_order() {
     test("the_end_of_the_input_ends_the_output_in_order", || {
@@ -308,9 +322,16 @@ fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() 
             near.set_read_timeout(tick).unwrap();
             near.set_write_timeout(tick).unwrap();
             let abort = near.try_clone().unwrap();
-            let transport = Shared::new(near).on_abort(move || drop(abort.shutdown(Shutdown::Both)));
-            let transport = if told { transport.on_finish(|tcp| tcp.shutdown(Shutdown::Write)) } else { transport };
-            let session = Session::client(transport, quiet().close_timeout(Duration::from_millis(50))).unwrap();
+            let transport =
+                Shared::new(near).on_abort(move || drop(abort.shutdown(Shutdown::Both)));
+            let transport = if told {
+                transport.on_finish(|tcp| tcp.shutdown(Shutdown::Write))
+            } else {
+                transport
+            };
+            let session =
+                Session::client(transport, quiet().close_timeout(Duration::from_millis(50)))
+                    .unwrap();
             match told {
                 false => session.close().unwrap(),
                 true => close_beside_a_peer_that_stays(&session),
@@ -320,13 +341,17 @@ fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() 
     });
 }
 
-/// "Received bytes are life in every phase": a peer that is alive, and takes its time to end, isn't taken for dead.
+/// "Received bytes are life in every phase": a peer that is alive, and takes its time to end, isn't
+/// taken for dead.
 #[test]
 fn what_is_received_while_closing_is_life() {
     test("what_is_received_while_closing_is_life", || {
         const TIMEOUT: Duration = Duration::from_millis(400);
         for _ in 0..20 {
-            let config = Config::new().keepalive_interval(TIMEOUT / 4).keepalive_timeout(TIMEOUT).close_timeout(FAR);
+            let config = Config::new()
+                .keepalive_interval(TIMEOUT / 4)
+                .keepalive_timeout(TIMEOUT)
+                .close_timeout(FAR);
             let (lab, session) = Lab::client(config);
             lab.allow_all();
             let close = blocked("alive-close", {
@@ -358,7 +383,8 @@ fn what_is_received_while_closing_is_life() {
 fn a_silent_peer_ends_a_close_by_keepalive() {
     test("a_silent_peer_ends_a_close_by_keepalive", || {
         let tick = Duration::from_millis(20);
-        let config = Config::new().keepalive_interval(tick).keepalive_timeout(2 * tick).close_timeout(FAR);
+        let config =
+            Config::new().keepalive_interval(tick).keepalive_timeout(2 * tick).close_timeout(FAR);
         let (lab, session) = Lab::client(config);
         lab.allow_all();
         let closed = session.close();

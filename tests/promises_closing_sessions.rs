@@ -38,8 +38,8 @@ fn a_closed_session_opens_and_accepts_nothing() {
     });
 }
 
-/// The same after an end that is still at work (a transport's `abort` is the user's code, and takes what time it takes): nobody gets a
-/// stream from a session that says that it is closed.
+/// The same after an end that is still at work (a transport's `abort` is the user's code, and takes
+/// what time it takes): nobody gets a stream from a session that says that it is closed.
 #[test]
 fn a_session_that_is_ending_opens_nothing() {
     test("a_session_that_is_ending_opens_nothing", || {
@@ -55,7 +55,8 @@ fn a_session_that_is_ending_opens_nothing() {
     });
 }
 
-/// "Accepted data is flushed; streams that the application closed get their FIN, others get none ...; `finish_write`."
+/// "Accepted data is flushed; streams that the application closed get their FIN, others get none
+/// ...; `finish_write`."
 #[test]
 fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {
     test("what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin", || {
@@ -101,8 +102,8 @@ fn the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
     });
 }
 
-/// "Then the reader throws input away ... so that no reset purges what was sent": unread input at a socket's close would make the system
-/// send one.
+/// "Then the reader throws input away ... so that no reset purges what was sent": unread input at a
+/// socket's close would make the system send one.
 #[test]
 fn a_peer_that_goes_on_sending_still_gets_everything() {
     test("a_peer_that_goes_on_sending_still_gets_everything", || {
@@ -110,7 +111,8 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
         let (mut raw, session) = against_server(config, 1);
         raw.syn(1, "");
         let mut stream = session.accept().unwrap();
-        // The peer floods the stream, so that the session stops reading, and goes on for as long as it can.
+        // The peer floods the stream, so that the session stops reading, and goes on for as long as
+        // it can.
         let mut flood = raw.stream.try_clone().unwrap();
         let frame = Frame::new(1, Command::Psh, 1, vec![0; 32_768]).unwrap().encode();
         let (stop, stopped) = mpsc::channel::<()>();
@@ -141,7 +143,8 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
     });
 }
 
-/// "... in the background until EOF or `close_timeout` ...; then `abort`": a peer that never ends its side is cut off.
+/// "... in the background until EOF or `close_timeout` ...; then `abort`": a peer that never ends
+/// its side is cut off.
 #[test]
 fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
     test("a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout", || {
@@ -157,7 +160,8 @@ fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
     });
 }
 
-/// "Ok when everything accepted was handed over, `finish_write` succeeded, and after that the input ended cleanly."
+/// "Ok when everything accepted was handed over, `finish_write` succeeded, and after that the input
+/// ended cleanly."
 #[test]
 fn close_returns_when_the_peer_has_ended_its_side_too() {
     test("close_returns_when_the_peer_has_ended_its_side_too", || {
@@ -193,17 +197,24 @@ fn close_times_out_when_the_peer_reads_nothing() {
         let mut stream = session.open("").unwrap();
         stream.write_all(&vec![0; 32 << 20]).unwrap(); // more than the system's socket buffers hold
         let before = Instant::now();
-        let Err(Error::CloseIncomplete { unsent, after, peer_ended: false, .. }) = session.close() else { panic!() };
+        let Err(Error::CloseIncomplete { unsent, after, peer_ended: false, .. }) = session.close()
+        else {
+            panic!()
+        };
         assert!(before.elapsed() >= timeout && after == timeout);
         assert!((1..=32 << 20).contains(&unsent), "{unsent}");
         let again = session.close();
-        assert!(matches!(again, Err(Error::CloseIncomplete { unsent: same, .. }) if same == unsent), "{again:?}");
+        assert!(
+            matches!(again, Err(Error::CloseIncomplete { unsent: same, .. }) if same == unsent),
+            "{again:?}"
+        );
         assert!(matches!(session.close_reason(), Some(Error::Closed)));
         drop((raw, stream));
     });
 }
 
-/// What a close returns after other endings: what ended the session, unless that was the peer's clean end.
+/// What a close returns after other endings: what ended the session, unless that was the peer's
+/// clean end.
 #[test]
 fn close_after_the_end_says_what_it_was() {
     test("close_after_the_end_says_what_it_was", || {
@@ -222,7 +233,8 @@ fn close_after_the_end_says_what_it_was() {
     });
 }
 
-/// "The drop of the last of its Session and Stream handles" closes, and "the last drop waits just so long too".
+/// "The drop of the last of its Session and Stream handles" closes, and "the last drop waits just
+/// so long too".
 #[test]
 fn the_last_drop_closes_and_waits() {
     test("the_last_drop_closes_and_waits", || {
@@ -248,13 +260,18 @@ fn the_last_drop_closes_and_waits() {
             lab.allow_all();
             assert!(last.join().unwrap(), "the drop returned before everything was handed over");
             assert_eq!(data(&lab.frames(), 3), b"accepted");
-            assert_eq!(count(&lab.frames(), Command::Fin, 3), 1, "its stream was closed by the drop");
+            assert_eq!(
+                count(&lab.frames(), Command::Fin, 3),
+                1,
+                "its stream was closed by the drop"
+            );
             lab.eof();
         }
     });
 }
 
-/// "... but never on one of our own threads": the last handle is dropped inside a close notifier, on `gmux-notify-N`.
+/// "... but never on one of our own threads": the last handle is dropped inside a close notifier,
+/// on `gmux-notify-N`.
 #[test]
 fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
     test("a_last_drop_on_a_notifiers_thread_does_not_wait", || {
@@ -275,7 +292,8 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
         lab.upd(3, 1000, 65_536); // the stream fails by itself
         let name = dropped.recv().unwrap();
         assert!(name.starts_with("gmux-notify-"), "{name}");
-        // The very last handle is the notifier's own, dropped after it. That doesn't wait for the transport either: the thread goes.
+        // The very last handle is the notifier's own, dropped after it. That doesn't wait for the
+        // transport either: the thread goes.
         let cut = &name[..name.len().min(15)]; // as the system has it
         until(|| !gmux_threads().iter().any(|name| name == cut));
         assert!(!lab.wait(|state| Some(state.finished || state.aborted)));
@@ -285,7 +303,8 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
     });
 }
 
-/// "Every blocked call wakes": on all streams, and accept. (Each cause and call by itself: tests/wakes.rs.)
+/// "Every blocked call wakes": on all streams, and accept. (Each cause and call by itself:
+/// tests/wakes.rs.)
 #[test]
 fn a_close_wakes_every_blocked_call() {
     test("a_close_wakes_every_blocked_call", || {
@@ -343,7 +362,8 @@ fn what_was_received_before_a_close_can_be_read_after_it() {
     });
 }
 
-/// "Streams live on when only Session handles are dropped; then the backlog and later SYNs are refused."
+/// "Streams live on when only Session handles are dropped; then the backlog and later SYNs are
+/// refused."
 #[test]
 fn streams_outlive_the_sessions_handles_and_later_streams_are_refused() {
     test("streams_outlive_the_sessions_handles_and_later_streams_are_refused", || {
@@ -416,16 +436,24 @@ fn drain_waits_for_the_streams_and_closes() {
 #[test]
 fn drain_gives_up_after_its_timeout_and_closes() {
     test("drain_gives_up_after_its_timeout_and_closes", || {
-        let (mut raw, session) = against_client(quiet().close_timeout(Duration::from_millis(20)), 1);
+        let (mut raw, session) =
+            against_client(quiet().close_timeout(Duration::from_millis(20)), 1);
         let mut stream = session.open("").unwrap();
         stream.write_all(b"sent").unwrap();
         stream.flush().unwrap();
-        let (patience, error) = (Duration::from_millis(20), session.drain(Duration::from_millis(20)).unwrap_err());
-        assert!(matches!(error, Error::DrainIncomplete { streams: 1, after } if after == patience), "{error:?}");
+        let (patience, error) =
+            (Duration::from_millis(20), session.drain(Duration::from_millis(20)).unwrap_err());
+        assert!(
+            matches!(error, Error::DrainIncomplete { streams: 1, after } if after == patience),
+            "{error:?}"
+        );
         assert!(error.is_timeout() && error.to_string().contains("close them sooner"), "{error}");
         assert!(session.is_closed());
         let (frames, end) = raw.rest();
-        assert_eq!((data(&frames, 3), count(&frames, Command::Fin, 3), end), (b"sent".to_vec(), 0, End::Clean));
+        assert_eq!(
+            (data(&frames, 3), count(&frames, Command::Fin, 3), end),
+            (b"sent".to_vec(), 0, End::Clean)
+        );
         assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::NotConnected);
     });
 }

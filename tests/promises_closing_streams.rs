@@ -14,7 +14,8 @@ use support::lab::{FAR, Lab, blocked, count, data, processed, quiet, quiet_versi
 use support::raw::{End, against_client, against_server};
 use support::{Pattern, pair, test, until};
 
-/// "Closing a stream never blocks, nor does dropping a handle that isn't the session's last; FIN follows what was accepted."
+/// "Closing a stream never blocks, nor does dropping a handle that isn't the session's last; FIN
+/// follows what was accepted."
 #[test]
 fn closing_never_blocks_and_fin_follows_what_was_accepted() {
     test("closing_never_blocks_and_fin_follows_what_was_accepted", || {
@@ -26,36 +27,49 @@ fn closing_never_blocks_and_fin_follows_what_was_accepted() {
                 let n = stream.write(&sent).unwrap();
                 assert_eq!(n, sent.len());
             }
-            // The transport takes nothing and nothing is in a hurry: a close that waited would wait for ever.
+            // The transport takes nothing and nothing is in a hurry: a close that waited would wait
+            // for ever.
             for stream in streams {
                 if !by_drop {
                     let other = stream.clone();
                     stream.close().unwrap();
                     other.close().unwrap();
                     assert_eq!((&other).write(b"x").unwrap_err().kind(), ErrorKind::NotConnected);
-                    assert_eq!((&other).read(&mut [0]).unwrap_err().kind(), ErrorKind::NotConnected);
-                    assert_eq!(other.shutdown(Shutdown::Both).unwrap_err().kind(), ErrorKind::NotConnected);
+                    assert_eq!(
+                        (&other).read(&mut [0]).unwrap_err().kind(),
+                        ErrorKind::NotConnected
+                    );
+                    assert_eq!(
+                        other.shutdown(Shutdown::Both).unwrap_err().kind(),
+                        ErrorKind::NotConnected
+                    );
                 }
                 drop(stream);
             }
             assert_eq!(session.num_streams(), 0);
             lab.allow_all();
             let ids = [3, 5, 7];
-            let frames = lab.until_frames(|frames| ids.iter().all(|&id| count(frames, Command::Fin, id) > 0));
+            let frames = lab
+                .until_frames(|frames| ids.iter().all(|&id| count(frames, Command::Fin, id) > 0));
             for id in ids {
                 assert!(data(&frames, id) == sent);
-                let of_stream: Vec<_> = frames.iter().filter(|frame| frame.header.stream_id == id).collect();
+                let of_stream: Vec<_> =
+                    frames.iter().filter(|frame| frame.header.stream_id == id).collect();
                 assert_eq!(of_stream.first().unwrap().header.command, Command::Syn);
                 assert_eq!(of_stream.last().unwrap().header.command, Command::Fin);
             }
             lab.eof();
             session.close().unwrap();
-            assert!(ids.iter().all(|&id| count(&lab.frames(), Command::Fin, id) == 1), "exactly once");
+            assert!(
+                ids.iter().all(|&id| count(&lab.frames(), Command::Fin, id) == 1),
+                "exactly once"
+            );
         }
     });
 }
 
-/// "Dropping a handle that isn't the session's last": nor is it the stream's last, then nothing ends.
+/// "Dropping a handle that isn't the session's last": nor is it the stream's last, then nothing
+/// ends.
 #[test]
 fn a_stream_is_closed_by_the_drop_of_its_last_handle_alone() {
     test("a_stream_is_closed_by_the_drop_of_its_last_handle_alone", || {
@@ -73,7 +87,8 @@ fn a_stream_is_closed_by_the_drop_of_its_last_handle_alone() {
     });
 }
 
-/// The wire has no reset: a drop that unwinding makes is a drop. The documents say what to do about it.
+/// The wire has no reset: a drop that unwinding makes is a drop. The documents say what to do about
+/// it.
 #[test]
 fn a_handler_that_panics_looks_like_one_that_has_finished() {
     test("a_handler_that_panics_looks_like_one_that_has_finished", || {
@@ -122,7 +137,9 @@ fn unread_data_survives_a_half_close_and_both_fins() {
             theirs.write_all(&back).unwrap();
             theirs.shutdown(Shutdown::Write).unwrap();
             // Both have sent and received FIN, neither has read.
-            until(|| client.stats().bytes_received == 200_000 && server.stats().bytes_received == 200_000);
+            until(|| {
+                client.stats().bytes_received == 200_000 && server.stats().bytes_received == 200_000
+            });
             theirs.flush().unwrap();
             ours.flush().unwrap();
             for (stream, expected) in [(&mut ours, &back), (&mut theirs, &there)] {
@@ -172,7 +189,8 @@ fn after_fin_a_stream_sends_nothing_but_upd() {
 fn a_writer_without_credit_fails_some_time_after_the_peers_fin() {
     const STALL: Duration = Duration::from_millis(50);
     test("a_writer_without_credit_fails_some_time_after_the_peers_fin", || {
-        let (mut raw, session) = against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
+        let (mut raw, session) =
+            against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
         let stream = session.open("").unwrap();
         (&stream).write_all(&[0; 262_144]).unwrap();
         let write = blocked("starving", {
@@ -200,14 +218,16 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
     test("credit_after_the_peers_fin_restarts_the_writers_clock", || {
         // Whether it could be tried: not if the machine let a pause get too long.
         let in_time = || {
-            let (mut raw, session) = against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
+            let (mut raw, session) =
+                against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
             let stream = session.open("").unwrap();
             (&stream).write_all(&[0; 262_144]).unwrap();
             // Each UPD brings a byte for the one whose turn it is, and a new beginning for all.
             let writers: Vec<_> = (0..8)
                 .map(|i| {
                     let mut stream = stream.clone();
-                    let starve = move || (stream.write_all(&[1; 5000]).unwrap_err(), Instant::now());
+                    let starve =
+                        move || (stream.write_all(&[1; 5000]).unwrap_err(), Instant::now());
                     blocked(&format!("starving-{i}"), starve)
                 })
                 .collect();
@@ -215,10 +235,12 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
             raw.fin(3);
             let mut late = false;
             for more in 1..=8 {
-                thread::sleep(STALL / 5); // time itself is under test; eight fifths are more than one stall
+                // time itself is under test; eight fifths are more than one stall
+                thread::sleep(STALL / 5);
                 let before = std::mem::replace(&mut last, Instant::now());
                 raw.upd(3, 0, 262_144 + more);
-                processed(&mut raw, &session, u64::from(2 * more)); // FIN, and UPD and NOP each time
+                // FIN, and UPD and NOP each time
+                processed(&mut raw, &session, u64::from(2 * more));
                 late |= before.elapsed() >= STALL;
             }
             let ends: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
@@ -230,7 +252,9 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
                     Error::PartialWrite { accepted: 8, source } if i == 0 => {
                         assert!(matches!(*source, Error::PeerFinished(STALL)));
                     }
-                    error => assert!(i > 0 && matches!(error, Error::PeerFinished(STALL)), "{error}"),
+                    error => {
+                        assert!(i > 0 && matches!(error, Error::PeerFinished(STALL)), "{error}")
+                    }
                 }
                 assert!(failed >= last + STALL, "{:?} too early", last + STALL - failed);
             }
@@ -242,7 +266,8 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
     });
 }
 
-/// Data and room after the peer's FIN: a half-closed peer that reads on is written to as long as it likes.
+/// Data and room after the peer's FIN: a half-closed peer that reads on is written to as long as it
+/// likes.
 #[test]
 fn a_writer_with_credit_goes_on_after_the_peers_fin() {
     test("a_writer_with_credit_goes_on_after_the_peers_fin", || {
@@ -263,7 +288,8 @@ fn a_writer_with_credit_goes_on_after_the_peers_fin() {
     });
 }
 
-/// Data for a stream that was closed here is read past and doesn't cost budget, before and after its FIN is handed over.
+/// Data for a stream that was closed here is read past and doesn't cost budget, before and after
+/// its FIN is handed over.
 #[test]
 fn data_for_a_closed_stream_costs_nothing() {
     test("data_for_a_closed_stream_costs_nothing", || {
@@ -330,7 +356,9 @@ fn many_streams_and_their_session_close_at_once() {
                     Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionAborted),
                 }
             }
-            server.close().unwrap_or_else(|error| assert!(matches!(error, Error::ConnectionLost(_)), "{error}"));
+            server.close().unwrap_or_else(|error| {
+                assert!(matches!(error, Error::ConnectionLost(_)), "{error}")
+            });
         }
     });
 }

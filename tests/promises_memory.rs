@@ -27,7 +27,8 @@ fn resident() -> usize {
     line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024)
 }
 
-/// Sends frames of `len` bytes on stream `id` until the session stops reading. What lies in the system's socket buffers then isn't its.
+/// Sends frames of `len` bytes on stream `id` until the session stops reading. What lies in the
+/// system's socket buffers then isn't its.
 fn flood(raw: &mut Raw, id: u32, len: usize, session: &Session) {
     let frame = Frame::new(raw.version, Command::Psh, id, vec![9; len]).unwrap().encode();
     let batch = frame.repeat((16_384 / frame.len()).max(1));
@@ -41,11 +42,14 @@ fn flood(raw: &mut Raw, id: u32, len: usize, session: &Session) {
     }
 }
 
-/// "Received and unread <= `max_receive_buffer` x a small constant, whatever frame sizes the peer chooses."
+/// "Received and unread <= `max_receive_buffer` x a small constant, whatever frame sizes the peer
+/// chooses."
 #[test]
 fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
     test("an_unread_stream_takes_no_more_memory_than_the_budget_allows", || {
-        for (len, budget) in [(1, MIB), (100, 4 * MIB), (1025, 4 * MIB), (33_000, 8 * MIB), (65_535, 8 * MIB)] {
+        for (len, budget) in
+            [(1, MIB), (100, 4 * MIB), (1025, 4 * MIB), (33_000, 8 * MIB), (65_535, 8 * MIB)]
+        {
             let (mut raw, session) = against_server(quiet().max_receive_buffer(budget), 1);
             raw.syn(1, "");
             let stream = session.accept().unwrap();
@@ -60,19 +64,25 @@ fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
             // The budget counts what is occupied; so it holds less, but not much less.
             let held = stats.bytes_received as usize;
             assert!(held >= budget / 3, "{len}: only {held} bytes are held");
-            // Beside the budget: the reader's window, the threads' stacks, what the allocator keeps.
-            assert!(grown <= budget * 3 / 2 + 4 * MIB, "{len}: the process has grown by {grown} bytes");
+            // Beside the budget: the reader's window, the threads' stacks, what the allocator
+            // keeps.
+            assert!(
+                grown <= budget * 3 / 2 + 4 * MIB,
+                "{len}: the process has grown by {grown} bytes"
+            );
             session.set_no_data_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
             drop((raw, stream));
         }
     });
 }
 
-/// Many streams with a byte each are no way around the budget, nor is what a reader left of a large frame.
+/// Many streams with a byte each are no way around the budget, nor is what a reader left of a large
+/// frame.
 #[test]
 fn many_small_rests_are_charged_at_what_they_occupy() {
     test("many_small_rests_are_charged_at_what_they_occupy", || {
-        let (mut raw, session) = against_server(quiet().max_receive_buffer(MIB).accept_backlog(100_000), 1);
+        let (mut raw, session) =
+            against_server(quiet().max_receive_buffer(MIB).accept_backlog(100_000), 1);
         let mut frames = Vec::new();
         for id in (1..60_000).step_by(2) {
             frames.extend(Frame::new(1, Command::Syn, id, []).unwrap().encode());
@@ -83,7 +93,11 @@ fn many_small_rests_are_charged_at_what_they_occupy() {
         until(|| session.stats().receive_pauses > 0);
         let stats = session.stats();
         assert!(stats.receive_buffered as usize <= MIB);
-        assert!(stats.streams_received < 16_384, "a byte costs {} bytes", MIB as u64 / stats.streams_received);
+        assert!(
+            stats.streams_received < 16_384,
+            "a byte costs {} bytes",
+            MIB as u64 / stats.streams_received
+        );
         // Accepting and reading them goes through all.
         for id in (1..60_000).step_by(2) {
             let mut stream = session.accept().unwrap();
@@ -92,7 +106,9 @@ fn many_small_rests_are_charged_at_what_they_occupy() {
             assert_eq!((stream.id(), byte[0]), (id, id as u8));
         }
         sender.join().unwrap();
-        let fins = |raw: &mut Raw| (0..30_000).map(|_| raw.recv()).all(|frame| frame.header.command == Command::Fin);
+        let fins = |raw: &mut Raw| {
+            (0..30_000).map(|_| raw.recv()).all(|frame| frame.header.command == Command::Fin)
+        };
         assert!(fins(&mut raw));
         assert_eq!(session.stats().receive_buffered, 0);
     });
@@ -125,11 +141,14 @@ fn the_rest_of_a_large_frame_gives_its_buffer_back() {
     });
 }
 
-/// "Accepted and unsent <= `max_send_buffer` per stream": beyond what is being written at the moment.
+/// "Accepted and unsent <= `max_send_buffer` per stream": beyond what is being written at the
+/// moment.
 #[test]
 fn a_stream_accepts_no_more_than_its_send_buffer() {
     test("a_stream_accepts_no_more_than_its_send_buffer", || {
-        for (max, piece) in [(1, 1), (1000, 7), (65_536, 65_536), (262_144, 1_000_000), (100_000, 1)] {
+        for (max, piece) in
+            [(1, 1), (1000, 7), (65_536, 65_536), (262_144, 1_000_000), (100_000, 1)]
+        {
             let (lab, session) = Lab::client(quiet().max_send_buffer(max));
             let streams = [session.open("").unwrap(), session.open("").unwrap()];
             lab.blocked();
@@ -141,7 +160,10 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
                 assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::WouldBlock);
             }
             let in_flight = lab.blocked();
-            assert!(accepted <= 2 * max + in_flight, "{accepted} bytes accepted, {in_flight} of them in a write");
+            assert!(
+                accepted <= 2 * max + in_flight,
+                "{accepted} bytes accepted, {in_flight} of them in a write"
+            );
             assert!(accepted >= 2 * max);
             lab.allow_all();
             let sent = lab.until_frames(|frames| {
@@ -158,7 +180,8 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
     });
 }
 
-/// "A stream counts against `max_streams` until its FIN is handed over (`num_streams` counts those that aren't closed)": the peer's.
+/// "A stream counts against `max_streams` until its FIN is handed over (`num_streams` counts those
+/// that aren't closed)": the peer's.
 #[test]
 fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
     test("the_peers_closed_streams_count_until_their_fin_is_handed_over", || {
@@ -204,7 +227,8 @@ fn our_closed_streams_count_until_their_fin_is_handed_over() {
         lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         let mut opened = None;
         until(|| {
-            opened = session.open("c").ok(); // that FIN is counted follows at once, but after it was written
+            // that FIN is counted follows at once, but after it was written
+            opened = session.open("c").ok();
             opened.is_some()
         });
         assert_eq!(opened.as_ref().unwrap().id(), 7, "a failed open used no id up");
@@ -220,7 +244,8 @@ fn our_closed_streams_count_until_their_fin_is_handed_over() {
 #[test]
 fn names_are_bounded_too() {
     test("names_are_bounded_too", || {
-        let (mut raw, session) = against_server(quiet().max_receive_buffer(MIB).accept_backlog(100_000), 1);
+        let (mut raw, session) =
+            against_server(quiet().max_receive_buffer(MIB).accept_backlog(100_000), 1);
         for id in (1..2001).step_by(2) {
             raw.syn(id, [b'n'; 4096]);
         }
@@ -234,8 +259,10 @@ fn names_are_bounded_too() {
         raw.expect(Command::Fin, 1);
         let mut id = 2001;
         until(|| {
-            raw.syn(id, [b'n'; 4096]); // that FIN is counted follows at once, but after it was written
-            processed(&mut raw, &session, u64::from(id) - 999); // a thousand SYNs, then SYN and NOP by turns
+            // that FIN is counted follows at once, but after it was written
+            raw.syn(id, [b'n'; 4096]);
+            // a thousand SYNs, then SYN and NOP by turns
+            processed(&mut raw, &session, u64::from(id) - 999);
             id += 2;
             session.stats().streams_received == 129
         });

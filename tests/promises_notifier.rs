@@ -25,8 +25,8 @@ fn tell(stream: &Stream) -> mpsc::Receiver<String> {
     told
 }
 
-/// A version 2 session in the client's role, with a stream that the raw peer knows. A close of it doesn't wait long for the peer, which
-/// stays.
+/// A version 2 session in the client's role, with a stream that the raw peer knows. A close of it
+/// doesn't wait long for the peer, which stays.
 fn one_stream() -> (Raw, Session, Stream) {
     let config = quiet().version(2).close_timeout(Duration::from_millis(20));
     let (mut raw, session) = against_client(config, 2);
@@ -42,9 +42,10 @@ fn number(session: &Session) -> u64 {
     digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
-// ---- close notifier -------------------------------------------------------------------------------------------------
+// ---- close notifier -----------------------------------------------------------------------------
 
-/// "Once per stream ...: on the thread that closes it": by `close`, by the drop of the last handle, by the session's close.
+/// "Once per stream ...: on the thread that closes it": by `close`, by the drop of the last handle,
+/// by the session's close.
 #[test]
 fn a_local_end_notifies_on_the_thread_that_closes() {
     test("a_local_end_notifies_on_the_thread_that_closes", || {
@@ -72,7 +73,8 @@ fn a_local_end_notifies_on_the_thread_that_closes() {
     });
 }
 
-/// "... or, when the session ends by itself, on a thread of its own (`gmux-notify-N`)", as when the stream fails by itself.
+/// "... or, when the session ends by itself, on a thread of its own (`gmux-notify-N`)", as when the
+/// stream fails by itself.
 #[test]
 fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
     test("an_end_by_itself_notifies_on_a_thread_of_its_own", || {
@@ -96,7 +98,8 @@ fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
     });
 }
 
-/// A notifier that waits for what another does has not to wait for ever, also where one event ends both streams.
+/// A notifier that waits for what another does has not to wait for ever, also where one event ends
+/// both streams.
 #[test]
 fn notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other() {
     test("notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other", || {
@@ -133,7 +136,8 @@ fn the_peers_fin_alone_does_not_notify() {
     });
 }
 
-/// "Never under a lock": every method can be called inside, of the stream and of the session, in whatever way the stream ended.
+/// "Never under a lock": every method can be called inside, of the stream and of the session, in
+/// whatever way the stream ended.
 #[test]
 fn everything_can_be_called_inside_a_notifier() {
     fn call_everything(stream: &Stream, session: &Session) {
@@ -144,10 +148,16 @@ fn everything_can_be_called_inside_a_notifier() {
         handle.set_read_timeout(None).unwrap();
         handle.set_nonblocking(false).unwrap();
         handle.set_no_data_timeout(None).unwrap();
-        let _ = (handle.shutdown(std::net::Shutdown::Both), handle.id(), handle.name(), handle.peer_addr());
+        let _ = (
+            handle.shutdown(std::net::Shutdown::Both),
+            handle.id(),
+            handle.name(),
+            handle.peer_addr(),
+        );
         assert!(handle.closed().recv().is_err());
         assert!(!format!("{handle:?} {session:?}").is_empty());
-        let _ = (session.num_streams(), session.stats(), session.close_reason(), session.try_accept());
+        let _ =
+            (session.num_streams(), session.stats(), session.close_reason(), session.try_accept());
         session.set_no_data_timeout(None).unwrap();
         session.set_deadline(None);
         if let Ok(mut other) = session.open("from inside") {
@@ -200,7 +210,10 @@ fn a_session_can_be_closed_inside_a_notifier() {
             match alone {
                 // One of gmux's own threads doesn't wait for it.
                 true => assert!(matches!(closed, Err(Error::WouldBlock)), "{closed:?}"),
-                false => assert!(matches!(closed, Err(Error::CloseIncomplete { unsent: 0, .. })), "{closed:?}"),
+                false => assert!(
+                    matches!(closed, Err(Error::CloseIncomplete { unsent: 0, .. })),
+                    "{closed:?}"
+                ),
             }
             assert!(matches!(session.close_reason(), Some(Error::Closed)));
             let (_, end) = raw.rest();
@@ -260,7 +273,8 @@ fn a_second_notifier_replaces_the_first() {
     });
 }
 
-/// "Once per stream, however it ends": also when a close, the session's close and the connection's end race.
+/// "Once per stream, however it ends": also when a close, the session's close and the connection's
+/// end race.
 #[test]
 fn a_notifier_is_called_once_though_endings_race() {
     test("a_notifier_is_called_once_though_endings_race", || {
@@ -291,7 +305,8 @@ fn a_notifier_is_called_once_though_endings_race() {
             drop(vanisher.join().unwrap());
             until(|| calls.load(SeqCst) > 0); // it may be on a thread of its own
             drop(session);
-            until(|| Arc::strong_count(&calls) == 1); // the notifier is gone: there will be no second call
+            // the notifier is gone: there will be no second call
+            until(|| Arc::strong_count(&calls) == 1);
             assert_eq!(calls.load(SeqCst), 1);
         }
     });
@@ -316,17 +331,18 @@ fn every_stream_of_a_session_is_told() {
     });
 }
 
-// ---- Threads --------------------------------------------------------------------------------------------------------
+// ---- Threads ------------------------------------------------------------------------------------
 
-/// "`gmux-reader-N`, `gmux-writer-N`, `gmux-timer` ...; gone after the end" - though handles live on.
+/// "`gmux-reader-N`, `gmux-writer-N`, `gmux-timer` ...; gone after the end" - though handles live
+/// on.
 #[test]
 fn a_sessions_threads_have_names_and_go_when_it_ends() {
     test("a_sessions_threads_have_names_and_go_when_it_ends", || {
         let (raw, session, stream) = one_stream();
         let n = number(&session);
         // The system cuts names after 15 bytes.
-        let names =
-            [format!("gmux-reader-{n}"), format!("gmux-writer-{n}")].map(|name| name[..name.len().min(15)].to_owned());
+        let names = [format!("gmux-reader-{n}"), format!("gmux-writer-{n}")]
+            .map(|name| name[..name.len().min(15)].to_owned());
         let running = || gmux_threads().into_iter().filter(|name| names.contains(name)).count();
         until(|| running() == 2);
         assert!(gmux_threads().contains(&"gmux-timer".to_owned()));
@@ -358,7 +374,8 @@ fn a_panic_in_the_transports_read_ends_the_session_with_an_error() {
     });
 }
 
-/// ... and in its write: what was received before can still be read, and the session ends in bounded time.
+/// ... and in its write: what was received before can still be read, and the session ends in
+/// bounded time.
 #[test]
 fn a_panic_in_the_transports_write_ends_the_session_with_an_error() {
     test("a_panic_in_the_transports_write_ends_the_session_with_an_error", || {
@@ -381,7 +398,8 @@ fn a_panic_in_the_transports_write_ends_the_session_with_an_error() {
     });
 }
 
-/// "A panic in a user's callback hurts only that callback": the other notifiers, the threads, the session.
+/// "A panic in a user's callback hurts only that callback": the other notifiers, the threads, the
+/// session.
 #[test]
 fn a_panic_in_a_notifier_hurts_only_itself() {
     test("a_panic_in_a_notifier_hurts_only_itself", || {
@@ -412,6 +430,9 @@ fn a_panic_in_a_notifier_hurts_only_itself() {
         drop(tell);
         raw.finish();
         assert_eq!(told.iter().count(), 10);
-        assert!(matches!(session.close(), Err(Error::ConnectionLost(_))), "the session's own error, not a panic");
+        assert!(
+            matches!(session.close(), Err(Error::ConnectionLost(_))),
+            "the session's own error, not a panic"
+        );
     });
 }

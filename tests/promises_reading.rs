@@ -54,7 +54,9 @@ const ENDINGS: [(&str, Ending); 7] = [
     }),
     ("local close of the session", |raw, session, _| {
         raw.finish();
-        session.close().unwrap_or_else(|error| assert!(matches!(error, Error::ConnectionLost(_)), "{error}"));
+        session
+            .close()
+            .unwrap_or_else(|error| assert!(matches!(error, Error::ConnectionLost(_)), "{error}"));
     }),
     ("the session's no-data timeout", |_, session, stream| {
         session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
@@ -64,7 +66,8 @@ const ENDINGS: [(&str, Ending); 7] = [
 
 /// A version 2 session that has received `abc` on stream 1, and then the ending.
 fn after(ending: Ending) -> (Raw, Session, Stream) {
-    let (mut raw, session) = against_server(quiet().version(2).close_timeout(Duration::from_secs(30)), 2);
+    let (mut raw, session) =
+        against_server(quiet().version(2).close_timeout(Duration::from_secs(30)), 2);
     raw.syn(1, "");
     raw.psh(1, "abc");
     let stream = session.accept().unwrap();
@@ -106,13 +109,18 @@ fn every_ending_but_fin_is_an_error_of_its_own_kind() {
                     assert_eq!(stream.read(&mut [0]).unwrap(), 0, "and it stays so");
                     continue;
                 }
-                "end of the connection" | "end of the connection inside a frame" => ErrorKind::ConnectionAborted,
+                "end of the connection" | "end of the connection inside a frame" => {
+                    ErrorKind::ConnectionAborted
+                }
                 "protocol fault" | "fault of this stream alone" => ErrorKind::InvalidData,
                 "the session's no-data timeout" => ErrorKind::TimedOut,
                 // Whether the reader saw the connection's end or the close first is open.
                 "local close of the session" => {
                     let kind = result.unwrap_err().kind();
-                    assert!(matches!(kind, ErrorKind::NotConnected | ErrorKind::ConnectionAborted), "{kind}");
+                    assert!(
+                        matches!(kind, ErrorKind::NotConnected | ErrorKind::ConnectionAborted),
+                        "{kind}"
+                    );
                     continue;
                 }
                 _ => unreachable!(),
@@ -122,7 +130,8 @@ fn every_ending_but_fin_is_an_error_of_its_own_kind() {
     });
 }
 
-/// "Buffered data first, then the ending", also if FIN came before the fatal error: then the ending is FIN.
+/// "Buffered data first, then the ending", also if FIN came before the fatal error: then the ending
+/// is FIN.
 #[test]
 fn a_stream_that_had_its_fin_ends_cleanly_whatever_happens_to_the_session_later() {
     test("a_stream_that_had_its_fin_ends_cleanly_whatever_happens_to_the_session_later", || {
@@ -175,7 +184,8 @@ fn after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up() {
             theirs.shutdown(Shutdown::Read).unwrap();
             assert_eq!(theirs.read(&mut [0; 9]).unwrap(), 0, "what was buffered is gone");
             assert_eq!(server.stats().receive_buffered, 0);
-            // More than every window and budget: it is thrown away as it comes, and counts as consumed.
+            // More than every window and budget: it is thrown away as it comes, and counts as
+            // consumed.
             (&ours).write_all(&vec![1; 2_000_000]).unwrap();
             (&ours).flush().unwrap();
             assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
@@ -222,7 +232,8 @@ fn an_expired_deadline_still_returns_data_and_the_end() {
     });
 }
 
-/// "`Interrupted` never surfaces", nor do a transport's `WouldBlock`, `TimedOut`, short reads and short writes.
+/// "`Interrupted` never surfaces", nor do a transport's `WouldBlock`, `TimedOut`, short reads and
+/// short writes.
 #[test]
 fn a_transports_hiccups_never_surface() {
     test("a_transports_hiccups_never_surface", || {
@@ -277,10 +288,12 @@ fn write_to_moves_everything_until_the_end() {
     });
 }
 
-/// "What a failing writer didn't take goes back to the head of the queue" (the API table); `Interrupted` is tried again.
+/// "What a failing writer didn't take goes back to the head of the queue" (the API table);
+/// `Interrupted` is tried again.
 #[test]
 fn what_a_failing_writer_left_is_read_next() {
-    /// Takes `left` bytes, three at a time, with interruptions; then fails, or takes nothing, or panics.
+    /// Takes `left` bytes, three at a time, with interruptions; then fails, or takes nothing, or
+    /// panics.
     struct Failing {
         left: usize,
         calls: usize,
@@ -309,7 +322,9 @@ fn what_a_failing_writer_left_is_read_next() {
         }
     }
     test("what_a_failing_writer_left_is_read_next", || {
-        for (how, config) in [0, 1, 2].into_iter().flat_map(|how| quiet_versions().map(|config| (how, config))) {
+        for (how, config) in
+            [0, 1, 2].into_iter().flat_map(|how| quiet_versions().map(|config| (how, config)))
+        {
             let (client, server) = pair(config);
             let sent = Pattern::bytes(6, 20_000);
             let mut ours = client.open("").unwrap();
@@ -321,7 +336,9 @@ fn what_a_failing_writer_left_is_read_next() {
             let mut theirs = server.accept().unwrap();
             until(|| server.stats().bytes_received == 20_000);
             let mut failing = Failing { left: 16_001, calls: 0, got: Vec::new(), how };
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| theirs.write_to(&mut failing)));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                theirs.write_to(&mut failing)
+            }));
             match how {
                 0 => assert_eq!(result.unwrap().unwrap_err().kind(), ErrorKind::StorageFull),
                 1 => assert_eq!(result.unwrap().unwrap_err().kind(), ErrorKind::WriteZero),
@@ -342,8 +359,12 @@ fn several_readers_share_a_stream_without_loss() {
         for config in quiet_versions() {
             let (client, server) = pair(config);
             let mut ours = client.open("").unwrap();
-            let theirs =
-                { ours.write_all(&[0; 4]).and_then(|()| ours.flush()).map(|()| server.accept().unwrap()) }.unwrap();
+            let theirs = {
+                ours.write_all(&[0; 4])
+                    .and_then(|()| ours.flush())
+                    .map(|()| server.accept().unwrap())
+            }
+            .unwrap();
             let readers: Vec<_> = (0..4)
                 .map(|i| {
                     let mut stream = theirs.clone();
@@ -416,7 +437,8 @@ fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
                 }
             }
             if clean {
-                (0..3).for_each(|i| asleep(&format!("waits-{clean}-{i}"))); // they looked, and wait for the turn's end
+                // they looked, and wait for the turn's end
+                (0..3).for_each(|i| asleep(&format!("waits-{clean}-{i}")));
             }
             release.send(()).unwrap();
             assert_eq!(turn.join().unwrap().is_ok(), clean);

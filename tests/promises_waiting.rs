@@ -21,7 +21,7 @@ fn read(mut stream: &Stream) -> Result<usize, Error> {
     Ok(stream.read(&mut [0])?)
 }
 
-// ---- Waiting ------------------------------------------------------------------------------------------------------
+// ---- Waiting ------------------------------------------------------------------------------------
 
 /// "They belong to the stream, not the handle."
 #[test]
@@ -49,8 +49,8 @@ fn settings_belong_to_the_stream_not_the_handle() {
     });
 }
 
-/// "Deadlines, timeouts and no-data timeouts set meanwhile reach calls that are already blocked": by another handle. (Each call and cause:
-/// tests/wakes.rs.)
+/// "Deadlines, timeouts and no-data timeouts set meanwhile reach calls that are already blocked":
+/// by another handle. (Each call and cause: tests/wakes.rs.)
 #[test]
 fn settings_reach_calls_that_are_blocked() {
     test("settings_reach_calls_that_are_blocked", || {
@@ -58,7 +58,10 @@ fn settings_reach_calls_that_are_blocked() {
         let settings: [(Set, ErrorKind); 5] = [
             (|stream| stream.set_deadline(Some(Instant::now())), ErrorKind::TimedOut),
             (|stream| stream.set_read_deadline(Some(Instant::now() + SHORT)), ErrorKind::TimedOut),
-            (|stream| stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap(), ErrorKind::TimedOut),
+            (
+                |stream| stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap(),
+                ErrorKind::TimedOut,
+            ),
             (|stream| stream.set_no_data_timeout(Some(SHORT)).unwrap(), ErrorKind::TimedOut),
             (|stream| stream.set_nonblocking(true).unwrap(), ErrorKind::WouldBlock),
         ];
@@ -111,7 +114,8 @@ fn the_earlier_of_deadline_and_timeout_wins() {
     });
 }
 
-/// "A timeout runs from the call's start": each call has the whole of it; a deadline stays where it is.
+/// "A timeout runs from the call's start": each call has the whole of it; a deadline stays where it
+/// is.
 #[test]
 fn each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is() {
     test("each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is", || {
@@ -183,7 +187,10 @@ fn a_timeout_of_zero_is_invalid() {
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(matches!(Error::from(error), Error::ZeroTimeout));
         }
-        assert_eq!((stream.read_timeout().unwrap(), stream.write_timeout().unwrap()), (Some(FAR), None));
+        assert_eq!(
+            (stream.read_timeout().unwrap(), stream.write_timeout().unwrap()),
+            (Some(FAR), None)
+        );
         assert_eq!((boxed.no_data_timeout(), conn.no_data_timeout()), (Some(FAR), Some(FAR)));
         // As long as can be is for ever, and no overflow.
         stream.set_read_timeout(Some(Duration::MAX)).unwrap();
@@ -198,15 +205,17 @@ fn a_timeout_of_zero_is_invalid() {
     });
 }
 
-// ---- No-data clock --------------------------------------------------------------------------------------------------
+// ---- No-data clock ------------------------------------------------------------------------------
 
-/// A read and a write fail with `NoData` and kind `TimedOut`; "the stream stays usable" (API table).
+/// A read and a write fail with `NoData` and kind `TimedOut`; "the stream stays usable" (API
+/// table).
 #[test]
 fn calls_fail_with_no_data_and_the_stream_stays_usable() {
     test("calls_fail_with_no_data_and_the_stream_stays_usable", || {
         for version in [1, 2] {
             // New streams start with the configured timeout.
-            let (mut raw, session) = against_client(quiet().version(version).no_data_timeout(Some(SHORT)), version);
+            let (mut raw, session) =
+                against_client(quiet().version(version).no_data_timeout(Some(SHORT)), version);
             let mut stream = session.open("").unwrap();
             assert_eq!(stream.no_data_timeout(), Some(SHORT));
             let error = stream.read(&mut [0]).unwrap_err();
@@ -256,7 +265,8 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
         stream.set_no_data_timeout(Some(LONG)).unwrap();
         assert!(is_timeout() || created.elapsed() > LONG);
         thread::sleep(LONG); // time itself is under test
-        // No call was there while it ran out: the next one hears of it, though it may wait for 1 ms alone.
+        // No call was there while it ran out: the next one hears of it, though it may wait for 1 ms
+        // alone.
         let fired = Instant::now();
         assert!(matches!(read(&stream), Err(Error::NoData(LONG))));
         // It fired: a new round.
@@ -278,7 +288,8 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
     });
 }
 
-/// "Payload received from, or handed to, the transport": writes keep a blocked read from failing, and nothing else does.
+/// "Payload received from, or handed to, the transport": writes keep a blocked read from failing,
+/// and nothing else does.
 #[test]
 fn data_in_the_other_direction_counts() {
     const LONG: Duration = Duration::from_millis(1500);
@@ -315,7 +326,8 @@ fn data_in_the_other_direction_counts() {
     });
 }
 
-/// "... handed to the transport": what is merely accepted doesn't count, nor do NOPs and other streams' data.
+/// "... handed to the transport": what is merely accepted doesn't count, nor do NOPs and other
+/// streams' data.
 #[test]
 fn accepted_data_and_other_streams_do_not_count() {
     test("accepted_data_and_other_streams_do_not_count", || {
@@ -349,8 +361,8 @@ fn accepted_data_and_other_streams_do_not_count() {
     });
 }
 
-/// The session's: "the session ends (`NoData`) when no stream payload crossed it in either direction for this long" (API table); NOPs are
-/// none.
+/// The session's: "the session ends (`NoData`) when no stream payload crossed it in either
+/// direction for this long" (API table); NOPs are none.
 #[test]
 fn a_session_without_payload_ends_though_keepalive_goes_on() {
     test("a_session_without_payload_ends_though_keepalive_goes_on", || {
@@ -396,7 +408,10 @@ fn payload_in_either_direction_keeps_a_session() {
                         raw.psh(3, "x");
                         read(&stream).is_ok_and(|n| n == 1)
                     }
-                    false => stream.write_all(b"x").is_ok() && raw.next().is_ok_and(|frame| frame.payload.len() == 1),
+                    false => {
+                        stream.write_all(b"x").is_ok()
+                            && raw.next().is_ok_and(|frame| frame.payload.len() == 1)
+                    }
                 };
                 if before.elapsed() >= LONG {
                     return false;
@@ -488,7 +503,7 @@ fn a_paused_reader_does_not_stop_the_sessions_no_data_clock() {
     });
 }
 
-// ---- accept ---------------------------------------------------------------------------------------------------------
+// ---- accept -------------------------------------------------------------------------------------
 
 /// "Streams that are queued come first, then the error."
 #[test]
@@ -524,7 +539,8 @@ fn incoming_ends_after_the_peers_clean_end() {
         raw.syn(3, "b");
         raw.fin(3);
         raw.finish();
-        let names: Vec<_> = session.incoming().map(|stream| stream.unwrap().name().to_owned()).collect();
+        let names: Vec<_> =
+            session.incoming().map(|stream| stream.unwrap().name().to_owned()).collect();
         assert_eq!(names, ["a", "b"]);
         assert!(matches!(session.accept(), Err(Error::PeerClosed)));
         assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
@@ -547,7 +563,8 @@ fn incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off() {
             }
             raw.finish();
             let mut incoming = session.incoming();
-            let stream = incoming.next().unwrap().unwrap(); // kept: the end of a stream that was closed here cuts nothing off
+            // kept: the end of a stream that was closed here cuts nothing off
+            let stream = incoming.next().unwrap().unwrap();
             assert_eq!(stream.name(), "a");
             assert!(matches!(incoming.next(), Some(Err(Error::ConnectionLost(_)))));
             assert!(incoming.next().is_none());
@@ -565,7 +582,9 @@ fn a_local_close_ends_incoming_while_it_waits() {
         raw.syn(1, "one");
         let server = session.clone();
         let incoming = blocked("incoming", move || {
-            server.incoming().for_each(|stream| accepted.send(stream.unwrap().name().to_owned()).unwrap());
+            server
+                .incoming()
+                .for_each(|stream| accepted.send(stream.unwrap().name().to_owned()).unwrap());
         });
         let close = blocked("close-incoming", move || session.close());
         raw.part();
@@ -575,7 +594,8 @@ fn a_local_close_ends_incoming_while_it_waits() {
     });
 }
 
-/// `try_accept`, `accept_timeout` and the accept deadline: a stream that is there is returned, whatever has expired.
+/// `try_accept`, `accept_timeout` and the accept deadline: a stream that is there is returned,
+/// whatever has expired.
 #[test]
 fn an_expired_accept_deadline_still_returns_a_stream_that_waits() {
     test("an_expired_accept_deadline_still_returns_a_stream_that_waits", || {

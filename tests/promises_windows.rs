@@ -40,7 +40,8 @@ fn update(raw: &mut Raw, id: u32) -> (usize, usize) {
     (word(0), word(4))
 }
 
-/// A byte too many was sent on stream 1: it fails, alone, and what was received before it can be read.
+/// A byte too many was sent on stream 1: it fails, alone, and what was received before it can be
+/// read.
 fn fails_alone(raw: &mut Raw, session: &Session, mut stream: Stream, unread: usize) {
     raw.assert_alive(session, 101);
     let mut all = Vec::new();
@@ -51,10 +52,10 @@ fn fails_alone(raw: &mut Raw, session: &Session, mut stream: Stream, unread: usi
     assert_eq!((session.stats().streams_cut, session.is_closed()), (1, false));
 }
 
-// ---- Version 2 windows ----------------------------------------------------------------------------------------------
+// ---- Version 2 windows --------------------------------------------------------------------------
 
-/// "A stream may send up to the highest edge ever granted ...; past that edge + the largest window granted it fails alone": before any
-/// UPD both are 262144.
+/// "A stream may send up to the highest edge ever granted ...; past that edge + the largest window
+/// granted it fails alone": before any UPD both are 262144.
 #[test]
 fn before_any_update_the_edge_and_the_slack_are_the_initial_window() {
     test("before_any_update_the_edge_and_the_slack_are_the_initial_window", || {
@@ -88,12 +89,14 @@ fn a_smaller_window_granted_later_takes_nothing_back() {
     });
 }
 
-/// "... max(262144, each consumed + window that we sent) ...; past that edge + the largest window granted it fails alone."
+/// "... max(262144, each consumed + window that we sent) ...; past that edge + the largest window
+/// granted it fails alone."
 #[test]
 fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
     test("each_update_moves_the_edge_and_a_larger_window_the_slack", || {
-        let (mut raw, session, mut stream) =
-            accepted(quiet().max_receive_buffer(8 * MIB).max_stream_buffer(MIB).max_stream_window(MIB));
+        let (mut raw, session, mut stream) = accepted(
+            quiet().max_receive_buffer(8 * MIB).max_stream_buffer(MIB).max_stream_window(MIB),
+        );
         send(&mut raw, 1, 30_000);
         stream.read_exact(&mut [0; 30_000]).unwrap();
         assert_eq!(update(&mut raw, 1), (30_000, MIB));
@@ -107,11 +110,15 @@ fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
     });
 }
 
-/// "When what is granted and unconsumed exceeds half the budget, a new stream gets UPD(0, a small window) at once."
+/// "When what is granted and unconsumed exceeds half the budget, a new stream gets UPD(0, a small
+/// window) at once."
 #[test]
 fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
     test("new_streams_get_a_small_window_while_half_the_budget_is_granted", || {
-        let config = quiet().version(2).max_receive_buffer(4 * INITIAL_WINDOW as usize).max_stream_buffer(5000);
+        let config = quiet()
+            .version(2)
+            .max_receive_buffer(4 * INITIAL_WINDOW as usize)
+            .max_stream_buffer(5000);
         let (mut raw, session) = against_server(config.clone(), 2);
         let mut streams = Vec::new();
         for id in [1, 3, 5, 7, 9] {
@@ -121,7 +128,8 @@ fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
         // Two have half of it; the third exceeds it, for those after it.
         assert_eq!(update(&mut raw, 7), (0, 5000));
         assert_eq!(update(&mut raw, 9), (0, 5000));
-        // Closed streams hold no grant: with two left, a new stream has the whole window again, and no UPD comes before its data.
+        // Closed streams hold no grant: with two left, a new stream has the whole window again, and
+        // no UPD comes before its data.
         streams.truncate(2);
         for id in [5, 7, 9] {
             raw.expect(Command::Fin, id);
@@ -134,8 +142,10 @@ fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
         // The same for streams that this end opens: SYN, then UPD.
         let (mut raw, session) = against_client(config, 2);
         let streams: Vec<_> = (0..4).map(|_| session.open("").unwrap()).collect();
-        let frames: Vec<_> =
-            (0..5).map(|_| raw.recv()).map(|frame| (frame.header.command, frame.header.stream_id)).collect();
+        let frames: Vec<_> = (0..5)
+            .map(|_| raw.recv())
+            .map(|frame| (frame.header.command, frame.header.stream_id))
+            .collect();
         let syn = |id| (Command::Syn, id);
         assert_eq!(frames, [syn(3), syn(5), syn(7), syn(9), (Command::Upd, 9)]);
         drop(streams);
@@ -156,8 +166,9 @@ fn a_small_first_window_limits_our_own_sender() {
     });
 }
 
-/// "As a sender: the bytes of streams that have had no UPD, from their first byte until their first UPD or until they are forgotten,
-/// are at most 1 MiB together; a stream may always send its first min(16384, max(4096, 2 MiB / open streams)), and never more than 262144."
+/// "As a sender: the bytes of streams that have had no UPD, from their first byte until their first
+/// UPD or until they are forgotten, are at most 1 MiB together; a stream may always send its first
+/// min(16384, max(4096, 2 MiB / open streams)), and never more than 262144."
 #[test]
 fn what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each() {
     test("what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each", || {
@@ -176,7 +187,8 @@ fn what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each() {
     });
 }
 
-/// The first UPD makes room for others, who wait in `write`, and so does a stream that is forgotten; nobody else says a word to those.
+/// The first UPD makes room for others, who wait in `write`, and so does a stream that is
+/// forgotten; nobody else says a word to those.
 #[test]
 fn writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_back() {
     test("writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_back", || {
@@ -205,7 +217,8 @@ fn writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_bac
     });
 }
 
-/// "As a receiver: an announced window is at most max(8192, `max_receive_buffer` / 2 / open streams)."
+/// "As a receiver: an announced window is at most max(8192, `max_receive_buffer` / 2 / open
+/// streams)."
 #[test]
 fn announced_windows_shrink_as_streams_become_many_and_come_back() {
     test("announced_windows_shrink_as_streams_become_many_and_come_back", || {
@@ -223,9 +236,13 @@ fn announced_windows_shrink_as_streams_become_many_and_come_back() {
             while others.len() < streams - 1 {
                 let id = 3 + 2 * others.len() as u32;
                 others.push(open(&mut raw, id));
-                // From the tenth on they hear of a small window at once: half of the budget is granted.
+                // From the tenth on they hear of a small window at once: half of the budget is
+                // granted.
                 if others.len() >= 9 {
-                    assert_eq!(update(&mut raw, id), (0, (2 * MIB / (others.len() + 1)).clamp(8192, 16_384)));
+                    assert_eq!(
+                        update(&mut raw, id),
+                        (0, (2 * MIB / (others.len() + 1)).clamp(8192, 16_384))
+                    );
                 }
             }
             send(&mut raw, 1, read); // half of its window, for one UPD
@@ -248,8 +265,9 @@ fn raw_fin(raw: &mut Raw, stream: Stream) {
     raw.expect(Command::Fin, id);
 }
 
-/// The lesson of smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write because nobody reads the echo. When one
-/// of them begins to read, it gets everything, though sixteen others go on holding what they have; and then all do. Nobody is cut.
+/// The lesson of smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write
+/// because nobody reads the echo. When one of them begins to read, it gets everything, though
+/// sixteen others go on holding what they have; and then all do. Nobody is cut.
 #[test]
 fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
     const STREAMS: usize = 17;
@@ -284,8 +302,13 @@ fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
             assert!(got == Pattern::bytes(i as u64, 2 * MIB), "stream {i}");
         };
         read_all(STREAMS - 1);
-        assert!(writers[..STREAMS - 1].iter().all(|writer| !writer.is_finished()), "the others are still stuck");
-        thread::scope(|scope| (0..STREAMS - 1).for_each(|i| drop(scope.spawn(move || read_all(i)))));
+        assert!(
+            writers[..STREAMS - 1].iter().all(|writer| !writer.is_finished()),
+            "the others are still stuck"
+        );
+        thread::scope(|scope| {
+            (0..STREAMS - 1).for_each(|i| drop(scope.spawn(move || read_all(i))))
+        });
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let server = echo.join().unwrap();
         for session in [client, server] {
@@ -294,11 +317,13 @@ fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
     });
 }
 
-// ---- Stalls -----------------------------------------------------------------------------------------------------------
+// ---- Stalls -------------------------------------------------------------------------------------
 
-/// Streams 1, 3 and 5 hold 9, 15 and 8 frames of 32 KiB, which is more than the budget: the reader is paused.
+/// Streams 1, 3 and 5 hold 9, 15 and 8 frames of 32 KiB, which is more than the budget: the reader
+/// is paused.
 fn stalled(config: Config, version: u8) -> (Raw, Session, [Stream; 3], thread::JoinHandle<()>) {
-    let (mut raw, session) = against_server(config.version(version).max_receive_buffer(MIB), version);
+    let (mut raw, session) =
+        against_server(config.version(version).max_receive_buffer(MIB), version);
     let streams = [1, 3, 5].map(|id| {
         raw.syn(id, format!("{id}"));
         session.accept().unwrap()
@@ -313,13 +338,15 @@ fn stalled(config: Config, version: u8) -> (Raw, Session, [Stream; 3], thread::J
     (raw, session, streams, sender)
 }
 
-/// "The stream that holds most is cut: its unread data is dropped, its calls fail with `Stalled`, the peer gets FIN, the others go on."
+/// "The stream that holds most is cut: its unread data is dropped, its calls fail with `Stalled`,
+/// the peer gets FIN, the others go on."
 #[test]
 fn a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on() {
     test("a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on", || {
         for version in [1, 2] {
             let before = Instant::now();
-            let (mut raw, session, streams, sender) = stalled(quiet().stall_timeout(Some(SHORT)), version);
+            let (mut raw, session, streams, sender) =
+                stalled(quiet().stall_timeout(Some(SHORT)), version);
             let [first, largest, third] = streams;
             assert!(largest.closed().recv().is_err());
             assert!(before.elapsed() >= SHORT);
@@ -360,17 +387,23 @@ fn a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on() {
     });
 }
 
-/// A call that is blocked on the stream that is cut fails with `Stalled` too, and its notifier is called.
+/// A call that is blocked on the stream that is cut fails with `Stalled` too, and its notifier is
+/// called.
 #[test]
 fn a_stall_wakes_a_blocked_write() {
     test("a_stall_wakes_a_blocked_write", || {
-        let (_raw, session, streams, _sender) = stalled(quiet().stall_timeout(Some(Duration::from_secs(2))), 2);
+        let (_raw, session, streams, _sender) =
+            stalled(quiet().stall_timeout(Some(Duration::from_secs(2))), 2);
         let mut stream = streams[1].clone();
         let (tell, told) = mpsc::channel();
-        stream.set_close_notifier(move |_| tell.send(thread::current().name().unwrap_or("").to_owned()).unwrap());
+        stream.set_close_notifier(move |_| {
+            tell.send(thread::current().name().unwrap_or("").to_owned()).unwrap()
+        });
         // The peer grants no more than the initial window.
         let write = thread::spawn(move || stream.write_all(&[0; 1_000_000]).unwrap_err());
-        let Error::PartialWrite { accepted, source } = Error::from(write.join().unwrap()) else { panic!() };
+        let Error::PartialWrite { accepted, source } = Error::from(write.join().unwrap()) else {
+            panic!()
+        };
         assert!(accepted > 0 && matches!(*source, Error::Stalled { .. }));
         assert!(told.recv().unwrap().starts_with("gmux-notify-"));
         assert!(!session.is_closed());
@@ -399,7 +432,8 @@ fn stalls_go_on_until_the_session_moves() {
     });
 }
 
-/// A session whose application reads now and then doesn't stall: the pause ends with each read that makes room.
+/// A session whose application reads now and then doesn't stall: the pause ends with each read that
+/// makes room.
 #[test]
 fn a_slow_reader_is_not_cut() {
     test("a_slow_reader_is_not_cut", || {
@@ -414,7 +448,8 @@ fn a_slow_reader_is_not_cut() {
         let mut theirs = server.accept().unwrap();
         let (mut piece, mut got) = (vec![0; 100_000], 0);
         while got < 3 * MIB {
-            thread::sleep(stall / 20); // slowness is under test: 30 reads take longer than one stall
+            // slowness is under test: 30 reads take longer than one stall
+            thread::sleep(stall / 20);
             theirs.read_exact(&mut piece[..100_000.min(3 * MIB - got)]).unwrap();
             got += 100_000.min(3 * MIB - got);
         }
@@ -427,12 +462,17 @@ fn a_slow_reader_is_not_cut() {
 #[test]
 fn keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes() {
     test("keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes", || {
-        let timeout = Duration::from_millis(1500); // so long may each of the few steps take until the reader is paused
-        let config = quiet().keepalive_disabled(false).keepalive_interval(timeout / 10).keepalive_timeout(timeout);
+        // so long may each of the few steps take until the reader is paused
+        let timeout = Duration::from_millis(1500);
+        let config = quiet()
+            .keepalive_disabled(false)
+            .keepalive_interval(timeout / 10)
+            .keepalive_timeout(timeout);
         let (mut raw, session) = against_server(config.max_receive_buffer(65_536), 1);
         raw.syn(1, "");
         let mut stream = session.accept().unwrap();
-        // What the reader waits for room for has been read whole: when it resumes, nothing comes from the transport.
+        // What the reader waits for room for has been read whole: when it resumes, nothing comes
+        // from the transport.
         raw.psh(1, [0; 65_535]);
         raw.psh(1, [0; 100]);
         until(|| session.stats().receive_pauses > 0);

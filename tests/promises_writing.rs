@@ -17,7 +17,8 @@ use support::{Pattern, pair, test};
 
 const SHORT: Duration = Duration::from_millis(20);
 
-/// A stream of a session whose transport takes nothing: SYN and one byte (`first`) are in a write that is blocked, nothing is queued.
+/// A stream of a session whose transport takes nothing: SYN and one byte (`first`) are in a write
+/// that is blocked, nothing is queued.
 fn behind_a_blocked_transport(max_send_buffer: usize) -> (Lab, gmux::Session, Stream) {
     let (lab, session) = Lab::client(quiet().max_send_buffer(max_send_buffer));
     let mut stream = session.open("").unwrap();
@@ -49,7 +50,8 @@ fn a_write_takes_what_there_is_room_for_and_says_how_much() {
     });
 }
 
-/// "... it waits only when there is none": for version 2's window too, which a raw peer sees filled to the byte.
+/// "... it waits only when there is none": for version 2's window too, which a raw peer sees filled
+/// to the byte.
 #[test]
 fn a_write_fills_the_peers_window_to_the_byte_and_then_waits() {
     test("a_write_fills_the_peers_window_to_the_byte_and_then_waits", || {
@@ -64,7 +66,8 @@ fn a_write_fills_the_peers_window_to_the_byte_and_then_waits() {
             move || stream.write(&rest).unwrap()
         });
         assert!(raw.expect_data(3, 262_144) == sent[..262_144]);
-        // A smaller window than what is in flight gives nothing; 100,010 more than was consumed gives 10.
+        // A smaller window than what is in flight gives nothing; 100,010 more than was consumed
+        // gives 10.
         raw.upd(3, 162_144, 100_000);
         asleep("no-window");
         raw.upd(3, 162_144, 100_010);
@@ -73,18 +76,23 @@ fn a_write_fills_the_peers_window_to_the_byte_and_then_waits() {
     });
 }
 
-/// "`Err(TimedOut)` means it took nothing": whatever timed out, the peer receives exactly what the counts say.
+/// "`Err(TimedOut)` means it took nothing": whatever timed out, the peer receives exactly what the
+/// counts say.
 #[test]
 fn a_write_that_timed_out_took_nothing() {
     test("a_write_that_timed_out_took_nothing", || {
-        for (config, max) in quiet_versions().into_iter().flat_map(|config| [(config.clone(), 100), (config, 50_000)]) {
+        for (config, max) in quiet_versions()
+            .into_iter()
+            .flat_map(|config| [(config.clone(), 100), (config, 50_000)])
+        {
             let (client, server) = pair(config.max_send_buffer(max).max_receive_buffer(262_144));
             let stream = client.open("").unwrap();
             stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
             // The reader stops after each few bytes until a write has timed out.
             let (timed_out, go_on) = std::sync::mpsc::channel();
             let reader = thread::spawn(move || {
-                let (mut stream, mut got, mut piece) = (server.accept().unwrap(), Vec::new(), vec![0; 60_000]);
+                let (mut stream, mut got, mut piece) =
+                    (server.accept().unwrap(), Vec::new(), vec![0; 60_000]);
                 loop {
                     let _ = go_on.recv(); // disconnected: the writer is done
                     match stream.read(&mut piece).unwrap() {
@@ -116,7 +124,8 @@ fn a_write_that_timed_out_took_nothing() {
     });
 }
 
-/// "`write` ... waits only when there is none": an expired deadline doesn't keep it from taking what there is room for.
+/// "`write` ... waits only when there is none": an expired deadline doesn't keep it from taking
+/// what there is room for.
 #[test]
 fn an_expired_deadline_still_lets_bytes_be_written_while_there_is_room() {
     test("an_expired_deadline_still_lets_bytes_be_written_while_there_is_room", || {
@@ -149,7 +158,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
                         start.wait();
                         let mut runs = VecDeque::new();
                         for call in 0..60 {
-                            let len = [1, 50, 4000, 5000, 40_000, 100_000][(call + usize::from(thread)) % 6];
+                            let len = [1, 50, 4000, 5000, 40_000, 100_000]
+                                [(call + usize::from(thread)) % 6];
                             let tag = thread * TAGS + call as u8 % TAGS;
                             runs.push_back((tag, stream.write(&vec![tag; len]).unwrap()));
                         }
@@ -162,7 +172,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
                 server.accept().unwrap().read_to_end(&mut got).unwrap();
                 got
             });
-            let mut runs: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+            let mut runs: Vec<_> =
+                writers.into_iter().map(|writer| writer.join().unwrap()).collect();
             stream.close().unwrap();
             let got = reader.join().unwrap();
             for run in got.chunk_by(|a, b| a == b) {
@@ -174,7 +185,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
     });
 }
 
-/// "`flush` returns when the bytes accepted before it have been handed to the transport" - those alone.
+/// "`flush` returns when the bytes accepted before it have been handed to the transport" - those
+/// alone.
 #[test]
 fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
     test("a_flush_waits_for_the_bytes_before_it_and_no_others", || {
@@ -188,7 +200,8 @@ fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
         lab.allow(9); // the frame that was blocked
         asleep("flusher");
         assert_eq!(data(&lab.frames(), 3), b"f");
-        // What came after it was merged into the same frame, or the writer took its turn before: either way it is handed over in time.
+        // What came after it was merged into the same frame, or the writer took its turn before:
+        // either way it is handed over in time.
         lab.allow_all();
         flush.join().unwrap();
         assert!(data(&lab.frames(), 3).starts_with(b"fbefore"));
@@ -239,7 +252,8 @@ fn a_flush_that_timed_out_withdraws_nothing() {
     });
 }
 
-/// The transport's own `flush` is called before the writer parks: what a buffered transport holds goes out without any call.
+/// The transport's own `flush` is called before the writer parks: what a buffered transport holds
+/// goes out without any call.
 #[test]
 fn the_transport_is_flushed_when_nothing_is_left_to_write() {
     test("the_transport_is_flushed_when_nothing_is_left_to_write", || {
@@ -254,7 +268,8 @@ fn the_transport_is_flushed_when_nothing_is_left_to_write() {
     });
 }
 
-/// "FIN follows what was accepted", and a write after `shutdown(Write)` is a `BrokenPipe`; a flush still works.
+/// "FIN follows what was accepted", and a write after `shutdown(Write)` is a `BrokenPipe`; a flush
+/// still works.
 #[test]
 fn after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes() {
     test("after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes", || {
@@ -267,11 +282,14 @@ fn after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes() {
         lab.allow_all();
         stream.flush().unwrap();
         let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
-        assert_eq!((data(&frames, 3), frames.last().unwrap().header.command), (b"flast".to_vec(), Command::Fin));
+        assert_eq!(
+            (data(&frames, 3), frames.last().unwrap().header.command),
+            (b"flast".to_vec(), Command::Fin)
+        );
     });
 }
 
-// ---- `write_all` is one call ----------------------------------------------------------------------------------------
+// ---- `write_all` is one call --------------------------------------------------------------------
 
 /// A record: its writer, its number, its length, and so many bytes that tell of both.
 fn record(writer: u8, number: u32, len: usize) -> Vec<u8> {
@@ -284,16 +302,19 @@ fn record(writer: u8, number: u32, len: usize) -> Vec<u8> {
 
 const HEAD: usize = 9;
 
-/// A record that its writer was told is cut, the last of that: its writer, how many whole ones that had before, and the bytes that
-/// were accepted.
+/// A record that its writer was told is cut, the last of that: its writer, how many whole ones that
+/// had before, and the bytes that were accepted.
 type Cut = (u8, usize, Vec<u8>);
 
-/// Splits what came into records: each one's writer and number. All are whole, but for those that were told to be cut.
+/// Splits what came into records: each one's writer and number. All are whole, but for those that
+/// were told to be cut.
 fn records(mut data: &[u8], mut told: Vec<Cut>) -> Vec<(u8, u32)> {
     let mut whole: Vec<(u8, u32)> = Vec::new();
     loop {
         let seen = |writer| whole.iter().filter(|(by, _)| *by == writer).count();
-        let cut = told.iter().position(|(by, before, part)| seen(*by) == *before && data.starts_with(part));
+        let cut = told
+            .iter()
+            .position(|(by, before, part)| seen(*by) == *before && data.starts_with(part));
         if let Some(at) = cut {
             data = &data[told.swap_remove(at).2.len()..];
             continue;
@@ -302,11 +323,19 @@ fn records(mut data: &[u8], mut told: Vec<Cut>) -> Vec<(u8, u32)> {
         let (writer, number) = (head[0], u32::from_be_bytes(head[1..5].try_into().unwrap()));
         let len = u32::from_be_bytes(head[5..9].try_into().unwrap()) as usize;
         let expected = &record(writer, number, len)[HEAD..];
-        assert!(rest.get(..len) == Some(expected), "a torn record: {writer}/{number} of {len} bytes");
+        assert!(
+            rest.get(..len) == Some(expected),
+            "a torn record: {writer}/{number} of {len} bytes"
+        );
         whole.push((writer, number));
         data = &rest[len..];
     }
-    assert!(data.is_empty() && told.is_empty(), "{} bytes are left over, and {} cuts", data.len(), told.len());
+    assert!(
+        data.is_empty() && told.is_empty(),
+        "{} bytes are left over, and {} cuts",
+        data.len(),
+        told.len()
+    );
     whole
 }
 
@@ -326,8 +355,13 @@ fn records_of_many_threads_never_tear() {
                     thread::spawn(move || {
                         start.wait();
                         for number in 0..EACH {
-                            let len = [1, 88, 4000, 5000, 70_000, 300_000][(number as usize + usize::from(writer)) % 6];
-                            let len = if number == u32::from(writer) && writer < 2 { 1 << 20 } else { len };
+                            let len = [1, 88, 4000, 5000, 70_000, 300_000]
+                                [(number as usize + usize::from(writer)) % 6];
+                            let len = if number == u32::from(writer) && writer < 2 {
+                                1 << 20
+                            } else {
+                                len
+                            };
                             match writer % 2 {
                                 0 => stream.write_all(&record(writer, number, len)).unwrap(),
                                 _ => (&stream).write_all(&record(writer, number, len)).unwrap(),
@@ -337,7 +371,8 @@ fn records_of_many_threads_never_tear() {
                 })
                 .collect();
             let reader = thread::spawn(move || {
-                let (mut stream, mut got, mut piece) = (server.accept().unwrap(), Vec::new(), vec![0; 50_000]);
+                let (mut stream, mut got, mut piece) =
+                    (server.accept().unwrap(), Vec::new(), vec![0; 50_000]);
                 for i in 0.. {
                     match stream.read(&mut piece[..[1, 700, 9_000, 50_000][i % 4]]).unwrap() {
                         0 => break,
@@ -354,36 +389,45 @@ fn records_of_many_threads_never_tear() {
             let whole = records(&reader.join().unwrap(), Vec::new());
             assert_eq!(whole.len(), usize::from(WRITERS) * EACH as usize);
             for writer in 0..WRITERS {
-                let numbers = whole.iter().filter(|(by, _)| *by == writer).map(|(_, number)| *number);
+                let numbers =
+                    whole.iter().filter(|(by, _)| *by == writer).map(|(_, number)| *number);
                 assert!(numbers.eq(0..EACH), "in its thread's order");
             }
         }
     });
 }
 
-/// With deadlines, non-blocking moments and an end in the middle: a record is whole, or not there at all, unless its writer was
-/// told how much of it was accepted.
+/// With deadlines, non-blocking moments and an end in the middle: a record is whole, or not there
+/// at all, unless its writer was told how much of it was accepted.
 #[test]
 fn a_record_is_cut_only_where_its_writer_was_told_so() {
     const WRITERS: u8 = 8;
     test("a_record_is_cut_only_where_its_writer_was_told_so", || {
-        for (config, end) in quiet_versions().into_iter().flat_map(|config| [0, 1, 2].map(|end| (config.clone(), end)))
+        for (config, end) in quiet_versions()
+            .into_iter()
+            .flat_map(|config| [0, 1, 2].map(|end| (config.clone(), end)))
         {
             let (client, server) = pair(config.max_send_buffer(20_000));
             let stream = client.open("records").unwrap();
             let writers: Vec<_> = (0..WRITERS)
                 .map(|writer| {
                     let mut stream = stream.clone();
-                    // Until a record of this writer's is cut, or the stream ends: those that were taken, and what was of the last.
+                    // Until a record of this writer's is cut, or the stream ends: those that were
+                    // taken, and what was of the last.
                     thread::spawn(move || {
                         let mut taken = Vec::new();
                         for number in 0.. {
-                            let record = record(writer, number, [1, 3000, 40_000, 8_000][(number % 4) as usize]);
+                            let record = record(
+                                writer,
+                                number,
+                                [1, 3000, 40_000, 8_000][(number % 4) as usize],
+                            );
                             match stream.write_all(&record) {
                                 Ok(()) => taken.push((writer, number)),
                                 Err(error) => match Error::from(error) {
                                     Error::PartialWrite { accepted, .. } => {
-                                        // What follows on the stream would be taken for the rest of it.
+                                        // What follows on the stream would be taken for the rest of
+                                        // it.
                                         let _ = stream.shutdown(Shutdown::Write);
                                         return (taken, Some(record[..accepted].to_vec()));
                                     }
@@ -398,7 +442,8 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
                 .collect();
             let (tell, told) = std::sync::mpsc::channel();
             let reader = thread::spawn(move || {
-                let (mut stream, mut got, mut piece) = (server.accept().unwrap(), Vec::new(), vec![0; 30_000]);
+                let (mut stream, mut got, mut piece) =
+                    (server.accept().unwrap(), Vec::new(), vec![0; 30_000]);
                 loop {
                     match stream.read(&mut piece).unwrap() {
                         0 => return got,
@@ -416,7 +461,10 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
             let ends: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
             stream.close().unwrap();
             // Until the stream is shut down, others may write behind a record that was cut.
-            let told = ends.iter().zip(0..).filter_map(|((taken, cut), by)| Some((by, taken.len(), cut.clone()?)));
+            let told = ends
+                .iter()
+                .zip(0..)
+                .filter_map(|((taken, cut), by)| Some((by, taken.len(), cut.clone()?)));
             let mut whole = records(&reader.join().unwrap(), told.collect());
             let mut taken: Vec<_> = ends.iter().flat_map(|(taken, _)| taken.clone()).collect();
             whole.sort_unstable();
@@ -426,7 +474,8 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
     });
 }
 
-/// "A `write` of at most 4096 bytes waits until all of it fits": lines of 97 bytes from eight threads by plain `write`.
+/// "A `write` of at most 4096 bytes waits until all of it fits": lines of 97 bytes from eight
+/// threads by plain `write`.
 #[test]
 fn small_writes_are_whole() {
     const WRITERS: u8 = 8;
@@ -476,7 +525,8 @@ fn a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit() {
     });
 }
 
-/// "If it fails after a part was accepted ...", and who waits behind it takes nothing, within a time of its own.
+/// "If it fails after a part was accepted ...", and who waits behind it takes nothing, within a
+/// time of its own.
 #[test]
 fn a_write_all_that_fails_says_how_much_was_accepted() {
     test("a_write_all_that_fails_says_how_much_was_accepted", || {
@@ -493,7 +543,9 @@ fn a_write_all_that_fails_says_how_much_was_accepted() {
         let error = midway.join().unwrap();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         let inner = error.get_ref().and_then(|error| error.downcast_ref());
-        let Some(Error::PartialWrite { accepted: 10_000, source }) = inner else { panic!("{error:?}") };
+        let Some(Error::PartialWrite { accepted: 10_000, source }) = inner else {
+            panic!("{error:?}")
+        };
         assert!(matches!(**source, Error::Timeout));
         assert!(matches!(Error::from(behind.join().unwrap()), Error::Timeout), "it took nothing");
         stream.shutdown(Shutdown::Write).unwrap();
@@ -528,7 +580,11 @@ fn every_way_to_write_all_is_one_call() {
         let frames = lab.until_frames(|frames| data(frames, 3).len() == 4 * LEN + 2);
         let data = data(&frames, 3);
         let runs: Vec<_> = data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
-        assert_eq!(runs, [(b'f', 1), (b'o', LEN), (b'f', LEN), (b'g', LEN), (b'b', 1), (b'x', LEN)], "as they came");
+        assert_eq!(
+            runs,
+            [(b'f', 1), (b'o', LEN), (b'f', LEN), (b'g', LEN), (b'b', 1), (b'x', LEN)],
+            "as they came"
+        );
     });
 }
 

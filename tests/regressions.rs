@@ -21,7 +21,8 @@ fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
         raw.syn(3, "short");
         let mut stream = session.accept().unwrap();
         raw.syn(3, "longer than ten bytes");
-        raw.assert_alive(&session, 5); // so the SYN was seen; a FIN for stream 3 would have come first
+        // so the SYN was seen; a FIN for stream 3 would have come first
+        raw.assert_alive(&session, 5);
         stream.write_all(b"answer").unwrap();
         assert_eq!(raw.expect_data(3, 6), b"answer");
         assert_eq!((session.stats().frames_ignored, session.stats().streams_refused), (1, 0));
@@ -39,7 +40,8 @@ fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
     });
 }
 
-/// `close` on a stream of a closing session sent no FIN, but `shutdown(Write)` did, behind data that was cut off.
+/// `close` on a stream of a closing session sent no FIN, but `shutdown(Write)` did, behind data
+/// that was cut off.
 #[test]
 fn a_shutdown_after_the_sessions_close_sends_no_fin() {
     test("a_shutdown_after_the_sessions_close_sends_no_fin", || {
@@ -59,7 +61,10 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
         lab.eof();
         closer.join().unwrap().unwrap();
         let frames = lab.frames();
-        assert_eq!((data(&frames, 3).as_slice(), count(&frames, Command::Fin, 3)), (b"part".as_slice(), 0));
+        assert_eq!(
+            (data(&frames, 3).as_slice(), count(&frames, Command::Fin, 3)),
+            (b"part".as_slice(), 0)
+        );
     });
 }
 
@@ -86,14 +91,16 @@ fn a_notifier_is_called_though_every_handle_is_dropped_at_once() {
 #[test]
 fn a_keepalive_beyond_the_clock_is_never_due() {
     test("a_keepalive_beyond_the_clock_is_never_due", || {
-        let (client, server) = pair(Config::new().keepalive_interval(Duration::MAX).keepalive_timeout(Duration::MAX));
+        let (client, server) =
+            pair(Config::new().keepalive_interval(Duration::MAX).keepalive_timeout(Duration::MAX));
         client.open("").unwrap().write_all(b"still works").unwrap();
         assert_eq!(server.accept().unwrap().id(), 3);
         client.close().unwrap();
     });
 }
 
-/// What `write_to` had taken out of the stream was never counted, so that the peer's window stayed shut.
+/// What `write_to` had taken out of the stream was never counted, so that the peer's window stayed
+/// shut.
 #[test]
 fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
     /// Fails when the test says so.
@@ -112,7 +119,8 @@ fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
     }
 
     test("what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed", || {
-        let (mut raw, session) = raw::against_server(Config::new().version(2).max_stream_buffer(16384), 2);
+        let (mut raw, session) =
+            raw::against_server(Config::new().version(2).max_stream_buffer(16384), 2);
         raw.syn(3, "");
         raw.psh(3, vec![0; 32768]);
         let stream = session.accept().unwrap();

@@ -32,7 +32,7 @@ use support::links::{check, reader_and_writer, send, threads_end};
 use support::{close_beside_a_peer_that_stays, test, until};
 use tempfile::TempDir;
 
-// ---- the recipe -------------------------------------------------------------------------------------------------------
+// ---- the recipe ---------------------------------------------------------------------------------
 
 /// Opens one end, raw, with reads that return after a tenth of a second.
 fn open(path: &Path) -> io::Result<File> {
@@ -82,7 +82,7 @@ fn in_turns(path: &Path) -> Shared<File> {
     Shared::new(line)
 }
 
-// ---- the line ---------------------------------------------------------------------------------------------------------
+// ---- the line -----------------------------------------------------------------------------------
 
 /// Two ends of a line that stays when they are closed.
 struct Line {
@@ -105,7 +105,8 @@ impl Line {
 
     fn by_copying() -> Self {
         let masters = [0; 2].map(|_| {
-            let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+            let master =
+                openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
             grantpt(&master).unwrap();
             unlockpt(&master).unwrap();
             File::from(master)
@@ -116,7 +117,9 @@ impl Line {
         });
         let held = ends.iter().map(|end| open(end).unwrap()).collect();
         let [a, b] = masters;
-        let copy = |mut from: File, mut to: File| thread::spawn(move || drop(io::copy(&mut from, &mut to)));
+        let copy = |mut from: File, mut to: File| {
+            thread::spawn(move || drop(io::copy(&mut from, &mut to)))
+        };
         let copiers = vec![copy(a.try_clone().unwrap(), b.try_clone().unwrap()), copy(b, a)];
         Self { ends, held, copiers, socat: None }
     }
@@ -125,7 +128,8 @@ impl Line {
         let dir = tempfile::tempdir().unwrap();
         let ends = ["a", "b"].map(|name| dir.path().join(name));
         let pty = |end: &Path| format!("pty,raw,echo=0,link={}", end.display());
-        let socat = Command::new("socat").args(ends.each_ref().map(|end| pty(end))).spawn().unwrap();
+        let socat =
+            Command::new("socat").args(ends.each_ref().map(|end| pty(end))).spawn().unwrap();
         until(|| ends.iter().all(|end| end.exists()));
         let held = ends.iter().map(|end| open(end).unwrap()).collect();
         Self { ends, held, copiers: Vec::new(), socat: Some((socat, dir)) }
@@ -146,8 +150,8 @@ impl Drop for Line {
     }
 }
 
-/// Small frames: at 115200 baud a frame of the default size takes three seconds, and keepalive waits
-/// behind it.
+/// Small frames: at 115200 baud a frame of the default size takes three seconds, and keepalive
+/// waits behind it.
 fn config() -> Config {
     Config::new().version(2).max_frame_size(1024).close_timeout(SHORT)
 }
@@ -173,7 +177,7 @@ fn both_ways(client: &Session, server: &Session, size: usize) {
     });
 }
 
-// ---- what holds -------------------------------------------------------------------------------------------------------
+// ---- what holds ---------------------------------------------------------------------------------
 
 /// Both ends close, each without waiting for the other. Then the line serves the next session.
 #[test]
@@ -181,10 +185,12 @@ fn a_serial_line_carries_data_both_ways_and_then_another_session() {
     test("a_serial_line_carries_data_both_ways_and_then_another_session", || {
         let line = Line::new();
         for _ in 0..2 {
-            let [(a, a_writes, a_over), (b, b_writes, b_over)] = line.ends.each_ref().map(|end| halves(end));
+            let [(a, a_writes, a_over), (b, b_writes, b_over)] =
+                line.ends.each_ref().map(|end| halves(end));
             // The close timeout is beyond the watchdog: that must not be what lets the line go.
             let config = config().close_timeout(Duration::from_secs(600));
-            let client = Session::client(Pair::new(a, a_writes).without_end(), config.clone()).unwrap();
+            let client =
+                Session::client(Pair::new(a, a_writes).without_end(), config.clone()).unwrap();
             let server = Session::server(Pair::new(b, b_writes).without_end(), config).unwrap();
             both_ways(&client, &server, 256 * 1024);
             client.close().unwrap();
@@ -233,7 +239,8 @@ fn the_peer_of_a_closed_session_hears_of_it_by_keepalive_alone() {
         let mut theirs = server.accept().unwrap();
         client.close().unwrap();
         let mut text = String::new();
-        theirs.read_to_string(&mut text).unwrap(); // what was sent before the close comes, and its end
+        // what was sent before the close comes, and its end
+        theirs.read_to_string(&mut text).unwrap();
         assert_eq!(text, "all");
         assert!(matches!(server.accept(), Err(Error::KeepaliveTimeout(_))));
         a_over.store(true, SeqCst);
@@ -291,7 +298,7 @@ fn a_close_over_a_line_that_takes_nothing_says_what_is_lost_and_ends() {
     });
 }
 
-// ---- what doesn't -----------------------------------------------------------------------------------------------------
+// ---- what doesn't -------------------------------------------------------------------------------
 
 /// The default of a pair is an end: a close waits for the peer's, which never comes.
 #[test]
@@ -308,7 +315,8 @@ fn a_pair_that_is_said_to_have_an_end_waits_for_it_in_vain() {
     });
 }
 
-/// Reads that block until something comes: the thread stays after the close, and eats what comes next.
+/// Reads that block until something comes: the thread stays after the close, and eats what comes
+/// next.
 #[test]
 fn a_read_that_is_not_bounded_stays_and_eats_what_comes_next() {
     test("a_read_that_is_not_bounded_stays_and_eats_what_comes_next", || {

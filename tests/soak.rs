@@ -1,14 +1,18 @@
-//! What months of use come to: many sessions, many streams, many bytes on one stream, and afterwards the process is as it was.
+//! What months of use come to: many sessions, many streams, many bytes on one stream, and
+//! afterwards the process is as it was.
 //!
-//! `tests/full soak` (`GMUX_FULL`) runs 100,000 connections, which are 200,000 sessions, and 10,000,000 streams; and 2³² bytes and more on one
-//! stream, on each version. By default it is less than a hundredth of that. `GMUX_SOAK_SEED` is where the seeds begin.
+//! `tests/full soak` (`GMUX_FULL`) runs 100,000 connections, which are 200,000 sessions, and
+//! 10,000,000 streams; and 2³² bytes and more on one stream, on each version. By default it is less
+//! than a hundredth of that. `GMUX_SOAK_SEED` is where the seeds begin.
 //!
-//! A stream's name is a seed, from which both ends know what the stream is for ([`Plan`]): how much goes there and back, who drops it
-//! unread, who has a deadline. What is read is compared, byte for byte, as far as it comes, on streams that end badly too; and a clean end is
-//! believed only after the last byte.
+//! A stream's name is a seed, from which both ends know what the stream is for ([`Plan`]): how much
+//! goes there and back, who drops it unread, who has a deadline. What is read is compared, byte for
+//! byte, as far as it comes, on streams that end badly too; and a clean end is believed only after
+//! the last byte.
 //!
-//! It is measured between rounds, while nothing runs: threads, descriptors, live allocations, resident memory. The first round warms up: it
-//! fills the pool, the tables of the runtime and the allocator's own.
+//! It is measured between rounds, while nothing runs: threads, descriptors, live allocations,
+//! resident memory. The first round warms up: it fills the pool, the tables of the runtime and the
+//! allocator's own.
 #![cfg(unix)]
 
 mod support;
@@ -41,23 +45,26 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// For a machine that does other things meanwhile; a stream that hangs is found by its own limit, [`STUCK`].
+/// For a machine that does other things meanwhile; a stream that hangs is found by its own limit,
+/// [`STUCK`].
 const WATCHDOG: Duration = Duration::from_secs(6 * 3600);
 const SHORT_WATCHDOG: Duration = Duration::from_secs(120);
 
 /// No call may take longer. The workers' threads get this much of the machine, at least.
 const STUCK: Duration = Duration::from_secs(300);
 
-/// A writer to a stream that the other end has dropped may run out of window, now and then, and all others of its thread wait for that: no longer than
-/// this. Writers to all others have [`STUCK`], however late the reader's thread comes.
+/// A writer to a stream that the other end has dropped may run out of window, now and then, and all
+/// others of its thread wait for that: no longer than this. Writers to all others have [`STUCK`],
+/// however late the reader's thread comes.
 const TO_DROPPED: Duration = Duration::from_millis(200);
 
-/// By how much the process may have grown. Blocks: what a session leaves behind is eight or more, so one session in the whole run is seen. Buffers: the
-/// pool keeps what the busiest moment needed, and no two rounds have the same; it is a few hundred at once. Resident memory: what the allocator keeps of
-/// that, in an arena for each thread.
+/// By how much the process may have grown. Blocks: what a session leaves behind is eight or more,
+/// so one session in the whole run is seen. Buffers: the pool keeps what the busiest moment needed,
+/// and no two rounds have the same; it is a few hundred at once. Resident memory: what the
+/// allocator keeps of that, in an arena for each thread.
 const MARGIN: Margin = Margin { resident: 12 << 20, blocks: 7, pooled: 3 << 20 };
 
-// ---- plans ------------------------------------------------------------------------------------------------------------
+// ---- plans --------------------------------------------------------------------------------------
 
 /// Random numbers: splitmix64.
 struct Random(u64);
@@ -138,7 +145,7 @@ fn name(seed: u64) -> Vec<u8> {
     name
 }
 
-// ---- counting ----------------------------------------------------------------------------------------------------------
+// ---- counting -----------------------------------------------------------------------------------
 
 #[derive(Default)]
 struct Tally {
@@ -165,7 +172,8 @@ impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} sessions ({} connections broken off), {} streams ({} dropped unread, {} writers without window), {} MiB, {} deadlines passed",
+            "{} sessions ({} connections broken off), {} streams ({} dropped unread, {} writers \
+             without window), {} MiB, {} deadlines passed",
             self.connections.load(Relaxed) * 2,
             self.aborted.load(Relaxed),
             self.streams.load(Relaxed),
@@ -177,10 +185,15 @@ impl std::fmt::Display for Tally {
     }
 }
 
-// ---- streams -----------------------------------------------------------------------------------------------------------
+// ---- streams ------------------------------------------------------------------------------------
 
 /// Reads to the end and compares. The clean end may come after the last byte alone.
-fn check(mut stream: &Stream, expected: &[u8], patience: Option<Duration>, buf: &mut [u8]) -> io::Result<()> {
+fn check(
+    mut stream: &Stream,
+    expected: &[u8],
+    patience: Option<Duration>,
+    buf: &mut [u8],
+) -> io::Result<()> {
     stream.set_read_deadline(patience.map(|patience| Instant::now() + patience));
     let mut done = 0;
     loop {
@@ -191,7 +204,10 @@ fn check(mut stream: &Stream, expected: &[u8], patience: Option<Duration>, buf: 
                 return Ok(());
             }
             Ok(n) => {
-                assert!(expected.get(done..done + n) == Some(&buf[..n]), "wrong data at {done} of {stream:?}");
+                assert!(
+                    expected.get(done..done + n) == Some(&buf[..n]),
+                    "wrong data at {done} of {stream:?}"
+                );
                 done += n;
             }
             Err(error) if error.kind() == ErrorKind::TimedOut && patience.is_some() => {
@@ -207,7 +223,8 @@ fn check(mut stream: &Stream, expected: &[u8], patience: Option<Duration>, buf: 
     }
 }
 
-/// Writes all of it; or, if the other end drops the stream, what the window takes, which may have been a small one. Says whether it was all.
+/// Writes all of it; or, if the other end drops the stream, what the window takes, which may have
+/// been a small one. Says whether it was all.
 fn send(mut stream: &Stream, data: &[u8], is_dropped: bool) -> io::Result<bool> {
     stream.set_write_timeout(Some(if is_dropped { TO_DROPPED } else { STUCK })).unwrap();
     match stream.write_all(data) {
@@ -263,7 +280,8 @@ fn serve(stream: Stream, buf: &mut [u8]) -> io::Result<()> {
 /// The acceptor's end of a session, until the opener ends it.
 fn accept_all(session: &Session, random: &mut Random, buf: &mut [u8]) -> io::Result<()> {
     loop {
-        let patience = if random.per_cent(5) { Duration::from_micros(random.below(200)) } else { STUCK };
+        let patience =
+            if random.per_cent(5) { Duration::from_micros(random.below(200)) } else { STUCK };
         match session.accept_timeout(patience) {
             Ok(stream) => serve(stream, buf)?,
             Err(Error::Timeout) if patience < STUCK => drop(TALLY.timeouts.fetch_add(1, Relaxed)),
@@ -276,7 +294,7 @@ fn accept_all(session: &Session, random: &mut Random, buf: &mut [u8]) -> io::Res
     }
 }
 
-// ---- sessions ----------------------------------------------------------------------------------------------------------
+// ---- sessions -----------------------------------------------------------------------------------
 
 /// How the opener ends a connection.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -298,12 +316,20 @@ fn connect(random: &mut Random, listener: &TcpListener) -> (Any, Any, Box<dyn Fn
             let a = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let b = listener.accept().unwrap().0;
             let same = a.try_clone().unwrap();
-            (Any::new(a), Any::new(b), Box::new(move || same.shutdown(Shutdown::Both).unwrap_or(())))
+            (
+                Any::new(a),
+                Any::new(b),
+                Box::new(move || same.shutdown(Shutdown::Both).unwrap_or(())),
+            )
         }
         4..8 => {
             let (a, b) = UnixStream::pair().unwrap();
             let same = a.try_clone().unwrap();
-            (Any::new(a), Any::new(b), Box::new(move || same.shutdown(Shutdown::Both).unwrap_or(())))
+            (
+                Any::new(a),
+                Any::new(b),
+                Box::new(move || same.shutdown(Shutdown::Both).unwrap_or(())),
+            )
         }
         _ => {
             let (a, b) = over_narrow_pipes();
@@ -314,10 +340,15 @@ fn connect(random: &mut Random, listener: &TcpListener) -> (Any, Any, Box<dyn Fn
 
 fn config(version: u8) -> Config {
     // So few that a stream that stayed behind in each session's table would use them up.
-    Config::new().version(version).max_streams(300).half_close_stall(Some(STUCK)).keepalive_timeout(STUCK)
+    Config::new()
+        .version(version)
+        .max_streams(300)
+        .half_close_stall(Some(STUCK))
+        .keepalive_timeout(STUCK)
 }
 
-/// The most streams that are open at once. Their data fits into buffers and windows, so one thread at each end is enough.
+/// The most streams that are open at once. Their data fits into buffers and windows, so one thread
+/// at each end is enough.
 const AT_ONCE: u64 = 12;
 
 /// Both ends of one connection, from the first stream to the end.
@@ -325,7 +356,8 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
     let random = &mut Random(seed);
     let (a, b, sever) = connect(random, listener);
     let config = config(1 + (random.below(2) as u8));
-    let (client, server) = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+    let (client, server) =
+        (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
     let (opener, acceptor) = if random.per_cent(70) { (client, server) } else { (server, client) };
     let end = match random.below(100) {
         0..3 => End::CloseMidway,
@@ -346,7 +378,8 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
         let broken_at = if end == End::Clean { 0 } else { random.below(streams) };
         let buf = &mut [0; 16384];
         while left > broken_at {
-            let some: Vec<u64> = (0..left.min(1 + random.below(AT_ONCE))).map(|_| random.next()).collect();
+            let some: Vec<u64> =
+                (0..left.min(1 + random.below(AT_ONCE))).map(|_| random.next()).collect();
             left -= some.len() as u64;
             open_some(&opener, &some, buf).unwrap_or_else(|error| panic!("{error} {opener:?}"));
         }
@@ -354,7 +387,8 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
             opener.close().unwrap();
         } else {
             TALLY.aborted.fetch_add(1, Relaxed);
-            let unfinished = (0..AT_ONCE).map(|_| opener.open(name(random.next())).and_then(write_unfinished));
+            let unfinished =
+                (0..AT_ONCE).map(|_| opener.open(name(random.next())).and_then(write_unfinished));
             let unfinished = unfinished.collect::<Result<Vec<Stream>, Error>>().unwrap();
             match end {
                 End::CloseMidway => drop(opener.close()),
@@ -376,17 +410,19 @@ fn write_unfinished(stream: Stream) -> Result<Stream, Error> {
     Ok(stream)
 }
 
-/// After a session's end it holds nothing, unless streams that nobody accepted wait in its backlog still, with their data.
+/// After a session's end it holds nothing, unless streams that nobody accepted wait in its backlog
+/// still, with their data.
 fn finish(session: &Session, end: End) {
     assert_eq!(session.num_streams(), 0, "{end:?} {session:?}");
     if end == End::Clean {
         let stats = session.stats();
         assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0), "{session:?}");
-        until(|| session.stats().receive_buffered == 0); // what is still being delivered is thrown away
+        // what is still being delivered is thrown away
+        until(|| session.stats().receive_buffered == 0);
     }
 }
 
-// ---- rounds ------------------------------------------------------------------------------------------------------------
+// ---- rounds -------------------------------------------------------------------------------------
 
 /// How many connections run at once.
 const WORKERS: u64 = 6;
@@ -425,7 +461,10 @@ fn many_sessions_and_streams_leave_nothing_behind() {
             let census = round(at(k), at(k + 1), streams);
             println!("{:6.1} s: {}; {census}", began.elapsed().as_secs_f64(), *TALLY);
             if k == 0 {
-                assert_eq!((census.threads, census.descriptors), (first.threads, first.descriptors));
+                assert_eq!(
+                    (census.threads, census.descriptors),
+                    (first.threads, first.descriptors)
+                );
             }
             census.assert_back_to(base.get_or_insert(census), MARGIN);
         }
@@ -441,21 +480,25 @@ fn a_session_forgets_its_streams() {
             let (began, all) = (Instant::now(), namesakes());
             let (a, b) = UnixStream::pair().unwrap();
             let config = config(version);
-            let sessions = (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+            let sessions =
+                (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
             let mut base: Option<Census> = None;
             for k in 0..rounds {
                 // Streams of both ends at once, so that ids and turns interleave.
                 thread::scope(|scope| {
                     for (end, (ours, theirs)) in
-                        [(&sessions.0, &sessions.1), (&sessions.1, &sessions.0)].into_iter().enumerate()
+                        [(&sessions.0, &sessions.1), (&sessions.1, &sessions.0)]
+                            .into_iter()
+                            .enumerate()
                     {
                         let count = streams / rounds / 2;
                         scope.spawn(move || {
                             let random = &mut Random(first_seed() + k * 2 + end as u64);
                             let (mut left, buf) = (count, &mut [0; 16384]);
                             while left > 0 {
-                                let some: Vec<u64> =
-                                    (0..left.min(1 + random.below(AT_ONCE))).map(|_| random.next()).collect();
+                                let some: Vec<u64> = (0..left.min(1 + random.below(AT_ONCE)))
+                                    .map(|_| random.next())
+                                    .collect();
                                 left -= some.len() as u64;
                                 open_some(ours, &some, buf).unwrap();
                             }
@@ -475,7 +518,8 @@ fn a_session_forgets_its_streams() {
                 assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0));
                 let census = Census::now();
                 println!(
-                    "{:6.1} s: version {version}, one session: {} streams ({} writers without window); {census}",
+                    "{:6.1} s: version {version}, one session: {} streams ({} writers without \
+                     window); {census}",
                     began.elapsed().as_secs_f64(),
                     stats.streams_opened + stats.streams_received,
                     TALLY.stalled.load(Relaxed)
@@ -489,9 +533,10 @@ fn a_session_forgets_its_streams() {
     });
 }
 
-// ---- one stream --------------------------------------------------------------------------------------------------------
+// ---- one stream ---------------------------------------------------------------------------------
 
-/// Data of one stream repeats after so many bytes: no multiple and no divisor of what counters wrap at.
+/// Data of one stream repeats after so many bytes: no multiple and no divisor of what counters wrap
+/// at.
 const PERIOD: usize = 499_979;
 
 #[test]
@@ -528,7 +573,10 @@ fn one_stream_carries_more_than_its_counters_hold() {
                         while !rest.is_empty() {
                             let expected = &data[(read % PERIOD as u64) as usize..];
                             let len = rest.len().min(expected.len());
-                            assert!(rest[..len] == expected[..len], "wrong data after {read} bytes");
+                            assert!(
+                                rest[..len] == expected[..len],
+                                "wrong data after {read} bytes"
+                            );
                             (rest, read) = (&rest[len..], read + len as u64);
                         }
                     }
@@ -546,7 +594,10 @@ fn one_stream_carries_more_than_its_counters_hold() {
                 began.elapsed().as_secs_f64()
             );
             // The first one fills the pool: with a receive budget, and what is on its way out.
-            census.assert_back_to(&before, Margin { resident: 24 << 20, blocks: 20, pooled: 8 << 20 });
+            census.assert_back_to(
+                &before,
+                Margin { resident: 24 << 20, blocks: 20, pooled: 8 << 20 },
+            );
         }
     });
 }

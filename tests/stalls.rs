@@ -1,10 +1,11 @@
-//! Stalls: what happens when applications leave so much unread that a session's receive budget is used up. (The rest of *Stalls* is in
-//! tests/promises_windows.rs.)
+//! Stalls: what happens when applications leave so much unread that a session's receive budget is
+//! used up. (The rest of *Stalls* is in tests/promises_windows.rs.)
 //!
-//! No test here measures how soon a cut comes, for a busy machine decides that too: where one must not come yet and a test was itself late, it tries
-//! again. That it is due exactly one `stall_timeout` after the
-//! pause is shown in virtual time (src/proto/keepalive.rs); here keepalive is off, so a session whose timer wasn't told to look then
-//! would look again after an hour, and the watchdog would say so.
+//! No test here measures how soon a cut comes, for a busy machine decides that too: where one must
+//! not come yet and a test was itself late, it tries again. That it is due exactly one
+//! `stall_timeout` after the pause is shown in virtual time (src/proto/keepalive.rs); here
+//! keepalive is off, so a session whose timer wasn't told to look then would look again after an
+//! hour, and the watchdog would say so.
 
 mod support;
 
@@ -55,18 +56,21 @@ fn round(mut stream: &Stream, seed: u64) {
     assert!(back == sent, "{:?}", stream.name());
 }
 
-/// "With one reader asleep the others stall at most that long, once": the budget is used up by a stream that nobody reads. Four echo
-/// streams stand still until it is cut, and never again. The sleeper's calls fail with `Stalled`, its peer gets FIN.
+/// "With one reader asleep the others stall at most that long, once": the budget is used up by a
+/// stream that nobody reads. Four echo streams stand still until it is cut, and never again. The
+/// sleeper's calls fail with `Stalled`, its peer gets FIN.
 #[test]
 fn a_sleeping_reader_stalls_the_others_once() {
     const OTHERS: usize = 4;
     test("a_sleeping_reader_stalls_the_others_once", || {
         for version in [1, 2] {
-            let config = quiet().version(version).max_receive_buffer(BUDGET).stall_timeout(Some(STALL));
+            let config =
+                quiet().version(version).max_receive_buffer(BUDGET).stall_timeout(Some(STALL));
             let (client, server) = pair(config.half_close_stall(Some(Duration::from_millis(50))));
             let sleeper = client.open("sleeper").unwrap();
             let asleep = server.accept().unwrap();
-            let others: Vec<_> = (0..OTHERS).map(|i| client.open(format!("{i}")).unwrap()).collect();
+            let others: Vec<_> =
+                (0..OTHERS).map(|i| client.open(format!("{i}")).unwrap()).collect();
             let echoes: Vec<_> = others
                 .iter()
                 .map(|_| {
@@ -88,140 +92,176 @@ fn a_sleeping_reader_stalls_the_others_once() {
                 }
             });
             assert!(before.elapsed() >= STALL);
-            assert_eq!((server.stats().receive_pauses, server.stats().streams_cut), (1, 1), "version {version}");
+            assert_eq!(
+                (server.stats().receive_pauses, server.stats().streams_cut),
+                (1, 1),
+                "version {version}"
+            );
 
             match error_of((&asleep).read(&mut [0])) {
-                Error::Stalled { held, after: STALL } => assert!(held > BUDGET / 2 && held <= BUDGET, "{held}"),
+                Error::Stalled { held, after: STALL } => {
+                    assert!(held > BUDGET / 2 && held <= BUDGET, "{held}")
+                }
                 other => panic!("{other:?}"),
             }
             assert!(matches!(error_of((&asleep).write(&[0])), Error::Stalled { .. }));
             assert_eq!((&sleeper).read(&mut [0]).unwrap(), 0, "the peer got FIN");
             match version {
                 1 => write.join().unwrap().unwrap(), // no window: it is thrown away as it comes
-                _ => assert!(matches!(cause(error_of(write.join().unwrap())), Error::PeerFinished(_))),
+                _ => assert!(matches!(
+                    cause(error_of(write.join().unwrap())),
+                    Error::PeerFinished(_)
+                )),
             }
 
             drop((others, sleeper));
             for echo in echoes {
                 assert_eq!(echo.join().unwrap(), 21 * 10_000);
             }
-            assert_eq!((server.stats().receive_buffered, server.num_streams()), (0, 1), "the sleeper isn't closed");
+            assert_eq!(
+                (server.stats().receive_buffered, server.num_streams()),
+                (0, 1),
+                "the sleeper isn't closed"
+            );
             assert!(!client.is_closed() && !server.is_closed());
             client.close().unwrap();
         }
     });
 }
 
-/// The lesson of smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte before it reads anything. What the
-/// protocol grants unasked is sent before the server is there, and it is more than the server's budget, twice over: that is an eighth
-/// of the default. Both ends are blocked in write, and since the server doesn't read its input, no window update reaches it. When the
-/// client reads, nothing moves, until a stream is cut; then all of the others get everything, both ways.
+/// The lesson of smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte
+/// before it reads anything. What the protocol grants unasked is sent before the server is there,
+/// and it is more than the server's budget, twice over: that is an eighth of the default. Both ends
+/// are blocked in write, and since the server doesn't read its input, no window update reaches it.
+/// When the client reads, nothing moves, until a stream is cut; then all of the others get
+/// everything, both ways.
 #[test]
 fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     const STREAMS: usize = 17;
     const EACH: usize = 1 << 20;
-    test_for("seventeen_streams_with_both_ends_blocked_in_write_get_moving_again", 2 * support::WATCHDOG, || {
-        let mut stall = Duration::from_secs(30);
-        let mut config = quiet().version(2).half_close_stall(Some(Duration::from_millis(50)));
-        if !full() {
-            stall = Duration::from_secs(6); // long enough for all to be seen blocked before
-            config = config.stall_timeout(Some(stall));
-        }
-        // What goes there on each stream, then what comes back: made before a stall begins, for it takes a while.
-        let data: Arc<Vec<_>> = Arc::new((0..2 * STREAMS).map(|i| Pattern::bytes(i as u64, EACH)).collect());
-        let (there, back) = data.split_at(STREAMS);
-        // Whether it could be tried: not if the machine took half a stall to block them all.
-        let in_time = || {
-            let (near, far) = tcp();
-            let client = Session::client(near, config.clone()).unwrap();
-            let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
-            for (i, (stream, there)) in streams.iter().zip(there).enumerate() {
-                assert_eq!((&mut &*stream).write(there).unwrap(), unasked(i));
+    test_for(
+        "seventeen_streams_with_both_ends_blocked_in_write_get_moving_again",
+        2 * support::WATCHDOG,
+        || {
+            let mut stall = Duration::from_secs(30);
+            let mut config = quiet().version(2).half_close_stall(Some(Duration::from_millis(50)));
+            if !full() {
+                stall = Duration::from_secs(6); // long enough for all to be seen blocked before
+                config = config.stall_timeout(Some(stall));
             }
-            let begin = Instant::now();
-            let server = Session::server(far, config.clone().max_receive_buffer(2 * BUDGET)).unwrap();
-            until(|| server.stats().receive_pauses > 0);
-            let theirs: Vec<_> = (0..STREAMS)
-                .map(|i| {
-                    let mut stream = server.accept().unwrap();
-                    assert_eq!(stream.name(), i.to_string());
-                    let data = Arc::clone(&data);
-                    started(move || -> Result<Vec<u8>, Error> {
-                        stream.write_all(&data[i + STREAMS])?;
-                        let mut got = Vec::new(); // FIN only after it: to a writer without credit it may mean that nobody reads any more
-                        stream.read_to_end(&mut got)?;
-                        Ok(got)
+            // What goes there on each stream, then what comes back: made before a stall begins, for
+            // it takes a while.
+            let data: Arc<Vec<_>> =
+                Arc::new((0..2 * STREAMS).map(|i| Pattern::bytes(i as u64, EACH)).collect());
+            let (there, back) = data.split_at(STREAMS);
+            // Whether it could be tried: not if the machine took half a stall to block them all.
+            let in_time = || {
+                let (near, far) = tcp();
+                let client = Session::client(near, config.clone()).unwrap();
+                let streams: Vec<_> =
+                    (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
+                for (i, (stream, there)) in streams.iter().zip(there).enumerate() {
+                    assert_eq!((&mut &*stream).write(there).unwrap(), unasked(i));
+                }
+                let begin = Instant::now();
+                let server =
+                    Session::server(far, config.clone().max_receive_buffer(2 * BUDGET)).unwrap();
+                until(|| server.stats().receive_pauses > 0);
+                let theirs: Vec<_> = (0..STREAMS)
+                    .map(|i| {
+                        let mut stream = server.accept().unwrap();
+                        assert_eq!(stream.name(), i.to_string());
+                        let data = Arc::clone(&data);
+                        started(move || -> Result<Vec<u8>, Error> {
+                            stream.write_all(&data[i + STREAMS])?;
+                            // FIN only after it: to a writer without
+                            // credit it may mean that nobody reads any
+                            // more
+                            let mut got = Vec::new();
+                            stream.read_to_end(&mut got)?;
+                            Ok(got)
+                        })
                     })
-                })
-                .collect();
-            let ours: Vec<_> = streams
-                .iter()
-                .enumerate()
-                .map(|(i, stream)| {
-                    let (mut stream, data) = (stream.clone(), Arc::clone(&data));
-                    started(move || {
-                        stream.write_all(&data[i][unasked(i)..])?;
-                        stream.shutdown(Shutdown::Write)
+                    .collect();
+                let ours: Vec<_> = streams
+                    .iter()
+                    .enumerate()
+                    .map(|(i, stream)| {
+                        let (mut stream, data) = (stream.clone(), Arc::clone(&data));
+                        started(move || {
+                            stream.write_all(&data[i][unasked(i)..])?;
+                            stream.shutdown(Shutdown::Write)
+                        })
                     })
-                })
-                .collect();
-            let early = || begin.elapsed() < stall / 2;
-            let blocked = theirs.iter().all(|write| early().then(|| write.assert_asleep()).is_some())
-                && ours.iter().all(|write| early().then(|| write.assert_asleep()).is_some());
-            let cut = server.stats().streams_cut;
-            if !blocked || !early() {
-                drop((server.close(), client.close()));
-                theirs.into_iter().for_each(|write| drop(write.join()));
-                ours.into_iter().for_each(|write| drop(write.join()));
-                return false;
-            }
-            assert_eq!(cut, 0);
+                    .collect();
+                let early = || begin.elapsed() < stall / 2;
+                let blocked = theirs
+                    .iter()
+                    .all(|write| early().then(|| write.assert_asleep()).is_some())
+                    && ours.iter().all(|write| early().then(|| write.assert_asleep()).is_some());
+                let cut = server.stats().streams_cut;
+                if !blocked || !early() {
+                    drop((server.close(), client.close()));
+                    theirs.into_iter().for_each(|write| drop(write.join()));
+                    ours.into_iter().for_each(|write| drop(write.join()));
+                    return false;
+                }
+                assert_eq!(cut, 0);
 
-            // Now the client reads, all that there is.
-            let received: Vec<_> = thread::scope(|scope| {
-                let reads = streams.iter().map(|mut stream| {
-                    scope.spawn(move || {
-                        let mut got = Vec::new();
-                        stream.read_to_end(&mut got).map(|_| got).unwrap()
-                    })
+                // Now the client reads, all that there is.
+                let received: Vec<_> = thread::scope(|scope| {
+                    let reads = streams.iter().map(|mut stream| {
+                        scope.spawn(move || {
+                            let mut got = Vec::new();
+                            stream.read_to_end(&mut got).map(|_| got).unwrap()
+                        })
+                    });
+                    let reads: Vec<_> = reads.collect();
+                    reads.into_iter().map(|read| read.join().unwrap()).collect()
                 });
-                let reads: Vec<_> = reads.collect();
-                reads.into_iter().map(|read| read.join().unwrap()).collect()
-            });
-            let mut cut = 0;
-            for (i, ((theirs, ours), received)) in theirs.into_iter().zip(ours).zip(received).enumerate() {
-                match theirs.join() {
-                    Ok(got) => {
-                        ours.join().unwrap();
-                        assert!(received == back[i] && got == there[i], "stream {i}");
-                    }
-                    Err(error) => {
-                        assert!(matches!(cause(error), Error::Stalled { .. }));
-                        assert!(matches!(cause(error_of(ours.join())), Error::PeerFinished(_)));
-                        assert!(received.len() < EACH && back[i].starts_with(&received), "stream {i}");
-                        cut += 1;
+                let mut cut = 0;
+                for (i, ((theirs, ours), received)) in
+                    theirs.into_iter().zip(ours).zip(received).enumerate()
+                {
+                    match theirs.join() {
+                        Ok(got) => {
+                            ours.join().unwrap();
+                            assert!(received == back[i] && got == there[i], "stream {i}");
+                        }
+                        Err(error) => {
+                            assert!(matches!(cause(error), Error::Stalled { .. }));
+                            assert!(matches!(cause(error_of(ours.join())), Error::PeerFinished(_)));
+                            assert!(
+                                received.len() < EACH && back[i].starts_with(&received),
+                                "stream {i}"
+                            );
+                            cut += 1;
+                        }
                     }
                 }
-            }
-            // While a write waits for credit a budget holds twice as much: that is short of what 17 streams sent by one first window.
-            assert!((1..=2).contains(&cut), "{cut} were cut");
-            assert_eq!((server.stats().streams_cut, client.stats().streams_cut), (cut, 0));
-            for session in [client, server] {
-                assert!(!session.is_closed());
-            }
-            true
-        };
-        while !in_time() {}
-    });
+                // While a write waits for credit a budget holds twice as much: that is short of
+                // what 17 streams sent by one first window.
+                assert!((1..=2).contains(&cut), "{cut} were cut");
+                assert_eq!((server.stats().streams_cut, client.stats().streams_cut), (cut, 0));
+                for session in [client, server] {
+                    assert!(!session.is_closed());
+                }
+                true
+            };
+            while !in_time() {}
+        },
+    );
 }
 
-/// What the `i`th stream sends before its peer has announced a window: four have the protocol's first window, the others a share.
+/// What the `i`th stream sends before its peer has announced a window: four have the protocol's
+/// first window, the others a share.
 fn unasked(i: usize) -> usize {
     if i < 4 { BUDGET } else { 16_384 }
 }
 
-/// The same windows, but echoed, with a quarter of the default budget: the streams are read, as long as what comes back is. Nobody is cut
-/// however long the budget was used up before the echo began, if that was less than the timeout.
+/// The same windows, but echoed, with a quarter of the default budget: the streams are read, as
+/// long as what comes back is. Nobody is cut however long the budget was used up before the echo
+/// began, if that was less than the timeout.
 #[test]
 fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
     const STREAMS: usize = 17;
@@ -263,7 +303,8 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
 /// A session that is paused: stream 1 of a raw peer holds all of a small budget.
 fn paused(config: Config) -> (Raw, Session, Stream) {
     let version = 1;
-    let (mut raw, session) = against_server(config.version(version).max_receive_buffer(65_536), version);
+    let (mut raw, session) =
+        against_server(config.version(version).max_receive_buffer(65_536), version);
     raw.syn(1, "");
     let stream = session.accept().unwrap();
     raw.psh(1, [1; 65_535]);
@@ -272,7 +313,8 @@ fn paused(config: Config) -> (Raw, Session, Stream) {
     (raw, session, stream)
 }
 
-/// "Version 1: None": what it holds stays until it is read. At full size it outlasts a version 2 session with its default of 30 s.
+/// "Version 1: None": what it holds stays until it is read. At full size it outlasts a version 2
+/// session with its default of 30 s.
 #[test]
 fn version_1_cuts_nothing_unless_it_is_told_to() {
     test_for("version_1_cuts_nothing_unless_it_is_told_to", 2 * support::WATCHDOG, || {
@@ -294,7 +336,8 @@ fn version_1_cuts_nothing_unless_it_is_told_to() {
         assert!(before.elapsed() >= after);
         assert!(matches!(error_of((&theirs).read(&mut [0])), Error::Stalled { .. }));
         client.close().unwrap();
-        let _ = write.join().unwrap(); // on version 1 it was thrown away, on version 2 the close ended it
+        // on version 1 it was thrown away, on version 2 the close ended it
+        let _ = write.join().unwrap();
 
         assert_eq!((session.stats().streams_cut, session.is_closed()), (0, false));
         assert!(session.stats().receive_buffered >= 65_535);
@@ -304,14 +347,16 @@ fn version_1_cuts_nothing_unless_it_is_told_to() {
     });
 }
 
-/// "The stream that holds most is cut": wherever it stands among the others, and in whatever pieces its data came.
+/// "The stream that holds most is cut": wherever it stands among the others, and in whatever pieces
+/// its data came.
 #[test]
 fn the_stream_that_holds_most_is_cut_and_no_other() {
     test("the_stream_that_holds_most_is_cut_and_no_other", || {
         const SHORT: Duration = Duration::from_millis(50);
         let ids = [1, 3, 5, 7, 9];
         for (most, piece) in ids.into_iter().flat_map(|id| [(id, 100), (id, 8192)]) {
-            let (mut raw, session) = against_server(quiet().max_receive_buffer(BUDGET).stall_timeout(Some(SHORT)), 1);
+            let (mut raw, session) =
+                against_server(quiet().max_receive_buffer(BUDGET).stall_timeout(Some(SHORT)), 1);
             let streams = ids.map(|id| {
                 raw.syn(id, format!("{id}"));
                 session.accept().unwrap()
@@ -337,10 +382,18 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
                 } else {
                     let mut got = vec![0; 5 * 8192];
                     stream.read_exact(&mut got).unwrap();
-                    assert!(got.iter().all(|&byte| byte == ids[i] as u8), "stream {} lost data", ids[i]);
+                    assert!(
+                        got.iter().all(|&byte| byte == ids[i] as u8),
+                        "stream {} lost data",
+                        ids[i]
+                    );
                 }
             }
-            assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (1, 0), "{most} {piece}");
+            assert_eq!(
+                (session.stats().streams_cut, session.stats().receive_buffered),
+                (1, 0),
+                "{most} {piece}"
+            );
         }
     });
 }
@@ -349,12 +402,14 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
 #[test]
 fn a_stream_in_the_backlog_is_cut_too() {
     test("a_stream_in_the_backlog_is_cut_too", || {
-        let (mut raw, session) = against_server(quiet().max_receive_buffer(65_536).stall_timeout(Some(STALL)), 1);
+        let (mut raw, session) =
+            against_server(quiet().max_receive_buffer(65_536).stall_timeout(Some(STALL)), 1);
         raw.syn(1, "never accepted");
         raw.psh(1, [1; 65_535]);
         raw.psh(1, [2; 100]);
         raw.expect(Command::Fin, 1);
-        until(|| session.stats().streams_cut == 1); // it is counted a moment after its FIN is queued
+        // it is counted a moment after its FIN is queued
+        until(|| session.stats().streams_cut == 1);
         let mut stream = session.accept().unwrap();
         assert_eq!(stream.name(), "never accepted");
         assert!(matches!(error_of(stream.read(&mut [0])), Error::Stalled { .. }));
@@ -362,24 +417,38 @@ fn a_stream_in_the_backlog_is_cut_too() {
     });
 }
 
-/// "Keepalive doesn't run out while the reader is paused, and restarts when it resumes": a stall that lasts longer than the keepalive
-/// timeout ends with a cut, and the session ends for its peer's silence only after it.
+/// "Keepalive doesn't run out while the reader is paused, and restarts when it resumes": a stall
+/// that lasts longer than the keepalive timeout ends with a cut, and the session ends for its
+/// peer's silence only after it.
 #[test]
 fn a_cut_comes_before_keepalive_whose_clock_rests() {
     test("a_cut_comes_before_keepalive_whose_clock_rests", || {
-        let timeout = Duration::from_secs(2); // so long may each of the few steps take until the reader is paused
-        let alive = quiet().keepalive_disabled(false).keepalive_interval(timeout / 20).keepalive_timeout(timeout);
+        // so long may each of the few steps take until the reader is paused
+        let timeout = Duration::from_secs(2);
+        let alive = quiet()
+            .keepalive_disabled(false)
+            .keepalive_interval(timeout / 20)
+            .keepalive_timeout(timeout);
         let before = Instant::now();
         let (mut raw, session, stream) = paused(alive.stall_timeout(Some(timeout * 3 / 2)));
-        // The peer's keepalive doesn't suffer either: it is told all the time that this end lives. (Thirty times before the cut, on a quiet machine.)
+        // The peer's keepalive doesn't suffer either: it is told all the time that this end lives.
+        // (Thirty times before the cut, on a quiet machine.)
         for _ in 0..6 {
             assert_eq!(raw.next().unwrap().header.command, Command::Nop);
         }
         assert!(stream.closed().recv().is_err());
         assert!(matches!(error_of((&stream).read(&mut [0])), Error::Stalled { .. }));
         assert!(session.closed().recv().is_err());
-        assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))), "{:?}", session.close_reason());
-        assert!(before.elapsed() >= timeout * 5 / 2, "the clock restarts at the cut: {:?}", before.elapsed());
+        assert!(
+            matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))),
+            "{:?}",
+            session.close_reason()
+        );
+        assert!(
+            before.elapsed() >= timeout * 5 / 2,
+            "the clock restarts at the cut: {:?}",
+            before.elapsed()
+        );
     });
 }
 
@@ -394,7 +463,9 @@ fn each_stall_has_its_whole_timeout() {
             let (mut raw, session, mut stream) = paused(quiet().stall_timeout(Some(stall)));
             let mut all = vec![0; 65_635];
             for pauses in 1..=5 {
-                thread::sleep(stall * 3 / 10); // time itself is under test: four of these are longer than a stall may be
+                // time itself is under test: four of these are longer than a stall
+                // may be
+                thread::sleep(stall * 3 / 10);
                 let (stats, read) = (session.stats(), stream.read_exact(&mut all));
                 if begin.elapsed() >= stall {
                     return false;
@@ -416,9 +487,10 @@ fn each_stall_has_its_whole_timeout() {
     });
 }
 
-/// What `write_to` has taken out, and its writer doesn't take, is unread: it counts, and a cut takes it back while that writer is
-/// still stuck. On version 1 one frame is all of the budget; on version 2 there are three
-/// streams, each with a frame with its writer, and no room for a fourth frame.
+/// What `write_to` has taken out, and its writer doesn't take, is unread: it counts, and a cut
+/// takes it back while that writer is still stuck. On version 1 one frame is all of the budget; on
+/// version 2 there are three streams, each with a frame with its writer, and no room for a fourth
+/// frame.
 #[test]
 fn a_cut_takes_back_what_a_stuck_writer_holds() {
     struct Stuck(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
@@ -434,7 +506,8 @@ fn a_cut_takes_back_what_a_stuck_writer_holds() {
     }
     test("a_cut_takes_back_what_a_stuck_writer_holds", || {
         for (version, budget, streams) in [(1, 65536, 1), (2, BUDGET, 3)] {
-            let server = quiet().version(version).max_receive_buffer(budget).stall_timeout(Some(STALL));
+            let server =
+                quiet().version(version).max_receive_buffer(budget).stall_timeout(Some(STALL));
             let (mut raw, session) = against_server(server, version);
             let mut movers = Vec::new();
             for i in 0..streams {
@@ -442,9 +515,14 @@ fn a_cut_takes_back_what_a_stuck_writer_holds() {
                 raw.syn(id, "stuck");
                 let stream = session.accept().unwrap();
                 raw.psh(id, vec![1; 65_000]);
-                let ((say, heard), (go, told)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+                let ((say, heard), (go, told)) =
+                    (std::sync::mpsc::channel(), std::sync::mpsc::channel());
                 let mover = stream.clone();
-                movers.push((thread::spawn(move || mover.write_to(&mut Stuck(say, told))), go, stream));
+                movers.push((
+                    thread::spawn(move || mover.write_to(&mut Stuck(say, told))),
+                    go,
+                    stream,
+                ));
                 heard.recv().unwrap();
             }
             // The next one doesn't fit, until a stream is cut.

@@ -23,21 +23,30 @@ use support::{Pattern, test, until};
 /// `stdio check` over a shell's command, in which `$0` is the program.
 fn check(options: &[&str], script: &str) -> Output {
     let stdio = example("stdio");
-    Command::new(&stdio).arg("check").args(options).args(["--", "sh", "-c", script]).arg(&stdio).output().unwrap()
+    Command::new(&stdio)
+        .arg("check")
+        .args(options)
+        .args(["--", "sh", "-c", script])
+        .arg(&stdio)
+        .output()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap()
 }
 
-// ---- check ------------------------------------------------------------------------------------------
+// ---- check --------------------------------------------------------------------------------------
 
 #[test]
 fn a_hundred_streams_at_once_go_through_a_childs_stdio_and_finish_one_side_first() {
     test("a_hundred_streams_at_once_go_through_a_childs_stdio_and_finish_one_side_first", || {
         let done = check(&["--streams", "100"], "exec \"$0\" serve");
         assert!(done.status.success(), "{done:?}");
-        assert!(text(&done.stdout).contains("100 streams at once, 6553600 bytes each way"), "{done:?}");
+        assert!(
+            text(&done.stdout).contains("100 streams at once, 6553600 bytes each way"),
+            "{done:?}"
+        );
         assert_eq!(text(&done.stderr), "stdio: the command ended with exit status: 0\n");
     });
 }
@@ -59,7 +68,10 @@ fn the_childs_exit_code_is_reported_and_passed_on() {
 #[test]
 fn a_command_that_is_not_there_is_named() {
     test("a_command_that_is_not_there_is_named", || {
-        let done = Command::new(example("stdio")).args(["check", "--", "no-such-command"]).output().unwrap();
+        let done = Command::new(example("stdio"))
+            .args(["check", "--", "no-such-command"])
+            .output()
+            .unwrap();
         assert_eq!(done.status.code(), Some(1));
         assert!(text(&done.stderr).starts_with("stdio: no-such-command: "), "{done:?}");
     });
@@ -86,7 +98,13 @@ fn a_child_that_writes_text_first_is_a_clear_error() {
             let done = check(&[], script);
             assert_eq!(done.status.code(), Some(1), "{done:?}");
             let said = text(&done.stderr);
-            for part in ["no frame, but text", shown, "a frame of version 2", "login banner", "standard error"] {
+            for part in [
+                "no frame, but text",
+                shown,
+                "a frame of version 2",
+                "login banner",
+                "standard error",
+            ] {
                 assert!(said.contains(part), "{part}: {said}");
             }
         }
@@ -96,16 +114,20 @@ fn a_child_that_writes_text_first_is_a_clear_error() {
 #[test]
 fn a_child_that_goes_on_after_the_close_is_killed_and_that_is_said() {
     test("a_child_that_goes_on_after_the_close_is_killed_and_that_is_said", || {
-        let done = check(&["--streams", "1"], "\"$0\" serve; exec sleep 600"); // it holds the output
+        // it holds the output
+        let done = check(&["--streams", "1"], "\"$0\" serve; exec sleep 600");
         assert_eq!(done.status.code(), Some(1), "{done:?}");
         let said = text(&done.stderr);
-        assert!(said.contains("everything was sent, but the peer has not ended its side within 5s"), "{said}");
+        assert!(
+            said.contains("everything was sent, but the peer has not ended its side within 5s"),
+            "{said}"
+        );
         assert!(said.contains("the command was killed"), "{said}");
         assert!(text(&done.stdout).contains("all came back"), "{done:?}");
     });
 }
 
-// ---- a program's own standard input and output -------------------------------------------------------
+// ---- a program's own standard input and output --------------------------------------------------
 
 /// Tells the child below that it is one.
 const CHILD: &str = "GMUX_TEST_STDIO_CHILD";
@@ -138,7 +160,13 @@ fn a_child_that_closes_first() {
 fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
     test("a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile", || {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_child_that_closes_first", "--ignored", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "a_child_that_closes_first",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env(CHILD, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -151,7 +179,8 @@ fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
             stdout.read_exact(&mut byte).unwrap();
             seen.push(byte[0]);
         }
-        let session = Session::client((stdout, child.stdin.take().unwrap()), Config::new()).unwrap();
+        let session =
+            Session::client((stdout, child.stdin.take().unwrap()), Config::new()).unwrap();
         let mut stream = session.open("echo").unwrap();
         stream.write_all(b"between the lines").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -159,7 +188,10 @@ fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "between the lines");
         drop(stream);
-        assert!(matches!(session.accept(), Err(Error::PeerClosed)), "the child lives, and has ended its side");
+        assert!(
+            matches!(session.accept(), Err(Error::PeerClosed)),
+            "the child lives, and has ended its side"
+        );
         let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
         let said: Vec<_> = lines.take_while(|line| line != "closed: Ok(())").collect();
         assert_eq!(said, ["this would be taken for a frame", "and this"]);
@@ -169,7 +201,7 @@ fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
     });
 }
 
-// ---- forward ----------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 /// A forwarder that runs, with its command, which serves.
 struct Forwarder {
@@ -182,7 +214,8 @@ struct Forwarder {
 impl Forwarder {
     fn start(target: &str, allow: &str) -> Self {
         let (stdio, dir) = (example("stdio"), tempfile::tempdir().unwrap());
-        let script = "echo $$ > \"$1/pid\"; mv \"$1/pid\" \"$1/serving\"; exec \"$0\" serve --allow \"$2\"";
+        let script =
+            "echo $$ > \"$1/pid\"; mv \"$1/pid\" \"$1/serving\"; exec \"$0\" serve --allow \"$2\"";
         let mut process = Command::new(&stdio)
             .args(["forward", "--port", &format!("127.0.0.1:0={target}"), "--", "sh", "-c", script])
             .args([stdio.as_os_str(), dir.path().as_os_str(), allow.as_ref()])
@@ -248,7 +281,9 @@ fn a_forwarded_connection_passes_half_close_through() {
         assert!(answer.iter().rev().eq(&sent));
         // What anything prints in the serving process doesn't get between the frames.
         if Path::new("/proc/self/fd").exists() {
-            let fd = |number| fs::read_link(format!("/proc/{}/fd/{number}", forwarder.serving())).unwrap();
+            let fd = |number| {
+                fs::read_link(format!("/proc/{}/fd/{number}", forwarder.serving())).unwrap()
+            };
             assert_eq!(fd(1), fd(2));
             assert_eq!(fd(0), Path::new("/dev/null"));
         }
@@ -280,13 +315,17 @@ fn a_child_that_is_killed_in_the_middle_is_a_clear_error_everywhere() {
         let (mut tcp, _) = service.accept().unwrap();
         tcp.write_all(b"half of an ans").unwrap();
         client.read_exact(&mut [0; 14]).unwrap();
-        let killed = Command::new("kill").args(["-9", &forwarder.serving().to_string()]).status().unwrap();
+        let killed =
+            Command::new("kill").args(["-9", &forwarder.serving().to_string()]).status().unwrap();
         assert!(killed.success());
         client.read(&mut [0]).unwrap_err(); // a reset, not an end of file
         assert_eq!(forwarder.process.wait().unwrap().code(), Some(1));
         let mut said = String::new();
         forwarder.err.as_mut().unwrap().read_to_string(&mut said).unwrap();
-        assert!(said.contains("connection lost: it ended while 1 stream of this end was open"), "{said}");
+        assert!(
+            said.contains("connection lost: it ended while 1 stream of this end was open"),
+            "{said}"
+        );
         assert!(said.contains("the command ended with signal: 9"), "{said}");
     });
 }

@@ -1,5 +1,6 @@
-//! A real TLS connection (rustls) in `transport::Shared`: the transport that it is for. It can't be split, holds decrypted bytes that no
-//! readiness tells of, and says `UnexpectedEof` when it was cut off.
+//! A real TLS connection (rustls) in `transport::Shared`: the transport that it is for. It can't be
+//! split, holds decrypted bytes that no readiness tells of, and says `UnexpectedEof` when it was
+//! cut off.
 
 #[path = "support/certs.rs"]
 mod certs;
@@ -18,7 +19,8 @@ use support::links::{self, Any, BOUND};
 use support::{tcp, test};
 
 /// A TLS connection over loopback TCP, its handshake done.
-fn handshake() -> (StreamOwned<ClientConnection, TcpStream>, StreamOwned<ServerConnection, TcpStream>) {
+fn handshake()
+-> (StreamOwned<ClientConnection, TcpStream>, StreamOwned<ServerConnection, TcpStream>) {
     let (a, b) = tcp();
     let (client, server) = certs::connections();
     let (mut client, mut server) = (StreamOwned::new(client, a), StreamOwned::new(server, b));
@@ -66,7 +68,9 @@ fn tls_closes_while_parked() {
 
 #[test]
 fn tls_closes_while_both_threads_are_stuck() {
-    test("tls_closes_while_both_threads_are_stuck", || links::closes_while_both_threads_are_stuck(over_tls, true));
+    test("tls_closes_while_both_threads_are_stuck", || {
+        links::closes_while_both_threads_are_stuck(over_tls, true)
+    });
 }
 
 #[test]
@@ -83,10 +87,13 @@ fn tls_notices_a_vanished_peer_during_a_write() {
 
 #[test]
 fn tls_full_both_ways_moves_again() {
-    test("tls_full_both_ways_moves_again", || links::both_directions_full_at_once_move_again(over_tls));
+    test("tls_full_both_ways_moves_again", || {
+        links::both_directions_full_at_once_move_again(over_tls)
+    });
 }
 
-/// `close_notify` is what makes an end clean: without it, even between frames and with no stream open, the connection was cut.
+/// `close_notify` is what makes an end clean: without it, even between frames and with no stream
+/// open, the connection was cut.
 #[test]
 fn tls_tells_a_clean_end_from_a_cut() {
     test("tls_tells_a_clean_end_from_a_cut", || {

@@ -22,13 +22,13 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    ClientConnection, DigitallySignedStruct, DistinguishedName, ProtocolVersion, ServerConnection, SignatureScheme,
-    SupportedProtocolVersion,
+    ClientConnection, DigitallySignedStruct, DistinguishedName, ProtocolVersion, ServerConnection,
+    SignatureScheme, SupportedProtocolVersion,
 };
 
 use authority::{
-    Authority, CLIENT, Identity, Purpose, SERVER, VERSIONS, Valid, client, client_config, client_to, server,
-    server_config,
+    Authority, CLIENT, Identity, Purpose, SERVER, VERSIONS, Valid, client, client_config,
+    client_to, server, server_config,
 };
 use support::census::Census;
 use support::{tcp, test, until};
@@ -55,7 +55,7 @@ fn alone(name: &str, body: impl FnOnce()) {
     });
 }
 
-// ---- who is refused ------------------------------------------------------------------------------
+// ---- who is refused -----------------------------------------------------------------------------
 
 /// What the client does as soon as its handshake is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,13 +122,22 @@ fn refused(
             let server = server_end(server, far);
             (client.join().unwrap(), server)
         });
-        for (end, error, says) in [("client", &client, client_says), ("server", &server, server_says)] {
+        for (end, error, says) in
+            [("client", &client, client_says), ("server", &server, server_says)]
+        {
             let text = error.to_string();
             println!("{what}, {after:?}, {end}: {text}");
             for part in says {
-                assert!(text.contains(part), "{what}, {after:?}: the {end} doesn't say {part:?}: {text}");
+                assert!(
+                    text.contains(part),
+                    "{what}, {after:?}: the {end} doesn't say {part:?}: {text}"
+                );
             }
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}, {after:?}, {end}: {error:?}");
+            assert_eq!(
+                error.kind(),
+                io::ErrorKind::InvalidData,
+                "{what}, {after:?}, {end}: {error:?}"
+            );
             rustls_error(error);
         }
     }
@@ -150,7 +159,10 @@ fn refused_in_all_versions(
 }
 
 /// A client that trusts our authority meets a server that shows `shown`.
-fn meets(shown: &Identity, versions: &[&'static SupportedProtocolVersion]) -> (ClientConnection, ServerConnection) {
+fn meets(
+    shown: &Identity,
+    versions: &[&'static SupportedProtocolVersion],
+) -> (ClientConnection, ServerConnection) {
     (client(client_config(&OURS, None, versions)), server(server_config(shown, None, versions)))
 }
 
@@ -160,7 +172,10 @@ fn shows(
     versions: &[&'static SupportedProtocolVersion],
 ) -> (ClientConnection, ServerConnection) {
     let own = OURS.issue(Purpose::Server, SERVER, Valid::Now);
-    (client(client_config(&OURS, shown, versions)), server(server_config(&own, Some(OURS.verifier()), versions)))
+    (
+        client(client_config(&OURS, shown, versions)),
+        server(server_config(&own, Some(OURS.verifier()), versions)),
+    )
 }
 
 #[test]
@@ -188,7 +203,12 @@ fn a_client_refuses_a_server_of_another_name() {
     refused_in_all_versions(
         "a_client_refuses_a_server_of_another_name",
         |versions| meets(&OURS.issue(Purpose::Server, "other.example", Valid::Now), versions),
-        &["invalid peer certificate", "not valid for name \"localhost\"", "only valid for", "other.example"],
+        &[
+            "invalid peer certificate",
+            "not valid for name \"localhost\"",
+            "only valid for",
+            "other.example",
+        ],
         &["the peer refused", "BadCertificate"],
     );
 }
@@ -292,7 +312,8 @@ fn a_server_refuses_a_client_of_another_name() {
         "a_server_refuses_a_client_of_another_name",
         |versions| {
             let (own, alice) = OURS.issue_both();
-            let verifier = Arc::new(Named(OURS.verifier(), ServerName::try_from("bob.example").unwrap()));
+            let verifier =
+                Arc::new(Named(OURS.verifier(), ServerName::try_from("bob.example").unwrap()));
             (
                 client(client_config(&OURS, Some(&alice), versions)),
                 server(server_config(&own, Some(verifier), versions)),
@@ -309,7 +330,8 @@ fn a_server_refuses_a_client_of_another_name() {
 fn an_application_can_look_at_the_clients_name() {
     alone("an_application_can_look_at_the_clients_name", || {
         let names = |tls: &Tls, name| {
-            let certificate = ParsedCertificate::try_from(&tls.peer_certificates().unwrap()[0]).unwrap();
+            let certificate =
+                ParsedCertificate::try_from(&tls.peer_certificates().unwrap()[0]).unwrap();
             verify_server_name(&certificate, &ServerName::try_from(name).unwrap())
         };
         let (client, server) = met(both_sides(&[&rustls::version::TLS13]));
@@ -324,10 +346,12 @@ fn an_application_can_look_at_the_clients_name() {
     });
 }
 
-// ---- what is known afterwards --------------------------------------------------------------------
+// ---- what is known afterwards -------------------------------------------------------------------
 
 /// Two ends that accept each other, each with a certificate.
-fn both_sides(versions: &[&'static SupportedProtocolVersion]) -> (ClientConnection, ServerConnection) {
+fn both_sides(
+    versions: &[&'static SupportedProtocolVersion],
+) -> (ClientConnection, ServerConnection) {
     let (own, shown) = OURS.issue_both();
     let server_side = server_config(&own, Some(OURS.verifier()), versions);
     (client(client_config(&OURS, Some(&shown), versions)), server(server_side))
@@ -345,8 +369,10 @@ fn met((client, server): (ClientConnection, ServerConnection)) -> (Tls, Tls) {
 
 /// A session over both, that works.
 fn works(client: Tls, server: Tls) {
-    let (client, server) =
-        (Session::client(client, Config::new()).unwrap(), Session::server(server, Config::new()).unwrap());
+    let (client, server) = (
+        Session::client(client, Config::new()).unwrap(),
+        Session::server(server, Config::new()).unwrap(),
+    );
     let mut near = client.open("question").unwrap();
     near.write_all(b"to be").unwrap();
     near.shutdown(Shutdown::Write).unwrap();
@@ -361,7 +387,9 @@ fn works(client: Tls, server: Tls) {
 #[test]
 fn certificates_name_and_version_are_known_afterwards() {
     alone("certificates_name_and_version_are_known_afterwards", || {
-        for (version, number) in VERSIONS.into_iter().zip([ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2]) {
+        for (version, number) in
+            VERSIONS.into_iter().zip([ProtocolVersion::TLSv1_3, ProtocolVersion::TLSv1_2])
+        {
             let (own, shown) = OURS.issue_both();
             let server_side = server_config(&own, Some(OURS.verifier()), &[version]);
             let client_side = client_config(&OURS, Some(&shown), &[version]);
@@ -372,7 +400,10 @@ fn certificates_name_and_version_are_known_afterwards() {
             assert_eq!([client.protocol_version(), server.protocol_version()], [Some(number); 2]);
             assert_eq!(client.cipher_suite(), server.cipher_suite());
             assert_eq!([client.alpn_protocol(), server.alpn_protocol()], [None; 2]);
-            assert_eq!((client.local_addr(), client.peer_addr()), (server.peer_addr(), server.local_addr()));
+            assert_eq!(
+                (client.local_addr(), client.peer_addr()),
+                (server.peer_addr(), server.local_addr())
+            );
             works(client, server);
         }
     });
@@ -383,7 +414,8 @@ fn a_server_that_asks_for_no_certificate_has_none() {
     alone("a_server_that_asks_for_no_certificate_has_none", || {
         let (own, shown) = OURS.issue_both();
         let client_side = client_config(&OURS, Some(&shown), &VERSIONS);
-        let (client, server) = met((client(client_side), server(server_config(&own, None, &VERSIONS))));
+        let (client, server) =
+            met((client(client_side), server(server_config(&own, None, &VERSIONS))));
         assert_eq!(server.peer_certificates(), None);
         works(client, server);
     });
@@ -408,7 +440,8 @@ fn offering(
 ) -> (ClientConnection, ServerConnection) {
     let list = |offers: &[&str]| offers.iter().map(|name| name.as_bytes().to_vec()).collect();
     let own = OURS.issue(Purpose::Server, SERVER, Valid::Now);
-    let (mut near, mut far) = (client_config(&OURS, None, versions), server_config(&own, None, versions));
+    let (mut near, mut far) =
+        (client_config(&OURS, None, versions), server_config(&own, None, versions));
     (near.alpn_protocols, far.alpn_protocols) = (list(client_offers), list(server_offers));
     (client(near), server(far))
 }
@@ -417,7 +450,8 @@ fn offering(
 fn the_protocol_of_alpn_is_known_to_both() {
     alone("the_protocol_of_alpn_is_known_to_both", || {
         for version in VERSIONS {
-            let (client, server) = met(offering(&[version], &["gmux/2", "gmux/1"], &["gmux/1", "http/1.1"]));
+            let (client, server) =
+                met(offering(&[version], &["gmux/2", "gmux/1"], &["gmux/1", "http/1.1"]));
             assert_eq!([client.alpn_protocol(), server.alpn_protocol()], [Some(&b"gmux/1"[..]); 2]);
             works(client, server);
             // A peer that offers nothing is taken.
@@ -438,7 +472,7 @@ fn no_common_protocol_is_an_error_at_both() {
     );
 }
 
-// ---- peers that don't speak TLS ------------------------------------------------------------------
+// ---- peers that don't speak TLS -----------------------------------------------------------------
 
 /// A TLS server whose peer says something else first. Returns its error.
 fn server_hears(said: &[u8]) -> io::Error {
@@ -448,7 +482,10 @@ fn server_hears(said: &[u8]) -> io::Error {
     let error = server_end(server(server_config(&own, None, &VERSIONS)), far);
     let mut rest = Vec::new();
     let _ = near.read_to_end(&mut rest); // an alert, or a reset
-    println!("after {:?} the server says: {error}\nand sends {rest:?}", String::from_utf8_lossy(said));
+    println!(
+        "after {:?} the server says: {error}\nand sends {rest:?}",
+        String::from_utf8_lossy(said)
+    );
     error
 }
 
@@ -513,7 +550,8 @@ fn tls_at_a_plain_gmux_server_is_told_at_both_ends() {
         for config in support::versions() {
             let (near, far) = tcp();
             let session = Session::server(far, config).unwrap();
-            let error = client_end(client(client_config(&OURS, None, &VERSIONS)), near, After::Waits);
+            let error =
+                client_end(client(client_config(&OURS, None, &VERSIONS)), near, After::Waits);
             println!("the TLS client says: {error}");
             assert_says(&error, &["ended the connection", "does it speak TLS?"]);
             let error = session.accept().unwrap_err();
@@ -529,7 +567,8 @@ fn a_tls_client_at_a_web_server_says_what_it_met() {
     alone("a_tls_client_at_a_web_server_says_what_it_met", || {
         let (near, mut far) = tcp();
         far.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").unwrap();
-        let error = Tls::handshake(client(client_config(&OURS, None, &VERSIONS)), near, LONG).unwrap_err();
+        let error =
+            Tls::handshake(client(client_config(&OURS, None, &VERSIONS)), near, LONG).unwrap_err();
         println!("the TLS client says: {error}");
         assert_says(&error, &["not TLS", "\"HTTP/1.1 400 Bad Request"]);
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error:?}");

@@ -1,7 +1,7 @@
 //! The `tls` example as its users meet it: both ends are the built program.
 //!
-//! Plain `cargo test --features rustls` builds the examples first; with `--test tls_example` alone, run
-//! `cargo build --features rustls --example tls` before.
+//! Plain `cargo test --features rustls` builds the examples first; with `--test tls_example` alone,
+//! run `cargo build --features rustls --example tls` before.
 
 mod support;
 
@@ -14,7 +14,11 @@ use support::test;
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples/tls");
-    assert!(path.exists(), "{} is missing: run `cargo build --features rustls --example tls` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --features rustls --example tls` first",
+        path.display()
+    );
     path
 }
 
@@ -60,7 +64,11 @@ fn the_example_echoes_over_tls_and_refuses_strangers() {
         for (server, name) in [(&stranger, "localhost"), (&server, "elsewhere")] {
             let refused = server.asked(&ours, name);
             let text = String::from_utf8(refused.stderr).unwrap();
-            assert!(!refused.status.success() && text.contains("TLS handshake: invalid peer certificate"), "{text}");
+            assert!(
+                !refused.status.success()
+                    && text.contains("TLS handshake: invalid peer certificate"),
+                "{text}"
+            );
         }
     });
 }

@@ -1,5 +1,5 @@
-//! The handshake of `transport::Tls`: what it tells afterwards, how it fails, and that nothing is left
-//! behind then. The tests count the process's descriptors, so they run one at a time.
+//! The handshake of `transport::Tls`: what it tells afterwards, how it fails, and that nothing is
+//! left behind then. The tests count the process's descriptors, so they run one at a time.
 #![cfg(target_os = "linux")]
 
 #[path = "support/certs.rs"]
@@ -19,8 +19,8 @@ use gmux::{Config, Session};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, ServerConfig,
-    ServerConnection,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, ProtocolVersion,
+    RootCertStore, ServerConfig, ServerConnection,
 };
 
 use support::census::Census;
@@ -60,7 +60,11 @@ fn both(
 
 /// What rustls says inside of an error.
 fn cause(error: &io::Error) -> rustls::Error {
-    error.source().and_then(|source| source.downcast_ref::<rustls::Error>()).cloned().expect("rustls's error inside")
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<rustls::Error>())
+        .cloned()
+        .expect("rustls's error inside")
 }
 
 fn assert_says(error: &io::Error, kind: ErrorKind, text: &str) {
@@ -100,7 +104,10 @@ fn both_ends_tell_what_they_agreed_upon() {
             bytes
         });
         assert_eq!(exported[0], exported[1]);
-        assert_eq!(client.export_keying_material(&mut [], b"x", None).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            client.export_keying_material(&mut [], b"x", None).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
         assert!(format!("{client:?}").contains("TLSv1_3"), "{client:?}");
     });
 }
@@ -168,7 +175,8 @@ fn a_peer_that_does_not_read_meets_the_deadline() {
         let config = ServerConfig::builder().with_no_client_auth();
         let config = config.with_single_cert(vec![made.cert.der().clone(); 1000], key).unwrap();
         let begun = Instant::now();
-        let failed = Tls::handshake(ServerConnection::new(Arc::new(config)).unwrap(), near, SHORT).unwrap_err();
+        let failed = Tls::handshake(ServerConnection::new(Arc::new(config)).unwrap(), near, SHORT)
+            .unwrap_err();
         assert!(begun.elapsed() >= SHORT);
         assert_says(&failed, ErrorKind::TimedOut, "not done within");
     });
@@ -211,7 +219,8 @@ fn a_transport_without_bounds_that_is_done_in_time_lives_on() {
         });
         assert!(begun.elapsed() < deadline, "a loaded machine: nothing was tested");
         assert!(support::gmux_threads().is_empty(), "{:?}", support::gmux_threads());
-        let (client, server) = (Session::client(client, Config::new()), Session::server(server, Config::new()));
+        let (client, server) =
+            (Session::client(client, Config::new()), Session::server(server, Config::new()));
         let (client, server) = (client.unwrap(), server.unwrap());
         (&client.open("x").unwrap()).write_all(b"1").unwrap();
         (&server.accept().unwrap()).read_exact(&mut [0]).unwrap();
@@ -224,7 +233,8 @@ fn a_transport_without_bounds_that_is_done_in_time_lives_on() {
 #[test]
 fn garbage_is_a_clear_error_and_is_answered_by_an_alert() {
     alone("garbage_is_a_clear_error_and_is_answered_by_an_alert", || {
-        let texts: [&[u8]; 4] = [b"SSH-2.0-OpenSSH_9.2p1\r\n", b"GET / HTTP/1.1\r\n\r\n", &[0; 300], &[0xff; 20_000]];
+        let texts: [&[u8]; 4] =
+            [b"SSH-2.0-OpenSSH_9.2p1\r\n", b"GET / HTTP/1.1\r\n\r\n", &[0; 300], &[0xff; 20_000]];
         for text in texts {
             for as_server in [false, true] {
                 let (near, mut far) = tcp();
@@ -244,8 +254,17 @@ fn garbage_is_a_clear_error_and_is_answered_by_an_alert() {
                 cause(&failed);
                 let answer = answer.join().unwrap().unwrap();
                 // A client has sent its hello before.
-                let at = if as_server { 0 } else { 5 + usize::from(u16::from_be_bytes([answer[3], answer[4]])) };
-                assert_eq!(answer[at..].first(), Some(&0x15), "an alert comes last, of {} bytes", answer.len());
+                let at = if as_server {
+                    0
+                } else {
+                    5 + usize::from(u16::from_be_bytes([answer[3], answer[4]]))
+                };
+                assert_eq!(
+                    answer[at..].first(),
+                    Some(&0x15),
+                    "an alert comes last, of {} bytes",
+                    answer.len()
+                );
                 assert_eq!(answer.len(), at + 7);
             }
         }
@@ -279,7 +298,10 @@ impl Authority {
         let name = format!("authority {}", NUMBER.fetch_add(1, SeqCst));
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap())
+        Self(
+            rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap())
+                .unwrap(),
+        )
     }
 
     fn roots(&self) -> Arc<RootCertStore> {
@@ -289,7 +311,11 @@ impl Authority {
     }
 
     /// A certificate for `name`, in force or expired, and its key.
-    fn sign(&self, name: &str, expired: bool) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    fn sign(
+        &self,
+        name: &str,
+        expired: bool,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
         if expired {
             (params.not_before, params.not_after) =
@@ -300,7 +326,10 @@ impl Authority {
         (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
     }
 
-    fn client(&self, identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>) -> ClientConnection {
+    fn client(
+        &self,
+        identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> ClientConnection {
         let config = ClientConfig::builder().with_root_certificates(self.roots());
         let config = match identity {
             Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
@@ -317,7 +346,9 @@ impl Authority {
     ) -> ServerConnection {
         let config = ServerConfig::builder();
         let config = if asks {
-            config.with_client_cert_verifier(WebPkiClientVerifier::builder(self.roots()).build().unwrap())
+            config.with_client_cert_verifier(
+                WebPkiClientVerifier::builder(self.roots()).build().unwrap(),
+            )
         } else {
             config.with_no_client_auth()
         };
@@ -333,10 +364,15 @@ fn a_server_that_is_not_trusted_is_an_error_at_both_ends() {
         let cases = [
             (other.sign("localhost", false), "UnknownIssuer", AlertDescription::UnknownCA),
             (authority.sign("localhost", true), "expired", AlertDescription::CertificateExpired),
-            (authority.sign("elsewhere", false), "not valid for name", AlertDescription::BadCertificate),
+            (
+                authority.sign("elsewhere", false),
+                "not valid for name",
+                AlertDescription::BadCertificate,
+            ),
         ];
         for (identity, text, alert) in cases {
-            let (client, server) = both(authority.client(None), authority.server(identity, false), tcp());
+            let (client, server) =
+                both(authority.client(None), authority.server(identity, false), tcp());
             let (client, server) = (client.unwrap_err(), server.unwrap_err());
             assert_says(&client, ErrorKind::InvalidData, text);
             assert!(matches!(cause(&client), rustls::Error::InvalidCertificate(_)), "{client}");
@@ -353,15 +389,18 @@ fn a_server_knows_the_client_by_its_certificate() {
         let authority = Authority::new();
         let identity = authority.sign("a client", false);
         let shown = identity.0.clone();
-        let (client, server) =
-            both(authority.client(Some(identity)), authority.server(authority.sign("localhost", false), true), tcp());
+        let (client, server) = both(
+            authority.client(Some(identity)),
+            authority.server(authority.sign("localhost", false), true),
+            tcp(),
+        );
         assert_eq!(server.unwrap().peer_certificates(), Some(&shown[..]));
         drop(client.unwrap());
     });
 }
 
-/// A client on TLS 1.3 is done before the server looks at its certificate. The session that it makes
-/// ends by the server's alert, in words, whether it writes at once or not at all.
+/// A client on TLS 1.3 is done before the server looks at its certificate. The session that it
+/// makes ends by the server's alert, in words, whether it writes at once or not at all.
 #[test]
 fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
     alone("a_client_that_is_refused_reads_the_alert_in_its_sessions_error", || {
@@ -379,12 +418,16 @@ fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
                 let (tell, go) = mpsc::channel();
                 let client = authority.client(identity);
                 let client = thread::spawn(move || {
-                    let session = Session::client(Tls::handshake(client, a, FAR).unwrap(), Config::new()).unwrap();
+                    let session =
+                        Session::client(Tls::handshake(client, a, FAR).unwrap(), Config::new())
+                            .unwrap();
                     if round % 3 == 0 {
                         go.recv().unwrap(); // the server is gone by now
                     }
                     if round % 3 != 1 {
-                        let stream = session.open("hello").and_then(|stream| Ok((&stream).write_all(&[7; 100_000])?));
+                        let stream = session
+                            .open("hello")
+                            .and_then(|stream| Ok((&stream).write_all(&[7; 100_000])?));
                         drop(stream);
                     }
                     let error = session.accept().unwrap_err();
@@ -394,11 +437,16 @@ fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
                 let _ = tell.send(());
                 assert_says(&refused, ErrorKind::InvalidData, "");
                 if let Some(found) = &found {
-                    let rustls::Error::InvalidCertificate(cause) = cause(&refused) else { panic!("{refused}") };
+                    let rustls::Error::InvalidCertificate(cause) = cause(&refused) else {
+                        panic!("{refused}")
+                    };
                     assert_eq!(&cause, found);
                 }
                 let (error, reason) = client.join().unwrap();
-                assert!(error.contains(alert) && reason.contains(alert), "round {round}: {error}; {reason}");
+                assert!(
+                    error.contains(alert) && reason.contains(alert),
+                    "round {round}: {error}; {reason}"
+                );
             }
         }
     });
@@ -421,7 +469,8 @@ struct Fused(TcpStream, Arc<AtomicUsize>);
 
 impl Fused {
     fn burn(&self) {
-        let left = self.1.fetch_update(SeqCst, SeqCst, |left| Some(left.saturating_sub(1))).unwrap();
+        let left =
+            self.1.fetch_update(SeqCst, SeqCst, |left| Some(left.saturating_sub(1))).unwrap();
         assert!(left != 1, "as ordered");
     }
 }
@@ -476,7 +525,9 @@ fn a_transport_that_panics_costs_its_connection_alone() {
                 let near = scope.spawn(|| {
                     // What came before a write failed is read for so long.
                     let config = Config::new().close_timeout(Duration::from_millis(50));
-                    let session = Session::client(Tls::handshake(client, Bomb(a, n), FAR).unwrap(), config).unwrap();
+                    let session =
+                        Session::client(Tls::handshake(client, Bomb(a, n), FAR).unwrap(), config)
+                            .unwrap();
                     loop {
                         let mut stream = session.open("s")?;
                         stream.write_all(&[1; 1000])?;
@@ -487,7 +538,9 @@ fn a_transport_that_panics_costs_its_connection_alone() {
                 });
                 match near.join() {
                     Ok(ended) => assert!(ended.unwrap_err().to_string().contains("as ordered")),
-                    Err(panic) => assert_eq!(panic.downcast_ref::<&str>(), Some(&"as ordered"), "call {n}"),
+                    Err(panic) => {
+                        assert_eq!(panic.downcast_ref::<&str>(), Some(&"as ordered"), "call {n}")
+                    }
                 }
                 far.join().unwrap();
             });

@@ -1,6 +1,6 @@
 //! What comes over a TLS connection, record by record: new keys in the middle of both directions
-//! full, records in odd pieces, damaged, cut off, or behind the end. The peer is rustls itself, driven
-//! by hand, so that it can do what a session's end never does.
+//! full, records in odd pieces, damaged, cut off, or behind the end. The peer is rustls itself,
+//! driven by hand, so that it can do what a session's end never does.
 
 #[path = "support/certs.rs"]
 mod certs;
@@ -60,8 +60,8 @@ fn encrypted(client: &mut ClientConnection, frames: &[u8]) -> Vec<u8> {
 
 // ---- full in both directions -------------------------------------------------------------------
 
-/// As small as the system gives, at both ends. (Over loopback TCP that is a few KiB a second, with TLS
-/// or without: its segments are larger than such a window.)
+/// As small as the system gives, at both ends. (Over loopback TCP that is a few KiB a second, with
+/// TLS or without: its segments are larger than such a window.)
 #[cfg(unix)]
 fn over_smallest_buffers() -> (Any, Any) {
     let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -81,24 +81,29 @@ fn over_smallest_buffers() -> (Any, Any) {
 #[cfg(unix)]
 #[test]
 fn both_directions_are_full_over_the_smallest_buffers() {
-    test_for("both_directions_are_full_over_the_smallest_buffers", Duration::from_secs(180), || {
-        const EACH: usize = 16 << 20;
-        let (client, server) = links::sessions(over_smallest_buffers, &Config::new().keepalive_disabled(true));
-        let opened = client.open("full").unwrap();
-        let accepted = server.accept().unwrap();
-        thread::scope(|scope| {
-            for (stream, from) in [(&opened, 0), (&accepted, 7)] {
-                scope.spawn(move || {
-                    links::send(stream, from, EACH);
-                    stream.shutdown(Shutdown::Write).unwrap();
-                });
-                scope.spawn(move || assert_eq!(links::check(stream, 7 - from), EACH));
-            }
-        });
-        drop((opened, accepted));
-        client.close().unwrap();
-        server.close().unwrap();
-    });
+    test_for(
+        "both_directions_are_full_over_the_smallest_buffers",
+        Duration::from_secs(180),
+        || {
+            const EACH: usize = 16 << 20;
+            let (client, server) =
+                links::sessions(over_smallest_buffers, &Config::new().keepalive_disabled(true));
+            let opened = client.open("full").unwrap();
+            let accepted = server.accept().unwrap();
+            thread::scope(|scope| {
+                for (stream, from) in [(&opened, 0), (&accepted, 7)] {
+                    scope.spawn(move || {
+                        links::send(stream, from, EACH);
+                        stream.shutdown(Shutdown::Write).unwrap();
+                    });
+                    scope.spawn(move || assert_eq!(links::check(stream, 7 - from), EACH));
+                }
+            });
+            drop((opened, accepted));
+            client.close().unwrap();
+            server.close().unwrap();
+        },
+    );
 }
 
 /// Both ends close at once, in either order, and both hear that all is well.
@@ -123,8 +128,8 @@ fn closes_meet() {
 
 // ---- new keys ----------------------------------------------------------------------------------
 
-/// The peer asks for new keys every 64 KiB while it sends 4 MiB and reads them back: each answer has
-/// its place between the records of a session whose writer is busy.
+/// The peer asks for new keys every 64 KiB while it sends 4 MiB and reads them back: each answer
+/// has its place between the records of a session whose writer is busy.
 #[test]
 fn new_keys_in_the_middle_of_both_directions_full() {
     test("new_keys_in_the_middle_of_both_directions_full", || {
@@ -156,7 +161,10 @@ fn new_keys_in_the_middle_of_both_directions_full() {
             let wrote = client.write_tls(&mut socket);
             let read = client.read_tls(&mut socket);
             for moved in [&wrote, &read] {
-                assert!(moved.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::WouldBlock), "{moved:?}");
+                assert!(
+                    moved.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::WouldBlock),
+                    "{moved:?}"
+                );
             }
             client.process_new_packets().unwrap();
             match client.reader().read_to_end(&mut received) {
@@ -201,8 +209,9 @@ fn new_keys_are_answered_by_a_session_that_is_silent() {
     });
 }
 
-/// rustls, as BoringSSL, ends a connection by 33 changes of keys in a row without data between them, and
-/// an answer is one. A session that never sends anything would be ended so by a peer that sends much.
+/// rustls, as BoringSSL, ends a connection by 33 changes of keys in a row without data between
+/// them, and an answer is one. A session that never sends anything would be ended so by a peer that
+/// sends much.
 #[test]
 fn any_number_of_requests_for_new_keys_leaves_a_silent_session_alive() {
     test("any_number_of_requests_for_new_keys_leaves_a_silent_session_alive", || {
@@ -318,7 +327,11 @@ fn a_damaged_record_is_an_error_behind_what_came_before() {
             let (read, clean) = read_on(&session);
             assert!(!clean && data.starts_with(&read), "bit flipped at {at}");
             let whole = at / 3022 * 3000; // frames in whole records before it, with their headers
-            assert!(read.len() + 2000 >= whole.saturating_sub(whole / 100), "{} of {whole} came", read.len());
+            assert!(
+                read.len() + 2000 >= whole.saturating_sub(whole / 100),
+                "{} of {whole} came",
+                read.len()
+            );
             until(|| session.is_closed());
             let reason = session.close_reason().unwrap();
             assert!(!matches!(reason, Error::PeerClosed), "{reason}");

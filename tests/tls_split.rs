@@ -13,8 +13,8 @@ use std::time::Duration;
 use gmux::transport::{Tls, Transport};
 use gmux::{Config, Error, Session};
 use rustls::{
-    CipherSuiteCommon, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite,
-    Tls13CipherSuite,
+    CipherSuiteCommon, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use support::links::{self, Any};
@@ -132,7 +132,10 @@ fn tls_tells_a_clean_end_from_a_cut() {
 }
 
 /// Configurations of one version whose keys may encrypt so few records.
-fn worn_out_after(limit: u64, version: &'static SupportedProtocolVersion) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+fn worn_out_after(
+    limit: u64,
+    version: &'static SupportedProtocolVersion,
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let common = |common: &CipherSuiteCommon| CipherSuiteCommon {
         suite: common.suite,
         hash_provider: common.hash_provider,
@@ -143,11 +146,17 @@ fn worn_out_after(limit: u64, version: &'static SupportedProtocolVersion) -> (Ar
         *suite = match *suite {
             SupportedCipherSuite::Tls12(suite) => {
                 let common = common(&suite.common);
-                SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite { common, ..*suite })))
+                SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite {
+                    common,
+                    ..*suite
+                })))
             }
             SupportedCipherSuite::Tls13(suite) => {
                 let common = common(&suite.common);
-                SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite { common, ..*suite })))
+                SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+                    common,
+                    ..*suite
+                })))
             }
         };
     }
@@ -178,14 +187,22 @@ fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
             let error = loop {
                 match client.writer.write(&data) {
                     Ok(n) => accepted += n,
-                    Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                        ) => {}
                     Err(error) => break error,
                 }
                 assert!(accepted < 10_000_000, "{size}");
             };
             assert!(error.to_string().contains("TLS 1.2: the keys"), "{size}: {error}");
             drop(client);
-            assert_eq!(received.join().unwrap(), (accepted, Some(io::ErrorKind::UnexpectedEof)), "{size}");
+            assert_eq!(
+                received.join().unwrap(),
+                (accepted, Some(io::ErrorKind::UnexpectedEof)),
+                "{size}"
+            );
         }
     });
 }
@@ -200,8 +217,8 @@ fn worn_out_keys_of_tls13_are_renewed() {
     test("worn_out_keys_of_tls13_are_renewed", || links::carries_8_mib_both_ways(connect));
 }
 
-/// The one end sends nothing but its answers to requests for new keys: sessions of version 1 have no
-/// frame to send when data arrives.
+/// The one end sends nothing but its answers to requests for new keys: sessions of version 1 have
+/// no frame to send when data arrives.
 #[test]
 fn worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent() {
     test("worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent", || {

@@ -1,10 +1,12 @@
-//! The `transfer` example as its users meet it: the built program as child processes, honest and hostile peers, and connections that
-//! die midway. And the two echo examples.
+//! The `transfer` example as its users meet it: the built program as child processes, honest and
+//! hostile peers, and connections that die midway. And the two echo examples.
 //!
-//! Plain `cargo test` builds the examples first; with `--test transfer` alone, run `cargo build --examples` before.
+//! Plain `cargo test` builds the examples first; with `--test transfer` alone, run
+//! `cargo build --examples` before.
 #![cfg(unix)]
 
-// The comparison after a run is the example's own; a run that goes well can't show that it sees what differs.
+// The comparison after a run is the example's own; a run that goes well can't show that it sees
+// what differs.
 #[allow(dead_code, reason = "a part of the example")]
 #[path = "../examples/transfer/names.rs"]
 mod names;
@@ -32,7 +34,7 @@ use sha2::{Digest, Sha256};
 use support::{Pattern, test};
 use tempfile::TempDir;
 
-// ---- child processes ----------------------------------------------------------------------------------------------
+// ---- child processes ----------------------------------------------------------------------------
 
 /// A built example: it lies beside the directory that this test's executable is in.
 fn example(name: &str) -> Command {
@@ -61,7 +63,8 @@ struct Finished {
 impl Running {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let outputs = [collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap())];
+        let outputs =
+            [collect(child.stdout.take().unwrap()), collect(child.stderr.take().unwrap())];
         Self { child, addr: String::new(), outputs: Some(outputs) }
     }
 
@@ -71,13 +74,19 @@ impl Running {
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
-        let addr = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+        let addr = line
+            .trim_end()
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("{line:?}"))
+            .to_owned();
         let outputs = [collect(out), collect(child.stderr.take().unwrap())];
         Self { child, addr, outputs: Some(outputs) }
     }
 
     fn serve(into: &Path) -> Self {
-        Self::server(example("transfer").args(["serve", "--listen", "127.0.0.1:0", "--into"]).arg(into))
+        Self::server(
+            example("transfer").args(["serve", "--listen", "127.0.0.1:0", "--into"]).arg(into),
+        )
     }
 
     fn finish(mut self) -> Finished {
@@ -134,7 +143,7 @@ impl Finished {
     }
 }
 
-// ---- trees --------------------------------------------------------------------------------------------------------
+// ---- trees --------------------------------------------------------------------------------------
 
 fn temp() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -146,14 +155,17 @@ fn write(root: &Path, name: impl AsRef<Path>, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
-/// Everything below `root`: relative path, and content, where a directory's is `None` and a link's is where it points.
+/// Everything below `root`: relative path, and content, where a directory's is `None` and a link's
+/// is where it points.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in walkdir::WalkDir::new(root).min_depth(1) {
         let entry = entry.unwrap();
         let content = match entry.file_type() {
             kind if kind.is_dir() => None,
-            kind if kind.is_symlink() => Some(fs::read_link(entry.path()).unwrap().as_os_str().as_bytes().to_vec()),
+            kind if kind.is_symlink() => {
+                Some(fs::read_link(entry.path()).unwrap().as_os_str().as_bytes().to_vec())
+            }
             _ => Some(fs::read(entry.path()).unwrap()),
         };
         found.insert(entry.path().strip_prefix(root).unwrap().to_owned(), content);
@@ -180,14 +192,17 @@ fn made_up_tree() -> TempDir {
     dir
 }
 
-// ---- a sender made by hand ------------------------------------------------------------------------------------------
+// ---- a sender made by hand ----------------------------------------------------------------------
 
 /// A client that speaks the example's protocol, and doesn't keep its rules unless told to.
 struct Sender(Session);
 
 impl Sender {
     fn connect(server: &Running) -> Self {
-        Self(Session::client(TcpStream::connect(&server.addr).unwrap(), Config::new().version(2)).unwrap())
+        Self(
+            Session::client(TcpStream::connect(&server.addr).unwrap(), Config::new().version(2))
+                .unwrap(),
+        )
     }
 
     /// Sends the list, as an honest sender does first.
@@ -238,7 +253,7 @@ fn whole(content: &[u8]) -> Vec<u8> {
     [content, &Sha256::digest(content)].concat()
 }
 
-// ---- the main job ---------------------------------------------------------------------------------------------------
+// ---- the main job -------------------------------------------------------------------------------
 
 #[test]
 fn without_a_command_a_tree_is_sent_over_loopback_and_compared() {
@@ -256,7 +271,10 @@ fn without_a_command_a_tree_is_sent_over_loopback_and_compared() {
             assert!(done.out.contains("1 empty directories"), "{done:#?}");
             assert!(done.out.contains("MB/s") && done.out.contains("frames sent"), "{done:#?}");
             assert!(done.out.contains("streams open at once"), "{done:#?}");
-            assert!(done.out.contains("compared every byte at the other end: 0 files differ"), "{done:#?}");
+            assert!(
+                done.out.contains("compared every byte at the other end: 0 files differ"),
+                "{done:#?}"
+            );
             // No progress bar where there is no terminal, and nothing stays behind.
             assert!(!done.err.contains('\r') && !done.err.contains('\u{1b}'), "{done:#?}");
             assert_eq!(snapshot(tmp.path()), BTreeMap::new());
@@ -320,7 +338,10 @@ fn two_processes_make_an_equal_tree_and_both_say_so() {
 
         sent.succeeded();
         received.succeeded();
-        assert!(sent.out.contains("sent ") && received.out.contains("received "), "{sent:#?} {received:#?}");
+        assert!(
+            sent.out.contains("sent ") && received.out.contains("received "),
+            "{sent:#?} {received:#?}"
+        );
         assert!(snapshot(into.path()) == expected);
     });
 }
@@ -334,7 +355,8 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
         }
         let (sender, session) = sender_to_us(tree.path(), 8, 1);
 
-        // None of these is answered before all have come, and as none is answered no ninth is opened.
+        // None of these is answered before all have come, and as none is answered no ninth is
+        // opened.
         let streams: Vec<Stream> = (0..8).map(|_| session.accept().unwrap()).collect();
         let mut names: Vec<&str> = streams.iter().map(Stream::name).collect();
         names.sort_unstable();
@@ -353,7 +375,9 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
             refuse(&stream.unwrap());
         }
         let sent = sender.finish();
-        sent.failed().complains("refused \"sub/00\": sorry?\n").complains("refused \"sub/19\": sorry?\n");
+        sent.failed()
+            .complains("refused \"sub/00\": sorry?\n")
+            .complains("refused \"sub/19\": sorry?\n");
         sent.complains("20 refused, 0 missing");
     });
 }
@@ -364,8 +388,11 @@ fn sender_to_us(tree: &Path, jobs: u16, version: u8) -> (Running, Session) {
     let addr = listener.local_addr().unwrap().to_string();
     let (jobs, number) = (jobs.to_string(), version.to_string());
     let mut command = example("transfer");
-    let sender = Running::start(command.args(["send", "--jobs", &jobs, "--gmux-version", &number, &addr]).arg(tree));
-    let session = Session::server(listener.accept().unwrap().0, Config::new().version(version)).unwrap();
+    let sender = Running::start(
+        command.args(["send", "--jobs", &jobs, "--gmux-version", &number, &addr]).arg(tree),
+    );
+    let session =
+        Session::server(listener.accept().unwrap().0, Config::new().version(version)).unwrap();
     let mut list = session.accept().unwrap();
     assert_eq!(list.name_bytes(), b"");
     list.write_all(YES).unwrap();
@@ -420,7 +447,7 @@ fn a_receiver_that_gives_up_within_a_file_stops_its_sender_there() {
     });
 }
 
-// ---- hostile senders ------------------------------------------------------------------------------------------------
+// ---- hostile senders ----------------------------------------------------------------------------
 
 #[test]
 fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
@@ -474,8 +501,17 @@ fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
                     continue; // that is what it is
                 }
                 let said = sender.put(name, kind, b"").unwrap_err();
-                let reason = if kind == b'D' && reason.ends_with("no file") { "no directory" } else { reason };
-                assert!(said.contains(reason), "{:?} as {:?}: {said}", name.escape_ascii().to_string(), kind as char);
+                let reason = if kind == b'D' && reason.ends_with("no file") {
+                    "no directory"
+                } else {
+                    reason
+                };
+                assert!(
+                    said.contains(reason),
+                    "{:?} as {:?}: {said}",
+                    name.escape_ascii().to_string(),
+                    kind as char
+                );
             }
         }
         // A name of one part more than the system takes, and a kind that isn't there.
@@ -490,7 +526,10 @@ fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
         assert_eq!(sender.file(b"good", b"fine"), Ok(()));
         sender.0.close().unwrap();
         let received = server.finish();
-        received.failed().complains("refused \"../x\": the name has '..' in it").doesnt_complain("missing \"");
+        received
+            .failed()
+            .complains("refused \"../x\": the name has '..' in it")
+            .doesnt_complain("missing \"");
         let mut after = before;
         after.insert("good".into(), Some(b"fine".to_vec()));
         assert_eq!(snapshot(into.path()), after);
@@ -530,7 +569,8 @@ fn two_streams_never_get_one_name_nor_a_file_that_of_a_directory() {
         // One after the other.
         assert_eq!(sender.file(b"twice", b"first"), Ok(()));
         refused(b"twice", "came before");
-        // While the first, the file, the directory's file are under way: nothing of them is on disk under its name.
+        // While the first, the file, the directory's file are under way: nothing of them is on disk
+        // under its name.
         let same = sender.begin(b"same", b'F', 5).unwrap();
         refused(b"same", "came before");
         let file = sender.begin(b"file", b'F', 5).unwrap();
@@ -543,9 +583,17 @@ fn two_streams_never_get_one_name_nor_a_file_that_of_a_directory() {
         sender.0.close().unwrap();
         server.finish().failed().complains("refused \"same\"").doesnt_complain("missing \"");
         let first = Some(b"first".to_vec());
-        let expected = [("dir", None), ("dir/x", first.clone()), ("file", first.clone()), ("same", first.clone())];
+        let expected = [
+            ("dir", None),
+            ("dir/x", first.clone()),
+            ("file", first.clone()),
+            ("same", first.clone()),
+        ];
         let expected: BTreeMap<_, _> = expected.into_iter().chain([("twice", first)]).collect();
-        assert_eq!(snapshot(into.path()), expected.into_iter().map(|(name, to)| (name.into(), to)).collect());
+        assert_eq!(
+            snapshot(into.path()),
+            expected.into_iter().map(|(name, to)| (name.into(), to)).collect()
+        );
     });
 }
 
@@ -574,9 +622,11 @@ fn content_that_isnt_whole_never_gets_a_name() {
             ("long", [&whole(&content)[..], b"x"].concat(), "longer than announced"),
         ];
         for (what, bytes, reason) in cases {
-            // Under a new name, and under that of a file that must stay as it was. A refused name may be tried again.
+            // Under a new name, and under that of a file that must stay as it was. A refused name
+            // may be tried again.
             for name in ["new/file", "old"] {
-                let said = end(sender.begin(name.as_bytes(), b'F', 200_000).unwrap(), &bytes).unwrap_err();
+                let said =
+                    end(sender.begin(name.as_bytes(), b'F', 200_000).unwrap(), &bytes).unwrap_err();
                 assert!(said.contains(reason), "{what}: {said}");
                 assert_eq!(snapshot(into.path()), before, "{what}");
             }
@@ -587,7 +637,7 @@ fn content_that_isnt_whole_never_gets_a_name() {
     });
 }
 
-// ---- what is missing ------------------------------------------------------------------------------------------------
+// ---- what is missing ----------------------------------------------------------------------------
 
 #[test]
 fn a_clean_end_without_all_that_was_announced_is_no_success() {
@@ -602,15 +652,19 @@ fn a_clean_end_without_all_that_was_announced_is_no_success() {
             assert_eq!(sender.file(b"here", b"whole"), Ok(()));
             sender.0.close().unwrap();
             let received = server.finish();
-            let expected =
-                if announce { "missing \"not here\\u{1b}\": never came" } else { "never said what it would send" };
+            let expected = if announce {
+                "missing \"not here\\u{1b}\": never came"
+            } else {
+                "never said what it would send"
+            };
             received.failed().complains(expected).doesnt_complain("missing \"here\"");
             assert_eq!(fs::read(into.path().join("here")).unwrap(), b"whole");
         }
     });
 }
 
-/// Stands between a sender and a server, and lets so many bytes of the sender through, and all of the server's.
+/// Stands between a sender and a server, and lets so many bytes of the sender through, and all of
+/// the server's.
 struct Gate {
     addr: String,
     passed: mpsc::Receiver<[TcpStream; 2]>,
@@ -633,8 +687,8 @@ impl Gate {
         Self { addr, passed }
     }
 
-    /// Waits until so much has passed, then kills, then ends what is left of the connection, as the system does for a process that
-    /// died.
+    /// Waits until so much has passed, then kills, then ends what is left of the connection, as the
+    /// system does for a process that died.
     fn kill_midway(self, victim: Running) {
         let sockets = self.passed.recv().unwrap();
         victim.kill();
@@ -661,39 +715,55 @@ fn send_one_by_one(addr: &str, tree: &Path) -> Running {
 
 #[test]
 fn a_sender_killed_midway_leaves_no_half_file_and_the_receiver_says_what_is_missing() {
-    test("a_sender_killed_midway_leaves_no_half_file_and_the_receiver_says_what_is_missing", || {
-        let (tree, into) = (three_files(), temp());
-        let server = Running::serve(into.path());
-        let gate = Gate::before(&server, MIDWAY);
-        let sender = send_one_by_one(&gate.addr, tree.path());
-        gate.kill_midway(sender);
+    test(
+        "a_sender_killed_midway_leaves_no_half_file_and_the_receiver_says_what_is_missing",
+        || {
+            let (tree, into) = (three_files(), temp());
+            let server = Running::serve(into.path());
+            let gate = Gate::before(&server, MIDWAY);
+            let sender = send_one_by_one(&gate.addr, tree.path());
+            gate.kill_midway(sender);
 
-        let received = server.finish();
-        received.failed().complains("error: the connection: ").complains("NOT complete: 0 refused, 2 missing");
-        received.complains("missing \"sub/b\": came in part\n").complains("missing \"sub/c\": never came\n");
-        // Neither a file under its final name, nor a temporary one, nor a directory for it.
-        let expected = BTreeMap::from([(PathBuf::from("a"), Some(b"arrives".to_vec()))]);
-        assert_eq!(snapshot(into.path()), expected);
-    });
+            let received = server.finish();
+            received
+                .failed()
+                .complains("error: the connection: ")
+                .complains("NOT complete: 0 refused, 2 missing");
+            received
+                .complains("missing \"sub/b\": came in part\n")
+                .complains("missing \"sub/c\": never came\n");
+            // Neither a file under its final name, nor a temporary one, nor a directory for it.
+            let expected = BTreeMap::from([(PathBuf::from("a"), Some(b"arrives".to_vec()))]);
+            assert_eq!(snapshot(into.path()), expected);
+        },
+    );
 }
 
 #[test]
 fn a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_missing() {
-    test("a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_missing", || {
-        let (tree, into) = (three_files(), temp());
-        let server = Running::serve(into.path());
-        let gate = Gate::before(&server, MIDWAY);
-        let sender = send_one_by_one(&gate.addr, tree.path());
-        gate.kill_midway(server);
+    test(
+        "a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_missing",
+        || {
+            let (tree, into) = (three_files(), temp());
+            let server = Running::serve(into.path());
+            let gate = Gate::before(&server, MIDWAY);
+            let sender = send_one_by_one(&gate.addr, tree.path());
+            gate.kill_midway(server);
 
-        let sent = sender.finish();
-        sent.failed().complains("error: the connection: ").complains("NOT complete: 0 refused, 2 missing");
-        sent.complains("missing \"sub/b\": ").complains("missing \"sub/c\": ").doesnt_complain("missing \"a\"");
-        // A process that was killed can't tidy up: its temporary file is left, and is called so.
-        let mut left = snapshot(into.path());
-        left.retain(|path, _| !path.as_os_str().as_bytes().starts_with(b".gmux-transfer-"));
-        assert_eq!(left, BTreeMap::from([(PathBuf::from("a"), Some(b"arrives".to_vec()))]));
-    });
+            let sent = sender.finish();
+            sent.failed()
+                .complains("error: the connection: ")
+                .complains("NOT complete: 0 refused, 2 missing");
+            sent.complains("missing \"sub/b\": ")
+                .complains("missing \"sub/c\": ")
+                .doesnt_complain("missing \"a\"");
+            // A process that was killed can't tidy up: its temporary file is left, and is called
+            // so.
+            let mut left = snapshot(into.path());
+            left.retain(|path, _| !path.as_os_str().as_bytes().starts_with(b".gmux-transfer-"));
+            assert_eq!(left, BTreeMap::from([(PathBuf::from("a"), Some(b"arrives".to_vec()))]));
+        },
+    );
 }
 
 #[test]
@@ -705,7 +775,9 @@ fn what_the_receiver_refuses_is_no_success_at_either_end() {
         let server = Running::serve(into.path());
         let mut command = example("transfer");
         let sent = Running::start(command.args(["send", &server.addr]).arg(tree.path())).finish();
-        sent.failed().complains("refused \".gmux-transfer-left-behind\": ").complains("1 refused, 0 missing");
+        sent.failed()
+            .complains("refused \".gmux-transfer-left-behind\": ")
+            .complains("1 refused, 0 missing");
         server.finish().failed().complains("1 refused, 0 missing");
         assert_eq!(snapshot(into.path()).len(), 1);
 
@@ -714,7 +786,10 @@ fn what_the_receiver_refuses_is_no_success_at_either_end() {
         Running::start(command.arg(tree.path().join("none"))).finish().failed().complains("none: ");
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let mut command = example("transfer");
-        Running::start(command.args(["send", &nobody]).arg(tree.path())).finish().failed().complains(&nobody);
+        Running::start(command.args(["send", &nobody]).arg(tree.path()))
+            .finish()
+            .failed()
+            .complains(&nobody);
     });
 }
 
@@ -724,8 +799,10 @@ fn ends_of_different_versions_both_fail_and_the_reason_is_told() {
         let (tree, into) = (three_files(), temp());
         let server = Running::serve(into.path());
         let mut command = example("transfer");
-        let sent =
-            Running::start(command.args(["send", "--gmux-version", "1", &server.addr]).arg(tree.path())).finish();
+        let sent = Running::start(
+            command.args(["send", "--gmux-version", "1", &server.addr]).arg(tree.path()),
+        )
+        .finish();
         sent.failed().complains("missing \"a\"").complains("0 refused, 3 missing");
         let received = server.finish();
         received.failed().complains("configured for version 2").complains("sent version 1");
@@ -733,7 +810,7 @@ fn ends_of_different_versions_both_fail_and_the_reason_is_told() {
     });
 }
 
-// ---- the echo examples ----------------------------------------------------------------------------------------------
+// ---- the echo examples --------------------------------------------------------------------------
 
 #[test]
 fn the_echo_examples_talk_to_each_other() {

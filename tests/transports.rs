@@ -83,9 +83,10 @@ scenarios! {
     unix_sockets_full_both_ways_move_again: both_directions_full_at_once_move_again(over_unix);
 }
 
-// ---- sockets ----------------------------------------------------------------------------------------------------------
+// ---- sockets ------------------------------------------------------------------------------------
 
-/// Whether a descriptor is in non-blocking mode: the system tells, in Linux's way; `None` elsewhere.
+/// Whether a descriptor is in non-blocking mode: the system tells, in Linux's way; `None`
+/// elsewhere.
 #[cfg(unix)]
 fn is_nonblocking(socket: &impl std::os::fd::AsRawFd) -> Option<bool> {
     const O_NONBLOCK: u32 = 0o4000;
@@ -128,7 +129,8 @@ fn a_session_undoes_what_an_earlier_owner_of_a_tcp_stream_set() {
         for socket in &clones {
             assert_ne!(is_nonblocking(socket), Some(true));
             assert_eq!(socket.read_timeout().unwrap(), None);
-            // The session's own bound of a single write: 10 ms, which the system may round up to a tick of its clock.
+            // The session's own bound of a single write: 10 ms, which the system may round up to a
+            // tick of its clock.
             let bound = socket.write_timeout().unwrap().unwrap();
             assert!((10..=20).contains(&bound.as_millis()), "{bound:?}");
             assert!(socket.nodelay().unwrap());
@@ -156,7 +158,8 @@ fn a_session_undoes_what_an_earlier_owner_of_a_unix_stream_set() {
         for socket in &clones {
             assert_ne!(is_nonblocking(socket), Some(true));
             assert_eq!(socket.read_timeout().unwrap(), None);
-            // The session's own bound of a single write: 10 ms, which the system may round up to a tick of its clock.
+            // The session's own bound of a single write: 10 ms, which the system may round up to a
+            // tick of its clock.
             let bound = socket.write_timeout().unwrap().unwrap();
             assert!((10..=20).contains(&bound.as_millis()), "{bound:?}");
         }
@@ -190,7 +193,8 @@ fn a_transport_without_addresses_tells_none() {
     });
 }
 
-/// An end that shuts its side down in order, with a stream open, is told from one that resets the connection.
+/// An end that shuts its side down in order, with a stream open, is told from one that resets the
+/// connection.
 #[test]
 fn an_orderly_end_of_tcp_with_a_stream_open_is_a_loss() {
     test("an_orderly_end_of_tcp_with_a_stream_open_is_a_loss", || {
@@ -205,7 +209,8 @@ fn an_orderly_end_of_tcp_with_a_stream_open_is_a_loss() {
     });
 }
 
-/// The peer's end and the local close meet at every point of each other's way: neither close is the worse for it.
+/// The peer's end and the local close meet at every point of each other's way: neither close is the
+/// worse for it.
 #[test]
 fn both_ends_closing_at_once_is_no_error() {
     test("both_ends_closing_at_once_is_no_error", || {
@@ -240,7 +245,7 @@ fn a_transport_that_fails_to_split_is_an_error() {
     });
 }
 
-// ---- pairs ------------------------------------------------------------------------------------------------------------
+// ---- pairs --------------------------------------------------------------------------------------
 
 #[cfg(target_os = "linux")]
 scenarios! {
@@ -287,7 +292,8 @@ fn a_pair_without_an_end_closes_beside_a_peer_that_stays() {
     });
 }
 
-/// The documented limit of a pair: its reader can't be interrupted. Nobody but that thread suffers from it.
+/// The documented limit of a pair: its reader can't be interrupted. Nobody but that thread suffers
+/// from it.
 #[test]
 fn calls_over_a_pair_wake_at_once_though_its_reader_is_stuck() {
     test("calls_over_a_pair_wake_at_once_though_its_reader_is_stuck", || {
@@ -303,7 +309,10 @@ fn calls_over_a_pair_wake_at_once_though_its_reader_is_stuck() {
         let mut bytes = Vec::new();
         far_reader.read_to_end(&mut bytes).unwrap();
         let (frame, rest) = Frame::decode(&bytes).unwrap().unwrap();
-        assert_eq!((frame.header.command, frame.payload.as_slice(), rest), (Cmd::Syn, &b"stuck"[..], &[][..]));
+        assert_eq!(
+            (frame.header.command, frame.payload.as_slice(), rest),
+            (Cmd::Syn, &b"stuck"[..], &[][..])
+        );
         until(|| reader_and_writer(&session) == (true, false));
         assert_eq!(reader_and_writer(&session), (true, false));
         drop(far_writer);
@@ -345,21 +354,25 @@ fn a_pairs_abort_is_called_once_and_ends_its_reader() {
     });
 }
 
-/// Runs `call` in another thread, and waits until it is blocked, unless it may return soon by itself; returns how to join it.
-fn blocked_unless<T: Send + 'static>(soon: bool, call: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T {
+/// Runs `call` in another thread, and waits until it is blocked, unless it may return soon by
+/// itself; returns how to join it.
+fn blocked_unless<T: Send + 'static>(
+    soon: bool,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> impl FnOnce() -> T {
     let running = if soon { support::blocked::started(call) } else { blocked(call) };
     || running.join()
 }
 
-// ---- a child's stdio ----------------------------------------------------------------------------------------------------
+// ---- a child's stdio ----------------------------------------------------------------------------
 
 /// Tells the child below what to do.
 const CHILD: &str = "GMUX_TEST_CHILD";
 /// What the child says when libtest has said all that it says before a test.
 const MARKER: &[u8] = b"\nfrom here on it is gmux\n";
 
-/// Not a test: what the tests below start as their child. libtest writes to standard output before a test and after it, so the
-/// parent reads past the marker, and the child exits from inside.
+/// Not a test: what the tests below start as their child. libtest writes to standard output before
+/// a test and after it, so the parent reads past the marker, and the child exits from inside.
 #[test]
 #[ignore = "the tests that need it run it as a child process"]
 fn child_on_stdio() {
@@ -367,7 +380,8 @@ fn child_on_stdio() {
     io::stdout().write_all(MARKER).unwrap();
     io::stdout().flush().unwrap();
     if mode == "stubborn" {
-        thread::sleep(Duration::from_secs(100)); // it reads nothing, and nothing but being killed ends it sooner
+        // it reads nothing, and nothing but being killed ends it sooner
+        thread::sleep(Duration::from_secs(100));
         std::process::exit(3);
     }
     let config = Config::new().version(mode.parse().unwrap());
@@ -376,7 +390,8 @@ fn child_on_stdio() {
     let mut code = 0;
     for stream in session.incoming() {
         match stream {
-            Ok(mut stream) => echoes.push(thread::spawn(move || io::copy(&mut stream.clone(), &mut stream).is_ok())),
+            Ok(mut stream) => echoes
+                .push(thread::spawn(move || io::copy(&mut stream.clone(), &mut stream).is_ok())),
             Err(_) => code = 1,
         }
     }
@@ -398,7 +413,9 @@ fn child(mode: &str) -> Child {
     let stdout = child.stdout.as_mut().unwrap();
     let (mut seen, mut byte) = (Vec::new(), [0]);
     while !seen.ends_with(MARKER) {
-        stdout.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen)));
+        stdout
+            .read_exact(&mut byte)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&seen)));
         seen.push(byte[0]);
     }
     child
@@ -486,9 +503,10 @@ fn a_child_that_ignores_the_end_is_killed_by_the_pairs_abort() {
     });
 }
 
-// ---- Shared -----------------------------------------------------------------------------------------------------------
+// ---- Shared -------------------------------------------------------------------------------------
 
-/// What lies in the transport's own buffer is delivered though the socket is not readable, and stays so.
+/// What lies in the transport's own buffer is delivered though the socket is not readable, and
+/// stays so.
 #[test]
 fn shared_delivers_what_its_transport_hoards() {
     test("shared_delivers_what_its_transport_hoards", || {
@@ -511,7 +529,8 @@ fn shared_delivers_what_its_transport_hoards() {
     });
 }
 
-/// In memory: it takes input in only while it writes, as rustls does when it can't write; and every other write takes nothing.
+/// In memory: it takes input in only while it writes, as rustls does when it can't write; and every
+/// other write takes nothing.
 struct Reluctant {
     input: Vec<u8>,
     hoard: Vec<u8>,
@@ -547,15 +566,16 @@ impl Write for Reluctant {
     }
 }
 
-/// The socket never becomes readable again, but a write has taken input in; and a write that took nothing is tried again.
+/// The socket never becomes readable again, but a write has taken input in; and a write that took
+/// nothing is tried again.
 #[test]
 fn shared_finds_what_its_transport_took_in_while_writing() {
     test("shared_finds_what_its_transport_took_in_while_writing", || {
         let (output, written) = std::sync::mpsc::channel();
         let input = Frame::new(1, Cmd::Syn, 2, b"taken in").unwrap().encode();
         let (parked, is_parked) = std::sync::mpsc::channel();
-        let transport =
-            Shared::new(Reluctant { input, hoard: Vec::new(), writes: 0, output }).with_readiness(move || {
+        let transport = Shared::new(Reluctant { input, hoard: Vec::new(), writes: 0, output })
+            .with_readiness(move || {
                 let _ = parked.send(()); // only the first is waited for
                 Err(io::ErrorKind::WouldBlock.into())
             });
@@ -585,8 +605,8 @@ fn shared_works_in_non_blocking_mode() {
     });
 }
 
-/// Without `on_finish` the peer hears of a close when the transport is dropped, after the close timeout. The closing end needn't wait
-/// for that.
+/// Without `on_finish` the peer hears of a close when the transport is dropped, after the close
+/// timeout. The closing end needn't wait for that.
 #[test]
 fn shared_without_on_finish_ends_when_its_transport_is_dropped() {
     test("shared_without_on_finish_ends_when_its_transport_is_dropped", || {
@@ -615,7 +635,9 @@ fn shared_aborts_a_readiness_closure_that_waits() {
         let (hold, wait) = std::sync::mpsc::channel::<()>();
         let (called, calls) = std::sync::mpsc::channel();
         let transport = shared(near, Plain)
-            .with_readiness(move || wait.recv().map_err(|_| io::ErrorKind::ConnectionAborted.into()))
+            .with_readiness(move || {
+                wait.recv().map_err(|_| io::ErrorKind::ConnectionAborted.into())
+            })
             .on_abort(move || {
                 drop(hold);
                 called.send(()).unwrap();
@@ -654,9 +676,10 @@ fn shared_ends_with_its_readiness_closures_error() {
     });
 }
 
-// ---- a transport of one's own -------------------------------------------------------------------------------------------
+// ---- a transport of one's own -------------------------------------------------------------------
 
-/// What a session that closes well asks of a transport: flush after what was written, finish once after all of that, drop all parts.
+/// What a session that closes well asks of a transport: flush after what was written, finish once
+/// after all of that, drop all parts.
 #[test]
 fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
     type Log = Arc<Mutex<Vec<&'static str>>>;
@@ -667,7 +690,11 @@ fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
     impl Transport for Logged {
         fn split(self) -> io::Result<Halves> {
             let part = |name| io::Result::Ok(Part(self.0.try_clone()?, Arc::clone(&self.1), name));
-            Ok(Halves::new(part("reader dropped")?, part("writer dropped")?, part("control dropped")?))
+            Ok(Halves::new(
+                part("reader dropped")?,
+                part("writer dropped")?,
+                part("control dropped")?,
+            ))
         }
     }
 
@@ -722,7 +749,8 @@ fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
         let session = Session::client(Logged(near, Arc::clone(&log)), config).unwrap();
         let mut stream = session.open("").unwrap();
         stream.write_all(&[1]).unwrap();
-        until(|| log.lock().unwrap().last() == Some(&"flush")); // it comes by itself, before the writer parks
+        // it comes by itself, before the writer parks
+        until(|| log.lock().unwrap().last() == Some(&"flush"));
         let closing = blocked({
             let session = session.clone();
             move || session.close()
@@ -734,11 +762,13 @@ fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
         closing.join().unwrap();
         until(|| log.lock().unwrap().contains(&"control dropped"));
         let log = log.lock().unwrap();
-        let seen: Vec<_> = log.iter().copied().filter(|entry| !matches!(*entry, "write" | "flush")).collect();
+        let seen: Vec<_> =
+            log.iter().copied().filter(|entry| !matches!(*entry, "write" | "flush")).collect();
         let writes = log.iter().rposition(|entry| *entry == "write").unwrap();
         let finish = log.iter().position(|entry| *entry == "finish").unwrap();
         assert!(log[writes..finish].contains(&"flush"), "{log:?}");
-        // The reader still waits for the far end when the writer is done. Nothing is left to be aborted; the control goes last.
+        // The reader still waits for the far end when the writer is done. Nothing is left to be
+        // aborted; the control goes last.
         assert_eq!(seen, ["finish", "writer dropped", "reader dropped", "control dropped"]);
     });
 }

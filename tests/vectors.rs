@@ -1,9 +1,10 @@
-//! Conversations recorded from the real Go programs (`vectors/*.txt`), both ways: our client against the recorded server, our server
-//! against the recorded client.
+//! Conversations recorded from the real Go programs (`vectors/*.txt`), both ways: our client
+//! against the recorded server, our server against the recorded client.
 //!
-//! The recording keeps each side's order, not how the two interleave, so the scripted side waits for what its next frame answers
-//! ([`Player::due`]). Compared is, per stream: SYN with its name, the PSH frames as they were cut, FIN, each byte for byte; UPD by rule
-//! (at the first read, then every half window, merged at will). NOPs belong to no stream, and are compared by their bytes.
+//! The recording keeps each side's order, not how the two interleave, so the scripted side waits
+//! for what its next frame answers ([`Player::due`]). Compared is, per stream: SYN with its name,
+//! the PSH frames as they were cut, FIN, each byte for byte; UPD by rule (at the first read, then
+//! every half window, merged at will). NOPs belong to no stream, and are compared by their bytes.
 
 mod support;
 
@@ -32,15 +33,21 @@ struct Vector {
 impl Vector {
     fn load(name: &str) -> Self {
         let path = format!("{}/tests/vectors/{name}.txt", env!("CARGO_MANIFEST_DIR"));
-        Self::parse(std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+        Self::parse(
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")),
+        )
     }
 
     fn parse(text: String) -> Self {
-        let settings = text.lines().find_map(|line| line.strip_prefix("# version=")).expect("a line of settings");
+        let settings = text
+            .lines()
+            .find_map(|line| line.strip_prefix("# version="))
+            .expect("a line of settings");
         let setting = |name: &str| {
             let settings = format!("version={settings}");
-            let found =
-                settings.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(String::from));
+            let found = settings
+                .split(' ')
+                .find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(String::from));
             found.unwrap_or_else(|| panic!("no setting {name}"))
         };
         let side = |side: &str| {
@@ -57,7 +64,11 @@ impl Vector {
             text: text.clone(),
         };
         let frames = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).count();
-        assert_eq!(vector.c2s.len() + vector.s2c.len(), frames, "every line that isn't a comment is a frame");
+        assert_eq!(
+            vector.c2s.len() + vector.s2c.len(),
+            frames,
+            "every line that isn't a comment is a frame"
+        );
         assert!(frames > 0);
         vector
     }
@@ -85,7 +96,10 @@ impl Vector {
 }
 
 fn decode(hex: &str) -> Frame {
-    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+    let bytes: Vec<u8> = (0..hex.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+        .collect();
     let (frame, rest) = Frame::decode(&bytes).unwrap().expect("a whole frame");
     assert!(rest.is_empty(), "one frame a line");
     assert_eq!(frame.encode(), bytes, "the recorded bytes are what is sent and compared");
@@ -94,7 +108,9 @@ fn decode(hex: &str) -> Frame {
 
 /// The frames of one command on one stream.
 fn of(frames: &[Frame], id: u32, command: Command) -> impl Iterator<Item = &Frame> {
-    frames.iter().filter(move |frame| frame.header.stream_id == id && frame.header.command == command)
+    frames
+        .iter()
+        .filter(move |frame| frame.header.stream_id == id && frame.header.command == command)
 }
 
 fn data(frames: &[Frame], id: u32) -> Vec<u8> {
@@ -113,7 +129,9 @@ fn update(frame: &Frame) -> (u32, u32) {
 /// # Errors
 /// What differs.
 fn compare(recorded: &[Frame], got: &[Frame], window: u32) -> Result<(), String> {
-    let ids = |frames: &[Frame]| frames.iter().map(|frame| frame.header.stream_id).collect::<BTreeSet<_>>();
+    let ids = |frames: &[Frame]| {
+        frames.iter().map(|frame| frame.header.stream_id).collect::<BTreeSet<_>>()
+    };
     if ids(recorded) != ids(got) {
         return Err(format!("streams {:?} were recorded, {:?} came", ids(recorded), ids(got)));
     }
@@ -123,7 +141,11 @@ fn compare(recorded: &[Frame], got: &[Frame], window: u32) -> Result<(), String>
             frames.filter(|frame| frame.header.command != Command::Upd).map(Frame::encode).collect()
         };
         if exact(recorded) != exact(got) {
-            return Err(format!("stream {id}: {:02x?} was recorded, {:02x?} came", exact(recorded), exact(got)));
+            return Err(format!(
+                "stream {id}: {:02x?} was recorded, {:02x?} came",
+                exact(recorded),
+                exact(got)
+            ));
         }
         let updates: Vec<_> = of(got, id, Command::Upd).map(update).collect();
         if updates.is_empty() != of(recorded, id, Command::Upd).next().is_none() {
@@ -131,10 +153,13 @@ fn compare(recorded: &[Frame], got: &[Frame], window: u32) -> Result<(), String>
         }
         let mut before = 0;
         for &(consumed, announced) in &updates {
-            // The first comes at the first read, whatever it brought; the others not before half a window is consumed.
+            // The first comes at the first read, whatever it brought; the others not before half a
+            // window is consumed.
             let least = if before == 0 { 1 } else { before + window / 2 };
             if consumed < least || announced != window {
-                return Err(format!("stream {id}: UPD {consumed}, {announced} among {updates:?}, at least {least}"));
+                return Err(format!(
+                    "stream {id}: UPD {consumed}, {announced} among {updates:?}, at least {least}"
+                ));
             }
             before = consumed;
         }
@@ -161,8 +186,8 @@ impl<'a> Player<'a> {
         Self { raw, vector, script, other, got: Vec::new(), sent: Vec::new() }
     }
 
-    /// Sends the script, and returns what the session sent meanwhile. `settled` is called when all data and window updates have
-    /// come, before any FIN that has to wait for them.
+    /// Sends the script, and returns what the session sent meanwhile. `settled` is called when all
+    /// data and window updates have come, before any FIN that has to wait for them.
     fn play(mut self, settled: impl FnOnce()) -> Vec<Frame> {
         let (ends, begins): (Vec<_>, Vec<_>) =
             self.script.iter().partition(|frame| frame.header.command == Command::Fin);
@@ -225,10 +250,17 @@ impl<'a> Player<'a> {
     }
 
     fn receive(&mut self) {
-        let frame = self.raw.next().unwrap_or_else(|end| panic!("{end:?} after {:?}\n{}", self.got, self.vector.text));
+        let frame = self
+            .raw
+            .next()
+            .unwrap_or_else(|end| panic!("{end:?} after {:?}\n{}", self.got, self.vector.text));
         if frame.header.command == Command::Upd {
             let sent = data(&self.sent, frame.header.stream_id).len();
-            assert!(update(&frame).0 as usize <= sent, "UPD {:?}, only {sent} bytes were sent", update(&frame));
+            assert!(
+                update(&frame).0 as usize <= sent,
+                "UPD {:?}, only {sent} bytes were sent",
+                update(&frame)
+            );
         }
         self.got.push(frame);
     }
@@ -239,8 +271,8 @@ fn assert_over(raw: &mut Raw) {
     assert_eq!(raw.next(), Err(End::Clean));
 }
 
-/// "client opens, writes N bytes, reads them back, closes; the server sees EOF and closes". Every `piece` bytes are one read, and in the
-/// server one write.
+/// "client opens, writes N bytes, reads them back, closes; the server sees EOF and closes". Every
+/// `piece` bytes are one read, and in the server one write.
 fn echo(name: &'static str, piece: Option<usize>) {
     let vector = &Vector::load(name);
     let payload = &data(&vector.c2s, 3);
@@ -264,7 +296,8 @@ fn echo(name: &'static str, piece: Option<usize>) {
             assert_eq!(session.num_streams(), 0);
             session.close().unwrap();
         });
-        let got = Player::new(&mut raw, vector, &vector.s2c, &vector.c2s).play(|| settled.send(()).unwrap());
+        let got = Player::new(&mut raw, vector, &vector.s2c, &vector.c2s)
+            .play(|| settled.send(()).unwrap());
         vector.check(&vector.c2s, &got);
         assert_over(&mut raw);
         drop(raw);
@@ -329,13 +362,15 @@ fn gmux_v1_split() {
     test("gmux_v1_split", || echo("gmux-v1-split", None));
 }
 
-/// The recorded reader took 16 bytes at a time. The exact sequence of UPDs is for the core alone: here they may merge.
+/// The recorded reader took 16 bytes at a time. The exact sequence of UPDs is for the core alone:
+/// here they may merge.
 #[test]
 fn gmux_v2_window() {
     test("gmux_v2_window", || echo("gmux-v2-window", Some(16)));
 }
 
-/// "client opens "a" and "b", server opens "push"; one byte on each from its opener; all closed by the opener first"
+/// "client opens "a" and "b", server opens "push"; one byte on each from its opener; all closed by
+/// the opener first"
 #[test]
 fn gmux_v1_two_way() {
     fn open_and_close(session: &Session, streams: &[(&str, u8)]) {
@@ -387,16 +422,24 @@ fn gmux_v1_two_way() {
     });
 }
 
-/// "no stream; keep-alive interval 60 ms for about 200 ms: NOP frames with stream id 0, never answered"
+/// "no stream; keep-alive interval 60 ms for about 200 ms: NOP frames with stream id 0, never
+/// answered"
 #[test]
 fn gmux_v1_keepalive() {
     test("gmux_v1_keepalive", || {
         let vector = Vector::load("gmux-v1-keepalive");
         let with = |interval| {
-            vector.config().keepalive_interval(interval).keepalive_timeout(interval.max(Duration::from_secs(60)))
+            vector
+                .config()
+                .keepalive_interval(interval)
+                .keepalive_timeout(interval.max(Duration::from_secs(60)))
         };
-        for (role, theirs, ours) in [("client", &vector.s2c, &vector.c2s), ("server", &vector.c2s, &vector.s2c)] {
-            let start = |config| if role == "client" { against_client(config, 1) } else { against_server(config, 1) };
+        for (role, theirs, ours) in
+            [("client", &vector.s2c, &vector.c2s), ("server", &vector.c2s, &vector.s2c)]
+        {
+            let start = |config| {
+                if role == "client" { against_client(config, 1) } else { against_server(config, 1) }
+            };
 
             let (mut raw, session) = start(with(Duration::from_millis(60)));
             for (recorded, theirs) in ours.iter().zip(theirs) {
@@ -406,7 +449,8 @@ fn gmux_v1_keepalive() {
             assert!(session.close_reason().is_none());
             drop((raw, session));
 
-            // A session that has no reason yet to send a NOP of its own sends none in answer: it would come before the stream's frames.
+            // A session that has no reason yet to send a NOP of its own sends none in answer: it
+            // would come before the stream's frames.
             let (mut raw, session) = start(with(Duration::from_secs(3600)));
             for nop in theirs {
                 raw.bytes(&nop.encode());
@@ -416,7 +460,11 @@ fn gmux_v1_keepalive() {
             let mut stream = session.accept().unwrap();
             stream.write_all(&[7]).unwrap();
             let answer = raw.next().unwrap();
-            assert_eq!((answer.header.command, &answer.payload[..]), (Command::Psh, &[7][..]), "{role}: {answer}");
+            assert_eq!(
+                (answer.header.command, &answer.payload[..]),
+                (Command::Psh, &[7][..]),
+                "{role}: {answer}"
+            );
         }
     });
 }
@@ -427,7 +475,9 @@ fn every_vector_has_a_test() {
     test("every_vector_has_a_test", || {
         let source = include_str!("vectors.rs");
         let mut files = 0;
-        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors")).unwrap() {
+        for entry in
+            std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors")).unwrap()
+        {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let name = name.strip_suffix(".txt").unwrap_or_else(|| panic!("what is {name}?"));
             assert!(source.contains(&format!("(\"{name}\"")), "{name} has no test");
@@ -437,7 +487,8 @@ fn every_vector_has_a_test() {
     });
 }
 
-/// The comparison is worth something: no byte of a frame can differ unnoticed, nor a cut, nor a window update that breaks the rule.
+/// The comparison is worth something: no byte of a frame can differ unnoticed, nor a cut, nor a
+/// window update that breaks the rule.
 #[test]
 fn a_wrong_byte_is_noticed() {
     test("a_wrong_byte_is_noticed", || {
@@ -449,7 +500,9 @@ fn a_wrong_byte_is_noticed() {
             change(&mut changed);
             compare(recorded, &changed, window).is_err()
         };
-        for (at, frame) in recorded.iter().enumerate().filter(|(_, frame)| frame.header.command != Command::Upd) {
+        for (at, frame) in
+            recorded.iter().enumerate().filter(|(_, frame)| frame.header.command != Command::Upd)
+        {
             assert!(fails(&|frames| frames[at].header.version ^= 3));
             assert!(fails(&|frames| frames[at].header.stream_id ^= 8));
             assert!(fails(&|frames| frames[at].header.command = Command::Nop));
@@ -466,8 +519,14 @@ fn a_wrong_byte_is_noticed() {
         };
         assert!(fails(&merged), "another cut");
         let first = recorded.iter().position(|frame| frame.header.command == Command::Upd).unwrap();
-        assert!(fails(&|frames| frames.retain(|frame| frame.header.command != Command::Upd)), "no UPD");
-        assert!(fails(&|frames| frames[first + 1] = Frame::update(3, 47, window)), "an UPD too early");
+        assert!(
+            fails(&|frames| frames.retain(|frame| frame.header.command != Command::Upd)),
+            "no UPD"
+        );
+        assert!(
+            fails(&|frames| frames[first + 1] = Frame::update(3, 47, window)),
+            "an UPD too early"
+        );
         assert!(fails(&|frames| frames.swap(first, first + 1)), "an UPD that goes back");
         assert!(fails(&|frames| frames[first] = Frame::update(3, 16, 65)), "another window");
         assert!(!fails(&|frames| drop(frames.remove(first + 1))), "UPDs may merge");

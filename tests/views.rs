@@ -1,5 +1,5 @@
-//! What a program that hangs can be asked: `stats`, `streams` and `Debug` say who waits, for what, since
-//! when reading is paused, and what the writer does.
+//! What a program that hangs can be asked: `stats`, `streams` and `Debug` say who waits, for what,
+//! since when reading is paused, and what the writer does.
 
 mod support;
 
@@ -13,7 +13,8 @@ use support::lab::{FAR, Lab, blocked, quiet, quiet_versions};
 use support::raw::{against_client, against_server};
 use support::{pair, test, until};
 
-/// A transport that takes nothing: the writer is in it, and everything that was accepted waits behind it.
+/// A transport that takes nothing: the writer is in it, and everything that was accepted waits
+/// behind it.
 #[test]
 fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
     test("a_stream_whose_peer_takes_nothing_shows_what_waits_and_who", || {
@@ -42,26 +43,48 @@ fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
             ];
 
             let seen = stream.stats();
-            assert_eq!((seen.id, seen.name.as_str(), seen.unsent, seen.bytes_sent), (3, "stuck", 100_000, 0));
-            assert_eq!((seen.readers_waiting, seen.writers_waiting, seen.flushes_waiting), (1, 1, 1));
+            assert_eq!(
+                (seen.id, seen.name.as_str(), seen.unsent, seen.bytes_sent),
+                (3, "stuck", 100_000, 0)
+            );
+            assert_eq!(
+                (seen.readers_waiting, seen.writers_waiting, seen.flushes_waiting),
+                (1, 1, 1)
+            );
             assert_eq!(seen.credit, (version == 2).then_some(262_144 - 100_000));
             let text = format!("{stream:?}");
-            let told =
-                ["\"stuck\"", "unsent: 100000", "readers_waiting: 1", "writers_waiting: 1", "flushes_waiting: 1"];
+            let told = [
+                "\"stuck\"",
+                "unsent: 100000",
+                "readers_waiting: 1",
+                "writers_waiting: 1",
+                "flushes_waiting: 1",
+            ];
             assert!(told.iter().all(|part| text.contains(part)), "{text}");
 
             let seen = session.stats();
-            assert_eq!((seen.unsent, seen.accepts_waiting, seen.streams, seen.paused), (100_000, 1, 1, None));
+            assert_eq!(
+                (seen.unsent, seen.accepts_waiting, seen.streams, seen.paused),
+                (100_000, 1, 1, None)
+            );
             assert!(matches!(seen.writer, WriterState::InTransport(_)), "{seen:?}");
             let text = format!("{session:?}");
-            let told = ["role: \"client\"", "unsent: 100000", "accepts_waiting: 1", "writer: InTransport("];
+            let told = [
+                "role: \"client\"",
+                "unsent: 100000",
+                "accepts_waiting: 1",
+                "writer: InTransport(",
+            ];
             assert!(told.iter().all(|part| text.contains(part)), "{text}");
 
             lab.allow_all();
             lab.eof();
             calls.into_iter().for_each(|call| call.join().unwrap());
             let seen = stream.stats();
-            assert_eq!((seen.readers_waiting, seen.writers_waiting, seen.flushes_waiting), (0, 0, 0));
+            assert_eq!(
+                (seen.readers_waiting, seen.writers_waiting, seen.flushes_waiting),
+                (0, 0, 0)
+            );
             assert_eq!(session.stats().accepts_waiting, 0);
         }
     });
@@ -83,13 +106,16 @@ fn the_writer_is_parked_or_gone() {
 fn a_pause_for_the_receive_buffer_shows_while_it_lasts() {
     test("a_pause_for_the_receive_buffer_shows_while_it_lasts", || {
         for (version, config) in [1, 2].into_iter().zip(quiet_versions()) {
-            let (mut raw, session) = against_server(config.max_receive_buffer(262_144).stall_timeout(None), version);
+            let (mut raw, session) =
+                against_server(config.max_receive_buffer(262_144).stall_timeout(None), version);
             raw.syn(1, "unread");
             (0..10).for_each(|_| raw.psh(1, [7; 40_000]));
             until(|| session.stats().paused.is_some());
             let seen = session.stats();
             let Some(ReadPause::ReceiveBuffer(lasting)) = seen.paused else { panic!("{seen:?}") };
-            until(|| matches!(session.stats().paused, Some(ReadPause::ReceiveBuffer(longer)) if longer > lasting));
+            until(
+                || matches!(session.stats().paused, Some(ReadPause::ReceiveBuffer(longer)) if longer > lasting),
+            );
             assert!(seen.paused.unwrap().to_string().contains("max_receive_buffer"));
             assert!(format!("{session:?}").contains("paused: Some(ReceiveBuffer("), "{session:?}");
             let unread = session.streams()[0].unread;
@@ -106,7 +132,8 @@ fn a_pause_for_the_receive_buffer_shows_while_it_lasts() {
 #[test]
 fn a_pause_for_the_accept_backlog_shows_while_it_lasts() {
     test("a_pause_for_the_accept_backlog_shows_while_it_lasts", || {
-        let (mut raw, session) = against_server(quiet().accept_backlog(2).accept_stall_timeout(None), 1);
+        let (mut raw, session) =
+            against_server(quiet().accept_backlog(2).accept_stall_timeout(None), 1);
         for id in [1, 3, 5] {
             raw.syn(id, "waits");
         }
@@ -142,7 +169,9 @@ fn a_session_lists_its_streams() {
         session.accept().unwrap().close().unwrap();
 
         let streams = session.streams();
-        let told = |s: &StreamStats| (s.id, s.name.clone(), s.bytes_received, s.unread, s.bytes_sent, s.peer_finished);
+        let told = |s: &StreamStats| {
+            (s.id, s.name.clone(), s.bytes_received, s.unread, s.bytes_sent, s.peer_finished)
+        };
         let expected = [
             (1, "first".to_owned(), 20_030, 20_020, 0, true),
             (2, "ours".to_owned(), 0, 0, 500, false),
@@ -168,7 +197,10 @@ fn a_session_has_the_number_that_its_threads_have() {
         assert_ne!(client.number(), server.number());
         let name = format!("gmux-reader-{}", client.number());
         until(|| support::gmux_threads().contains(&name));
-        assert!(format!("{:?}", client.open("").unwrap()).contains(&format!("session: {}", client.number())));
+        assert!(
+            format!("{:?}", client.open("").unwrap())
+                .contains(&format!("session: {}", client.number()))
+        );
     });
 }
 
@@ -182,7 +214,8 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
         drop(client);
         let again = stream.session();
         drop(stream);
-        // Nobody could accept meanwhile, so what the peer opens is refused; accepting says so at once.
+        // Nobody could accept meanwhile, so what the peer opens is refused; accepting says so at
+        // once.
         assert!(matches!(again.accept(), Err(Error::Closed)));
         assert!(again.try_accept().is_err());
         assert!(!again.is_closed());
@@ -205,8 +238,12 @@ fn debug_can_be_used_inside_the_transport() {
         lab.on_write({
             let (known, seen) = (Arc::clone(&known), Arc::clone(&seen));
             move || {
-                let text = known.get().map(|session| format!("{session:?} {:?}", session.streams()));
-                seen.fetch_add(text.map_or(0, |text| u32::from(text.contains("writer: InTransport"))), SeqCst);
+                let text =
+                    known.get().map(|session| format!("{session:?} {:?}", session.streams()));
+                seen.fetch_add(
+                    text.map_or(0, |text| u32::from(text.contains("writer: InTransport"))),
+                    SeqCst,
+                );
                 Ok(())
             }
         });

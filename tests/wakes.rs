@@ -1,7 +1,9 @@
-//! What wakes a blocked `read`, `write_to`, `write` and `flush`: every cause that applies to each, on both versions. Every call is seen
-//! asleep before the cause comes, and points in time that mustn't be the cause are hours away.
+//! What wakes a blocked `read`, `write_to`, `write` and `flush`: every cause that applies to each,
+//! on both versions. Every call is seen asleep before the cause comes, and points in time that
+//! mustn't be the cause are hours away.
 //!
-//! `wakes_accept.rs` does the same for `accept`, `wakes_many.rs` for several calls that are blocked at once.
+//! `wakes_accept.rs` does the same for `accept`, `wakes_many.rs` for several calls that are blocked
+//! at once.
 
 mod support;
 
@@ -33,7 +35,8 @@ const READS: [Call; 2] = [ReadCall, WriteTo];
 const WRITES: [Call; 2] = [WriteCall, Flush];
 const ALL: [Call; 4] = [ReadCall, WriteTo, WriteCall, Flush];
 
-/// A stream on which the call has to block: nothing has come, the transport takes nothing, and for `write` the queue is full.
+/// A stream on which the call has to block: nothing has come, the transport takes nothing, and for
+/// `write` the queue is full.
 struct Scene {
     puppet: Puppet,
     stream: Stream,
@@ -97,7 +100,8 @@ impl Scene {
         }
     }
 
-    /// Gives a blocked call what it waits for, and checks that it does its work: nothing was lost or taken twice before.
+    /// Gives a blocked call what it waits for, and checks that it does its work: nothing was lost
+    /// or taken twice before.
     fn satisfy(&mut self, call: Blocked<io::Result<u64>>) {
         match self.call {
             ReadCall => {
@@ -137,7 +141,8 @@ impl Scene {
     }
 }
 
-/// Writes zeros until there is no room. (More than is accepted whole at a time, so that the last byte is filled, too.)
+/// Writes zeros until there is no room. (More than is accepted whole at a time, so that the last
+/// byte is filled, too.)
 fn fill(stream: &Stream) -> usize {
     stream.set_nonblocking(true).unwrap();
     let mut filled = 0;
@@ -177,7 +182,7 @@ macro_rules! fails_with {
     }};
 }
 
-// ---- what the call waits for ----------------------------------------------------------------------------------------
+// ---- what the call waits for --------------------------------------------------------------------
 
 #[test]
 fn data_wakes_read() {
@@ -248,7 +253,7 @@ fn credit_wakes_write() {
     });
 }
 
-// ---- the peer's FIN -------------------------------------------------------------------------------------------------
+// ---- the peer's FIN -----------------------------------------------------------------------------
 
 #[test]
 fn fin_wakes_reads_with_a_clean_end() {
@@ -272,18 +277,23 @@ fn fin_starts_the_stall_clock_of_a_write_without_credit() {
 #[test]
 fn fin_leaves_writes_alone_that_wait_for_the_transport() {
     let stall = |config: Config| config.half_close_stall(Some(SHORT));
-    each_with("fin_leaves_writes_alone_that_wait_for_the_transport", &WRITES, stall, |mut scene| {
-        let call = scene.block();
-        scene.puppet.fin(3);
-        // That the FIN came is seen by the reading side.
-        assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0);
-        std::thread::sleep(SHORT * 2); // nothing may happen: there is no event for that
-        call.assert_asleep();
-        scene.satisfy(call);
-    });
+    each_with(
+        "fin_leaves_writes_alone_that_wait_for_the_transport",
+        &WRITES,
+        stall,
+        |mut scene| {
+            let call = scene.block();
+            scene.puppet.fin(3);
+            // That the FIN came is seen by the reading side.
+            assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0);
+            std::thread::sleep(SHORT * 2); // nothing may happen: there is no event for that
+            call.assert_asleep();
+            scene.satisfy(call);
+        },
+    );
 }
 
-// ---- deadlines and timeouts -----------------------------------------------------------------------------------------
+// ---- deadlines and timeouts ---------------------------------------------------------------------
 
 #[test]
 fn a_deadline_ends_the_wait_and_takes_nothing() {
@@ -326,21 +336,25 @@ fn a_deadline_moved_nearer_reaches_a_blocked_call() {
     });
 }
 
-/// Blocks a call with a limit, and lifts the limit in time; then the old point in time passes, and the call still waits.
+/// Blocks a call with a limit, and lifts the limit in time; then the old point in time passes, and
+/// the call still waits.
 fn lifted_in_time(scene: &mut Scene, limit: impl Fn(&Scene, Duration), lift: impl Fn(&Scene)) {
     let mut ahead = Duration::from_millis(100);
     let call = loop {
         let set = Instant::now();
         limit(scene, ahead);
         let call = started(scene.run());
-        // Seeing it asleep takes a while; on a machine that is too slow the limit is further away next time.
+        // Seeing it asleep takes a while; on a machine that is too slow the limit is further away
+        // next time.
         std::thread::sleep(ahead / 4);
         lift(scene);
         if set.elapsed() < ahead {
-            std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now())); // the old point passes
+            // the old point passes
+            std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now()));
             break call;
         }
-        scene.stream.set_deadline(Some(Instant::now())); // it was late: the call has timed out, or has to
+        // it was late: the call has timed out, or has to
+        scene.stream.set_deadline(Some(Instant::now()));
         drop(call.join());
         scene.stream.set_deadline(None);
         ahead *= 2;
@@ -402,32 +416,45 @@ fn a_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
 #[test]
 fn a_timeout_lengthened_meanwhile_doesnt_fire() {
     each("a_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut scene| {
-        lifted_in_time(&mut scene, |scene, ahead| scene.set_timeout(Some(ahead)), |scene| scene.set_timeout(Some(FAR)));
+        lifted_in_time(
+            &mut scene,
+            |scene, ahead| scene.set_timeout(Some(ahead)),
+            |scene| scene.set_timeout(Some(FAR)),
+        );
     });
 }
 
 #[test]
 fn a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable() {
     let no_data = |config: Config| config.no_data_timeout(Some(SHORT));
-    each_with("a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable", &ALL, no_data, |mut scene| {
-        fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
-        fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
-        scene.stream.set_no_data_timeout(None).unwrap();
-        scene.is_usable();
-    });
+    each_with(
+        "a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable",
+        &ALL,
+        no_data,
+        |mut scene| {
+            fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
+            fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
+            scene.stream.set_no_data_timeout(None).unwrap();
+            scene.is_usable();
+        },
+    );
 }
 
 #[test]
 fn a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
     for before in [None, Some(FAR)] {
-        each("a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
-            scene.stream.set_no_data_timeout(before).unwrap();
-            let call = scene.block();
-            scene.stream.set_no_data_timeout(Some(SHORT)).unwrap();
-            fails_with!(call, TimedOut, Error::NoData(SHORT));
-            scene.stream.set_no_data_timeout(None).unwrap();
-            scene.is_usable();
-        });
+        each(
+            "a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call",
+            &ALL,
+            |mut scene| {
+                scene.stream.set_no_data_timeout(before).unwrap();
+                let call = scene.block();
+                scene.stream.set_no_data_timeout(Some(SHORT)).unwrap();
+                fails_with!(call, TimedOut, Error::NoData(SHORT));
+                scene.stream.set_no_data_timeout(None).unwrap();
+                scene.is_usable();
+            },
+        );
     }
 }
 
@@ -453,7 +480,7 @@ fn non_blocking_mode_set_meanwhile_reaches_a_blocked_call() {
     });
 }
 
-// ---- this end's other threads ---------------------------------------------------------------------------------------
+// ---- this end's other threads -------------------------------------------------------------------
 
 #[test]
 fn close_in_another_thread_wakes_every_call() {
@@ -535,7 +562,7 @@ fn session_close_wakes_every_call_before_it_is_done() {
     });
 }
 
-// ---- the session's end ----------------------------------------------------------------------------------------------
+// ---- the session's end --------------------------------------------------------------------------
 
 #[test]
 fn a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind() {
@@ -570,15 +597,19 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
             support::test(name, || {
                 let (puppet, transport) = puppet(1);
                 let close_timeout = if ends { FAR } else { SHORT };
-                let session = Session::server(transport, Config::new().close_timeout(close_timeout)).unwrap();
+                let session =
+                    Session::server(transport, Config::new().close_timeout(close_timeout)).unwrap();
                 puppet.syn(3, "scene");
-                let scene = Scene { stream: session.accept().unwrap(), puppet, session, call, accepted: 0 };
+                let scene =
+                    Scene { stream: session.accept().unwrap(), puppet, session, call, accepted: 0 };
                 let call = scene.block();
                 scene.puppet.fail_write(ErrorKind::HostUnreachable);
                 let writing = scene.session.open("something to write").unwrap();
                 if ends {
                     let flush = started(move || (&writing).flush());
-                    drop(flush.join()); // nothing was written: it says so, or has nothing to wait for
+                    // nothing was written: it says so, or has nothing to wait
+                    // for
+                    drop(flush.join());
                     call.assert_asleep();
                     scene.puppet.end();
                 }
@@ -609,13 +640,20 @@ fn a_fault_of_the_peers_wakes_every_call() {
 #[test]
 fn an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there() {
     for call in ALL {
-        support::test("an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there", || {
-            let scene = Scene::new(call, 2, Config::new());
-            let call = scene.block();
-            scene.puppet.upd(3, 1_000_000, 65536);
-            fails_with!(call, InvalidData, Error::Consumed { stream: 3, consumed: 1_000_000, .. });
-            assert!(!scene.session.is_closed());
-        });
+        support::test(
+            "an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there",
+            || {
+                let scene = Scene::new(call, 2, Config::new());
+                let call = scene.block();
+                scene.puppet.upd(3, 1_000_000, 65536);
+                fails_with!(
+                    call,
+                    InvalidData,
+                    Error::Consumed { stream: 3, consumed: 1_000_000, .. }
+                );
+                assert!(!scene.session.is_closed());
+            },
+        );
     }
 }
 
@@ -643,7 +681,7 @@ fn the_sessions_no_data_timeout_wakes_every_call() {
     });
 }
 
-// ---- keepalive ------------------------------------------------------------------------------------------------------
+// ---- keepalive ----------------------------------------------------------------------------------
 
 /// Long enough to set a scene on a busy machine.
 const SILENCE: Duration = Duration::from_millis(600);
@@ -652,25 +690,31 @@ fn impatient(config: Config) -> Config {
     config.keepalive_interval(SILENCE / 3).keepalive_timeout(SILENCE)
 }
 
-/// For `write` and `flush` the writer is stuck in the transport by then: nobody but the timer can notice.
+/// For `write` and `flush` the writer is stuck in the transport by then: nobody but the timer can
+/// notice.
 #[test]
 fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport() {
-    support::test("keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport", || {
-        let mut scenes = Vec::new();
-        for version in [1, 2] {
-            for call in ALL {
-                let scene = Scene::new(call, version, impatient(Config::new()));
-                scenes.push((started(scene.run()), scene)); // all at once: they wait for the same while
+    support::test(
+        "keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport",
+        || {
+            let mut scenes = Vec::new();
+            for version in [1, 2] {
+                for call in ALL {
+                    let scene = Scene::new(call, version, impatient(Config::new()));
+                    // all at once: they wait for the same while
+                    scenes.push((started(scene.run()), scene));
+                }
             }
-        }
-        for (call, scene) in scenes {
-            fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
-            support::until(|| scene.puppet.is_aborted()); // the timer has that done apart
-        }
-    });
+            for (call, scene) in scenes {
+                fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+                support::until(|| scene.puppet.is_aborted()); // the timer has that done apart
+            }
+        },
+    );
 }
 
-/// A transport that ignores `abort` (as a pipe without an abort function would) keeps its own threads, but nobody else.
+/// A transport that ignores `abort` (as a pipe without an abort function would) keeps its own
+/// threads, but nobody else.
 #[test]
 fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     support::test("keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck", || {
@@ -683,14 +727,16 @@ fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     });
 }
 
-/// A real socket: the peer reads nothing, the kernel's buffers fill up, `writev` is stuck in the system.
+/// A real socket: the peer reads nothing, the kernel's buffers fill up, `writev` is stuck in the
+/// system.
 #[test]
 fn keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket() {
     support::test("keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket", || {
         for version in [1, 2] {
             let (ours, peer) = support::tcp();
             let session = Session::client(ours, impatient(Config::new().version(version))).unwrap();
-            // More than the system's buffers hold, on version 2 too, where each stream sends at most one window.
+            // More than the system's buffers hold, on version 2 too, where each stream sends at
+            // most one window.
             let streams: Vec<_> = (0..64).map(|_| session.open("").unwrap()).collect();
             let calls: Vec<_> = streams
                 .iter()
@@ -713,7 +759,10 @@ fn keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket() {
             fails_with!(reading, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
             assert!(matches!(accepting.join(), Err(Error::KeepaliveTimeout(SILENCE))));
             let most = 64 * u64::from(gmux::INITIAL_WINDOW);
-            assert!(version == 1 || session.stats().bytes_sent < most, "the socket took everything: nothing was stuck");
+            assert!(
+                version == 1 || session.stats().bytes_sent < most,
+                "the socket took everything: nothing was stuck"
+            );
             drop(peer);
         }
     });
@@ -743,8 +792,12 @@ fn a_connection_reset_wakes_every_call() {
             scene.assert_asleep();
             drop(peer);
             let error = scene.join().unwrap_err();
-            // The writer may meet the reset first; it says "broken pipe" when the reader took the error.
-            assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error:?}");
+            // The writer may meet the reset first; it says "broken pipe" when the reader took the
+            // error.
+            assert!(
+                matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+                "{error:?}"
+            );
             match Error::from(error) {
                 Error::PartialWrite { source, .. } => assert!(matches!(*source, Error::Io(_))),
                 error => assert!(matches!(error, Error::Io(_))),

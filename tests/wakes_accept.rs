@@ -1,4 +1,5 @@
-//! What wakes a blocked `accept`: every cause that applies, one by one, each when the call was seen asleep.
+//! What wakes a blocked `accept`: every cause that applies, one by one, each when the call was seen
+//! asleep.
 
 mod support;
 
@@ -60,7 +61,9 @@ fn a_stream_wakes_accept_timeout_and_incoming() {
         puppet.syn(3, "");
         assert_eq!(call.join().unwrap(), 3);
         let acceptor = session.clone();
-        let call = blocked(move || acceptor.incoming().map(|stream| stream.unwrap().id()).collect::<Vec<_>>());
+        let call = blocked(move || {
+            acceptor.incoming().map(|stream| stream.unwrap().id()).collect::<Vec<_>>()
+        });
         puppet.syn(5, "");
         call.assert_asleep();
         session.close().unwrap();
@@ -92,7 +95,7 @@ fn one_stream_wakes_one_accept_and_two_wake_two() {
     });
 }
 
-// ---- deadlines ------------------------------------------------------------------------------------------------------
+// ---- deadlines ----------------------------------------------------------------------------------
 
 #[test]
 fn a_deadline_ends_the_wait() {
@@ -141,7 +144,9 @@ fn a_deadline_moved_further_or_removed_doesnt_fire() {
                 std::thread::sleep(ahead / 4); // it blocks meanwhile
                 session.set_deadline(further.map(|ahead| Instant::now() + ahead));
                 if Instant::now() < deadline {
-                    std::thread::sleep((deadline + SHORT).saturating_duration_since(Instant::now())); // it passes
+                    std::thread::sleep(
+                        (deadline + SHORT).saturating_duration_since(Instant::now()),
+                    ); // it passes
                     break call;
                 }
                 // This machine is slow today: the call may have timed out, or waits for a stream.
@@ -169,7 +174,7 @@ fn the_earlier_of_deadline_and_accept_timeout_wins_also_when_moved_meanwhile() {
     });
 }
 
-// ---- endings --------------------------------------------------------------------------------------------------------
+// ---- endings ------------------------------------------------------------------------------------
 
 #[test]
 fn close_in_another_thread_wakes_accept_before_it_is_done() {
@@ -223,7 +228,8 @@ fn an_end_with_streams_open_wakes_accept_with_an_error_and_incoming_yields_it_on
         let _open = session.open("").unwrap();
         let call = accepting(&session);
         let other = session.clone();
-        let incoming = blocked(move || other.incoming().map(|stream| stream.unwrap_err()).collect::<Vec<_>>());
+        let incoming =
+            blocked(move || other.incoming().map(|stream| stream.unwrap_err()).collect::<Vec<_>>());
         puppet.end();
         fails_with!(call, Error::ConnectionLost(_));
         let errors = incoming.join();

@@ -1,5 +1,5 @@
-//! Several calls that are blocked on one stream at once: one piece of data wakes one of them and, if that leaves some behind, the next; an
-//! ending wakes all.
+//! Several calls that are blocked on one stream at once: one piece of data wakes one of them and,
+//! if that leaves some behind, the next; an ending wakes all.
 
 mod support;
 
@@ -53,7 +53,8 @@ fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
     blocked(move || stream.flush())
 }
 
-/// Shuts the transport, and fills the stream's queue to the last byte; returns how much was accepted.
+/// Shuts the transport, and fills the stream's queue to the last byte; returns how much was
+/// accepted.
 fn fill(scene: &Scene) -> usize {
     scene.puppet.shut();
     let mut stream = &scene.stream;
@@ -74,7 +75,7 @@ fn take_finished<T>(calls: &mut Vec<Blocked<T>>) -> T {
     calls.remove(at).join()
 }
 
-// ---- readers --------------------------------------------------------------------------------------------------------
+// ---- readers ------------------------------------------------------------------------------------
 
 #[test]
 fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
@@ -93,7 +94,8 @@ fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
     });
 }
 
-/// Reads of one byte leave data behind; small ones copy under the stream's lock, those of 5000 bytes outside it.
+/// Reads of one byte leave data behind; small ones copy under the stream's lock, those of 5000
+/// bytes outside it.
 #[test]
 fn a_reader_that_leaves_data_behind_wakes_the_next() {
     test("a_reader_that_leaves_data_behind_wakes_the_next", || {
@@ -101,10 +103,12 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
             for size in [1, 5000] {
                 let scene = scene(version);
                 let calls: Vec<_> = (0..4).map(|_| read(&scene.stream, size)).collect();
-                // One frame: one wake-up from the reader thread, the others come from reader to reader.
+                // One frame: one wake-up from the reader thread, the others come from reader to
+                // reader.
                 let sent: Vec<u8> = (0..4).flat_map(|byte| vec![byte; size]).collect();
                 scene.puppet.psh(3, &sent);
-                let mut got: Vec<u8> = calls.into_iter().flat_map(|call| call.join().unwrap()).collect();
+                let mut got: Vec<u8> =
+                    calls.into_iter().flat_map(|call| call.join().unwrap()).collect();
                 got.sort_unstable();
                 assert!(got == sent, "every byte once");
             }
@@ -153,7 +157,8 @@ impl Write for Slow {
     }
 }
 
-/// While `write_to` is busy with the data, readers wait for their turn; what happens then has to reach all of them.
+/// While `write_to` is busy with the data, readers wait for their turn; what happens then has to
+/// reach all of them.
 fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Vec<u8>>)) {
     for version in VERSIONS {
         let scene = scene(version);
@@ -211,7 +216,8 @@ fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
     });
 }
 
-/// The session ends while there is still data behind that which `write_to` is busy with, so that readers wait for a turn, not for the end.
+/// The session ends while there is still data behind that which `write_to` is busy with, so that
+/// readers wait for a turn, not for the end.
 #[test]
 fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
     test("data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader", || {
@@ -250,9 +256,10 @@ fn a_deadline_reaches_readers_that_wait_for_their_turn() {
     });
 }
 
-// ---- writers --------------------------------------------------------------------------------------------------------
+// ---- writers ------------------------------------------------------------------------------------
 
-/// Every call's bytes are in one piece, whoever was woken first; calls beyond 4096 bytes copy outside the stream's lock.
+/// Every call's bytes are in one piece, whoever was woken first; calls beyond 4096 bytes copy
+/// outside the stream's lock.
 #[test]
 fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
     test("room_reaches_every_writer_and_each_calls_bytes_are_contiguous", || {
@@ -260,7 +267,8 @@ fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
             for size in [100, 20_000] {
                 let mut scene = scene(version);
                 let filled = fill(&scene);
-                let calls: Vec<_> = (0..6).map(|byte| (byte, write(&scene.stream, byte, size))).collect();
+                let calls: Vec<_> =
+                    (0..6).map(|byte| (byte, write(&scene.stream, byte, size))).collect();
                 scene.puppet.open();
                 let mut accepted = BTreeMap::new();
                 for (byte, call) in calls {
@@ -334,9 +342,10 @@ fn handed_over_data_wakes_every_flush() {
     });
 }
 
-// ---- endings, for everybody at once ---------------------------------------------------------------------------------
+// ---- endings, for everybody at once -------------------------------------------------------------
 
-/// Three readers, writers and flushes each, and three `accept`s, all blocked; `happens` has to wake all of them.
+/// Three readers, writers and flushes each, and three `accept`s, all blocked; `happens` has to wake
+/// all of them.
 fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
     for version in VERSIONS {
         let scene = scene(version);
@@ -374,7 +383,11 @@ fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
 fn the_sessions_end_wakes_everybody() {
     test("the_sessions_end_wakes_everybody", || {
         everybody(|scene| scene.puppet.end(), ErrorKind::ConnectionAborted, true);
-        everybody(|scene| scene.puppet.fail_read(ErrorKind::ConnectionReset), ErrorKind::ConnectionReset, true);
+        everybody(
+            |scene| scene.puppet.fail_read(ErrorKind::ConnectionReset),
+            ErrorKind::ConnectionReset,
+            true,
+        );
         let fault = |scene: &Scene| scene.puppet.frame(Command::Fin, 3, b"?");
         everybody(fault, ErrorKind::InvalidData, true);
     });
@@ -390,14 +403,22 @@ fn the_streams_close_wakes_everybody_on_it() {
 #[test]
 fn a_deadline_wakes_everybody_on_the_stream() {
     test("a_deadline_wakes_everybody_on_the_stream", || {
-        everybody(|scene| scene.stream.set_deadline(Some(Instant::now())), ErrorKind::TimedOut, false);
+        everybody(
+            |scene| scene.stream.set_deadline(Some(Instant::now())),
+            ErrorKind::TimedOut,
+            false,
+        );
     });
 }
 
 #[test]
 fn non_blocking_mode_wakes_everybody_on_the_stream() {
     test("non_blocking_mode_wakes_everybody_on_the_stream", || {
-        everybody(|scene| scene.stream.set_nonblocking(true).unwrap(), ErrorKind::WouldBlock, false);
+        everybody(
+            |scene| scene.stream.set_nonblocking(true).unwrap(),
+            ErrorKind::WouldBlock,
+            false,
+        );
     });
 }
 

@@ -25,7 +25,8 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What to ask where a client hears nothing.
-const NOTHING: &str = "is the address right, does the server run, and do both ends have the same --key and --crypt?";
+const NOTHING: &str =
+    "is the address right, does the server run, and do both ends have the same --key and --crypt?";
 
 /// How often the server looks whether datagrams were dropped, to say so.
 const LOOK: Duration = Duration::from_secs(10);
@@ -89,7 +90,8 @@ impl ServerState {
     fn serve_stream(&self, stream: &Stream) {
         match TcpStream::connect(&self.options.target) {
             Ok(tcp) => forward(stream, tcp, &self.options.common),
-            Err(error) => println!("{}: {error}", self.options.target), // the stream's drop closes it
+            // the stream's drop closes it
+            Err(error) => println!("{}: {error}", self.options.target),
         }
     }
 }
@@ -156,7 +158,8 @@ impl Sessions {
         let config = self.options.common.config();
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.tls {
-            let tls = tls::connect(tls, transport).map_err(|error| format!("{error}: {NOTHING}"))?;
+            let tls =
+                tls::connect(tls, transport).map_err(|error| format!("{error}: {NOTHING}"))?;
             return self.watched(Session::client(tls, config)?);
         }
         self.watched(Session::client(transport, config)?)
@@ -190,7 +193,10 @@ fn forward(stream: &Stream, tcp: TcpStream, options: &Common) {
     let copied = copy(stream, tcp, options.half_close);
     match copied {
         _ if options.quiet => {}
-        Ok(copied) => println!("stream {id}: {} bytes from the session, {} to it", copied.a_to_b, copied.b_to_a),
+        Ok(copied) => println!(
+            "stream {id}: {} bytes from the session, {} to it",
+            copied.a_to_b, copied.b_to_a
+        ),
         Err(error) => println!("stream {id}: {error}"),
     }
 }
@@ -201,7 +207,10 @@ fn tell_of_dropped(endpoint: &Endpoint) {
     let dropped = [
         (&counters.short, "too short"),
         (&counters.checksum, "with a wrong checksum (another --key or --crypt there, or damaged)"),
-        (&counters.fec, "with error correction (the other end needs --datashard 0 --parityshard 0)"),
+        (
+            &counters.fec,
+            "with error correction (the other end needs --datashard 0 --parityshard 0)",
+        ),
         (&counters.unknown, "of no session"),
         (&counters.malformed, "malformed"),
         (&counters.refused, "of new sessions beyond the limit"),
@@ -213,7 +222,9 @@ fn tell_of_dropped(endpoint: &Endpoint) {
             let count = counter.load(Relaxed);
             if count > *told {
                 let last = match *counters.last_damaged.lock() {
-                    Some(peer) if std::ptr::eq(*counter, &counters.checksum) => format!(", the last from {peer}"),
+                    Some(peer) if std::ptr::eq(*counter, &counters.checksum) => {
+                        format!(", the last from {peer}")
+                    }
                     _ => String::new(),
                 };
                 println!("dropped {} datagrams {what}{last}", count - *told);

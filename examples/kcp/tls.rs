@@ -24,7 +24,9 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// The server's configuration, if TLS is asked for.
 pub fn of_server(options: &Server) -> Result<Option<Arc<ServerConfig>>> {
-    let (Some(certificates), Some(key)) = (&options.tls_cert, &options.tls_key) else { return Ok(None) };
+    let (Some(certificates), Some(key)) = (&options.tls_cert, &options.tls_key) else {
+        return Ok(None);
+    };
     let config = ServerConfig::builder().with_no_client_auth();
     let key = PrivateKeyDer::from_pem_file(key)?;
     Ok(Some(Arc::new(config.with_single_cert(read_certificates(certificates)?, key)?)))
@@ -32,7 +34,9 @@ pub fn of_server(options: &Server) -> Result<Option<Arc<ServerConfig>>> {
 
 /// The client's configuration and the server's name, if TLS is asked for.
 pub fn of_client(options: &Client) -> Result<Option<(Arc<ClientConfig>, ServerName<'static>)>> {
-    let (Some(authorities), Some(name)) = (&options.tls_ca, &options.tls_name) else { return Ok(None) };
+    let (Some(authorities), Some(name)) = (&options.tls_ca, &options.tls_name) else {
+        return Ok(None);
+    };
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(authorities)? {
         roots.add(certificate)?;
@@ -48,7 +52,10 @@ pub fn accept(config: &Arc<ServerConfig>, kcp: KcpTransport) -> Result<Tls> {
 }
 
 /// The handshake of a client.
-pub fn connect((config, name): &(Arc<ClientConfig>, ServerName<'static>), kcp: KcpTransport) -> Result<Tls> {
+pub fn connect(
+    (config, name): &(Arc<ClientConfig>, ServerName<'static>),
+    kcp: KcpTransport,
+) -> Result<Tls> {
     let connection = ClientConnection::new(Arc::clone(config), name.clone())?;
     Ok(Tls::handshake(connection, kcp, HANDSHAKE)?)
 }

@@ -48,10 +48,13 @@ pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))?;
-    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else { unreachable!("both are piped") };
+    let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
+        unreachable!("both are piped")
+    };
     let child = Kept { child: Arc::new(Mutex::new(child)), killed: Arc::default() };
     // A read from a pipe can't be interrupted. So where the session ends by an error, or its peer
-    // doesn't end in time, the command is killed: then its output ends, and the reader thread with it.
+    // doesn't end in time, the command is killed: then its output ends, and the reader thread with
+    // it.
     let abort = child.clone();
     let transport = Pair::new(output, input).with_abort(move || abort.kill());
     match Session::client(transport, config) {
@@ -119,7 +122,9 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.status {
-            Ok(_) if self.killed => f.write_str("the command was killed, for the session was over and it went on"),
+            Ok(_) if self.killed => {
+                f.write_str("the command was killed, for the session was over and it went on")
+            }
             Ok(status) => write!(f, "the command ended with {status}"),
             Err(error) => write!(f, "nobody knows how the command ended: {error}"),
         }

@@ -9,7 +9,8 @@
 //!
 //! `child.rs` is how a command is started and ended, `own.rs` how a program takes over its own
 //! standard input and output: both are there to be copied. `child.rs` needs nothing but gmux,
-//! `own.rs` needs `rustix = { version = "1", features = ["stdio"] }` in your `Cargo.toml` (on Unix).
+//! `own.rs` needs `rustix = { version = "1", features = ["stdio"] }` in your `Cargo.toml` (on
+//! Unix).
 
 mod child;
 mod own;
@@ -83,9 +84,8 @@ fn main() -> ExitCode {
         Mode::Serve { allow } => serve(allow).map(|()| ExitCode::SUCCESS),
         Mode::Check { streams, kib, command } => child::start(&command, config())
             .map(|running| finish(check(&running.session, streams, kib * 1024), running)),
-        Mode::Forward { ports, command } => {
-            child::start(&command, config()).map(|running| finish(forward(&running.session, ports), running))
-        }
+        Mode::Forward { ports, command } => child::start(&command, config())
+            .map(|running| finish(forward(&running.session, ports), running)),
     };
     done.unwrap_or_else(|error| {
         eprintln!("stdio: {error}");
@@ -110,7 +110,7 @@ fn finish(done: io::Result<()>, running: Running) -> ExitCode {
     }
 }
 
-// ---- what is served, by the stream's name ----------------------------------------------------------
+// ---- what is served, by the stream's name -------------------------------------------------------
 
 fn serve(allow: Vec<String>) -> io::Result<()> {
     let session = Session::server(own::take()?, config())?;
@@ -143,7 +143,10 @@ fn serve_stream(mut stream: &Stream, allow: &[String]) -> io::Result<()> {
     match TcpStream::connect(target) {
         Ok(tcp) => {
             writeln!(stream, "{CONNECTED}")?;
-            copy_bidirectional(stream, &tcp).map(drop).inspect_err(|_| reset(&tcp)).map_err(io::Error::from)
+            copy_bidirectional(stream, &tcp)
+                .map(drop)
+                .inspect_err(|_| reset(&tcp))
+                .map_err(io::Error::from)
         }
         Err(error) => writeln!(stream, "{target}: {error}"),
     }
@@ -160,7 +163,7 @@ fn reset(tcp: &TcpStream) {
     let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-// ---- forward -----------------------------------------------------------------------------------------
+// ---- forward ------------------------------------------------------------------------------------
 
 /// How long connections may take to end when the session has: what was received before is still
 /// written, to whoever reads slowly.
@@ -169,10 +172,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Serves the ports until the session ends.
 fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
     let listeners = ports.len();
-    let busy = Arc::new(()); // one reference here, one for each listener, and one for each connection
+    // one reference here, one for each listener, and one for each connection
+    let busy = Arc::new(());
     for (listen, target) in ports {
-        let listener =
-            TcpListener::bind(&listen).map_err(|error| io::Error::new(error.kind(), format!("{listen}: {error}")))?;
+        let listener = TcpListener::bind(&listen)
+            .map_err(|error| io::Error::new(error.kind(), format!("{listen}: {error}")))?;
         println!("listening on {}", listener.local_addr()?);
         let (session, busy) = (session.clone(), Arc::clone(&busy));
         thread::Builder::new().spawn(move || {
@@ -203,31 +207,35 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
 
 /// One connection, over a stream of its own.
 fn carry(session: &Session, tcp: &TcpStream, target: &str) -> io::Result<()> {
-    let carried = session.open(format!("tcp {target}")).map_err(io::Error::from).and_then(|stream| {
-        // An end of file is no proof of anything: the other end says that it has connected, or why not.
-        let mut line = Vec::new();
-        while line.last() != Some(&b'\n') {
-            let mut byte = [0];
-            if (&stream).take(LONGEST - line.len() as u64).read(&mut byte)? == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
+    let carried =
+        session.open(format!("tcp {target}")).map_err(io::Error::from).and_then(|stream| {
+            // An end of file is no proof of anything: the other end says that it has connected, or
+            // why not.
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                let mut byte = [0];
+                if (&stream).take(LONGEST - line.len() as u64).read(&mut byte)? == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                line.push(byte[0]);
             }
-            line.push(byte[0]);
-        }
-        match String::from_utf8_lossy(&line).trim_end() {
-            CONNECTED => copy_bidirectional(&stream, tcp).map(drop).map_err(io::Error::from),
-            refused => Err(io::Error::other(refused.to_owned())),
-        }
-    });
+            match String::from_utf8_lossy(&line).trim_end() {
+                CONNECTED => copy_bidirectional(&stream, tcp).map(drop).map_err(io::Error::from),
+                refused => Err(io::Error::other(refused.to_owned())),
+            }
+        });
     carried.inspect_err(|_| reset(tcp))
 }
 
-// ---- check -------------------------------------------------------------------------------------------
+// ---- check --------------------------------------------------------------------------------------
 
 fn check(session: &Session, streams: usize, size: usize) -> io::Result<()> {
     let began = Instant::now();
     thread::scope(|scope| {
         let checks: Vec<_> = (0..streams)
-            .map(|number| thread::Builder::new().spawn_scoped(scope, move || check_one(session, number, size)))
+            .map(|number| {
+                thread::Builder::new().spawn_scoped(scope, move || check_one(session, number, size))
+            })
             .collect::<io::Result<_>>()?;
         checks.into_iter().try_for_each(|check| check.join().expect("a thread panicked"))
     })?;
@@ -250,5 +258,9 @@ fn check_one(session: &Session, number: usize, size: usize) -> io::Result<()> {
         (&stream).read_to_end(&mut came)?;
         writer.join().expect("a thread panicked")
     })?;
-    if came == sent { Ok(()) } else { Err(io::Error::other(format!("stream {number}: other bytes came back"))) }
+    if came == sent {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("stream {number}: other bytes came back")))
+    }
 }

@@ -19,8 +19,8 @@ mod unix {
 
     use gmux::transport::Pair;
 
-    /// Takes them over. Nothing can interrupt the read half, so the session's reader thread may stay
-    /// until the other end goes, or this process ends.
+    /// Takes them over. Nothing can interrupt the read half, so the session's reader thread may
+    /// stay until the other end goes, or this process ends.
     pub fn take() -> io::Result<Pair<File, File>> {
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);

@@ -1,4 +1,5 @@
-//! Sends a directory tree through one connection: a named stream for each file, many at once, every one confirmed.
+//! Sends a directory tree through one connection: a named stream for each file, many at once, every
+//! one confirmed.
 //!
 //! ```text
 //! cargo run --release --example transfer                                  this repository, to itself, compared at the end
@@ -6,8 +7,9 @@
 //! cargo run --release --example transfer -- send 192.0.2.1:7000 tree
 //! ```
 //!
-//! Where to read on: `protocol.rs` says what crosses a stream, `send.rs` and `receive.rs` are the two ends and show how gmux is
-//! used with plain threads, `names.rs` keeps a hostile sender inside the directory.
+//! Where to read on: `protocol.rs` says what crosses a stream, `send.rs` and `receive.rs` are the
+//! two ends and show how gmux is used with plain threads, `names.rs` keeps a hostile sender inside
+//! the directory.
 
 mod names;
 mod protocol;
@@ -37,8 +39,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 ///
 /// Without a command: sends a tree over loopback to a temporary directory and compares every byte.
 ///
-/// Kept: names (any bytes, on Unix), contents, empty directories. Not kept: permissions, owners, times. Left out, with a note: symbolic
-/// links and special files. Every file is verified (length, SHA-256) before it appears under its name.
+/// Kept: names (any bytes, on Unix), contents, empty directories. Not kept: permissions, owners,
+/// times. Left out, with a note: symbolic links and special files. Every file is verified (length,
+/// SHA-256) before it appears under its name.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -62,9 +65,10 @@ struct Local {
 enum Command {
     /// Receive what one sender sends, then end.
     ///
-    /// A name that would leave DIR is refused, and so is one that leads through a symbolic link, or that comes twice. Files that were there
-    /// before are replaced. Ends with status 0 only if everything the sender announced is in place; otherwise says what isn't.
-    /// Temporary files are called .gmux-transfer-*; if this process is killed, they stay behind.
+    /// A name that would leave DIR is refused, and so is one that leads through a symbolic link, or
+    /// that comes twice. Files that were there before are replaced. Ends with status 0 only if
+    /// everything the sender announced is in place; otherwise says what isn't. Temporary files are
+    /// called .gmux-transfer-*; if this process is killed, they stay behind.
     Serve {
         /// Address to listen on; with port 0, the first line of output says which it is
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
@@ -77,7 +81,8 @@ enum Command {
     },
     /// Send a tree to `transfer serve`.
     ///
-    /// Ends with status 0 only if the receiver has confirmed everything; otherwise says what it hasn't.
+    /// Ends with status 0 only if the receiver has confirmed everything; otherwise says what it
+    /// hasn't.
     Send {
         /// Where the receiver listens
         addr: String,
@@ -109,8 +114,9 @@ struct Exclude {
 
 impl Common {
     fn config(&self) -> Config {
-        // A receiver that gives up within a file answers why and closes the stream. On version 2 the sender may be waiting for window
-        // then; there is no half-closed talk here that would need more patience.
+        // A receiver that gives up within a file answers why and closes the stream. On version 2
+        // the sender may be waiting for window then; there is no half-closed talk here that would
+        // need more patience.
         Config::new().version(self.gmux_version).half_close_stall(Some(Duration::from_secs(1)))
     }
 }
@@ -149,7 +155,12 @@ fn local(Local { dir, mut exclude, common }: Local) -> Result<bool> {
     let (sent, received) = thread::scope(|scope| {
         let receiver = scope.spawn(|| {
             let session = Session::server(theirs, common.config())?;
-            Ok::<_, gmux::Error>(receive::receive(&session, &into, common.jobs.into(), &ProgressBar::hidden()))
+            Ok::<_, gmux::Error>(receive::receive(
+                &session,
+                &into,
+                common.jobs.into(),
+                &ProgressBar::hidden(),
+            ))
         });
         let sent = send_tree(ours, &tree, &common);
         (sent, receiver.join().expect("the receiver panicked"))
@@ -164,7 +175,10 @@ fn local(Local { dir, mut exclude, common }: Local) -> Result<bool> {
         eprintln!("differs: {difference}");
     }
     println!("compared every byte at the other end: {} files differ", differences.len());
-    Ok(tree.unreadable.is_empty() && sent.is_complete() && received.is_complete() && differences.is_empty())
+    Ok(tree.unreadable.is_empty()
+        && sent.is_complete()
+        && received.is_complete()
+        && differences.is_empty())
 }
 
 fn serve(listen: &str, into: &Path, common: &Common) -> Result<bool> {
@@ -195,7 +209,8 @@ fn send(addr: &str, dir: &Path, exclude: &Exclude, common: &Common) -> Result<bo
 }
 
 fn scan(dir: &Path, exclude: &Exclude) -> Result<Tree> {
-    let tree = Tree::scan(dir, &exclude.exclude).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let tree =
+        Tree::scan(dir, &exclude.exclude).map_err(|error| format!("{}: {error}", dir.display()))?;
     for skipped in &tree.skipped {
         eprintln!("left out: {skipped}");
     }
@@ -216,6 +231,7 @@ fn send_tree(tcp: TcpStream, tree: &Tree, common: &Common) -> Result<Report> {
 /// Hidden unless standard error is a terminal.
 fn progress_bar(bytes: u64) -> ProgressBar {
     let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(bytes).with_style(style)
 }

@@ -1,7 +1,8 @@
-//! Names of streams and paths of files: how one becomes the other, and which names a receiver refuses.
+//! Names of streams and paths of files: how one becomes the other, and which names a receiver
+//! refuses.
 //!
-//! Invariant: a path from [`locate`] lies inside the root and leads through no symbolic link. It is made from the name's bytes; the text that
-//! [`show`] makes of a name is for people.
+//! Invariant: a path from [`locate`] lies inside the root and leads through no symbolic link. It is
+//! made from the name's bytes; the text that [`show`] makes of a name is for people.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -30,7 +31,11 @@ fn part_bytes(part: &OsStr) -> io::Result<&[u8]> {
 #[cfg(not(unix))]
 fn part_from(bytes: &[u8]) -> io::Result<&OsStr> {
     let text = std::str::from_utf8(bytes).map_err(|_| invalid("the name isn't UTF-8"))?;
-    if text.contains([':', '\\']) { Err(invalid("the name has a ':' or '\\' in it")) } else { Ok(OsStr::new(text)) }
+    if text.contains([':', '\\']) {
+        Err(invalid("the name has a ':' or '\\' in it"))
+    } else {
+        Ok(OsStr::new(text))
+    }
 }
 
 #[cfg(not(unix))]
@@ -44,7 +49,8 @@ pub fn from_path(relative: &Path) -> io::Result<Vec<u8>> {
     Ok(parts.join(&b'/'))
 }
 
-/// The parts of a peer's name, if it is one that stays where it should, as far as the name alone tells.
+/// The parts of a peer's name, if it is one that stays where it should, as far as the name alone
+/// tells.
 pub fn check(name: &[u8]) -> io::Result<Parts<'_>> {
     if name.is_empty() {
         return Err(invalid("the name is empty"));
@@ -55,7 +61,8 @@ pub fn check(name: &[u8]) -> io::Result<Parts<'_>> {
     if name[0] == b'/' {
         return Err(invalid("the name is absolute"));
     }
-    let parts: Parts<'_> = name.split(|&byte| byte == b'/').map(part_from).collect::<io::Result<_>>()?;
+    let parts: Parts<'_> =
+        name.split(|&byte| byte == b'/').map(part_from).collect::<io::Result<_>>()?;
     for part in &parts {
         let mut components = Path::new(part).components();
         match (components.next(), components.next()) {
@@ -77,11 +84,12 @@ pub enum Target {
     Directory,
 }
 
-/// The path inside `root` that `parts` lead to, if nothing that lies there already is in the way. With `make`, missing directories on the
-/// way are made, and the target if it is one.
+/// The path inside `root` that `parts` lead to, if nothing that lies there already is in the way.
+/// With `make`, missing directories on the way are made, and the target if it is one.
 ///
-/// A link is refused wherever it leads. Between this look and the use of the path another process could still put one there, which
-/// std alone can't prevent; the sender can't, for no stream makes links.
+/// A link is refused wherever it leads. Between this look and the use of the path another process
+/// could still put one there, which std alone can't prevent; the sender can't, for no stream makes
+/// links.
 pub fn locate(root: &Path, parts: &[&OsStr], target: Target, make: bool) -> io::Result<PathBuf> {
     let mut path = root.to_owned();
     for (i, part) in parts.iter().enumerate() {
@@ -95,7 +103,8 @@ pub fn locate(root: &Path, parts: &[&OsStr], target: Target, make: bool) -> io::
         {
             return Err(error);
         }
-        let relative = || show(path.strip_prefix(root).unwrap_or(&path).as_os_str().as_encoded_bytes());
+        let relative =
+            || show(path.strip_prefix(root).unwrap_or(&path).as_os_str().as_encoded_bytes());
         let found = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata.file_type(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -8,12 +8,12 @@
 //!                                                 ◀──       answer: it is in place, or why not
 //! ```
 //!
-//! The first answer is more than a courtesy. Data for a stream that nobody has accepted yet lies in the session's receive budget, and
-//! could use it up while those that are being read wait for their next bytes behind it. So content is sent only when a
-//! thread is there to read it.
+//! The first answer is more than a courtesy. Data for a stream that nobody has accepted yet lies in
+//! the session's receive budget, and could use it up while those that are being read wait for their
+//! next bytes behind it. So content is sent only when a thread is there to read it.
 //!
-//! Invariant: content counts as whole only after its announced length, its digest and the end of the stream, so that no way of being
-//! cut off is taken for success.
+//! Invariant: content counts as whole only after its announced length, its digest and the end of
+//! the stream, so that no way of being cut off is taken for success.
 
 use std::io::{self, Read, Write};
 
@@ -28,7 +28,8 @@ pub enum Kind {
     File,
     /// An empty directory; other directories come about with their files. Its content is empty.
     Directory,
-    /// The names of everything that is going to be sent, on the unnamed stream: without it a receiver couldn't tell what is missing.
+    /// The names of everything that is going to be sent, on the unnamed stream: without it a
+    /// receiver couldn't tell what is missing.
     List,
 }
 
@@ -103,7 +104,8 @@ pub fn read_answer(from: &mut impl Read, status: Option<u8>) -> io::Result<Answe
     Ok(if head[0] == 0 { Ok(()) } else { Err(reason) })
 }
 
-/// Copies `length` bytes, calls `each` with the size of every block that was passed on, and returns their digest.
+/// Copies `length` bytes, calls `each` with the size of every block that was passed on, and returns
+/// their digest.
 pub fn copy(
     from: &mut impl Read,
     to: &mut impl Write,
@@ -116,7 +118,12 @@ pub fn copy(
     while left > 0 {
         let room = left.min(BLOCK as u64) as usize;
         let n = match from.read(&mut block[..room]) {
-            Ok(0) => return Err(invalid(format!("the content ended after {} of {length} bytes", length - left))),
+            Ok(0) => {
+                return Err(invalid(format!(
+                    "the content ended after {} of {length} bytes",
+                    length - left
+                )));
+            }
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -145,7 +152,8 @@ pub fn read_trailer(from: &mut impl Read, digest: &[u8; 32]) -> io::Result<()> {
     }
 }
 
-/// The list of names: the bytes that all files have together (u64), then each name after its length (u32), all little-endian.
+/// The list of names: the bytes that all files have together (u64), then each name after its length
+/// (u32), all little-endian.
 pub struct List {
     pub total: u64,
     pub names: Vec<Vec<u8>>,
@@ -170,7 +178,8 @@ impl List {
         let mut names = Vec::new();
         while !rest.is_empty() {
             let (len, tail) = rest.split_first_chunk().ok_or_else(cut)?;
-            let (name, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(cut)?;
+            let (name, tail) =
+                tail.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(cut)?;
             names.push(name.to_vec());
             rest = tail;
         }

@@ -1,8 +1,9 @@
-//! The receiver: `jobs` threads, each accepting one stream at a time, so that no more than so many are handled at once; further ones
-//! wait in the session's backlog.
+//! The receiver: `jobs` threads, each accepting one stream at a time, so that no more than so many
+//! are handled at once; further ones wait in the session's backlog.
 //!
-//! Invariants: nothing lies under its final name before it is whole and verified; a temporary file goes with the call that made it,
-//! however that ends; a name is taken at most once, and never both as a file and as a directory.
+//! Invariants: nothing lies under its final name before it is whole and verified; a temporary file
+//! goes with the call that made it, however that ends; a name is taken at most once, and never both
+//! as a file and as a directory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -23,8 +24,9 @@ use super::names::{self, Target};
 use super::protocol::{self, Kind, List, Request, invalid};
 use super::report::Report;
 
-/// How long a stream may bring nothing, once accepted: a sender that opens streams and falls silent mustn't hold all threads for
-/// ever. As long as the sender's own slowest disk may need for a block.
+/// How long a stream may bring nothing, once accepted: a sender that opens streams and falls silent
+/// mustn't hold all threads for ever. As long as the sender's own slowest disk may need for a
+/// block.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Receives everything that the peer sends, into `root`, until it closes the session.
@@ -34,7 +36,8 @@ pub fn receive(session: &Session, root: &Path, jobs: usize, bar: &ProgressBar) -
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                // An error of `incoming` is the session's end: what that was, `close_reason` says below, once for all threads.
+                // An error of `incoming` is the session's end: what that was, `close_reason` says
+                // below, once for all threads.
                 for stream in session.incoming().map_while(Result::ok) {
                     receiver.handle(&stream);
                 }
@@ -106,7 +109,8 @@ impl Receiver<'_> {
                 let name = stream.name_bytes();
                 let mut state = self.state();
                 if !name.is_empty() {
-                    // Of two streams with one name the second is refused; what becomes of the first stays true.
+                    // Of two streams with one name the second is refused; what becomes of the first
+                    // stays true.
                     state.names.entry(name.to_vec()).or_insert(Taken::Refused);
                 }
                 state.report.refused(name, &error);
@@ -127,7 +131,10 @@ impl Receiver<'_> {
     }
 
     fn take_list(&self, mut stream: &Stream, request: &Request) -> io::Result<()> {
-        if !stream.name_bytes().is_empty() || request.length > List::MAX || self.state().list.is_some() {
+        if !stream.name_bytes().is_empty()
+            || request.length > List::MAX
+            || self.state().list.is_some()
+        {
             return Err(invalid("the list of names comes once, unnamed, and in 64 MiB at most"));
         }
         protocol::write_answer(&mut stream, &Ok(()))?;
@@ -163,7 +170,13 @@ impl Receiver<'_> {
     }
 
     /// Takes the content of a name that was claimed, and puts it into place.
-    fn fill(&self, mut stream: &Stream, parts: &[&OsStr], target: Target, length: u64) -> io::Result<()> {
+    fn fill(
+        &self,
+        mut stream: &Stream,
+        parts: &[&OsStr],
+        target: Target,
+        length: u64,
+    ) -> io::Result<()> {
         // Under a name that nobody takes for the real one, and removed when it is dropped.
         let mut temporary = match target {
             Target::File => Some(self.temporary()?),

@@ -1,6 +1,7 @@
 //! What a transfer came to: the same account at both ends.
 //!
-//! Invariant: a transfer is complete only if nothing was refused, nothing is missing and nothing else went wrong.
+//! Invariant: a transfer is complete only if nothing was refused, nothing is missing and nothing
+//! else went wrong.
 
 use std::fmt::Display;
 
@@ -59,7 +60,11 @@ impl Report {
             eprintln!("missing {missing}");
         }
         if !self.is_complete() {
-            eprintln!("NOT complete: {} refused, {} missing", self.refused.len(), self.missing.len());
+            eprintln!(
+                "NOT complete: {} refused, {} missing",
+                self.refused.len(),
+                self.missing.len()
+            );
         }
     }
 
@@ -68,7 +73,8 @@ impl Report {
         let Self { files, directories, bytes, seconds, stats, .. } = self;
         let rate = *bytes as f64 / 1e6 / seconds.max(1e-9);
         println!(
-            "{verb} {files} files ({bytes} bytes) and {directories} empty directories in {seconds:.3} s: {rate:.1} MB/s"
+            "{verb} {files} files ({bytes} bytes) and {directories} empty directories in \
+             {seconds:.3} s: {rate:.1} MB/s"
         );
         println!(
             "{} frames sent, {} received; at most {} streams open at once",

@@ -14,7 +14,8 @@ use super::protocol::{self, Kind, List, Request, invalid};
 use super::report::Report;
 use super::tree::{Entry, Tree};
 
-/// Sends the tree, waits until the receiver has confirmed or refused each part, and closes the session.
+/// Sends the tree, waits until the receiver has confirmed or refused each part, and closes the
+/// session.
 pub fn send(session: &Session, tree: &Tree, jobs: usize, bar: &ProgressBar) -> Report {
     let started = Instant::now();
     let mut report = Report::default();
@@ -31,8 +32,12 @@ pub fn send(session: &Session, tree: &Tree, jobs: usize, bar: &ProgressBar) -> R
     };
     let results = match &listed {
         Ok(()) => thread::scope(|scope| {
-            let threads: Vec<_> = (0..jobs.min(tree.entries.len())).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("a sending thread panicked")).collect()
+            let threads: Vec<_> =
+                (0..jobs.min(tree.entries.len())).map(|_| scope.spawn(work)).collect();
+            threads
+                .into_iter()
+                .flat_map(|thread| thread.join().expect("a sending thread panicked"))
+                .collect()
         }),
         Err(_) => Vec::new(),
     };
@@ -45,14 +50,17 @@ pub fn send(session: &Session, tree: &Tree, jobs: usize, bar: &ProgressBar) -> R
             (Err(error), _) => report.refused(&entry.name, error),
         }
     }
-    // Only now: everything that matters has been confirmed, and close says whether the end went well too.
+    // Only now: everything that matters has been confirmed, and close says whether the end went
+    // well too.
     let lost = session.close_reason();
     let closed = session.close();
     if let Err(error) = listed {
         report.problems.push(format!("the list of names was not taken: {error}"));
         tree.entries.iter().for_each(|entry| report.missing(&entry.name, "not sent"));
     }
-    report.problems.extend(lost.or(closed.err()).map(|error| format!("the connection: {}", explain(&error))));
+    report
+        .problems
+        .extend(lost.or(closed.err()).map(|error| format!("the connection: {}", explain(&error))));
     report.stats = session.stats();
     report
 }
@@ -65,7 +73,10 @@ fn explain(error: &Error) -> String {
 }
 
 fn send_list(session: &Session, tree: &Tree) -> io::Result<()> {
-    let list = List { total: tree.bytes, names: tree.entries.iter().map(|entry| entry.name.clone()).collect() };
+    let list = List {
+        total: tree.bytes,
+        names: tree.entries.iter().map(|entry| entry.name.clone()).collect(),
+    };
     let bytes = list.encode();
     let request = Request { kind: Kind::List, length: bytes.len() as u64 };
     send_stream(&session.open("")?, &request, &mut bytes.as_slice(), |_| {})
@@ -99,8 +110,8 @@ fn send_stream(
     request.write(&mut stream)?;
     protocol::read_answer(&mut stream, None)?.map_err(invalid)?;
 
-    // Under a deadline that has passed, a read returns what is there and never waits: so a receiver that gives up (a full disk) is
-    // noticed between blocks, not after the last.
+    // Under a deadline that has passed, a read returns what is there and never waits: so a receiver
+    // that gives up (a full disk) is noticed between blocks, not after the last.
     stream.set_read_deadline(Some(Instant::now()));
     let mut refusal = None;
     let copied = protocol::copy(content, &mut &*stream, request.length, |n| {
@@ -123,8 +134,8 @@ fn send_stream(
     protocol::read_answer(&mut stream, None)?.map_err(invalid)
 }
 
-/// Why the receiver refuses, if it does so within the content. Under a read deadline that has passed, this doesn't wait for an answer to
-/// begin.
+/// Why the receiver refuses, if it does so within the content. Under a read deadline that has
+/// passed, this doesn't wait for an answer to begin.
 fn early_refusal(mut stream: &Stream) -> io::Result<Option<String>> {
     let mut status = [0];
     match stream.read(&mut status) {
@@ -132,7 +143,11 @@ fn early_refusal(mut stream: &Stream) -> io::Result<Option<String>> {
         Ok(_) => {
             stream.set_read_deadline(None);
             let answer = protocol::read_answer(&mut stream, Some(status[0]))?;
-            Ok(Some(answer.err().unwrap_or_else(|| "the receiver confirmed what it can't have yet".to_owned())))
+            Ok(Some(
+                answer
+                    .err()
+                    .unwrap_or_else(|| "the receiver confirmed what it can't have yet".to_owned()),
+            ))
         }
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
         Err(error) => Err(error),

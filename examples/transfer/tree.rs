@@ -38,20 +38,24 @@ impl Tree {
         let excluded = |name: &OsStr| exclude.iter().any(|excluded| excluded == name);
         let walk = WalkDir::new(root).min_depth(1).sort_by_file_name().into_iter();
         for found in walk.filter_entry(|entry| entry.depth() == 0 || !excluded(entry.file_name())) {
-            let (entry, metadata) = match found.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata))) {
-                Ok(both) => both,
-                Err(error) => {
-                    tree.unreadable.push(error.to_string());
-                    continue;
-                }
-            };
+            let (entry, metadata) =
+                match found.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata))) {
+                    Ok(both) => both,
+                    Err(error) => {
+                        tree.unreadable.push(error.to_string());
+                        continue;
+                    }
+                };
             let relative = entry.path().strip_prefix(root).unwrap_or(entry.path());
             let kind = match metadata.file_type() {
                 kind if kind.is_file() => Kind::File,
                 kind if kind.is_dir() => Kind::Directory,
                 kind => {
                     let what = if kind.is_symlink() { "symbolic link" } else { "special file" };
-                    tree.skipped.push(format!("{what} {}", names::show(relative.as_os_str().as_encoded_bytes())));
+                    tree.skipped.push(format!(
+                        "{what} {}",
+                        names::show(relative.as_os_str().as_encoded_bytes())
+                    ));
                     continue;
                 }
             };
@@ -64,8 +68,11 @@ impl Tree {
             }
         }
         // Directories that hold something come about with it.
-        let parents: HashSet<PathBuf> =
-            tree.entries.iter().filter_map(|entry| entry.path.parent().map(Path::to_owned)).collect();
+        let parents: HashSet<PathBuf> = tree
+            .entries
+            .iter()
+            .filter_map(|entry| entry.path.parent().map(Path::to_owned))
+            .collect();
         tree.entries.retain(|entry| entry.kind == Kind::File || !parents.contains(&entry.path));
         Ok(tree)
     }
@@ -108,7 +115,10 @@ fn equal(here: &Path, there: &Path) -> io::Result<()> {
             }
         }
         if left[..n] != right[..m] {
-            return Err(io::Error::other(format!("differs within the {} bytes after {position}", n.max(m))));
+            return Err(io::Error::other(format!(
+                "differs within the {} bytes after {position}",
+                n.max(m)
+            )));
         }
         if n == 0 {
             return Ok(());

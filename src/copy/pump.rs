@@ -1,10 +1,12 @@
-//! The two directions of a copy at work: what each does with a call that failed or only waited, and how one's failure ends the other.
+//! The two directions of a copy at work: what each does with a call that failed or only waited, and
+//! how one's failure ends the other.
 //!
-//! Direction 0 reads `ends[0]` and writes `ends[1]`, direction 1 the other way. Each has a thread. They share [`State`] under a lock, which
-//! nobody waits on, and which isn't held across a call of a connection.
+//! Direction 0 reads `ends[0]` and writes `ends[1]`, direction 1 the other way. Each has a thread.
+//! They share [`State`] under a lock, which nobody waits on, and which isn't held across a call of
+//! a connection.
 //!
-//! A failure belongs to one connection. What was received from that one still goes to the other connection, since it came before the
-//! failure. Nothing more goes to it:
+//! A failure belongs to one connection. What was received from that one still goes to the other
+//! connection, since it came before the failure. Nothing more goes to it:
 //!
 //! | failure | the direction that reads the failed connection | the one that writes it |
 //! |---|---|---|
@@ -12,11 +14,12 @@
 //! | a write | `Drain`: what has come is written, then it ends | is what failed |
 //! | idle, a panic | `Stop` | `Stop` |
 //!
-//! Where an end ends both, the other direction goes on reading in `Discard`: a socket that is closed with unread input resets the
-//! connection, and with it what was written there.
+//! Where an end ends both, the other direction goes on reading in `Discard`: a socket that is
+//! closed with unread input resets the connection, and with it what was written there.
 //!
-//! Invariants: the first failure alone is told; after it no end is passed on, since it isn't the peer's; every thread that is blocked when a
-//! direction fails is woken by `abort` or `stop_reading`, or looks by itself when its write has timed out.
+//! Invariants: the first failure alone is told; after it no end is passed on, since it isn't the
+//! peer's; every thread that is blocked when a direction fails is woken by `abort` or
+//! `stop_reading`, or looks by itself when its write has timed out.
 
 mod state;
 
@@ -33,20 +36,23 @@ use self::state::{Mode, Phase, State, Way};
 use super::duplex::Duplex;
 use super::{Copied, CopyOptions, Fault, Side};
 
-/// The most that one read takes: what Linux's TCP hands over at once on a fast link. Memory that isn't used isn't touched.
+/// The most that one read takes: what Linux's TCP hands over at once on a fast link. Memory that
+/// isn't used isn't touched.
 const BUFFER: usize = 64 * 1024;
 
-/// How long a blocked write waits before it looks whether the other direction has failed: seldom enough to cost nothing.
+/// How long a blocked write waits before it looks whether the other direction has failed: seldom
+/// enough to cost nothing.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// The shortest timeout that is asked for: systems count in ticks of up to 10 ms.
 pub(super) const SHORTEST: Duration = Duration::from_millis(20);
 
-/// After a failure, what has come may wait so long for room at the other end: as a session's close does by default.
+/// After a failure, what has come may wait so long for room at the other end: as a session's close
+/// does by default.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// After a failure, so much is still copied: more than the system and a session hold by default (6 and 4 MiB), so that a peer that
-/// goes on sending doesn't keep the copy from ending.
+/// After a failure, so much is still copied: more than the system and a session hold by default (6
+/// and 4 MiB), so that a peer that goes on sending doesn't keep the copy from ending.
 const DRAIN_BYTES: u64 = 16 << 20;
 
 /// Why a direction didn't come to its end.
@@ -68,7 +74,11 @@ pub(super) struct Pumps<'a> {
 }
 
 impl<'a> Pumps<'a> {
-    pub(super) fn new(ends: [&'a dyn Duplex; 2], options: &'a CopyOptions, bounds: [Option<Duration>; 2]) -> Self {
+    pub(super) fn new(
+        ends: [&'a dyn Duplex; 2],
+        options: &'a CopyOptions,
+        bounds: [Option<Duration>; 2],
+    ) -> Self {
         let now = Instant::now();
         let way = || Way { mode: Mode::Run, phase: Phase::Reading, moved: now, known: now };
         let mut told = ends.map(|end| end.confirm_end().err());
@@ -78,7 +88,14 @@ impl<'a> Pumps<'a> {
             told.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
         }
         let state = Mutex::new(State { first: None, told, ways: [way(), way()] });
-        Self { ends, options, bounds, writable, copied: [AtomicU64::new(0), AtomicU64::new(0)], state }
+        Self {
+            ends,
+            options,
+            bounds,
+            writable,
+            copied: [AtomicU64::new(0), AtomicU64::new(0)],
+            state,
+        }
     }
 
     pub(super) fn copied(&self) -> Copied {
@@ -108,7 +125,8 @@ impl<'a> Pumps<'a> {
                 state.ways.iter_mut().for_each(|way| way.mode = Mode::Stop);
             }
             for end in self.ends {
-                let _ = catch_unwind(AssertUnwindSafe(|| end.abort())); // the first panic is the one that is told
+                // the first panic is the one that is told
+                let _ = catch_unwind(AssertUnwindSafe(|| end.abort()));
             }
         }
         result
@@ -125,7 +143,10 @@ impl<'a> Pumps<'a> {
                 break;
             }
             let Some(rest) = buf.get(..n) else {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "a read said more than there is room for");
+                let error = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a read said more than there is room for",
+                );
                 return Err(Ended::Failed(reading, error));
             };
             let written = self.write_whole(way, rest);
@@ -141,9 +162,11 @@ impl<'a> Pumps<'a> {
         if self.options.ends_both && !self.discard_other(way) {
             return Ok(());
         }
-        self.call(way, Phase::Finishing, writing, &mut { self.bounds[1 - way] }, || match to.finish_write() {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(0),
-            other => other.map(|()| 0),
+        self.call(way, Phase::Finishing, writing, &mut { self.bounds[1 - way] }, || {
+            match to.finish_write() {
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(0),
+                other => other.map(|()| 0),
+            }
         })?;
         if self.options.ends_both {
             from.abort(); // its peer has ended, and gets no more
@@ -170,8 +193,8 @@ impl<'a> Pumps<'a> {
         matches!(self.state.lock().ways[way].mode, Mode::Discard { .. })
     }
 
-    /// An end is about to be passed on, and ends the other direction as well; unless that one's end came
-    /// first, and has ended this one: then it returns `false`.
+    /// An end is about to be passed on, and ends the other direction as well; unless that one's end
+    /// came first, and has ended this one: then it returns `false`.
     fn discard_other(&self, way: usize) -> bool {
         let mut state = self.state.lock();
         if state.ways[way].mode != Mode::Run {
@@ -191,8 +214,9 @@ impl<'a> Pumps<'a> {
             && is_written()
             && let Err(error) = self.ends[way].confirm_end()
         {
-            // Nothing can be written any more. If a write was told of a failure that this read wasn't,
-            // it returns at once, and is what failed. If it was done before, the end was in order.
+            // Nothing can be written any more. If a write was told of a failure that this read
+            // wasn't, it returns at once, and is what failed. If it was done before, the end was in
+            // order.
             let began = Instant::now();
             while is_written() {
                 if began.elapsed() > LOOK {
@@ -209,8 +233,8 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// One call of a connection's, repeated while it was interrupted, or only its time has passed. `limit` is the timeout that is set for
-    /// it.
+    /// One call of a connection's, repeated while it was interrupted, or only its time has passed.
+    /// `limit` is the timeout that is set for it.
     fn call(
         &self,
         way: usize,
@@ -231,8 +255,12 @@ impl<'a> Pumps<'a> {
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // One that comes long before its time is a limit of the user's, such as a stream's deadline.
-                Err(error) if end.is_timeout(&error) && limit.is_some_and(|limit| began.elapsed() >= limit / 4) => {
+                // One that comes long before its time is a limit of the user's, such as a stream's
+                // deadline.
+                Err(error)
+                    if end.is_timeout(&error)
+                        && limit.is_some_and(|limit| began.elapsed() >= limit / 4) =>
+                {
                     let left = self.silent(way)?;
                     if phase == Phase::Reading && left != *limit {
                         *limit = left;
@@ -275,14 +303,17 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// A call's time has passed, and nothing moved in it: how long a read may wait before it looks again.
+    /// A call's time has passed, and nothing moved in it: how long a read may wait before it looks
+    /// again.
     fn silent(&self, way: usize) -> Result<Option<Duration>, Ended> {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.ways[way].known = now;
         let other = &state.ways[1 - way];
         let one_is_over = other.phase == Phase::Over;
-        let Some(idle) = self.options.limit(one_is_over).filter(|_| state.ways[way].mode == Mode::Run) else {
+        let Some(idle) =
+            self.options.limit(one_is_over).filter(|_| state.ways[way].mode == Mode::Run)
+        else {
             return Ok(self.options.read_bound());
         };
         let since = state.ways[way].moved.max(other.moved);
@@ -292,18 +323,24 @@ impl<'a> Pumps<'a> {
         };
         if known.saturating_duration_since(since) >= idle {
             let over = (0..2).find(|&way| state.ways[way].phase == Phase::Over);
-            let after = over.map_or(String::new(), |way| format!(", after {} had ended", Side::of(way)));
+            let after =
+                over.map_or(String::new(), |way| format!(", after {} had ended", Side::of(way)));
             let text = format!("no byte moved for {idle:?}{after}");
             return Err(Ended::Failed(Fault::Idle, io::Error::new(io::ErrorKind::TimedOut, text)));
         }
         let left = idle.saturating_sub(now.saturating_duration_since(since)).max(SHORTEST);
         // Until one direction is over, a read has to come back in time for the other limit.
-        Ok(if one_is_over { Some(left) } else { self.options.read_bound().map(|bound| bound.min(left)) })
+        Ok(if one_is_over {
+            Some(left)
+        } else {
+            self.options.read_bound().map(|bound| bound.min(left))
+        })
     }
 
     /// A direction has failed. If it is the first, the other one is told how it ends.
     fn fail(&self, way: usize, fault: Fault, error: io::Error) {
-        // What is written to must be able to give up, or a peer that doesn't read would hold the copy for ever.
+        // What is written to must be able to give up, or a peer that doesn't read would hold the
+        // copy for ever.
         let drain = matches!(fault, Fault::Write(_)) && self.bounds[way].is_some();
         {
             let mut state = self.state.lock();
@@ -312,8 +349,11 @@ impl<'a> Pumps<'a> {
                 return;
             }
             state.first = Some((fault, error));
-            state.ways[1 - way].mode =
-                if drain { Mode::Drain { left: DRAIN_BYTES, moved: Instant::now() } } else { Mode::Stop };
+            state.ways[1 - way].mode = if drain {
+                Mode::Drain { left: DRAIN_BYTES, moved: Instant::now() }
+            } else {
+                Mode::Stop
+            };
         }
         if drain { self.ends[1 - way].stop_reading() } else { self.abort() }
     }

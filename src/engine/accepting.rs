@@ -88,7 +88,7 @@ impl Core {
         self.room.notify_one();
     }
 
-    // ---- a full backlog -----------------------------------------------------------------------------------------
+    // ---- a full backlog -------------------------------------------------------------------------
 
     /// Streams that wait to be accepted.
     pub(super) fn waiting_for_accept(&self) -> usize {
@@ -109,8 +109,14 @@ impl Core {
     /// reader thread waits until there is room, or the stall timeout has passed. (That runs from
     /// the last accept if that is later; but each accept makes room, so the next pause begins after
     /// it.) `None` if `until` passes first.
-    pub(super) fn wait_for_room(&self, id: u32, begun: Instant, until: Option<Instant>) -> Option<Admission> {
-        let limit = self.env.config.accept_stall_timeout.and_then(|timeout| begun.checked_add(timeout));
+    pub(super) fn wait_for_room(
+        &self,
+        id: u32,
+        begun: Instant,
+        until: Option<Instant>,
+    ) -> Option<Admission> {
+        let limit =
+            self.env.config.accept_stall_timeout.and_then(|timeout| begun.checked_add(timeout));
         let mut registry = self.registry.lock();
         loop {
             let admission = registry.streams.admit(id);

@@ -1,14 +1,16 @@
-//! Warnings that a peer can provoke, at a bounded rate: a flood must not fill the disk with its own log.
+//! Warnings that a peer can provoke, at a bounded rate: a flood must not fill the disk with its own
+//! log.
 //!
-//! Invariants: at most [`Complaints::RATE`] of them a second and session; what is left out is counted, and the count is said; of a name
-//! that a peer chose, a line has at most [`NAME_SHOWN`] bytes.
+//! Invariants: at most [`Complaints::RATE`] of them a second and session; what is left out is
+//! counted, and the count is said; of a name that a peer chose, a line has at most [`NAME_SHOWN`]
+//! bytes.
 
 use std::time::{Duration, Instant};
 
 use super::logging::warn;
 
-/// So many bytes of a stream's name are shown: enough to know it by. Ten lines a second with names of 65,535 bytes, each escaped to five, would
-/// be 3 MB/s.
+/// So many bytes of a stream's name are shown: enough to know it by. Ten lines a second with names
+/// of 65,535 bytes, each escaped to five, would be 3 MB/s.
 const NAME_SHOWN: usize = 100;
 
 /// A name, for the log: quoted and escaped, and cut if it is long.
@@ -34,7 +36,10 @@ impl Complaints {
     const RATE: u32 = 10;
 
     pub(super) fn say(&mut self, now: Instant, session: u64, text: impl FnOnce() -> String) {
-        if self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
+        if self
+            .second
+            .is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1))
+        {
             self.say_unsaid(session);
             *self = Self { second: Some(now), ..Self::default() };
         }
@@ -46,11 +51,13 @@ impl Complaints {
         }
     }
 
-    /// Says how many were left out since that was said last: before the next one, and at the end of the session's input.
+    /// Says how many were left out since that was said last: before the next one, and at the end of
+    /// the session's input.
     pub(super) fn say_unsaid(&mut self, session: u64) {
         let unsaid = std::mem::take(&mut self.unsaid);
         if unsaid > 0 {
-            warn!(target: "gmux::reader", "session {session}: {unsaid} more such warnings were left out");
+            warn!(target: "gmux::reader", "session {session}: {unsaid} more such warnings were \
+                                           left out");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How a session closes, fails and ends, and how streams that end with it are told.
 //!
-//! Invariants: [`Core::end`] does its work once, whoever calls it first; nothing here waits but `close` and `drain`, on a user's
-//! thread; notifiers are called, and a user's things dropped, with no lock held.
+//! Invariants: [`Core::end`] does its work once, whoever calls it first; nothing here waits but
+//! `close` and `drain`, on a user's thread; notifiers are called, and a user's things dropped, with
+//! no lock held.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use crate::sync::close::{InputEnd, Phase};
 use crate::sync::shaper::Order;
 
 impl Core {
-    /// Closes the session: what was accepted is sent, the writing direction ends, then the peer's end is waited for.
+    /// Closes the session: what was accepted is sent, the writing direction ends, then the peer's
+    /// end is waited for.
     ///
     /// # Errors
-    /// `CloseIncomplete` after the close timeout, or if the peer ended first; what ended the session or its input; on one of our own
-    /// threads `WouldBlock`: the close goes on without it.
+    /// `CloseIncomplete` after the close timeout, or if the peer ended first; what ended the
+    /// session or its input; on one of our own threads `WouldBlock`: the close goes on without it.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         self.begin_close();
         if on_own_thread() {
@@ -43,14 +45,17 @@ impl Core {
         let unsent = cells.iter().map(|cell| cell.unsent()).sum();
         match self.lifecycle.overdue(unsent, self.env.config.close_timeout) {
             Some(cause) => self.ended(&cause, Output::Abort),
-            None => self.abort(), // it ended with its input, and its output couldn't be ended in time
+            // it ended with its input, and its output couldn't be ended in time
+            None => self.abort(),
         }
     }
 
-    /// Opens no more streams, waits until all are closed and their FINs handed over, then closes the session.
+    /// Opens no more streams, waits until all are closed and their FINs handed over, then closes
+    /// the session.
     ///
     /// # Errors
-    /// `DrainIncomplete` if that took longer than `timeout` (the session is closed all the same), else what `close` says.
+    /// `DrainIncomplete` if that took longer than `timeout` (the session is closed all the same),
+    /// else what `close` says.
     pub(crate) fn drain(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         let limit = Instant::now().checked_add(timeout);
         let mut registry = self.registry.lock();
@@ -59,7 +64,10 @@ impl Core {
         let mut late = false;
         while registry.streams.len() > 0 && !late && !self.lifecycle.is_over() {
             late = match limit {
-                Some(limit) => self.drained.wait_until(&mut registry, limit).timed_out() && registry.streams.len() > 0,
+                Some(limit) => {
+                    self.drained.wait_until(&mut registry, limit).timed_out()
+                        && registry.streams.len() > 0
+                }
                 None => {
                     self.drained.wait(&mut registry);
                     false
@@ -76,8 +84,11 @@ impl Core {
         let now = Instant::now();
         let deadline = now.checked_add(self.env.config.close_timeout);
         if !self.lifecycle.begin_close(now, deadline) {
-            // Where writes failed, before this or in this moment, nothing that was accepted can be sent: it ends at once.
-            if let (true, Some(cause)) = (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause()) {
+            // Where writes failed, before this or in this moment, nothing that was accepted can be
+            // sent: it ends at once.
+            if let (true, Some(cause)) =
+                (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause())
+            {
                 self.end(Error::clone(&cause));
             }
             return;
@@ -97,7 +108,8 @@ impl Core {
             notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
         }
         drop(self.lifecycle.told());
-        // Every stream knows, so nothing is accepted any more: the writer can send what waits and finish.
+        // Every stream knows, so nothing is accepted any more: the writer can send what waits and
+        // finish.
         self.env.budget.open();
         self.env.shaper.order(Order::Finish);
         if let Some(deadline) = deadline {
@@ -108,8 +120,8 @@ impl Core {
         }
     }
 
-    /// The transport takes no more writes. What the peer sent before may still lie in the transport, so reading goes on: until its end,
-    /// or for the close timeout.
+    /// The transport takes no more writes. What the peer sent before may still lie in the
+    /// transport, so reading goes on: until its end, or for the close timeout.
     pub(super) fn fail_write(self: &Arc<Self>, error: Error) {
         let cause = Arc::new(error);
         let deadline = Instant::now().checked_add(self.env.config.close_timeout);
@@ -139,8 +151,9 @@ impl Core {
         }
     }
 
-    /// The input is over. That ends the session, unless it is closing: then what the writer still has to send goes out, and the last of
-    /// the two threads ends the session. After an end of file the writer still ends the output, so that the peer reads an end, too.
+    /// The input is over. That ends the session, unless it is closing: then what the writer still
+    /// has to send goes out, and the last of the two threads ends the session. After an end of file
+    /// the writer still ends the output, so that the peer reads an end, too.
     pub(super) fn end_of_input(self: &Arc<Self>, error: Error) {
         let (clean, now) = (error.is_end_of_input(), Instant::now());
         let deadline = now.checked_add(self.env.config.close_timeout);
@@ -152,7 +165,8 @@ impl Core {
         }
     }
 
-    /// The last of the two threads has ended: so does a local close that went well. What hasn't ended by itself is aborted.
+    /// The last of the two threads has ended: so does a local close that went well. What hasn't
+    /// ended by itself is aborted.
     pub(super) fn end_with_threads(&self) {
         let finished = self.lifecycle.is_finished();
         if let Some(cause) = self.lifecycle.end(Error::Closed) {
@@ -163,7 +177,8 @@ impl Core {
         }
     }
 
-    /// Does what an end needs; once, for [`Lifecycle`](crate::sync::close::Lifecycle) lets one caller alone through.
+    /// Does what an end needs; once, for [`Lifecycle`](crate::sync::close::Lifecycle) lets one
+    /// caller alone through.
     fn ended(&self, cause: &Arc<Error>, output: Output) {
         if output == Output::Abort {
             self.abort();
@@ -181,7 +196,8 @@ impl Core {
         });
         let ended: Vec<_> = ended.collect();
         if output == Output::Finish {
-            // Before `told`, which lets a close say what it knows: the writer may have failed by itself.
+            // Before `told`, which lets a close say what it knows: the writer may have failed by
+            // itself.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
         drop(self.lifecycle.told());
@@ -191,9 +207,15 @@ impl Core {
         }
         let (number, peer) = (self.number, self.peer_text());
         match &**cause {
-            Error::Closed => info!(target: "gmux::session", "session {number}{peer} ended: closed at this end"),
-            Error::PeerClosed => info!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
-            cause if is_said(cause) => info!(target: "gmux::session", "session {number}{peer} ended by that"),
+            Error::Closed => {
+                info!(target: "gmux::session", "session {number}{peer} ended: closed at this end")
+            }
+            Error::PeerClosed => {
+                info!(target: "gmux::session", "session {number}{peer} ended: {cause}")
+            }
+            cause if is_said(cause) => {
+                info!(target: "gmux::session", "session {number}{peer} ended by that")
+            }
             cause => warn!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
         }
         self.notify_apart(ended);
@@ -219,7 +241,8 @@ impl Core {
             }));
         };
         if timer::is_this_thread() {
-            run_apart(number, abort); // it may be a user's code, and the timer has other sessions to look after
+            // it may be a user's code, and the timer has other sessions to look after
+            run_apart(number, abort);
         } else {
             abort();
         }
@@ -233,7 +256,8 @@ impl Core {
         }
         let mut notices = self.notices.lock();
         notices.due.extend(due);
-        let wanted = notices.due.len().min(NOTIFY_THREADS - notices.threads); // who is there sees to the rest
+        // who is there sees to the rest
+        let wanted = notices.due.len().min(NOTIFY_THREADS - notices.threads);
         notices.threads += wanted;
         drop(notices);
         for _ in 0..wanted {
@@ -244,10 +268,13 @@ impl Core {
     /// Starts one of the threads that call notifiers, which is counted already.
     fn start_notifying(&self) {
         let number = self.number;
-        // A notifier gets a handle, which needs the session; all others may be gone by the time that the thread runs.
+        // A notifier gets a handle, which needs the session; all others may be gone by the time
+        // that the thread runs.
         let session = self.me.upgrade();
         let started = spawn(format!("gmux-notify-{number}"), move || {
-            while let Some((cell, notifier)) = session.as_ref().and_then(|session| session.next_notice()) {
+            while let Some((cell, notifier)) =
+                session.as_ref().and_then(|session| session.next_notice())
+            {
                 call_notifier(number, notifier, &cell);
             }
             drop(session);
@@ -255,12 +282,18 @@ impl Core {
         if let Err(error) = started {
             let mut notices = self.notices.lock();
             notices.threads -= 1;
-            // With no thread at all, the notifiers stay with their streams, for the threads that close those.
-            let due = if notices.threads == 0 { std::mem::take(&mut notices.due) } else { VecDeque::new() };
+            // With no thread at all, the notifiers stay with their streams, for the threads that
+            // close those.
+            let due = if notices.threads == 0 {
+                std::mem::take(&mut notices.due)
+            } else {
+                VecDeque::new()
+            };
             let said = std::mem::replace(&mut notices.lack_said, true);
             drop(notices);
             if !said {
-                warn!(target: "gmux::session", "session {number}: no thread for close notifiers (not said again): {error}");
+                warn!(target: "gmux::session", "session {number}: no thread for close notifiers \
+                                                (not said again): {error}");
             }
             for (cell, notifier) in due {
                 if let Some(notifier) = cell.keep_notifier(notifier) {
@@ -290,9 +323,10 @@ enum Output {
     Abort,
 }
 
-/// How many threads of a session call close notifiers of streams that ended by themselves, at most. A peer can make a stream fail with 24 bytes: a
-/// thread for each, with notifiers that take their time, would be as many threads as there are streams. More than one, so that a notifier that waits doesn't
-/// hold up the others.
+/// How many threads of a session call close notifiers of streams that ended by themselves, at most.
+/// A peer can make a stream fail with 24 bytes: a thread for each, with notifiers that take their
+/// time, would be as many threads as there are streams. More than one, so that a notifier that
+/// waits doesn't hold up the others.
 const NOTIFY_THREADS: usize = 8;
 
 /// Close notifiers that are to be called on a thread of their own.
@@ -329,6 +363,7 @@ pub(super) fn run_apart(number: u64, task: impl FnOnce() + Send + 'static) {
 pub(crate) fn call_notifier(session: u64, notifier: Notifier, cell: &Arc<StreamCell>) {
     if let Err(text) = caught(|| notifier(cell)) {
         let name = shown(cell.name.bytes());
-        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {name} panicked: {text}", cell.id);
+        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {name} \
+                                       panicked: {text}", cell.id);
     }
 }

@@ -1,9 +1,12 @@
-//! What is called of a user's must not take a thread of ours with it: a logger, a transport, a hook, a notifier may panic.
+//! What is called of a user's must not take a thread of ours with it: a logger, a transport, a
+//! hook, a notifier may panic.
 //!
-//! A panic is said once, in the log, where it is caught ([`said`]); the error that it becomes isn't said again.
+//! A panic is said once, in the log, where it is caught ([`said`]); the error that it becomes isn't
+//! said again.
 //!
-//! Invariants: no panic leaves [`caught`]; of what was thrown only texts are dropped, since a drop may panic, too; a user's thing that
-//! we keep is [`Theirs`], so that dropping it is guarded too, whoever does it last.
+//! Invariants: no panic leaves [`caught`]; of what was thrown only texts are dropped, since a drop
+//! may panic, too; a user's thing that we keep is [`Theirs`], so that dropping it is guarded too,
+//! whoever does it last.
 
 use std::any::Any;
 use std::fmt;
@@ -18,8 +21,8 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> std::result::Result<T, Stri
     catch_unwind(AssertUnwindSafe(work)).map_err(message)
 }
 
-/// What a panic says. What was thrown may panic in its drop, so all but a text is leaked: it is rare, and a second panic would have
-/// no place to go.
+/// What a panic says. What was thrown may panic in its drop, so all but a text is leaked: it is
+/// rare, and a second panic would have no place to go.
 #[cold]
 fn message(panic: Box<dyn Any + Send>) -> String {
     let panic = match panic.downcast::<String>() {
@@ -33,7 +36,8 @@ fn message(panic: Box<dyn Any + Send>) -> String {
     "(no message)".to_owned()
 }
 
-/// Runs something that uses the transport. A panic becomes an error of the session's; `what` panicked, and where, is for the log.
+/// Runs something that uses the transport. A panic becomes an error of the session's; `what`
+/// panicked, and where, is for the log.
 pub(super) fn guarded<T>(session: u64, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(work).unwrap_or_else(|text| {
         said(session, what, &text);

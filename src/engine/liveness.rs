@@ -1,7 +1,8 @@
-//! What the timer looks at: when something was last received, and when payload last crossed; and what it does about it.
+//! What the timer looks at: when something was last received, and when payload last crossed; and
+//! what it does about it.
 //!
-//! Invariant: stamps are atomics, taken once per transport read or write by the threads that do those, so that liveness depends
-//! on neither thread's being able to run.
+//! Invariant: stamps are atomics, taken once per transport read or write by the threads that do
+//! those, so that liveness depends on neither thread's being able to run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -46,7 +47,8 @@ impl Clock {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX) // 584 years
+        // 584 years
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn instant(&self, stamp: &AtomicU64) -> Instant {
@@ -79,7 +81,9 @@ impl Clock {
             0 if is_parked => WriterState::Parked,
             0 => WriterState::Working,
             u64::MAX => WriterState::Ended,
-            since => WriterState::InTransport(Duration::from_nanos(self.nanos(now).saturating_sub(since - 1))),
+            since => WriterState::InTransport(Duration::from_nanos(
+                self.nanos(now).saturating_sub(since - 1),
+            )),
         }
     }
 
@@ -103,14 +107,15 @@ impl Core {
         }
     }
 
-    /// The timer's look at the session, so much later than it was asked for; returns when to look again, `None` for no more. Never
-    /// waits.
+    /// The timer's look at the session, so much later than it was asked for; returns when to look
+    /// again, `None` for no more. Never waits.
     pub(super) fn on_timer(&self, now: Instant, late: Duration) -> Option<Instant> {
         if self.lifecycle.is_in(Phase::Ended) {
             return self.on_timer_ended(now);
         }
         // A session that is closing has a deadline of its own.
-        let no_data = if self.lifecycle.is_in(Phase::Closing) { None } else { self.no_data_timeout() };
+        let no_data =
+            if self.lifecycle.is_in(Phase::Closing) { None } else { self.no_data_timeout() };
         // Before `received`, which is stamped before a pause is seen to be over.
         let pause = self.pause();
         let signs = Signs {
@@ -132,11 +137,13 @@ impl Core {
             Due::NoData(timeout) => self.end(Error::NoData(timeout)),
             Due::Overdue => self.overdue(),
         }
-        // A session always has a next look, so that the timer's thread lives as long as a session does.
+        // A session always has a next look, so that the timer's thread lives as long as a session
+        // does.
         (!self.lifecycle.is_in(Phase::Ended)).then(|| next.unwrap_or(now + IDLE_LOOK))
     }
 
-    /// The same when the session has ended with its input: its writer may still end the output, for some time.
+    /// The same when the session has ended with its input: its writer may still end the output, for
+    /// some time.
     fn on_timer_ended(&self, now: Instant) -> Option<Instant> {
         let deadline = self.lifecycle.deadline().filter(|_| !self.is_aborted())?;
         if deadline <= now {
@@ -149,12 +156,15 @@ impl Core {
     /// The budget stayed used up: the stream that holds most of it goes, so that the others live.
     fn cut_the_largest(&self, after: Duration) {
         if !self.env.budget.is_short() {
-            return; // there is room since, and the reader hasn't run yet: a second stream would be cut for nothing
+            // there is room since, and the reader hasn't run yet: a second stream would
+            // be cut for nothing
+            return;
         }
         let Some((held, cell)) = self.largest() else { return };
         warn!(
             target: "gmux::session",
-            "session {}: the receive budget was full for {after:?}; stream {} {}, which holds {held} bytes, is cut",
+            "session {}: the receive budget was full for {after:?}; stream {} {}, which holds \
+             {held} bytes, is cut",
             self.number, cell.id, shown(cell.name.bytes()),
         );
         self.fail_stream(&cell, Error::Stalled { held, after }, true);
@@ -167,7 +177,7 @@ impl Core {
         held.max_by_key(|(held, _)| *held).filter(|(held, _)| *held > 0)
     }
 
-    // ---- the reader's pause -------------------------------------------------------------------------------------
+    // ---- the reader's pause ---------------------------------------------------------------------
 
     /// Since when the reader has been waiting for the application, and for what, if it is.
     pub(crate) fn pause(&self) -> Option<(Instant, Cause)> {

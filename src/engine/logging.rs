@@ -1,11 +1,13 @@
-//! The one place that logs: `trace!`, `debug!`, `info!` and `warn!` as the `log` crate has them, but for a logger that panics. That costs
-//! the line, and nothing else.
+//! The one place that logs: `trace!`, `debug!`, `info!` and `warn!` as the `log` crate has them,
+//! but for a logger that panics. That costs the line, and nothing else.
 //!
-//! Invariants: nothing is evaluated of a line whose level is off; no other file names the `log` crate (`tests/layering.rs` checks it).
+//! Invariants: nothing is evaluated of a line whose level is off; no other file names the `log`
+//! crate (`tests/layering.rs` checks it).
 
 use super::guard::caught;
 
-/// Whether lines of a level are wanted at all: a comparison, so that lines for every frame cost nothing while they are off.
+/// Whether lines of a level are wanted at all: a comparison, so that lines for every frame cost
+/// nothing while they are off.
 pub(super) fn is_on(level: ::log::Level) -> bool {
     level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level()
 }
@@ -45,4 +47,6 @@ macro_rules! warn_line {
     ($($line:tt)+) => { $crate::engine::logging::line!(Warn, $($line)+) };
 }
 
-pub(super) use {debug_line as debug, info_line as info, line, trace_line as trace, warn_line as warn};
+pub(super) use {
+    debug_line as debug, info_line as info, line, trace_line as trace, warn_line as warn,
+};

@@ -14,13 +14,15 @@ impl Core {
         let mut cells = self.registry.lock().streams.streams();
         cells.retain(|cell| cell.is_cut_off_by_eof());
         if !inside_frame && cells.is_empty() {
-            // (A peer that ends after our own close does as it should, though it had nothing to say.)
+            // (A peer that ends after our own close does as it should, though it had nothing to
+            // say.)
             let unasked = !self.lifecycle.is_over();
             if unasked && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
-                // A clean end; but streams that were opened, written and closed may have been refused
-                // unread, and there is no call left that could say so.
+                // A clean end; but streams that were opened, written and closed may have been
+                // refused unread, and there is no call left that could say so.
                 let (number, setup) = (self.number, self.setup());
-                warn!(target: "gmux::session", "session {number}: the peer closed the connection{setup}");
+                warn!(target: "gmux::session", "session {number}: the peer closed the \
+                                                connection{setup}");
             }
             return Error::PeerClosed;
         }

@@ -1,14 +1,15 @@
-//! A session's machinery: what its handles, its two threads and the timer share, and how it starts, closes and ends.
+//! A session's machinery: what its handles, its two threads and the timer share, and how it starts,
+//! closes and ends.
 //!
 //! ```text
 //! out: write() → StreamCell → shaper's channels → writer thread → frames, vectored → transport
 //! in:  transport → reader thread → frame reader → registry → StreamCell → read()
 //! ```
 //!
-//! Invariants: the first fatal error ends the session, once, in [`Core::end`]
-//! ([`ending`]): it stores the cause, aborts the transport,
-//! empties the registry and wakes everybody, and never joins a thread. The engine's and the timer's references to [`Core`]
-//! aren't handles; the last handle's drop closes the session.
+//! Invariants: the first fatal error ends the session, once, in [`Core::end`] ([`ending`]): it
+//! stores the cause, aborts the transport, empties the registry and wakes everybody, and never
+//! joins a thread. The engine's and the timer's references to [`Core`] aren't handles; the last
+//! handle's drop closes the session.
 //!
 //! The registry's lock guards the table of streams and the backlog. Three condvars wait on it:
 //! `acceptable` and `room` ([`accepting`] says who waits and who wakes them), and `drained`, in
@@ -70,10 +71,12 @@ pub(crate) struct Core {
     acceptable: Condvar,
     room: Condvar,
     drained: Condvar,
-    /// What the names of the peer's streams may occupy: half as much as their data. They are charged for as long as their streams
-    /// live, so in the budget itself they could use up what reading needs.
+    /// What the names of the peer's streams may occupy: half as much as their data. They are
+    /// charged for as long as their streams live, so in the budget itself they could use up what
+    /// reading needs.
     names: Arc<Budget>,
-    /// Taken out by the last of the two threads, so that the descriptor is closed though handles live on.
+    /// Taken out by the last of the two threads, so that the descriptor is closed though handles
+    /// live on.
     control: Mutex<Option<Arc<TheirControl>>>,
     local_addr: Option<SocketAddr>,
     peer_addr: Option<SocketAddr>,
@@ -113,16 +116,25 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Starts a session over what `split` gives, with no handle yet. A panic in there is an error, as it is later.
-    pub(crate) fn start(split: impl FnOnce() -> io::Result<Halves>, config: Config, role: Role) -> Result<Arc<Self>> {
+    /// Starts a session over what `split` gives, with no handle yet. A panic in there is an error,
+    /// as it is later.
+    pub(crate) fn start(
+        split: impl FnOnce() -> io::Result<Halves>,
+        config: Config,
+        role: Role,
+    ) -> Result<Arc<Self>> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, SeqCst);
         let halves = guarded(number, "the transport panicked when it was split", || Ok(split()?))?;
         let Halves { reader, writer, control, bounded_writes, bound_writes, bound_reads } = halves;
-        let reader = Theirs::new(number, "the transport panicked when its read half was dropped", reader);
-        let writer = Theirs::new(number, "the transport panicked when its write half was dropped", writer);
-        let control = Theirs::new(number, "the transport panicked when its control was dropped", control);
-        let bound = |set| Theirs::new(number, "the transport panicked when a bound was dropped", set);
+        let reader =
+            Theirs::new(number, "the transport panicked when its read half was dropped", reader);
+        let writer =
+            Theirs::new(number, "the transport panicked when its write half was dropped", writer);
+        let control =
+            Theirs::new(number, "the transport panicked when its control was dropped", control);
+        let bound =
+            |set| Theirs::new(number, "the transport panicked when a bound was dropped", set);
         let (bound_writes, bound_reads) = (bound_writes.map(bound), bound_reads.map(bound));
         let (local_addr, peer_addr, can_finish) =
             guarded(number, "the transport panicked when asked what it is", || {
@@ -131,7 +143,8 @@ impl Core {
             })?;
         let (control, now) = (Arc::new(control), Instant::now());
         let (shaper, queue) = shaper();
-        let period = (!config.keepalive_disabled).then_some((config.keepalive_interval, config.keepalive_timeout));
+        let period = (!config.keepalive_disabled)
+            .then_some((config.keepalive_interval, config.keepalive_timeout));
         let limits = Limits { max_streams: config.max_streams, backlog: config.accept_backlog };
         let core = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -139,7 +152,11 @@ impl Core {
             role,
             counters: Counters::default(),
             lifecycle: Lifecycle::new(can_finish),
-            registry: Mutex::new(Accepting { streams: Registry::new(role, limits), deadline: None, waiters: 0 }),
+            registry: Mutex::new(Accepting {
+                streams: Registry::new(role, limits),
+                deadline: None,
+                waiters: 0,
+            }),
             acceptable: Condvar::new(),
             room: Condvar::new(),
             drained: Condvar::new(),
@@ -162,8 +179,10 @@ impl Core {
             env: Env::new(config, shaper),
         });
         let parker = queue.parker();
-        *core.writer.lock() = Some(writer::Writer::new(writer, patience::Patience::new(bound_writes), queue));
-        *core.reader.lock() = Some(reader::Input::new(reader, bound_reads, control, &core.env.config));
+        *core.writer.lock() =
+            Some(writer::Writer::new(writer, patience::Patience::new(bound_writes), queue));
+        *core.reader.lock() =
+            Some(reader::Input::new(reader, bound_reads, control, &core.env.config));
         core.clone().start_threads(parker)?;
         debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());
         Ok(core)
@@ -187,9 +206,10 @@ impl Core {
         self.peer_addr.map(|addr| format!(" with {addr}")).unwrap_or_default()
     }
 
-    // ---- streams ------------------------------------------------------------------------------------------------
+    // ---- streams --------------------------------------------------------------------------------
 
-    /// Opens a stream from this end. It is in the registry before its SYN can leave, so that an answer finds it.
+    /// Opens a stream from this end. It is in the registry before its SYN can leave, so that an
+    /// answer finds it.
     pub(crate) fn open(&self, name: &[u8]) -> Result<Arc<StreamCell>> {
         if name.len() > MAX_PAYLOAD {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
@@ -209,7 +229,8 @@ impl Core {
         Ok(cell)
     }
 
-    /// Queues what a new stream owes: SYN if it is ours, and UPD if it mustn't have the whole initial window.
+    /// Queues what a new stream owes: SYN if it is ours, and UPD if it mustn't have the whole
+    /// initial window.
     fn introduce(&self, cell: &Arc<StreamCell>) {
         if self.env.config.version == 2 && self.env.is_crowded() {
             cell.announce();
@@ -217,11 +238,18 @@ impl Core {
         cell.queue_now(&self.env);
     }
 
-    /// Writes to a stream. If that answers what came, and the writer is idle, this thread takes the writer's turn.
-    pub(crate) fn write(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &[u8], take: Take) -> Result<usize> {
+    /// Writes to a stream. If that answers what came, and the writer is idle, this thread takes the
+    /// writer's turn.
+    pub(crate) fn write(
+        self: &Arc<Self>,
+        cell: &Arc<StreamCell>,
+        buf: &[u8],
+        take: Take,
+    ) -> Result<usize> {
         let written = cell.write(&self.env, buf, take)?;
         let shaper = &self.env.shaper;
-        let turn = written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
+        let turn =
+            written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
         if turn && writer::callers_turn(self) {
             self.answers.fetch_add(1, SeqCst);
         } else {
@@ -230,7 +258,8 @@ impl Core {
         Ok(written.accepted)
     }
 
-    /// Reads from a stream. If the reader thread stands by, this thread reads the transport instead of waiting.
+    /// Reads from a stream. If the reader thread stands by, this thread reads the transport instead
+    /// of waiting.
     pub(crate) fn read(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &mut [u8]) -> Result<usize> {
         cell.read(&self.env, buf, || reader::callers_turn(self, cell))
     }
@@ -270,7 +299,8 @@ impl Core {
         self.notify_apart(vec![(Arc::clone(cell), ended)]);
     }
 
-    /// Streams that aren't closed. A close of the session closes them all, though some may still have something to send.
+    /// Streams that aren't closed. A close of the session closes them all, though some may still
+    /// have something to send.
     pub(crate) fn num_streams(&self) -> usize {
         if self.lifecycle.is_over() { 0 } else { self.registry.lock().streams.open_count() }
     }
@@ -283,7 +313,7 @@ impl Core {
         self.peer_addr
     }
 
-    // ---- handles ------------------------------------------------------------------------------------------------
+    // ---- handles --------------------------------------------------------------------------------
 
     pub(crate) fn add_session_handle(&self) {
         self.session_handles.fetch_add(1, SeqCst);
@@ -301,8 +331,8 @@ impl Core {
         self.handles.fetch_add(1, SeqCst);
     }
 
-    /// The last handle closes the session, and waits until everything is handed over, but not for the peer's end, and
-    /// not on our own threads.
+    /// The last handle closes the session, and waits until everything is handed over, but not for
+    /// the peer's end, and not on our own threads.
     pub(crate) fn drop_handle(self: &Arc<Self>) {
         if self.handles.fetch_sub(1, SeqCst) == 1 {
             self.begin_close();
@@ -313,4 +343,5 @@ impl Core {
     }
 }
 
-const _: () = assert!(INITIAL_WINDOW as usize > MAX_PAYLOAD, "one frame always fits a new stream's window");
+const _: () =
+    assert!(INITIAL_WINDOW as usize > MAX_PAYLOAD, "one frame always fits a new stream's window");

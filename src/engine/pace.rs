@@ -1,8 +1,10 @@
 //! How much of its data a stream may send before it is another's turn.
 //!
-//! Large turns are cheap: frames of one stream that arrive together wake its reader once. (With turns of one frame, sixteen streams made twice as many
-//! system calls for wake-ups, and were a tenth slower.) Beside few streams on a fast link they cost nobody anything, since a batch is written
-//! whole. But 64 streams on a link of a gigabit a second would each move every 67 ms. So turns become smaller where a round takes long.
+//! Large turns are cheap: frames of one stream that arrive together wake its reader once. (With
+//! turns of one frame, sixteen streams made twice as many system calls for wake-ups, and were a
+//! tenth slower.) Beside few streams on a fast link they cost nobody anything, since a batch is
+//! written whole. But 64 streams on a link of a gigabit a second would each move every 67 ms. So
+//! turns become smaller where a round takes long.
 //!
 //! Invariants: pure, the clock is an argument; an allowance is never nothing.
 
@@ -16,7 +18,8 @@ const LARGEST: usize = BATCH_BYTES / 2;
 /// How long a round of all streams ought to take at most, and how long the rate is measured.
 const ROUND: Duration = Duration::from_millis(10);
 
-/// However many streams there are, a turn may take such a part of [`ROUND`]: 100 µs, beside which waking a reader is little.
+/// However many streams there are, a turn may take such a part of [`ROUND`]: 100 µs, beside which
+/// waking a reader is little.
 const TURNS_IN_ROUND: usize = 100;
 
 /// How fast the transport takes data, as last seen.
@@ -42,7 +45,8 @@ impl Pace {
         }
     }
 
-    /// What each of `streams` may send in its turn, in bytes. Any more than nothing is worth a frame.
+    /// What each of `streams` may send in its turn, in bytes. Any more than nothing is worth a
+    /// frame.
     pub(super) fn allowance(&self, streams: usize) -> usize {
         (self.per_round / streams.clamp(1, TURNS_IN_ROUND)).clamp(1, LARGEST)
     }

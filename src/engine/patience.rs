@@ -44,8 +44,8 @@ impl Patience {
         self.set_bound(SMALL);
     }
 
-    /// Decides whether a write that began at `started` and failed is to be tried again; pauses if that
-    /// came back at once.
+    /// Decides whether a write that began at `started` and failed is to be tried again; pauses if
+    /// that came back at once.
     pub(super) fn retry(&mut self, core: &Core, error: io::Error, started: Instant) -> Result<()> {
         if !is_not_yet(&error) {
             return Err(error.into());
@@ -66,7 +66,10 @@ impl Patience {
     /// Where it can't be set it stays as it is, and that is tried again.
     fn set_bound(&mut self, bound: Duration) {
         if bound != self.bound
-            && self.set.as_mut().is_some_and(|set| set.get_mut().and_then(|set| set(Some(bound))).is_ok())
+            && self
+                .set
+                .as_mut()
+                .is_some_and(|set| set.get_mut().and_then(|set| set(Some(bound))).is_ok())
         {
             self.bound = bound;
         }
@@ -75,5 +78,8 @@ impl Patience {
 
 /// Whether a failed call is to be tried again.
 pub(super) fn is_not_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }

@@ -6,7 +6,8 @@
 //! has that, for two bounds at most. It never waits on one stream, the writer, or another lock that
 //! is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
 //!
-//! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a bounded rate.
+//! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a
+//! bounded rate.
 
 mod data;
 mod pauses;
@@ -75,7 +76,8 @@ pub(super) fn run(core: &Arc<Core>) {
     }
 }
 
-/// The reader's own state: held by the reader thread while it works, and by a caller during its turn.
+/// The reader's own state: held by the reader thread while it works, and by a caller during its
+/// turn.
 pub(super) struct Input {
     transport: Theirs<Box<dyn Read + Send>>,
     /// Bounds the transport's reads, where that can be done.
@@ -143,8 +145,8 @@ enum Work {
     StandBy,
 }
 
-/// Whether a failed read is a sign of life: an `Interrupted` that the transport has made itself, since
-/// it took something that isn't whole yet. The system's own has a number.
+/// Whether a failed read is a sign of life: an `Interrupted` that the transport has made itself,
+/// since it took something that isn't whole yet. The system's own has a number.
 fn has_taken_something(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted && error.raw_os_error().is_none()
 }
@@ -274,7 +276,8 @@ impl Reader<'_> {
         self.core.judge_eof(self.input.frames.inside_frame())
     }
 
-    /// The input has ended inside a frame, for whatever reason of the transport's: what has come of the data is delivered.
+    /// The input has ended inside a frame, for whatever reason of the transport's: what has come of
+    /// the data is delivered.
     fn deliver_what_came(&mut self, error: &Error) -> Result<()> {
         let by_transport = error.is_end_of_input() || matches!(error, Error::Io(_));
         if by_transport && !self.core.lifecycle.is_over() && self.input.frames.cut_short() {
@@ -283,8 +286,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The session is closing: what comes is thrown away until the peer ends its side, so that no unread input makes the system
-    /// reset the connection, which would purge what was sent.
+    /// The session is closing: what comes is thrown away until the peer ends its side, so that no
+    /// unread input makes the system reset the connection, which would purge what was sent.
     fn discard(&mut self) -> Result<()> {
         let (mut waste, mut backoff) = (vec![0; 16 * 1024], Backoff::default());
         loop {
@@ -308,7 +311,7 @@ impl Reader<'_> {
         }
     }
 
-    // ---- frames -------------------------------------------------------------------------------------------------
+    // ---- frames ---------------------------------------------------------------------------------
 
     /// A header came: checks it, and says where its payload goes.
     fn header(&mut self, header: Header) -> Result<()> {
@@ -341,7 +344,8 @@ impl Reader<'_> {
                     return Ok(());
                 };
                 if let Some(update) = decode_update(self.input.frames.payload())
-                    && let Err(error) = cell.update(&self.core.env, update, self.input.now, &mut self.input.wakes)
+                    && let Err(error) =
+                        cell.update(&self.core.env, update, self.input.now, &mut self.input.wakes)
                 {
                     self.fail(&cell, error);
                 }

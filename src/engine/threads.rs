@@ -1,6 +1,7 @@
 //! gmux's own threads: how they are started, and what becomes of a panic in them.
 //!
-//! Invariant: no panic leaves a thread; one of a session's two threads ends in [`Core::thread_ends`], whatever happens in it.
+//! Invariant: no panic leaves a thread; one of a session's two threads ends in
+//! [`Core::thread_ends`], whatever happens in it.
 
 use std::cell::Cell;
 use std::io;
@@ -32,8 +33,11 @@ pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Re
         }
     };
     let started = thread::Builder::new().name(name.clone()).spawn(body);
-    // The system says "try again" (`WouldBlock`), which is no answer to somebody who wants a session.
-    started.map(drop).map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))
+    // The system says "try again" (`WouldBlock`), which is no answer to somebody who wants a
+    // session.
+    started
+        .map(drop)
+        .map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))
 }
 
 impl Core {
@@ -45,7 +49,8 @@ impl Core {
         let core = Arc::clone(&self);
         let name = format!("gmux-writer-{}", self.number);
         let writer = spawn(name, move || core.thread(|| writer::run(&core, &parker)));
-        // A thread that couldn't be had counts as ended; the other one ends when the transport is aborted.
+        // A thread that couldn't be had counts as ended; the other one ends when the transport is
+        // aborted.
         let failed = [reader, writer].into_iter().filter_map(Result::err);
         let failed: Vec<Error> = failed
             .map(|error| {
@@ -58,7 +63,8 @@ impl Core {
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// One of the two threads. They have guards of their own where the transport is called; whatever else panics ends the session, too.
+    /// One of the two threads. They have guards of their own where the transport is called;
+    /// whatever else panics ends the session, too.
     fn thread(&self, run: impl FnOnce()) {
         let outcome = guarded(self.number, "its thread panicked", || {
             run();

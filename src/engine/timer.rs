@@ -1,11 +1,14 @@
-//! One thread for the time limits of all sessions of the process: keepalive, no-data timeouts, stalls, close timeouts.
+//! One thread for the time limits of all sessions of the process: keepalive, no-data timeouts,
+//! stalls, close timeouts.
 //!
-//! Invariants: it holds sessions weakly; it never waits for anything but time; it never drops a session or a transport (if its
-//! reference is the last one, another thread gets it); it exists while there are sessions, and `running` is true as long; a panic at
-//! one session's look ends that session alone.
+//! Invariants: it holds sessions weakly; it never waits for anything but time; it never drops a
+//! session or a transport (if its reference is the last one, another thread gets it); it exists
+//! while there are sessions, and `running` is true as long; a panic at one session's look ends that
+//! session alone.
 //!
-//! The lock guards the queue, and is a leaf. The thread waits on `changed`, which is woken when there is something earlier than
-//! all else, and when the queue empties: not for each session that wants to be looked at some time.
+//! The lock guards the queue, and is a leaf. The thread waits on `changed`, which is woken when
+//! there is something earlier than all else, and when the queue empties: not for each session that
+//! wants to be looked at some time.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -43,8 +46,8 @@ struct State {
 }
 
 impl State {
-    /// Puts a session in its place, unless it has an earlier one; returns whether it is the first of all now, so that the thread has to
-    /// know.
+    /// Puts a session in its place, unless it has an earlier one; returns whether it is the first
+    /// of all now, so that the thread has to know.
     fn place(&mut self, number: u64, core: Weak<Core>, at: Instant) -> bool {
         if let Some(&earlier) = self.places.get(&number) {
             if earlier <= at {
@@ -83,11 +86,13 @@ pub(super) fn register(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
-/// Looks at a session at `at`, or before. Cheap where it is looked at before anyway: then nobody is woken.
+/// Looks at a session at `at`, or before. Cheap where it is looked at before anyway: then nobody is
+/// woken.
 pub(super) fn schedule(core: &Arc<Core>, at: Instant) {
     let mut state = TIMER.state.lock();
     // One without a place has ended.
-    let first = state.places.contains_key(&core.number) && state.place(core.number, Arc::downgrade(core), at);
+    let first = state.places.contains_key(&core.number)
+        && state.place(core.number, Arc::downgrade(core), at);
     drop(state);
     if first {
         TIMER.changed.notify_one();
@@ -110,7 +115,8 @@ pub(super) fn is_this_thread() -> bool {
     HERE.get()
 }
 
-/// The thread. It ends in [`looks`] alone, which says so in `running`: should that panic, it begins again.
+/// The thread. It ends in [`looks`] alone, which says so in `running`: should that panic, it begins
+/// again.
 fn run() {
     HERE.set(true);
     while let Err(text) = caught(looks) {
@@ -150,7 +156,8 @@ fn looks() {
     }
 }
 
-/// One look at one session; returns when the next is due. A panic ends that session, and nothing else.
+/// One look at one session; returns when the next is due. A panic ends that session, and nothing
+/// else.
 fn look(core: &Core, now: Instant, late: Duration) -> Option<Instant> {
     let looked = guarded(core.number, "the timer panicked", || Ok(core.on_timer(now, late)));
     looked.unwrap_or_else(|error| {

@@ -1,8 +1,8 @@
 //! What a session shows of itself: its counters and gauges, its streams, and what it takes to
 //! understand a hang.
 //!
-//! Invariants: nothing here changes anything; [`Core::glance`], which `Debug` uses, waits for no lock
-//! that is held across the streams; streams are looked at with the registry unlocked.
+//! Invariants: nothing here changes anything; [`Core::glance`], which `Debug` uses, waits for no
+//! lock that is held across the streams; streams are looked at with the registry unlocked.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -109,7 +109,11 @@ mod tests {
         }
         cell.while_locked(|| {
             assert!(cell.glance(now).is_none());
-            assert_eq!(core.glance().map(|stats| stats.streams), Some(1), "of the others, what there is");
+            assert_eq!(
+                core.glance().map(|stats| stats.streams),
+                Some(1),
+                "of the others, what there is"
+            );
         });
         core.end(Error::Closed);
     }

@@ -1,12 +1,13 @@
 //! The writer thread: takes streams' turns, lays their frames out, and hands them to the transport.
 //!
-//! A batch is filled in this order: refusals and NOP, the express lane (with those at most half of the batch), the
-//! bulk lane round-robin. Then: wake the writers for whom there is room; write; tell the streams. When nothing is left, flush (also
-//! when the transport asked for that), then finish if that was ordered, or park.
-//! A caller may do all this, once and in small, if the writer is idle: see [`callers_turn`].
+//! A batch is filled in this order: refusals and NOP, the express lane (with those at most half of
+//! the batch), the bulk lane round-robin. Then: wake the writers for whom there is room; write;
+//! tell the streams. When nothing is left, flush (also when the transport asked for that), then
+//! finish if that was ordered, or park. A caller may do all this, once and in small, if the writer
+//! is idle: see [`callers_turn`].
 //!
-//! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it; a frame is written whole before the next begins, whatever
-//! the transport takes at a time.
+//! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it;
+//! a frame is written whole before the next begins, whatever the transport takes at a time.
 
 mod fill;
 
@@ -28,8 +29,8 @@ use crate::sync::shaper::{Order, Parker, Queue};
 use crate::wire::Header;
 use crate::wire::writer::Batch;
 
-/// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a system takes it in one piece, or says at
-/// once that it can't.
+/// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a
+/// system takes it in one piece, or says at once that it can't.
 const TURN_BYTES: usize = 16 * 1024;
 
 /// How long the writer has to be idle to give back what a burst needed: then the next one isn't
@@ -39,7 +40,8 @@ const REST_AFTER: Duration = Duration::from_millis(100);
 /// How many turns' places an idle writer keeps.
 const KEPT_TURNS: usize = 64;
 
-/// The writer's own state: held by the writer thread while it works, and by a caller during its turn.
+/// The writer's own state: held by the writer thread while it works, and by a caller during its
+/// turn.
 pub(super) struct Writer {
     transport: Theirs<Box<dyn Write + Send>>,
     patience: Patience,
@@ -93,9 +95,9 @@ pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
     }
 }
 
-/// The caller's turn: does what the writer thread would have to be woken for, on the calling thread, if the writer is idle. Never
-/// waits for a lock; waits for the transport only as long as that bounds its writes. Returns whether the work that the caller has queued is
-/// seen to.
+/// The caller's turn: does what the writer thread would have to be woken for, on the calling
+/// thread, if the writer is idle. Never waits for a lock; waits for the transport only as long as
+/// that bounds its writes. Returns whether the work that the caller has queued is seen to.
 pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
     let Some(mut slot) = core.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
@@ -132,12 +134,17 @@ fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: 
 enum Work {
     /// Nothing is left to do.
     Done,
-    /// For `work`: the session is closing, and everything is sent. For `try_work`: the writer thread has to go on.
+    /// For `work`: the session is closing, and everything is sent. For `try_work`: the writer
+    /// thread has to go on.
     Finished,
 }
 
 impl Writer {
-    pub(super) fn new(transport: Theirs<Box<dyn Write + Send>>, patience: Patience, queue: Queue) -> Self {
+    pub(super) fn new(
+        transport: Theirs<Box<dyn Write + Send>>,
+        patience: Patience,
+        queue: Queue,
+    ) -> Self {
         Self {
             transport,
             patience,
@@ -170,7 +177,10 @@ impl Writer {
         let shaper = &core.env.shaper;
         loop {
             if shaper.has(Order::Stop) {
-                return Err(core.lifecycle.cause().map_or(Error::Closed, |cause| Error::clone(&cause)));
+                return Err(core
+                    .lifecycle
+                    .cause()
+                    .map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
             // Looked at before the queues: what was accepted before the order is in them by now.
             let finish = shaper.has(Order::Finish);
@@ -194,10 +204,14 @@ impl Writer {
         }
     }
 
-    /// One write of what waits. What the transport doesn't take stays in the batch, and the writer thread goes on with it before
-    /// any other frame.
+    /// One write of what waits. What the transport doesn't take stays in the batch, and the writer
+    /// thread goes on with it before any other frame.
     fn try_work(&mut self, core: &Arc<Core>) -> Result<Work> {
-        if !self.batch.is_empty() || !self.flushed || self.failed.is_some() || !self.patience.is_short() {
+        if !self.batch.is_empty()
+            || !self.flushed
+            || self.failed.is_some()
+            || !self.patience.is_short()
+        {
             return Ok(Work::Finished);
         }
         self.fill_small(core, TURN_BYTES);
@@ -255,9 +269,11 @@ impl Writer {
         }
     }
 
-    /// A part of the batch is with the transport: on a slow link the rest may take long, and that part is data crossing.
+    /// A part of the batch is with the transport: on a slow link the rest may take long, and that
+    /// part is data crossing.
     fn touch(&self, core: &Core) {
-        let (now, whole) = (Instant::now(), self.batch.is_empty()); // if it is whole, `hand_over` follows
+        // if it is whole, `hand_over` follows
+        let (now, whole) = (Instant::now(), self.batch.is_empty());
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
             core.clock.payload(now);
             sent.cell.touch(now);

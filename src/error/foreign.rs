@@ -67,14 +67,20 @@ pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
     let is_shown = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\x1b'); // colours
     let text = valid.split(|c| !is_shown(c)).next().unwrap_or_default();
     // A letter that is cut in two by the end is no reason to doubt.
-    let is_all = text.len() == valid.len() && std::str::from_utf8(bytes).err().is_none_or(|e| e.error_len().is_none());
+    let is_all = text.len() == valid.len()
+        && std::str::from_utf8(bytes).err().is_none_or(|e| e.error_len().is_none());
     let is_line = text.ends_with('\n');
     (!text.is_empty() && (is_all || is_line)).then_some(text)
 }
 
 /// The message: both versions (this end's, then the peer's) and what to do, or the text that came
 /// instead.
-pub(super) struct Foreign<'a>(pub(super) u8, pub(super) u8, pub(super) &'a Option<SocketAddr>, pub(super) &'a [u8]);
+pub(super) struct Foreign<'a>(
+    pub(super) u8,
+    pub(super) u8,
+    pub(super) &'a Option<SocketAddr>,
+    pub(super) &'a [u8],
+);
 
 impl fmt::Display for Foreign<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +95,8 @@ impl fmt::Display for Foreign<'_> {
             };
             return write!(
                 f,
-                "no frame, but {what}: the peer{peer} {does} TLS, and this end doesn't: give TLS to \
+                "no frame, but {what}: the peer{peer} {does} TLS, and this end doesn't: give TLS \
+                 to \
                  both ends, or to none"
             );
         }
@@ -106,7 +113,8 @@ impl fmt::Display for Foreign<'_> {
             ),
             (_, Some(text)) => write!(
                 f,
-                "no frame, but text: the peer{peer} sent {text:?} where this end expected a frame of \
+                "no frame, but text: the peer{peer} sent {text:?} where this end expected a frame \
+                 of \
                  version {ours}: {whose} does something else write to the connection, such as a \
                  login banner, a shell's startup file, or a message of the peer's program? It has \
                  to go elsewhere, to standard error for example"
@@ -126,7 +134,8 @@ mod tests {
 
     #[test]
     fn text_in_a_frames_place_is_shown_with_what_to_do() {
-        for banner in ["Welcome to Debian!\n", "\x1b[1mbold\x1b[0m", "Добро пожаловать", "x"] {
+        for banner in ["Welcome to Debian!\n", "\x1b[1mbold\x1b[0m", "Добро пожаловать", "x"]
+        {
             let text = said(banner.as_bytes()[0], banner.as_bytes());
             assert!(text.contains(&format!("{banner:?}")), "{text}");
             for part in ["192.0.2.7:99", "version 1", "gmux or smux at all?", "login banner"] {
@@ -134,7 +143,10 @@ mod tests {
             }
         }
         let followed = said(b'W', b"Welcome to Debian!\n\x02\x03\0\0\0\0\0\0");
-        assert!(followed.contains(r#""Welcome to Debian!\n""#), "frames came behind it: {followed}");
+        assert!(
+            followed.contains(r#""Welcome to Debian!\n""#),
+            "frames came behind it: {followed}"
+        );
         let cut = &"é".repeat(40).into_bytes()[..63];
         assert!(said(cut[0], cut).contains(&"é".repeat(31)), "a letter was cut in two");
     }
@@ -150,15 +162,23 @@ mod tests {
     #[test]
     fn tls_in_a_frames_place_says_which_end_speaks_it() {
         let hello = said(22, b"\x16\x03\x01\x02\0\x01\0\x01\xfc");
-        assert!(hello.contains("TLS handshake: the peer 192.0.2.7:99 speaks TLS, and this end doesn't"), "{hello}");
+        assert!(
+            hello.contains("TLS handshake: the peer 192.0.2.7:99 speaks TLS, and this end doesn't"),
+            "{hello}"
+        );
         let alert = said(21, b"\x15\x03\x03\0\x02\x02\x32");
-        assert!(alert.contains("TLS alert: the peer 192.0.2.7:99 expects TLS, and this end doesn't"), "{alert}");
+        assert!(
+            alert.contains("TLS alert: the peer 192.0.2.7:99 expects TLS, and this end doesn't"),
+            "{alert}"
+        );
         assert!(said(23, b"\x17\x03\x03").contains("but TLS: the peer 192.0.2.7:99 speaks TLS"));
     }
 
     #[test]
     fn what_is_no_text_is_a_version() {
-        for bytes in [&[0, 3, 0, 0][..], b"\x16\x02\x01\x02\0\x01", b"\x16", b"a\0b", &[0xff; 8], &[]] {
+        for bytes in
+            [&[0, 3, 0, 0][..], b"\x16\x02\x01\x02\0\x01", b"\x16", b"a\0b", &[0xff; 8], &[]]
+        {
             let text = said(bytes.first().copied().unwrap_or(9), bytes);
             assert!(text.starts_with("invalid version") && text.contains("at all?"), "{text}");
         }

@@ -1,5 +1,5 @@
-//! How a connection was lost, in words that lead on: where in the input, whose streams were cut off,
-//! and, if the peer left without a word, what may have made it leave.
+//! How a connection was lost, in words that lead on: where in the input, whose streams were cut
+//! off, and, if the peer left without a word, what may have made it leave.
 //!
 //! Invariant: what is asked about a peer is asked only while nothing has come from it; afterwards
 //! versions and roles are known to agree.
@@ -69,7 +69,9 @@ impl fmt::Display for Lost {
             (0, 0) => {}
             (n, 0) => write!(f, " while {n} {} of this end {} open", streams(n), were(n))?,
             (0, n) => write!(f, " while {n} {} of the peer's {} open", streams(n), were(n))?,
-            (n, m) => write!(f, " while {n} {} of this end and {m} of the peer's were open", streams(n))?,
+            (n, m) => {
+                write!(f, " while {n} {} of this end and {m} of the peer's were open", streams(n))?
+            }
         }
         if self.nothing_received { self.setup.fmt(f) } else { Ok(()) }
     }
@@ -84,11 +86,15 @@ impl fmt::Display for Setup {
         let Self { version, role, has_address } = self;
         f.write_str(", before anything came from the peer: ")?;
         if !has_address {
-            f.write_str("is the program at the other end running (its exit status and standard error say so)? ")?;
+            f.write_str(
+                "is the program at the other end running (its exit status and standard \
+                         error say so)? ",
+            )?;
         }
         write!(
             f,
-            "is the peer configured for version {version}, as this end is? is one end client and the other server (this end is the {role})? does a plain smux \
+            "is the peer configured for version {version}, as this end is? is one end client and \
+             the other server (this end is the {role})? does a plain smux \
              peer get unnamed streams only?"
         )
     }
@@ -124,7 +130,8 @@ mod tests {
     const SETUP: Setup = Setup { version: 2, role: "client", has_address: true };
 
     fn text(inside_frame: bool, ours: usize, theirs: usize, nothing_received: bool) -> String {
-        Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup: SETUP }).to_string()
+        Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup: SETUP })
+            .to_string()
     }
 
     #[test]
@@ -132,8 +139,14 @@ mod tests {
         let lost = "connection lost: it ended";
         assert_eq!(text(true, 0, 0, false), format!("{lost} inside a frame"));
         assert_eq!(text(false, 1, 0, false), format!("{lost} while 1 stream of this end was open"));
-        assert_eq!(text(false, 0, 1, false), format!("{lost} while 1 stream of the peer's was open"));
-        assert_eq!(text(true, 0, 5, false), format!("{lost} inside a frame while 5 streams of the peer's were open"));
+        assert_eq!(
+            text(false, 0, 1, false),
+            format!("{lost} while 1 stream of the peer's was open")
+        );
+        assert_eq!(
+            text(true, 0, 5, false),
+            format!("{lost} inside a frame while 5 streams of the peer's were open")
+        );
         let both = format!("{lost} while 2 streams of this end and 1 of the peer's were open");
         assert_eq!(text(false, 2, 1, false), both);
     }
@@ -141,7 +154,13 @@ mod tests {
     #[test]
     fn an_end_before_anything_came_asks_about_version_role_and_names() {
         let text = text(false, 2, 0, true);
-        for word in ["2 streams of this end were open", "before anything came", "version 2", "the client", "unnamed"] {
+        for word in [
+            "2 streams of this end were open",
+            "before anything came",
+            "version 2",
+            "the client",
+            "unnamed",
+        ] {
             assert!(text.contains(word), "{text}");
         }
     }
@@ -149,7 +168,9 @@ mod tests {
     #[test]
     fn without_an_address_the_first_question_is_whether_the_program_runs() {
         let child = Setup { has_address: false, ..SETUP }.to_string();
-        assert!(child.starts_with(", before anything came from the peer: is the program at the other end running"));
+        assert!(child.starts_with(
+            ", before anything came from the peer: is the program at the other end running"
+        ));
         assert!(child.contains("exit status") && child.contains("version 2"), "{child}");
         assert!(!SETUP.to_string().contains("exit status"));
     }
@@ -162,7 +183,9 @@ mod tests {
         assert!(text.contains("version 2") && text.contains("the client"), "{text}");
         assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
         let mut sources = std::iter::successors(reset.source(), |error| (*error).source());
-        assert!(sources.any(|source| source.downcast_ref::<Arc<io::Error>>().is_some_and(|io| io.get_ref().is_none())));
+        assert!(sources.any(|source| {
+            source.downcast_ref::<Arc<io::Error>>().is_some_and(|io| io.get_ref().is_none())
+        }));
         // What isn't the peer's leaving stays as it is.
         let other = Error::from(io::Error::from(io::ErrorKind::InvalidData)).unheard(SETUP);
         assert_eq!(other.to_string(), "transport: invalid data");

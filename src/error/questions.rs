@@ -1,4 +1,5 @@
-//! What a program asks an [`Error`] whose kind doesn't say enough: did time pass, did it close this itself, is all over?
+//! What a program asks an [`Error`] whose kind doesn't say enough: did time pass, did it close this
+//! itself, is all over?
 //!
 //! Invariant: a `write_all` that failed midway is asked for what made it fail.
 
@@ -10,8 +11,8 @@ impl Error {
     /// [`CloseIncomplete`](Self::CloseIncomplete), unless that is because the peer had ended.
     /// [`PartialWrite`](Self::PartialWrite) is asked of its source, here as below.
     ///
-    /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may tell
-    /// that the connection timed out.
+    /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may
+    /// tell that the connection timed out.
     ///
     /// ```
     /// use std::io::Read;
@@ -34,9 +35,9 @@ impl Error {
         }
     }
 
-    /// Whether the program itself closed, at this end, what the call needs: [`Closed`](Self::Closed)
-    /// and [`WriteShutdown`](Self::WriteShutdown). Where other threads close streams and sessions,
-    /// this is no fault.
+    /// Whether the program itself closed, at this end, what the call needs:
+    /// [`Closed`](Self::Closed) and [`WriteShutdown`](Self::WriteShutdown). Where other threads
+    /// close streams and sessions, this is no fault.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match self {

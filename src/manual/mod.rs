@@ -1,6 +1,7 @@
 //! The manual, for reading. `guide.md`, beside these pages, is the crate's own documentation.
 //!
-//! Invariant: documents alone; these modules are empty, and no part of a build that isn't one of documentation.
+//! Invariant: documents alone; these modules are empty, and no part of a build that isn't one of
+//! documentation.
 //!
 //! | page | for |
 //! |---|---|

@@ -1,17 +1,18 @@
-//! Received data that waits for the application, in pooled buffers. (Accepted data: [`outbox`](super::outbox).)
+//! Received data that waits for the application, in pooled buffers. (Accepted data:
+//! [`outbox`](super::outbox).)
 //!
 //! Small pieces are merged into the last chunk. A chunk carries its *charge*, a value that
 //! refunds the session's budget when it is dropped; what that is, is the layer above's business.
 //!
-//! Invariants: no chunk is empty; a queue's `len` is the sum over its chunks; what a chunk occupies is charged, not what it
-//! holds; a small tail doesn't pin a large buffer.
+//! Invariants: no chunk is empty; a queue's `len` is the sum over its chunks; what a chunk occupies
+//! is charged, not what it holds; a small tail doesn't pin a large buffer.
 
 use std::collections::VecDeque;
 
 use crate::pool::{Buffer, BufferPool};
 
-/// What a chunk costs beside its buffer, in bytes: its place in the queue, and the allocator's overhead. It is charged too, so that
-/// one-byte chunks don't come free.
+/// What a chunk costs beside its buffer, in bytes: its place in the queue, and the allocator's
+/// overhead. It is charged too, so that one-byte chunks don't come free.
 pub(crate) const CHUNK_OVERHEAD: usize = 64;
 
 /// The smallest buffer that small payloads are merged into, in bytes.
@@ -20,19 +21,21 @@ const SMALLEST_CHUNK: usize = 64;
 /// The largest buffer that small payloads are merged into, in bytes.
 const LARGEST_MERGE: usize = 16 * 1024;
 
-/// A chunk's tail is moved to a smaller buffer when it is the last data and has fallen below one part in so many of its
-/// buffer: a move costs at most this fraction of the copy that `read` makes anyway.
+/// A chunk's tail is moved to a smaller buffer when it is the last data and has fallen below one
+/// part in so many of its buffer: a move costs at most this fraction of the copy that `read` makes
+/// anyway.
 const TAIL_FRACTION: usize = 8;
 
 /// Buffers below this size, in bytes, are never worth moving a tail out of.
 const TAIL_WORTHWHILE: usize = 2048;
 
-/// A queue that has become empty keeps its own memory up to so many places of 56 bytes: enough for what waits while both ends keep up, so that a
-/// busy stream doesn't allocate, and little enough for a hundred thousand idle ones that have seen a burst.
+/// A queue that has become empty keeps its own memory up to so many places of 56 bytes: enough for
+/// what waits while both ends keep up, so that a busy stream doesn't allocate, and little enough
+/// for a hundred thousand idle ones that have seen a burst.
 pub(super) const KEPT_PLACES: usize = 32;
 
-/// Makes the first place of a queue one place, not the four that a `VecDeque` begins with: most streams have no more than one message waiting, and keep the place
-/// when they are idle.
+/// Makes the first place of a queue one place, not the four that a `VecDeque` begins with: most
+/// streams have no more than one message waiting, and keep the place when they are idle.
 #[inline]
 pub(super) fn first_place<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() == 0 {
@@ -113,7 +116,8 @@ impl<C> Inbox<C> {
         lent + self.chunks.iter().map(|chunk| charge_for(&chunk.buffer)).sum::<usize>()
     }
 
-    /// Copies as much of `data` as the last chunk has room for; returns the count. That room is charged already.
+    /// Copies as much of `data` as the last chunk has room for; returns the count. That room is
+    /// charged already.
     pub(crate) fn merge(&mut self, data: &[u8]) -> usize {
         let Some(last) = self.chunks.back_mut() else { return 0 };
         let room = &mut last.buffer[last.end..];
@@ -124,8 +128,8 @@ impl<C> Inbox<C> {
         n
     }
 
-    /// The size of the buffer for `n` more small bytes that `merge` had no room for: as much again as is queued already, within
-    /// bounds, so that a stream that nobody reads wastes at most half.
+    /// The size of the buffer for `n` more small bytes that `merge` had no room for: as much again
+    /// as is queued already, within bounds, so that a stream that nobody reads wastes at most half.
     pub(crate) fn merge_size(&self, n: usize) -> usize {
         n.max(self.len.clamp(SMALLEST_CHUNK, LARGEST_MERGE))
     }
@@ -155,8 +159,8 @@ impl<C> Inbox<C> {
         }
     }
 
-    /// Takes the first chunk out for a reader that may keep it for long, and leaves its charge here: it still counts, and
-    /// can be [recalled](Self::recall).
+    /// Takes the first chunk out for a reader that may keep it for long, and leaves its charge
+    /// here: it still counts, and can be [recalled](Self::recall).
     pub(crate) fn lend(&mut self) -> Option<Chunk<()>> {
         let Chunk { buffer, start, end, charge } = self.pop()?;
         self.lent = Some((charge_for(&buffer), charge));
@@ -167,7 +171,8 @@ impl<C> Inbox<C> {
         self.lent.is_some()
     }
 
-    /// Puts what is left of a lent chunk back to the head; it is returned if its charge was recalled.
+    /// Puts what is left of a lent chunk back to the head; it is returned if its charge was
+    /// recalled.
     pub(crate) fn give_back(&mut self, chunk: Chunk<()>) -> Option<Chunk<()>> {
         let Some((_, charge)) = self.lent.take() else { return Some(chunk) };
         let Chunk { buffer, start, end, charge: () } = chunk;
@@ -175,14 +180,19 @@ impl<C> Inbox<C> {
         None
     }
 
-    /// Takes the charge of the lent chunk, for the caller to drop: the chunk is used up, or not wanted any more.
+    /// Takes the charge of the lent chunk, for the caller to drop: the chunk is used up, or not
+    /// wanted any more.
     pub(crate) fn recall(&mut self) -> Option<C> {
         self.lent.take().map(|(_, charge)| charge)
     }
 
-    /// Moves the rest of the data, if it is a small tail of a large buffer, to a small buffer; `charge` charges it. Returns the
-    /// large one, for the caller to drop.
-    pub(crate) fn release_tail(&mut self, pool: &BufferPool, charge: impl FnOnce(usize) -> C) -> Option<Chunk<C>> {
+    /// Moves the rest of the data, if it is a small tail of a large buffer, to a small buffer;
+    /// `charge` charges it. Returns the large one, for the caller to drop.
+    pub(crate) fn release_tail(
+        &mut self,
+        pool: &BufferPool,
+        charge: impl FnOnce(usize) -> C,
+    ) -> Option<Chunk<C>> {
         let (1, Some(last)) = (self.chunks.len(), self.chunks.front_mut()) else { return None };
         let capacity = last.buffer.capacity();
         if capacity < TAIL_WORTHWHILE || last.len() * TAIL_FRACTION > capacity {
@@ -301,10 +311,15 @@ mod tests {
     #[test]
     fn a_tail_moves_when_it_is_small_and_alone_and_its_buffer_is_worth_it() {
         let pool = BufferPool::new();
-        // The size of the buffer, what is left in it, and whether that moves: at most an eighth, of 2048 bytes or more.
-        for (size, left, moves) in
-            [(1024, 1, false), (2048, 256, true), (2048, 257, false), (32768, 4096, true), (32768, 4097, false)]
-        {
+        // The size of the buffer, what is left in it, and whether that moves: at most an eighth, of
+        // 2048 bytes or more.
+        for (size, left, moves) in [
+            (1024, 1, false),
+            (2048, 256, true),
+            (2048, 257, false),
+            (32768, 4096, true),
+            (32768, 4097, false),
+        ] {
             let mut inbox = Inbox::new();
             let mut big = chunk(&pool, &vec![7; size]);
             big.consume(size - left);

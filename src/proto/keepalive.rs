@@ -1,7 +1,7 @@
 //! When a session pings, and when it is dead: the timer's decisions, in virtual time.
 //!
-//! Invariant: what is decided depends on the arguments alone; whatever was decided, the next look is never later than the
-//! next thing that may become due.
+//! Invariant: what is decided depends on the arguments alone; whatever was decided, the next look
+//! is never later than the next thing that may become due.
 
 use std::time::{Duration, Instant};
 
@@ -53,14 +53,19 @@ pub(crate) struct Keepalive {
     suspected: Option<(Instant, Option<Instant>)>,
 }
 
-/// A silence isn't judged at the look that finds it, but so long after: if the whole process was stopped, the timer may run before
-/// the reader has had a chance to take in what came meanwhile. Long enough for a thread to be run on a busy machine, short
-/// beside any timeout. A look that is later than this itself says that the machine is busier, or that the process was stopped for long: then it is
-/// judged an interval later.
+/// A silence isn't judged at the look that finds it, but so long after: if the whole process was
+/// stopped, the timer may run before the reader has had a chance to take in what came meanwhile.
+/// Long enough for a thread to be run on a busy machine, short beside any timeout. A look that is
+/// later than this itself says that the machine is busier, or that the process was stopped for
+/// long: then it is judged an interval later.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 impl Keepalive {
-    pub(crate) fn new(period: Option<(Duration, Duration)>, stall: Option<Duration>, now: Instant) -> Self {
+    pub(crate) fn new(
+        period: Option<(Duration, Duration)>,
+        stall: Option<Duration>,
+        now: Instant,
+    ) -> Self {
         let ping_at = period.and_then(|(interval, _)| now.checked_add(interval));
         Self { period, stall, ping_at, cut_at: None, suspected: None }
     }
@@ -86,7 +91,8 @@ impl Keepalive {
             if !paused {
                 match received.checked_add(timeout) {
                     Some(at) if at <= now => {
-                        // Once for each silence, so that a peer which is dead is found out, however late the looks are.
+                        // Once for each silence, so that a peer which is dead is found out, however
+                        // late the looks are.
                         let judged = match self.suspected {
                             Some((since, judged)) if since == received => judged,
                             _ => now.checked_add(if late > SECOND_LOOK {
@@ -141,7 +147,16 @@ mod tests {
         let now = start + SECOND * seconds;
         let late = Duration::ZERO;
         let (received, payload) = (start, start);
-        Signs { now, late, received, payload, no_data: None, paused: false, short: None, deadline: None }
+        Signs {
+            now,
+            late,
+            received,
+            payload,
+            no_data: None,
+            paused: false,
+            short: None,
+            deadline: None,
+        }
     }
 
     #[test]
@@ -200,7 +215,10 @@ mod tests {
     fn a_dead_peer_is_found_out_one_interval_later_though_the_timer_oversleeps_each_time() {
         let start = Instant::now();
         let new = || Keepalive::new(Some((SECOND, SECOND * 3)), None, start);
-        assert_eq!(found_out(&mut new(), start, 3, Duration::ZERO), start + SECOND * 3 + SECOND_LOOK);
+        assert_eq!(
+            found_out(&mut new(), start, 3, Duration::ZERO),
+            start + SECOND * 3 + SECOND_LOOK
+        );
         // Late by four seconds, an interval, and by four seconds again.
         assert_eq!(found_out(&mut new(), start, 7, SECOND * 4), start + SECOND * (7 + 1 + 4));
     }
@@ -221,7 +239,10 @@ mod tests {
         let mut keepalive = Keepalive::new(None, Some(SECOND * 5), start);
         let paused = |seconds| Signs { paused: true, short: Some(start), ..signs(start, seconds) };
         assert_eq!(keepalive.poll(paused(4)), (Due::Nothing, Some(start + SECOND * 5)));
-        assert_eq!(keepalive.poll(paused(5)), (Due::Stalled(SECOND * 5), Some(start + SECOND * 10)));
+        assert_eq!(
+            keepalive.poll(paused(5)),
+            (Due::Stalled(SECOND * 5), Some(start + SECOND * 10))
+        );
         assert_eq!(keepalive.poll(paused(6)).0, Due::Nothing);
         assert_eq!(keepalive.poll(paused(10)).0, Due::Stalled(SECOND * 5));
         assert_eq!(keepalive.poll(signs(start, 99)), (Due::Nothing, None));
@@ -233,7 +254,8 @@ mod tests {
     #[test]
     fn a_ping_and_a_stall_at_once_both_happen() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some((SECOND * 5, SECOND * 30)), Some(SECOND * 5), start);
+        let mut keepalive =
+            Keepalive::new(Some((SECOND * 5, SECOND * 30)), Some(SECOND * 5), start);
         let paused = Signs { paused: true, short: Some(start), ..signs(start, 5) };
         assert_eq!(keepalive.poll(paused), (Due::Stalled(SECOND * 5), Some(start + SECOND * 5)));
         assert_eq!(keepalive.poll(paused).0, Due::Ping);
@@ -243,7 +265,8 @@ mod tests {
     fn the_close_deadline_comes_before_everything() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND, SECOND)), Some(SECOND), start);
-        let all = Signs { no_data: Some(SECOND), deadline: Some(start + SECOND * 2), ..signs(start, 2) };
+        let all =
+            Signs { no_data: Some(SECOND), deadline: Some(start + SECOND * 2), ..signs(start, 2) };
         assert_eq!(keepalive.poll(all).0, Due::Overdue);
     }
 

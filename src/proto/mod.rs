@@ -1,5 +1,6 @@
-//! The protocol core: state without I/O, locks, clocks, threads or logging. `now` is passed in; what a call asks for
-//! (wake somebody, take a turn at the writer) is returned, and the caller acts on it after unlocking.
+//! The protocol core: state without I/O, locks, clocks, threads or logging. `now` is passed in;
+//! what a call asks for (wake somebody, take a turn at the writer) is returned, and the caller acts
+//! on it after unlocking.
 //!
 //! Invariant: what a call does depends on the state and its arguments alone.
 

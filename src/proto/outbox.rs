@@ -1,11 +1,12 @@
 //! Accepted data that waits for the writer, in pooled buffers, and how it is cut into frames.
 //!
-//! Where frames are large (4096 bytes and more), a buffer holds one frame: the payload lies behind the
-//! place of its header, and isn't copied again. Where `max_frame_size` is smaller, a buffer holds many
-//! frames. They are copied out of it when the writer takes them.
+//! Where frames are large (4096 bytes and more), a buffer holds one frame: the payload lies behind
+//! the place of its header, and isn't copied again. Where `max_frame_size` is smaller, a buffer
+//! holds many frames. They are copied out of it when the writer takes them.
 //!
-//! Invariants: no payload is empty; `len` and `occupied` are the sums over the payloads; the buffers
-//! occupy at most twice the length of the data and [`SLACK`], whatever the sizes of writes and frames.
+//! Invariants: no payload is empty; `len` and `occupied` are the sums over the payloads; the
+//! buffers occupy at most twice the length of the data and [`SLACK`], whatever the sizes of writes
+//! and frames.
 
 use std::collections::VecDeque;
 
@@ -17,12 +18,13 @@ use crate::wire::HEADER_LEN;
 /// halves of two buffers of [`SHARED`].
 pub(crate) const SLACK: usize = 4096;
 
-/// From this `max_frame_size` on, in bytes, a frame has a buffer of its own: there the pool's buffers
-/// waste a quarter at most. What is shorter is copied into the batch anyway, or costs little to copy.
+/// From this `max_frame_size` on, in bytes, a frame has a buffer of its own: there the pool's
+/// buffers waste a quarter at most. What is shorter is copied into the batch anyway, or costs
+/// little to copy.
 const WHOLE: usize = 4096;
 
-/// What a buffer holds that several frames share, in bytes: with the header's place 2048, so that the
-/// unused parts of the first and of the last one are [`SLACK`] at most.
+/// What a buffer holds that several frames share, in bytes: with the header's place 2048, so that
+/// the unused parts of the first and of the last one are [`SLACK`] at most.
 const SHARED: usize = 2048 - HEADER_LEN;
 
 /// The first buffer for small writes has room for so many bytes. Once something waits, writes merge
@@ -158,7 +160,8 @@ impl Outbox {
     /// more buffers.
     fn append_to_new(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
         let unit = unit(max_frame);
-        // Frames of less than a useful size go on growing; of the rest another copy isn't worth while.
+        // Frames of less than a useful size go on growing; of the rest another copy isn't worth
+        // while.
         if let Some(last) = self.payloads.back()
             && last.len() < unit.min(WHOLE)
             && let Some(last) = self.payloads.pop_back()
@@ -171,8 +174,11 @@ impl Outbox {
         }
         while !data.is_empty() {
             let least = data.len().min(unit);
-            let room =
-                if self.payloads.is_empty() { least.max(FIRST_MERGE.min(unit)) } else { self.room_for(least, unit) };
+            let room = if self.payloads.is_empty() {
+                least.max(FIRST_MERGE.min(unit))
+            } else {
+                self.room_for(least, unit)
+            };
             let mut payload = Payload::with_room(pool, room, max_frame);
             data = &data[payload.append(data)..];
             self.put(payload);
@@ -220,7 +226,8 @@ impl Outbox {
     /// Takes the first frame out.
     pub(crate) fn pop(&mut self) -> Option<Payload> {
         let n = self.front_len();
-        let frame = if self.payloads.front()?.is_frame_of(n) { self.take_front()? } else { self.cut(n)? };
+        let frame =
+            if self.payloads.front()?.is_frame_of(n) { self.take_front()? } else { self.cut(n)? };
         self.len -= n;
         if self.occupied > 2 * self.len + SLACK {
             self.refit_last(); // it was allowed for what is gone
@@ -350,7 +357,8 @@ mod tests {
         assert!(occupied <= 2 * len + 4096, "{len} bytes occupy {occupied}");
     }
 
-    /// Accepts as a stream's write does: up to 4096 bytes are copied at once, others buffer by buffer.
+    /// Accepts as a stream's write does: up to 4096 bytes are copied at once, others buffer by
+    /// buffer.
     fn write(outbox: &mut Outbox, pool: &BufferPool, mut data: &[u8], max_frame: usize) {
         while data.len() > 4096 {
             let payload = Payload::of(pool, data, max_frame);

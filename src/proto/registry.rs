@@ -1,9 +1,9 @@
 //! Which streams a session has, which wait to be accepted, and which id comes next.
 //!
-//! Invariants: an id is in the table from before its SYN can leave until the stream is closed here and its FIN was handed over;
-//! `next` has this end's parity and never goes back; the backlog holds streams that are in the
-//! table, or were when the session ended; an id that is remembered as refused is in `order` and in
-//! `ids`, and not in the table.
+//! Invariants: an id is in the table from before its SYN can leave until the stream is closed here
+//! and its FIN was handed over; `next` has this end's parity and never goes back; the backlog holds
+//! streams that are in the table, or were when the session ended; an id that is remembered as
+//! refused is in `order` and in `ids`, and not in the table.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -207,7 +207,8 @@ impl<S: Clone> Registry<S> {
         }
     }
 
-    /// Puts an admitted stream of the peer into the table and the backlog; `false` if the session has stopped accepting since.
+    /// Puts an admitted stream of the peer into the table and the backlog; `false` if the session
+    /// has stopped accepting since.
     pub(crate) fn receive(&mut self, id: u32, stream: S) -> bool {
         if self.accepting {
             self.backlog.push_back(stream.clone());
@@ -278,7 +279,8 @@ impl<S: Clone> Registry<S> {
         let entry = self.streams.remove(&id)?;
         *self.side(id) -= 1;
         if self.streams.len() * 8 < self.streams.capacity() {
-            self.streams.shrink_to(self.streams.len() * 2); // a burst of streams isn't kept for ever
+            // a burst of streams isn't kept for ever
+            self.streams.shrink_to(self.streams.len() * 2);
         }
         Some(entry.stream)
     }
@@ -288,8 +290,9 @@ impl<S: Clone> Registry<S> {
         self.open
     }
 
-    /// Whether there may have been a stream with this id, that is forgotten or was refused by now. (A peer may use its ids in any order,
-    /// so of its streams this is a guess; all known peers count up.)
+    /// Whether there may have been a stream with this id, that is forgotten or was refused by now.
+    /// (A peer may use its ids in any order, so of its streams this is a guess; all known peers
+    /// count up.)
     pub(crate) fn may_have_been(&self, id: u32) -> bool {
         match self.role.opens(id) {
             true => id >= self.role.first_id() && self.next.is_none_or(|next| id < next),
@@ -440,11 +443,17 @@ mod tests {
         let ids = |n: u32| (0..n).map(|n| 2 * n + 1);
         ids(REMEMBERED as u32 + 2).for_each(|id| registry.refused(id));
         registry.refused(5); // it is remembered once
-        assert!(!registry.is_first_for_refused(1) && !registry.is_first_for_refused(3), "those are forgotten");
+        assert!(
+            !registry.is_first_for_refused(1) && !registry.is_first_for_refused(3),
+            "those are forgotten"
+        );
         assert!(registry.receive(7, 7));
         registry.forget(7);
         for id in ids(REMEMBERED as u32 + 2).skip(2) {
-            assert_eq!((registry.is_first_for_refused(id), registry.is_first_for_refused(id)), (id != 7, false));
+            assert_eq!(
+                (registry.is_first_for_refused(id), registry.is_first_for_refused(id)),
+                (id != 7, false)
+            );
         }
         assert!(registry.refused.order.is_empty() && registry.refused.ids.is_empty());
     }
@@ -471,33 +480,51 @@ mod tests {
         registry.receive(1, 1);
         assert_eq!(registry.end(Error::PeerClosed), [1]);
         assert!(matches!(registry.open(|id| id), Err(Error::PeerClosed)));
-        assert_eq!((registry.accept(), registry.accept(), registry.open_count()), (Some(1), None, 0));
+        assert_eq!(
+            (registry.accept(), registry.accept(), registry.open_count()),
+            (Some(1), None, 0)
+        );
     }
 
     #[test]
     fn a_refusal_says_what_can_be_done() {
-        let all =
-            [Refusal::Backlog, Refusal::Streams, Refusal::NotAccepting, Refusal::NameTooLong, Refusal::NamesTooMany];
-        let words = ["accept_backlog", "max_streams", "no more streams", "max_name_len", "max_receive_buffer"];
+        let all = [
+            Refusal::Backlog,
+            Refusal::Streams,
+            Refusal::NotAccepting,
+            Refusal::NameTooLong,
+            Refusal::NamesTooMany,
+        ];
+        let words = [
+            "accept_backlog",
+            "max_streams",
+            "no more streams",
+            "max_name_len",
+            "max_receive_buffer",
+        ];
         assert!(all.iter().zip(words).all(|(refusal, word)| refusal.reason().contains(word)));
     }
 
     #[test]
     fn ids_that_were_never_used_are_told_from_those_of_streams_that_are_over() {
         let mut registry = Registry::new(Role::Server, LIMITS);
-        let been = |registry: &Registry<u32>| [0, 1, 2, 4, 7, 9].map(|id| registry.may_have_been(id));
+        let been =
+            |registry: &Registry<u32>| [0, 1, 2, 4, 7, 9].map(|id| registry.may_have_been(id));
         assert_eq!(been(&registry), [false; 6]);
         assert_eq!(registry.open(|id| id).unwrap(), 2);
         assert_eq!(registry.admit(7), Admission::Welcome);
         assert_eq!(been(&registry), [false, true, true, false, true, false]);
         let mut last: Registry<u32> = Registry::starting_at(u32::MAX, Role::Client, LIMITS);
         assert!(!last.may_have_been(u32::MAX));
-        assert!(last.open(|id| id).is_ok() && last.may_have_been(u32::MAX) && !last.may_have_been(1));
+        assert!(
+            last.open(|id| id).is_ok() && last.may_have_been(u32::MAX) && !last.may_have_been(1)
+        );
     }
 
     #[test]
     fn the_memory_of_a_burst_of_streams_is_given_back() {
-        let mut registry = Registry::new(Role::Server, Limits { max_streams: 100_000, backlog: 100_000 });
+        let mut registry =
+            Registry::new(Role::Server, Limits { max_streams: 100_000, backlog: 100_000 });
         let ids = || (0..10_000).map(|i| 2 * i + 1);
         assert!(ids().all(|id| registry.receive(id, id)));
         let burst = registry.streams.capacity();
@@ -506,10 +533,14 @@ mod tests {
             let before = registry.streams.capacity();
             assert_eq!(registry.forget(id), Some(id));
             let (len, after) = (registry.len(), registry.streams.capacity());
-            // Never less than an eighth in use; what is left has room for as many again, so that it needn't grow at once.
+            // Never less than an eighth in use; what is left has room for as many again, so that it
+            // needn't grow at once.
             assert!(len * 8 >= after || after < 32, "{len} of {after}");
             let shrunk = after <= before / 2; // by itself a table's capacity varies by a few
-            assert!(!shrunk || (len * 8 < before && after >= len * 2), "{len} of {before}, then {after}");
+            assert!(
+                !shrunk || (len * 8 < before && after >= len * 2),
+                "{len} of {before}, then {after}"
+            );
             shrinks += usize::from(shrunk);
         }
         assert!(burst >= 10_000 && registry.streams.capacity() < 32);
@@ -533,7 +564,10 @@ mod tests {
     fn a_registry_is_sealed_once_with_its_first_error() {
         let mut registry: Registry<u32> = Registry::new(Role::Client, LIMITS);
         registry.stop_accepting();
-        assert!(!registry.is_accepting() && registry.open(|id| id).is_ok(), "that is the other direction");
+        assert!(
+            !registry.is_accepting() && registry.open(|id| id).is_ok(),
+            "that is the other direction"
+        );
         registry.seal(Error::Closed);
         registry.seal(Error::PeerClosed);
         assert!(!registry.is_accepting() && !registry.receive(2, 2));

@@ -10,8 +10,9 @@
 //!                                           Finished     Ended ◀────────────────┘
 //! ```
 //!
-//! `Finishing`: FIN goes out after everything that was accepted. `FinTaken`: the writer has it; nothing but UPD follows.
-//! `Finished`: the transport has it. `Discarding`: what comes is thrown away, and counted as consumed.
+//! `Finishing`: FIN goes out after everything that was accepted. `FinTaken`: the writer has it;
+//! nothing but UPD follows. `Finished`: the transport has it. `Discarding`: what comes is thrown
+//! away, and counted as consumed.
 //!
 //! Invariant: no transition goes back, so FIN is taken at most once.
 
@@ -85,11 +86,13 @@ impl Halves {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 5] = [Event::Finish, Event::FinTaken, Event::FinHanded, Event::ShutRead, Event::PeerFin];
+    const EVENTS: [Event; 5] =
+        [Event::Finish, Event::FinTaken, Event::FinHanded, Event::ShutRead, Event::PeerFin];
 
     #[test]
     fn no_transition_goes_back() {
-        // Every sequence of six events: the halves only move forward, and FIN is taken at most once.
+        // Every sequence of six events: the halves only move forward, and FIN is taken at most
+        // once.
         for code in 0..5usize.pow(6) {
             let (mut halves, mut taken, mut code) = (Halves::new(), 0, code);
             for _ in 0..6 {
@@ -108,7 +111,9 @@ mod tests {
     fn fin_is_taken_only_when_the_application_finished() {
         let mut halves = Halves::new();
         assert!(!halves.on(Event::FinTaken));
-        assert!(halves.on(Event::Finish) && halves.on(Event::FinTaken) && halves.on(Event::FinHanded));
+        assert!(
+            halves.on(Event::Finish) && halves.on(Event::FinTaken) && halves.on(Event::FinHanded)
+        );
         assert_eq!(halves, Halves { sending: Sending::Finished, receiving: Receiving::Open });
     }
 }

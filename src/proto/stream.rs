@@ -1,11 +1,13 @@
 //! One stream's protocol state: what it may read, write and send, and what it owes the peer.
 //!
-//! Packets aren't queued, *intents* are: that SYN, an UPD or FIN is due is a flag here, and the frame is made when the writer
-//! takes the stream's turn ([`StreamCore::poll_transmit`]). So FIN can't overtake data, window updates merge and never go stale,
-//! and small writes merge into large frames.
+//! Packets aren't queued, *intents* are: that SYN, an UPD or FIN is due is a flag here, and the
+//! frame is made when the writer takes the stream's turn ([`StreamCore::poll_transmit`]). So FIN
+//! can't overtake data, window updates merge and never go stale, and small writes merge into large
+//! frames.
 //!
-//! Invariants: the window is charged when bytes are accepted, so what is accepted can always be sent; a stream waits in each
-//! lane at most once (the scheduled flags); frames leave in the order SYN, (UPD, data)*, FIN, then UPD alone.
+//! Invariants: the window is charged when bytes are accepted, so what is accepted can always be
+//! sent; a stream waits in each lane at most once (the scheduled flags); frames leave in the order
+//! SYN, (UPD, data)*, FIN, then UPD alone.
 
 mod turns;
 mod view;
@@ -21,8 +23,8 @@ use super::state::{Event, Halves, Receiving, Sending};
 use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;
 
-/// A turn may go by the express lane if it has at most so many bytes of data: a request, an answer or a keystroke doesn't
-/// wait behind bulk.
+/// A turn may go by the express lane if it has at most so many bytes of data: a request, an answer
+/// or a keystroke doesn't wait behind bulk.
 pub(crate) const EXPRESS_BYTES: usize = 2048;
 
 /// Which way a turn at the writer goes.
@@ -92,7 +94,8 @@ pub(crate) struct StreamCore<C> {
     rx: ReceiveWindow,
     /// Bytes handed to the transport.
     handed: u64,
-    /// The stream failed alone; what was received stays readable, then this is reported, even after FIN.
+    /// The stream failed alone; what was received stays readable, then this is reported, even after
+    /// FIN.
     failure: Option<Arc<Error>>,
     /// The session ended, or is closing.
     ending: Option<Arc<Error>>,
@@ -139,7 +142,7 @@ impl<C> StreamCore<C> {
         }
     }
 
-    // ---- reading ------------------------------------------------------------------------------------------------
+    // ---- reading --------------------------------------------------------------------------------
 
     /// Buffered data first, then the ending.
     pub(crate) fn readable(&self) -> Readable {
@@ -184,7 +187,7 @@ impl<C> StreamCore<C> {
         self.rx.announce();
     }
 
-    // ---- what the peer sends ------------------------------------------------------------------------------------
+    // ---- what the peer sends --------------------------------------------------------------------
 
     /// `n` bytes of data came, and will follow.
     ///
@@ -229,17 +232,17 @@ impl<C> StreamCore<C> {
         !self.is_finished() && self.wants_data()
     }
 
-    // ---- writing ------------------------------------------------------------------------------------------------
+    // ---- writing --------------------------------------------------------------------------------
 
     /// Whether the peer has sent FIN: it may have closed, and never grant window again.
     pub(crate) fn is_finished(&self) -> bool {
         self.halves.receiving == Receiving::Ended
     }
 
-    // ---- the application's endings ------------------------------------------------------------------------------
+    // ---- the application's endings --------------------------------------------------------------
 
-    /// `shutdown(Write)`; returns whether it is news. When the session is closing already it isn't: writes have failed, so FIN would
-    /// pass what was cut off as whole.
+    /// `shutdown(Write)`; returns whether it is news. When the session is closing already it isn't:
+    /// writes have failed, so FIN would pass what was cut off as whole.
     pub(crate) fn finish(&mut self) -> bool {
         self.ending.is_none() && self.halves.on(Event::Finish)
     }
@@ -255,12 +258,14 @@ impl<C> StreamCore<C> {
 
     /// Throws away what was received, or what was accepted, or both.
     fn discard(&mut self, received: bool, accepted: bool) -> Discarded<C> {
-        let (chunks, lent) = if received { (self.inbox.clear(), self.inbox.recall()) } else { Default::default() };
+        let (chunks, lent) =
+            if received { (self.inbox.clear(), self.inbox.recall()) } else { Default::default() };
         let payloads = if accepted { self.outbox.clear() } else { VecDeque::new() };
         Discarded { _chunks: chunks, _lent: lent, _payloads: payloads }
     }
 
-    /// The application closed the stream: FIN follows what was accepted, unread data is thrown away.
+    /// The application closed the stream: FIN follows what was accepted, unread data is thrown
+    /// away.
     pub(crate) fn close(&mut self) -> Option<Discarded<C>> {
         if std::mem::replace(&mut self.closed, true) {
             return None;
@@ -290,18 +295,18 @@ impl<C> StreamCore<C> {
         self.closed || self.failure.is_some() || self.ending.is_some()
     }
 
-    // ---- other endings ------------------------------------------------------------------------------------------
+    // ---- other endings --------------------------------------------------------------------------
 
-    /// The stream fails alone: accepted and unsent data is thrown away, the peer gets FIN. With `lossy`, unread data is
-    /// thrown away as well.
+    /// The stream fails alone: accepted and unsent data is thrown away, the peer gets FIN. With
+    /// `lossy`, unread data is thrown away as well.
     pub(crate) fn fail(&mut self, error: Error, lossy: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
         self.halves.on(Event::Finish);
         self.discard(lossy, true)
     }
 
-    /// The session is closing: calls fail with `error`, what was accepted is still sent, and FIN only if the application
-    /// finished already.
+    /// The session is closing: calls fail with `error`, what was accepted is still sent, and FIN
+    /// only if the application finished already.
     pub(crate) fn detach(&mut self, error: &Arc<Error>) {
         self.ending.get_or_insert_with(|| Arc::clone(error));
     }

@@ -69,7 +69,9 @@ impl End {
                 any = true;
                 let (command, payload) = match frame {
                     Transmit::Syn => (Command::Syn, name.as_bytes().to_vec()),
-                    Transmit::Update { consumed, window } => (Command::Upd, encode_update(consumed, window).to_vec()),
+                    Transmit::Update { consumed, window } => {
+                        (Command::Upd, encode_update(consumed, window).to_vec())
+                    }
                     Transmit::Data(payload) => {
                         data += payload.len();
                         (Command::Psh, payload.into_buffer()[8..].to_vec())
@@ -94,7 +96,11 @@ impl End {
         let Some(Frame { header, payload }) = from.sent.pop_front() else { return false };
         match header.command {
             Command::Psh => {
-                match self.core.receive(payload.len()).expect("a sender that keeps to the window never overruns") {
+                match self
+                    .core
+                    .receive(payload.len())
+                    .expect("a sender that keeps to the window never overruns")
+                {
                     Received::Queue => {
                         let mut buffer = self.pool.get(payload.len()).unwrap();
                         buffer.copy_from_slice(&payload);
@@ -107,7 +113,9 @@ impl End {
             }
             Command::Upd => {
                 let (consumed, window) = crate::wire::decode_update(&payload).unwrap();
-                self.core.update(consumed, window).expect("a receiver never consumes more than was sent");
+                self.core
+                    .update(consumed, window)
+                    .expect("a receiver never consumes more than was sent");
             }
             Command::Fin => assert!(self.core.peer_fin(), "FIN is sent once"),
             Command::Syn | Command::Nop => {}
@@ -186,7 +194,9 @@ fn after_fin_only_updates_are_sent() {
     assert!(matches!(a.core.writable(MAX_SEND, 1), Writable::Failed(crate::Error::WriteShutdown)));
     assert_eq!(a.read(100).len(), 100);
     a.transmit("");
-    assert!(a.log.len() > before && a.log[before..].iter().all(|f| f.header.command == Command::Upd));
+    assert!(
+        a.log.len() > before && a.log[before..].iter().all(|f| f.header.command == Command::Upd)
+    );
 }
 
 #[test]
@@ -198,7 +208,10 @@ fn a_window_update_goes_by_the_express_lane_though_the_stream_waits_in_bulk() {
     end.core.announce();
     assert_eq!(end.core.schedule(), Some(Lane::Express));
     end.core.begin_turn(Lane::Express);
-    assert!(matches!(end.core.poll_transmit(Lane::Express, 0), Some(Transmit::Update { consumed: 0, window: 64 })));
+    assert!(matches!(
+        end.core.poll_transmit(Lane::Express, 0),
+        Some(Transmit::Update { consumed: 0, window: 64 })
+    ));
     assert!(end.core.poll_transmit(Lane::Express, 0).is_none(), "the data waits for its own turn");
 }
 
@@ -274,14 +287,16 @@ proptest! {
     }
 }
 
-/// One direction of one stream, as counters: its sender's window, its receiver's, and what lies unread there.
+/// One direction of one stream, as counters: its sender's window, its receiver's, and what lies
+/// unread there.
 struct OneWay {
     tx: SendWindow,
     rx: ReceiveWindow,
     unread: usize,
 }
 
-/// One direction of all streams: what their sender counts as unasked, and their receiver's default budget.
+/// One direction of all streams: what their sender counts as unasked, and their receiver's default
+/// budget.
 struct Direction {
     streams: Vec<OneWay>,
     unasked: Unasked,
@@ -294,9 +309,11 @@ impl Direction {
         Self { streams: Vec::new(), unasked: Unasked::default() }
     }
 
-    /// The largest window that may be announced, what may still be granted of half of the budget, and whether that half is granted.
+    /// The largest window that may be announced, what may still be granted of half of the budget,
+    /// and whether that half is granted.
     fn limits(&self) -> (u32, u64, bool) {
-        let (granted, half) = (self.streams.iter().map(|stream| stream.rx.granted()).sum(), Self::BUDGET as u64 / 2);
+        let (granted, half) =
+            (self.streams.iter().map(|stream| stream.rx.granted()).sum(), Self::BUDGET as u64 / 2);
         (window_cap(Self::BUDGET, self.streams.len()), half.saturating_sub(granted), granted > half)
     }
 
@@ -361,12 +378,16 @@ impl Direction {
     }
 }
 
-/// The sum of `manual::architecture`: streams are opened one after another, or all at once, and echoed by threads that read, then write.
-/// Nobody reads the echo, until nothing moves any more. Then what lies unread fits the budget twice, a quarter more for what it occupies, and a
-/// frame: so the reader of the echoing end isn't stopped, and finds what lets it go on. Up to 256 streams at once the budget itself is enough.
+/// The sum of `manual::architecture`: streams are opened one after another, or all at once, and
+/// echoed by threads that read, then write. Nobody reads the echo, until nothing moves any more.
+/// Then what lies unread fits the budget twice, a quarter more for what it occupies, and a frame:
+/// so the reader of the echoing end isn't stopped, and finds what lets it go on. Up to 256 streams
+/// at once the budget itself is enough.
 #[test]
 fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
-    for (streams, piece) in [17, 64, 128, 256, 512].into_iter().flat_map(|n| [(n, 4096), (n, 8192), (n, 65_536)]) {
+    for (streams, piece) in
+        [17, 64, 128, 256, 512].into_iter().flat_map(|n| [(n, 4096), (n, 8192), (n, 65_536)])
+    {
         for one_by_one in [false, true] {
             let (mut there, mut back) = (Direction::new(), Direction::new());
             // What each echo has read and not yet written.
@@ -402,7 +423,10 @@ fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
                 occupied <= times * Direction::BUDGET,
                 "{streams} streams, {piece} bytes, {one_by_one}: {unread} are unread"
             );
-            println!("{streams} streams, {piece} bytes, one by one {one_by_one}: {unread} bytes are unread");
+            println!(
+                "{streams} streams, {piece} bytes, one by one {one_by_one}: {unread} bytes are \
+                 unread"
+            );
         }
     }
 }

@@ -1,27 +1,31 @@
 //! How much the streams of a session may send unasked: past what their peer has announced.
 //!
-//! The protocol lets every stream begin with 262144 bytes before its peer has said a word. Many streams that do so use
-//! up the peer's budget, and then it stops reading, updates of its own windows included. So what was sent unasked is
-//! counted over the session, and bounded.
+//! The protocol lets every stream begin with 262144 bytes before its peer has said a word. Many
+//! streams that do so use up the peer's budget, and then it stops reading, updates of its own
+//! windows included. So what was sent unasked is counted over the session, and bounded.
 //!
-//! Invariants: a stream may always hold its share; past it nobody takes more while all together hold [`TOGETHER`].
+//! Invariants: a stream may always hold its share; past it nobody takes more while all together
+//! hold [`TOGETHER`].
 
 use crate::config::INITIAL_WINDOW;
 
-/// What all streams may hold unasked together, in bytes, their shares apart: four whole first windows, a quarter of the
-/// default budget of a peer.
+/// What all streams may hold unasked together, in bytes, their shares apart: four whole first
+/// windows, a quarter of the default budget of a peer.
 const TOGETHER: u64 = 1 << 20;
 
-/// What the shares of all streams come to, in bytes, as long as each has more than the least: half of the default budget.
+/// What the shares of all streams come to, in bytes, as long as each has more than the least: half
+/// of the default budget.
 const SHARES: u64 = 2 << 20;
 
 /// A share is at most so many bytes: more than most requests. 128 streams have that.
 const LARGEST_SHARE: u64 = 16 * 1024;
 
-/// A share is at least so many bytes: a small write fits. 512 streams have more than that, or just that.
+/// A share is at least so many bytes: a small write fits. 512 streams have more than that, or just
+/// that.
 const LEAST_SHARE: u64 = 4096;
 
-/// What is taken past the share is at least so much, or all that is wanted, so that data isn't cut into crumbs.
+/// What is taken past the share is at least so much, or all that is wanted, so that data isn't cut
+/// into crumbs.
 const PIECE: u64 = 4096;
 
 /// What a stream may always send before its first UPD, in bytes, with so many streams open.
@@ -36,8 +40,8 @@ pub(crate) struct Unasked {
 }
 
 impl Unasked {
-    /// How much a stream gets that holds `held` bytes already and wants `want` more, with so many streams open. A little
-    /// is given whole or not at all.
+    /// How much a stream gets that holds `held` bytes already and wants `want` more, with so many
+    /// streams open. A little is given whole or not at all.
     pub(crate) fn offer(self, held: u64, want: u64, streams: usize) -> u64 {
         let want = want.min(u64::from(INITIAL_WINDOW).saturating_sub(held));
         let own = share(streams).saturating_sub(held).min(want);
@@ -100,7 +104,11 @@ mod tests {
         all.change(0, TOGETHER);
         assert_eq!(all.offer(12_288, 4096, 1), 4096);
         assert_eq!(all.offer(12_289, 4096, 1), 0);
-        assert_eq!(all.offer(12_289, 4097, 1), 4095, "what is larger may be cut, and the share is a promise");
+        assert_eq!(
+            all.offer(12_289, 4097, 1),
+            4095,
+            "what is larger may be cut, and the share is a promise"
+        );
     }
 
     proptest! {

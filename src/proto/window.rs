@@ -1,17 +1,19 @@
-//! The sliding windows of version 2, one for each direction of a stream. On version 1 they exist too, and never limit
-//! anything: the two versions share one path.
+//! The sliding windows of version 2, one for each direction of a stream. On version 1 they exist
+//! too, and never limit anything: the two versions share one path.
 //!
-//! Counters are 64 bits wide here and 32 on the wire; a wire counter stands for the nearest value of ours, so that wrapping past
-//! 2³² needs no case of its own.
+//! Counters are 64 bits wide here and 32 on the wire; a wire counter stands for the nearest value
+//! of ours, so that wrapping past 2³² needs no case of its own.
 //!
-//! Invariants, sender: `consumed <= transmitted <= accepted`; before the first UPD `accepted <= allowed`. Receiver: `consumed <= received`; `edge` never goes back.
+//! Invariants, sender: `consumed <= transmitted <= accepted`; before the first UPD
+//! `accepted <= allowed`. Receiver: `consumed <= received`; `edge` never goes back.
 
 mod receive;
 
 use crate::config::INITIAL_WINDOW;
 pub(crate) use receive::{ReceiveWindow, WindowSizes, window_cap};
 
-/// Windows above this count as this: the difference of two wire counters has to fit a signed 32-bit number.
+/// Windows above this count as this: the difference of two wire counters has to fit a signed 32-bit
+/// number.
 const MAX_WINDOW: u32 = i32::MAX as u32;
 
 /// What may be sent.
@@ -20,7 +22,8 @@ pub(crate) struct SendWindow {
     enforced: bool,
     /// The peer's window: absolute, from its newest UPD.
     window: u32,
-    /// Bytes taken from the application, handed to the writer, and consumed by the peer's application.
+    /// Bytes taken from the application, handed to the writer, and consumed by the peer's
+    /// application.
     accepted: u64,
     transmitted: u64,
     consumed: u64,
@@ -48,18 +51,30 @@ impl SendWindow {
     pub(crate) fn new(enforced: bool, origin: u64) -> Self {
         let allowed = origin + u64::from(INITIAL_WINDOW);
         let (accepted, transmitted, consumed, asked) = (origin, origin, origin, origin);
-        Self { enforced, window: INITIAL_WINDOW, accepted, transmitted, consumed, heard: false, asked, allowed }
+        Self {
+            enforced,
+            window: INITIAL_WINDOW,
+            accepted,
+            transmitted,
+            consumed,
+            heard: false,
+            asked,
+            allowed,
+        }
     }
 
     /// How many bytes may be accepted now.
     pub(crate) fn credit(&self) -> usize {
         match self.is_unasked() {
-            true => self.reach().min(usize::try_from(self.allowed.saturating_sub(self.accepted)).unwrap_or(usize::MAX)),
+            true => self.reach().min(
+                usize::try_from(self.allowed.saturating_sub(self.accepted)).unwrap_or(usize::MAX),
+            ),
             false => self.reach(),
         }
     }
 
-    /// How many bytes the window alone leaves, whatever the session allows of it before the first UPD.
+    /// How many bytes the window alone leaves, whatever the session allows of it before the first
+    /// UPD.
     pub(crate) fn reach(&self) -> usize {
         if !self.enforced {
             return usize::MAX;
@@ -74,7 +89,8 @@ impl SendWindow {
         self.enforced.then(|| self.reach())
     }
 
-    /// Whether the peer has announced nothing yet, so that the session says how far the stream may go.
+    /// Whether the peer has announced nothing yet, so that the session says how far the stream may
+    /// go.
     pub(crate) fn is_unasked(&self) -> bool {
         self.enforced && !self.heard
     }
@@ -124,7 +140,8 @@ impl SendWindow {
 
     /// Takes an UPD.
     pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Update {
-        // The signed distance from the newest consumed count seen: negative is old, whatever wrapped in between.
+        // The signed distance from the newest consumed count seen: negative is old, whatever
+        // wrapped in between.
         let ahead = consumed.wrapping_sub(self.consumed as u32);
         if ahead > MAX_WINDOW {
             return Update::Stale;
@@ -221,7 +238,11 @@ mod tests {
     #[test]
     fn before_the_first_update_the_session_says_how_far_a_stream_may_go() {
         let mut tx = SendWindow::new(true, NEAR_WRAP);
-        assert_eq!(tx.unasked(), 262_144, "what the protocol allows, unless the session says otherwise");
+        assert_eq!(
+            tx.unasked(),
+            262_144,
+            "what the protocol allows, unless the session says otherwise"
+        );
         tx.disallow();
         assert_eq!((tx.credit(), tx.reach(), tx.unasked()), (0, 262_144, 0));
         tx.allow(100_000);
@@ -230,7 +251,8 @@ mod tests {
         assert_eq!((tx.credit(), tx.reach(), tx.unasked()), (40_000, 202_144, 100_000));
         tx.disallow();
         assert_eq!((tx.credit(), tx.unasked()), (0, 60_000));
-        // What the peer has asked for counts no more; what lies beyond does, until that is consumed or asked for.
+        // What the peer has asked for counts no more; what lies beyond does, until that is consumed
+        // or asked for.
         let consumed = NEAR_WRAP.wrapping_add(10_000) as u32;
         assert_eq!(tx.update(consumed, 16_384), Update::Applied { gained: false });
         assert_eq!((tx.credit(), tx.unasked()), (0, 60_000 - 26_384));
@@ -249,6 +271,10 @@ mod tests {
         assert_eq!(tx.unasked(), 0);
         let mut tx = SendWindow::new(false, 0);
         tx.disallow();
-        assert_eq!((tx.credit(), tx.unasked(), tx.is_unasked()), (usize::MAX, 0, false), "version 1 has no windows");
+        assert_eq!(
+            (tx.credit(), tx.unasked(), tx.is_unasked()),
+            (usize::MAX, 0, false),
+            "version 1 has no windows"
+        );
     }
 }

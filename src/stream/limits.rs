@@ -1,6 +1,7 @@
 //! How long a stream's calls may wait: deadlines, timeouts, no-data timeouts, non-blocking mode.
 //!
-//! Invariant: each of them reaches calls that are blocked already, and belongs to the stream, not to a handle.
+//! Invariant: each of them reaches calls that are blocked already, and belongs to the stream, not
+//! to a handle.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,8 +11,9 @@ use crate::sync::cell::Direction;
 use crate::sync::deadline::not_zero;
 
 impl Stream {
-    /// Sets the deadlines of reads and of writes; `None`: none. Reaches calls that are already blocked. An expired deadline still
-    /// lets data be read that is there, and written what there is room for.
+    /// Sets the deadlines of reads and of writes; `None`: none. Reaches calls that are already
+    /// blocked. An expired deadline still lets data be read that is there, and written what there
+    /// is room for.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         self.set_read_deadline(deadline);
         self.set_write_deadline(deadline);
@@ -27,8 +29,9 @@ impl Stream {
         self.cell.set_deadline(Direction::Write, deadline);
     }
 
-    /// Sets how long each read may wait, from its start; `None`: for ever. If a deadline is set as well, the earlier one holds. Calls that are
-    /// blocked already are reached too. They fail with [`Error::Timeout`] ([`io::ErrorKind::TimedOut`]).
+    /// Sets how long each read may wait, from its start; `None`: for ever. If a deadline is set as
+    /// well, the earlier one holds. Calls that are blocked already are reached too. They fail with
+    /// [`Error::Timeout`] ([`io::ErrorKind::TimedOut`]).
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a duration of zero.
@@ -37,8 +40,8 @@ impl Stream {
     }
 
     /// Sets how long each write and flush may wait, from its start; see
-    /// [`set_read_timeout`](Self::set_read_timeout). The time that it waits for other writes counts too. A
-    /// `write` that timed out took nothing. So did a `write_all`, unless its error is
+    /// [`set_read_timeout`](Self::set_read_timeout). The time that it waits for other writes counts
+    /// too. A `write` that timed out took nothing. So did a `write_all`, unless its error is
     /// [`Error::PartialWrite`].
     ///
     /// # Errors
@@ -69,8 +72,8 @@ impl Stream {
         Ok(self.cell.timeout(Direction::Write))
     }
 
-    /// With `true`, calls that would have to wait fail with [`io::ErrorKind::WouldBlock`] instead; also those that are waiting
-    /// now. It belongs to the stream, so it holds for all its handles.
+    /// With `true`, calls that would have to wait fail with [`io::ErrorKind::WouldBlock`] instead;
+    /// also those that are waiting now. It belongs to the stream, so it holds for all its handles.
     ///
     /// # Errors
     /// None at present; the signature is `TcpStream`'s.
@@ -85,9 +88,10 @@ impl Stream {
         self.cell.no_data_timeout()
     }
 
-    /// Makes reads and writes fail with [`Error::NoData`] when no payload crossed the stream in either direction for this long; `None`:
-    /// never. The clock starts at the latest of the stream's creation, this call, the last data, and the last failure, and
-    /// runs between calls too. The stream stays usable.
+    /// Makes reads and writes fail with [`Error::NoData`] when no payload crossed the stream in
+    /// either direction for this long; `None`: never. The clock starts at the latest of the
+    /// stream's creation, this call, the last data, and the last failure, and runs between calls
+    /// too. The stream stays usable.
     ///
     /// May be called any number of times, also while calls are blocked, which it reaches.
     ///

@@ -1,19 +1,23 @@
-//! The session's receive budget: a token bucket of bytes that the reader takes from before it reads, and that comes back when
-//! what was read is dropped.
+//! The session's receive budget: a token bucket of bytes that the reader takes from before it
+//! reads, and that comes back when what was read is dropped.
 //!
-//! A [`Charge`] is a number of bytes taken; dropping it refunds them. Only the reader thread waits here ([`Budget::take`]).
+//! A [`Charge`] is a number of bytes taken; dropping it refunds them. Only the reader thread waits
+//! here ([`Budget::take`]).
 //!
-//! Version 2: a write that waits for credit may keep its thread from reading, and the update that brings the credit may lie
-//! behind data that doesn't fit. Then nothing would move again. So while a write *starves* the reader may take up to
-//! [`OVERDRAFT`] times the limit (`manual::architecture` has the sum that this has to cover).
+//! Version 2: a write that waits for credit may keep its thread from reading, and the update that
+//! brings the credit may lie behind data that doesn't fit. Then nothing would move again. So while
+//! a write *starves* the reader may take up to [`OVERDRAFT`] times the limit
+//! (`manual::architecture` has the sum that this has to cover).
 //!
-//! Who wakes it: every refund that makes room for what it waits for, a write that begins to starve, and [`Budget::open`] at the session's end or close. The
-//! protocol between the two sides is Dekker's: the reader publishes what it needs, then looks at `used` and `starving` again under the
-//! gate's lock; a refund lowers `used`, and a write says that it starves, and then each looks at what is needed. Sequentially consistent operations make sure that one of them sees the
-//! other.
+//! Who wakes it: every refund that makes room for what it waits for, a write that begins to starve,
+//! and [`Budget::open`] at the session's end or close. The protocol between the two sides is
+//! Dekker's: the reader publishes what it needs, then looks at `used` and `starving` again under
+//! the gate's lock; a refund lowers `used`, and a write says that it starves, and then each looks
+//! at what is needed. Sequentially consistent operations make sure that one of them sees the other.
 //!
-//! Invariants: `used` is the sum of all living charges; `starving` that of writes that wait for credit; data is admitted while it fits, or when nothing else is
-//! charged (a single frame may be larger than the whole budget).
+//! Invariants: `used` is the sum of all living charges; `starving` that of writes that wait for
+//! credit; data is admitted while it fits, or when nothing else is charged (a single frame may be
+//! larger than the whole budget).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -21,8 +25,9 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How many times its limit the budget may hold while a write starves. With a least window for each of 512 streams, which use up
-/// the default budget, there is as much again for what else was granted, and for what payloads occupy beyond their length.
+/// How many times its limit the budget may hold while a write starves. With a least window for each
+/// of 512 streams, which use up the default budget, there is as much again for what else was
+/// granted, and for what payloads occupy beyond their length.
 const OVERDRAFT: usize = 2;
 
 #[derive(Debug)]
@@ -72,7 +77,8 @@ impl Budget {
         self.used.load(SeqCst)
     }
 
-    /// Whether what the reader waits for doesn't fit: it may have been given room and not have run since.
+    /// Whether what the reader waits for doesn't fit: it may have been given room and not have run
+    /// since.
     pub(crate) fn is_short(&self) -> bool {
         let needed = self.needed.load(SeqCst);
         needed > 0 && !self.fits(needed)
@@ -88,8 +94,8 @@ impl Budget {
         self.fits(amount).then(|| self.charge(amount))
     }
 
-    /// Takes `amount` bytes, whether they fit or not: for what replaces a larger charge, and for names, which have a limit of
-    /// their own.
+    /// Takes `amount` bytes, whether they fit or not: for what replaces a larger charge, and for
+    /// names, which have a limit of their own.
     pub(crate) fn charge(self: &Arc<Self>, amount: usize) -> Charge {
         self.used.fetch_add(amount, SeqCst);
         Charge { budget: Arc::clone(self), amount }
@@ -98,7 +104,11 @@ impl Budget {
     /// Takes `amount` bytes, waiting until they fit; nothing once the gate is open. `None` if
     /// `until` passes first: then the caller comes back, and [`is_short`](Self::is_short) stays
     /// true meanwhile.
-    pub(crate) fn take(self: &Arc<Self>, amount: usize, until: Option<Instant>) -> Option<Option<Charge>> {
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        amount: usize,
+        until: Option<Instant>,
+    ) -> Option<Option<Charge>> {
         let mut gate = self.gate.lock();
         self.needed.store(amount.max(1), SeqCst);
         while !*gate && !self.fits(amount) {
@@ -147,7 +157,8 @@ impl Budget {
     fn wake(&self) {
         let needed = self.needed.load(SeqCst);
         if needed > 0 && self.fits(needed) {
-            // The lock makes sure that the reader is either before its look at `used` or inside its wait.
+            // The lock makes sure that the reader is either before its look at `used` or inside its
+            // wait.
             drop(self.gate.lock());
             self.room.notify_one();
         }
@@ -304,7 +315,10 @@ mod tests {
             assert!(budget.is_short());
             // What fits, or an open gate, is found though the limit has passed.
             drop(held);
-            assert_eq!(budget.take(5, Some(Instant::now())).unwrap().map(|charge| charge.amount), Some(5));
+            assert_eq!(
+                budget.take(5, Some(Instant::now())).unwrap().map(|charge| charge.amount),
+                Some(5)
+            );
             assert!(!budget.is_short());
             budget.open();
             assert!(matches!(budget.take(5, Some(Instant::now())), Some(None)));

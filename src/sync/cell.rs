@@ -1,4 +1,5 @@
-//! One stream, shared by its handles, the reader thread and the writer thread: the protocol state under a lock, and the waits.
+//! One stream, shared by its handles, the reader thread and the writer thread: the protocol state
+//! under a lock, and the waits.
 //!
 //! The lock guards [`State`]. Three condvars wait on it:
 //!
@@ -8,14 +9,15 @@
 //! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of what is sent unasked ([`super::unasked`]), a writer that is done or gives up: they wake the head of the line ([`line`]); FIN (it starts a stall clock); endings; changed deadlines |
 //! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
 //!
-//! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's close or end. They wake all three.
+//! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's
+//! close or end. They wake all three.
 //!
-//! Large copies run outside the lock: a reader takes chunks out (`reading`), a writer fills buffers and puts them in
-//! (`midway`). These two marks are what keeps one call's bytes together; a call that finds its mark set waits like one that
-//! finds no data or no room.
+//! Large copies run outside the lock: a reader takes chunks out (`reading`), a writer fills buffers
+//! and puts them in (`midway`). These two marks are what keeps one call's bytes together; a call
+//! that finds its mark set waits like one that finds no data or no room.
 //!
-//! Invariants: whoever sets a mark clears it, also when a user's writer panics ([`reading::ReadTurn`]); every change is followed by
-//! [`StreamCell::settle`] under the same lock.
+//! Invariants: whoever sets a mark clears it, also when a user's writer panics
+//! ([`reading::ReadTurn`]); every change is followed by [`StreamCell::settle`] under the same lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -80,8 +82,9 @@ impl Env {
         }
     }
 
-    /// How much more may be granted to streams whose windows grow. With everything that is granted unread, the budget must not be used up:
-    /// payloads that wait occupy at most a quarter more than their length, and new streams begin with windows too, so half of it may be granted.
+    /// How much more may be granted to streams whose windows grow. With everything that is granted
+    /// unread, the budget must not be used up: payloads that wait occupy at most a quarter more
+    /// than their length, and new streams begin with windows too, so half of it may be granted.
     fn spare_grant(&self) -> u64 {
         let limit = self.config.max_receive_buffer as u64 / 2;
         limit.saturating_sub(self.granted.load(Relaxed))
@@ -92,7 +95,8 @@ impl Env {
         self.granted.load(SeqCst) > self.config.max_receive_buffer as u64 / 2
     }
 
-    /// The largest window that a stream may announce now, and whether half of the budget is granted.
+    /// The largest window that a stream may announce now, and whether half of the budget is
+    /// granted.
     fn window_cap(&self) -> (u32, bool) {
         (window_cap(self.config.max_receive_buffer, self.allowance.streams()), self.is_crowded())
     }
@@ -215,7 +219,8 @@ impl State {
         self.unasked += part;
     }
 
-    /// Brings the session's sum of what is sent unasked up to date; returns whether something came back.
+    /// Brings the session's sum of what is sent unasked up to date; returns whether something came
+    /// back.
     #[inline]
     fn settle_unasked(&mut self, env: &Env) -> bool {
         self.core.return_allowance();
@@ -230,7 +235,10 @@ impl State {
 
 impl std::fmt::Debug for StreamCell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("id", &self.id).field("name", &self.name.text()).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("id", &self.id)
+            .field("name", &self.name.text())
+            .finish_non_exhaustive()
     }
 }
 
@@ -269,8 +277,9 @@ impl StreamCell {
         })
     }
 
-    /// What every change ends with, under the lock: the stream is queued for what it owes, so that whoever locks it next (a session's
-    /// close, say) knows that it is. The bell is for after unlocking.
+    /// What every change ends with, under the lock: the stream is queued for what it owes, so that
+    /// whoever locks it next (a session's close, say) knows that it is. The bell is for after
+    /// unlocking.
     fn settle(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
         state.settle_grant(env);
         self.settle_turns(env, state)

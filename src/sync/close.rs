@@ -9,16 +9,16 @@
 //! ```
 //!
 //! # What `close` says
-//! `Ok` needs three things: the writer has handed everything over and ended its direction, the input
-//! has ended cleanly, and nothing was left to be handed over when it ended. Each of them is reported
-//! here by the thread that knows it, and the outcome is settled as soon as they decide it. A transport
-//! that can't tell its peer that writing is over needs the first alone.
+//! `Ok` needs three things: the writer has handed everything over and ended its direction, the
+//! input has ended cleanly, and nothing was left to be handed over when it ended. Each of them is
+//! reported here by the thread that knows it, and the outcome is settled as soon as they decide it.
+//! A transport that can't tell its peer that writing is over needs the first alone.
 //!
 //! Invariants: the phase never goes back; the first cause stays, and so does the first outcome;
 //! [`Lifecycle::end`] returns the cause to one caller alone, who does what an end needs.
 //!
-//! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls and last drops. They
-//! are woken by everything that is reported: `writer_done`, `input_done`, an end, `told`.
+//! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls and last drops.
+//! They are woken by everything that is reported: `writer_done`, `input_done`, an end, `told`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -44,7 +44,8 @@ pub(crate) struct Lifecycle {
     phase: AtomicU8,
     /// The peer has ended its side: what is handed over from here on comes too late.
     input_over: AtomicBool,
-    /// Whether the transport can tell its peer that writing is over, so that the peer's end follows.
+    /// Whether the transport can tell its peer that writing is over, so that the peer's end
+    /// follows.
     can_finish: bool,
     state: Mutex<State>,
     changed: Condvar,
@@ -84,19 +85,22 @@ impl State {
             (Phase::Ended, Some(Error::PeerClosed)) => {
                 self.written.as_ref().filter(|_| self.told).map(|_| self.nothing_late())
             }
-            (Phase::Closing, _) | (Phase::Ended, None | Some(Error::Closed)) => match (&self.written, &self.input) {
-                (Some(Err(error)), _) => Some(Err(error.clone())),
-                (Some(Ok(())), Some(Ok(()))) => Some(self.nothing_late()),
-                (Some(Ok(())), _) if !can_finish => Some(self.nothing_late()),
-                (Some(Ok(())), Some(Err(error))) => Some(Err(error.clone())),
-                (Some(Ok(())), None) | (None, _) => None,
-            },
+            (Phase::Closing, _) | (Phase::Ended, None | Some(Error::Closed)) => {
+                match (&self.written, &self.input) {
+                    (Some(Err(error)), _) => Some(Err(error.clone())),
+                    (Some(Ok(())), Some(Ok(()))) => Some(self.nothing_late()),
+                    (Some(Ok(())), _) if !can_finish => Some(self.nothing_late()),
+                    (Some(Ok(())), Some(Err(error))) => Some(Err(error.clone())),
+                    (Some(Ok(())), None) | (None, _) => None,
+                }
+            }
             (Phase::WriteFailed | Phase::Ended, cause) => cause.map(|cause| Err(cause.clone())),
         };
     }
 
     /// # Errors
-    /// `CloseIncomplete` if the peer had ended its side before the last accepted byte was handed over.
+    /// `CloseIncomplete` if the peer had ended its side before the last accepted byte was handed
+    /// over.
     fn nothing_late(&self) -> Result<()> {
         match self.late {
             0 => Ok(()),
@@ -109,7 +113,8 @@ impl State {
     }
 }
 
-/// A channel on which nothing is ever sent, made when somebody asks for it; dropping this disconnects it.
+/// A channel on which nothing is ever sent, made when somebody asks for it; dropping this
+/// disconnects it.
 pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 
 /// What the end of the input is to a session.
@@ -122,7 +127,8 @@ pub(crate) enum InputEnd {
 }
 
 impl Lifecycle {
-    /// The life of a session over a transport that can, or can't, tell its peer that writing is over.
+    /// The life of a session over a transport that can, or can't, tell its peer that writing is
+    /// over.
     pub(crate) fn new(can_finish: bool) -> Self {
         let state = State {
             phase: Phase::Open,
@@ -184,8 +190,8 @@ impl Lifecycle {
         state.cause.get_or_insert_with(|| Arc::clone(cause));
     }
 
-    /// The local close begins, at `now`; returns whether it does so now, for the first time, on a session
-    /// that is open. Then [`told`](Self::told) follows.
+    /// The local close begins, at `now`; returns whether it does so now, for the first time, on a
+    /// session that is open. Then [`told`](Self::told) follows.
     pub(crate) fn begin_close(&self, now: Instant, deadline: Option<Instant>) -> bool {
         self.change(|state| {
             let first = state.phase == Phase::Open;
@@ -197,7 +203,8 @@ impl Lifecycle {
         })
     }
 
-    /// Every stream knows of the close or the end, and what they had left is counted; returns the channel, to be dropped.
+    /// Every stream knows of the close or the end, and what they had left is counted; returns the
+    /// channel, to be dropped.
     pub(crate) fn told(&self) -> ClosedChannel {
         self.change(|state| {
             state.told = true;
@@ -217,16 +224,19 @@ impl Lifecycle {
         })
     }
 
-    /// The session ends; returns, to the first caller alone, its cause: `cause`, or what ended it before. Then [`told`](Self::told)
-    /// follows.
+    /// The session ends; returns, to the first caller alone, its cause: `cause`, or what ended it
+    /// before. Then [`told`](Self::told) follows.
     pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
         self.end_with(cause, None)
     }
 
-    /// The session's time is over. Accepted bytes of which the transport hasn't said that it has them are `unsent`.
-    /// Returns as [`end`](Self::end) does.
+    /// The session's time is over. Accepted bytes of which the transport hasn't said that it has
+    /// them are `unsent`. Returns as [`end`](Self::end) does.
     pub(crate) fn overdue(&self, unsent: u64, after: Duration) -> Option<Arc<Error>> {
-        self.end_with(Error::Closed, Some(Error::CloseIncomplete { unsent, after, peer_ended: false }))
+        self.end_with(
+            Error::Closed,
+            Some(Error::CloseIncomplete { unsent, after, peer_ended: false }),
+        )
     }
 
     /// Ends a session whose close, if that was under way, says `incomplete`, or else `cause`.
@@ -241,7 +251,11 @@ impl Lifecycle {
                 if incomplete.is_some() {
                     // The peer had ended its side, and this end couldn't end its own in time.
                     let (unsent, after) = (state.late, state.age());
-                    state.outcome.get_or_insert(Err(Error::CloseIncomplete { unsent, after, peer_ended: true }));
+                    state.outcome.get_or_insert(Err(Error::CloseIncomplete {
+                        unsent,
+                        after,
+                        peer_ended: true,
+                    }));
                 }
                 return None;
             }
@@ -251,9 +265,15 @@ impl Lifecycle {
         })
     }
 
-    /// The input has ended: `error` says how, and `clean` whether that is an end of file. One step, since a close may begin at any
-    /// moment.
-    pub(crate) fn input_done(&self, error: Error, clean: bool, now: Instant, deadline: Option<Instant>) -> InputEnd {
+    /// The input has ended: `error` says how, and `clean` whether that is an end of file. One step,
+    /// since a close may begin at any moment.
+    pub(crate) fn input_done(
+        &self,
+        error: Error,
+        clean: bool,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> InputEnd {
         self.change(|state| {
             if clean {
                 self.input_over.store(true, SeqCst);
@@ -276,7 +296,8 @@ impl Lifecycle {
         self.state.lock().late += bytes;
     }
 
-    /// The writer thread has finished: everything is handed over and the writing direction ended, or why not.
+    /// The writer thread has finished: everything is handed over and the writing direction ended,
+    /// or why not.
     pub(crate) fn writer_done(&self, result: Result<()>) {
         self.change(|state| {
             state.written.get_or_insert(result);
@@ -308,7 +329,8 @@ impl Lifecycle {
         self.outcome()
     }
 
-    /// Whether both directions have ended by themselves, and in order: then there is nothing to abort.
+    /// Whether both directions have ended by themselves, and in order: then there is nothing to
+    /// abort.
     pub(crate) fn is_finished(&self) -> bool {
         let state = self.state.lock();
         self.can_finish && matches!((&state.written, &state.input), (Some(Ok(())), Some(Ok(()))))
@@ -319,12 +341,16 @@ impl Lifecycle {
         self.state.lock().outcome.clone()
     }
 
-    /// Waits until everything accepted was handed over and the writing direction ended, or can't be, or until the deadline.
+    /// Waits until everything accepted was handed over and the writing direction ended, or can't
+    /// be, or until the deadline.
     pub(crate) fn wait_written(&self) {
-        self.wait(|state| state.written.is_some() || matches!(state.phase, Phase::Ended | Phase::WriteFailed));
+        self.wait(|state| {
+            state.written.is_some() || matches!(state.phase, Phase::Ended | Phase::WriteFailed)
+        });
     }
 
-    /// A channel that disconnects when the session is closed here, or ends, and its streams were told.
+    /// A channel that disconnects when the session is closed here, or ends, and its streams were
+    /// told.
     pub(crate) fn closed(&self) -> Receiver<()> {
         let mut state = self.state.lock();
         if state.told {
@@ -393,7 +419,8 @@ mod tests {
         assert_eq!(fails, [true, false, false, false]);
         let ends = PHASES.map(|phase| life_in(phase).end(Error::Timeout).is_some());
         assert_eq!(ends, [true, true, true, false]);
-        let ends = PHASES.map(|phase| matches!(input_done(&life_in(phase), Error::Timeout), InputEnd::Ends(_)));
+        let ends = PHASES
+            .map(|phase| matches!(input_done(&life_in(phase), Error::Timeout), InputEnd::Ends(_)));
         assert_eq!(ends, [true, true, false, false]);
     }
 
@@ -588,7 +615,8 @@ mod tests {
                         let life = Arc::clone(&life);
                         move || life.wait_written()
                     });
-                    // There is no event for a thread's falling asleep here: it may as well find it done already.
+                    // There is no event for a thread's falling asleep here: it may as well find it
+                    // done already.
                     thread::yield_now();
                     if ended {
                         let _ = life.end(Error::GoAway);
@@ -598,7 +626,10 @@ mod tests {
                         let _ = input_done(&life, Error::PeerClosed);
                     }
                     let outcomes = waiters.map(|waiter| waiter.join().unwrap().unwrap());
-                    assert!(outcomes.iter().all(|outcome| outcome.is_err() == ended), "{outcomes:?}");
+                    assert!(
+                        outcomes.iter().all(|outcome| outcome.is_err() == ended),
+                        "{outcomes:?}"
+                    );
                 }
             }
         });
@@ -608,7 +639,8 @@ mod tests {
     fn waiting_ends_at_the_deadline() {
         watched(|| {
             let life = Lifecycle::new(true);
-            let _ = life.begin_close(Instant::now(), Some(Instant::now() + Duration::from_millis(1)));
+            let _ =
+                life.begin_close(Instant::now(), Some(Instant::now() + Duration::from_millis(1)));
             assert!(life.wait_outcome().is_none());
             life.wait_written();
         });

@@ -1,10 +1,12 @@
-//! Until when a blocked call waits: deadlines, per-call timeouts, the no-data timeout, non-blocking mode.
+//! Until when a blocked call waits: deadlines, per-call timeouts, the no-data timeout, non-blocking
+//! mode.
 //!
-//! These belong to the stream (or the session's `accept`), not to a handle, and reach calls that are already blocked: whoever changes
-//! one wakes the waiters, and each asks again.
+//! These belong to the stream (or the session's `accept`), not to a handle, and reach calls that
+//! are already blocked: whoever changes one wakes the waiters, and each asks again.
 //!
-//! Invariants: the clock is read only before a wait, or before a turn at the writer with a limit; the earlier of deadline and timeout wins; a timeout runs from the call's
-//! start; the no-data clock starts at the latest of creation, setting, last data, last firing.
+//! Invariants: the clock is read only before a wait, or before a turn at the writer with a limit;
+//! the earlier of deadline and timeout wins; a timeout runs from the call's start; the no-data
+//! clock starts at the latest of creation, setting, last data, last firing.
 
 use std::time::{Duration, Instant};
 
@@ -128,7 +130,10 @@ mod tests {
         let deadline = Deadline { at: Some(now + SECOND), timeout: None };
         assert_eq!(deadline.limit(&mut Call::default(), now).unwrap(), Some(now + SECOND));
         assert!(matches!(deadline.limit(&mut Call::default(), now + SECOND), Err(Error::Timeout)));
-        assert!(matches!(deadline.limit(&mut Call::default(), now + SECOND * 2), Err(Error::Timeout)));
+        assert!(matches!(
+            deadline.limit(&mut Call::default(), now + SECOND * 2),
+            Err(Error::Timeout)
+        ));
         let mut no_data = NoData::new(Some(SECOND), now);
         assert!(matches!(no_data.limit(now + SECOND), Err(Error::NoData(SECOND))));
     }
@@ -140,7 +145,10 @@ mod tests {
         assert_eq!(Deadline::default().limit(&mut Call::default(), now).unwrap(), None);
         assert!(!Deadline { at: Some(now), timeout: None }.is_none());
         assert!(!Deadline { at: None, timeout: Some(SECOND) }.is_none());
-        assert_eq!((NoData::new(None, now).timeout(), NoData::new(Some(SECOND), now).timeout()), (None, Some(SECOND)));
+        assert_eq!(
+            (NoData::new(None, now).timeout(), NoData::new(Some(SECOND), now).timeout()),
+            (None, Some(SECOND))
+        );
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! A lane of streams that wait for a turn at the writer: many threads put them in, the writer takes them out.
+//! A lane of streams that wait for a turn at the writer: many threads put them in, the writer takes
+//! them out.
 //!
-//! It is a short bounded channel, whose places are made once, and an unbounded one for when that is full: an unbounded channel allocates
-//! for every 31 messages, which small writes would pay for all the time, and a bounded one for `max_streams` would cost an idle session
-//! a megabyte.
+//! It is a short bounded channel, whose places are made once, and an unbounded one for when that is
+//! full: an unbounded channel allocates for every 31 messages, which small writes would pay for all
+//! the time, and a bounded one for `max_streams` would cost an idle session a megabyte.
 //!
-//! Invariants: sending never blocks; what one thread sends comes out in its order, so that streams are accepted in the order in which they were
-//! opened. For that, nothing goes the short way while something waits in the long one, and the writer empties the
-//! short one before it takes what it has seen in the long one.
+//! Invariants: sending never blocks; what one thread sends comes out in its order, so that streams
+//! are accepted in the order in which they were opened. For that, nothing goes the short way while
+//! something waits in the long one, and the writer empties the short one before it takes what it
+//! has seen in the long one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
 use super::cell::StreamCell;
 
-/// Places in the short channel: more streams than are usually scheduled between two batches, at 16 bytes and a few each.
+/// Places in the short channel: more streams than are usually scheduled between two batches, at 16
+/// bytes and a few each.
 const SHORT: usize = 64;
 
 #[derive(Debug)]
@@ -52,7 +55,8 @@ impl LaneSender {
 impl LaneReceiver {
     /// Moves what has come to the end of `waiting`.
     pub(super) fn take(&self, waiting: &mut VecDeque<Arc<StreamCell>>) {
-        // Counted first: what comes to the long way from here on may be newer than what then lies in the short one.
+        // Counted first: what comes to the long way from here on may be newer than what then lies
+        // in the short one.
         let overflow = self.long.len();
         waiting.extend(self.short.try_iter());
         waiting.extend(self.long.try_iter().take(overflow));
@@ -104,7 +108,10 @@ mod tests {
         assert!(sender.send(stream(full + 1)));
         assert!(receiver.short.is_empty() && !receiver.is_empty());
         assert_eq!(take(&receiver), [full, full + 1]);
-        assert!(sender.send(stream(0)) && !receiver.short.is_empty(), "it is empty: the short way again");
+        assert!(
+            sender.send(stream(0)) && !receiver.short.is_empty(),
+            "it is empty: the short way again"
+        );
         assert!(!receiver.is_empty());
     }
 

@@ -5,18 +5,20 @@
 //! # The lock order
 //! A thread that holds one of these may only take one that stands further down:
 //!
-//! 1. the session's writer and its input ([`crate::engine`]): what the writer thread and the reader thread work with, and a caller in its
-//!    turn; never both. They are held across transport I/O, so nobody waits for them but those two threads themselves; callers try
+//! 1. the session's writer and its input ([`crate::engine`]): what the writer thread and the reader
+//!    thread work with, and a caller in its turn; never both. They are held across transport I/O,
+//!    so nobody waits for them but those two threads themselves; callers try
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
 //! 3. a stream's state ([`cell`]); never two streams at once
 //! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), what is sent unasked
 //!    ([`unasked`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]), the
-//!    refusals ([`shaper`]), the
-//!    engine's own (`manual::architecture` names them), a pool's class, what crossbeam's channels lock inside
+//!    refusals ([`shaper`]), the engine's own (`manual::architecture` names them), a pool's class,
+//!    what crossbeam's channels lock inside
 //!
-//! No lock is held while a user's closure runs, while a handle, a notifier or a transport is dropped, while something is logged,
-//! or across transport I/O, but for the writer, the input, and a `Shared` transport's turns. (While these are held, frames are logged at level `trace`, and
-//! a peer's oddities: a logger must not wait for a stream of the same session.)
+//! No lock is held while a user's closure runs, while a handle, a notifier or a transport is
+//! dropped, while something is logged, or across transport I/O, but for the writer, the input, and
+//! a `Shared` transport's turns. (While these are held, frames are logged at level `trace`, and a
+//! peer's oddities: a logger must not wait for a stream of the same session.)
 
 pub(crate) mod budget;
 pub(crate) mod cell;

@@ -1,12 +1,14 @@
-//! What waits for the writer thread: streams that have something to send, and the session's own frames.
+//! What waits for the writer thread: streams that have something to send, and the session's own
+//! frames.
 //!
-//! Two lanes of channels hold streams: express, and bulk. A stream is in each at most once (its scheduled flags), so they never hold more
-//! entries than there are streams. Fairness is the order of the queue: a stream that has more to send
-//! after its turn goes to the end.
+//! Two lanes of channels hold streams: express, and bulk. A stream is in each at most once (its
+//! scheduled flags), so they never hold more entries than there are streams. Fairness is the order
+//! of the queue: a stream that has more to send after its turn goes to the end.
 //!
-//! Who wakes the writer: everybody who adds work rings ([`Shaper::ring`]). A parked writer has to see *every* kind of work, so
-//! parking is Dekker's protocol again: it sets `parked`, then looks at everything once more, then waits for the bell; who adds work
-//! adds it, then looks at `parked`. A ring too many is harmless.
+//! Who wakes the writer: everybody who adds work rings ([`Shaper::ring`]). A parked writer has to
+//! see *every* kind of work, so parking is Dekker's protocol again: it sets `parked`, then looks at
+//! everything once more, then waits for the bell; who adds work adds it, then looks at `parked`. A
+//! ring too many is harmless.
 //!
 //! Invariants: refusals are bounded by [`MAX_REFUSALS`], second ones included, and these never are
 //! what makes them too many; orders are flags, so they can't pile up.
@@ -23,7 +25,8 @@ use super::cell::StreamCell;
 use super::lane::{LaneReceiver, LaneSender, lane};
 use crate::proto::stream::Lane;
 
-/// How many refused streams may wait for their FIN: as many as there are streams by default. A peer that makes more is flooding.
+/// How many refused streams may wait for their FIN: as many as there are streams by default. A peer
+/// that makes more is flooding.
 pub(crate) const MAX_REFUSALS: usize = 65_536;
 
 /// How many streams' places an idle queue keeps.
@@ -132,14 +135,22 @@ pub(crate) fn shaper() -> (Shaper, Queue) {
     let (bulk, bulk_queue) = lane();
     let (bell, bell_queue) = bounded(1);
     let refusals = Mutex::default();
-    let shaper = Shaper { express, bulk, bell, parked: AtomicBool::new(false), orders: AtomicU8::new(0), refusals };
+    let shaper = Shaper {
+        express,
+        bulk,
+        bell,
+        parked: AtomicBool::new(false),
+        orders: AtomicU8::new(0),
+        refusals,
+    };
     let (small, round) = (VecDeque::new(), VecDeque::new());
     let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, small, round };
     (shaper, queue)
 }
 
 impl Shaper {
-    /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream. Doesn't block.
+    /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream.
+    /// Doesn't block.
     pub(crate) fn schedule(&self, cell: Arc<StreamCell>, lane: Lane) -> Bell {
         let channel = match lane {
             Lane::Express => &self.express,
@@ -241,7 +252,10 @@ impl Queue {
 
     /// Whether a stream waits for a turn.
     pub(crate) fn has_turns(&self) -> bool {
-        !self.small.is_empty() || !self.round.is_empty() || !self.express.is_empty() || !self.bulk.is_empty()
+        !self.small.is_empty()
+            || !self.round.is_empty()
+            || !self.express.is_empty()
+            || !self.bulk.is_empty()
     }
 
     /// Whether it keeps more memory than an idle session should.
@@ -275,7 +289,8 @@ impl Parker {
         if idle {
             match limit {
                 Some(limit) => rung = self.bell.recv_timeout(limit).is_ok(),
-                None => drop(self.bell.recv()), // disconnected: the session is gone, and the caller sees that
+                // disconnected: the session is gone, and the caller sees that
+                None => drop(self.bell.recv()),
             }
         }
         shaper.parked.store(false, SeqCst);
@@ -296,12 +311,16 @@ mod tests {
         StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
     }
 
-    const ORDERS: [Order; 5] = [Order::Ping, Order::Finish, Order::Stop, Order::Resume, Order::Flush];
+    const ORDERS: [Order; 5] =
+        [Order::Ping, Order::Finish, Order::Stop, Order::Resume, Order::Flush];
 
     #[test]
     fn a_bell_is_due_if_either_of_two_is() {
         let due = |a, b| Bell(a).and(Bell(b)).is_due();
-        assert_eq!([due(false, false), due(true, false), due(false, true), due(true, true)], [false, true, true, true]);
+        assert_eq!(
+            [due(false, false), due(true, false), due(false, true), due(true, true)],
+            [false, true, true, true]
+        );
     }
 
     #[test]
@@ -330,7 +349,10 @@ mod tests {
         assert_eq!(shaper.take_refusal(), Some(0));
         assert_eq!(shaper.refuse(7), Ok(()));
         let rest: Vec<u32> = std::iter::from_fn(|| shaper.take_refusal()).collect();
-        assert!(rest[..MAX_REFUSALS - 1].iter().copied().eq(1..MAX_REFUSALS as u32) && rest[MAX_REFUSALS - 1] == 7);
+        assert!(
+            rest[..MAX_REFUSALS - 1].iter().copied().eq(1..MAX_REFUSALS as u32)
+                && rest[MAX_REFUSALS - 1] == 7
+        );
         assert_eq!(shaper.refusals.lock().ids.capacity(), 0, "a flood's memory isn't kept");
     }
 
@@ -345,8 +367,14 @@ mod tests {
         assert!((0..half).all(|id| shaper.refuse(id).is_ok()));
         (0..half + 9).for_each(|id| shaper.refuse_again(id));
         assert_eq!(shaper.refusals.lock().len(), MAX_REFUSALS, "as many as may wait");
-        assert!((half..2 * half).all(|id| shaper.refuse(id).is_ok()), "as many as without the second ones");
-        assert_eq!((shaper.refuse(7), shaper.refusals.lock().len()), (Err(MAX_REFUSALS), MAX_REFUSALS));
+        assert!(
+            (half..2 * half).all(|id| shaper.refuse(id).is_ok()),
+            "as many as without the second ones"
+        );
+        assert_eq!(
+            (shaper.refuse(7), shaper.refusals.lock().len()),
+            (Err(MAX_REFUSALS), MAX_REFUSALS)
+        );
         assert!((0..2 * half).all(|id| shaper.take_refusal() == Some(id)));
         assert_eq!(shaper.take_refusal(), None);
         assert_eq!(shaper.refusals.lock().again.capacity(), 0, "a flood's memory isn't kept");
@@ -365,17 +393,22 @@ mod tests {
     #[test]
     fn lanes_are_apart_and_a_stream_with_more_to_send_goes_to_the_end() {
         let (shaper, mut queue) = shaper();
-        assert!(!queue.has_turns() && queue.next_express().is_none() && queue.next_bulk().is_none());
-        for (id, lane) in [(1, Lane::Express), (2, Lane::Bulk), (3, Lane::Bulk), (4, Lane::Express)] {
+        assert!(
+            !queue.has_turns() && queue.next_express().is_none() && queue.next_bulk().is_none()
+        );
+        for (id, lane) in [(1, Lane::Express), (2, Lane::Bulk), (3, Lane::Bulk), (4, Lane::Express)]
+        {
             assert!(shaper.schedule(stream(id), lane).is_due());
         }
         let first = queue.next_bulk().unwrap();
         assert_eq!(first.id, 2);
         queue.again(first);
-        let order: Vec<u32> = std::iter::from_fn(|| queue.next_bulk()).map(|cell| cell.id).collect();
+        let order: Vec<u32> =
+            std::iter::from_fn(|| queue.next_bulk()).map(|cell| cell.id).collect();
         assert_eq!(order, [3, 2]);
         assert!(queue.has_turns(), "by the express lane");
-        let order: Vec<u32> = std::iter::from_fn(|| queue.next_express()).map(|cell| cell.id).collect();
+        let order: Vec<u32> =
+            std::iter::from_fn(|| queue.next_express()).map(|cell| cell.id).collect();
         assert_eq!(order, [1, 4]);
         assert!(!queue.has_turns());
     }
@@ -388,10 +421,12 @@ mod tests {
                 shaper.schedule(stream(id), lane).ignore();
             }
             assert!(queue.has_turns(), "in the channel");
-            let mut next = || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
+            let mut next =
+                || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
             assert_eq!(next().unwrap().id, 1);
             assert!(queue.has_turns(), "out of the channel");
-            let mut next = || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
+            let mut next =
+                || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
             assert_eq!(next().unwrap().id, 2);
             assert!(!queue.has_turns());
         }

@@ -1,19 +1,21 @@
-//! The reader thread on stand-by: it has offered the reading to callers, who are quicker while one stream alone talks in requests and
-//! answers.
+//! The reader thread on stand-by: it has offered the reading to callers, who are quicker while one
+//! stream alone talks in requests and answers.
 //!
-//! Who wakes it: a caller that gives the reading back ([`Standby::resume`]). Otherwise it wakes by itself, and takes the reading back when no
-//! caller had a turn for [`GRACE`]. So a caller that never comes, or never comes back, costs that long and no more.
+//! Who wakes it: a caller that gives the reading back ([`Standby::resume`]). Otherwise it wakes by
+//! itself, and takes the reading back when no caller had a turn for [`GRACE`]. So a caller that
+//! never comes, or never comes back, costs that long and no more.
 //!
-//! Invariants: `offered` changes to true only by the thread that has the session's input, the reader thread; turns begin and end only on a
-//! thread that has the input.
+//! Invariants: `offered` changes to true only by the thread that has the session's input, the
+//! reader thread; turns begin and end only on a thread that has the input.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How long the reader thread waits for callers' turns: many times what a program needs between an answer and the next request. If the program
-/// then doesn't ask, another stream's data may have to wait so long, and up to twice: a turn that ended just after a look is found at the next.
+/// How long the reader thread waits for callers' turns: many times what a program needs between an
+/// answer and the next request. If the program then doesn't ask, another stream's data may have to
+/// wait so long, and up to twice: a turn that ended just after a look is found at the next.
 const GRACE: Duration = Duration::from_micros(500);
 
 #[derive(Debug, Default)]
@@ -48,7 +50,8 @@ impl Standby {
         self.offered.load(SeqCst)
     }
 
-    /// Lets callers read; the reader thread says so before it lets go of the input, then calls [`wait`](Self::wait).
+    /// Lets callers read; the reader thread says so before it lets go of the input, then calls
+    /// [`wait`](Self::wait).
     pub(crate) fn offer(&self) {
         *self.resume.lock() = false;
         self.before.store(self.turns.load(SeqCst), SeqCst);
@@ -70,7 +73,8 @@ impl Standby {
         self.resumed.notify_one();
     }
 
-    /// Waits until the reading was given back, or no caller wants it; returns whether there was a turn.
+    /// Waits until the reading was given back, or no caller wants it; returns whether there was a
+    /// turn.
     pub(crate) fn wait(&self) -> bool {
         let mut resume = self.resume.lock();
         let mut seen = self.turns.load(SeqCst);

@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// A test that takes longer hangs. Mutants that hang needn't take that long: `tests/mutants` sets the variable.
+/// A test that takes longer hangs. Mutants that hang needn't take that long: `tests/mutants` sets
+/// the variable.
 fn patience() -> Duration {
     let seconds = std::env::var("GMUX_WATCHDOG").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(60))

@@ -1,15 +1,19 @@
-//! What the streams of a session send unasked, counted together, and the streams whose writes wait for a part of it.
+//! What the streams of a session send unasked, counted together, and the streams whose writes wait
+//! for a part of it.
 //!
-//! The lock guards the count and the queue. It is a leaf: it is taken under a stream's lock, and under the registry's.
+//! The lock guards the count and the queue. It is a leaf: it is taken under a stream's lock, and
+//! under the registry's.
 //!
-//! Nobody waits here: a write waits on its own stream, whose first UPD lets it go as well. It queues its stream under the
-//! lock under which it found too little, so nothing that comes back later is missed. Whoever gives back ([`Env`]'s
-//! `wake_unasked`), by an UPD, a forgotten stream, or a write that took less than it was offered, takes out as many streams as there is
-//! enough for, first come first served, and wakes a write of each, with no lock held. A stream that turns out not to wait any more
-//! leaves its part to the next. A write that was woken looks at the queue again when it is done, however it ends: so what it
-//! didn't take isn't left lying.
+//! Nobody waits here: a write waits on its own stream, whose first UPD lets it go as well. It
+//! queues its stream under the lock under which it found too little, so nothing that comes back
+//! later is missed. Whoever gives back ([`Env`]'s `wake_unasked`), by an UPD, a forgotten stream,
+//! or a write that took less than it was offered, takes out as many streams as there is enough for,
+//! first come first served, and wakes a write of each, with no lock held. A stream that turns out
+//! not to wait any more leaves its part to the next. A write that was woken looks at the queue
+//! again when it is done, however it ends: so what it didn't take isn't left lying.
 //!
-//! Invariants: the count is the sum over the streams' [`StreamCore::unasked`](crate::proto::stream::StreamCore::unasked), as of each one's last
+//! Invariants: the count is the sum over the streams'
+//! [`StreamCore::unasked`](crate::proto::stream::StreamCore::unasked), as of each one's last
 //! change; a stream is in the queue at most once (its mark), and not after it was forgotten.
 
 use std::collections::VecDeque;
@@ -45,7 +49,8 @@ struct Waiter {
 }
 
 impl Allowance {
-    /// So many streams are in the registry, which is locked. Returns whether each one's share has grown.
+    /// So many streams are in the registry, which is locked. Returns whether each one's share has
+    /// grown.
     pub(crate) fn set_streams(&self, streams: usize) -> bool {
         let before = self.streams.swap(streams, SeqCst);
         share(streams) > share(before)
@@ -88,15 +93,18 @@ impl Allowance {
         self.waiting.store(pool.queue.len(), SeqCst);
     }
 
-    /// Takes the first stream out of the queue, if there is enough for it beside what was promised to those before; with
-    /// `any`, the first of all for which there is. Returns it with its part.
+    /// Takes the first stream out of the queue, if there is enough for it beside what was promised
+    /// to those before; with `any`, the first of all for which there is. Returns it with its part.
     fn next(&self, promised: u64, any: bool) -> Option<(Arc<StreamCell>, u64)> {
         let mut pool = self.pool.lock();
         let mut unasked = pool.unasked;
         unasked.change(0, promised);
         let looks = if any { pool.queue.len() } else { 1 };
-        let offers =
-            pool.queue.iter().take(looks).map(|waiter| unasked.offer(waiter.held, waiter.want, self.streams()));
+        let offers = pool
+            .queue
+            .iter()
+            .take(looks)
+            .map(|waiter| unasked.offer(waiter.held, waiter.want, self.streams()));
         let (at, part) = offers.enumerate().find(|&(_, part)| part > 0)?;
         let waiter = pool.queue.remove(at)?;
         self.waiting.store(pool.queue.len(), SeqCst);
@@ -105,8 +113,8 @@ impl Allowance {
 }
 
 impl Env {
-    /// Something came back, or might have: wakes writes that wait for it, those for which there is enough. With `grown`, every stream's
-    /// share is larger than before. The caller holds no lock.
+    /// Something came back, or might have: wakes writes that wait for it, those for which there is
+    /// enough. With `grown`, every stream's share is larger than before. The caller holds no lock.
     pub(crate) fn wake_unasked(&self, grown: bool) {
         self.each_due(grown, |cell| cell.wake_writer());
     }
@@ -118,8 +126,9 @@ impl Env {
 
     fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<StreamCell>)) {
         let mut promised = 0;
-        // Who has just queued itself found too little then, after what this caller gave back. But the number of streams isn't
-        // under the queue's lock: who is to find a larger share there looks under that.
+        // Who has just queued itself found too little then, after what this caller gave back. But
+        // the number of streams isn't under the queue's lock: who is to find a larger share there
+        // looks under that.
         while (grown || self.allowance.waiting.load(SeqCst) > 0)
             && let Some((cell, part)) = self.allowance.next(promised, grown)
         {

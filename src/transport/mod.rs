@@ -9,15 +9,17 @@
 //! | any other `T: Read + Write + Send` (another TLS) | in [`Shared`] |
 //! | your own | `impl Transport` |
 //!
-//! [The manual](crate::manual::transports) compares them: what holds over each, and what each costs.
+//! [The manual](crate::manual::transports) compares them: what holds over each, and what each
+//! costs.
 //!
-//! A session reads in one thread and writes in another, so a transport is something that *splits*, with a [`Control`]
-//! beside the halves that works while both are blocked.
+//! A session reads in one thread and writes in another, so a transport is something that *splits*,
+//! with a [`Control`] beside the halves that works while both are blocked.
 //!
 //! # Panics
-//! A transport, or a closure that was given with it, may panic at any call, and in its drop. The session ends with an error, one line
-//! in the log says where it was, and other sessions go on. While a session is created, it is the error of that call.
-//! What was thrown is never dropped. In a program that is built with `panic = "abort"` a panic ends the process, as always.
+//! A transport, or a closure that was given with it, may panic at any call, and in its drop. The
+//! session ends with an error, one line in the log says where it was, and other sessions go on.
+//! While a session is created, it is the error of that call. What was thrown is never dropped. In a
+//! program that is built with `panic = "abort"` a panic ends the process, as always.
 //!
 //! Invariant: each half is used by one thread at a time, and `abort` is called at most once.
 
@@ -41,19 +43,21 @@ pub use tls::Tls;
 
 /// A connection that a session can run over.
 ///
-/// The halves may block; the session's own two threads wait there (and threads that read or write a stream, where reads or writes are bounded). Reads and writes that return `Interrupted`,
+/// The halves may block; the session's own two threads wait there (and threads that read or write a
+/// stream, where reads or writes are bounded). Reads and writes that return `Interrupted`,
 /// `WouldBlock` or `TimedOut` are tried again: the last two after a pause, if they came at once.
 ///
 /// A read that took something in, but has nothing to give out yet (a part of a record), ought to
 /// return an `Interrupted` that it makes itself (`io::ErrorKind::Interrupted.into()`): it is tried
 /// again without a pause, and counts as a sign of life of the peer.
 ///
-/// The example `custom_transport` (in the repository, `examples/custom_transport.rs`) is a transport
-/// over messages in memory that does all that one may do: bounds, an end, an abort, addresses, and
-/// answers of its own. Each method says why. [The manual](crate::manual::transports#your-own) has
-/// what other kinds of connections would take.
+/// The example `custom_transport` (in the repository, `examples/custom_transport.rs`) is a
+/// transport over messages in memory that does all that one may do: bounds, an end, an abort,
+/// addresses, and answers of its own. Each method says why. [The
+/// manual](crate::manual::transports#your-own) has what other kinds of connections would take.
 pub trait Transport {
-    /// Splits the connection into what the reader thread and the writer thread use, and the control.
+    /// Splits the connection into what the reader thread and the writer thread use, and the
+    /// control.
     ///
     /// This is where settings that a session depends on are made, such as blocking mode.
     ///
@@ -71,21 +75,25 @@ pub type BoundWrites = BoundReads;
 /// What a [`Transport`] splits into: see [`Halves::new`].
 #[non_exhaustive]
 pub struct Halves {
-    /// Used by one thread at a time: the reader thread, or, with `bound_reads`, one that calls [`Stream::read`](crate::Stream).
+    /// Used by one thread at a time: the reader thread, or, with `bound_reads`, one that calls
+    /// [`Stream::read`](crate::Stream).
     pub reader: Box<dyn Read + Send>,
-    /// Used by one thread at a time: the writer thread, or, with `bounded_writes`, one that calls [`Stream::write`](crate::Stream). It is dropped when the last byte is written, after
+    /// Used by one thread at a time: the writer thread, or, with `bounded_writes`, one that calls
+    /// [`Stream::write`](crate::Stream). It is dropped when the last byte is written, after
     /// [`Control::finish_write`].
     pub writer: Box<dyn Write + Send>,
-    /// Whether every write and flush returns within about 10 ms, with `WouldBlock` or `TimedOut` when nothing could be done. Only
-    /// then may a thread that calls [`Stream::write`](crate::Stream) do the writer thread's work itself, which saves waking it.
+    /// Whether every write and flush returns within about 10 ms, with `WouldBlock` or `TimedOut`
+    /// when nothing could be done. Only then may a thread that calls
+    /// [`Stream::write`](crate::Stream) do the writer thread's work itself, which saves waking it.
     pub bounded_writes: bool,
     /// Changes that bound. While the transport takes nothing, the writer thread waits inside its
     /// writes, and nobody else could use the small bound: it is raised to a second by steps, so
     /// that a peer that doesn't read costs few wake-ups, and set back to 10 ms at the next byte
     /// that is taken. Without such a function each write goes on being bounded to about 10 ms.
     pub bound_writes: Option<BoundWrites>,
-    /// Bounds how long a read may take, or, with `None`, lets it take as long as it likes. Only where there is such a function may a thread
-    /// that calls [`Stream::read`](crate::Stream) read the transport itself, which saves waking it.
+    /// Bounds how long a read may take, or, with `None`, lets it take as long as it likes. Only
+    /// where there is such a function may a thread that calls [`Stream::read`](crate::Stream) read
+    /// the transport itself, which saves waking it.
     pub bound_reads: Option<BoundReads>,
     /// Used by any thread.
     pub control: Box<dyn Control>,
@@ -108,10 +116,14 @@ impl Halves {
         }
     }
 
-    /// Gives a function to bound the reads, as the field of this name says. Reads past the bound return `WouldBlock` or `TimedOut`. It is
-    /// called with the session's locks held, between two reads, so it mustn't wait for anything.
+    /// Gives a function to bound the reads, as the field of this name says. Reads past the bound
+    /// return `WouldBlock` or `TimedOut`. It is called with the session's locks held, between two
+    /// reads, so it mustn't wait for anything.
     #[must_use]
-    pub fn bound_reads(mut self, bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static) -> Self {
+    pub fn bound_reads(
+        mut self,
+        bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         self.bound_reads = Some(Box::new(bound));
         self
     }
@@ -130,11 +142,13 @@ impl Halves {
     /// ([`bounded_writes`](Self::bounded_writes)), and gives a function to change that bound, as
     /// the field of this name says. Writes past the bound return `WouldBlock` or `TimedOut`. The
     /// transport itself sets the 10 ms that it begins with. After that the function is called with
-    /// `Some` of 10 ms to a second, never with `None`, by the writer thread, between two writes, and
-    /// mustn't wait for anything.
-    /// [`Control::abort`] has to interrupt a write, as ever.
+    /// `Some` of 10 ms to a second, never with `None`, by the writer thread, between two writes,
+    /// and mustn't wait for anything. [`Control::abort`] has to interrupt a write, as ever.
     #[must_use]
-    pub fn bound_writes(mut self, bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static) -> Self {
+    pub fn bound_writes(
+        mut self,
+        bound: impl FnMut(Option<Duration>) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         self.bounded_writes = true;
         self.bound_writes = Some(Box::new(bound));
         self
@@ -149,19 +163,22 @@ impl std::fmt::Debug for Halves {
 
 /// Handles a connection from outside its reads and writes.
 pub trait Control: Send + Sync {
-    /// Ends the writing direction, so that the peer reads an end of file after what was written. Called once, by the writer
-    /// thread, after the last write and flush, when the session is closed here or its input has ended. Does nothing where
-    /// dropping the write half is what ends it. It may block until [`abort`](Self::abort) is called, which is
+    /// Ends the writing direction, so that the peer reads an end of file after what was written.
+    /// Called once, by the writer thread, after the last write and flush, when the session is
+    /// closed here or its input has ended. Does nothing where dropping the write half is what ends
+    /// it. It may block until [`abort`](Self::abort) is called, which is
     /// [`close_timeout`](crate::Config::close_timeout) later at most.
     ///
     /// # Errors
     /// Whatever the system says; it becomes the result of closing the session.
     fn finish_write(&self) -> io::Result<()>;
 
-    /// Whether [`finish_write`](Self::finish_write), or the drop of the write half, really lets the peer know that nothing
-    /// more will come. A peer that knows it ends its side, too, and [`close`](crate::Session::close) waits for that. Where the
-    /// peer can't know (a serial line, a TLS connection without `close_notify`), say `false`: then `close` returns Ok as soon as everything was handed over and flushed,
-    /// which is less. The default is `true`. Asked once, at the session's start.
+    /// Whether [`finish_write`](Self::finish_write), or the drop of the write half, really lets the
+    /// peer know that nothing more will come. A peer that knows it ends its side, too, and
+    /// [`close`](crate::Session::close) waits for that. Where the peer can't know (a serial line, a
+    /// TLS connection without `close_notify`), say `false`: then `close` returns Ok as soon as
+    /// everything was handed over and flushed, which is less. The default is `true`. Asked once, at
+    /// the session's start.
     fn can_finish(&self) -> bool {
         true
     }
@@ -180,9 +197,9 @@ pub trait Control: Send + Sync {
         false
     }
 
-    /// Makes blocked and later reads and writes return, with an error or an end of file. Must not block. Called at most once,
-    /// from any thread: when the session ends by an error or by its close timeout. It isn't called where both directions have
-    /// ended by themselves.
+    /// Makes blocked and later reads and writes return, with an error or an end of file. Must not
+    /// block. Called at most once, from any thread: when the session ends by an error or by its
+    /// close timeout. It isn't called where both directions have ended by themselves.
     fn abort(&self);
 
     /// This end's address.

@@ -1,8 +1,8 @@
 //! A read half and a write half that are two objects: pipes, a child's stdio.
 //!
-//! Safe code can't interrupt a read from a pipe. So when a session over a pair ends, user calls wake at once all the same, but the
-//! session's reader thread ends when its read returns: when the far end closes, or when what
-//! [`with_abort`](Pair::with_abort) was given makes it.
+//! Safe code can't interrupt a read from a pipe. So when a session over a pair ends, user calls
+//! wake at once all the same, but the session's reader thread ends when its read returns: when the
+//! far end closes, or when what [`with_abort`](Pair::with_abort) was given makes it.
 //!
 //! Invariant: dropping the write half is what ends the writing direction, unless the pair was said
 //! to have no end.
@@ -48,8 +48,9 @@ use super::{Control, Halves, Transport};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// `close` waits until the helper ends its output, for at most [`close_timeout`](crate::Config::close_timeout), which is 5 seconds
-/// unless set otherwise. Then the abort is called, and kills it. A helper that ends its output in time isn't killed.
+/// `close` waits until the helper ends its output, for at most
+/// [`close_timeout`](crate::Config::close_timeout), which is 5 seconds unless set otherwise. Then
+/// the abort is called, and kills it. A helper that ends its output in time isn't killed.
 pub struct Pair<R, W> {
     reader: R,
     writer: W,
@@ -64,8 +65,9 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
         Self { reader, writer, abort: None, can_finish: true }
     }
 
-    /// Calls `abort` when the session ends by an error or by its close timeout, once: it should make a blocked read of the read half
-    /// return, and must not block for long. It isn't called where both directions have ended by themselves.
+    /// Calls `abort` when the session ends by an error or by its close timeout, once: it should
+    /// make a blocked read of the read half return, and must not block for long. It isn't called
+    /// where both directions have ended by themselves.
     #[must_use]
     pub fn with_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
         self.abort = Some(Box::new(abort));

@@ -1,14 +1,16 @@
 //! A transport that can't be split: both threads take turns at it, under a lock.
 //!
-//! The lock is one of the two that are held across transport I/O. For this to work, a turn must be short: **reads and
-//! writes of the inner transport have to be bounded, to a few milliseconds**, by its own timeouts or by non-blocking mode.
-//! A turn that could do nothing (`WouldBlock`, `TimedOut`) gives the lock up, so that the other direction moves: with both
-//! directions full at once nothing is stuck.
+//! The lock is one of the two that are held across transport I/O. For this to work, a turn must be
+//! short: **reads and writes of the inner transport have to be bounded, to a few milliseconds**, by
+//! its own timeouts or by non-blocking mode. A turn that could do nothing (`WouldBlock`,
+//! `TimedOut`) gives the lock up, so that the other direction moves: with both directions full at
+//! once nothing is stuck.
 //!
-//! Invariants: the lock is handed over fairly (a thread that waits for it gets it before the one that gives it up takes it
-//! again); readiness is waited for outside the lock, and only after a read said `WouldBlock` (a TLS connection may hold
-//! decrypted bytes that no readiness tells of). A write may read as well (rustls's does, when it can't write), so a read is tried
-//! again after each write, ready or not.
+//! Invariants: the lock is handed over fairly (a thread that waits for it gets it before the one
+//! that gives it up takes it again); readiness is waited for outside the lock, and only after a
+//! read said `WouldBlock` (a TLS connection may hold decrypted bytes that no readiness tells of). A
+//! write may read as well (rustls's does, when it can't write), so a read is tried again after each
+//! write, ready or not.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -34,20 +36,21 @@ const READY_FOR_NOTHING: u32 = 16;
 /// For what can't be split: another TLS library's connection, a serial port. (For rustls there is
 /// `Tls`, with the feature `rustls`, which isn't bound to turns.)
 ///
-/// Both its reads and its writes must return at once, or within a few milliseconds, with `WouldBlock`
-/// or `TimedOut` when there is nothing to do. **Non-blocking mode is the way to that**, as in the
-/// example: no turn waits with the lock. Such a transport is asked again after a pause. It is 1 ms at
-/// first, doubles up to 40 ms while nothing is read or written, and falls back to 1 ms at the first
-/// byte either way. So what comes after a silence waits up to 40 ms to be noticed, and an answer
-/// about as long again as it took to come, but no more than 40 ms.
+/// Both its reads and its writes must return at once, or within a few milliseconds, with
+/// `WouldBlock` or `TimedOut` when there is nothing to do. **Non-blocking mode is the way to
+/// that**, as in the example: no turn waits with the lock. Such a transport is asked again after a
+/// pause. It is 1 ms at first, doubles up to 40 ms while nothing is read or written, and falls back
+/// to 1 ms at the first byte either way. So what comes after a silence waits up to 40 ms to be
+/// noticed, and an answer about as long again as it took to come, but no more than 40 ms.
 ///
 /// Timeouts of a few milliseconds do as well, where there is no such mode, and have no such delay.
 /// But a read that waits for its timeout keeps the writer out meanwhile: bulk data over such a
 /// transport was measured at a fraction of the other's speed. Without either:
 /// - a read that blocks holds the lock, and nothing is written until it returns;
-/// - a write that blocks holds the lock, and when both directions are full, both ends wait for ever;
-/// - keepalive still ends such a session for its users, but its threads stay until the blocked call returns, unless
-///   [`on_abort`](Shared::on_abort) can make it.
+/// - a write that blocks holds the lock, and when both directions are full, both ends wait for
+///   ever;
+/// - keepalive still ends such a session for its users, but its threads stay until the blocked call
+///   returns, unless [`on_abort`](Shared::on_abort) can make it.
 ///
 /// ```no_run
 /// use std::net::TcpStream;
@@ -79,21 +82,29 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         Self { inner, readiness: None, finish: None, abort: None }
     }
 
-    /// Parks the reader outside the lock: `readiness` returns when a read is worth trying. `WouldBlock`, `TimedOut` and
-    /// `Interrupted` mean "not yet" and it is asked again; another error ends the session. It has to return now and then (every
-    /// few hundred milliseconds), or to be ended by [`on_abort`](Self::on_abort). With TLS the first, and within a few milliseconds: the
-    /// connection may take input in while it writes, and that is looked for when `readiness` returns.
+    /// Parks the reader outside the lock: `readiness` returns when a read is worth trying.
+    /// `WouldBlock`, `TimedOut` and `Interrupted` mean "not yet" and it is asked again; another
+    /// error ends the session. It has to return now and then (every few hundred milliseconds), or
+    /// to be ended by [`on_abort`](Self::on_abort). With TLS the first, and within a few
+    /// milliseconds: the connection may take input in while it writes, and that is looked for when
+    /// `readiness` returns.
     #[must_use]
-    pub fn with_readiness(mut self, readiness: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
+    pub fn with_readiness(
+        mut self,
+        readiness: impl FnMut() -> io::Result<()> + Send + 'static,
+    ) -> Self {
         self.readiness = Some(Box::new(readiness));
         self
     }
 
-    /// Ends the writing direction, after the last write and flush: for TLS, send `close_notify`. Called again when it says
-    /// `WouldBlock` or `TimedOut`. Without it nothing is done, and
-    /// the peer sees the end when the transport is dropped.
+    /// Ends the writing direction, after the last write and flush: for TLS, send `close_notify`.
+    /// Called again when it says `WouldBlock` or `TimedOut`. Without it nothing is done, and the
+    /// peer sees the end when the transport is dropped.
     #[must_use]
-    pub fn on_finish(mut self, finish: impl FnMut(&mut T) -> io::Result<()> + Send + 'static) -> Self {
+    pub fn on_finish(
+        mut self,
+        finish: impl FnMut(&mut T) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         self.finish = Some(Box::new(finish));
         self
     }
@@ -108,7 +119,9 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
 
 impl<T> std::fmt::Debug for Shared<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("readiness", &self.readiness.is_some()).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("readiness", &self.readiness.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,7 +146,11 @@ impl<T> Turns<T> {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.aborted.load(Ordering::SeqCst) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.aborted.load(Ordering::SeqCst) {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Turns until one does something.
@@ -161,14 +178,17 @@ impl<T> Turns<T> {
     }
 }
 
-/// Of a write that took nothing, `Ok(0)` means "not yet" too: rustls says so while its buffer is full. What has really ended says an
-/// error, or the end of its input.
+/// Of a write that took nothing, `Ok(0)` means "not yet" too: rustls says so while its buffer is
+/// full. What has really ended says an error, or the end of its input.
 fn taken(count: usize, offered: bool) -> io::Result<usize> {
     if count == 0 && offered { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
 }
 
 fn is_not_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }
 
 struct SharedReader<T> {

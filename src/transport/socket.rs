@@ -1,7 +1,8 @@
 //! Sockets of the standard library as transports.
 //!
-//! Invariant: a session uses one file descriptor; both halves and the control share it. `shutdown(Both)` interrupts
-//! reads and writes that are blocked in other threads, which is what makes `abort` work.
+//! Invariant: a session uses one file descriptor; both halves and the control share it.
+//! `shutdown(Both)` interrupts reads and writes that are blocked in other threads, which is what
+//! makes `abort` work.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -39,7 +40,8 @@ macro_rules! socket {
             }
         }
 
-        /// Blocking mode, and our timeouts instead of those that an earlier owner left behind; then the halves.
+        /// Blocking mode, and our timeouts instead of those that an earlier owner left behind; then
+        /// the halves.
         fn halves(stream: Arc<$stream>, control: impl Control + 'static) -> io::Result<Halves> {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
@@ -56,14 +58,16 @@ macro_rules! socket {
     };
 }
 
-/// How long a write waits for room at a time: short enough for a thread that takes the writer's turn and has a deadline, long enough to cost
-/// nothing. It is raised while the peer doesn't read: see `Halves`. (Timeouts and modes belong to
-/// the socket, so clones of it have them too.)
+/// How long a write waits for room at a time: short enough for a thread that takes the writer's
+/// turn and has a deadline, long enough to cost nothing. It is raised while the peer doesn't read:
+/// see `Halves`. (Timeouts and modes belong to the socket, so clones of it have them too.)
 ///
 /// Not on Windows, where a call that timed out leaves the socket in no defined state.
-const WRITE_BOUND: Option<Duration> = if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
+const WRITE_BOUND: Option<Duration> =
+    if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
 
-/// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is nothing left to end.
+/// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is
+/// nothing left to end.
 fn finish(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -102,9 +106,9 @@ mod tcp {
 
     /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as
     /// it suits), sets the write timeout to 10 ms (up to a second while the peer doesn't read; not
-    /// on Windows; clones of
-    /// the socket have these settings too), and sets `TCP_NODELAY`: frames are gathered into large writes
-    /// already, and Nagle's algorithm would only delay the small ones.
+    /// on Windows; clones of the socket have these settings too), and sets `TCP_NODELAY`: frames
+    /// are gathered into large writes already, and Nagle's algorithm would only delay the small
+    /// ones.
     impl Transport for TcpStream {
         fn split(self) -> io::Result<Halves> {
             self.set_nodelay(true)?;

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! What TLS wants sent in answer to what was read (new keys, alerts) is the writer's to send, and
-//! [`Control::wants_flush`](super::Control::wants_flush) is how it hears of that. [`link`] says which lock guards what.
+//! [`Control::wants_flush`](super::Control::wants_flush) is how it hears of that. [`link`] says
+//! which lock guards what.
 //!
 //! Invariant: nothing outside of this directory sees a rustls connection once the handshake has
 //! begun, so that a rustls with halves of its own can take this one's place.
@@ -130,9 +131,10 @@ use outgoing::{TlsControl, TlsWriter};
 /// certificates that it makes.
 ///
 /// # The end of a connection
-/// [`Session::close`](crate::Session::close) sends `close_notify`, ends the writing of the transport
-/// below, and waits for the peer's. Where the peer's side ends without it, calls fail with an error
-/// that says so. Data and `close_notify` that have come before a failure are given out first.
+/// [`Session::close`](crate::Session::close) sends `close_notify`, ends the writing of the
+/// transport below, and waits for the peer's. Where the peer's side ends without it, calls fail
+/// with an error that says so. Data and `close_notify` that have come before a failure are given
+/// out first.
 ///
 /// A client on TLS 1.3 has done its handshake before the server has looked at its certificate. That
 /// it was refused is then the error of the session: [`close_reason`](crate::Session::close_reason)
@@ -144,7 +146,8 @@ use outgoing::{TlsControl, TlsWriter};
 /// - Early data (0-RTT) isn't sent; a server that has accepted some fails the handshake. It can be
 ///   repeated by an attacker, so leave `max_early_data_size` at 0.
 /// - What waits to be written counts as handed over when it was encrypted: 16 KiB at a time, up to
-///   64 KiB while the transport below takes all at once. It is like a larger buffer of the system's.
+///   64 KiB while the transport below takes all at once. It is like a larger buffer of the
+///   system's.
 /// - A `Tls` that is dropped without a session sends no `close_notify`.
 /// - A certificate that expires, or is revoked, while a session lives doesn't end it.
 pub struct Tls {
@@ -164,8 +167,9 @@ impl Tls {
     /// that it has; a refusal is the session's error, [later](Tls#the-end-of-a-connection).
     ///
     /// The timeout can be kept where the transport can bound its reads and writes, as sockets can
-    /// (not on Windows), or is ended by its [`Control::abort`](super::Control::abort), which a second thread calls then.
-    /// Pipes have neither by themselves: see [`Pair::with_abort`](super::Pair::with_abort).
+    /// (not on Windows), or is ended by its [`Control::abort`](super::Control::abort), which a
+    /// second thread calls then. Pipes have neither by themselves: see
+    /// [`Pair::with_abort`](super::Pair::with_abort).
     ///
     /// # Errors
     /// All texts begin with "TLS handshake:". The transport has been aborted and dropped.
@@ -220,7 +224,12 @@ impl Tls {
     ///
     /// # Errors
     /// `InvalidInput`: rustls refuses, since `output` is empty or the context too long.
-    pub fn export_keying_material(&self, output: &mut [u8], label: &[u8], context: Option<&[u8]>) -> io::Result<()> {
+    pub fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: Option<&[u8]>,
+    ) -> io::Result<()> {
         let exported = self.done.tls.export_keying_material(output, label, context);
         exported.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
@@ -248,11 +257,13 @@ impl fmt::Debug for Tls {
 
 impl Transport for Tls {
     fn split(self) -> io::Result<Halves> {
-        let Done { tls, incoming, outgoing, control, bounded_writes, bound_writes, bound_reads } = self.done;
+        let Done { tls, incoming, outgoing, control, bounded_writes, bound_writes, bound_reads } =
+            self.done;
         let link = Arc::new(Link::new(tls, outgoing, control));
         let reader = TlsReader::new(Arc::clone(&link), incoming);
         let mut halves = Halves::new(reader, TlsWriter(Arc::clone(&link)), TlsControl(link));
-        (halves.bounded_writes, halves.bound_writes, halves.bound_reads) = (bounded_writes, bound_writes, bound_reads);
+        (halves.bounded_writes, halves.bound_writes, halves.bound_reads) =
+            (bounded_writes, bound_writes, bound_reads);
         Ok(halves)
     }
 }

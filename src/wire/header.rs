@@ -1,7 +1,8 @@
 //! The 8-byte frame header: `VERSION u8 | CMD u8 | LENGTH u16 LE | STREAM ID u32 LE`.
 //!
-//! Invariants: a [`Header`] that was decoded has a known command; whether its version and length are allowed is for the
-//! frame reader's caller to say ([`Header::check`]), who knows the session's version.
+//! Invariants: a [`Header`] that was decoded has a known command; whether its version and length
+//! are allowed is for the frame reader's caller to say ([`Header::check`]), who knows the session's
+//! version.
 
 use std::fmt;
 
@@ -84,7 +85,8 @@ impl Header {
     /// Reads a header.
     ///
     /// # Errors
-    /// [`Error::InvalidCommand`] for a command byte that isn't in the protocol. The version isn't looked at.
+    /// [`Error::InvalidCommand`] for a command byte that isn't in the protocol. The version isn't
+    /// looked at.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
         Ok(Self {
             version: bytes[0],
@@ -103,7 +105,9 @@ impl Header {
             (Command::Fin, 1..) => "FIN has no payload",
             (Command::Nop, 1..) => "NOP has no payload",
             (Command::Upd, _) if self.version == 1 => "UPD is a frame of version 2",
-            (Command::Upd, 8) | (Command::Syn | Command::Psh, _) | (Command::Fin | Command::Nop, 0) => return Ok(()),
+            (Command::Upd, 8)
+            | (Command::Syn | Command::Psh, _)
+            | (Command::Fin | Command::Nop, 0) => return Ok(()),
             (Command::Upd, _) => "UPD has a payload of 8 bytes",
         };
         Err(Error::InvalidProtocol { frame: *self, reason })
@@ -133,7 +137,12 @@ impl Frame {
     ///
     /// # Errors
     /// [`Error::NameTooLong`] if the payload has more than 65535 bytes.
-    pub fn new(version: u8, command: Command, stream_id: u32, payload: impl Into<Vec<u8>>) -> Result<Self> {
+    pub fn new(
+        version: u8,
+        command: Command,
+        stream_id: u32,
+        payload: impl Into<Vec<u8>>,
+    ) -> Result<Self> {
         let payload = payload.into();
         let Ok(length) = u16::try_from(payload.len()) else {
             return Err(Error::NameTooLong { len: payload.len(), max: MAX_PAYLOAD });
@@ -144,7 +153,8 @@ impl Frame {
     /// An UPD frame.
     #[must_use]
     pub fn update(stream_id: u32, consumed: u32, window: u32) -> Self {
-        let header = Header { version: 2, command: Command::Upd, length: UPDATE_LEN as u16, stream_id };
+        let header =
+            Header { version: 2, command: Command::Upd, length: UPDATE_LEN as u16, stream_id };
         Self { header, payload: encode_update(consumed, window).to_vec() }
     }
 
@@ -156,14 +166,17 @@ impl Frame {
         bytes
     }
 
-    /// Splits the first whole frame off `bytes`: the frame and what follows it, or `None` if it isn't whole yet.
+    /// Splits the first whole frame off `bytes`: the frame and what follows it, or `None` if it
+    /// isn't whole yet.
     ///
     /// # Errors
     /// [`Error::InvalidCommand`].
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, &[u8])>> {
         let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = Header::decode(head)?;
-        let Some((payload, rest)) = rest.split_at_checked(usize::from(header.length)) else { return Ok(None) };
+        let Some((payload, rest)) = rest.split_at_checked(usize::from(header.length)) else {
+            return Ok(None);
+        };
         Ok(Some((Self { header, payload: payload.to_vec() }, rest)))
     }
 }
@@ -194,7 +207,8 @@ mod tests {
 
     #[test]
     fn a_header_and_an_update_lie_on_the_wire_as_the_protocol_says() {
-        let header = Header { version: 2, command: Command::Psh, length: 0x0102, stream_id: 0x0304_0506 };
+        let header =
+            Header { version: 2, command: Command::Psh, length: 0x0102, stream_id: 0x0304_0506 };
         assert_eq!(header.encode(), [2, 2, 0x02, 0x01, 0x06, 0x05, 0x04, 0x03]);
         assert_eq!(Header::decode(&header.encode()).unwrap(), header);
         let update = Frame::update(3, 0x0102_0304, 0x0506_0708);
@@ -216,19 +230,31 @@ mod tests {
         for (command, v1, v2) in table {
             for (version, allowed) in [(1, v1), (2, v2)] {
                 let check = |length| Header { version, command, length, stream_id: 3 }.check();
-                assert_eq!([0, 1, 8, 65535].map(|length| check(length).is_ok()), allowed, "{command:?} {version}");
+                assert_eq!(
+                    [0, 1, 8, 65535].map(|length| check(length).is_ok()),
+                    allowed,
+                    "{command:?} {version}"
+                );
             }
         }
         let header = Header { version: 1, command: Command::Upd, length: 8, stream_id: 3 };
         let error = header.check().unwrap_err().to_string();
-        assert_eq!(error, "invalid protocol: UPD is a frame of version 2 (Version:1 Cmd:4 StreamID:3 Length:8)");
+        assert_eq!(
+            error,
+            "invalid protocol: UPD is a frame of version 2 (Version:1 Cmd:4 StreamID:3 Length:8)"
+        );
     }
 
     #[test]
     fn bytes_that_are_no_command_are_refused() {
-        let command = |byte| Header::decode(&[1, byte, 0, 0, 0, 0, 0, 0]).map(|header| header.command as u8);
+        let command =
+            |byte| Header::decode(&[1, byte, 0, 0, 0, 0, 0, 0]).map(|header| header.command as u8);
         assert_eq!([0, 1, 2, 3, 4].map(|byte| command(byte).unwrap()), [0, 1, 2, 3, 4]);
-        assert!([5, 255].iter().all(|byte| matches!(command(*byte), Err(Error::InvalidCommand(b)) if b == *byte)));
+        assert!(
+            [5, 255]
+                .iter()
+                .all(|byte| matches!(command(*byte), Err(Error::InvalidCommand(b)) if b == *byte))
+        );
     }
 
     #[test]
@@ -239,7 +265,10 @@ mod tests {
 
     #[test]
     fn a_payload_that_a_length_cannot_name_is_refused() {
-        assert_eq!(Frame::new(1, Command::Psh, 3, vec![0; MAX_PAYLOAD]).unwrap().header.length, 65535);
+        assert_eq!(
+            Frame::new(1, Command::Psh, 3, vec![0; MAX_PAYLOAD]).unwrap().header.length,
+            65535
+        );
         let error = Frame::new(1, Command::Psh, 3, vec![0; MAX_PAYLOAD + 1]).unwrap_err();
         assert!(matches!(error, Error::NameTooLong { len: 65536, max: 65535 }));
     }

@@ -1,5 +1,5 @@
-//! The wire format: headers and frames, and the two state machines that cut a byte stream into frames and lay frames
-//! out for vectored writes.
+//! The wire format: headers and frames, and the two state machines that cut a byte stream into
+//! frames and lay frames out for vectored writes.
 //!
 //! Invariant: nothing here knows of streams, or of sessions' state.
 

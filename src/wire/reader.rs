@@ -1,17 +1,20 @@
-//! Cuts a byte stream into frames: a state machine without I/O, but for [`FrameReader::fill`], which does one read.
+//! Cuts a byte stream into frames: a state machine without I/O, but for [`FrameReader::fill`],
+//! which does one read.
 //!
-//! After a header the caller says where the payload goes: past it ([`skip`](FrameReader::skip)), into the reader's own
-//! window ([`inline`](FrameReader::inline), for small ones), or straight into a pooled buffer
-//! ([`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect)). Between the header and that choice the caller may
-//! wait for budget.
+//! After a header the caller says where the payload goes: past it ([`skip`](FrameReader::skip)),
+//! into the reader's own window ([`inline`](FrameReader::inline), for small ones), or straight into
+//! a pooled buffer ([`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect)).
+//! Between the header and that choice the caller may wait for budget.
 //!
 //! # Reading ahead
-//! Bulk data comes as a run of frames of one length. While a run lasts, a read asks for the rest of the payload *and* for whole frames
-//! behind it, each in a pooled buffer of its own, header and all: if the guess is right, up to eight frames arrive with one system call and lie
-//! where they belong. If it is wrong, what was read ahead is copied to the window and parsed from there.
+//! Bulk data comes as a run of frames of one length. While a run lasts, a read asks for the rest of
+//! the payload *and* for whole frames behind it, each in a pooled buffer of its own, header and
+//! all: if the guess is right, up to eight frames arrive with one system call and lie where they
+//! belong. If it is wrong, what was read ahead is copied to the window and parsed from there.
 //!
-//! Invariants: any split of the input gives the same steps; the input that isn't parsed yet is the window's `start..end`, then `ahead`
-//! in its order; while a payload is being collected both are empty; buffers are held ahead only while one is.
+//! Invariants: any split of the input gives the same steps; the input that isn't parsed yet is the
+//! window's `start..end`, then `ahead` in its order; while a payload is being collected both are
+//! empty; buffers are held ahead only while one is.
 
 mod fill;
 
@@ -21,8 +24,9 @@ use super::header::{Command, HEADER_LEN, Header};
 use crate::error::{Error, Result, start_of};
 use crate::pool::{Buffer, BufferPool};
 
-/// Size of the window, in bytes: small frames arrive this much at a time. A session has one of these for its whole life,
-/// so it is what an idle session costs; after a wrong guess it may keep up to [`WINDOW_KEPT`].
+/// Size of the window, in bytes: small frames arrive this much at a time. A session has one of
+/// these for its whole life, so it is what an idle session costs; after a wrong guess it may keep
+/// up to [`WINDOW_KEPT`].
 const WINDOW: usize = 16 * 1024;
 
 /// What the window may keep, in bytes, of what a wrong guess made it grow to: one frame of the
@@ -35,11 +39,13 @@ const RUN: usize = 3;
 /// The largest payload that fits the window with its header; the caller collects larger ones.
 pub(crate) const INLINE_MAX: usize = 4096;
 
-/// How much of what follows a collected payload is read with it outside of a run, in bytes: enough for the next header and some small
-/// frames, little enough that the next large payload isn't copied out of the window.
+/// How much of what follows a collected payload is read with it outside of a run, in bytes: enough
+/// for the next header and some small frames, little enough that the next large payload isn't
+/// copied out of the window.
 const LOOKAHEAD: usize = 512;
 
-/// How many frames are read ahead at most: with the one that is being collected, as much as a sender's batch.
+/// How many frames are read ahead at most: with the one that is being collected, as much as a
+/// sender's batch.
 const AHEAD: usize = 7;
 
 enum State {
@@ -66,8 +72,8 @@ pub(crate) struct Payload {
 }
 
 /// Decodes the header at the beginning of what has come; `None` if it isn't whole yet. The version
-/// comes first: what a command byte means depends on it. And it is looked at as soon as it is there,
-/// since a peer that speaks something else may say little, and wait.
+/// comes first: what a command byte means depends on it. And it is looked at as soon as it is
+/// there, since a peer that speaks something else may say little, and wait.
 fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
     match come.first() {
         Some(&theirs) if theirs != ours => {
@@ -140,7 +146,8 @@ impl FrameReader {
                         && let Some((front, filled)) = self.ahead.front()
                         && let Some(header) = decode(&front[..*filled], self.version)?
                     {
-                        // As guessed: the frame is what the buffer was for, and nothing lies behind it in there.
+                        // As guessed: the frame is what the buffer was for, and nothing lies behind
+                        // it in there.
                         if HEADER_LEN + usize::from(header.length) == front.len() {
                             self.state = State::Undecided(header);
                             return Ok(Step::Header(header));
@@ -150,7 +157,8 @@ impl FrameReader {
                         self.spill();
                         continue;
                     }
-                    let Some(header) = decode(&self.window[self.start..self.end], self.version)? else {
+                    let Some(header) = decode(&self.window[self.start..self.end], self.version)?
+                    else {
                         return Ok(Step::NeedInput);
                     };
                     self.start += HEADER_LEN;
@@ -178,7 +186,8 @@ impl FrameReader {
                     let wanted = usize::from(header.length) - payload.filled;
                     let n = available.min(wanted);
                     let at = payload.start + payload.filled;
-                    payload.buffer[at..at + n].copy_from_slice(&self.window[self.start..self.start + n]);
+                    payload.buffer[at..at + n]
+                        .copy_from_slice(&self.window[self.start..self.start + n]);
                     self.start += n;
                     payload.filled += n;
                     if n == wanted {
@@ -248,12 +257,15 @@ impl FrameReader {
         }
     }
 
-    /// A buffer for the payload of the header just returned: the one that it lies in already, or one from the pool. The caller
-    /// gives it to [`collect`](Self::collect), or parses no further.
+    /// A buffer for the payload of the header just returned: the one that it lies in already, or
+    /// one from the pool. The caller gives it to [`collect`](Self::collect), or parses no further.
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<Payload> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
-        debug_assert!(length > INLINE_MAX, "a run of small payloads would be read ahead, where `inline` doesn't look");
+        debug_assert!(
+            length > INLINE_MAX,
+            "a run of small payloads would be read ahead, where `inline` doesn't look"
+        );
         if length == self.run.0 {
             self.run.1 += 1;
         } else {
@@ -261,7 +273,9 @@ impl FrameReader {
             self.spare.clear();
         }
         match self.adopt() {
-            Some((buffer, filled)) => Some(Payload { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN }),
+            Some((buffer, filled)) => {
+                Some(Payload { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN })
+            }
             None => pool.fit(length).map(|buffer| Payload { buffer, start: 0, filled: 0 }),
         }
     }
@@ -283,8 +297,9 @@ impl FrameReader {
         &self.window[self.payload.clone()]
     }
 
-    /// The input has ended. If that was inside a data frame, what has come of its payload is all that there will be: it becomes the
-    /// next step, as if the frame had been so long. Returns whether there is any.
+    /// The input has ended. If that was inside a data frame, what has come of its payload is all
+    /// that there will be: it becomes the next step, as if the frame had been so long. Returns
+    /// whether there is any.
     pub(crate) fn cut_short(&mut self) -> bool {
         let (header, come) = match &mut self.state {
             State::Inline(header) => (header, self.end - self.start),
@@ -343,7 +358,8 @@ mod tests {
         }
     }
 
-    /// All frames of `data` as the reader sees them; where a payload goes depends on its length alone.
+    /// All frames of `data` as the reader sees them; where a payload goes depends on its length
+    /// alone.
     fn frames(data: &[u8], sizes: Vec<usize>) -> (Vec<Frame>, bool) {
         let pool = BufferPool::new();
         let mut input = Pieces { data, sizes: sizes.into_iter().cycle() };
@@ -355,7 +371,9 @@ mod tests {
                         return (frames, reader.inside_frame());
                     }
                 }
-                Step::Header(header) if header.length == 0 => frames.push(Frame { header, payload: vec![] }),
+                Step::Header(header) if header.length == 0 => {
+                    frames.push(Frame { header, payload: vec![] })
+                }
                 Step::Header(header) if header.stream_id == 9 => {
                     frames.push(Frame { header, payload: vec![] });
                     reader.skip();
@@ -365,7 +383,9 @@ mod tests {
                     let payload = reader.prepare(&pool).unwrap();
                     reader.collect(payload);
                 }
-                Step::Inline(header) => frames.push(Frame { header, payload: reader.payload().to_vec() }),
+                Step::Inline(header) => {
+                    frames.push(Frame { header, payload: reader.payload().to_vec() })
+                }
                 Step::Collected(header, Payload { buffer, start, .. }) => {
                     let payload = buffer[start..start + usize::from(header.length)].to_vec();
                     frames.push(Frame { header, payload });
@@ -382,7 +402,8 @@ mod tests {
         })
     }
 
-    /// Input that gives all there is room for, and counts the reads; a read ends at a cut at the latest.
+    /// Input that gives all there is room for, and counts the reads; a read ends at a cut at the
+    /// latest.
     struct Counted<'a> {
         data: &'a [u8],
         reads: usize,
@@ -401,10 +422,13 @@ mod tests {
 
     /// `count` data frames of `length` bytes.
     fn bulk(count: usize, length: usize) -> Vec<u8> {
-        (0..count).flat_map(|i| Frame::new(1, Command::Psh, 3, vec![i as u8; length]).unwrap().encode()).collect()
+        (0..count)
+            .flat_map(|i| Frame::new(1, Command::Psh, 3, vec![i as u8; length]).unwrap().encode())
+            .collect()
     }
 
-    /// Reads `count` frames to buffers of their own; returns where in its buffer each payload lay, and how many reads it took.
+    /// Reads `count` frames to buffers of their own; returns where in its buffer each payload lay,
+    /// and how many reads it took.
     fn collect(
         reader: &mut FrameReader,
         input: &mut Counted<'_>,
@@ -414,7 +438,9 @@ mod tests {
         let (before, mut starts) = (input.reads, Vec::new());
         while starts.len() < count {
             match reader.next().unwrap() {
-                Step::NeedInput => assert!(reader.fill(input, pool).unwrap() > 0, "after {} frames", starts.len()),
+                Step::NeedInput => {
+                    assert!(reader.fill(input, pool).unwrap() > 0, "after {} frames", starts.len())
+                }
                 Step::Header(_) => {
                     let payload = reader.prepare(pool).unwrap();
                     reader.collect(payload);
@@ -436,13 +462,18 @@ mod tests {
         let mut input = Counted { data: &bytes, reads: 0 };
         let mut reader = FrameReader::new(1, 1 << 20);
         let mut next = |n| collect(&mut reader, &mut input, &pool, n);
-        // Outside of a run a frame takes a read, the first two with what its header came with. A header in front of its payload was read ahead.
+        // Outside of a run a frame takes a read, the first two with what its header came with. A
+        // header in front of its payload was read ahead.
         assert_eq!(next(2), (vec![0, 0], 3));
         // The third of a length makes a run: one frame ahead, then three, then seven.
         assert_eq!(next(2), (vec![0, 8], 1));
         assert_eq!(next(4), (vec![0, 8, 8, 8], 2));
         for _ in 0..3 {
-            assert_eq!(next(8), (vec![0, 8, 8, 8, 8, 8, 8, 8], 2), "eight frames: a header, and the rest");
+            assert_eq!(
+                next(8),
+                (vec![0, 8, 8, 8, 8, 8, 8, 8], 2),
+                "eight frames: a header, and the rest"
+            );
         }
         assert_eq!(next(1).0, [0]);
         assert!(!reader.inside_frame());
@@ -457,7 +488,8 @@ mod tests {
             let mut input = Counted { data: &bytes, reads: 0 };
             let mut reader = FrameReader::new(1, allowed);
             collect(&mut reader, &mut input, &pool, 2);
-            // What is read ahead is counted from its own run on, in which it grows by one a frame at first.
+            // What is read ahead is counted from its own run on, in which it grows by one a frame
+            // at first.
             let (starts, _) = collect(&mut reader, &mut input, &pool, 32);
             let longest = starts.split(|start| *start == 0).map(<[usize]>::len).max();
             assert_eq!(longest, Some(ahead), "{allowed} bytes allowed");
@@ -537,7 +569,8 @@ mod tests {
                 }
             }
             let rest: Vec<u8> = (0..13).collect();
-            // With the cut inside the seventh's header, that header came later, and the frame was collected.
+            // With the cut inside the seventh's header, that header came later, and the frame was
+            // collected.
             let first = if cut == 6 * frame + 100 { 7 } else { 6 };
             assert_eq!(seen, rest[first..], "cut at {cut}");
         }
@@ -545,7 +578,8 @@ mod tests {
 
     #[test]
     fn a_header_that_was_not_chosen_for_is_read_past() {
-        let (pool, bytes) = (BufferPool::new(), [bulk(1, 5000), Frame::update(3, 1, 2).encode()].concat());
+        let (pool, bytes) =
+            (BufferPool::new(), [bulk(1, 5000), Frame::update(3, 1, 2).encode()].concat());
         let bytes: Vec<u8> = bytes.into_iter().collect();
         let mut input = &bytes[..5008];
         let mut reader = FrameReader::new(1, 1 << 20);
@@ -604,7 +638,11 @@ mod tests {
             }
         }
         assert_eq!(reader.window.len(), WINDOW);
-        assert!((2 * WINDOW..=4 * WINDOW).contains(&reader.window.capacity()), "{}", reader.window.capacity());
+        assert!(
+            (2 * WINDOW..=4 * WINDOW).contains(&reader.window.capacity()),
+            "{}",
+            reader.window.capacity()
+        );
     }
 
     #[test]
@@ -680,7 +718,8 @@ mod tests {
             }
         }
         assert_eq!(seen, 300_000);
-        // A frame that is cut at the window's end moves to its beginning: all but its part of each read is new.
+        // A frame that is cut at the window's end moves to its beginning: all but its part of each
+        // read is new.
         let least = bytes.len() / WINDOW + 1;
         assert!((least..=least + 2).contains(&input.reads), "{} reads", input.reads);
     }
@@ -691,7 +730,9 @@ mod tests {
             let mut reader = FrameReader::new(1, 1 << 20);
             reader.fill(&mut &bytes[..], &BufferPool::new()).unwrap();
             let theirs = bytes[0];
-            assert!(matches!(reader.next(), Err(Error::InvalidVersion { ours: 1, theirs: t, .. }) if t == theirs));
+            assert!(
+                matches!(reader.next(), Err(Error::InvalidVersion { ours: 1, theirs: t, .. }) if t == theirs)
+            );
         }
     }
 
@@ -701,7 +742,9 @@ mod tests {
         let mut reader = FrameReader::new(1, 1 << 20);
         reader.fill(&mut &b"$ "[..], &BufferPool::new()).unwrap();
         match reader.next() {
-            Err(Error::InvalidVersion { theirs: b'$', received, .. }) => assert_eq!(&received[..], b"$ "),
+            Err(Error::InvalidVersion { theirs: b'$', received, .. }) => {
+                assert_eq!(&received[..], b"$ ")
+            }
             other => panic!("{other:?}"),
         }
     }

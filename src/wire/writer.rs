@@ -1,22 +1,26 @@
-//! Lays frames out for the transport: large payloads stay where `write` copied them, with their header in front; small
-//! ones and control frames are gathered in one scratch buffer. The lot goes out in vectored writes.
+//! Lays frames out for the transport: large payloads stay where `write` copied them, with their
+//! header in front; small ones and control frames are gathered in one scratch buffer. The lot goes
+//! out in vectored writes.
 //!
-//! Invariants: bytes leave in the order in which frames were pushed; after a partial write the batch continues with the next
-//! unsent byte; a segment is never empty.
+//! Invariants: bytes leave in the order in which frames were pushed; after a partial write the
+//! batch continues with the next unsent byte; a segment is never empty.
 
 use std::io::{self, IoSlice, Write};
 
 use super::header::{HEADER_LEN, Header};
 use crate::pool::Buffer;
 
-/// A batch is full with so many bytes: eight default frames, what a socket's send buffer takes at once.
+/// A batch is full with so many bytes: eight default frames, what a socket's send buffer takes at
+/// once.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// No turn is taken when a batch has so many segments: what fits one `writev` of 64, far below the limit of 1024 that systems set. The last turn
-/// may exceed it with small frames; the rest goes out with the next write.
+/// No turn is taken when a batch has so many segments: what fits one `writev` of 64, far below the
+/// limit of 1024 that systems set. The last turn may exceed it with small frames; the rest goes out
+/// with the next write.
 pub(crate) const BATCH_SEGMENTS: usize = 60;
 
-/// Payloads up to this length, in bytes, are copied into the scratch: it costs less than a segment of their own.
+/// Payloads up to this length, in bytes, are copied into the scratch: it costs less than a segment
+/// of their own.
 const SCRATCH_MAX: usize = 1024;
 
 /// What a batch keeps of its scratch while it is idle, in bytes: a page.
@@ -34,7 +38,8 @@ pub(crate) struct Batch {
     scratch: Vec<u8>,
     /// Unsent bytes.
     left: usize,
-    /// The first segment with unsent bytes, how many of its bytes are sent, and where the next scratch segment begins.
+    /// The first segment with unsent bytes, how many of its bytes are sent, and where the next
+    /// scratch segment begins.
     segment: usize,
     sent: usize,
     scratch_at: usize,
@@ -256,7 +261,10 @@ mod tests {
         assert!(batch.is_heavy(), "a busy one keeps it");
         batch.rest();
         assert!(!batch.is_heavy());
-        assert_eq!((batch.scratch.capacity(), batch.segments.capacity()), (SCRATCH_KEPT, BATCH_SEGMENTS));
+        assert_eq!(
+            (batch.scratch.capacity(), batch.segments.capacity()),
+            (SCRATCH_KEPT, BATCH_SEGMENTS)
+        );
     }
 
     #[test]
@@ -357,7 +365,11 @@ mod tests {
         let header = Header { version: 1, command: Command::Nop, length: 0, stream_id: 0 };
         batch.push_small(header, &[]);
         let mut full = Pieces { data: Vec::new(), sizes: vec![0].into_iter().cycle() };
-        assert_eq!(Batch::default().write_to(&mut full).unwrap(), 0, "unless there is nothing to take");
+        assert_eq!(
+            Batch::default().write_to(&mut full).unwrap(),
+            0,
+            "unless there is nothing to take"
+        );
         assert_eq!(batch.write_to(&mut full).unwrap_err().kind(), io::ErrorKind::WriteZero);
     }
 }

@@ -1,5 +1,5 @@
-//! What the traffic keeps books of: for each direction of each stream what was accepted, finished and read, and for each end what it
-//! was told.
+//! What the traffic keeps books of: for each direction of each stream what was accepted, finished
+//! and read, and for each end what it was told.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

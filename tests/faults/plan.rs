@@ -1,14 +1,16 @@
 //! What a seed says: everything that isn't left to the threads' schedule.
 //!
-//! Two thirds of the seeds have a hard fault; the others have only what a session has to live with (odd sizes, `Interrupted`, stalls), and there
-//! everything has to arrive.
+//! Two thirds of the seeds have a hard fault; the others have only what a session has to live with
+//! (odd sizes, `Interrupted`, stalls), and there everything has to arrive.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use gmux::Config;
 
-use crate::support::faulty::{AbortFault, At, CallFault, Cut, Faults, Kind, Place, ReadFault, Rng, Soft, WriteFault};
+use crate::support::faulty::{
+    AbortFault, At, CallFault, Cut, Faults, Kind, Place, ReadFault, Rng, Soft, WriteFault,
+};
 
 /// How one end of a stream ends its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +31,11 @@ pub enum Manner {
 pub struct StreamPlan {
     /// 0: the client opens it; 1: the server.
     pub opener: usize,
-    /// Requests and answers, in turn, by one thread at each end: else a thread for each direction at each end.
+    /// Requests and answers, in turn, by one thread at each end: else a thread for each direction
+    /// at each end.
     pub ping_pong: bool,
-    /// What each end sends: `[client, server]`. In ping-pong, what the opener sends; the other echoes.
+    /// What each end sends: `[client, server]`. In ping-pong, what the opener sends; the other
+    /// echoes.
     pub bytes: [usize; 2],
     pub manner: [Manner; 2],
     /// Percent of the calls that come with a timeout, non-blocking mode, flush, or the like.
@@ -74,8 +78,9 @@ pub struct Plan {
     pub capacities: [usize; 2],
     pub resets: bool,
     pub config: Config,
-    /// The longest request of ping-pong. The one who asks writes it all before it reads, so the answer has to fit the window, of which
-    /// half may not have been granted anew yet: else both would wait for each other, as with any protocol.
+    /// The longest request of ping-pong. The one who asks writes it all before it reads, so the
+    /// answer has to fit the window, of which half may not have been granted anew yet: else both
+    /// would wait for each other, as with any protocol.
     pub request_max: usize,
     pub faults: [Faults; 2],
     pub streams: Vec<StreamPlan>,
@@ -107,7 +112,8 @@ impl Plan {
         };
         let hard = rng.chance(66);
         let mut faults = [Self::soft(rng), Self::soft(rng)];
-        // One stream alone, in requests and answers that come whole: then callers read and write in the place of the session's threads.
+        // One stream alone, in requests and answers that come whole: then callers read and write in
+        // the place of the session's threads.
         let talk = rng.chance(25) && matches!(kind, Kind::Bounded | Kind::Unix | Kind::Tcp);
         if talk {
             for faults in &mut faults {
@@ -115,7 +121,8 @@ impl Plan {
             }
         }
         let capacities = if talk { [4096; 2] } else { [Self::capacity(rng), Self::capacity(rng)] };
-        // In small pieces, each of which costs two threads a wake-up, little can be sent in a reasonable time.
+        // In small pieces, each of which costs two threads a wake-up, little can be sent in a
+        // reasonable time.
         let piece = |soft: &Soft| match soft.cut {
             Cut::Whole => usize::MAX,
             Cut::Odd(most) => most,
@@ -144,7 +151,8 @@ impl Plan {
             }
         }
         let at = rng.below(2 * total + 1) as u64;
-        let action = rng.pick(&[Action::Close, Action::CloseTwice, Action::Drain, Action::CloseBoth]);
+        let action =
+            rng.pick(&[Action::Close, Action::CloseTwice, Action::Drain, Action::CloseBoth]);
         let trigger = rng.chance(25).then(|| Trigger { at, end: rng.below(2), action });
         let ending = if rng.chance(30) { Ending::LastDrop } else { Ending::Close(rng.below(2)) };
         let window = rng.pick(&[500, 4096, 65536]);
@@ -248,8 +256,8 @@ impl Plan {
     fn config(rng: &mut Rng, faults: &[Faults; 2], streams: &[StreamPlan]) -> Config {
         let version = 1 + rng.below(2) as u8;
         let manners: Vec<_> = streams.iter().flat_map(|stream| stream.manner).collect();
-        // An end that stops reading without a word, and goes on writing, holds on to what it hasn't read: with little budget that may
-        // be what the other one waits for, and so on.
+        // An end that stops reading without a word, and goes on writing, holds on to what it hasn't
+        // read: with little budget that may be what the other one waits for, and so on.
         let patient = manners.iter().any(|manner| matches!(manner, Manner::DropAt(_)));
         let budget = match (version, patient || rng.chance(50)) {
             (_, true) => 4 << 20,
@@ -265,12 +273,15 @@ impl Plan {
         // Where nothing may fail, no time limit may be what fails it.
         let config = config.close_timeout(Duration::from_millis(if hard { 80 } else { 60_000 }));
         let config = if faults.iter().any(|f| matches!(f.write, Some((_, WriteFault::Swallow)))) {
-            config.keepalive_interval(Duration::from_millis(20)).keepalive_timeout(Duration::from_millis(120))
+            config
+                .keepalive_interval(Duration::from_millis(20))
+                .keepalive_timeout(Duration::from_millis(120))
         } else {
             config.keepalive_disabled(true)
         };
         let closes = |manner: &Manner| *manner != Manner::Finish;
-        // After an early close a writer without window waits so long. (Who stops reading closes when it has written everything.)
+        // After an early close a writer without window waits so long. (Who stops reading closes
+        // when it has written everything.)
         let stall = manners.iter().any(closes).then(|| Duration::from_millis(40));
         match stall {
             Some(_) => config.half_close_stall(stall),

@@ -69,7 +69,11 @@ fn close_both(world: &World<'_>, first: usize) {
 }
 
 /// Starts a session. A panic of the transport's is an error then, and leaves nothing behind.
-fn created(plan: &Plan, end: usize, create: impl FnOnce() -> gmux::Result<Session>) -> Option<Session> {
+fn created(
+    plan: &Plan,
+    end: usize,
+    create: impl FnOnce() -> gmux::Result<Session>,
+) -> Option<Session> {
     match create() {
         Ok(session) => Some(session),
         Err(error) => {
@@ -80,7 +84,11 @@ fn created(plan: &Plan, end: usize, create: impl FnOnce() -> gmux::Result<Sessio
 }
 
 /// Starts a thread whose panic is the seed's failure.
-fn start<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, world: &'e World<'_>, run: impl FnOnce() + Send + 's) {
+fn start<'s, 'e: 's>(
+    scope: &'s Scope<'s, 'e>,
+    world: &'e World<'_>,
+    run: impl FnOnce() + Send + 's,
+) {
     let seed = world.plan.seed;
     let thread = thread::Builder::new().name(format!("seed-{seed}"));
     thread.spawn_scoped(scope, move || guard(seed, run)).expect("a thread");
@@ -94,7 +102,13 @@ fn close(world: &World<'_>, end: usize) {
 }
 
 /// Opens this end's streams.
-fn open<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, world: &'e World<'_>, end: usize, session: &Session, mut rng: Rng) {
+fn open<'s, 'e: 's>(
+    scope: &'s Scope<'s, 'e>,
+    world: &'e World<'_>,
+    end: usize,
+    session: &Session,
+    mut rng: Rng,
+) {
     let ours = world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener == end);
     for (index, _) in ours {
         let Ok(stream) = session.open(index.to_string()) else {
@@ -115,7 +129,8 @@ fn accept<'s, 'e: 's>(
     mut rng: Rng,
     few: bool,
 ) {
-    let mut theirs = world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener != end);
+    let mut theirs =
+        world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener != end);
     loop {
         let next = theirs.next().map(|(index, _)| index);
         if few && next.is_none() {
@@ -133,7 +148,10 @@ fn accept<'s, 'e: 's>(
         let stream = match stream {
             Ok(stream) => stream,
             Err(error) => {
-                assert!(session.close_reason().is_some() || matches!(error, Error::Closed), "accept: {error}");
+                assert!(
+                    session.close_reason().is_some() || matches!(error, Error::Closed),
+                    "accept: {error}"
+                );
                 return;
             }
         };
@@ -250,7 +268,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         });
     }
 
-    // ---- calls --------------------------------------------------------------------------------------------------
+    // ---- calls ----------------------------------------------------------------------------------
 
     /// One write of what it says, tried again while that fails softly.
     fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
@@ -258,7 +276,11 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             self.quirk();
             match self.stream.write(data) {
                 Ok(n) => {
-                    assert!((1..=data.len()).contains(&n), "a write of {} bytes took {n}", data.len());
+                    assert!(
+                        (1..=data.len()).contains(&n),
+                        "a write of {} bytes took {n}",
+                        data.len()
+                    );
                     self.way_out().accepted.fetch_add(n as u64, SeqCst);
                     self.moved(n);
                     return Ok(n);
@@ -301,7 +323,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         }
     }
 
-    /// The same through `write_to`, with a writer that fails after `max` bytes: what it didn't take has to stay. 0 at the end.
+    /// The same through `write_to`, with a writer that fails after `max` bytes: what it didn't take
+    /// has to stay. 0 at the end.
     fn read_by_writer(&mut self, max: usize) -> Result<usize, Error> {
         loop {
             let stream = self.stream.clone();
@@ -314,7 +337,9 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
                     // The end will be found once more, by the next read.
                     return if took > 0 { Ok(took) } else { Ok(0) };
                 }
-                Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Full>()) => return Ok(took),
+                Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Full>()) => {
+                    return Ok(took);
+                }
                 Err(error) => {
                     self.failed(error)?;
                     if took > 0 {
@@ -329,7 +354,13 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let mut expected = vec![0; data.len()];
         self.inn.fill(&mut expected);
         let at = self.way_in().read.fetch_add(data.len() as u64, SeqCst);
-        assert!(data == expected, "stream {}, end {}: wrong data at {at} + {}", self.index, self.end, data.len());
+        assert!(
+            data == expected,
+            "stream {}, end {}: wrong data at {at} + {}",
+            self.index,
+            self.end,
+            data.len()
+        );
         self.moved(data.len());
     }
 
@@ -379,7 +410,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             }
             _ => {
                 if let Err(error) = self.stream.flush() {
-                    drop(self.failed(error)); // a hard error is the next write's as well; reads may go on
+                    // a hard error is the next write's as well; reads may go on
+                    drop(self.failed(error));
                 }
             }
         }
@@ -407,7 +439,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         close(world, end);
     }
 
-    // ---- what threads do ----------------------------------------------------------------------------------------
+    // ---- what threads do ------------------------------------------------------------------------
 
     fn write_all(&mut self) {
         let manner = self.manner();
@@ -440,7 +472,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let finished = if close {
             self.stream.close().is_ok()
         } else {
-            self.stream.shutdown(Shutdown::Write).is_ok() // it isn't if the other thread has closed the stream
+            // it isn't if the other thread has closed the stream
+            self.stream.shutdown(Shutdown::Write).is_ok()
         };
         // Asked after the call: then it came before the session's close.
         let closing = self.world.closing[self.end].load(SeqCst);
@@ -470,7 +503,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let stopped = matches!(end, ReadEnd::Stopped);
         self.stop_reading(end);
         match manner {
-            Manner::StopReading(_) if stopped => drop(self.stream.shutdown(Shutdown::Read)), // fails where it is closed
+            // fails where it is closed
+            Manner::StopReading(_) if stopped => drop(self.stream.shutdown(Shutdown::Read)),
             Manner::CloseAt(_) => {
                 self.way_out().finish_asked.store(true, SeqCst);
                 self.stream.close().unwrap();
@@ -489,7 +523,9 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
                 assert!(closed, "after the end, an error");
             }
             (ReadEnd::Eof, Some(Ok(n))) => assert_eq!(n, 0, "data after the end"),
-            (ReadEnd::Failed(error), Some(Ok(n))) => panic!("a read failed ({error}), then gave {n}"),
+            (ReadEnd::Failed(error), Some(Ok(n))) => {
+                panic!("a read failed ({error}), then gave {n}")
+            }
             _ => {}
         }
         *self.way_in().read_end.lock().unwrap() = Some(end);

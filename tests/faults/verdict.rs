@@ -63,15 +63,22 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
     }
     for end in [0, 1] {
         if let Some(session) = world.sessions[end].lock().unwrap().take() {
-            assert!(session.is_closed() && session.close_reason().is_some(), "session {end} gives no reason");
+            assert!(
+                session.is_closed() && session.close_reason().is_some(),
+                "session {end} gives no reason"
+            );
             // What notifiers hold, which run on threads of their own.
             until(|| session.num_streams() == 0);
             until(|| session.stats().receive_buffered == 0);
         }
-        if let (true, true, Some(Err(error))) = (plan.is_sound(), kept, world.closes[end].lock().unwrap().as_ref()) {
-            // Streams that their reader closed early may still have had something to send when the other end was done.
+        if let (true, true, Some(Err(error))) =
+            (plan.is_sound(), kept, world.closes[end].lock().unwrap().as_ref())
+        {
+            // Streams that their reader closed early may still have had something to send when the
+            // other end was done.
             let late = matches!(error, gmux::Error::CloseIncomplete { peer_ended: true, .. });
-            let other = late.then(|| world.closes[1 - end].lock().unwrap().clone().unwrap_or(Ok(())));
+            let other =
+                late.then(|| world.closes[1 - end].lock().unwrap().clone().unwrap_or(Ok(())));
             assert!(matches!(other, Some(Ok(()))), "closing session {end} failed: {error}");
         }
     }
@@ -82,10 +89,12 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
 fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
     let (plan, way, reader) = (world.plan, &world.ways[index][sender], 1 - sender);
     let (accepted, read) = (way.accepted.load(SeqCst), way.read.load(SeqCst));
-    let (read_end, write_end) = (way.read_end.lock().unwrap().clone(), way.write_end.lock().unwrap().clone());
+    let (read_end, write_end) =
+        (way.read_end.lock().unwrap().clone(), way.write_end.lock().unwrap().clone());
     let what = || {
         format!(
-            "stream {index} from end {sender}: {accepted} bytes accepted, {write_end:?}; {read} read, {read_end:?}; finish asked: {}, in time: {}",
+            "stream {index} from end {sender}: {accepted} bytes accepted, {write_end:?}; {read} \
+             read, {read_end:?}; finish asked: {}, in time: {}",
             way.finish_asked.load(SeqCst),
             way.finished_in_time.load(SeqCst)
         )
@@ -99,20 +108,30 @@ fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
     }
     assert!(read <= accepted, "read but never accepted: {}", what());
     let exists = |end: usize| world.ends[index][end].exists.load(SeqCst);
-    // While a session drains, it refuses streams; on this wire that looks like one that was closed at once.
-    let refuses = plan.trigger.is_some_and(|trigger| trigger.action == Action::Drain && trigger.end == sender);
+    // While a session drains, it refuses streams; on this wire that looks like one that was closed
+    // at once.
+    let refuses = plan
+        .trigger
+        .is_some_and(|trigger| trigger.action == Action::Drain && trigger.end == sender);
     let refused = refuses && !exists(sender) && world.fired.load(SeqCst);
     if let (Some(ReadEnd::Eof), false) = (&read_end, refused) {
         assert!(way.finish_asked.load(SeqCst), "a clean end that nobody asked for: {}", what());
         assert_eq!(read, accepted, "a clean end with data missing: {}", what());
     }
-    assert_eq!(read_end.is_some(), exists(reader), "a reader without a stream, or the reverse: {}", what());
+    assert_eq!(
+        read_end.is_some(),
+        exists(reader),
+        "a reader without a stream, or the reverse: {}",
+        what()
+    );
     if plan.is_hard() {
         return;
     }
     // Nothing was lost on the way, so what was finished arrives whole.
     let manner = plan.streams[index].manner;
-    let closed = |end: usize| plan.trigger.is_some() && world.closing[end].load(SeqCst) && was_early(world, end);
+    let closed = |end: usize| {
+        plan.trigger.is_some() && world.closing[end].load(SeqCst) && was_early(world, end)
+    };
     let closed_well = world.closes[sender].lock().unwrap().as_ref().is_none_or(Result::is_ok);
     let reads_on = matches!(manner[reader], Manner::Finish | Manner::StopReading(_));
     if reads_on && way.finished_in_time.load(SeqCst) && closed_well && !closed(reader) {
@@ -128,17 +147,29 @@ fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
     match &write_end {
         Some(WriteEnd::Done) => {
             let planned = plan.streams[index].bytes[sender] as u64;
-            assert!(accepted == planned || plan.streams[index].ping_pong, "not everything was accepted: {}", what());
+            assert!(
+                accepted == planned || plan.streams[index].ping_pong,
+                "not everything was accepted: {}",
+                what()
+            );
         }
-        Some(WriteEnd::Stopped) => assert!(matches!(manner[sender], Manner::DropAt(_)), "{}", what()),
-        Some(WriteEnd::Failed(Error::Closed)) => assert!(matches!(manner[sender], Manner::CloseAt(_)), "{}", what()),
-        Some(WriteEnd::Failed(Error::PeerFinished(_))) => assert!(plan.closes_early(), "{}", what()),
+        Some(WriteEnd::Stopped) => {
+            assert!(matches!(manner[sender], Manner::DropAt(_)), "{}", what())
+        }
+        Some(WriteEnd::Failed(Error::Closed)) => {
+            assert!(matches!(manner[sender], Manner::CloseAt(_)), "{}", what())
+        }
+        Some(WriteEnd::Failed(Error::PeerFinished(_))) => {
+            assert!(plan.closes_early(), "{}", what())
+        }
         Some(WriteEnd::Failed(_)) => assert!(left, "{}", what()),
         None => panic!("no end: {}", what()),
     }
     match &read_end {
         Some(ReadEnd::Eof) => {}
-        Some(ReadEnd::Stopped) => assert!(!matches!(manner[reader], Manner::Finish | Manner::Close), "{}", what()),
+        Some(ReadEnd::Stopped) => {
+            assert!(!matches!(manner[reader], Manner::Finish | Manner::Close), "{}", what())
+        }
         Some(ReadEnd::Failed(Error::Closed)) => {
             assert!(matches!(manner[reader], Manner::Close | Manner::CloseAt(_)), "{}", what());
         }
@@ -148,10 +179,9 @@ fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
 
 /// Whether a session was closed by the trigger, and not when all was done.
 fn was_early(world: &World<'_>, end: usize) -> bool {
-    world
-        .plan
-        .trigger
-        .is_some_and(|trigger| world.fired.load(SeqCst) && (trigger.end == end || trigger.action == Action::CloseBoth))
+    world.plan.trigger.is_some_and(|trigger| {
+        world.fired.load(SeqCst) && (trigger.end == end || trigger.action == Action::CloseBoth)
+    })
 }
 
 /// One end of one stream.
@@ -206,8 +236,10 @@ impl Tally {
     pub fn check(&mut self) {
         for notifiers in std::mem::take(&mut self.recent) {
             let count = |counter: &std::sync::atomic::AtomicU32| counter.load(SeqCst);
-            let (set, called, dropped) = (count(&notifiers.set), count(&notifiers.called), count(&notifiers.dropped));
-            // Where there was one notifier it was called once. Where others were set, those that came after the end were called too.
+            let (set, called, dropped) =
+                (count(&notifiers.set), count(&notifiers.called), count(&notifiers.dropped));
+            // Where there was one notifier it was called once. Where others were set, those that
+            // came after the end were called too.
             assert!((1..=set).contains(&called), "of {set} close notifiers {called} were called");
             assert_eq!(dropped, set, "a close notifier is left behind");
             self.notified += u64::from(called);
@@ -225,8 +257,15 @@ impl fmt::Display for Tally {
         writeln!(f, "slowest seeds: {:.1?}", self.slowest)?;
         write!(
             f,
-            "directions: {} whole, {} failed, {} given up by the reader, {} never arrived; {} bytes, {} soft errors, {} notifiers called",
-            self.eofs, self.failed, self.stopped, self.missing, self.bytes, self.soft_errors, self.notified
+            "directions: {} whole, {} failed, {} given up by the reader, {} never arrived; {} \
+             bytes, {} soft errors, {} notifiers called",
+            self.eofs,
+            self.failed,
+            self.stopped,
+            self.missing,
+            self.bytes,
+            self.soft_errors,
+            self.notified
         )
     }
 }

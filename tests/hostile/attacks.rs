@@ -1,7 +1,9 @@
-//! The attacks: what each sends, against which settings and which application, and what it may cost at most.
+//! The attacks: what each sends, against which settings and which application, and what it may cost
+//! at most.
 //!
-//! An attack is a prelude and then pieces of bytes, so that the same attack can be sent as fast as it goes, or at a pace. What an attack
-//! may cost in memory is added up from the settings, see [`Cost::bound`].
+//! An attack is a prelude and then pieces of bytes, so that the same attack can be sent as fast as
+//! it goes, or at a pace. What an attack may cost in memory is added up from the settings, see
+//! [`Cost::bound`].
 
 use std::time::Duration;
 
@@ -23,7 +25,8 @@ pub enum App {
     Reads,
     /// Drops streams; but to one that is called "fill" it writes as much as it can.
     Fills,
-    /// Reads one stream, but not before the session has stopped reading for want of room; then all there is.
+    /// Reads one stream, but not before the session has stopped reading for want of room; then all
+    /// there is.
     ReadsInBursts,
     /// Keeps streams, with close notifiers that take as long as the session lives.
     NotifiesSlowly,
@@ -58,40 +61,48 @@ pub struct Cost {
     pub data: bool,
     /// It is names: half of that.
     pub names: bool,
-    /// It is streams, at most so many: `max_streams`, `accept_backlog`, or what the attack opens at once.
+    /// It is streams, at most so many: `max_streams`, `accept_backlog`, or what the attack opens at
+    /// once.
     pub streams: usize,
     /// It is refusals that can't be sent.
     pub refusals: bool,
-    /// Threads that it makes the victim start, at most: the application's for its streams, gmux's for close notifiers.
+    /// Threads that it makes the victim start, at most: the application's for its streams, gmux's
+    /// for close notifiers.
     pub threads: usize,
     /// It is sessions, at most so many at once.
     pub sessions: usize,
     /// It is idle buffers, of so many sizes.
     pub idle_sizes: usize,
-    /// It is what so many streams have accepted from the application, and can't send: `max_send_buffer` each.
+    /// It is what so many streams have accepted from the application, and can't send:
+    /// `max_send_buffer` each.
     pub unsent: usize,
 }
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// What a stream without data occupies at most, in bytes: its state, its place in the table (twice, while that grows), in the backlog, in a lane, and in the
-/// application's hands; and the allocator's overhead.
+/// What a stream without data occupies at most, in bytes: its state, its place in the table (twice,
+/// while that grows), in the backlog, in a lane, and in the application's hands; and the
+/// allocator's overhead.
 const STREAM: usize = 800;
 
-/// What a session occupies at most, in bytes: two threads' stacks as far as they are touched, the reader's window, what is read ahead.
+/// What a session occupies at most, in bytes: two threads' stacks as far as they are touched, the
+/// reader's window, what is read ahead.
 const SESSION: usize = 64 * KIB + WINDOW;
 
-/// What a session's reader holds that isn't charged: its window as a wrong guess made it grow, seven frames read ahead.
+/// What a session's reader holds that isn't charged: its window as a wrong guess made it grow,
+/// seven frames read ahead.
 const WINDOW: usize = 8 * 65_543;
 
 /// What the process grows by whatever happens: threads, the allocator's arenas, the measuring.
 const FIXED: usize = 2 * MIB;
 
-/// How many refusals may wait (the promises say so), and what each occupies while their queue grows.
+/// How many refusals may wait (the promises say so), and what each occupies while their queue
+/// grows.
 const REFUSALS: usize = 65_536 * 4 * 3;
 
-/// How many threads of a session call close notifiers at most (the documentation of `set_close_notifier` says so).
+/// How many threads of a session call close notifiers at most (the documentation of
+/// `set_close_notifier` says so).
 const NOTIFY_THREADS: usize = 8;
 
 /// `max_send_buffer`, as it is by default.
@@ -106,7 +117,8 @@ impl Cost {
     pub fn bound(&self, config: &Settings) -> usize {
         let mut bound = FIXED + self.streams * STREAM + self.sessions.max(1) * SESSION;
         if self.data {
-            // A charge counts the buffer's class and 64 bytes; the chunks' queue may have grown to twice what is in it.
+            // A charge counts the buffer's class and 64 bytes; the chunks' queue may have grown to
+            // twice what is in it.
             bound += config.receive_buffer * 3 / 2 + 65_600;
         }
         if self.names {
@@ -148,7 +160,8 @@ pub struct Attack {
     pub same: bool,
     /// How many pieces, small and full.
     pub pieces: (u32, u32),
-    /// The attacker waits for answers, so that it can send all: so many streams are asked for in a piece.
+    /// The attacker waits for answers, so that it can send all: so many streams are asked for in a
+    /// piece.
     pub paced: Option<u64>,
     /// Each piece comes by a connection of its own, which the victim has to end.
     pub apart: bool,
@@ -162,7 +175,11 @@ const DEFAULT: Settings = Settings { receive_buffer: 4 * MIB, name_len: 4096 };
 const SMALL: Settings = Settings { receive_buffer: MIB, ..DEFAULT };
 
 impl Attack {
-    pub const fn new(name: &'static str, piece: fn(u8, u32) -> Vec<u8>, pieces: (u32, u32)) -> Self {
+    pub const fn new(
+        name: &'static str,
+        piece: fn(u8, u32) -> Vec<u8>,
+        pieces: (u32, u32),
+    ) -> Self {
         Self {
             name,
             versions: &[1, 2],
@@ -194,9 +211,13 @@ impl Attack {
     /// The attacked sessions' settings.
     pub fn config(&self, version: u8) -> Config {
         let Settings { receive_buffer, name_len } = self.settings;
-        let mut config = Config::new().version(version).max_receive_buffer(receive_buffer).max_name_len(name_len);
+        let mut config = Config::new()
+            .version(version)
+            .max_receive_buffer(receive_buffer)
+            .max_name_len(name_len);
         if !super::full() {
-            config = config.accept_stall_timeout(Some(Duration::from_millis(100))); // the default costs 5 s an attack
+            // the default costs 5 s an attack
+            config = config.accept_stall_timeout(Some(Duration::from_millis(100)));
         }
         (self.more)(config)
     }
@@ -213,7 +234,7 @@ pub fn find(name: &str) -> &'static Attack {
         .unwrap_or_else(|| panic!("no attack is called {name:?}"))
 }
 
-// ---- bytes ----------------------------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 fn frame(version: u8, command: Command, id: u32, payload: &[u8]) -> Vec<u8> {
     Frame::new(version, command, id, payload).unwrap().encode()
@@ -233,7 +254,8 @@ fn id(i: u32) -> u32 {
     101 + 2 * i
 }
 
-/// Opens a stream that the application fills, with no end of window: what comes back fills the sockets, so that nothing else can.
+/// Opens a stream that the application fills, with no end of window: what comes back fills the
+/// sockets, so that nothing else can.
 fn fill(version: u8) -> Vec<u8> {
     fill_one(version, 1)
 }
@@ -266,13 +288,14 @@ fn noise(seed: u32, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Payload lengths that each need a buffer of another size class: quarter steps from 4096 to 65536, and the data path's own.
+/// Payload lengths that each need a buffer of another size class: quarter steps from 4096 to 65536,
+/// and the data path's own.
 const SIZES: [u16; 21] = [
-    4097, 5121, 6145, 7169, 8193, 10_241, 12_289, 14_337, 16_385, 20_481, 24_577, 28_673, 32_769, 40_961, 49_153,
-    57_345, 65_535, 8192, 16_384, 32_768, 4200,
+    4097, 5121, 6145, 7169, 8193, 10_241, 12_289, 14_337, 16_385, 20_481, 24_577, 28_673, 32_769,
+    40_961, 49_153, 57_345, 65_535, 8192, 16_384, 32_768, 4200,
 ];
 
-// ---- the attacks ----------------------------------------------------------------------------------------------------
+// ---- the attacks --------------------------------------------------------------------------------
 
 pub static ALL: &[Attack] = &[
     // Data that nobody reads, in the smallest frames: 9 bytes on the wire for each.
@@ -336,8 +359,17 @@ pub static ALL: &[Attack] = &[
         app: App::Fills,
         answers: Answers::Unread,
         prelude: |version| (0..FILLED).flat_map(|i| fill_one(version, id(i))).collect(),
-        cost: Cost { streams: FILLED as usize, threads: FILLED as usize, unsent: FILLED as usize, ..COST },
-        ..Attack::new("answers-unread", |version, n| frames(n, 100, |_| frame(version, Command::Nop, 0, b"")), (10, 10))
+        cost: Cost {
+            streams: FILLED as usize,
+            threads: FILLED as usize,
+            unsent: FILLED as usize,
+            ..COST
+        },
+        ..Attack::new(
+            "answers-unread",
+            |version, n| frames(n, 100, |_| frame(version, Command::Nop, 0, b"")),
+            (10, 10),
+        )
     },
     // Streams that everybody accepts: as many as there may be.
     Attack {
@@ -408,7 +440,11 @@ pub static ALL: &[Attack] = &[
     ),
     Attack {
         same: true,
-        ..Attack::new("nop-flood", |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])), (25, 2000))
+        ..Attack::new(
+            "nop-flood",
+            |version, n| frames(n, 8000, |_| frame(version, Command::Nop, 0, &[])),
+            (25, 2000),
+        )
     },
     Attack {
         prelude: |version| open(version, 1),
@@ -506,7 +542,8 @@ pub static ALL: &[Attack] = &[
             "wrong-guesses",
             |version, n| {
                 let large = frame(version, Command::Psh, id(n % 2), &[1; 65_535]);
-                let small = [id(0), id(1)].map(|id| frame(version, Command::Psh, id, &[2])).concat();
+                let small =
+                    [id(0), id(1)].map(|id| frame(version, Command::Psh, id, &[2])).concat();
                 [large.repeat(3), small.repeat(15_000)].concat()
             },
             (5, 500),
@@ -545,9 +582,11 @@ pub static ALL: &[Attack] = &[
             |version, n| {
                 let mut bytes: Vec<u8> = Vec::new();
                 for (i, pair) in noise(n, 64).chunks(2).enumerate() {
-                    let command = [Command::Syn, Command::Psh, Command::Fin, Command::Nop][usize::from(pair[0] % 4)];
+                    let command = [Command::Syn, Command::Psh, Command::Fin, Command::Nop]
+                        [usize::from(pair[0] % 4)];
                     let empty = matches!(command, Command::Fin | Command::Nop);
-                    let payload = noise(n + i as u32, if empty { 0 } else { usize::from(pair[1]) * 20 });
+                    let payload =
+                        noise(n + i as u32, if empty { 0 } else { usize::from(pair[1]) * 20 });
                     bytes.extend(frame(version, command, u32::from(pair[1] % 8) * 2 + 1, &payload));
                 }
                 bytes.extend([version, 99, 0, 0, 0, 0, 0, 0]);
@@ -577,8 +616,16 @@ pub const SLOW_CONNECTIONS: usize = 50;
 /// How long nothing at all may come.
 const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
 
-const COST: Cost =
-    Cost { data: false, names: false, streams: 0, refusals: false, threads: 0, sessions: 0, idle_sizes: 0, unsent: 0 };
+const COST: Cost = Cost {
+    data: false,
+    names: false,
+    streams: 0,
+    refusals: false,
+    threads: 0,
+    sessions: 0,
+    idle_sizes: 0,
+    unsent: 0,
+};
 
 fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
     frames(n, 1000, |i| {

@@ -1,8 +1,9 @@
-//! Every command, with every class of length, on every class of stream id, in both versions: each to a session of its own, which has to do
-//! what the table says, and after that answer a well-behaved stream, or have ended with the right error.
+//! Every command, with every class of length, on every class of stream id, in both versions: each
+//! to a session of its own, which has to do what the table says, and after that answer a
+//! well-behaved stream, or have ended with the right error.
 //!
-//! `tests/odd_input.rs` has the rows of the protocol's table one by one, with what the application sees of each. This is the whole product, so that no
-//! combination is left to chance.
+//! `tests/odd_input.rs` has the rows of the protocol's table one by one, with what the application
+//! sees of each. This is the whole product, so that no combination is left to chance.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -72,7 +73,8 @@ enum Length {
 }
 
 impl Length {
-    const ALL: [Self; 6] = [Self::Zero, Self::One, Self::Eight, Self::EightAbsurd, Self::MaxFrame, Self::Largest];
+    const ALL: [Self; 6] =
+        [Self::Zero, Self::One, Self::Eight, Self::EightAbsurd, Self::MaxFrame, Self::Largest];
 
     fn payload(self) -> Vec<u8> {
         match self {
@@ -110,7 +112,8 @@ enum Expected {
 /// The table. First what is wrong with the frame whatever its id is, then by command.
 fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
     use Expected as E;
-    const ROLES: &str = "SYN with an id that only this end may open: are both ends clients, or both servers?";
+    const ROLES: &str =
+        "SYN with an id that only this end may open: are both ends clients, or both servers?";
     match (command, length, id) {
         // Lengths that can't be: known from the header, before the id is looked at.
         (Command::Fin, Length::Zero, _) | (Command::Nop, Length::Zero, _) => match (command, id) {
@@ -122,12 +125,16 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
         (Command::Fin, _, _) => E::Fatal("FIN has no payload"),
         (Command::Nop, _, _) => E::Fatal("NOP has no payload"),
         (Command::Upd, _, _) if version == 1 => E::Fatal("UPD is a frame of version 2"),
-        (Command::Upd, Length::Eight, Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs | Id::OursOpen) => {
-            E::Nothing
-        }
-        (Command::Upd, Length::EightAbsurd, Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs | Id::OursOpen) => {
-            E::Fails
-        }
+        (
+            Command::Upd,
+            Length::Eight,
+            Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs | Id::OursOpen,
+        ) => E::Nothing,
+        (
+            Command::Upd,
+            Length::EightAbsurd,
+            Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs | Id::OursOpen,
+        ) => E::Fails,
         (Command::Upd, Length::Eight | Length::EightAbsurd, Id::Closed) => E::Nothing,
         (Command::Upd, Length::Eight | Length::EightAbsurd, _) => E::Ignored,
         (Command::Upd, _, _) => E::Fatal("UPD has a payload of 8 bytes"),
@@ -135,11 +142,14 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
         // A stream's opening: what the id says comes before what the name's length says.
         (Command::Syn, _, Id::OursOpen | Id::OursUnopened | Id::Zero) => E::Fatal(ROLES),
         (Command::Syn, _, Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs) => E::Ignored,
-        (Command::Syn, Length::MaxFrame | Length::Largest, Id::Unopened | Id::Closed) => E::Refused, // max_name_len is 4096
+        // max_name_len is 4096
+        (Command::Syn, Length::MaxFrame | Length::Largest, Id::Unopened | Id::Closed) => E::Refused,
         (Command::Syn, _, Id::Unopened | Id::Closed) => E::Opens,
 
         (Command::Psh, Length::Zero, _) => E::Nothing,
-        (Command::Psh, _, Id::Open | Id::HalfClosedByUs | Id::OursOpen) => E::Delivers(length.payload().len()),
+        (Command::Psh, _, Id::Open | Id::HalfClosedByUs | Id::OursOpen) => {
+            E::Delivers(length.payload().len())
+        }
         (Command::Psh, _, Id::HalfClosedByThem) => E::Ignored,
         (Command::Psh, _, Id::Unopened | Id::Closed | Id::OursUnopened | Id::Zero) => E::Ignored,
     }
@@ -233,7 +243,10 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
                 scene.raw.expect(Command::Fin, id.number());
             }
             let error = Error::from(scene.stream(id).read(&mut [0; 9]).unwrap_err());
-            assert!(matches!(error, Error::Consumed { stream, .. } if stream == id.number()), "{error:?}");
+            assert!(
+                matches!(error, Error::Consumed { stream, .. } if stream == id.number()),
+                "{error:?}"
+            );
         }
         Expected::Ignored | Expected::Nothing | Expected::Fatal(_) => {}
     }
@@ -243,13 +256,23 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
     let after = scene.session.stats();
     let count = |wanted: bool| u64::from(wanted);
     assert_eq!(after.frames_ignored - before.frames_ignored, count(expected == Expected::Ignored));
-    assert_eq!(after.streams_refused - before.streams_refused, count(expected == Expected::Refused));
-    assert_eq!(after.streams_received - before.streams_received, count(expected == Expected::Opens));
+    assert_eq!(
+        after.streams_refused - before.streams_refused,
+        count(expected == Expected::Refused)
+    );
+    assert_eq!(
+        after.streams_received - before.streams_received,
+        count(expected == Expected::Opens)
+    );
     assert_eq!(after.streams_cut - before.streams_cut, count(expected == Expected::Fails));
     assert_eq!(after.receive_buffered, 0);
     scene.raw.assert_alive(&scene.session, 101);
     // The other streams are none the worse.
-    for other in scene.streams.iter().filter(|stream| stream.id() != id.number() || expected == Expected::Nothing) {
+    for other in scene
+        .streams
+        .iter()
+        .filter(|stream| stream.id() != id.number() || expected == Expected::Nothing)
+    {
         if other.id() != Id::HalfClosedByThem.number() {
             scene.raw.psh(other.id(), "on");
             let mut data = [0; 2];
@@ -270,7 +293,9 @@ fn every_command_of_every_length_on_every_id_does_what_the_table_says() {
                     for id in Id::ALL {
                         cases += 1;
                         let case = format!("version {version}, {command:?}, {length:?}, {id:?}");
-                        if catch_unwind(AssertUnwindSafe(|| check(version, command, length, id))).is_err() {
+                        if catch_unwind(AssertUnwindSafe(|| check(version, command, length, id)))
+                            .is_err()
+                        {
                             eprintln!("in the case of {case}");
                             failed.push(case);
                         }

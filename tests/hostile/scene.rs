@@ -1,4 +1,5 @@
-//! The attacker's side: starts the victim, attacks it, asks it how it is, and keeps a well-behaved peer busy beside.
+//! The attacker's side: starts the victim, attacks it, asks it how it is, and keeps a well-behaved
+//! peer busy beside.
 
 use std::collections::HashMap;
 use std::env;
@@ -32,8 +33,14 @@ impl Report {
     fn parse(line: &str) -> Self {
         let words = line.split_whitespace().filter_map(|word| word.split_once('='));
         let (reasons, numbers): (Vec<_>, Vec<_>) = words.partition(|(key, _)| *key == "reasons");
-        let numbers = numbers.into_iter().map(|(key, value)| (key.to_owned(), value.parse().unwrap())).collect();
-        Self { numbers, reasons: reasons.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default() }
+        let numbers = numbers
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.parse().unwrap()))
+            .collect();
+        Self {
+            numbers,
+            reasons: reasons.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default(),
+        }
     }
 
     pub fn get(&self, key: &str) -> u64 {
@@ -72,7 +79,11 @@ impl Victim {
         let mut line = String::new();
         loop {
             line.clear();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the victim is dead: {:?}", self.child.wait());
+            assert!(
+                self.output.read_line(&mut line).unwrap() > 0,
+                "the victim is dead: {:?}",
+                self.child.wait()
+            );
             if let Some((_, answer)) = line.split_once(MARK) {
                 return answer.trim_end().to_owned();
             }
@@ -150,7 +161,8 @@ impl Foe {
                         fins.fetch_add(1, SeqCst);
                         heard.fetch_or(header.stream_id == KNOCK, SeqCst);
                     }
-                    let _ = io::copy(&mut tcp.by_ref().take(header.length.into()), &mut io::sink()); // an error comes again
+                    // an error comes again
+                    let _ = io::copy(&mut tcp.by_ref().take(header.length.into()), &mut io::sink());
                 }
             })
         });
@@ -164,7 +176,8 @@ impl Foe {
         super::support::until(|| self.heard.load(SeqCst));
     }
 
-    /// Sends `bytes`, as far as the victim takes them. `stuck` is asked whether to give up when it doesn't.
+    /// Sends `bytes`, as far as the victim takes them. `stuck` is asked whether to give up when it
+    /// doesn't.
     pub fn send(&mut self, mut bytes: &[u8], mut stuck: impl FnMut() -> bool) -> Sent {
         while !bytes.is_empty() {
             match self.tcp.write(bytes) {
@@ -172,7 +185,12 @@ impl Foe {
                     self.sent += n as u64;
                     bytes = &bytes[n..];
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     if stuck() {
                         return Sent::Stuck;
                     }
@@ -209,7 +227,8 @@ impl Friend {
     pub fn start(victim: &Victim, len: usize) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&done));
-        let session = Session::client(TcpStream::connect(victim.good).unwrap(), Config::new()).unwrap();
+        let session =
+            Session::client(TcpStream::connect(victim.good).unwrap(), Config::new()).unwrap();
         let thread = thread::spawn(move || {
             let data = Pattern::bytes(1, len);
             while !stopped.load(SeqCst) {
@@ -262,7 +281,8 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     let pieces = if full { attack.pieces.1 } else { attack.pieces.0 };
     let mut victim = Victim::start(attack, version);
     let friend = Friend::start(&victim, 256 * 1024);
-    super::support::until(|| friend.done.load(SeqCst) > 0); // what serving it costs isn't the attack's
+    // what serving it costs isn't the attack's
+    super::support::until(|| friend.done.load(SeqCst) > 0);
     victim.begin();
     let (mut sent, mut ending) = (0, Sent::All);
     if attack.apart {
@@ -308,13 +328,15 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
         // Still attacked, in whatever state: the others go on.
         super::support::until(|| friend.done.load(SeqCst) >= before + 2);
         let report = victim.report();
-        let answers = attack.answers == Answers::Read && !matches!(attack.fate, Fate::Waits | Fate::Ends(_));
+        let answers =
+            attack.answers == Answers::Read && !matches!(attack.fate, Fate::Waits | Fate::Ends(_));
         if answers && report.get("ended") == 0 {
             foe.knock(version);
         }
         foe.leave();
         if attack.fate != Fate::Waits {
-            super::support::until(|| victim.report().get("alive") == 0); // a reader that waits for its application doesn't see the end
+            // a reader that waits for its application doesn't see the end
+            super::support::until(|| victim.report().get("alive") == 0);
         }
         let over = victim.report();
         let friend = friend.stop();
@@ -330,7 +352,8 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     Outcome { report, over, sent, ending, friend }
 }
 
-/// How many streams a paced attacker has open that it has had no answer to: half of the refusals that may wait, and what the backlog holds.
+/// How many streams a paced attacker has open that it has had no answer to: half of the refusals
+/// that may wait, and what the backlog holds.
 const UNANSWERED: u64 = 32_768 + 1024;
 
 /// Waits until the victim has dealt with `frames` frames, or has ended the session.
@@ -357,7 +380,8 @@ pub fn part(pace: u64) -> usize {
     (pace / 250) as usize
 }
 
-/// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `traffic` at `pace` bytes a second; and the processor time of the victim.
+/// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `traffic` at `pace`
+/// bytes a second; and the processor time of the victim.
 pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<'_>) -> (u64, u64) {
     let friend = Friend::start(victim, 1 << 20);
     super::support::until(|| friend.done.load(SeqCst) > 2);
@@ -393,14 +417,15 @@ pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<
     })
 }
 
-/// Many connections that send a byte at a time of a frame that is never whole; then nothing more. What was seen while bytes came, and when the
-/// sessions had ended.
+/// Many connections that send a byte at a time of a frame that is never whole; then nothing more.
+/// What was seen while bytes came, and when the sessions had ended.
 pub fn slow(attack: &Attack, version: u8, connections: usize, pause: Duration) -> [Report; 2] {
     let mut victim = Victim::start(attack, version);
     let friend = Friend::start(&victim, 256 * 1024);
     super::support::until(|| friend.done.load(SeqCst) > 0);
     victim.begin();
-    let mut foes: Vec<Foe> = (0..connections).map(|_| Foe::to(victim.bad, attack.answers)).collect();
+    let mut foes: Vec<Foe> =
+        (0..connections).map(|_| Foe::to(victim.bad, attack.answers)).collect();
     for foe in &mut foes {
         assert_eq!(foe.send(&(attack.prelude)(version), || false), Sent::All);
     }

@@ -1,8 +1,10 @@
-//! The attacked process: a server with two doors. Behind one, sessions with the attack's settings and an application that does what
-//! suits the attacker; behind the other, sessions of well-behaved peers, which are served as if nothing happened. It measures itself.
+//! The attacked process: a server with two doors. Behind one, sessions with the attack's settings
+//! and an application that does what suits the attacker; behind the other, sessions of well-behaved
+//! peers, which are served as if nothing happened. It measures itself.
 //!
-//! It is a process of its own so that memory, threads, processor time and panics are the victim's alone. Commands come by its standard
-//! input, a line each; answers go out as lines that begin with [`MARK`], since the test harness writes there too.
+//! It is a process of its own so that memory, threads, processor time and panics are the victim's
+//! alone. Commands come by its standard input, a line each; answers go out as lines that begin with
+//! [`MARK`], since the test harness writes there too.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,7 +27,8 @@ pub const MARK: &str = "@@ ";
 /// The variable with the attack's name and the protocol version.
 pub const ATTACK: &str = "GMUX_HOSTILE_ATTACK";
 
-/// What is logged: counted, and not kept. `trace` isn't counted: it has a line for each frame, and says so.
+/// What is logged: counted, and not kept. `trace` isn't counted: it has a line for each frame, and
+/// says so.
 struct Lines;
 
 static LINES: AtomicU64 = AtomicU64::new(0);
@@ -62,8 +65,11 @@ fn status(key: &str) -> u64 {
 /// Processor time that the process has used, in ticks of 10 ms.
 fn ticks() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
-    fields.get(11..13).map_or(0, |fields| fields.iter().filter_map(|field| field.parse::<u64>().ok()).sum())
+    let fields: Vec<&str> =
+        stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+    fields
+        .get(11..13)
+        .map_or(0, |fields| fields.iter().filter_map(|field| field.parse::<u64>().ok()).sum())
 }
 
 /// What was found when measuring began, and the peaks since.
@@ -79,7 +85,8 @@ struct Peaks {
 
 impl Peaks {
     fn begin() -> Self {
-        let _ = fs::write("/proc/self/clear_refs", "5"); // the peak of memory starts at what is in use now
+        // the peak of memory starts at what is in use now
+        let _ = fs::write("/proc/self/clear_refs", "5");
         Self {
             began: Instant::now(),
             resident: status("VmRSS"),
@@ -126,7 +133,8 @@ impl Attacked {
         self.0.lock().unwrap().alive.push(session);
     }
 
-    /// Lets go of the sessions that have ended, so that what they leave behind isn't the test's doing.
+    /// Lets go of the sessions that have ended, so that what they leave behind isn't the test's
+    /// doing.
     fn sweep(&self) {
         let mut gone = Vec::new();
         let mut sessions = self.0.lock().unwrap();
@@ -137,7 +145,8 @@ impl Attacked {
             }
         }
         for session in &gone {
-            let reason = session.close_reason().map(|error| format!("{error:?}")).unwrap_or_default();
+            let reason =
+                session.close_reason().map(|error| format!("{error:?}")).unwrap_or_default();
             let known = reason.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
             if !sessions.reasons.contains(&known) {
                 sessions.reasons.push(known);
@@ -206,7 +215,8 @@ pub fn main(attack: &str) {
     let attacked: Arc<Attacked> = Arc::default();
     let peaks = Arc::new(Mutex::new(Peaks::begin()));
 
-    let (bad, good) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (bad, good) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     println!("{MARK}{} {}", bad.local_addr().unwrap(), good.local_addr().unwrap());
     let app = attack.app;
     let sessions = Arc::clone(&attacked);
@@ -295,7 +305,8 @@ fn apply(app: App, session: Session) {
             let Ok(mut stream) = session.accept() else { return };
             let mut piece = vec![0; 65536];
             loop {
-                // Every read may begin to let the session go on, so all that waits is read before the next wait for a pause.
+                // Every read may begin to let the session go on, so all that waits is read before
+                // the next wait for a pause.
                 let pauses = session.stats().receive_pauses;
                 stream.set_nonblocking(true).unwrap();
                 loop {

@@ -1,7 +1,8 @@
 //! Builds gopeer from `go/` when it can be built, and runs it as a child process.
 //!
-//! Invariant: what can't be built for want of Go or Debian's smux package is said on the terminal (`LEFT OUT: …`, past the test harness's
-//! capture), and is a failure if `GMUX_INTEROP=required`. Anything else that goes wrong is a failure always.
+//! Invariant: what can't be built for want of Go or Debian's smux package is said on the terminal
+//! (`LEFT OUT: …`, past the test harness's capture), and is a failure if `GMUX_INTEROP=required`.
+//! Anything else that goes wrong is a failure always.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -63,7 +64,8 @@ pub fn is_there(test: &str) -> bool {
     let Err(missing) = binary() else { return true };
     let text = format!("LEFT OUT: {test}: {missing}");
     assert!(std::env::var("GMUX_INTEROP").as_deref() != Ok("required"), "{text}");
-    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like one that passed.
+    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like
+    // one that passed.
     std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
     false
 }
@@ -81,16 +83,24 @@ fn build() -> Result<PathBuf, &'static str> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(target).unwrap();
     let mut go = Command::new("go");
-    // A module-minded environment mustn't get into the way of a build that has neither modules nor network.
+    // A module-minded environment mustn't get into the way of a build that has neither modules nor
+    // network.
     go.env("GO111MODULE", "off").env("GOPATH", GOPATH).env_remove("GOFLAGS");
     if std::env::var_os("HOME").is_none() && std::env::var_os("GOCACHE").is_none() {
         go.env("GOCACHE", target.join("go-cache"));
     }
     // Two runs at once don't meet a half-written program.
     let fresh = target.join(format!("gopeer-{}", std::process::id()));
-    go.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "-o"]).arg(&fresh).arg("./tests/interop/go");
+    go.current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "-o"])
+        .arg(&fresh)
+        .arg("./tests/interop/go");
     let built = go.output().unwrap();
-    assert!(built.status.success(), "gopeer doesn't build: {}", String::from_utf8_lossy(&built.stderr));
+    assert!(
+        built.status.success(),
+        "gopeer doesn't build: {}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     let program = target.join("gopeer");
     fs::rename(fresh, &program).unwrap();
     Ok(program)
@@ -105,14 +115,17 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts gopeer in `mode`, with options as `README.md` lists them, and connects to it. As the smux server it listens, as the client it
-    /// dials.
+    /// Starts gopeer in `mode`, with options as `README.md` lists them, and connects to it. As the
+    /// smux server it listens, as the client it dials.
     pub fn start(case: Case, mode: &str, options: &[&str]) -> (Self, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut args: Vec<String> = ["-mode", mode, "-version"].map(String::from).into();
         args.push(case.version.to_string());
         // Before our watchdog, so that its goroutines are seen.
-        args.extend(["-timeout", "50s", "-opener", if case.we_open() { "peer" } else { "go" }].map(String::from));
+        args.extend(
+            ["-timeout", "50s", "-opener", if case.we_open() { "peer" } else { "go" }]
+                .map(String::from),
+        );
         match case.go {
             Side::Server => args.extend(["-role", "listen", "-side", "server"].map(String::from)),
             Side::Client => {
@@ -137,7 +150,8 @@ impl Peer {
         let peer = Self { args, child, out: Some(collect(out)), err: Some(err) };
         let transport = match case.go {
             Side::Server => {
-                let addr = first.strip_prefix("ADDR ").expect("the first line says where it listens");
+                let addr =
+                    first.strip_prefix("ADDR ").expect("the first line says where it listens");
                 TcpStream::connect(addr.trim()).unwrap()
             }
             Side::Client => listener.accept().unwrap().0,
@@ -147,9 +161,16 @@ impl Peer {
 
     /// Waits until it leaves, which has to be with success; returns what it said.
     pub fn finish(mut self) -> Said {
-        let (out, err) = (self.out.take().unwrap().join().unwrap(), self.err.take().unwrap().join().unwrap());
+        let (out, err) =
+            (self.out.take().unwrap().join().unwrap(), self.err.take().unwrap().join().unwrap());
         let status = self.child.wait().unwrap();
-        assert!(status.success(), "gopeer {:?} left with {status}:\n{}\n{}", self.args, out.join("\n"), err.join("\n"));
+        assert!(
+            status.success(),
+            "gopeer {:?} left with {status}:\n{}\n{}",
+            self.args,
+            out.join("\n"),
+            err.join("\n")
+        );
         Said(out)
     }
 }
@@ -183,8 +204,15 @@ impl Said {
 
     /// A count of `WIRE in` (what we sent) or `WIRE out`.
     pub fn wire(&self, direction: &str, what: &str) -> u64 {
-        let line = self.0.iter().find_map(|line| line.strip_prefix(&format!("WIRE {direction} "))).expect("WIRE");
-        let count = line.split(' ').find_map(|word| word.strip_prefix(what)?.strip_prefix('=')).expect(what);
+        let line = self
+            .0
+            .iter()
+            .find_map(|line| line.strip_prefix(&format!("WIRE {direction} ")))
+            .expect("WIRE");
+        let count = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix(what)?.strip_prefix('='))
+            .expect(what);
         count.parse().unwrap()
     }
 }

@@ -1,4 +1,5 @@
-//! What is played: a session over a transport that may panic, with its peer, while other sessions look on.
+//! What is played: a session over a transport that may panic, with its peer, while other sessions
+//! look on.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -29,7 +30,8 @@ impl Ending {
     pub const ALL: [Self; 4] = [Self::Close, Self::Drop, Self::NoData, Self::Lost];
 }
 
-/// Where the writing panics while a session closes, it waits this long for its peer, which was not told of the end.
+/// Where the writing panics while a session closes, it waits this long for its peer, which was not
+/// told of the end.
 const CLOSE: Duration = Duration::from_millis(100);
 
 fn quiet() -> Config {
@@ -54,19 +56,24 @@ impl Scene {
         LOGGER.arm(0, Kind::Text);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         // Dead only after a time that no test takes: that of its peer, which never says anything.
-        let config =
-            Config::new().keepalive_interval(Duration::from_millis(2)).keepalive_timeout(Duration::from_secs(900));
+        let config = Config::new()
+            .keepalive_interval(Duration::from_millis(2))
+            .keepalive_timeout(Duration::from_secs(900));
         let session = Session::client(ours, config).unwrap();
         let (tell, pings) = mpsc::channel();
-        thread::spawn(move || while theirs.read_exact(&mut [0; 8]).is_ok() && tell.send(()).is_ok() {});
+        thread::spawn(
+            move || while theirs.read_exact(&mut [0; 8]).is_ok() && tell.send(()).is_ok() {},
+        );
         pings.recv().unwrap();
         until(|| gmux_threads().len() == 3); // with the timer
         Self(Bystander { session: Some(session), pings, threads: 3, descriptors: descriptors() })
     }
 
-    /// Plays it once, and sees that all is well afterwards. The so manieth line of the log may panic.
+    /// Plays it once, and sees that all is well afterwards. The so manieth line of the log may
+    /// panic.
     pub fn play(&self, trap: &Trap, (line, kind): (usize, Kind), version: u8, ending: Ending) {
-        // More requests and answers than it takes for callers to read in the place of the reader thread, where they may.
+        // More requests and answers than it takes for callers to read in the place of the reader
+        // thread, where they may.
         let talks = if trap.over == Over::Halves && line == 0 { 12 } else { 3 };
         let before = PANICS.load(SeqCst);
         LOGGER.arm(line, kind);
@@ -131,11 +138,13 @@ impl Scene {
         if ending != Ending::Drop {
             let acceptor = session.clone();
             blocked.push(thread::spawn(move || drop(acceptor.accept().unwrap_err())));
-            blocked.extend(silent.clone().map(|mut stream| thread::spawn(move || drop(stream.read(&mut [0])))));
-            // On version 2 its window is used up; on version 1 it is accepted, or sent.
             blocked.extend(
-                full.clone().map(|mut stream| thread::spawn(move || drop(stream.write_all(&vec![0; 400_000])))),
+                silent.clone().map(|mut stream| thread::spawn(move || drop(stream.read(&mut [0])))),
             );
+            // On version 2 its window is used up; on version 1 it is accepted, or sent.
+            blocked.extend(full.clone().map(|mut stream| {
+                thread::spawn(move || drop(stream.write_all(&vec![0; 400_000])))
+            }));
         }
         let closed = session.closed();
         match ending {

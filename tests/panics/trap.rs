@@ -87,7 +87,7 @@ impl Fuse {
     }
 }
 
-// ---- the logger ------------------------------------------------------------------------------------------------------
+// ---- the logger ---------------------------------------------------------------------------------
 
 pub struct Logger {
     state: Mutex<Logged>,
@@ -102,8 +102,15 @@ struct Logged {
     lines: Vec<String>,
 }
 
-pub static LOGGER: Logger =
-    Logger { state: Mutex::new(Logged { timers: false, calls: 0, at: 0, kind: Kind::Text, lines: Vec::new() }) };
+pub static LOGGER: Logger = Logger {
+    state: Mutex::new(Logged {
+        timers: false,
+        calls: 0,
+        at: 0,
+        kind: Kind::Text,
+        lines: Vec::new(),
+    }),
+};
 
 impl Logger {
     pub fn install() {
@@ -167,7 +174,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-// ---- transports ------------------------------------------------------------------------------------------------------
+// ---- transports ---------------------------------------------------------------------------------
 
 /// What kind of transport it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +215,9 @@ impl Trap {
         let (fuse, clone) = (Arc::clone(&self.fuse), || socket.try_clone().unwrap());
         let part = |drops| Part { socket: clone(), fuse: Arc::clone(&fuse), drops };
         match self.over {
-            Over::Halves => Session::client(Whole { socket: clone(), fuse: Arc::clone(&fuse) }, config),
+            Over::Halves => {
+                Session::client(Whole { socket: clone(), fuse: Arc::clone(&fuse) }, config)
+            }
             Over::Pair => {
                 let (abort, held) = (clone(), Held::new(&fuse, "drop of the abort hook"));
                 let pair = Pair::new(part("drop of the reader"), Ender(part("drop of the writer")));
@@ -222,7 +231,8 @@ impl Trap {
                 let bound = Some(Duration::from_millis(1));
                 socket.set_read_timeout(bound).unwrap();
                 socket.set_write_timeout(bound).unwrap();
-                let hooks = ["drop of the readiness", "drop of the finish hook", "drop of the abort hook"];
+                let hooks =
+                    ["drop of the readiness", "drop of the finish hook", "drop of the abort hook"];
                 let [ready, finish, hook] = hooks.map(|name| Held::new(&fuse, name));
                 let (abort, mut asked) = (clone(), 0);
                 let shared = Shared::new(part("drop of the inner one"))
@@ -333,7 +343,8 @@ impl Drop for Ender {
     }
 }
 
-/// Its own drop is no call: a panic there, at the end of `split`, loses what that returns, in the compiler's hands.
+/// Its own drop is no call: a panic there, at the end of `split`, loses what that returns, in the
+/// compiler's hands.
 struct Whole {
     socket: UnixStream,
     fuse: Arc<Fuse>,
@@ -344,7 +355,9 @@ impl Transport for Whole {
         let Self { socket, fuse } = &self;
         fuse.call("split");
         socket.set_write_timeout(Some(Duration::from_millis(10)))?;
-        let part = |drops| Ok::<_, io::Error>(Part { socket: socket.try_clone()?, fuse: Arc::clone(fuse), drops });
+        let part = |drops| {
+            Ok::<_, io::Error>(Part { socket: socket.try_clone()?, fuse: Arc::clone(fuse), drops })
+        };
         let control = Handle(part("drop of the control")?);
         let (bounds, held) = (socket.try_clone()?, Held::new(fuse, "drop of the bound"));
         let bound = move |bound| {

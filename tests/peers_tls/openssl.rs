@@ -1,4 +1,5 @@
-//! `openssl s_client` and `s_server`, with binary data through them, and keys renewed in its middle.
+//! `openssl s_client` and `s_server`, with binary data through them, and keys renewed in its
+//! middle.
 //!
 //! Both pass their standard input to the peer, and print what the peer sends. They also take
 //! commands there: when the *first byte of one read* is a letter such as `K` (new keys, and the
@@ -157,7 +158,9 @@ impl<R: Read> Text<R> {
             self.begun = first.is_some();
         }
         let mut at = 0;
-        while let Some(found) = self.held[at..].iter().position(|byte| matches!(byte, b'S' | b'R' | b'D')) {
+        while let Some(found) =
+            self.held[at..].iter().position(|byte| matches!(byte, b'S' | b'R' | b'D'))
+        {
             at += found;
             let rest = &self.held[at..];
             if rest.starts_with(Self::RENEWED) {
@@ -168,7 +171,10 @@ impl<R: Read> Text<R> {
             } else if rest.starts_with(Self::END) {
                 self.held.truncate(at);
                 self.over = true;
-            } else if [Self::RENEWED, Self::NO_DATA, Self::END].iter().any(|text| text.starts_with(rest)) {
+            } else if [Self::RENEWED, Self::NO_DATA, Self::END]
+                .iter()
+                .any(|text| text.starts_with(rest))
+            {
                 return at; // the next read tells
             } else {
                 at += 1;

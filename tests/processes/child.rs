@@ -1,5 +1,5 @@
-//! The other process: what it does when told so. Commands come by its standard input, a line each; answers go out as lines that begin with
-//! [`MARK`], since the test harness writes there too.
+//! The other process: what it does when told so. Commands come by its standard input, a line each;
+//! answers go out as lines that begin with [`MARK`], since the test harness writes there too.
 
 use std::env;
 use std::io::{self, BufRead, Read, Write, stdin, stdout};
@@ -36,7 +36,9 @@ pub fn run() {
     let Ok(part) = env::var(PART) else { return };
     let words: Vec<&str> = part.split(' ').collect();
     match words[..] {
-        ["talk", addr, role, version, keepalive, close] => talk(addr, role, config(version, keepalive, close)),
+        ["talk", addr, role, version, keepalive, close] => {
+            talk(addr, role, config(version, keepalive, close))
+        }
         ["upload", addr, version] => upload(addr, version),
         ["crowd", addr] => crowd(addr),
         _ => panic!("{part}"),
@@ -78,7 +80,8 @@ fn talk(addr: &str, role: &str, config: Config) {
     let moved = Moved::default();
     thread::scope(|scope| {
         let writing = scope.spawn(|| traffic::send(&stream, &moved));
-        let reading = scope.spawn(|| if role == role_only { Some(traffic::check(&stream, &moved)) } else { None });
+        let reading = scope
+            .spawn(|| if role == role_only { Some(traffic::check(&stream, &moved)) } else { None });
         for command in commands() {
             match &*command {
                 "moving" => {
@@ -93,7 +96,12 @@ fn talk(addr: &str, role: &str, config: Config) {
                 "ended" => {
                     let _ = session.closed().recv(); // it disconnects
                     let (write, read) = (writing.join().unwrap(), reading.join().unwrap());
-                    say(format!("{:?} | {:?} | {:?}", session.close_reason(), write.kind(), read.map(|e| e.kind())));
+                    say(format!(
+                        "{:?} | {:?} | {:?}",
+                        session.close_reason(),
+                        write.kind(),
+                        read.map(|e| e.kind())
+                    ));
                     break;
                 }
                 other => panic!("{other}"),
@@ -112,7 +120,8 @@ pub const UPLOAD: usize = 200 << 10;
 fn upload(addr: &str, version: &str) {
     let config = Config::new().version(version.parse().unwrap());
     let session = session(connect(addr), "client", config);
-    let streams: Vec<Stream> = (0..UPLOADS).map(|i| session.open(format!("upload {i}")).unwrap()).collect();
+    let streams: Vec<Stream> =
+        (0..UPLOADS).map(|i| session.open(format!("upload {i}")).unwrap()).collect();
     thread::scope(|scope| {
         for (i, mut stream) in streams.iter().enumerate() {
             scope.spawn(move || {
@@ -130,10 +139,12 @@ fn outcome(result: Result<(), Error>) -> String {
     result.map_or_else(|error| format!("{error:?}"), |()| "Ok".to_owned())
 }
 
-/// Makes sessions while threads or descriptors are scarce, over connections that it has beforehand, and says how it went.
+/// Makes sessions while threads or descriptors are scarce, over connections that it has beforehand,
+/// and says how it went.
 fn crowd(addr: &str) {
     let all = namesakes();
-    let mut connections: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let mut connections: Vec<TcpStream> =
+        (0..8).map(|_| TcpStream::connect(addr).unwrap()).collect();
     connections.reverse();
     let mut sessions: Vec<(Session, Stream)> = Vec::new();
     let mut hoard: Vec<TcpStream> = Vec::new();
@@ -176,7 +187,10 @@ fn crowd(addr: &str) {
                 };
                 say(format!("{} {error}", hoard.len()));
             }
-            "connect" => say(TcpStream::connect(addr).map(drop).map_err(|error| error.to_string()).unwrap_err()),
+            "connect" => say(TcpStream::connect(addr)
+                .map(drop)
+                .map_err(|error| error.to_string())
+                .unwrap_err()),
             "unhoard" => {
                 hoard = Vec::new();
                 say("free");

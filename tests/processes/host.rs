@@ -19,7 +19,8 @@ impl Peer {
         Self::with(Command::new(env::current_exe().unwrap()), part)
     }
 
-    /// As another user: the executable is found by the process itself, whose folder the user may not enter.
+    /// As another user: the executable is found by the process itself, whose folder the user may
+    /// not enter.
     pub fn start_as(user: u32, part: &str) -> Self {
         let mut command = Command::new("/proc/self/exe");
         command.uid(user).gid(user);
@@ -57,7 +58,11 @@ impl Peer {
         let mut line = String::new();
         loop {
             line.clear();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the child is dead: {:?}", self.child.wait());
+            assert!(
+                self.output.read_line(&mut line).unwrap() > 0,
+                "the child is dead: {:?}",
+                self.child.wait()
+            );
             if let Some((_, answer)) = line.split_once(MARK) {
                 return answer.trim_end().to_owned();
             }
@@ -101,7 +106,8 @@ impl Drop for Peer {
     }
 }
 
-/// Undoes something when it is dropped, and also when this process ends without that, as under a watchdog: another process does it.
+/// Undoes something when it is dropped, and also when this process ends without that, as under a
+/// watchdog: another process does it.
 pub struct Guard(Child);
 
 impl Guard {
@@ -109,7 +115,11 @@ impl Guard {
     pub fn new(undo: &str) -> Self {
         let script = format!("cat; {undo}");
         let mut command = Command::new("sh");
-        command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Self(command.spawn().unwrap())
     }
 }
@@ -121,11 +131,13 @@ impl Drop for Guard {
     }
 }
 
-/// Says on the terminal, past the harness, that a test did nothing. The full run is to show all of it: there that is a failure.
+/// Says on the terminal, past the harness, that a test did nothing. The full run is to show all of
+/// it: there that is a failure.
 pub fn left_out(test: &str, why: &str) {
     let text = format!("LEFT OUT: {test}: {why}");
     assert!(env::var_os("GMUX_FULL").is_none(), "{text}");
-    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like one that passed.
+    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like
+    // one that passed.
     std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
 }
 

@@ -28,9 +28,11 @@ impl Moved {
         until(|| self.sent.load(SeqCst) >= sent + bytes && self.read.load(SeqCst) >= read + bytes);
     }
 
-    /// Waits until nothing is accepted nor written to the transport any more. There is no event for that: it is seen to stand still.
+    /// Waits until nothing is accepted nor written to the transport any more. There is no event for
+    /// that: it is seen to stand still.
     pub fn wait_until_stuck(&self, session: &Session) {
-        let now = || (self.sent.load(SeqCst), session.stats().bytes_sent, session.stats().bytes_received);
+        let now =
+            || (self.sent.load(SeqCst), session.stats().bytes_sent, session.stats().bytes_received);
         let (mut before, mut still) = (now(), 0);
         while still < 15 || before.0 == 0 {
             thread::sleep(Duration::from_millis(20));

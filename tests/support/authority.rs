@@ -1,5 +1,6 @@
-//! A certificate authority for one run: certificates of servers and clients that are right, expired,
-//! or in another's name. For tests that say `#[path = "support/authority.rs"] mod authority;`.
+//! A certificate authority for one run: certificates of servers and clients that are right,
+//! expired, or in another's name. For tests that say
+//! `#[path = "support/authority.rs"] mod authority;`.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::path::{Path, PathBuf};
@@ -7,16 +8,20 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion,
+};
 
 /// The versions of TLS that there are.
-pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+pub const VERSIONS: [&SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// The server's name in its certificate, which clients ask for.
 pub const SERVER: &str = "localhost";
@@ -62,7 +67,8 @@ impl Authority {
             Purpose::Client => ExtendedKeyUsagePurpose::ClientAuth,
         }];
         if valid == Valid::Expired {
-            (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2001, 12, 31));
+            (params.not_before, params.not_after) =
+                (date_time_ymd(2001, 1, 1), date_time_ymd(2001, 12, 31));
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -128,9 +134,12 @@ pub fn client_config(
     own: Option<&Identity>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ClientConfig {
-    let builder = ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(authority.roots());
+    let builder = ClientConfig::builder_with_protocol_versions(versions)
+        .with_root_certificates(authority.roots());
     match own {
-        Some(own) => builder.with_client_auth_cert(vec![own.certificate.clone()], own.key()).unwrap(),
+        Some(own) => {
+            builder.with_client_auth_cert(vec![own.certificate.clone()], own.key()).unwrap()
+        }
         None => builder.with_no_client_auth(),
     }
 }

@@ -1,14 +1,16 @@
 //! Calls that are known to be blocked before the test goes on.
 //!
-//! gmux has no way to ask whether a thread waits inside a call, so the system is asked: the thread says which one it is just before the
-//! call, and then has to be seen asleep, without having run in between, in several looks in a row.
+//! gmux has no way to ask whether a thread waits inside a call, so the system is asked: the thread
+//! says which one it is just before the call, and then has to be seen asleep, without having run in
+//! between, in several looks in a row.
 
 use std::fs;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// So many looks in a row have to find the thread asleep. A lock or a page fault on the way to the wait is over sooner.
+/// So many looks in a row have to find the thread asleep. A lock or a page fault on the way to the
+/// wait is over sooner.
 const LOOKS: u32 = 4;
 /// Between two looks: there is no event for a thread's falling asleep.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -45,7 +47,8 @@ impl<T> Blocked<T> {
     /// Waits until the thread is asleep inside the call; panics if the call has returned.
     pub fn assert_asleep(&self) {
         let Some(task) = &self.task else {
-            thread::sleep(Duration::from_millis(200)); // no /proc, no event: long enough, most likely
+            // no /proc, no event: long enough, most likely
+            thread::sleep(Duration::from_millis(200));
             assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
             return;
         };
@@ -73,7 +76,8 @@ impl<T> Blocked<T> {
     }
 }
 
-/// How often the thread of this folder has gone to sleep by itself, if it sleeps now: the same in two looks means that it slept all the time.
+/// How often the thread of this folder has gone to sleep by itself, if it sleeps now: the same in
+/// two looks means that it slept all the time.
 pub fn sleeps(task: &str) -> Option<String> {
     let status = fs::read_to_string(format!("{task}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);

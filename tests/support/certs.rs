@@ -6,7 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion,
+};
 
 /// A self-made certificate for `localhost`, and its key.
 static MADE: LazyLock<rcgen::CertifiedKey<rcgen::KeyPair>> =
@@ -17,7 +20,9 @@ static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> =
     LazyLock::new(|| configs(&[&rustls::version::TLS13]));
 
 /// Configurations of both ends.
-pub fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+pub fn configs(
+    versions: &[&'static SupportedProtocolVersion],
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     configs_by(rustls::crypto::ring::default_provider(), versions)
 }
 
@@ -31,9 +36,12 @@ pub fn configs_by(
     let certificate = MADE.cert.der().clone();
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap();
     let client = client.with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let server =
+        ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let server = server.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
     (Arc::new(client), Arc::new(server))
 }
@@ -47,6 +55,8 @@ pub fn connections() -> (ClientConnection, ServerConnection) {
 pub fn connections_of(
     (client, server): &(Arc<ClientConfig>, Arc<ServerConfig>),
 ) -> (ClientConnection, ServerConnection) {
-    let client = ClientConnection::new(Arc::clone(client), ServerName::try_from("localhost").unwrap()).unwrap();
+    let client =
+        ClientConnection::new(Arc::clone(client), ServerName::try_from("localhost").unwrap())
+            .unwrap();
     (client, ServerConnection::new(Arc::clone(server)).unwrap())
 }

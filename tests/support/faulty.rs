@@ -1,8 +1,10 @@
-//! Transports that go wrong as a seed says, over pipes in memory, over pairs, behind `Shared`, over real sockets.
+//! Transports that go wrong as a seed says, over pipes in memory, over pairs, behind `Shared`, over
+//! real sockets.
 //!
-//! [`Reads`] and [`Writes`] decide what becomes of each call; they sit between a session and a sound connection, so that every kind of
-//! transport can have every fault. What they do to calls that a session has to try again (odd sizes, `Interrupted`, `WouldBlock`,
-//! `TimedOut`, a short stall) is *soft*; a *hard* fault comes once, at a place in the stream of frames, and stays.
+//! [`Reads`] and [`Writes`] decide what becomes of each call; they sit between a session and a
+//! sound connection, so that every kind of transport can have every fault. What they do to calls
+//! that a session has to try again (odd sizes, `Interrupted`, `WouldBlock`, `TimedOut`, a short
+//! stall) is *soft*; a *hard* fault comes once, at a place in the stream of frames, and stays.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -53,7 +55,7 @@ impl Rng {
     }
 }
 
-// ---- what goes wrong -------------------------------------------------------------------------------------------------
+// ---- what goes wrong ----------------------------------------------------------------------------
 
 /// How much a call may move.
 #[derive(Debug, Clone, Copy)]
@@ -182,7 +184,8 @@ impl Fuse {
             self.have += 1;
             if self.have == self.header.len() {
                 self.have = 0;
-                self.payload_left = usize::from(u16::from_le_bytes([self.header[2], self.header[3]]));
+                self.payload_left =
+                    usize::from(u16::from_le_bytes([self.header[2], self.header[3]]));
             }
         }
         bytes.len()
@@ -277,7 +280,7 @@ impl Faults {
     }
 }
 
-// ---- calls -----------------------------------------------------------------------------------------------------------
+// ---- calls --------------------------------------------------------------------------------------
 
 /// Reads and writes that threads of the application made, in the place of a session's own.
 pub static CALLERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
@@ -330,7 +333,8 @@ impl Reads {
         let size = self.soft.begin(&mut self.rng, room)?;
         self.bytes.resize(size, 0);
         let n = inner.read(&mut self.bytes)?;
-        // What lies behind the fault is lost. The fault isn't due before the first byte, so this isn't 0 unless `n` is.
+        // What lies behind the fault is lost. The fault isn't due before the first byte, so this
+        // isn't 0 unless `n` is.
         let passed = self.fuse.pass(&self.bytes[..n]);
         let mut rest = &self.bytes[..passed];
         for buf in bufs {
@@ -552,7 +556,7 @@ impl<R, W: Write> Write for FaultyDuplex<R, W> {
     }
 }
 
-// ---- pipes in memory -------------------------------------------------------------------------------------------------
+// ---- pipes in memory ----------------------------------------------------------------------------
 
 /// One direction of a connection in memory, of limited size.
 struct Pipe {
@@ -626,9 +630,11 @@ struct PipeReader(Arc<Pipe>, ReadBound);
 
 impl Read for PipeReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let bound = Some(Duration::from_nanos(self.1.load(SeqCst))).filter(|bound| !bound.is_zero());
-        let mut state =
-            self.0.wait(bound, |state| state.reader_gone || state.end.is_some() || !state.bytes.is_empty())?;
+        let bound =
+            Some(Duration::from_nanos(self.1.load(SeqCst))).filter(|bound| !bound.is_zero());
+        let mut state = self.0.wait(bound, |state| {
+            state.reader_gone || state.end.is_some() || !state.bytes.is_empty()
+        })?;
         if state.reader_gone {
             return Err(ErrorKind::ConnectionAborted.into());
         }
@@ -656,7 +662,10 @@ impl Write for PipeWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let capacity = self.0.capacity;
         let ready = |state: &PipeState| {
-            state.reader_gone || state.writer_aborted || state.end.is_some() || state.bytes.len() < capacity
+            state.reader_gone
+                || state.writer_aborted
+                || state.end.is_some()
+                || state.bytes.len() < capacity
         };
         let mut state = self.0.wait(self.1, ready)?;
         if state.reader_gone || state.writer_aborted || state.end.is_some() {
@@ -719,7 +728,12 @@ struct Memory {
 }
 
 impl Memory {
-    fn pair(capacities: [usize; 2], resets: bool, read: Option<Duration>, write: Option<Duration>) -> (Self, Self) {
+    fn pair(
+        capacities: [usize; 2],
+        resets: bool,
+        read: Option<Duration>,
+        write: Option<Duration>,
+    ) -> (Self, Self) {
         let [there, back] = capacities.map(Pipe::new);
         let end = |input: &Arc<Pipe>, output: &Arc<Pipe>| Self {
             reader: PipeReader(Arc::clone(input), Arc::new(AtomicU64::new(nanos(read)))),
@@ -745,7 +759,7 @@ impl Transport for Memory {
     }
 }
 
-// ---- connections -----------------------------------------------------------------------------------------------------
+// ---- connections --------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -97,7 +97,7 @@ impl Lab {
         }
     }
 
-    // ---- towards the session ------------------------------------------------------------------------------------
+    // ---- towards the session --------------------------------------------------------------------
 
     pub fn send(&self, bytes: impl Into<Vec<u8>>) {
         let bytes = Input::Bytes(bytes.into().into());
@@ -126,7 +126,7 @@ impl Lab {
         self.change(|state| state.input.push_back(Input::Panic));
     }
 
-    // ---- from the session ---------------------------------------------------------------------------------------
+    // ---- from the session -----------------------------------------------------------------------
 
     /// Reads and writes do at most so many bytes at a time.
     pub fn piecewise(&self, piece: usize) {
@@ -147,7 +147,8 @@ impl Lab {
         self.change(|state| state.on_write = Some(Box::new(on_write)));
     }
 
-    /// From now on `abort` doesn't return, or does again: the end of the session is held where it is.
+    /// From now on `abort` doesn't return, or does again: the end of the session is held where it
+    /// is.
     pub fn hold_abort(&self, hold: bool) {
         self.change(|state| state.hold_abort = hold);
     }
@@ -195,13 +196,17 @@ fn frames(bytes: &[u8]) -> Vec<Frame> {
 
 /// All data of a stream among `frames`.
 pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
-    let of_stream = |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
+    let of_stream =
+        |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
     frames.iter().filter(of_stream).flat_map(|frame| frame.payload.clone()).collect()
 }
 
 /// How many frames of a kind a stream has among `frames`.
 pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
-    frames.iter().filter(|frame| frame.header.command == command && frame.header.stream_id == id).count()
+    frames
+        .iter()
+        .filter(|frame| frame.header.command == command && frame.header.stream_id == id)
+        .count()
 }
 
 pub struct LabTransport(Lab);
@@ -302,8 +307,9 @@ impl Write for LabWriter {
     }
 }
 
-/// Waits until the thread with this name sleeps in a system call: blocked, as far as anybody can tell from outside. Thread names are
-/// cut after 15 bytes. Where the system doesn't tell, a while has to do.
+/// Waits until the thread with this name sleeps in a system call: blocked, as far as anybody can
+/// tell from outside. Thread names are cut after 15 bytes. Where the system doesn't tell, a while
+/// has to do.
 pub fn asleep(name: &str) {
     asleep_unless(name, || false);
 }
@@ -326,13 +332,16 @@ fn asleep_unless(name: &str, over: impl Fn() -> bool) {
 fn task_of(name: &str) -> Option<String> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let paths = tasks.filter_map(|task| task.ok()?.path().to_str().map(str::to_owned));
-    paths
-        .into_iter()
-        .find(|path| std::fs::read_to_string(format!("{path}/comm")).is_ok_and(|comm| comm.trim_end() == name))
+    paths.into_iter().find(|path| {
+        std::fs::read_to_string(format!("{path}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+    })
 }
 
 /// Runs `body` on a thread of that name and waits until it is blocked.
-pub fn blocked<R: Send + 'static>(name: &str, body: impl FnOnce() -> R + Send + 'static) -> std::thread::JoinHandle<R> {
+pub fn blocked<R: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> R + Send + 'static,
+) -> std::thread::JoinHandle<R> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(body).unwrap();
     asleep_unless(name, || thread.is_finished());
     thread
@@ -351,8 +360,9 @@ pub fn quiet_versions() -> [Config; 2] {
     [quiet(), quiet().version(2)]
 }
 
-/// Waits until the session has dealt with the `frames` frames that the raw peer has sent so far. (They are counted, and charged, before
-/// that: only the count of the next one says that they are done.)
+/// Waits until the session has dealt with the `frames` frames that the raw peer has sent so far.
+/// (They are counted, and charged, before that: only the count of the next one says that they are
+/// done.)
 pub fn processed(raw: &mut super::raw::Raw, session: &Session, frames: u64) {
     raw.nop();
     super::until(|| session.stats().frames_received > frames);

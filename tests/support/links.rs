@@ -1,7 +1,7 @@
 //! Connections of every kind that a session can run over, and what each of them has to go through.
 //!
-//! A kind is a function that makes a connected pair of transports ([`Connect`]); the scenarios take one. A transport that is dropped
-//! instead of given to a session is a far end that vanishes.
+//! A kind is a function that makes a connected pair of transports ([`Connect`]); the scenarios take
+//! one. A transport that is dropped instead of given to a session is a far end that vanishes.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -37,7 +37,7 @@ pub type Connect = fn() -> (Any, Any);
 /// The bounds of a `Shared` transport's reads and writes.
 pub const BOUND: Duration = Duration::from_millis(2);
 
-// ---- kinds -----------------------------------------------------------------------------------------------------------
+// ---- kinds --------------------------------------------------------------------------------------
 
 pub fn over_tcp() -> (Any, Any) {
     let (a, b) = tcp();
@@ -108,7 +108,8 @@ pub fn over_shared_hoard() -> (Any, Any) {
 
 /// Two pipes of 1 KiB in one object that can't be split.
 pub fn over_shared_narrow_pipes() -> (Any, Any) {
-    let bound = Some(Duration::from_micros(200)); // a thousand turns, and most of them wait for the other end
+    // a thousand turns, and most of them wait for the other end
+    let bound = Some(Duration::from_micros(200));
     let (reader, far_writer) = narrow(bound);
     let (far_reader, writer) = narrow(bound);
     let shared = |reader, writer| {
@@ -120,7 +121,8 @@ pub fn over_shared_narrow_pipes() -> (Any, Any) {
     (Any::new(shared(reader, writer)), Any::new(shared(far_reader, far_writer)))
 }
 
-/// What `Shared` needs to know of a TCP connection inside: bounds, the end of the writing direction, the abort.
+/// What `Shared` needs to know of a TCP connection inside: bounds, the end of the writing
+/// direction, the abort.
 pub fn shared<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
     tcp: TcpStream,
     wrap: impl FnOnce(TcpStream) -> T,
@@ -167,7 +169,8 @@ impl Write for Plain {
     }
 }
 
-/// As TLS does: takes all that the socket has, and gives it out piece by piece, while the socket is not readable any more.
+/// As TLS does: takes all that the socket has, and gives it out piece by piece, while the socket is
+/// not readable any more.
 pub struct Hoard {
     tcp: TcpStream,
     hoard: VecDeque<u8>,
@@ -210,7 +213,7 @@ impl Write for Hoard {
     }
 }
 
-// ---- a narrow pipe in memory -----------------------------------------------------------------------------------------
+// ---- a narrow pipe in memory --------------------------------------------------------------------
 
 /// What rust-yamux's deadlock test uses.
 const NARROW: usize = 1024;
@@ -240,7 +243,10 @@ pub fn narrow(bound: Option<Duration>) -> (NarrowReader, NarrowWriter) {
 
 impl Pipe {
     /// Waits until `done` gives something.
-    fn wait<R>(&self, mut done: impl FnMut(&mut PipeState) -> Option<io::Result<R>>) -> io::Result<R> {
+    fn wait<R>(
+        &self,
+        mut done: impl FnMut(&mut PipeState) -> Option<io::Result<R>>,
+    ) -> io::Result<R> {
         let mut state = self.state.lock().unwrap();
         let mut late = false;
         loop {
@@ -266,7 +272,9 @@ impl Pipe {
 
 impl Read for NarrowReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.wait(|state| (!state.bytes.is_empty() || state.writer_gone).then(|| state.bytes.read(buf)))
+        self.0.wait(|state| {
+            (!state.bytes.is_empty() || state.writer_gone).then(|| state.bytes.read(buf))
+        })
     }
 }
 
@@ -319,7 +327,7 @@ impl Write for Duplex {
     }
 }
 
-// ---- data ------------------------------------------------------------------------------------------------------------
+// ---- data ---------------------------------------------------------------------------------------
 
 /// 8 MiB that every stream sends, each from a place of its own and round.
 static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| Pattern::bytes(8, 8 << 20));
@@ -347,13 +355,18 @@ pub fn check(mut stream: &Stream, from: usize) -> usize {
         while done < n {
             let start = (from + total) % DATA.len();
             let len = (n - done).min(DATA.len() - start);
-            assert!(buf[done..done + len] == DATA[start..start + len], "wrong data at {total} of {:?}", stream.name());
+            assert!(
+                buf[done..done + len] == DATA[start..start + len],
+                "wrong data at {total} of {:?}",
+                stream.name()
+            );
             (done, total) = (done + len, total + len);
         }
     }
 }
 
-/// The two ends' sessions. Their close timeout is beyond the watchdog: that must not be what ends them.
+/// The two ends' sessions. Their close timeout is beyond the watchdog: that must not be what ends
+/// them.
 pub fn sessions(connect: Connect, config: &Config) -> (Session, Session) {
     let (a, b) = connect();
     let config = config.clone().close_timeout(Duration::from_secs(600));
@@ -365,10 +378,15 @@ pub fn threads_end(session: &Session) {
     until(|| reader_and_writer(session) == (false, false));
 }
 
-/// Whether a session's reader and writer threads exist. Sessions tell their number in `Debug` alone.
+/// Whether a session's reader and writer threads exist. Sessions tell their number in `Debug`
+/// alone.
 pub fn reader_and_writer(session: &Session) -> (bool, bool) {
     let text = format!("{session:?}");
-    let number = text.split("number: ").nth(1).and_then(|rest| rest.split([',', ' ']).next()).expect("a number");
+    let number = text
+        .split("number: ")
+        .nth(1)
+        .and_then(|rest| rest.split([',', ' ']).next())
+        .expect("a number");
     let has = |kind: &str| {
         let name = format!("gmux-{kind}-{number}");
         threads().contains(&name[..name.len().min(15)].to_owned()) // Linux keeps 15 bytes of a name
@@ -376,14 +394,17 @@ pub fn reader_and_writer(session: &Session) -> (bool, bool) {
     (has("reader"), has("writer"))
 }
 
-// ---- scenarios -------------------------------------------------------------------------------------------------------
+// ---- scenarios ----------------------------------------------------------------------------------
 
-/// Three streams, opened from both ends, carry 8 MiB each way, all at once; then both sessions close without error.
+/// Three streams, opened from both ends, carry 8 MiB each way, all at once; then both sessions
+/// close without error.
 pub fn carries_8_mib_both_ways(connect: Connect) {
     for config in versions() {
         let (client, server) = sessions(connect, &config);
-        let opened = [client.open("0").unwrap(), client.open("1").unwrap(), server.open("2").unwrap()];
-        let accepted = [server.accept().unwrap(), server.accept().unwrap(), client.accept().unwrap()];
+        let opened =
+            [client.open("0").unwrap(), client.open("1").unwrap(), server.open("2").unwrap()];
+        let accepted =
+            [server.accept().unwrap(), server.accept().unwrap(), client.accept().unwrap()];
         thread::scope(|scope| {
             for (end, streams) in [&opened, &accepted].into_iter().enumerate() {
                 for stream in streams {
@@ -404,8 +425,8 @@ pub fn carries_8_mib_both_ways(connect: Connect) {
     }
 }
 
-/// Nothing is to be done anywhere: both I/O threads of both ends wait, and so do calls. A close wakes them all, and all
-/// threads end.
+/// Nothing is to be done anywhere: both I/O threads of both ends wait, and so do calls. A close
+/// wakes them all, and all threads end.
 pub fn closes_while_parked(connect: Connect) {
     for config in versions() {
         let (client, server) = sessions(connect, &config);
@@ -432,12 +453,17 @@ pub fn closes_while_parked(connect: Connect) {
     }
 }
 
-/// What calls fail with when the far end is gone: never what our own close would give, nor a clean end.
+/// What calls fail with when the far end is gone: never what our own close would give, nor a clean
+/// end.
 pub fn assert_lost(error: io::Error) {
     let inner = Error::from(error);
     assert!(matches!(inner, Error::ConnectionLost(_) | Error::Io(_)), "{inner:?}");
     let kind = inner.kind();
-    let kinds = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    let kinds = [
+        io::ErrorKind::ConnectionAborted,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::BrokenPipe,
+    ];
     assert!(kinds.contains(&kind), "{inner:?} is {kind:?}");
 }
 
@@ -472,7 +498,8 @@ pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
     fill(&session, &stream, 0, || true);
     let clones = [stream.clone(), stream.clone(), stream.clone()];
     let [mut a, mut b, mut c] = clones;
-    // A system may find room for a little more yet (TCP probes a closed window), so both call again until they fail.
+    // A system may find room for a little more yet (TCP probes a closed window), so both call again
+    // until they fail.
     let write = blocked(move || {
         loop {
             if let Err(error) = a.write(&[1]) {
@@ -495,8 +522,9 @@ pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
     threads_end(&session);
 }
 
-/// Both I/O threads are stuck in the transport: the reader has nothing to read, the writer no room. A close can't hand over what was
-/// accepted, and says so; calls wake at once; and the abort frees the threads, where the transport has one (`frees`), else the far end does.
+/// Both I/O threads are stuck in the transport: the reader has nothing to read, the writer no room.
+/// A close can't hand over what was accepted, and says so; calls wake at once; and the abort frees
+/// the threads, where the transport has one (`frees`), else the far end does.
 pub fn closes_while_both_threads_are_stuck(connect: Connect, frees: bool) {
     let (near, far) = connect();
     let config = Config::new().close_timeout(Duration::from_secs(1)).keepalive_disabled(true);
@@ -526,10 +554,12 @@ pub fn closes_while_both_threads_are_stuck(connect: Connect, frees: bool) {
     }
 }
 
-/// Writes until nothing moves any more, and `full`; returns how much was accepted. Nobody reads at the other end.
+/// Writes until nothing moves any more, and `full`; returns how much was accepted. Nobody reads at
+/// the other end.
 fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> bool) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-    // A batch counts when all of it is sent, and a loaded machine may take long over one: so some looks, and not one.
+    // A batch counts when all of it is sent, and a loaded machine may take long over one: so some
+    // looks, and not one.
     let (mut total, mut looks) = (0, 0);
     loop {
         let start = (from + total) % DATA.len();
@@ -548,7 +578,8 @@ fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> 
     }
 }
 
-/// Both directions are full at once: budgets used up, transport full, both writer threads stuck. When the applications read, everything moves.
+/// Both directions are full at once: budgets used up, transport full, both writer threads stuck.
+/// When the applications read, everything moves.
 pub fn both_directions_full_at_once_move_again(connect: Connect) {
     const REST: usize = 1 << 20;
     // Keepalive would fail here for no fault of the transport's if the machine stood still.
@@ -560,7 +591,8 @@ pub fn both_directions_full_at_once_move_again(connect: Connect) {
     let filled = thread::scope(|scope| {
         // Both readers wait for budget.
         let full = || ends.iter().all(|(session, _, _)| session.stats().receive_pauses > 0);
-        let fills = ends.map(|(session, stream, from)| scope.spawn(move || fill(session, stream, from, full)));
+        let fills = ends
+            .map(|(session, stream, from)| scope.spawn(move || fill(session, stream, from, full)));
         fills.map(|fill| fill.join().unwrap())
     });
     thread::scope(|scope| {
@@ -585,7 +617,8 @@ pub fn echoes_1_mib_in_both_directions(connect: Connect) {
     const SIZE: usize = 1 << 20;
     for config in versions() {
         let (client, server) = sessions(connect, &config);
-        let opened = [client.open("from the client").unwrap(), server.open("from the server").unwrap()];
+        let opened =
+            [client.open("from the client").unwrap(), server.open("from the server").unwrap()];
         let accepted = [server.accept().unwrap(), client.accept().unwrap()];
         thread::scope(|scope| {
             for mut stream in &accepted {

@@ -1,4 +1,5 @@
-//! What the integration tests share: a watchdog, a check for leaked threads, connections, and data that can be verified.
+//! What the integration tests share: a watchdog, a check for leaked threads, connections, and data
+//! that can be verified.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod blocked;
@@ -30,8 +31,8 @@ pub const WATCHDOG: Duration = Duration::from_secs(60);
 /// Tests of this binary that are running.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs a test under a watchdog: a hang ends the whole process with the test's name. When the last test that runs at the moment
-/// is over, no thread of gmux's may be left.
+/// Runs a test under a watchdog: a hang ends the whole process with the test's name. When the last
+/// test that runs at the moment is over, no thread of gmux's may be left.
 pub fn test<R>(name: &str, body: impl FnOnce() -> R) -> R {
     test_for(name, WATCHDOG, body)
 }
@@ -43,8 +44,10 @@ pub fn test_for<R>(name: &str, limit: Duration, body: impl FnOnce() -> R) -> R {
     let hung = name.to_owned();
     let dog = thread::spawn(move || {
         if watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let text =
-                format!("\nWATCHDOG: test {hung:?} hangs (over {limit:?}); its threads:\n{}\n", threads().join("\n"));
+            let text = format!(
+                "\nWATCHDOG: test {hung:?} hangs (over {limit:?}); its threads:\n{}\n",
+                threads().join("\n")
+            );
             let _ = std::io::stderr().write_all(text.as_bytes());
             std::process::exit(86);
         }
@@ -78,7 +81,8 @@ pub fn gmux_threads() -> Vec<String> {
     threads().into_iter().filter(|name| name.starts_with("gmux-")).collect()
 }
 
-/// Waits until gmux's threads are gone, unless another test begins meanwhile. Ended threads need a moment to leave the process.
+/// Waits until gmux's threads are gone, unless another test begins meanwhile. Ended threads need a
+/// moment to leave the process.
 fn no_threads_left(name: &str) {
     let until = Instant::now() + Duration::from_secs(20);
     while RUNNING.load(SeqCst) == 0 {
@@ -86,8 +90,12 @@ fn no_threads_left(name: &str) {
         if left.is_empty() {
             return;
         }
-        assert!(Instant::now() < until, "after {name:?}, the last test, threads are left: {left:?}");
-        thread::sleep(Duration::from_millis(5)); // there is no event for a thread's end that isn't joined
+        assert!(
+            Instant::now() < until,
+            "after {name:?}, the last test, threads are left: {left:?}"
+        );
+        // there is no event for a thread's end that isn't joined
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -116,7 +124,8 @@ pub fn pair_of(client: Config, server: Config) -> (Session, Session) {
     (Session::client(a, client).unwrap(), Session::server(b, server).unwrap())
 }
 
-/// Closes a session whose peer stays, with nothing left to send: that is no success, once the close timeout has passed.
+/// Closes a session whose peer stays, with nothing left to send: that is no success, once the close
+/// timeout has passed.
 pub fn close_beside_a_peer_that_stays(session: &Session) {
     let closed = session.close();
     let known = matches!(closed, Err(Error::CloseIncomplete { unsent: 0, peer_ended: false, .. }));
@@ -128,7 +137,8 @@ pub fn versions() -> [Config; 2] {
     [Config::new(), Config::new().version(2)]
 }
 
-/// Deterministic bytes: splitmix64, eight bytes at a time, little-endian. The Go peer makes the same.
+/// Deterministic bytes: splitmix64, eight bytes at a time, little-endian. The Go peer makes the
+/// same.
 pub struct Pattern {
     state: u64,
     word: [u8; 8],

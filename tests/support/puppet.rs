@@ -1,5 +1,5 @@
-//! A transport that does what the test says: what comes in, when a write may go on, and how both fail. No kernel buffers are between, so
-//! a stuck write is stuck at its first byte.
+//! A transport that does what the test says: what comes in, when a write may go on, and how both
+//! fail. No kernel buffers are between, so a stuck write is stuck at its first byte.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub fn puppet(version: u8) -> (Puppet, Strings) {
 }
 
 impl Puppet {
-    // ---- what the session receives ------------------------------------------------------------------------------
+    // ---- what the session receives --------------------------------------------------------------
 
     pub fn bytes(&self, bytes: impl Into<Vec<u8>>) {
         let _ = self.input.send(Input::Bytes(bytes.into())); // the session may be gone
@@ -98,7 +98,7 @@ impl Puppet {
         let _ = self.input.send(Input::Fail(kind));
     }
 
-    // ---- what becomes of the session's writes -------------------------------------------------------------------
+    // ---- what becomes of the session's writes ---------------------------------------------------
 
     fn change(&self, change: impl FnOnce(&mut Gate)) {
         change(&mut self.shared.gate.lock());

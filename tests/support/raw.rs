@@ -1,5 +1,5 @@
-//! A peer that speaks frames by hand, over loopback TCP: what a hostile, odd or merely different peer would send, and every frame that
-//! a session answers with.
+//! A peer that speaks frames by hand, over loopback TCP: what a hostile, odd or merely different
+//! peer would send, and every frame that a session answers with.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -41,7 +41,7 @@ impl Raw {
         Self { stream, version, unread: Vec::new() }
     }
 
-    // ---- sending: everything panics if the connection is gone, `try_bytes` alone says so ----------------------------
+    // ---- sending: everything panics if the connection is gone, `try_bytes` alone says so --------
 
     pub fn try_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
@@ -81,12 +81,14 @@ impl Raw {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    // ---- receiving ------------------------------------------------------------------------------------------------
+    // ---- receiving ------------------------------------------------------------------------------
 
     /// The next frame, NOP or not; or how the input ended.
     pub fn next(&mut self) -> Result<Frame, End> {
         loop {
-            if let Some((frame, rest)) = Frame::decode(&self.unread).expect("gmux sends known commands") {
+            if let Some((frame, rest)) =
+                Frame::decode(&self.unread).expect("gmux sends known commands")
+            {
                 let rest = rest.len();
                 self.unread.drain(..self.unread.len() - rest);
                 assert_eq!(frame.header.version, self.version, "{frame}");
@@ -105,7 +107,9 @@ impl Raw {
     /// The next frame that isn't a NOP.
     pub fn recv(&mut self) -> Frame {
         loop {
-            let frame = self.next().unwrap_or_else(|end| panic!("a frame was expected, the connection ended: {end:?}"));
+            let frame = self.next().unwrap_or_else(|end| {
+                panic!("a frame was expected, the connection ended: {end:?}")
+            });
             if frame.header.command != Command::Nop {
                 return frame;
             }
@@ -119,7 +123,8 @@ impl Raw {
         frame.payload
     }
 
-    /// So many bytes of data have to come on stream `id` next, in however many frames; UPDs among them are read past.
+    /// So many bytes of data have to come on stream `id` next, in however many frames; UPDs among
+    /// them are read past.
     pub fn expect_data(&mut self, id: u32, len: usize) -> Vec<u8> {
         let mut data = Vec::new();
         while data.len() < len {

@@ -1,4 +1,5 @@
-//! A relay that delays: what comes in goes out after a fixed time, in order. Only the system's own buffers bound what is on the way.
+//! A relay that delays: what comes in goes out after a fixed time, in order. Only the system's own
+//! buffers bound what is on the way.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -32,7 +33,8 @@ fn one_way(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     });
     thread::spawn(move || {
         for (due, bytes) in receiver {
-            thread::sleep(due.saturating_duration_since(Instant::now())); // the delay is what this is for
+            // the delay is what this is for
+            thread::sleep(due.saturating_duration_since(Instant::now()));
             if to.write_all(&bytes).is_err() {
                 return;
             }

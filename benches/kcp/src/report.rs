@@ -64,7 +64,9 @@ impl Row {
             let cpu = Spread::of(measured.iter().map(|one| one.cpu)).show();
             let _ = write!(text, "\n    {:<7} {throughput} MB/s, {cpu} s/GB", program.name());
         }
-        if let (Some(throughput), Some(cpu)) = (self.ratio(|one| one.throughput), self.ratio(|one| one.cpu)) {
+        if let (Some(throughput), Some(cpu)) =
+            (self.ratio(|one| one.throughput), self.ratio(|one| one.cpu))
+        {
             let (throughput, cpu) = (throughput.show(), cpu.show());
             let _ = write!(text, "\n    ratio   {throughput} throughput, {cpu} CPU");
         }
@@ -112,13 +114,16 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
             let _ = writeln!(text, "| {what} | {measured} | {goal} | {ratio} | {verdict} |");
         }
     }
-    text += "\n| row | program | throughput, MB/s | CPU, s/GB | datagrams per MB | resident, MB |\n";
+    text +=
+        "\n| row | program | throughput, MB/s | CPU, s/GB | datagrams per MB | resident, MB |\n";
     text += "|---|---|---|---|---|---|\n";
     for row in rows {
         for (program, measured) in &row.results {
             let column = |value: fn(&Measured) -> f64| Spread::of(measured.iter().map(value));
-            let [throughput, cpu] = [column(|one| one.throughput / 1e6), column(|one| one.cpu)].map(|one| one.show());
-            let [datagrams, memory] = [column(|one| one.datagrams), column(|one| one.memory / 1e6)].map(|one| one.0[1]);
+            let [throughput, cpu] =
+                [column(|one| one.throughput / 1e6), column(|one| one.cpu)].map(|one| one.show());
+            let [datagrams, memory] =
+                [column(|one| one.datagrams), column(|one| one.memory / 1e6)].map(|one| one.0[1]);
             // A few megabytes are too few for a clock of hundredths of a second.
             let is_short = matches!(program, Which::Tcp(_)) && row.case.loss > 0;
             let cpu = if is_short { "–".to_owned() } else { cpu };

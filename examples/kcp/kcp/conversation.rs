@@ -189,7 +189,12 @@ impl Conversation {
     // ---- the halves -----------------------------------------------------------------------------
 
     /// Reads what is there; waits for it, at most until `bound` has passed.
-    pub fn read(&self, bufs: &mut [IoSliceMut<'_>], bound: Option<Duration>, link: &Link) -> io::Result<usize> {
+    pub fn read(
+        &self,
+        bufs: &mut [IoSliceMut<'_>],
+        bound: Option<Duration>,
+        link: &Link,
+    ) -> io::Result<usize> {
         let mut state = self.state.lock();
         let until = bound.and_then(|bound| Instant::now().checked_add(bound));
         loop {
@@ -216,7 +221,12 @@ impl Conversation {
     }
 
     /// Writes as much as there is room for; waits for some, at most until `bound` has passed.
-    pub fn write(&self, bufs: &[IoSlice<'_>], bound: Option<Duration>, link: &Link) -> io::Result<usize> {
+    pub fn write(
+        &self,
+        bufs: &[IoSlice<'_>],
+        bound: Option<Duration>,
+        link: &Link,
+    ) -> io::Result<usize> {
         let mut state = self.state.lock();
         let until = bound.and_then(|bound| Instant::now().checked_add(bound));
         loop {

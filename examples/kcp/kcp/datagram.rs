@@ -86,9 +86,15 @@ impl Crypt {
         checksum.copy_from_slice(&crc32fast::hash(segments).to_le_bytes());
         match &self.0 {
             Keyed::None => {}
-            Keyed::Aes(key) => Encryptor::inner_iv_init((**key).clone(), &VECTOR.into()).encrypt(datagram),
-            Keyed::Aes192(key) => Encryptor::inner_iv_init((**key).clone(), &VECTOR.into()).encrypt(datagram),
-            Keyed::Aes128(key) => Encryptor::inner_iv_init((**key).clone(), &VECTOR.into()).encrypt(datagram),
+            Keyed::Aes(key) => {
+                Encryptor::inner_iv_init((**key).clone(), &VECTOR.into()).encrypt(datagram)
+            }
+            Keyed::Aes192(key) => {
+                Encryptor::inner_iv_init((**key).clone(), &VECTOR.into()).encrypt(datagram)
+            }
+            Keyed::Aes128(key) => {
+                Encryptor::inner_iv_init((**key).clone(), &VECTOR.into()).encrypt(datagram)
+            }
         }
     }
 
@@ -102,9 +108,15 @@ impl Crypt {
         }
         match &self.0 {
             Keyed::None => {}
-            Keyed::Aes(key) => Decryptor::inner_iv_init((**key).clone(), &VECTOR.into()).decrypt(datagram),
-            Keyed::Aes192(key) => Decryptor::inner_iv_init((**key).clone(), &VECTOR.into()).decrypt(datagram),
-            Keyed::Aes128(key) => Decryptor::inner_iv_init((**key).clone(), &VECTOR.into()).decrypt(datagram),
+            Keyed::Aes(key) => {
+                Decryptor::inner_iv_init((**key).clone(), &VECTOR.into()).decrypt(datagram)
+            }
+            Keyed::Aes192(key) => {
+                Decryptor::inner_iv_init((**key).clone(), &VECTOR.into()).decrypt(datagram)
+            }
+            Keyed::Aes128(key) => {
+                Decryptor::inner_iv_init((**key).clone(), &VECTOR.into()).decrypt(datagram)
+            }
         }
         let (head, segments) = datagram.split_first_chunk::<HEAD>().ok_or(Refused::Short)?;
         let (_, checksum) = head.split_at(NONCE);

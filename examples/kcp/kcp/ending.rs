@@ -14,12 +14,20 @@ pub enum End {
 impl End {
     pub fn error(self) -> io::Error {
         match self {
-            Self::Aborted => io::Error::new(io::ErrorKind::ConnectionAborted, "the KCP conversation was aborted"),
-            Self::Replaced => {
-                io::Error::new(io::ErrorKind::ConnectionReset, "the peer has begun another KCP conversation")
+            Self::Aborted => {
+                io::Error::new(io::ErrorKind::ConnectionAborted, "the KCP conversation was aborted")
             }
-            Self::Evicted => io::Error::new(io::ErrorKind::ConnectionReset, "the KCP conversation had to make room"),
-            Self::Expired => io::Error::new(io::ErrorKind::TimedOut, "the KCP conversation wasn't begun in time"),
+            Self::Replaced => io::Error::new(
+                io::ErrorKind::ConnectionReset,
+                "the peer has begun another KCP conversation",
+            ),
+            Self::Evicted => io::Error::new(
+                io::ErrorKind::ConnectionReset,
+                "the KCP conversation had to make room",
+            ),
+            Self::Expired => {
+                io::Error::new(io::ErrorKind::TimedOut, "the KCP conversation wasn't begun in time")
+            }
         }
     }
 }

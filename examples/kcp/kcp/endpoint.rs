@@ -151,7 +151,14 @@ fn receive_all(link: &Arc<Link>) {
         for round in 0..ROUNDS {
             match link.socket.receive(&mut received, round == 0) {
                 Ok(()) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    break;
+                }
                 // What a router said of a datagram of ours, or worse: neither may make this spin.
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
@@ -200,7 +207,8 @@ fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<A
             Err(_) => drop_as(&counters.malformed),
         };
     }
-    let begins = |segment: Segment<'_>| segment.command == Command::Push && segment.sn.0 < FIRST_SEGMENTS;
+    let begins =
+        |segment: Segment<'_>| segment.command == Command::Push && segment.sn.0 < FIRST_SEGMENTS;
     if !parse(segments).flatten().any(begins) || link.has_ended(peer, first.conv) {
         return drop_as(&counters.unknown);
     }

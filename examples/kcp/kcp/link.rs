@@ -91,13 +91,15 @@ impl Link {
         let mut random = rand::rng();
         let most = self.socket.most_at_once();
         let (mut rest, ends) = batch.parts();
-        let mut lens = ends.iter().scan(0, |start, end| Some(end - std::mem::replace(start, *end))).peekable();
+        let mut lens =
+            ends.iter().scan(0, |start, end| Some(end - std::mem::replace(start, *end))).peekable();
         while let Some(len) = lens.next() {
             // A run is of one length, but for the last, which may be shorter.
             let (mut count, mut total, mut last) = (1, len, len);
             while count < most
                 && last == len
-                && let Some(next) = lens.next_if(|next| *next <= len && total + *next <= LONGEST_RUN)
+                && let Some(next) =
+                    lens.next_if(|next| *next <= len && total + *next <= LONGEST_RUN)
             {
                 (count, total, last) = (count + 1, total + next, next);
             }
@@ -172,7 +174,10 @@ impl Link {
         loop {
             match &mut *state {
                 (_, false) => {
-                    return Err(io::Error::new(io::ErrorKind::NotConnected, "the KCP endpoint was closed"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::NotConnected,
+                        "the KCP endpoint was closed",
+                    ));
                 }
                 (table, true) => {
                     if let Some(conversation) = table.accept() {

@@ -15,9 +15,10 @@
 //! ```
 //! Both have the same `Settings::cipher` and `key`. A wrong key looks like a dead link.
 //!
-//! **TLS over it**, with gmux's feature `rustls`: `Tls::handshake(connection, kcp::connect(..)?, timeout)?`
-//! at the client, the same over what `accept` gives at the server, in the connection's own thread;
-//! then a session over that. The peer then hears of a close at once, not by keepalive.
+//! **TLS over it**, with gmux's feature `rustls`:
+//! `Tls::handshake(connection, kcp::connect(..)?, timeout)?` at the client, the same over what
+//! `accept` gives at the server, in the connection's own thread; then a session over that. The peer
+//! then hears of a close at once, not by keepalive.
 //!
 //! | file | what it does |
 //! |---|---|

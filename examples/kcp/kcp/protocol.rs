@@ -93,7 +93,13 @@ impl Protocol {
         for segment in parse(datagram).flatten() {
             match segment.command {
                 Command::Push => {
-                    self.receiver.push(segment.sn, segment.ts, segment.data, now, &mut self.buffers);
+                    self.receiver.push(
+                        segment.sn,
+                        segment.ts,
+                        segment.data,
+                        now,
+                        &mut self.buffers,
+                    );
                 }
                 Command::Ack if self.sender.ack(segment.sn, &mut self.buffers) => {
                     latest = Some(segment.ts);

@@ -158,7 +158,9 @@ impl Sender {
     /// Segment `sn` has come. Returns whether it was on the way: acks may come twice, and late.
     pub fn ack(&mut self, sn: Seq, buffers: &mut Buffers) -> bool {
         let index = sn.index_from(self.first);
-        let Some(segment) = index.and_then(|index| self.flight.get_mut(index)) else { return false };
+        let Some(segment) = index.and_then(|index| self.flight.get_mut(index)) else {
+            return false;
+        };
         if segment.state == State::Acked {
             return false;
         }
@@ -231,14 +233,23 @@ impl Sender {
             let due = now + u64::from(wait);
             self.due = self.due.min(due);
             self.next = self.next.plus(1);
-            self.flight.push_back(InFlight { data, sent: now, wait, due, passed: 0, state: State::Sent });
+            self.flight.push_back(InFlight {
+                data,
+                sent: now,
+                wait,
+                due,
+                passed: 0,
+                state: State::Sent,
+            });
         }
         self.flushed &= !self.queue.is_empty();
     }
 
     /// Whether the front of the queue may go: it is full, or flushed.
     fn may_send(&self) -> bool {
-        self.flushed || self.queue.len() > 1 || self.queue.front().is_some_and(|data| data.len() == self.segment)
+        self.flushed
+            || self.queue.len() > 1
+            || self.queue.front().is_some_and(|data| data.len() == self.segment)
     }
 
     /// Looks through the waits, and finds when the next one is over.

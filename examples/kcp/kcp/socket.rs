@@ -41,7 +41,11 @@ pub struct Received {
 
 impl Received {
     pub fn new() -> Self {
-        Self { memory: vec![0; MESSAGES * MESSAGE], metas: [RecvMeta::default(); MESSAGES], count: 0 }
+        Self {
+            memory: vec![0; MESSAGES * MESSAGE],
+            metas: [RecvMeta::default(); MESSAGES],
+            count: 0,
+        }
     }
 
     /// The datagrams that were received last, each with its sender.
@@ -86,7 +90,8 @@ impl Socket {
     /// The system didn't take them.
     pub fn send(&self, run: &[u8], len: usize, destination: SocketAddr) -> io::Result<()> {
         let segment_size = Some(len).filter(|len| *len < run.len());
-        let transmit = Transmit { destination, ecn: None, contents: run, segment_size, src_ip: None };
+        let transmit =
+            Transmit { destination, ecn: None, contents: run, segment_size, src_ip: None };
         match self.state.try_send((&self.socket).into(), &transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.wait(false, WAIT_FOR_ROOM)?;

@@ -84,7 +84,11 @@ impl Table {
     /// There is no place for it.
     ///
     /// Otherwise returns the conversation that it took the place of.
-    pub fn add(&mut self, new: &Arc<Conversation>, now: u64) -> Result<Option<Arc<Conversation>>, Full> {
+    pub fn add(
+        &mut self,
+        new: &Arc<Conversation>,
+        now: u64,
+    ) -> Result<Option<Arc<Conversation>>, Full> {
         let of_address = self.by_address.get(&new.peer).map_or(0, Vec::len);
         let of_host = self.by_host.get(&new.peer.ip()).copied().unwrap_or(0);
         let gone = if of_address >= OF_AN_ADDRESS {
@@ -134,7 +138,9 @@ impl Table {
     /// A conversation of this address has begun indeed: those of its past go.
     pub fn supersede(&mut self, new: &Arc<Conversation>, now: u64) -> Vec<Arc<Conversation>> {
         let all = self.by_address.get(&new.peer).map(Vec::as_slice).unwrap_or_default();
-        let past = all.iter().filter(|one| one.since < new.since && one.heard.load(SeqCst) + SILENT <= now);
+        let past = all
+            .iter()
+            .filter(|one| one.since < new.since && one.heard.load(SeqCst) + SILENT <= now);
         let past: Vec<_> = past.cloned().collect();
         past.iter().for_each(|one| {
             self.remove(one, now);
@@ -169,7 +175,10 @@ impl Table {
 
     /// It may be accepted.
     pub fn offer(&mut self, conversation: &Arc<Conversation>) {
-        if self.find(conversation.peer, conversation.conv).is_some_and(|known| Arc::ptr_eq(&known, conversation)) {
+        if self
+            .find(conversation.peer, conversation.conv)
+            .is_some_and(|known| Arc::ptr_eq(&known, conversation))
+        {
             self.queue.push_back(Arc::clone(conversation));
         }
     }

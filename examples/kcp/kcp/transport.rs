@@ -46,7 +46,14 @@ impl KcpTransport {
     pub(super) fn new(link: &Arc<Link>, conversation: Arc<Conversation>) -> Self {
         let write_bound = AtomicU64::new(micros(Some(WRITE_BOUND)));
         let read_bound = AtomicU64::new(UNBOUNDED);
-        Self { handle: Arc::new(Handle { link: Arc::clone(link), conversation, read_bound, write_bound }) }
+        Self {
+            handle: Arc::new(Handle {
+                link: Arc::clone(link),
+                conversation,
+                read_bound,
+                write_bound,
+            }),
+        }
     }
 
     pub fn peer_addr(&self) -> SocketAddr {

@@ -45,8 +45,8 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Under the lock that tells of the failure, too, if there is one: an end that the other direction reads is the peer's only
-    /// if this one is over without.
+    /// Under the lock that tells of the failure, too, if there is one: an end that the other
+    /// direction reads is the peer's only if this one is over without.
     pub(super) fn end(&mut self) {
         (self.phase, self.moved) = (Phase::Over, Instant::now());
     }

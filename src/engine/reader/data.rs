@@ -1,4 +1,5 @@
-//! How the reader thread takes data in: the stream is asked, then the budget, then the payload goes where it belongs.
+//! How the reader thread takes data in: the stream is asked, then the budget, then the payload goes
+//! where it belongs.
 //!
 //! Invariant: what is delivered was charged for before it was read, or merged into what is charged.
 
@@ -13,8 +14,8 @@ use crate::sync::pause::Cause;
 use crate::wire::Header;
 
 impl Reader<'_> {
-    /// A PSH header came. Small payloads are delivered when they lie in the window; for a large one the stream is asked now, and
-    /// the budget, before the rest is read.
+    /// A PSH header came. Small payloads are delivered when they lie in the window; for a large one
+    /// the stream is asked now, and the budget, before the rest is read.
     pub(super) fn data(&mut self, header: Header, length: usize) {
         if length <= INLINE_MAX {
             self.input.frames.inline();
@@ -26,7 +27,8 @@ impl Reader<'_> {
         };
         match cell.admit(&self.core.env, length) {
             Ok(Received::Queue) => {
-                // Where there is no charge the session is closing, or has ended: what comes is of no interest any more.
+                // Where there is no charge the session is closing, or has ended: what comes is of
+                // no interest any more.
                 if let Some(payload) = self.input.frames.prepare(self.core.env.pool)
                     && let Some(charge) = self.charge(charge_for(&payload.buffer))
                 {
@@ -73,8 +75,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Charges the budget for what a payload will occupy: here the reader waits if that is used up. `None` when the session is closing
-    /// or has ended.
+    /// Charges the budget for what a payload will occupy: here the reader waits if that is used up.
+    /// `None` when the session is closing or has ended.
     fn charge(&mut self, amount: usize) -> Option<Charge> {
         let budget = &self.core.env.budget;
         if let Some(charge) = budget.try_take(amount) {

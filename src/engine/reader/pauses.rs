@@ -21,7 +21,11 @@ const SILENT: Duration = Duration::from_secs(1);
 impl Reader<'_> {
     /// Waits for the application: `wait` returns what it waited for, or `None` when the limit that
     /// it was given has passed.
-    pub(super) fn pause<T>(&mut self, cause: Cause, mut wait: impl FnMut(Option<Instant>) -> Option<T>) -> T {
+    pub(super) fn pause<T>(
+        &mut self,
+        cause: Cause,
+        mut wait: impl FnMut(Option<Instant>) -> Option<T>,
+    ) -> T {
         self.input.wakes.send();
         self.input.frames.rest();
         let (core, begun) = (self.core, Instant::now());
@@ -65,12 +69,16 @@ fn full_budget(core: &Core) -> String {
         format!("; stream {} {} holds most of it, {held} bytes", cell.id, shown(cell.name.bytes()))
     });
     let otherwise = match (config.version, config.stall()) {
-        (_, Some(stall)) => format!("after {stall:?} (stall_timeout) the stream that holds most is cut"),
+        (_, Some(stall)) => {
+            format!("after {stall:?} (stall_timeout) the stream that holds most is cut")
+        }
         (2, None) => "a stall_timeout would cut the stream that holds most".to_owned(),
-        (_, None) => "version 2 keeps one stream from stopping the others, a stall_timeout cuts it".to_owned(),
+        (_, None) => "version 2 keeps one stream from stopping the others, a stall_timeout cuts it"
+            .to_owned(),
     };
     format!(
-        "since unread data uses up {} of the {} bytes of max_receive_buffer{}. Read faster, or raise \
+        "since unread data uses up {} of the {} bytes of max_receive_buffer{}. Read faster, or \
+         raise \
          max_receive_buffer; {otherwise}",
         budget.used(),
         budget.limit(),
@@ -80,8 +88,13 @@ fn full_budget(core: &Core) -> String {
 
 fn full_backlog(waiting: usize, config: &Config) -> String {
     let otherwise = match config.accept_stall_timeout {
-        Some(timeout) => format!("{timeout:?} after the pause began (accept_stall_timeout) streams are refused"),
+        Some(timeout) => {
+            format!("{timeout:?} after the pause began (accept_stall_timeout) streams are refused")
+        }
         None => "an accept_stall_timeout would refuse streams after some time".to_owned(),
     };
-    format!("since {waiting} streams wait for accept. Accept faster, or raise accept_backlog; {otherwise}")
+    format!(
+        "since {waiting} streams wait for accept. Accept faster, or raise accept_backlog; \
+         {otherwise}"
+    )
 }

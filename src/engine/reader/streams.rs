@@ -1,4 +1,5 @@
-//! How the reader thread opens and refuses the peer's streams, and fails those that break the protocol alone.
+//! How the reader thread opens and refuses the peer's streams, and fails those that break the
+//! protocol alone.
 //!
 //! Invariants: refusing costs no more than a queued id and a remembered one; what an id says comes
 //! before every other reason to refuse; a SYN that finds the backlog full waits only on the reader
@@ -64,8 +65,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says comes first: a refusal's FIN must
-    /// not go to a stream that is open.
+    /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says
+    /// comes first: a refusal's FIN must not go to a stream that is open.
     fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
         let mut admission = self.core.admit(header.stream_id);
         if admission == Admission::Full && name.is_ok() {
@@ -76,12 +77,14 @@ impl Reader<'_> {
         match (admission, name) {
             (Admission::Duplicate, _) => self.core.counters.frames_ignored.add(1),
             (Admission::WrongParity, _) => {
-                let reason = "SYN with an id that only this end may open: are both ends clients, or both servers?";
+                let reason = "SYN with an id that only this end may open: are both ends clients, \
+                              or both servers?";
                 return Err(Error::InvalidProtocol { frame: header, reason });
             }
             (Admission::Welcome, Ok(_)) => return Ok(true),
             (Admission::Refused(refusal), Ok(name)) => self.refuse(header, Some(name), refusal)?,
-            (Admission::Full, Ok(name)) => self.refuse(header, Some(name), Refusal::Backlog)?, // it was waited for
+            // it was waited for
+            (Admission::Full, Ok(name)) => self.refuse(header, Some(name), Refusal::Backlog)?,
             (_, Err(refusal)) => self.refuse(header, None, refusal)?,
         }
         Ok(false)
@@ -117,7 +120,8 @@ impl Reader<'_> {
         self.core.fail_stream(cell, error, false);
     }
 
-    /// FIN or UPD came for a stream that isn't there. On one that was, that is ordinary: it has crossed with our own FIN.
+    /// FIN or UPD came for a stream that isn't there. On one that was, that is ordinary: it has
+    /// crossed with our own FIN.
     pub(super) fn stray(&self, id: u32) {
         if !self.core.registry.lock().streams.may_have_been(id) {
             self.core.counters.frames_ignored.add(1);
@@ -130,7 +134,10 @@ impl Reader<'_> {
         if cell.first_late() {
             self.input.complaints.say(self.input.now, self.core.number, || {
                 let (id, name) = (cell.id, shown(cell.name.bytes()));
-                format!("stream {id} {name}: data after its end is dropped (Go peers can let FIN overtake data)")
+                format!(
+                    "stream {id} {name}: data after its end is dropped (Go peers can let FIN \
+                         overtake data)"
+                )
             });
         }
     }

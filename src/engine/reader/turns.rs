@@ -1,14 +1,17 @@
-//! The caller's turn at reading. While one stream alone talks, in requests and answers, the thread that waits for its next message reads the
-//! transport itself: otherwise each message would cost waking it.
+//! The caller's turn at reading. While one stream alone talks, in requests and answers, the thread
+//! that waits for its next message reads the transport itself: otherwise each message would cost
+//! waking it.
 //!
-//! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by ([`Standby`](crate::sync::standby::Standby)). A
-//! call that would have to wait for data then takes a turn. It gives the reading back when nothing came for it within the bound or a few reads, when something
-//! came for anybody else, when turns are slow, when the budget is nearly used up or the backlog
-//! full, when the session closes or fails; and without its doing anything, when it doesn't come
-//! back in time.
+//! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by
+//! ([`Standby`](crate::sync::standby::Standby)). A call that would have to wait for data then takes
+//! a turn. It gives the reading back when nothing came for it within the bound or a few reads, when
+//! something came for anybody else, when turns are slow, when the budget is nearly used up or the
+//! backlog full, when the session closes or fails; and without its doing anything, when it doesn't
+//! come back in time.
 //!
-//! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader thread ends the input; nothing depends on
-//! callers, since the reader thread takes the reading back by itself.
+//! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader
+//! thread ends the input; nothing depends on callers, since the reader thread takes the reading
+//! back by itself.
 
 use std::io;
 use std::sync::Arc;
@@ -21,28 +24,33 @@ use crate::pool::MAX_BUFFER;
 use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
 
-/// How long a caller's read of the transport may take: so long it may be deaf to a deadline that another thread sets, or to a close. Long
-/// enough for a peer that answers at once over a network.
+/// How long a caller's read of the transport may take: so long it may be deaf to a deadline that
+/// another thread sets, or to a close. Long enough for a peer that answers at once over a network.
 pub(super) const READ_BOUND: Duration = Duration::from_millis(10);
 
-/// How many messages of one stream, each to a reader that was waiting and has answered the one before, make it likely that the next one is
-/// waited for, too. Fewer, and a program that begins with a few questions and answers pays for an offer that leads nowhere, half a millisecond.
+/// How many messages of one stream, each to a reader that was waiting and has answered the one
+/// before, make it likely that the next one is waited for, too. Fewer, and a program that begins
+/// with a few questions and answers pays for an offer that leads nowhere, half a millisecond.
 const ENOUGH: u32 = 8;
 
-/// How many such messages it takes at most, when what they led to came to nothing again and again: the program reads by calls that take no turn, or its
-/// peer takes so long that waking a thread makes no difference. An offer that leads nowhere, half a millisecond, is then about a hundredth of what so many messages take.
+/// How many such messages it takes at most, when what they led to came to nothing again and again:
+/// the program reads by calls that take no turn, or its peer takes so long that waking a thread
+/// makes no difference. An offer that leads nowhere, half a millisecond, is then about a hundredth
+/// of what so many messages take.
 const ENOUGH_AT_MOST: u32 = 1024;
 
-/// What a turn may take, but for so many in a row, for callers to go on: the reader thread, which looks whether they do, wakes up twice in that
-/// time.
+/// What a turn may take, but for so many in a row, for callers to go on: the reader thread, which
+/// looks whether they do, wakes up twice in that time.
 const QUICK: Duration = Duration::from_millis(1);
 const SLOW_TURNS: u32 = 8;
 
-/// So much of the budget has to be free for a caller, in bytes, that it can't run into its end: what one frame may occupy, and some.
+/// So much of the budget has to be free for a caller, in bytes, that it can't run into its end:
+/// what one frame may occupy, and some.
 const ROOM: usize = 2 * MAX_BUFFER;
 
-/// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't begin another one after half of [`READ_BOUND`], so that a peer whose
-/// frames for others trickle in can't make a turn longer than two of those, also where the system rounds a bound up.
+/// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't
+/// begin another one after half of [`READ_BOUND`], so that a peer whose frames for others trickle
+/// in can't make a turn longer than two of those, also where the system rounds a bound up.
 const READS: usize = 4;
 
 /// What tells the reader thread that one stream alone talks.
@@ -73,7 +81,8 @@ impl Talk {
         }
     }
 
-    /// A caller's turn is over, and the reading stays with callers, or doesn't. A slow turn is no success yet.
+    /// A caller's turn is over, and the reading stays with callers, or doesn't. A slow turn is no
+    /// success yet.
     fn turned(&mut self, keep: bool) {
         if !keep || self.slow == 0 {
             self.learn(keep);
@@ -81,8 +90,8 @@ impl Talk {
     }
 }
 
-/// Reads the transport on the calling thread, which waits for data on `cell`. Returns whether it did: if not, the reading is seen
-/// to by another thread.
+/// Reads the transport on the calling thread, which waits for data on `cell`. Returns whether it
+/// did: if not, the reading is seen to by another thread.
 pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) -> bool {
     let Some(mut slot) = core.reader.try_lock() else { return false };
     let standby = &core.env.standby;
@@ -105,7 +114,8 @@ pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) 
 }
 
 impl Reader<'_> {
-    /// A caller's turn: reads until there is something for `cell`. Returns whether callers may go on.
+    /// A caller's turn: reads until there is something for `cell`. Returns whether callers may go
+    /// on.
     fn lead(&mut self, cell: &Arc<StreamCell>) -> Result<bool> {
         let started = Instant::now();
         for read in 0..=READS {
@@ -135,8 +145,15 @@ impl Reader<'_> {
             match self.fill_once() {
                 Ok(0) => return Err(self.end_of_input()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => self.input.now = Instant::now(),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    self.input.now = Instant::now()
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     return Ok(false);
                 }
                 Err(error) => return Err(error.into()),
@@ -153,14 +170,19 @@ impl Reader<'_> {
         !self.input.crowded && self.core.env.budget.has_room(ROOM)
     }
 
-    /// Whether the stream that is about to be woken is likely to be read again at once: asked once for all that one read brought.
+    /// Whether the stream that is about to be woken is likely to be read again at once: asked once
+    /// for all that one read brought.
     pub(super) fn is_quick(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { talk, wakes, .. } = &mut *self.input;
         let answers = self.core.answers.load(Relaxed);
         let stream = wakes.only_reader().unwrap_or(0);
         let interrupted = std::mem::take(&mut talk.interrupted);
-        let goes_on = has_room && stream != 0 && stream == talk.stream && answers != talk.answers && !interrupted;
+        let goes_on = has_room
+            && stream != 0
+            && stream == talk.stream
+            && answers != talk.answers
+            && !interrupted;
         talk.run = if goes_on { talk.run + 1 } else { 0 };
         (talk.stream, talk.answers) = (stream, answers);
         let quick = talk.run >= talk.enough;
@@ -170,7 +192,8 @@ impl Reader<'_> {
         quick
     }
 
-    /// Bounds the transport's reads, or lets them take as long as they like; returns whether that could be done.
+    /// Bounds the transport's reads, or lets them take as long as they like; returns whether that
+    /// could be done.
     pub(super) fn set_bound(&mut self, bound: Option<Duration>) -> bool {
         let Input { bound: set, bounded, .. } = &mut *self.input;
         if *bounded == bound {

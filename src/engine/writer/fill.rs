@@ -53,7 +53,9 @@ impl Writer {
 
     /// Whether control frames and the express lane have had their share.
     fn has_small(&self, bytes: usize) -> bool {
-        self.batch.len() >= bytes || self.batch.segments() >= BATCH_SEGMENTS / 2 || self.sent.len() >= MAX_TURNS
+        self.batch.len() >= bytes
+            || self.batch.segments() >= BATCH_SEGMENTS / 2
+            || self.sent.len() >= MAX_TURNS
     }
 
     /// A frame without a payload.
@@ -67,7 +69,8 @@ impl Writer {
         let header = |command, length: usize| Header {
             version,
             command,
-            length: u16::try_from(length).unwrap_or(u16::MAX), // names and frames are at most 65535 bytes
+            // names and frames are at most 65535 bytes
+            length: u16::try_from(length).unwrap_or(u16::MAX),
             stream_id: id,
         };
         let (batch, traced, mut frames) = (&mut self.batch, &mut self.traced, 0);
@@ -85,7 +88,9 @@ impl Writer {
             }
             match frame {
                 Transmit::Syn => batch.push_small(header, cell.name.bytes()),
-                Transmit::Update { consumed, window } => batch.push_small(header, &encode_update(consumed, window)),
+                Transmit::Update { consumed, window } => {
+                    batch.push_small(header, &encode_update(consumed, window))
+                }
                 Transmit::Data(payload) => batch.push_frame(header, payload.into_buffer()),
                 Transmit::Fin => batch.push_small(header, &[]),
             }

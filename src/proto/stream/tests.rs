@@ -1,4 +1,5 @@
-//! One end of a stream, asked after each step: what it lets its application, the reader and the writer do.
+//! One end of a stream, asked after each step: what it lets its application, the reader and the
+//! writer do.
 
 use super::super::chunks::charge_for;
 use super::*;
@@ -33,7 +34,8 @@ enum Step {
 
 use Step::*;
 
-const STEPS: [Step; 10] = [Nothing, Fin, Finish, ShutRead, Close, Fail, FailLossy, Detach, FailWrite, End];
+const STEPS: [Step; 10] =
+    [Nothing, Fin, Finish, ShutRead, Close, Fail, FailLossy, Detach, FailWrite, End];
 
 impl Step {
     fn take(self, core: &mut Core) {
@@ -110,13 +112,18 @@ fn each_step_shows_where_it_should_and_nowhere_else() {
     assert_eq!(steps_after_which(|core| core.is_read_shut()), [ShutRead]);
     assert_eq!(steps_after_which(|core| core.has_ended()), [Close, Fail, FailLossy, Detach, End]);
     assert_eq!(steps_after_which(|core| room(core).is_some()), [Nothing, Fin, ShutRead]);
-    assert_eq!(steps_after_which(|core| matches!(core.readable(), Readable::Nothing)), [Nothing, Finish, FailWrite]);
+    assert_eq!(
+        steps_after_which(|core| matches!(core.readable(), Readable::Nothing)),
+        [Nothing, Finish, FailWrite]
+    );
     assert_eq!(steps_after_which(|core| matches!(core.readable(), Readable::Eof)), [Fin, ShutRead]);
 }
 
 #[test]
 fn what_comes_is_queued_discarded_or_late() {
-    let after = |outcome: Received| steps_after_which(move |core| core.receive(10).as_ref() == Ok(&outcome));
+    let after = |outcome: Received| {
+        steps_after_which(move |core| core.receive(10).as_ref() == Ok(&outcome))
+    };
     assert_eq!(after(Received::Queue), [Nothing, Finish, Detach, FailWrite, End]);
     assert_eq!(after(Received::Discard), [ShutRead, Close]);
     assert_eq!(after(Received::Late), [Fin, Fail, FailLossy]);
@@ -138,7 +145,10 @@ fn data_is_wanted_and_kept_for_whoever_may_still_read_it() {
         assert!(core.inbox().is_empty() && core.inbox().occupied() > 0);
         step.take(&mut core);
         let kept = core.inbox().give_back(chunk).is_none();
-        assert_eq!((core.inbox().len(), core.inbox().occupied() > 0), (if kept { 6 } else { 0 }, kept));
+        assert_eq!(
+            (core.inbox().len(), core.inbox().occupied() > 0),
+            (if kept { 6 } else { 0 }, kept)
+        );
         kept
     });
     assert_eq!(keeps, [Nothing, Fin, Finish, Fail, Detach, FailWrite, End]);
@@ -146,13 +156,18 @@ fn data_is_wanted_and_kept_for_whoever_may_still_read_it() {
 
 #[test]
 fn few_bytes_are_accepted_whole_where_they_are_sure_to_fit_some_time() {
-    let full = |core: &Core, n| matches!(core.writable(MAX_QUEUE, core.least(n, MAX_QUEUE)), Writable::Full { .. });
+    let full = |core: &Core, n| {
+        matches!(core.writable(MAX_QUEUE, core.least(n, MAX_QUEUE)), Writable::Full { .. })
+    };
     const MAX_QUEUE: usize = 1 << 20;
     let mut core = core(2);
     accept(&mut core, 262_144 - 4095);
     assert!(full(&core, 4096) && !full(&core, 4095) && !full(&core, 4097));
     // The queue is too small for all of them, or the window, from now on, and then not.
-    assert_eq!((core.least(4096, 4096), core.least(4096, 4095), core.least(4097, 4097)), (4096, 1, 1));
+    assert_eq!(
+        (core.least(4096, 4096), core.least(4096, 4095), core.least(4097, 4097)),
+        (4096, 1, 1)
+    );
     for (window, least) in [(8191, 1), (8192, 4096)] {
         assert!(core.update(0, window).is_ok());
         assert_eq!(core.least(4096, MAX_QUEUE), least);
@@ -169,7 +184,10 @@ fn few_bytes_are_accepted_whole_where_they_are_sure_to_fit_some_time() {
 
 #[test]
 fn the_connections_end_cuts_off_what_is_read_and_has_had_no_fin() {
-    assert_eq!(steps_after_which(|core| core.is_cut_off_by_eof()), [Nothing, Finish, Detach, FailWrite, End]);
+    assert_eq!(
+        steps_after_which(|core| core.is_cut_off_by_eof()),
+        [Nothing, Finish, Detach, FailWrite, End]
+    );
 }
 
 #[test]
@@ -201,7 +219,8 @@ fn endings_are_reported_by_their_own_errors() {
             other => panic!("{other:?}"),
         }
     };
-    let (closed, failed, ended) = (Error::Closed.to_string(), Error::GoAway.to_string(), Error::PeerClosed.to_string());
+    let (closed, failed, ended) =
+        (Error::Closed.to_string(), Error::GoAway.to_string(), Error::PeerClosed.to_string());
     assert_eq!(
         [Close, Fail, FailLossy, Detach, End].map(read),
         [&closed, &failed, &failed, &closed, &ended].map(String::clone)
@@ -382,7 +401,8 @@ fn little_data_goes_by_the_express_lane_unless_the_stream_waits_in_bulk() {
     let mut much = core(2);
     accept(&mut much, EXPRESS_BYTES + 1);
     assert_eq!(lanes(&mut much), [Some(Lane::Bulk), None]);
-    // A part was sent by the express lane meanwhile, so that what is left is little: it is queued already.
+    // A part was sent by the express lane meanwhile, so that what is left is little: it is queued
+    // already.
     much.begin_turn(Lane::Express);
     assert!(much.poll_transmit(Lane::Express, usize::MAX).is_some());
     accept(&mut much, 10);
@@ -395,11 +415,15 @@ fn a_turn_sends_what_its_lane_allows() {
     let mut express = core(2);
     accept(&mut express, 100);
     assert!(express.poll_transmit(Lane::Express, 99).is_none(), "whole frames alone");
-    assert!(matches!(express.poll_transmit(Lane::Express, 100), Some(Transmit::Data(payload)) if payload.len() == 100));
+    assert!(
+        matches!(express.poll_transmit(Lane::Express, 100), Some(Transmit::Data(payload)) if payload.len() == 100)
+    );
     let mut bulk = core(2);
     accept(&mut bulk, 100);
     assert!(bulk.poll_transmit(Lane::Bulk, 0).is_none());
-    assert!(matches!(bulk.poll_transmit(Lane::Bulk, 1), Some(Transmit::Data(payload)) if payload.len() == 100));
+    assert!(
+        matches!(bulk.poll_transmit(Lane::Bulk, 1), Some(Transmit::Data(payload)) if payload.len() == 100)
+    );
 }
 
 #[test]
@@ -419,7 +443,10 @@ fn reading_all_there_is_lets_the_window_grow_and_a_close_stops_counting() {
         core.consumed(8 * 32768 - left, u64::MAX);
         assert_eq!(core.schedule(), Some(Lane::Express));
         let update = core.poll_transmit(Lane::Express, 0);
-        assert!(matches!(update, Some(Transmit::Update { window: w, .. }) if w == window), "{update:?}");
+        assert!(
+            matches!(update, Some(Transmit::Update { window: w, .. }) if w == window),
+            "{update:?}"
+        );
     }
     let mut core = core(2);
     deliver(&mut core, b"unread");

@@ -1,7 +1,8 @@
-//! A stream's turns at the writer: when it has to be queued, in which lane, and which frames it sends when its turn comes.
+//! A stream's turns at the writer: when it has to be queued, in which lane, and which frames it
+//! sends when its turn comes.
 //!
-//! Invariants: a stream is queued in each lane at most once; frames leave in the order SYN, (UPD, data)*, FIN, then UPD alone; after the
-//! session's end nothing leaves.
+//! Invariants: a stream is queued in each lane at most once; frames leave in the order SYN, (UPD,
+//! data)*, FIN, then UPD alone; after the session's end nothing leaves.
 
 use super::{EXPRESS_BYTES, Lane, StreamCore, Transmit};
 use crate::proto::state::{Event, Sending};
@@ -19,8 +20,9 @@ impl<C> StreamCore<C> {
         self.rx.is_due() && !self.closed
     }
 
-    /// The lane in which the stream has to be queued now, if it has something to send and isn't queued for it; it counts as queued
-    /// from here on. Call it after every change, until it says `None`.
+    /// The lane in which the stream has to be queued now, if it has something to send and isn't
+    /// queued for it; it counts as queued from here on. Call it after every change, until it says
+    /// `None`.
     #[inline]
     pub(crate) fn schedule(&mut self) -> Option<Lane> {
         if self.mute {
@@ -48,7 +50,8 @@ impl<C> StreamCore<C> {
         }
     }
 
-    /// The next frame of a turn, of at most `allowance` bytes of data; `None` when nothing is left, or allowed.
+    /// The next frame of a turn, of at most `allowance` bytes of data; `None` when nothing is left,
+    /// or allowed.
     ///
     /// In the bulk lane a frame may exceed what is left of the allowance.
     pub(crate) fn poll_transmit(&mut self, lane: Lane, allowance: usize) -> Option<Transmit> {

@@ -1,26 +1,29 @@
-//! What a stream accepts from its application: how much at once, when a writer that waits is worth waking, and whether what was
-//! accepted is with the transport.
+//! What a stream accepts from its application: how much at once, when a writer that waits is worth
+//! waking, and whether what was accepted is with the transport.
 //!
-//! Invariant: what is accepted is within the peer's window and the queue's limit, and charged to both at once.
+//! Invariant: what is accepted is within the peer's window and the queue's limit, and charged to
+//! both at once.
 
 use super::{Sending, StreamCore, Writable};
 use crate::error::Error;
 use crate::pool::BufferPool;
 use crate::proto::outbox::Payload;
 
-/// A write of at most so many bytes is accepted whole: a record or a log line of several threads. Windows that we
-/// announce are twice that, since a peer's first half may lie unread without an UPD.
+/// A write of at most so many bytes is accepted whole: a record or a log line of several threads.
+/// Windows that we announce are twice that, since a peer's first half may lie unread without an
+/// UPD.
 const WHOLE: usize = 4096;
 
 impl<C> StreamCore<C> {
-    /// The least that a write of `n` bytes begins with, with at most `max` bytes accepted and unsent: all of a few, if
-    /// there is sure to be room for so many some time, and else one.
+    /// The least that a write of `n` bytes begins with, with at most `max` bytes accepted and
+    /// unsent: all of a few, if there is sure to be room for so many some time, and else one.
     #[inline]
     pub(crate) fn least(&self, n: usize, max: usize) -> usize {
         if n <= WHOLE && max >= WHOLE && self.tx.window() / 2 >= WHOLE { n } else { 1 }
     }
 
-    /// What a write can do that takes `least` bytes or more, with at most `max` bytes accepted and unsent.
+    /// What a write can do that takes `least` bytes or more, with at most `max` bytes accepted and
+    /// unsent.
     #[inline]
     pub(crate) fn writable(&self, max: usize, least: usize) -> Writable {
         if self.closed {
@@ -43,11 +46,12 @@ impl<C> StreamCore<C> {
         self.tx.credit().min(max.saturating_sub(self.outbox.len()))
     }
 
-    /// Whether a writer that waits for `least` bytes is worth waking: the window has room, and half of the queue is free, or
-    /// all of it (half of `max` is never reached behind a small window).
+    /// Whether a writer that waits for `least` bytes is worth waking: the window has room, and half
+    /// of the queue is free, or all of it (half of `max` is never reached behind a small window).
     pub(crate) fn is_roomy(&self, max: usize, least: usize) -> bool {
         let queued = self.outbox.len();
-        (queued <= max / 2 && self.may_have_room(max, least)) || (queued == 0 && self.tx.reach() >= least)
+        (queued <= max / 2 && self.may_have_room(max, least))
+            || (queued == 0 && self.tx.reach() >= least)
     }
 
     /// Accepts small data by copying it behind what waits.
@@ -68,8 +72,8 @@ impl<C> StreamCore<C> {
         self.tx.accepted()
     }
 
-    /// How many accepted bytes the transport hasn't taken yet, as far as it has said so. What a failed stream threw away isn't
-    /// counted: its own calls have said that.
+    /// How many accepted bytes the transport hasn't taken yet, as far as it has said so. What a
+    /// failed stream threw away isn't counted: its own calls have said that.
     pub(crate) fn unsent(&self) -> u64 {
         if self.failure.is_some() { 0 } else { self.tx.accepted() - self.handed }
     }
@@ -79,7 +83,8 @@ impl<C> StreamCore<C> {
         self.outbox.len() as u64
     }
 
-    /// Whether the bytes accepted up to `target` were handed to the transport, or why they never will.
+    /// Whether the bytes accepted up to `target` were handed to the transport, or why they never
+    /// will.
     pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
         if self.closed {
             return Some(Err(Error::Closed));

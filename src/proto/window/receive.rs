@@ -5,24 +5,30 @@
 use super::MAX_WINDOW;
 use crate::config::INITIAL_WINDOW;
 
-/// So many UPDs in a row without the application's having read all there was mean that it is slower than its peer, in which case the window is halved. On
-/// a long link a window arrives as a burst, and UPDs fall due within that, whatever the reader does; a burst brings four.
+/// So many UPDs in a row without the application's having read all there was mean that it is slower
+/// than its peer, in which case the window is halved. On a long link a window arrives as a burst,
+/// and UPDs fall due within that, whatever the reader does; a burst brings four.
 const BEHIND: u8 = 8;
 
-/// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't seen to run into it: on a long link UPDs may spread
-/// a peer's data so evenly over the round trip that it never comes near the window's end here, though that is what it waits for. (Sixty-four of a quarter each are sixteen
-/// windows: a link that the window limits takes 1.6 seconds for those at 100 ms, a stream that it doesn't limit long enough to be rare.)
+/// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't
+/// seen to run into it: on a long link UPDs may spread a peer's data so evenly over the round trip
+/// that it never comes near the window's end here, though that is what it waits for. (Sixty-four of
+/// a quarter each are sixteen windows: a link that the window limits takes 1.6 seconds for those at
+/// 100 ms, a stream that it doesn't limit long enough to be rare.)
 const KEPT_UP: u8 = 64;
 
-/// Windows don't shrink below this for there being many streams: half of one still holds a write that is accepted whole.
+/// Windows don't shrink below this for there being many streams: half of one still holds a write
+/// that is accepted whole.
 const LEAST_WINDOW: usize = 8192;
 
-/// What a new stream is told while half of the budget is granted, in bytes; when more of it is consumed its window may be half
-/// as large as that. A sender's share is no larger either ([`crate::proto::unasked`]).
+/// What a new stream is told while half of the budget is granted, in bytes; when more of it is
+/// consumed its window may be half as large as that. A sender's share is no larger either
+/// ([`crate::proto::unasked`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
-/// The largest window that is announced with a budget of so many bytes and so many streams open: with all of these windows
-/// unread, half of the budget is used, as far as the least window allows (`manual::architecture` has the sum).
+/// The largest window that is announced with a budget of so many bytes and so many streams open:
+/// with all of these windows unread, half of the budget is used, as far as the least window allows
+/// (`manual::architecture` has the sum).
 pub(crate) fn window_cap(budget: usize, streams: usize) -> u32 {
     let part = (budget / 2 / streams.max(1)).max(LEAST_WINDOW);
     u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
@@ -39,10 +45,12 @@ pub(crate) struct WindowSizes {
 
 /// What may be received, and what the peer is told of it.
 ///
-/// The window grows by itself. There is no measuring of round trips on this wire (NOP is never answered), so it is tuned on what is
-/// consumed: when an UPD is due, the peer has run into the window since the last one (*pressed*), and the application has
-/// read all there was at some time since (*drained*), then the window, not the reader, is what limits the stream, and it doubles, out of what
-/// the session has not granted yet. A stream whose reader is [`BEHIND`] gets half the window, down to the base.
+/// The window grows by itself. There is no measuring of round trips on this wire (NOP is never
+/// answered), so it is tuned on what is consumed: when an UPD is due, the peer has run into the
+/// window since the last one (*pressed*), and the application has read all there was at some time
+/// since (*drained*), then the window, not the reader, is what limits the stream, and it doubles,
+/// out of what the session has not granted yet. A stream whose reader is [`BEHIND`] gets half the
+/// window, down to the base.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     enforced: bool,
@@ -105,11 +113,15 @@ impl ReceiveWindow {
         }
     }
 
-    /// How many bytes the peer may have in flight or unread here: what is granted and not yet consumed, and at least the window, for the
-    /// next UPD grants all of that again.
+    /// How many bytes the peer may have in flight or unread here: what is granted and not yet
+    /// consumed, and at least the window, for the next UPD grants all of that again.
     pub(crate) fn granted(&self) -> u64 {
         // Data within the slack lies past the edge, and may be consumed before an UPD moves that.
-        if self.enforced { self.edge.saturating_sub(self.consumed).max(self.window.into()) } else { 0 }
+        if self.enforced {
+            self.edge.saturating_sub(self.consumed).max(self.window.into())
+        } else {
+            0
+        }
     }
 
     /// Bytes received since the stream began.
@@ -125,11 +137,12 @@ impl ReceiveWindow {
     /// Takes `n` bytes from the peer.
     ///
     /// # Errors
-    /// Past the highest edge ever granted and a slack of the largest window granted (Go overruns a little when several
-    /// goroutines write): the bytes received and the bytes allowed.
+    /// Past the highest edge ever granted and a slack of the largest window granted (Go overruns a
+    /// little when several goroutines write): the bytes received and the bytes allowed.
     pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
         self.received += n as u64;
-        // Within a quarter of the end: what is left is less than what a sender likes to write at once.
+        // Within a quarter of the end: what is left is less than what a sender likes to write at
+        // once.
         self.pressed |= self.received + u64::from(self.window / 4) >= self.limit;
         let slack = u64::from(self.largest.max(INITIAL_WINDOW));
         if self.enforced && self.received > self.edge + slack {
@@ -138,8 +151,9 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at the first read, and whenever [`enough`](Self::enough)
-    /// was consumed since the last; the window may then grow by up to `spare` bytes.
+    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at
+    /// the first read, and whenever [`enough`](Self::enough) was consumed since the last; the
+    /// window may then grow by up to `spare` bytes.
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;
         debug_assert!(self.consumed <= self.received);
@@ -153,14 +167,17 @@ impl ReceiveWindow {
         }
     }
 
-    /// Whether all that came is consumed, and the peer may send little more, so that there won't be much to consume before an UPD. Without this,
-    /// less than [`enough`](Self::enough) that was left over would be missing from the window, round trip after round trip.
+    /// Whether all that came is consumed, and the peer may send little more, so that there won't be
+    /// much to consume before an UPD. Without this, less than [`enough`](Self::enough) that was
+    /// left over would be missing from the window, round trip after round trip.
     fn is_waited_for(&self) -> bool {
-        self.received == self.consumed && self.limit.saturating_sub(self.received) < u64::from(self.window / 4)
+        self.received == self.consumed
+            && self.limit.saturating_sub(self.received) < u64::from(self.window / 4)
     }
 
-    /// How much has to be consumed for an UPD: half of a window, as others do, or a quarter of one that has grown, for then the link is long, and
-    /// the peer waits for less of a window to arrive before it may go on.
+    /// How much has to be consumed for an UPD: half of a window, as others do, or a quarter of one
+    /// that has grown, for then the link is long, and the peer waits for less of a window to arrive
+    /// before it may go on.
     fn enough(&self) -> u64 {
         let part = if self.window > self.base { 4 } else { 2 };
         u64::from(self.window / part).max(1)
@@ -168,41 +185,48 @@ impl ReceiveWindow {
 
     fn resize(&mut self, spare: u64) {
         let drained = std::mem::take(&mut self.drained);
-        // Kept until the reader has drained what pressed: a burst's last bytes may come before its last UPD but one.
+        // Kept until the reader has drained what pressed: a burst's last bytes may come before its
+        // last UPD but one.
         let pressed = drained && std::mem::take(&mut self.pressed);
-        (self.behind, self.kept_up) = if drained { (0, self.kept_up + 1) } else { (self.behind + 1, 0) };
+        (self.behind, self.kept_up) =
+            if drained { (0, self.kept_up + 1) } else { (self.behind + 1, 0) };
         if self.behind == BEHIND {
             self.behind = 0;
             self.window /= 2;
         } else if pressed || self.kept_up == KEPT_UP {
             self.kept_up = 0;
-            let room = self.max.saturating_sub(self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
+            let room =
+                self.max.saturating_sub(self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
             self.window += self.window.min(room);
         }
-        let least = self.base.min(self.cap).min(if self.crowded { self.proven() } else { u32::MAX });
+        let least =
+            self.base.min(self.cap).min(if self.crowded { self.proven() } else { u32::MAX });
         if self.announced == self.first && self.crowded {
             self.window = self.window.min(least); // the base was never announced
         }
         self.window = self.window.clamp(least, self.max.min(self.cap).max(least));
     }
 
-    /// How large a window the stream may have at least while half of the budget is granted: it has consumed twice as much.
+    /// How large a window the stream may have at least while half of the budget is granted: it has
+    /// consumed twice as much.
     fn proven(&self) -> u32 {
         u32::try_from((self.consumed - self.first) / 2).unwrap_or(u32::MAX).max(SMALL_WINDOW)
     }
 
-    /// The largest window that may be announced from here on, and whether half of the budget is granted. What was granted to this stream
-    /// isn't taken back.
+    /// The largest window that may be announced from here on, and whether half of the budget is
+    /// granted. What was granted to this stream isn't taken back.
     pub(crate) fn cap(&mut self, cap: u32, crowded: bool) {
         (self.cap, self.crowded) = (cap.max(1), crowded);
     }
 
-    /// The application is about to be counted to have read all there is: what is on its way doesn't matter.
+    /// The application is about to be counted to have read all there is: what is on its way doesn't
+    /// matter.
     pub(crate) fn drained(&mut self) {
         self.drained = true;
     }
 
-    /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller than the initial one.
+    /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller
+    /// than the initial one.
     pub(crate) fn announce(&mut self) {
         self.due = self.enforced;
         self.window = self.window.min(SMALL_WINDOW);
@@ -276,7 +300,8 @@ mod tests {
 
     #[test]
     fn counters_wrap_without_a_case_of_their_own() {
-        let (mut tx, mut rx) = (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, fixed(64), NEAR_WRAP));
+        let (mut tx, mut rx) =
+            (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, fixed(64), NEAR_WRAP));
         for _ in 0..100 {
             tx.accept(16);
             tx.transmit(16);
@@ -315,7 +340,8 @@ mod tests {
         assert_eq!(window.receive(1), Err((524_289, 524_288)));
     }
 
-    /// One round of a sender that fills the window and a reader that drains it; returns the window announced last.
+    /// One round of a sender that fills the window and a reader that drains it; returns the window
+    /// announced last.
     fn round(rx: &mut ReceiveWindow, spare: u64) -> u32 {
         let n = (rx.limit - rx.received) as usize;
         rx.receive(n).unwrap();
@@ -372,11 +398,19 @@ mod tests {
         rx.cap(20_000, false);
         assert_eq!(rx.take_update().unwrap().1, 20_000);
         rx.cap(8192, false);
-        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [8192, 8192], "below the base, and no larger");
+        assert_eq!(
+            [round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)],
+            [8192, 8192],
+            "below the base, and no larger"
+        );
         let edge = rx.edge;
         assert!(edge >= rx.limit, "what was granted stays granted");
         rx.cap(1 << 18, false);
-        assert_eq!([round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)], [1 << 16, 1 << 17], "the base, then it grows");
+        assert_eq!(
+            [round(&mut rx, u64::MAX), round(&mut rx, u64::MAX)],
+            [1 << 16, 1 << 17],
+            "the base, then it grows"
+        );
     }
 
     #[test]
@@ -427,7 +461,11 @@ mod tests {
         rx.consume(20_000, 0);
         assert_eq!(rx.take_update(), None, "there is more to consume");
         rx.consume(19_536, 0);
-        assert_eq!(rx.take_update(), Some((351_680, 65536)), "16,000 bytes are less than a quarter");
+        assert_eq!(
+            rx.take_update(),
+            Some((351_680, 65536)),
+            "16,000 bytes are less than a quarter"
+        );
     }
 
     #[test]
@@ -444,10 +482,17 @@ mod tests {
             windows.extend(rx.take_update().map(|(_, window)| window));
         }
         // Seven UPDs in a row prove nothing.
-        let halves =
-            [[1 << 20, 1 << 19], [1 << 19, 1 << 18], [1 << 18, 1 << 17], [1 << 17, 1 << 16], [1 << 16, 1 << 16]];
-        let expected: Vec<u32> =
-            halves.iter().flat_map(|&[before, after]| [&[before; 7][..], &[after]].concat()).collect();
+        let halves = [
+            [1 << 20, 1 << 19],
+            [1 << 19, 1 << 18],
+            [1 << 18, 1 << 17],
+            [1 << 17, 1 << 16],
+            [1 << 16, 1 << 16],
+        ];
+        let expected: Vec<u32> = halves
+            .iter()
+            .flat_map(|&[before, after]| [&[before; 7][..], &[after]].concat())
+            .collect();
         assert_eq!(windows, expected);
     }
 

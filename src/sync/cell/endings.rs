@@ -1,8 +1,8 @@
-//! How a stream ends: closed by its application, shut down by halves, failed alone, or with its session. Each wakes everybody
-//! who is blocked on it.
+//! How a stream ends: closed by its application, shut down by halves, failed alone, or with its
+//! session. Each wakes everybody who is blocked on it.
 //!
-//! Invariants: a stream ends once for its application, and that time alone gives out the notifier and the channel; nothing of a
-//! user's is called or dropped under the lock.
+//! Invariants: a stream ends once for its application, and that time alone gives out the notifier
+//! and the channel; nothing of a user's is called or dropped under the lock.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::proto::stream::Discarded;
 use crate::sync::close::disconnected;
 
-/// What an ending leaves to the caller, who holds no lock: a notifier to call, a channel to disconnect, data to drop.
+/// What an ending leaves to the caller, who holds no lock: a notifier to call, a channel to
+/// disconnect, data to drop.
 #[must_use]
 #[derive(Default)]
 pub(crate) struct Ended {
@@ -35,7 +36,11 @@ pub(crate) struct Ended {
 
 impl StreamCell {
     /// Ends the stream as `end` says, under the lock, then wakes everybody and queues what is owed.
-    fn end_with(self: &Arc<Self>, env: &Env, end: impl FnOnce(&mut State) -> Option<Discarded<Charge>>) -> Ended {
+    fn end_with(
+        self: &Arc<Self>,
+        env: &Env,
+        end: impl FnOnce(&mut State) -> Option<Discarded<Charge>>,
+    ) -> Ended {
         let mut state = self.state.lock();
         let (before, was_closed) = (state.core.has_ended(), state.core.is_closed());
         let queued = state.core.queued();
@@ -123,14 +128,19 @@ impl StreamCell {
         state.extras().closed.get_or_insert_with(|| bounded(0)).1.clone()
     }
 
-    /// Keeps a notifier for the stream's end; returns what is to be dropped (the one before it), or called (if the stream has
-    /// ended).
+    /// Keeps a notifier for the stream's end; returns what is to be dropped (the one before it), or
+    /// called (if the stream has ended).
     pub(crate) fn set_notifier(&self, notifier: Notifier) -> (Option<Notifier>, Option<Notifier>) {
         let mut state = self.state.lock();
-        if state.core.has_ended() { (None, Some(notifier)) } else { (state.extras().notifier.replace(notifier), None) }
+        if state.core.has_ended() {
+            (None, Some(notifier))
+        } else {
+            (state.extras().notifier.replace(notifier), None)
+        }
     }
 
-    /// Keeps a notifier that couldn't be called, for the thread that closes the stream; gives it back where that has been closed already.
+    /// Keeps a notifier that couldn't be called, for the thread that closes the stream; gives it
+    /// back where that has been closed already.
     pub(crate) fn keep_notifier(&self, notifier: Notifier) -> Option<Notifier> {
         let mut state = self.state.lock();
         if state.core.is_closed() {

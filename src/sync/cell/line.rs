@@ -1,18 +1,21 @@
 //! The line of calls that wait to write: first come, first served.
 //!
-//! A call that can't go on at once queues up, and leaves the line when it goes on, or gives up. While a call is *midway*
-//! (it copies outside the lock, or a part of it was accepted and there is no room for the rest) nobody else is
-//! served, so that what one call is told was accepted lies together. A midway call that waits is at the head.
+//! A call that can't go on at once queues up, and leaves the line when it goes on, or gives up.
+//! While a call is *midway* (it copies outside the lock, or a part of it was accepted and there is
+//! no room for the rest) nobody else is served, so that what one call is told was accepted lies
+//! together. A midway call that waits is at the head.
 //!
-//! A call for which there is room beside all that the line wants needn't queue up, if it is small: nobody waits longer for
-//! it. Else a line that has formed once would never dissolve, and each small write would cost a switch of threads.
+//! A call for which there is room beside all that the line wants needn't queue up, if it is small:
+//! nobody waits longer for it. Else a line that has formed once would never dissolve, and each
+//! small write would cost a switch of threads.
 //!
-//! Who is woken: the head alone, since nobody else could go on; for that each of the line has a condvar of its own. Whoever makes
-//! room wakes it, and whoever stops being in its way: a writer that is done or gives up ([`StreamCell::pass_on`]).
-//! Endings, FIN and changed limits wake all.
+//! Who is woken: the head alone, since nobody else could go on; for that each of the line has a
+//! condvar of its own. Whoever makes room wakes it, and whoever stops being in its way: a writer
+//! that is done or gives up ([`StreamCell::pass_on`]). Endings, FIN and changed limits wake all.
 //!
-//! Invariants: a call that isn't in `wait_for_room` isn't in the line; a midway call is one at most; nothing of a user's
-//! runs while the mark is set or a call is in the line, so that no panic leaves either behind.
+//! Invariants: a call that isn't in `wait_for_room` isn't in the line; a midway call is one at
+//! most; nothing of a user's runs while the mark is set or a call is in the line, so that no panic
+//! leaves either behind.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,7 +55,8 @@ pub(super) struct Place {
 const KEPT_PLACES: usize = 4;
 
 impl State {
-    /// How much a call that isn't in the line, and has `left` bytes to write, may write now; `midway`: it is the midway one.
+    /// How much a call that isn't in the line, and has `left` bytes to write, may write now;
+    /// `midway`: it is the midway one.
     #[inline]
     pub(super) fn room_at_once(&self, left: usize, midway: bool, max: usize) -> Option<usize> {
         match self.core.writable(max, self.least(left, midway, max)) {
@@ -61,8 +65,8 @@ impl State {
         }
     }
 
-    /// The least that such a call takes at once. (Asked each time: a window may become so small that all of a small write
-    /// never fits.)
+    /// The least that such a call takes at once. (Asked each time: a window may become so small
+    /// that all of a small write never fits.)
     #[inline]
     pub(super) fn least(&self, left: usize, midway: bool, max: usize) -> usize {
         if midway { 1 } else { self.core.least(left, max) }
@@ -79,7 +83,8 @@ impl State {
         left <= COPY_LOCKED && room as u64 >= wanted + left as u64
     }
 
-    /// Whether it is the turn of a call that has `left` bytes to write, and this place in the line, if any.
+    /// Whether it is the turn of a call that has `left` bytes to write, and this place in the line,
+    /// if any.
     pub(super) fn is_turn(&self, place: Option<&Place>, left: usize, room: usize) -> bool {
         self.is_first(place) || (place.is_none() && self.lets_pass(left, room))
     }
@@ -125,13 +130,15 @@ impl State {
         self.extras.as_ref()?.line.waiting.front()
     }
 
-    /// What the head waits for: so many bytes of room; `None` if it would wait all the same, or nobody waits.
+    /// What the head waits for: so many bytes of room; `None` if it would wait all the same, or
+    /// nobody waits.
     fn awaited(&self, max: usize) -> Option<usize> {
         if self.write_waiters == 0 {
             return None;
         }
         let head = self.head()?;
-        let waits_for_room = head.midway || !self.midway; // and not for a midway call, which is at work
+        // and not for a midway call, which is at work
+        let waits_for_room = head.midway || !self.midway;
         waits_for_room.then(|| self.least(head.left, head.midway, max))
     }
 

@@ -1,10 +1,12 @@
 //! What the reader thread does to a stream: delivers data, FIN and UPD. Nothing here waits.
 //!
-//! Wake-ups are gathered ([`Wakes`]) and sent when all that one transport read brought is delivered: a thread that is woken for each
-//! frame costs more than the frame. They have to be sent before the reader waits for anything, since the threads
-//! they wake may be those that refund the budget.
+//! Wake-ups are gathered ([`Wakes`]) and sent when all that one transport read brought is
+//! delivered: a thread that is woken for each frame costs more than the frame. They have to be sent
+//! before the reader waits for anything, since the threads they wake may be those that refund the
+//! budget.
 //!
-//! Invariant: a stream whose readers or writers have to be woken is in `Wakes` before its lock is released.
+//! Invariant: a stream whose readers or writers have to be woken is in `Wakes` before its lock is
+//! released.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,7 +71,8 @@ pub(crate) enum Small {
     Done,
     /// It came after FIN.
     Late,
-    /// So many bytes were merged; the rest needs a buffer of `size` bytes, to be given to `deliver`.
+    /// So many bytes were merged; the rest needs a buffer of `size` bytes, to be given to
+    /// `deliver`.
     Needs {
         merged: usize,
         size: usize,
@@ -90,7 +93,8 @@ impl StreamCell {
         Ok(received)
     }
 
-    /// Delivers a payload that lies in the reader's window, as far as it can be merged with what is there.
+    /// Delivers a payload that lies in the reader's window, as far as it can be merged with what is
+    /// there.
     ///
     /// # Errors
     /// `Overrun`: the stream has to fail.
@@ -125,7 +129,13 @@ impl StreamCell {
     }
 
     /// Delivers a chunk that was admitted.
-    pub(crate) fn deliver(self: &Arc<Self>, env: &Env, chunk: Chunk<Charge>, now: Instant, wakes: &mut Wakes) {
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        env: &Env,
+        chunk: Chunk<Charge>,
+        now: Instant,
+        wakes: &mut Wakes,
+    ) {
         let mut state = self.state.lock();
         state.no_data.touch(now);
         if state.core.wants_data() {
@@ -144,7 +154,8 @@ impl StreamCell {
         env.shaper.ring(bell);
     }
 
-    /// FIN came. Everybody who waits looks again: readers find the end, and a writer without credit starts its stall clock.
+    /// FIN came. Everybody who waits looks again: readers find the end, and a writer without credit
+    /// starts its stall clock.
     pub(crate) fn peer_fin(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         let first = state.core.peer_fin();
@@ -167,11 +178,10 @@ impl StreamCell {
         wakes: &mut Wakes,
     ) -> Result<(), Error> {
         let mut state = self.state.lock();
-        let gained = state.core.update(consumed, window).map_err(|(consumed, sent)| Error::Consumed {
-            stream: self.id,
-            consumed,
-            sent,
-        })?;
+        let gained = state
+            .core
+            .update(consumed, window)
+            .map_err(|(consumed, sent)| Error::Consumed { stream: self.id, consumed, sent })?;
         if gained {
             state.credit_at = Some(now);
         }
@@ -202,8 +212,8 @@ impl StreamCell {
         self.state.lock().no_data.touch(now);
     }
 
-    /// Whether the data that came too late is the first after the peer's own FIN. After a failure at this end it is ordinary: the peer
-    /// didn't know.
+    /// Whether the data that came too late is the first after the peer's own FIN. After a failure
+    /// at this end it is ordinary: the peer didn't know.
     pub(crate) fn first_late(&self) -> bool {
         let mut state = self.state.lock();
         state.core.is_finished() && !std::mem::replace(&mut state.late, true)

@@ -1,8 +1,8 @@
-//! How an application reads: small data is copied under the lock; for the rest a reader takes chunks out, and copies, or writes them to
-//! a user's writer, outside of it.
+//! How an application reads: small data is copied under the lock; for the rest a reader takes
+//! chunks out, and copies, or writes them to a user's writer, outside of it.
 //!
-//! Invariants: one reader at a time has chunks out; what it doesn't use goes back to the head, also when a user's writer
-//! panics.
+//! Invariants: one reader at a time has chunks out; what it doesn't use goes back to the head, also
+//! when a user's writer panics.
 
 use std::sync::Arc;
 
@@ -25,9 +25,14 @@ pub(super) enum Reading {
 }
 
 impl StreamCell {
-    /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `lead` may be called: see
-    /// [`wait_readable`](Self::wait_readable).
-    pub(crate) fn read(self: &Arc<Self>, env: &Env, buf: &mut [u8], lead: impl Fn() -> bool) -> Result<usize> {
+    /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `lead` may be
+    /// called: see [`wait_readable`](Self::wait_readable).
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        env: &Env,
+        buf: &mut [u8],
+        lead: impl Fn() -> bool,
+    ) -> Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
@@ -56,12 +61,17 @@ impl StreamCell {
             if done > 0 {
                 return Ok(done);
             }
-            // What was there has been thrown away since (the stream was cut, or closed), which isn't the end of it: look again.
+            // What was there has been thrown away since (the stream was cut, or closed), which
+            // isn't the end of it: look again.
         }
     }
 
     /// Moves what comes to `out`, until the end.
-    pub(crate) fn write_to(self: &Arc<Self>, env: &Env, out: &mut dyn std::io::Write) -> std::io::Result<u64> {
+    pub(crate) fn write_to(
+        self: &Arc<Self>,
+        env: &Env,
+        out: &mut dyn std::io::Write,
+    ) -> std::io::Result<u64> {
         let mut total = 0;
         while let Some(state) = self.wait_readable(env, || false)? {
             let mut turn = self.begin_read(env, state, Reading::Writing);
@@ -90,8 +100,9 @@ impl StreamCell {
         ReadTurn { cell: self, env, reading, chunk: None, consumed: 0 }
     }
 
-    /// What every read does last: counts what was read, lets go of a large buffer with a small rest, wakes the next reader if there
-    /// is something for it (all of them for an ending, which needs no turn, so that nobody would pass it on), and unlocks.
+    /// What every read does last: counts what was read, lets go of a large buffer with a small
+    /// rest, wakes the next reader if there is something for it (all of them for an ending, which
+    /// needs no turn, so that nobody would pass it on), and unlocks.
     fn finish_read(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>, consumed: usize) {
         state.core.cap_window(env.window_cap());
         state.core.consumed(consumed, env.spare_grant());
@@ -110,8 +121,9 @@ impl StreamCell {
     }
 }
 
-/// A reader's right to take chunks out of the stream: what it didn't use goes back when it is dropped. What is out is lent:
-/// it counts as unread, and a cut or a close takes its charge back, though a user's writer may still look at it.
+/// A reader's right to take chunks out of the stream: what it didn't use goes back when it is
+/// dropped. What is out is lent: it counts as unread, and a cut or a close takes its charge back,
+/// though a user's writer may still look at it.
 pub(super) struct ReadTurn<'a> {
     cell: &'a Arc<StreamCell>,
     env: &'a Env,
@@ -121,8 +133,9 @@ pub(super) struct ReadTurn<'a> {
 }
 
 impl ReadTurn<'_> {
-    /// The chunk at the head, with something in it. To be asked after each call of a user's writer, which may take its time:
-    /// the peer is to hear of what it has taken, and not of all at the end; and what is left may not be wanted any more.
+    /// The chunk at the head, with something in it. To be asked after each call of a user's writer,
+    /// which may take its time: the peer is to hear of what it has taken, and not of all at the
+    /// end; and what is left may not be wanted any more.
     fn chunk(&mut self) -> Option<&mut Chunk<()>> {
         let used_up = self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0);
         if used_up {
@@ -155,7 +168,8 @@ impl Drop for ReadTurn<'_> {
     fn drop(&mut self) {
         let mut state = self.cell.state.lock();
         state.reading = Reading::Nobody;
-        // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out here.
+        // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out
+        // here.
         let unwanted = self.chunk.take().and_then(|chunk| state.core.inbox().give_back(chunk));
         let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
         self.cell.finish_read(self.env, state, consumed);

@@ -1,6 +1,7 @@
-//! One stream between the application's threads, which block, and the session's two, which must not. The tests play both: what comes from
-//! the peer, and the turns at the writer. A thread is known to be blocked when the stream counts it as waiting, since it lets go of the lock in the wait
-//! alone.
+//! One stream between the application's threads, which block, and the session's two, which must
+//! not. The tests play both: what comes from the peer, and the turns at the writer. A thread is
+//! known to be blocked when the stream counts it as waiting, since it lets go of the lock in the
+//! wait alone.
 
 mod endings;
 mod peer;
@@ -74,7 +75,7 @@ impl Bench {
         Self::new(Config::new().version(2).max_send_buffer(max))
     }
 
-    // ---- the application ----------------------------------------------------------------------------------------
+    // ---- the application ------------------------------------------------------------------------
 
     fn read(&self, n: usize) -> Result<Vec<u8>> {
         read(&self.cell, &self.env, n)
@@ -111,7 +112,7 @@ impl Bench {
         (state.read_waiters, state.write_waiters, state.flush_waiters)
     }
 
-    // ---- the session's reader -----------------------------------------------------------------------------------
+    // ---- the session's reader -------------------------------------------------------------------
 
     /// Data comes, and everybody whom that concerns is woken.
     fn deliver(&self, data: &[u8]) {
@@ -120,7 +121,8 @@ impl Bench {
         wakes.send();
     }
 
-    /// As the reader thread delivers: small payloads are merged, for what has no room, and for large ones, there are chunks.
+    /// As the reader thread delivers: small payloads are merged, for what has no room, and for
+    /// large ones, there are chunks.
     fn deliver_into(&self, data: &[u8], now: Instant, wakes: &mut Wakes) {
         let (mut rest, mut size) = (data, data.len());
         if data.len() <= 4096 {
@@ -149,7 +151,7 @@ impl Bench {
         wakes.send();
     }
 
-    // ---- the session's writer -----------------------------------------------------------------------------------
+    // ---- the session's writer -------------------------------------------------------------------
 
     /// The stream's turn in the lane in which it is queued, handed to the transport at once.
     fn turn(&mut self) -> Option<Vec<Sent>> {
@@ -158,7 +160,8 @@ impl Bench {
             None => self.queue.next_bulk().map(|_| Lane::Bulk)?,
         };
         let mut sent = Vec::new();
-        let turn = self.cell.take_turn(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
+        let turn =
+            self.cell.take_turn(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
         self.cell.hand_over(turn.data, turn.fin, self.start);
         if turn.wake_writer {
             self.cell.wake_writer();
@@ -214,7 +217,10 @@ fn pattern(n: usize) -> Vec<u8> {
 
 #[test]
 fn a_name_has_its_bytes_and_its_text() {
-    assert_eq!((Name::new(b"web", None).bytes(), Name::new(b"web", None).text()), (&b"web"[..], "web"));
+    assert_eq!(
+        (Name::new(b"web", None).bytes(), Name::new(b"web", None).text()),
+        (&b"web"[..], "web")
+    );
     let odd = Name::new(b"w\xffb", None);
     assert_eq!((odd.bytes(), odd.text()), (&b"w\xffb"[..], "w\u{fffd}b"));
 }

@@ -1,4 +1,5 @@
-//! What the writer (its thread, or a caller in its turn) does to a stream: takes its frames, and tells it when they were handed to the transport.
+//! What the writer (its thread, or a caller in its turn) does to a stream: takes its frames, and
+//! tells it when they were handed to the transport.
 //!
 //! Invariant: nothing here waits, or does I/O.
 
@@ -39,7 +40,8 @@ impl StreamCell {
         while let Some(lane) = state.core.schedule() {
             match lane {
                 Lane::Bulk => turn.again = true,
-                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(), // the writer looks again before it parks
+                // the writer looks again before it parks
+                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(),
             }
         }
         turn
@@ -50,15 +52,16 @@ impl StreamCell {
         self.wake_head(&self.state.lock());
     }
 
-    /// The stream was taken out of the queue for what is sent unasked, for there is enough for it now; returns whether a write still
-    /// waits for it.
+    /// The stream was taken out of the queue for what is sent unasked, for there is enough for it
+    /// now; returns whether a write still waits for it.
     pub(crate) fn is_due(&self, env: &Env) -> bool {
         let mut state = self.state.lock();
         state.queued = false;
         state.write_waiters > 0 && state.core.needs_allowance(1, env.config.max_send_buffer) > 0
     }
 
-    /// The session has forgotten the stream: what it sent unasked doesn't count any more. The caller wakes those who wait for that.
+    /// The session has forgotten the stream: what it sent unasked doesn't count any more. The
+    /// caller wakes those who wait for that.
     pub(crate) fn forget(self: &Arc<Self>, env: &Env) {
         let mut state = self.state.lock();
         state.core.forget_allowance();

@@ -13,9 +13,9 @@ use crate::stats::StreamStats;
 /// Point zero of streams' births.
 static ZERO: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// When a stream was made: so many times 10 ms after [`ZERO`], modulo 2³². An `Instant` would take 16
-/// bytes in each of what may be a hundred thousand idle streams; this takes none, for there were four
-/// free beside the id. The age is right to 10 ms, for 497 days.
+/// When a stream was made: so many times 10 ms after [`ZERO`], modulo 2³². An `Instant` would take
+/// 16 bytes in each of what may be a hundred thousand idle streams; this takes none, for there were
+/// four free beside the id. The age is right to 10 ms, for 497 days.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Born(u32);
 
@@ -23,7 +23,8 @@ impl Born {
     const UNIT: Duration = Duration::from_millis(10);
 
     pub(super) fn at(now: Instant) -> Self {
-        Self((now.saturating_duration_since(*ZERO).as_millis() / Self::UNIT.as_millis()) as u32) // it wraps
+        // it wraps
+        Self((now.saturating_duration_since(*ZERO).as_millis() / Self::UNIT.as_millis()) as u32)
     }
 
     fn age(self, now: Instant) -> Duration {
@@ -55,7 +56,8 @@ impl StreamCell {
         }
     }
 
-    /// The same for `Debug`, and why the stream is over, if it is; `None` while somebody has it locked.
+    /// The same for `Debug`, and why the stream is over, if it is; `None` while somebody has it
+    /// locked.
     pub(crate) fn glance(&self, now: Instant) -> Option<(StreamStats, Option<Error>)> {
         let state = self.state.try_lock()?;
         Some((self.stats_of(&state, now), state.core.cause()))
@@ -87,6 +89,9 @@ mod tests {
             let (born, age) = (start + day * born, day * age);
             assert_eq!(Born::at(born).age(born + age), age);
         }
-        assert_eq!(Born::at(start).age(start + Duration::from_millis(1999)), Duration::from_millis(1990));
+        assert_eq!(
+            Born::at(start).age(start + Duration::from_millis(1999)),
+            Duration::from_millis(1990)
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! Where calls wait for a stream: until there is something to read, room to write, or everything is handed over; and the
-//! settings that say for how long.
+//! Where calls wait for a stream: until there is something to read, room to write, or everything is
+//! handed over; and the settings that say for how long.
 //!
-//! Invariant: every wait looks again at what it waits for, and at its limits, whenever it is woken, for whatever reason.
+//! Invariant: every wait looks again at what it waits for, and at its limits, whenever it is woken,
+//! for whatever reason.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,11 +38,19 @@ impl State {
     }
 
     /// Until when a write may wait; `starved`: the peer has sent FIN and granted too little window.
-    fn write_limit(&mut self, env: &Env, call: &mut Call, starved: bool) -> Result<Option<Instant>> {
+    fn write_limit(
+        &mut self,
+        env: &Env,
+        call: &mut Call,
+        starved: bool,
+    ) -> Result<Option<Instant>> {
         let now = Instant::now();
         let limit = self.limit(Direction::Write, call, now)?;
-        let Some(stall) = env.config.half_close_stall.filter(|_| self.core.is_finished()) else { return Ok(limit) };
-        // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller window, which wakes nobody: so it looks again, too.
+        let Some(stall) = env.config.half_close_stall.filter(|_| self.core.is_finished()) else {
+            return Ok(limit);
+        };
+        // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller
+        // window, which wakes nobody: so it looks again, too.
         let since = if starved { call.start(now).max(self.credit_at.unwrap_or(now)) } else { now };
         match since.checked_add(stall) {
             Some(at) if at <= now => Err(Error::PeerFinished(stall)),
@@ -53,7 +62,12 @@ impl State {
     ///
     /// # Errors
     /// `WouldBlock`, `Timeout` or `NoData` if it may not.
-    fn limit(&mut self, direction: Direction, call: &mut Call, now: Instant) -> Result<Option<Instant>> {
+    fn limit(
+        &mut self,
+        direction: Direction,
+        call: &mut Call,
+        now: Instant,
+    ) -> Result<Option<Instant>> {
         if self.nonblocking {
             return Err(Error::WouldBlock);
         }
@@ -62,7 +76,8 @@ impl State {
     }
 }
 
-/// A call whose limit is nearer than this leaves the transport to the session's threads: twice what a bounded read or write may take.
+/// A call whose limit is nearer than this leaves the transport to the session's threads: twice what
+/// a bounded read or write may take.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Instant>) {
@@ -79,9 +94,14 @@ pub(super) fn is_far(limit: Option<Instant>, now: Instant) -> bool {
 }
 
 impl StreamCell {
-    /// Waits until there is data that no other reader has taken up; `None` at the end. While the reader thread stands by, and nothing has come, this thread calls
-    /// `lead` instead of waiting, unless its limit is near: that reads the transport, or returns `false` where it can't.
-    pub(super) fn wait_readable(&self, env: &Env, lead: impl Fn() -> bool) -> Result<Option<MutexGuard<'_, State>>> {
+    /// Waits until there is data that no other reader has taken up; `None` at the end. While the
+    /// reader thread stands by, and nothing has come, this thread calls `lead` instead of waiting,
+    /// unless its limit is near: that reads the transport, or returns `false` where it can't.
+    pub(super) fn wait_readable(
+        &self,
+        env: &Env,
+        lead: impl Fn() -> bool,
+    ) -> Result<Option<MutexGuard<'_, State>>> {
         let mut call = Call::default();
         let mut state = self.state.lock();
         // Whether it was tried, and couldn't be had, since the last wait.
@@ -89,12 +109,17 @@ impl StreamCell {
         loop {
             let nothing = match state.core.readable() {
                 Readable::Data if state.reading == Reading::Nobody => return Ok(Some(state)),
-                Readable::Eof if state.reading == Reading::Nobody || state.core.is_read_shut() => return Ok(None),
+                Readable::Eof if state.reading == Reading::Nobody || state.core.is_read_shut() => {
+                    return Ok(None);
+                }
                 // A reader that is copying may put something back: data comes before the ending.
-                Readable::Failed(error) if state.reading != Reading::Copying || state.core.is_closed() => {
+                Readable::Failed(error)
+                    if state.reading != Reading::Copying || state.core.is_closed() =>
+                {
                     return Err(error);
                 }
-                // There is something, and another reader has to be done first, who may take for ever: a turn would end at once, and the next one.
+                // There is something, and another reader has to be done first, who may take for
+                // ever: a turn would end at once, and the next one.
                 Readable::Data | Readable::Eof | Readable::Failed(_) => false,
                 Readable::Nothing => true,
             };
@@ -113,8 +138,8 @@ impl StreamCell {
         }
     }
 
-    /// Waits until there is room for a call that has `left` bytes to write, and it is its turn; returns how much. A `midway`
-    /// call goes on as soon as there is any.
+    /// Waits until there is room for a call that has `left` bytes to write, and it is its turn;
+    /// returns how much. A `midway` call goes on as soon as there is any.
     pub(super) fn wait_for_room<'a>(
         self: &'a Arc<Self>,
         env: &Env,
@@ -131,7 +156,9 @@ impl StreamCell {
             }
             let least = state.least(left, midway, max);
             let starved = match state.core.writable(max, least) {
-                Writable::Room(room) if midway || state.is_turn(place.as_ref(), left, room) => break Ok(room),
+                Writable::Room(room) if midway || state.is_turn(place.as_ref(), left, room) => {
+                    break Ok(room);
+                }
                 Writable::Room(_) => false,
                 Writable::Full { starved } => starved,
                 Writable::Failed(error) => break Err(error),

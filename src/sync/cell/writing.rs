@@ -1,7 +1,9 @@
-//! How an application writes: small data is merged into the queue under the lock; for the rest a writer fills buffers outside of it.
+//! How an application writes: small data is merged into the queue under the lock; for the rest a
+//! writer fills buffers outside of it.
 //!
-//! Invariants: what one call is told was accepted lies together, since a call that unlocks the stream in its middle keeps others
-//! out ([`line`](super::line)); the stream is queued before it is unlocked.
+//! Invariants: what one call is told was accepted lies together, since a call that unlocks the
+//! stream in its middle keeps others out ([`line`](super::line)); the stream is queued before it is
+//! unlocked.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,11 +39,14 @@ pub(crate) struct Written {
 }
 
 impl State {
-    /// Whether a write of `n` bytes answers what came: then the thread that wrote takes the writer's turn, if that is idle. A thread
-    /// that writes without reading in between, or has more to read already, is better served by the queue, where its writes
-    /// merge.
+    /// Whether a write of `n` bytes answers what came: then the thread that wrote takes the
+    /// writer's turn, if that is idle. A thread that writes without reading in between, or has more
+    /// to read already, is better served by the queue, where its writes merge.
     fn take_answer(&mut self, n: usize, call: &mut Call) -> bool {
-        let is_answer = self.answerable && n <= EXPRESS_BYTES && self.core.inbox().is_empty() && self.is_patient(call);
+        let is_answer = self.answerable
+            && n <= EXPRESS_BYTES
+            && self.core.inbox().is_empty()
+            && self.is_patient(call);
         self.answerable &= !is_answer;
         is_answer
     }
@@ -64,8 +69,8 @@ impl State {
 }
 
 impl StreamCell {
-    /// Accepts `buf`, or what of it there is room for, waiting for that and for its turn. Nothing of other calls comes between
-    /// the bytes that it accepts.
+    /// Accepts `buf`, or what of it there is room for, waiting for that and for its turn. Nothing
+    /// of other calls comes between the bytes that it accepts.
     ///
     /// The caller rings.
     pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8], take: Take) -> Result<Written> {
@@ -93,7 +98,8 @@ impl StreamCell {
                         state = self.state.lock();
                     }
                     let waited;
-                    (state, waited) = self.wait_for_room(env, state, &mut call, (rest.len(), midway));
+                    (state, waited) =
+                        self.wait_for_room(env, state, &mut call, (rest.len(), midway));
                     match waited {
                         Ok(room) => room,
                         Err(error) => break Some(error),
@@ -136,7 +142,11 @@ impl StreamCell {
         match failed {
             Some(error) if done == 0 || take == Take::All => {
                 env.shaper.ring(bell);
-                Err(if done == 0 { error } else { Error::PartialWrite { accepted: done, source: Arc::new(error) } })
+                Err(if done == 0 {
+                    error
+                } else {
+                    Error::PartialWrite { accepted: done, source: Arc::new(error) }
+                })
             }
             _ => Ok(Written { accepted: done, bell, is_answer }),
         }

@@ -65,12 +65,23 @@ pub(super) fn handshake(tls: Connection, halves: Halves, timeout: Duration) -> i
         first: Vec::new(),
     };
     let is_bounded = bounded_writes && hand.bound_reads.is_some();
-    let (result, mut aborted) =
-        if is_bounded { (hand.shake(), false) } else { watched(&*control, hand.deadline, || hand.shake()) };
+    let (result, mut aborted) = if is_bounded {
+        (hand.shake(), false)
+    } else {
+        watched(&*control, hand.deadline, || hand.shake())
+    };
     let fault = match result {
         Ok(()) if !aborted => {
             let Hand { tls, incoming, outgoing, bound_reads, .. } = hand;
-            return Ok(Done { tls, incoming, outgoing, control, bounded_writes, bound_writes, bound_reads });
+            return Ok(Done {
+                tls,
+                incoming,
+                outgoing,
+                control,
+                bounded_writes,
+                bound_writes,
+                bound_reads,
+            });
         }
         Ok(()) => Fault::Io(io::ErrorKind::TimedOut.into()),
         Err(fault) => fault,
@@ -90,10 +101,17 @@ pub(super) fn handshake(tls: Connection, halves: Halves, timeout: Duration) -> i
             io::Error::new(io::ErrorKind::UnexpectedEof, Unfinished::Mute)
         }
         Fault::Tls(Failure::Cut) => io::Error::new(io::ErrorKind::UnexpectedEof, Unfinished::Ended),
-        Fault::Tls(Failure::Tls(error @ rustls::Error::InvalidMessage(_))) if !is_tls(&hand.first) => {
-            io::Error::new(io::ErrorKind::InvalidData, Unfinished::Foreign(error, start_of(&hand.first)))
+        Fault::Tls(Failure::Tls(error @ rustls::Error::InvalidMessage(_)))
+            if !is_tls(&hand.first) =>
+        {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                Unfinished::Foreign(error, start_of(&hand.first)),
+            )
         }
-        Fault::Tls(Failure::Tls(error)) => io::Error::new(io::ErrorKind::InvalidData, Unfinished::Tls(error)),
+        Fault::Tls(Failure::Tls(error)) => {
+            io::Error::new(io::ErrorKind::InvalidData, Unfinished::Tls(error))
+        }
         Fault::Tls(failure) => failure.into(),
         Fault::Io(error) => io::Error::new(error.kind(), Unfinished::Io(error)),
     })
@@ -105,7 +123,11 @@ fn is_tls(first: &[u8]) -> bool {
 }
 
 /// Runs `work`, and aborts the transport if that takes until `deadline`; returns whether it did.
-fn watched<T>(control: &dyn Control, deadline: Option<Instant>, work: impl FnOnce() -> T) -> (T, bool) {
+fn watched<T>(
+    control: &dyn Control,
+    deadline: Option<Instant>,
+    work: impl FnOnce() -> T,
+) -> (T, bool) {
     let Some(deadline) = deadline else { return (work(), false) };
     thread::scope(|scope| {
         let (over, is_over) = mpsc::channel::<()>();
@@ -117,7 +139,8 @@ fn watched<T>(control: &dyn Control, deadline: Option<Instant>, work: impl FnOnc
             }
             late
         };
-        let watch = thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
+        let watch =
+            thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
         let result = work();
         drop(over); // a panic does that, too
         // An abort that panics has been called all the same.
@@ -165,7 +188,9 @@ impl Hand {
             && server.early_data().is_some()
         {
             // Nobody would read it.
-            return Err(Fault::Tls(Failure::Tls(rustls::Error::General("early data isn't supported".to_owned()))));
+            return Err(Fault::Tls(Failure::Tls(rustls::Error::General(
+                "early data isn't supported".to_owned(),
+            ))));
         }
         // What came with the last of the handshake is for the session.
         self.incoming.take_plaintext(&mut self.tls, &mut Room::new(&mut []));
@@ -203,7 +228,9 @@ impl Hand {
     /// Bounds the next read by what remains of the time, where that can be done.
     fn bound_read(&mut self) -> io::Result<()> {
         let Some(bound) = &mut self.bound_reads else { return Ok(()) };
-        let left = self.deadline.map_or(LONG, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = self
+            .deadline
+            .map_or(LONG, |deadline| deadline.saturating_duration_since(Instant::now()));
         bound(Some(left.clamp(Duration::from_millis(1), LONG)))
     }
 
@@ -273,7 +300,9 @@ impl fmt::Display for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TLS handshake: ")?;
         match self {
-            Self::Tls(rustls::Error::AlertReceived(alert)) => write!(f, "the peer refused it by the alert {alert:?}"),
+            Self::Tls(rustls::Error::AlertReceived(alert)) => {
+                write!(f, "the peer refused it by the alert {alert:?}")
+            }
             Self::Tls(error) => error.fmt(f),
             Self::Foreign(_, first) => {
                 f.write_str("not TLS: the peer sent ")?;
@@ -286,7 +315,9 @@ impl fmt::Display for Unfinished {
             }
             Self::Io(error) => error.fmt(f),
             Self::Ended => f.write_str("the peer ended the connection in the middle of it"),
-            Self::Mute => f.write_str("the peer ended the connection before anything came from it: does it speak TLS?"),
+            Self::Mute => f.write_str(
+                "the peer ended the connection before anything came from it: does it speak TLS?",
+            ),
             Self::Late(timeout) => write!(f, "not done within {timeout:?}"),
         }
     }

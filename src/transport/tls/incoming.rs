@@ -114,7 +114,9 @@ impl Incoming {
             match tls.read_tls(&mut &self.ciphertext[self.start..self.end]) {
                 Ok(0) => return self.fail(Failure::Cut), // it takes nothing: not seen to happen
                 Ok(n) => self.start = (self.start + n).min(self.end),
-                Err(error) => return self.fail(Failure::Tls(rustls::Error::General(error.to_string()))),
+                Err(error) => {
+                    return self.fail(Failure::Tls(rustls::Error::General(error.to_string())));
+                }
             }
             let state = process(tls);
             self.take_plaintext(tls, out);
@@ -148,7 +150,8 @@ impl Incoming {
         }
         self.spilled.truncate(end);
         if end == 0 {
-            self.spilled = Vec::new(); // nothing was there: an idle connection doesn't keep the room
+            // nothing was there: an idle connection doesn't keep the room
+            self.spilled = Vec::new();
         }
     }
 
@@ -195,7 +198,8 @@ impl Incoming {
 /// program's.
 fn process(tls: &mut Connection) -> Result<rustls::IoState, rustls::Error> {
     let processed = catch_unwind(AssertUnwindSafe(|| tls.process_new_packets()));
-    processed.unwrap_or_else(|_| Err(rustls::Error::General("rustls panicked at what came".to_owned())))
+    processed
+        .unwrap_or_else(|_| Err(rustls::Error::General("rustls panicked at what came".to_owned())))
 }
 
 /// The step by which spilled plaintext grows, in bytes: one record's.
@@ -253,7 +257,9 @@ impl TlsReader {
     fn decrypt(&mut self, out: &mut Room<'_, '_>) {
         let mut guarded = self.link.connection.lock();
         let before = out.total;
-        self.incoming.decrypt(&mut guarded.tls, out, |_, out| !out.is_open() || out.total - before >= ENOUGH);
+        self.incoming.decrypt(&mut guarded.tls, out, |_, out| {
+            !out.is_open() || out.total - before >= ENOUGH
+        });
         match &self.incoming.ending {
             Some(Ending::Failed(failure, _)) => guarded.failure = Some(failure.clone()),
             Some(Ending::Clean) => guarded.peer_closed = true,
@@ -285,7 +291,9 @@ impl Read for TlsReader {
             match &self.incoming.ending {
                 None => {}
                 Some(Ending::Clean) => return Ok(0),
-                Some(Ending::Failed(_, until)) if self.link.has_answers() && Instant::now() < *until => {
+                Some(Ending::Failed(_, until))
+                    if self.link.has_answers() && Instant::now() < *until =>
+                {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Some(Ending::Failed(failure, _)) => return Err(failure.clone().into()),

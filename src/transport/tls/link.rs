@@ -68,7 +68,13 @@ impl Link {
     pub(super) fn new(tls: Connection, outgoing: Outgoing, inner: Box<dyn Control>) -> Self {
         let owed = AtomicBool::new(tls.wants_write());
         Self {
-            connection: Mutex::new(Guarded { tls, failure: None, peer_closed: false, finished: false, answers: 0 }),
+            connection: Mutex::new(Guarded {
+                tls,
+                failure: None,
+                peer_closed: false,
+                finished: false,
+                answers: 0,
+            }),
             outgoing: Mutex::new(outgoing),
             owed,
             unsent: AtomicBool::new(false),
@@ -136,8 +142,12 @@ impl fmt::Display for Failure {
                 write!(f, "TLS: the peer ended it by the alert {alert:?}")
             }
             Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::Cut => f.write_str("TLS: the connection ended without close_notify, so it may have been cut off"),
-            Self::WornOut => f.write_str("TLS 1.2: the keys have encrypted as much as they may; use TLS 1.3"),
+            Self::Cut => f.write_str(
+                "TLS: the connection ended without close_notify, so it may have been cut off",
+            ),
+            Self::WornOut => {
+                f.write_str("TLS 1.2: the keys have encrypted as much as they may; use TLS 1.3")
+            }
         }
     }
 }
@@ -164,5 +174,8 @@ impl From<Failure> for io::Error {
 
 /// Whether a failed call is to be tried again.
 pub(super) fn is_not_yet(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }

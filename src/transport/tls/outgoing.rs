@@ -1,9 +1,10 @@
 //! The writing half: encrypts, and hands the ciphertext to the inner transport in the order in
 //! which it was made.
 //!
-//! A write sends first what is left of the one before. Then it encrypts as much as [`Outgoing::unit`]
-//! says, under the connection's lock, lets that go, and writes. What the inner transport doesn't
-//! take stays here, and goes first the next time: it is like a larger buffer of the system's.
+//! A write sends first what is left of the one before. Then it encrypts as much as
+//! [`Outgoing::unit`] says, under the connection's lock, lets that go, and writes. What the inner
+//! transport doesn't take stays here, and goes first the next time: it is like a larger buffer of
+//! the system's.
 //!
 //! Invariants: a write that returns an error has taken nothing that will not fail for ever after;
 //! ciphertext is collected from rustls only while the way out is locked, so its order here is the
@@ -54,7 +55,14 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(inner: Box<dyn Write + Send>) -> Self {
-        Self { inner: Some(inner), ciphertext: Vec::new(), sent: 0, unit: SMALLEST, most: 0, broken: None }
+        Self {
+            inner: Some(inner),
+            ciphertext: Vec::new(),
+            sent: 0,
+            unit: SMALLEST,
+            most: 0,
+            broken: None,
+        }
     }
 
     /// Takes what rustls wants sent.
@@ -80,7 +88,9 @@ impl Outgoing {
     pub(super) fn push(&mut self) -> io::Result<()> {
         let mut started = None;
         while self.sent < self.ciphertext.len() {
-            let Some(inner) = &mut self.inner else { return Err(io::ErrorKind::NotConnected.into()) };
+            let Some(inner) = &mut self.inner else {
+                return Err(io::ErrorKind::NotConnected.into());
+            };
             match inner.write(&self.ciphertext[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.sent = (self.sent + n).min(self.ciphertext.len()),
@@ -118,7 +128,12 @@ impl Outgoing {
     }
 
     /// Encrypts a piece of `bufs` from byte `from` on, a record's worth; returns how much.
-    fn encrypt(&mut self, tls: &mut Connection, bufs: &[IoSlice<'_>], mut from: usize) -> io::Result<usize> {
+    fn encrypt(
+        &mut self,
+        tls: &mut Connection,
+        bufs: &[IoSlice<'_>],
+        mut from: usize,
+    ) -> io::Result<usize> {
         self.collect(tls);
         let mut slices = [IoSlice::new(&[]); PIECE_SLICES];
         let (mut count, mut offered) = (0, 0);
@@ -278,7 +293,8 @@ impl Write for TlsWriter {
                         guarded.answers = 0;
                     }
                 }
-                // What was encrypted is on its way: it mustn't be offered again. An error is met again.
+                // What was encrypted is on its way: it mustn't be offered again. An error is met
+                // again.
                 Err(_) if so_far > 0 => break Ok(so_far),
                 Err(error) => break Err(error),
             }

@@ -1,4 +1,5 @@
-//! One read of the transport, to where the bytes belong: the window, a payload's buffer, buffers ahead.
+//! One read of the transport, to where the bytes belong: the window, a payload's buffer, buffers
+//! ahead.
 //!
 //! Invariant: a read into the window never moves a payload that was returned.
 
@@ -11,7 +12,11 @@ use crate::wire::header::{HEADER_LEN, Header};
 
 impl FrameReader {
     /// One read from the transport; returns its count, 0 at the end of the input.
-    pub(crate) fn fill(&mut self, input: &mut (impl Read + ?Sized), pool: &BufferPool) -> io::Result<usize> {
+    pub(crate) fn fill(
+        &mut self,
+        input: &mut (impl Read + ?Sized),
+        pool: &BufferPool,
+    ) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             self.window.truncate(WINDOW);
@@ -26,7 +31,9 @@ impl FrameReader {
             return match self.run.1.saturating_sub(RUN - 1) {
                 0 => Self::fill_payload(input, *header, payload, &mut self.window, &mut self.end),
                 run => {
-                    while self.spare.len() < run.min(AHEAD).min(self.ahead_bytes / self.run.0.max(1)) {
+                    while self.spare.len()
+                        < run.min(AHEAD).min(self.ahead_bytes / self.run.0.max(1))
+                    {
                         self.spare.push(pool.frame(self.run.0));
                     }
                     Self::fill_run(input, *header, payload, &mut self.spare, &mut self.ahead)
@@ -35,7 +42,8 @@ impl FrameReader {
         }
         self.spare.clear(); // a wait that may be long holds no buffers
         // In a run, the header alone: what follows is read to where it belongs.
-        let in_run = self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
+        let in_run =
+            self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
         let until = if in_run { HEADER_LEN } else { self.window.len() };
         let n = input.read(&mut self.window[self.end..until])?;
         self.end = (self.end + n).min(self.window.len());
@@ -50,9 +58,13 @@ impl FrameReader {
         window: &mut [u8],
         end: &mut usize,
     ) -> io::Result<usize> {
-        let rest = &mut payload.buffer[payload.start + payload.filled..payload.start + usize::from(header.length)];
+        let rest = &mut payload.buffer
+            [payload.start + payload.filled..payload.start + usize::from(header.length)];
         let wanted = rest.len();
-        let n = input.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(&mut window[..LOOKAHEAD])])?;
+        let n = input.read_vectored(&mut [
+            IoSliceMut::new(rest),
+            IoSliceMut::new(&mut window[..LOOKAHEAD]),
+        ])?;
         payload.filled += n.min(wanted);
         *end = n.saturating_sub(wanted).min(LOOKAHEAD);
         Ok(n)
@@ -66,7 +78,8 @@ impl FrameReader {
         spare: &mut Vec<Buffer>,
         ahead: &mut VecDeque<(Buffer, usize)>,
     ) -> io::Result<usize> {
-        let rest = &mut payload.buffer[payload.start + payload.filled..payload.start + usize::from(header.length)];
+        let rest = &mut payload.buffer
+            [payload.start + payload.filled..payload.start + usize::from(header.length)];
         let wanted = rest.len();
         let mut slices = [const { None }; AHEAD + 1];
         slices[0] = Some(IoSliceMut::new(rest));

@@ -1,6 +1,7 @@
 //! Turns a directory of inputs, which is what libFuzzer works with, into a corpus file, and back.
 //!
-//! `corpus pack DIR FILE [LIMIT]` keeps inputs of at most LIMIT bytes; `corpus unpack FILE DIR`; `corpus generate COUNT DIR`.
+//! `corpus pack DIR FILE [LIMIT]` keeps inputs of at most LIMIT bytes; `corpus unpack FILE DIR`;
+//! `corpus generate COUNT DIR`.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +16,11 @@ fn main() {
             write(dir, "corpus", gmux_fuzz::parse_corpus(&text).into_iter());
         }
         ["generate", count, dir] => {
-            write(dir, "generated", (0..count.parse().expect("COUNT is a number")).map(gmux_fuzz::generate));
+            write(
+                dir,
+                "generated",
+                (0..count.parse().expect("COUNT is a number")).map(gmux_fuzz::generate),
+            );
         }
         _ => {
             eprintln!("usage: corpus pack DIR FILE [LIMIT] | unpack FILE DIR | generate COUNT DIR");
@@ -32,7 +37,8 @@ fn pack(dir: &str, file: &str, limit: usize) {
         .collect();
     inputs.sort_by_key(|input| (input.len(), input.clone()));
     inputs.dedup();
-    let hex = |input: &Vec<u8>| input.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+    let hex =
+        |input: &Vec<u8>| input.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
     fs::write(file, inputs.iter().map(hex).collect::<String>()).expect(file);
     println!("{} inputs, {} bytes", inputs.len(), inputs.iter().map(Vec::len).sum::<usize>());
 }

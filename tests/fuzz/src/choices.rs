@@ -1,10 +1,12 @@
-//! What an input means to a target: a row of choices. Also inputs from a seed, and how a corpus is written down.
+//! What an input means to a target: a row of choices. Also inputs from a seed, and how a corpus is
+//! written down.
 
 use std::sync::LazyLock;
 
 /// What payloads are made of.
-static PAYLOADS: LazyLock<Vec<u8>> =
-    LazyLock::new(|| (0..2 * 65536u32).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8).collect());
+static PAYLOADS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    (0..2 * 65536u32).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8).collect()
+});
 
 /// `length` bytes (at most 65536) that are unlike those of another seed, or place.
 pub fn payload(seed: u8, place: usize, length: usize) -> &'static [u8] {
@@ -12,7 +14,8 @@ pub fn payload(seed: u8, place: usize, length: usize) -> &'static [u8] {
     &PAYLOADS[from..from + length]
 }
 
-/// Reads choices off an input. Past its end all are 0; a target stops when [`is_empty`](Self::is_empty) says so.
+/// Reads choices off an input. Past its end all are 0; a target stops when
+/// [`is_empty`](Self::is_empty) says so.
 pub struct Choices<'a>(&'a [u8]);
 
 impl<'a> Choices<'a> {
@@ -51,9 +54,11 @@ impl<'a> Choices<'a> {
         usize::from(self.byte()) % n.max(1)
     }
 
-    /// A length: mostly small, sometimes around one of the limits that the code knows, sometimes any up to 65535.
+    /// A length: mostly small, sometimes around one of the limits that the code knows, sometimes
+    /// any up to 65535.
     pub fn length(&mut self) -> usize {
-        const LIMITS: [usize; 12] = [0, 64, 1024, 2048, 4096, 8192, 16384, 32768, 65535, 5000, 16376, 12000];
+        const LIMITS: [usize; 12] =
+            [0, 64, 1024, 2048, 4096, 8192, 16384, 32768, 65535, 5000, 16376, 12000];
         match self.byte() {
             small @ 0..160 => small.into(),
             limit @ 160..232 => {
@@ -93,7 +98,10 @@ pub fn generate(n: u64) -> Vec<u8> {
 
 /// The inputs of a corpus file: one a line, in hexadecimal digits.
 pub fn parse_corpus(text: &str) -> Vec<Vec<u8>> {
-    let digit = |c: u8| (c as char).to_digit(16).expect("a corpus file has hexadecimal digits alone") as u8;
-    let line = |line: &str| line.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+    let digit =
+        |c: u8| (c as char).to_digit(16).expect("a corpus file has hexadecimal digits alone") as u8;
+    let line = |line: &str| {
+        line.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    };
     text.lines().map(line).collect()
 }

@@ -1,5 +1,5 @@
-//! Arbitrary bytes, in arbitrary pieces, into the frame reader, beside a decoder that has all bytes at once. Both have to see the same
-//! frames, the same error at the same place, and the same end.
+//! Arbitrary bytes, in arbitrary pieces, into the frame reader, beside a decoder that has all bytes
+//! at once. Both have to see the same frames, the same error at the same place, and the same end.
 
 use std::io::{self, IoSliceMut, Read};
 
@@ -37,8 +37,9 @@ enum Place {
     Collect,
 }
 
-/// Every frame's place depends on its number and length alone, so that both decoders agree on it. As the reader asks, small payloads
-/// are taken inline, or skipped, and large ones collected, or skipped: it doesn't read small frames ahead.
+/// Every frame's place depends on its number and length alone, so that both decoders agree on it.
+/// As the reader asks, small payloads are taken inline, or skipped, and large ones collected, or
+/// skipped: it doesn't read small frames ahead.
 struct Places {
     kinds: Vec<u8>,
 }
@@ -73,7 +74,9 @@ impl Pieces<'_> {
         self.turn += 1;
         // Every round makes some progress.
         match size {
-            0 if !self.turn.is_multiple_of(self.sizes.len()) => Err(io::ErrorKind::Interrupted.into()),
+            0 if !self.turn.is_multiple_of(self.sizes.len()) => {
+                Err(io::ErrorKind::Interrupted.into())
+            }
             _ => Ok(usize::from(size).max(self.least)),
         }
     }
@@ -85,7 +88,10 @@ impl Read for Pieces<'_> {
     }
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        assert!(bufs.iter().any(|buf| !buf.is_empty()), "a read of nothing looks like the end of the input");
+        assert!(
+            bufs.iter().any(|buf| !buf.is_empty()),
+            "a read of nothing looks like the end of the input"
+        );
         let (mut left, mut total) = (self.next_size()?, 0);
         for buf in bufs {
             let n = left.min(buf.len()).min(self.data.len());
@@ -106,7 +112,9 @@ fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
             seen.push(Seen::BadVersion { theirs }); // its byte is enough
             return seen;
         }
-        let Some(&[_, command, l0, l1, a, b, c, d]) = data[at..].first_chunk::<HEADER_LEN>() else { break };
+        let Some(&[_, command, l0, l1, a, b, c, d]) = data[at..].first_chunk::<HEADER_LEN>() else {
+            break;
+        };
         if command > 4 {
             seen.push(Seen::BadCommand(command));
             return seen;
@@ -119,7 +127,10 @@ fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
             return ended(seen, true);
         }
         let payload = (!skipped).then(|| data[begin..end].to_vec());
-        seen.push(Seen::Frame { head: (theirs, command, length, u32::from_le_bytes([a, b, c, d])), payload });
+        seen.push(Seen::Frame {
+            head: (theirs, command, length, u32::from_le_bytes([a, b, c, d])),
+            payload,
+        });
         if end > data.len() {
             return ended(seen, true);
         }
@@ -134,11 +145,20 @@ fn ended(mut seen: Vec<Seen>, inside: bool) -> Vec<Seen> {
 }
 
 /// The frames of `data` as the frame reader sees them.
-fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8, sizes: &[u16]) -> Vec<Seen> {
+fn in_pieces(
+    data: &[u8],
+    version: u8,
+    places: &Places,
+    ahead: usize,
+    rests: u8,
+    sizes: &[u16],
+) -> Vec<Seen> {
     let pool = BufferPool::shared();
     let mut input = Pieces { data, sizes, turn: 0, least: 1 + data.len() / 8192 };
     let (mut reader, mut seen) = (FrameReader::new(version, ahead), Vec::new());
-    let head = |header: crate::wire::Header| (header.version, header.command as u8, header.length, header.stream_id);
+    let head = |header: crate::wire::Header| {
+        (header.version, header.command as u8, header.length, header.stream_id)
+    };
     loop {
         match reader.next() {
             Ok(Step::NeedInput) => {
@@ -164,7 +184,8 @@ fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8,
                     }
                     Place::Inline => reader.inline(),
                     Place::Collect => {
-                        let payload = reader.prepare(pool).expect("the pool has buffers of 1 to 65536 bytes");
+                        let payload =
+                            reader.prepare(pool).expect("the pool has buffers of 1 to 65536 bytes");
                         if rests & 1 << (seen.len() % 8) != 0 {
                             reader.rest(); // as before a wait for budget
                         }
@@ -173,7 +194,10 @@ fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8,
                 }
             }
             Ok(Step::Inline(header)) => {
-                seen.push(Seen::Frame { head: head(header), payload: Some(reader.payload().to_vec()) });
+                seen.push(Seen::Frame {
+                    head: head(header),
+                    payload: Some(reader.payload().to_vec()),
+                });
             }
             Ok(Step::Collected(header, Payload { buffer, start, .. })) => {
                 let payload = buffer[start..start + usize::from(header.length)].to_vec();
@@ -181,7 +205,10 @@ fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8,
             }
             Err(Error::InvalidVersion { ours, theirs, peer: None, received }) => {
                 assert_eq!(ours, version);
-                assert!((1..=64).contains(&received.len()) && received[0] == theirs, "{received:?}");
+                assert!(
+                    (1..=64).contains(&received.len()) && received[0] == theirs,
+                    "{received:?}"
+                );
                 seen.push(Seen::BadVersion { theirs });
                 return seen;
             }
@@ -197,7 +224,8 @@ fn in_pieces(data: &[u8], version: u8, places: &Places, ahead: usize, rests: u8,
 /// The most bytes that an input is made into.
 const MOST: usize = 1 << 19;
 
-/// The bytes that the choices stand for: raw ones, and frames with a payload that needn't be in the input.
+/// The bytes that the choices stand for: raw ones, and frames with a payload that needn't be in the
+/// input.
 fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
     let mut data = Vec::new();
     while !choices.is_empty() && data.len() < MOST {
@@ -206,7 +234,8 @@ fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
             data.extend_from_slice(choices.bytes(usize::from(kind) + 1));
             continue;
         }
-        let (command, id, length, seed) = (choices.byte(), choices.byte(), choices.length(), choices.byte());
+        let (command, id, length, seed) =
+            (choices.byte(), choices.byte(), choices.length(), choices.byte());
         let command = if command < 250 { command % 5 } else { command };
         let theirs = if kind == 255 { id } else { version };
         let times = if kind & 3 == 0 { 1 + kind / 16 } else { 1 };
@@ -217,7 +246,8 @@ fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
             data.extend_from_slice(payload(seed, data.len(), length));
         }
         if kind & 7 == 1 {
-            data.truncate(data.len() - choices.length().min(length)); // what follows is taken for payload
+            // what follows is taken for payload
+            data.truncate(data.len() - choices.length().min(length));
         }
     }
     data
@@ -242,7 +272,9 @@ pub fn run(input: &[u8]) {
     }
     for sizes in cuts {
         let seen = in_pieces(&data, version, &places, ahead, rests, sizes);
-        if let Some(at) = (0..expected.len().max(seen.len())).find(|&at| seen.get(at) != expected.get(at)) {
+        if let Some(at) =
+            (0..expected.len().max(seen.len())).find(|&at| seen.get(at) != expected.get(at))
+        {
             panic!("cut to {sizes:?}, step {at}: {:?}, not {:?}", seen.get(at), expected.get(at));
         }
     }

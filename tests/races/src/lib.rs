@@ -1,8 +1,11 @@
-//! gmux's own source, compiled so that a scheduler chooses the order of its threads' steps, and the checks of what must hold in every order.
+//! gmux's own source, compiled so that a scheduler chooses the order of its threads' steps, and the
+//! checks of what must hold in every order.
 //!
-//! The files are the library's, unchanged. `std` is [`facade`] here, and parking_lot and crossbeam-channel are crates of the same names beside
-//! this one: so every lock, wait, channel, atomic and thread of the library is the scheduler's, which runs each check in thousands of orders.
-//! A thread that nobody wakes is found as a deadlock, at once; so is a thread that doesn't end.
+//! The files are the library's, unchanged. `std` is [`facade`] here, and parking_lot and
+//! crossbeam-channel are crates of the same names beside this one: so every lock, wait, channel,
+//! atomic and thread of the library is the scheduler's, which runs each check in thousands of
+//! orders. A thread that nobody wakes is found as a deadlock, at once; so is a thread that doesn't
+//! end.
 
 // The library's items are used by parts; what a check doesn't use isn't dead.
 #![allow(dead_code, unused_imports)]

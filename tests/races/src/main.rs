@@ -1,6 +1,8 @@
-//! Runs the checks, two and more at a time: `gmux-races [--schedules N] [--seed S] [--list] [--replay SCHEDULE] [--exact] [NAME]...`
+//! Runs the checks, two and more at a time:
+//! `gmux-races [--schedules N] [--seed S] [--list] [--replay SCHEDULE] [--exact] [NAME]...`
 //!
-//! A NAME chooses the checks that contain it; with `--exact`, the one that is called so, which must be there. Exits non-zero if one failed.
+//! A NAME chooses the checks that contain it; with `--exact`, the one that is called so, which must
+//! be there. Exits non-zero if one failed.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -21,7 +23,9 @@ fn main() {
             "--schedules" => plan.schedules = value().parse().unwrap_or_else(|_| usage(&arg)),
             "--seed" => {
                 plan.seed = match value().as_str() {
-                    "new" => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |age| age.as_nanos() as u64),
+                    "new" => SystemTime::now()
+                        .duration_since(UNIX_EPOCH)
+                        .map_or(1, |age| age.as_nanos() as u64),
                     seed => seed.parse().unwrap_or_else(|_| usage(&arg)),
                 }
             }
@@ -38,10 +42,15 @@ fn main() {
             _ => usage(&arg),
         }
     }
-    if exact && let Some(unknown) = names.iter().find(|name| all().iter().all(|check| check.name != name.as_str())) {
+    if exact
+        && let Some(unknown) =
+            names.iter().find(|name| all().iter().all(|check| check.name != name.as_str()))
+    {
         usage(&format!("no check is called {unknown}"));
     }
-    let is_meant = |check: &Check, name: &String| if exact { check.name == name } else { check.name.contains(name) };
+    let is_meant = |check: &Check, name: &String| {
+        if exact { check.name == name } else { check.name.contains(name) }
+    };
     let chosen = |check: &Check| names.is_empty() || names.iter().any(|name| is_meant(check, name));
     let checks: VecDeque<Check> = all().into_iter().filter(chosen).collect();
     if list {
@@ -52,7 +61,8 @@ fn main() {
         usage("no check has such a name");
     }
     let begin = Instant::now();
-    let (count, threads) = (checks.len(), std::thread::available_parallelism().map_or(1, usize::from));
+    let (count, threads) =
+        (checks.len(), std::thread::available_parallelism().map_or(1, usize::from));
     let (queue, failed) = (Mutex::new(checks), Mutex::new(0));
     println!("seed {}, {} schedules by each scheduler", plan.seed, plan.schedules);
     std::thread::scope(|scope| {
@@ -61,12 +71,15 @@ fn main() {
                 loop {
                     let check = queue.lock().expect("no check panics").pop_front();
                     let Some(check) = check else { return };
-                    // A thread of its own for each: what a failed execution leaves behind mustn't reach the next check.
+                    // A thread of its own for each: what a failed execution leaves behind mustn't
+                    // reach the next check.
                     let explore = || match &replay {
                         Some(schedule) => check.replay(schedule),
                         None => check.explore(&plan),
                     };
-                    let report = std::thread::scope(|scope| scope.spawn(explore).join().expect("no check panics"));
+                    let report = std::thread::scope(|scope| {
+                        scope.spawn(explore).join().expect("no check panics")
+                    });
                     *failed.lock().expect("no check panics") += usize::from(report.failed);
                     println!("{:32} {}", check.name, report.text);
                 }
@@ -77,13 +90,17 @@ fn main() {
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     let seconds = begin.elapsed().as_secs_f64();
     // As cargo's own tests end, for whoever adds them up.
-    println!("test result: {verdict}. {} passed; {failed} failed; finished in {seconds:.1}s", count - failed);
+    println!(
+        "test result: {verdict}. {} passed; {failed} failed; finished in {seconds:.1}s",
+        count - failed
+    );
     std::process::exit(i32::from(failed > 0));
 }
 
 fn usage(about: &str) -> ! {
     eprintln!(
-        "{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break MISTAKE] [--list] [--replay SCHEDULE] [--exact] [NAME]..."
+        "{about}: usage: gmux-races [--schedules N] [--seed S|new] [--quiet] [--log] [--break \
+         MISTAKE] [--list] [--replay SCHEDULE] [--exact] [NAME]..."
     );
     std::process::exit(2);
 }

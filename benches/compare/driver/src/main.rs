@@ -1,7 +1,9 @@
-//! Runs every row with the programs taking turns, and writes what came out: a report on the terminal and as `RESULTS.md`, plots as SVG.
+//! Runs every row with the programs taking turns, and writes what came out: a report on the
+//! terminal and as `RESULTS.md`, plots as SVG.
 //!
-//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/` go). The programs are found through the
-//! environment that `run` sets: `PEERS`, `GOPEERS`, or `GO_MISSING` with the reason; `VERSIONS` is printed as it is.
+//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/`
+//! go). The programs are found through the environment that `run` sets: `PEERS`, `GOPEERS`, or
+//! `GO_MISSING` with the reason; `VERSIONS` is printed as it is.
 
 mod plots;
 mod report;
@@ -22,7 +24,8 @@ use run::{Outcome, Runner};
 /// A program that failed so often isn't run again: it would cost a timeout each round.
 const GIVE_UP: usize = 2;
 
-/// Where the section of `RESULTS.md` begins that `benches/kcp/run` writes: up to the end of the file.
+/// Where the section of `RESULTS.md` begins that `benches/kcp/run` writes: up to the end of the
+/// file.
 const KCP_SECTION: &str = "## Over a link that is slow and loses";
 
 struct Arguments {
@@ -33,7 +36,8 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut found = Arguments { rounds: 5, only: Vec::new(), quick: false, out: PathBuf::from("benches") };
+    let mut found =
+        Arguments { rounds: 5, only: Vec::new(), quick: false, out: PathBuf::from("benches") };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
@@ -42,7 +46,11 @@ fn arguments() -> Result<Arguments, String> {
             "--only" => found.only = value()?.split(',').map(str::to_owned).collect(),
             "--out" => found.out = PathBuf::from(value()?),
             "--quick" => found.quick = true,
-            _ => return Err(format!("unknown option {arg}; there are --rounds N, --only ROW,.. --quick, --out DIR")),
+            _ => {
+                return Err(format!(
+                    "unknown option {arg}; there are --rounds N, --only ROW,.. --quick, --out DIR"
+                ));
+            }
         }
     }
     if found.quick {
@@ -58,16 +66,25 @@ pub struct Measured {
 }
 
 fn measure(runner: &Runner, row: Row, rounds: usize) -> Measured {
-    let mut outcomes: Vec<_> = row.programs.iter().map(|program| (program.clone(), Vec::new())).collect();
+    let mut outcomes: Vec<_> =
+        row.programs.iter().map(|program| (program.clone(), Vec::new())).collect();
     for round in 0..rounds.min(row.max_rounds) {
         for (program, results) in &mut outcomes {
-            let failed: Vec<_> = results.iter().filter_map(|result: &Outcome| result.as_ref().err().cloned()).collect();
+            let failed: Vec<_> = results
+                .iter()
+                .filter_map(|result: &Outcome| result.as_ref().err().cloned())
+                .collect();
             if failed.len() >= GIVE_UP || program.is_missing(runner) && round > 0 {
                 continue;
             }
             let outcome = runner.row(&row, program);
             let shown = match &outcome {
-                Ok(value) => row.metrics.iter().map(|metric| metric.show(value)).collect::<Vec<_>>().join("  "),
+                Ok(value) => row
+                    .metrics
+                    .iter()
+                    .map(|metric| metric.show(value))
+                    .collect::<Vec<_>>()
+                    .join("  "),
                 Err(why) => why.clone(),
             };
             eprintln!("{:>10}  round {}  {:28} {shown}", row.id, round + 1, program.name);
@@ -78,10 +95,16 @@ fn measure(runner: &Runner, row: Row, rounds: usize) -> Measured {
 }
 
 /// What only ours is asked for, by name; each once, or `rounds` times where it is about speed.
-fn extras(runner: &Runner, wanted: &dyn Fn(&str) -> bool, quick: bool) -> BTreeMap<String, Outcome> {
+fn extras(
+    runner: &Runner,
+    wanted: &dyn Fn(&str) -> bool,
+    quick: bool,
+) -> BTreeMap<String, Outcome> {
     let mut found = BTreeMap::new();
     let mut note = |name: String, outcome: Outcome| {
-        let shown = outcome.as_ref().map_or_else(Clone::clone, |value| value.to_string().chars().take(100).collect());
+        let shown = outcome
+            .as_ref()
+            .map_or_else(Clone::clone, |value| value.to_string().chars().take(100).collect());
         eprintln!("{name}: {shown}");
         found.insert(name, outcome);
     };
@@ -95,14 +118,20 @@ fn extras(runner: &Runner, wanted: &dyn Fn(&str) -> bool, quick: bool) -> BTreeM
                 let send = (160_000_000 / streams).clamp(16 * 1024, 256 * 1024);
                 let (streams, send) = (format!("streams={streams}"), format!("send={send}"));
                 let secs = if quick { "secs=0.3" } else { "secs=1" };
-                note(format!("active v{version} {streams}"), runner.ours("scale-active", &[&v, &streams, &send, secs]));
+                note(
+                    format!("active v{version} {streams}"),
+                    runner.ours("scale-active", &[&v, &streams, &send, secs]),
+                );
             }
         }
     }
     if wanted("curve") {
         for streams in [1, 8, 64] {
             let streams = format!("streams={streams}");
-            note(format!("curve {streams}"), runner.ours("curve", &[&streams, "rate=125000000", "warm=0.5", "secs=2"]));
+            note(
+                format!("curve {streams}"),
+                runner.ours("curve", &[&streams, "rate=125000000", "warm=0.5", "secs=2"]),
+            );
         }
     }
     if wanted("memory") {
@@ -116,7 +145,8 @@ fn extras(runner: &Runner, wanted: &dyn Fn(&str) -> bool, quick: bool) -> BTreeM
     found
 }
 
-/// System calls of ours in each bulk row, under strace, which slows everything down: these runs aren't timed.
+/// System calls of ours in each bulk row, under strace, which slows everything down: these runs
+/// aren't timed.
 fn syscalls(runner: &Runner, measured: &[Measured]) -> BTreeMap<&'static str, Outcome> {
     let bulk = measured.iter().filter(|one| one.row.counts_calls);
     bulk.map(|one| (one.row.id, runner.calls(&one.row))).collect()
@@ -127,8 +157,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
     let runner = Runner::from_environment(args.quick)?;
     let wanted = |id: &str| args.only.is_empty() || args.only.iter().any(|only| only == id);
-    let measured: Vec<_> =
-        rows::all().into_iter().filter(|row| wanted(row.id)).map(|row| measure(&runner, row, args.rounds)).collect();
+    let measured: Vec<_> = rows::all()
+        .into_iter()
+        .filter(|row| wanted(row.id))
+        .map(|row| measure(&runner, row, args.rounds))
+        .collect();
     let calls = syscalls(&runner, &measured);
     let extras = extras(&runner, &wanted, args.quick);
     let seconds = begin.elapsed().as_secs();

@@ -29,7 +29,11 @@ fn colour(program: &str) -> RGBColor {
 }
 
 /// Draws what there is, and returns Markdown that shows it.
-pub fn draw(measured: &[Measured], extras: &BTreeMap<String, Outcome>, to: &Path) -> Result<String, Box<dyn Error>> {
+pub fn draw(
+    measured: &[Measured],
+    extras: &BTreeMap<String, Outcome>,
+    to: &Path,
+) -> Result<String, Box<dyn Error>> {
     let row = |id: &str| measured.iter().find(|one| one.row.id == id);
     let has = |prefix: &str| extras.keys().any(|name| name.starts_with(prefix));
     let mut shown = String::new();
@@ -72,16 +76,27 @@ fn bars(rows: &[&Measured], path: &Path) -> Drawn {
     let medians = |one: &Measured| -> Vec<(String, Option<f64>)> {
         let metric = &one.row.metrics[0];
         let median = |name: &str| Spread::of(one.values(name, metric)).map(|spread| spread.median);
-        one.outcomes.iter().map(|(program, _)| (program.name.clone(), median(&program.name))).collect()
+        one.outcomes
+            .iter()
+            .map(|(program, _)| (program.name.clone(), median(&program.name)))
+            .collect()
     };
-    let most = rows.iter().flat_map(|one| medians(one)).filter_map(|(_, value)| value).fold(0.1, f64::max);
+    let most =
+        rows.iter().flat_map(|one| medians(one)).filter_map(|(_, value)| value).fold(0.1, f64::max);
     let mut y = 10;
     for one in rows {
-        root.draw(&Text::new(format!("{}, GB/s", one.row.title), (10, y), ("sans-serif", 16).into_font()))?;
+        root.draw(&Text::new(
+            format!("{}, GB/s", one.row.title),
+            (10, y),
+            ("sans-serif", 16).into_font(),
+        ))?;
         y += BAR;
         for (name, value) in medians(one) {
             let end = LEFT + (value.unwrap_or(0.0) / most * WIDE) as i32;
-            root.draw(&Rectangle::new([(LEFT, y + 2), (end, y + BAR - 4)], colour(&name).filled()))?;
+            root.draw(&Rectangle::new(
+                [(LEFT, y + 2), (end, y + BAR - 4)],
+                colour(&name).filled(),
+            ))?;
             root.draw(&Text::new(name, (20, y + 4), ("sans-serif", 14).into_font()))?;
             let shown = value.map_or("no result".to_owned(), |value| format!("{value:.2}"));
             root.draw(&Text::new(shown, (end + 6, y + 4), ("sans-serif", 14).into_font()))?;
@@ -108,13 +123,18 @@ fn latency(one: &Measured, path: &Path) -> Drawn {
     chart
         .configure_mesh()
         .x_labels(9)
-        .x_label_formatter(&|x: &f64| QUANTILES.get(x.round() as usize).map_or(String::new(), |&name| name.to_owned()))
+        .x_label_formatter(&|x: &f64| {
+            QUANTILES.get(x.round() as usize).map_or(String::new(), |&name| name.to_owned())
+        })
         .x_desc("quantile")
         .y_desc("µs")
         .draw()?;
     for (program, results) in &one.outcomes {
         let point = |(index, name): (usize, &&str)| {
-            let values = results.iter().filter_map(|result| number(result.as_ref().ok()?, &[name])).collect();
+            let values = results
+                .iter()
+                .filter_map(|result| number(result.as_ref().ok()?, &[name]))
+                .collect();
             Some((index as f64, Spread::of(values)?.median))
         };
         let line: Vec<_> = QUANTILES.iter().enumerate().filter_map(point).collect();
@@ -138,7 +158,8 @@ fn latency(one: &Measured, path: &Path) -> Drawn {
     Ok(())
 }
 
-/// A panel for each number of streams; for each stream a pale line of samples and a strong one of their mean over 100 ms.
+/// A panel for each number of streams; for each stream a pale line of samples and a strong one of
+/// their mean over 100 ms.
 fn bandwidth(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let root = area(path, (800, 720))?;
     for (panel, streams) in root.split_evenly((3, 1)).iter().zip(SHARED) {
@@ -146,8 +167,10 @@ fn bandwidth(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
         let share = LINK / streams as f64;
         let last = curve.times.last().copied().unwrap_or(1.0);
         let plural = if streams == 1 { "" } else { "s" };
-        let title =
-            format!("{streams} stream{plural} on a link of 125 MB/s: MB/s of each, every 20 ms (pale) and over 100 ms");
+        let title = format!(
+            "{streams} stream{plural} on a link of 125 MB/s: MB/s of each, every 20 ms (pale) and \
+             over 100 ms"
+        );
         let mut chart = ChartBuilder::on(panel)
             .caption(title, ("sans-serif", 15))
             .margin(8)
@@ -161,7 +184,10 @@ fn bandwidth(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
                 let hue = HSLColor(index as f64 / streams as f64, 0.6, 0.45);
                 let style = if pale { hue.mix(0.2) } else { hue.mix(1.0) }.stroke_width(1);
                 let rates = curve.averaged(if pale { 1 } else { 5 });
-                let line: Vec<_> = rates.iter().map(|(time, rates)| (*time, rates[index].min(share * 3.0))).collect();
+                let line: Vec<_> = rates
+                    .iter()
+                    .map(|(time, rates)| (*time, rates[index].min(share * 3.0)))
+                    .collect();
                 chart.draw_series(LineSeries::new(line, style))?;
             }
         }
@@ -184,13 +210,21 @@ fn memory(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     });
     let most = lines.iter().flat_map(|(_, line)| line).map(|&(_, mb)| mb).fold(1.0, f64::max);
     let mut chart = ChartBuilder::on(&root)
-        .caption("Memory of idle streams after a ping on each, one end (the worse)", ("sans-serif", 16))
+        .caption(
+            "Memory of idle streams after a ping on each, one end (the worse)",
+            ("sans-serif", 16),
+        )
         .margin(12)
         .margin_right(30)
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..20_000.0, 0.0..most * 1.1)?;
-    chart.configure_mesh().x_desc("streams").y_desc("MB").x_label_formatter(&|x| format!("{x:.0}")).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("streams")
+        .y_desc("MB")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .draw()?;
     for (program, line) in lines {
         let style = colour(program).stroke_width(2);
         chart
@@ -212,7 +246,8 @@ fn scale(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let root = area(path, (800, 400))?;
     let lines = [1, 2].map(|version| {
         let point = |streams: u32| {
-            let result = extras.get(&format!("active v{version} streams={streams}"))?.as_ref().ok()?;
+            let result =
+                extras.get(&format!("active v{version} streams={streams}"))?.as_ref().ok()?;
             Some((f64::from(streams), number(result, &["bytes_per_s"])? / 1e9))
         };
         (version, ACTIVE.into_iter().filter_map(point).collect::<Vec<_>>())
@@ -225,7 +260,12 @@ fn scale(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d((1f64..10_000f64).log_scale(), 0.0..most * 1.1)?;
-    chart.configure_mesh().x_desc("active streams").y_desc("GB/s").x_label_formatter(&|x| format!("{x:.0}")).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("active streams")
+        .y_desc("GB/s")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .draw()?;
     for (version, line) in lines {
         let style = if version == 1 { colour("ours") } else { colour("Go smux") }.stroke_width(2);
         chart

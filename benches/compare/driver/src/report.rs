@@ -44,9 +44,15 @@ impl Measured {
         results.filter_map(|result| metric.value(result.as_ref().ok()?)).collect()
     }
 
-    fn in_round(&self, round: usize, metric: &Metric, which: impl Fn(&Program) -> bool) -> Option<f64> {
+    fn in_round(
+        &self,
+        round: usize,
+        metric: &Metric,
+        which: impl Fn(&Program) -> bool,
+    ) -> Option<f64> {
         let chosen = self.outcomes.iter().filter(|(program, _)| which(program));
-        let values = chosen.filter_map(|(_, results)| metric.value(results.get(round)?.as_ref().ok()?));
+        let values =
+            chosen.filter_map(|(_, results)| metric.value(results.get(round)?.as_ref().ok()?));
         values.reduce(|a, b| if metric.less_is_better { a.min(b) } else { a.max(b) })
     }
 
@@ -58,7 +64,9 @@ impl Measured {
             let other = match against {
                 Against::Best => self.in_round(round, metric, Program::is_rival)?,
                 Against::Raw => self.in_round(round, metric, Program::is_raw)?,
-                Against::Named(name) => self.in_round(round, metric, |program| program.name == name)?,
+                Against::Named(name) => {
+                    self.in_round(round, metric, |program| program.name == name)?
+                }
                 Against::Amount => 1.0,
             };
             Some(ours / other)
@@ -68,17 +76,21 @@ impl Measured {
 
     /// Rivals that couldn't be run at all: the best of the others may not be the best.
     fn missing_rivals(&self, metric: &Metric) -> Vec<&str> {
-        let rivals = self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
+        let rivals =
+            self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
         let missing = rivals.filter(|rival| self.values(&rival.name, metric).is_empty());
         missing.map(|rival| rival.name.as_str()).collect()
     }
 
     /// The rival with the best median.
     fn best_rival(&self, metric: &Metric) -> Option<&str> {
-        let rivals = self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
-        let with_medians =
-            rivals.filter_map(|rival| Some((rival, Spread::of(self.values(&rival.name, metric))?.median)));
-        let best = with_medians.reduce(|a, b| if (a.1 < b.1) == metric.less_is_better { a } else { b });
+        let rivals =
+            self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
+        let with_medians = rivals.filter_map(|rival| {
+            Some((rival, Spread::of(self.values(&rival.name, metric))?.median))
+        });
+        let best =
+            with_medians.reduce(|a, b| if (a.1 < b.1) == metric.less_is_better { a } else { b });
         best.map(|(rival, _)| rival.name.as_str())
     }
 }
@@ -94,22 +106,30 @@ fn against(goal: Against, metric: &Metric) -> String {
 
 fn goals(text: &mut String, measured: &[Measured]) {
     let _ = writeln!(text, "## Goals\n");
-    let _ = writeln!(text, "| row | measured | goal | ours: median of the ratios (least–most) | the best peer | |");
+    let _ = writeln!(
+        text,
+        "| row | measured | goal | ours: median of the ratios (least–most) | the best peer | |"
+    );
     let _ = writeln!(text, "|---|---|---|---|---|---|");
     for one in measured {
         for metric in &one.row.metrics {
             for &Goal { against: to, factor } in &metric.goals {
                 let sign = if metric.less_is_better { "≤" } else { "≥" };
                 let ratios = one.ratios(metric, to);
-                let met =
-                    ratios.map(
-                        |ratios| {
-                            if metric.less_is_better { ratios.median <= factor } else { ratios.median >= factor }
-                        },
-                    );
-                let missing = if let Against::Best = to { one.missing_rivals(metric) } else { Vec::new() };
-                let without =
-                    if missing.is_empty() { String::new() } else { format!(", without {}", missing.join(", ")) };
+                let met = ratios.map(|ratios| {
+                    if metric.less_is_better {
+                        ratios.median <= factor
+                    } else {
+                        ratios.median >= factor
+                    }
+                });
+                let missing =
+                    if let Against::Best = to { one.missing_rivals(metric) } else { Vec::new() };
+                let without = if missing.is_empty() {
+                    String::new()
+                } else {
+                    format!(", without {}", missing.join(", "))
+                };
                 let _ = writeln!(
                     text,
                     "| {} | {} | {sign} {factor} {} | {} | {} | {}{without} |",
@@ -117,7 +137,11 @@ fn goals(text: &mut String, measured: &[Measured]) {
                     metric.name,
                     against(to, metric),
                     ratios.map_or("–".to_owned(), Spread::show),
-                    if let Against::Best | Against::Amount = to { one.best_rival(metric).unwrap_or("–") } else { "" },
+                    if let Against::Best | Against::Amount = to {
+                        one.best_rival(metric).unwrap_or("–")
+                    } else {
+                        ""
+                    },
                     match met {
                         Some(true) => "met",
                         Some(false) => "**not met**",
@@ -137,7 +161,8 @@ fn cell(why: &str) -> String {
 fn table(text: &mut String, one: &Measured, calls: Option<&Outcome>) {
     let metrics = &one.row.metrics;
     let _ = writeln!(text, "\n### {}: {}\n", one.row.id, one.row.title);
-    let heads: Vec<_> = metrics.iter().map(|metric| format!("{}, {}", metric.name, metric.unit)).collect();
+    let heads: Vec<_> =
+        metrics.iter().map(|metric| format!("{}, {}", metric.name, metric.unit)).collect();
     let _ = writeln!(text, "| program | {} | × the best peer | × raw TCP |", heads.join(" | "));
     let _ = writeln!(text, "|---|{}---|---|", "---|".repeat(metrics.len()));
     for (program, results) in &one.outcomes {
@@ -153,7 +178,11 @@ fn table(text: &mut String, one: &Measured, calls: Option<&Outcome>) {
             } else {
                 format!("{} of {}: ", failed.len(), results.len())
             };
-            cells[0] = if failed.len() == results.len() { String::new() } else { format!("{}; ", cells[0]) };
+            cells[0] = if failed.len() == results.len() {
+                String::new()
+            } else {
+                format!("{}; ", cells[0])
+            };
             cells[0] += &format!("*{count}{}*", cell(why));
         }
         for to in [Against::Best, Against::Raw] {
@@ -167,13 +196,25 @@ fn table(text: &mut String, one: &Measured, calls: Option<&Outcome>) {
     }
     match calls {
         Some(Ok(result)) => {
-            let (Some(bytes), Some(frames)) = (number(result, &["bytes"]), number(result, &["frames"])) else { return };
-            let sum = |names: &[&str]| names.iter().filter_map(|name| number(result, &["calls", name])).sum::<f64>();
-            let per =
-                |calls: f64| format!("{} per MB, {} per frame", digits(calls / (bytes / 1e6)), digits(calls / frames));
+            let (Some(bytes), Some(frames)) =
+                (number(result, &["bytes"]), number(result, &["frames"]))
+            else {
+                return;
+            };
+            let sum = |names: &[&str]| {
+                names.iter().filter_map(|name| number(result, &["calls", name])).sum::<f64>()
+            };
+            let per = |calls: f64| {
+                format!(
+                    "{} per MB, {} per frame",
+                    digits(calls / (bytes / 1e6)),
+                    digits(calls / frames)
+                )
+            };
             let _ = writeln!(
                 text,
-                "\nSystem calls of ours, both ends (counted by strace in a run of its own, which it slows): futex {}; write {}; read {}; \
+                "\nSystem calls of ours, both ends (counted by strace in a run of its own, which \
+                 it slows): futex {}; write {}; read {}; \
                  a frame carries {} B.",
                 per(sum(&["futex"])),
                 per(sum(&["write", "writev", "sendto", "sendmsg"])),
@@ -192,8 +233,10 @@ fn round_trips(text: &mut String, measured: &[Measured]) {
     if measured.iter().any(|one| one.row.id.starts_with("rtt")) {
         let _ = writeln!(
             text,
-            "\nFor reference, a window per round trip at 100, 20 and 2 ms: of 64 KiB (`max_stream_buffer`, smux's window) 0.66, 3.3 and \
-             33 MB/s; of 2 MiB (`max_stream_window`'s default) 21, 105 and 1050 MB/s, of 128 KiB 66 MB/s at 2 ms."
+            "\nFor reference, a window per round trip at 100, 20 and 2 ms: of 64 KiB \
+             (`max_stream_buffer`, smux's window) 0.66, 3.3 and \
+             33 MB/s; of 2 MiB (`max_stream_window`'s default) 21, 105 and 1050 MB/s, of 128 KiB \
+             66 MB/s at 2 ms."
         );
     }
 }
@@ -205,19 +248,30 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     let _ = writeln!(text, "\n## Scale\n");
     let _ = writeln!(
         text,
-        "Both ends in one process; memory is the growth of its resident memory per stream or session and *end*. One thread is both ends of each \
+        "Both ends in one process; memory is the growth of its resident memory per stream or \
+         session and *end*. One thread is both ends of each \
          ping, one ping after the other.\n"
     );
-    let _ = writeln!(text, "| | version | open, µs | memory, B | after the ping, B | ping p50, µs | p99, µs |");
+    let _ = writeln!(
+        text,
+        "| | version | open, µs | memory, B | after the ping, B | ping p50, µs | p99, µs |"
+    );
     let _ = writeln!(text, "|---|---|---|---|---|---|---|");
-    for (what, shown) in [("streams", "10,000 streams in one session"), ("sessions", "1,000 sessions")] {
+    for (what, shown) in
+        [("streams", "10,000 streams in one session"), ("sessions", "1,000 sessions")]
+    {
         for version in [1, 2] {
             let shown = format!("| {shown} | {version} |");
             match extras.get(&format!("{what} v{version}")) {
                 Some(Ok(result)) => {
                     let at = |path: &[&str]| number(result, path).map_or("–".to_owned(), digits);
-                    let columns: [&[&str]; 5] =
-                        [&["open_us"], &["bytes"], &["bytes_after_ping"], &["ping", "p50"], &["ping", "p99"]];
+                    let columns: [&[&str]; 5] = [
+                        &["open_us"],
+                        &["bytes"],
+                        &["bytes_after_ping"],
+                        &["ping", "p50"],
+                        &["ping", "p99"],
+                    ];
                     let _ = writeln!(text, "{shown} {} |", columns.map(at).join(" | "));
                 }
                 Some(Err(why)) => {
@@ -229,15 +283,20 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     }
     let _ = writeln!(
         text,
-        "\nThroughput by the number of active streams, GB/s. A thread reads each; at most 16 threads write, serving their streams in turns of 16 KiB; \
-         from 1000 streams on `max_send_buffer` is lowered so that all of them may hold 160 MB together.\n"
+        "\nThroughput by the number of active streams, GB/s. A thread reads each; at most 16 \
+         threads write, serving their streams in turns of 16 KiB; \
+         from 1000 streams on `max_send_buffer` is lowered so that all of them may hold 160 MB \
+         together.\n"
     );
     let _ = writeln!(text, "| version | 1 | 10 | 100 | 1000 | 10000 |\n|---|---|---|---|---|---|");
     for version in [1, 2] {
-        let cells = ACTIVE.map(|streams| match extras.get(&format!("active v{version} streams={streams}")) {
-            Some(Ok(result)) => number(result, &["bytes_per_s"]).map_or("–".to_owned(), |rate| digits(rate / 1e9)),
-            Some(Err(why)) => format!("*{}*", cell(why)),
-            None => "–".to_owned(),
+        let cells = ACTIVE.map(|streams| {
+            match extras.get(&format!("active v{version} streams={streams}")) {
+                Some(Ok(result)) => number(result, &["bytes_per_s"])
+                    .map_or("–".to_owned(), |rate| digits(rate / 1e9)),
+                Some(Err(why)) => format!("*{}*", cell(why)),
+                None => "–".to_owned(),
+            }
         });
         let _ = writeln!(text, "| {version} | {} |", cells.join(" | "));
     }
@@ -268,12 +327,15 @@ impl Curve {
     /// Each stream's mean over `span` samples, by the time of the last.
     pub fn averaged(&self, span: usize) -> Vec<(f64, Vec<f64>)> {
         let mean = |rows: &[Vec<f64>]| -> Vec<f64> {
-            (0..rows[0].len()).map(|index| rows.iter().map(|row| row[index]).sum::<f64>() / rows.len() as f64).collect()
+            (0..rows[0].len())
+                .map(|index| rows.iter().map(|row| row[index]).sum::<f64>() / rows.len() as f64)
+                .collect()
         };
         self.times[span - 1..].iter().copied().zip(self.rates.windows(span).map(mean)).collect()
     }
 
-    /// Jain's index of the division between the streams, over spans of so many samples: 1 is equal shares, 1/n all for one.
+    /// Jain's index of the division between the streams, over spans of so many samples: 1 is equal
+    /// shares, 1/n all for one.
     fn fairness(&self, span: usize) -> Option<Spread> {
         let index = |(_, rates): (f64, Vec<f64>)| {
             let sum: f64 = rates.iter().sum();
@@ -295,12 +357,14 @@ fn shared(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     }
     let _ = writeln!(
         text,
-        "\n## A shared link\n\nStreams of ours, version 1, through a relay that passes on 125 MB/s. Fairness is Jain's index over the \
+        "\n## A shared link\n\nStreams of ours, version 1, through a relay that passes on 125 \
+         MB/s. Fairness is Jain's index over the \
          streams' bandwidth in each span (1: equal shares).\n"
     );
     let _ = writeln!(
         text,
-        "| streams | all together, MB/s | fairness over 20 ms | 100 ms | 500 ms |\n|---|---|---|---|---|"
+        "| streams | all together, MB/s | fairness over 20 ms | 100 ms | 500 ms \
+         |\n|---|---|---|---|---|"
     );
     for streams in SHARED {
         let Some(curve) = Curve::of(extras, streams) else { continue };
@@ -315,8 +379,12 @@ pub const ACTIVE: [u32; 5] = [1, 10, 100, 1000, 10_000];
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("an unknown processor");
-    let memory = read("/proc/meminfo").split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok());
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("an unknown processor");
+    let memory =
+        read("/proc/meminfo").split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok());
     let load = read("/proc/loadavg").split_whitespace().next().unwrap_or("?").to_owned();
     format!(
         "{} cores of {}, {} GB, Linux {}; load average at the end {load}",
@@ -339,13 +407,22 @@ pub fn write(
     let _ = writeln!(text, "Written by `./benches/compare/run`; don't edit.{part}\n");
     let _ = writeln!(
         text,
-        "The programs took turns, {} rounds (3 in the rows on memory and round trips). Loopback TCP, `TCP_NODELAY`, default configurations, both \
-         ends in one process unless said. Shown are medians, with the least and the most; *ratios* are taken within each round, ours over the other, and \
-         their median is what a goal is held to. Machines are noisy: figures of different runs don't compare. \"Waits\" are a process's \
+        "The programs took turns, {} rounds (3 in the rows on memory and round trips). Loopback \
+         TCP, `TCP_NODELAY`, default configurations, both \
+         ends in one process unless said. Shown are medians, with the least and the most; \
+         *ratios* are taken within each round, ours over the other, and \
+         their median is what a goal is held to. Machines are noisy: figures of different runs \
+         don't compare. \"Waits\" are a process's \
          voluntary context switches.\n",
         args.rounds
     );
-    let _ = writeln!(text, "Machine: {}. It took {} min {} s.\n", machine(), seconds / 60, seconds % 60);
+    let _ = writeln!(
+        text,
+        "Machine: {}. It took {} min {} s.\n",
+        machine(),
+        seconds / 60,
+        seconds % 60
+    );
     if let Ok(versions) = std::env::var("VERSIONS") {
         let _ = writeln!(text, "{}\n", versions.trim());
     }

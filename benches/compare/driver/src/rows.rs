@@ -1,4 +1,5 @@
-//! The rows: which workload, which programs, what is read from their results, and which goals stand beside it.
+//! The rows: which workload, which programs, what is read from their results, and which goals stand
+//! beside it.
 
 use serde_json::Value;
 
@@ -47,11 +48,19 @@ impl Program {
 }
 
 fn rust(name: &str, peer: &'static str, version: u8) -> Program {
-    Program { name: name.to_owned(), peer: Peer { language: Language::Rust, peer, version }, receiver: None }
+    Program {
+        name: name.to_owned(),
+        peer: Peer { language: Language::Rust, peer, version },
+        receiver: None,
+    }
 }
 
 pub fn go(name: &str, peer: &'static str, version: u8) -> Program {
-    Program { name: name.to_owned(), peer: Peer { language: Language::Go, peer, version }, receiver: None }
+    Program {
+        name: name.to_owned(),
+        peer: Peer { language: Language::Go, peer, version },
+        receiver: None,
+    }
 }
 
 pub fn ours(version: u8) -> Program {
@@ -105,7 +114,8 @@ impl Metric {
     }
 
     pub fn show(&self, result: &Value) -> String {
-        self.value(result).map_or("-".to_owned(), |value| format!("{} {}", digits(value), self.unit))
+        self.value(result)
+            .map_or("-".to_owned(), |value| format!("{} {}", digits(value), self.unit))
     }
 }
 
@@ -163,11 +173,21 @@ fn row(id: &'static str, title: &str, workload: &'static str, arguments: &str) -
     }
 }
 
-fn more(name: &'static str, unit: &'static str, path: &'static [&'static str], scale: f64) -> Metric {
+fn more(
+    name: &'static str,
+    unit: &'static str,
+    path: &'static [&'static str],
+    scale: f64,
+) -> Metric {
     Metric { name, unit, path, scale, less_is_better: false, goals: Vec::new() }
 }
 
-fn less(name: &'static str, unit: &'static str, path: &'static [&'static str], scale: f64) -> Metric {
+fn less(
+    name: &'static str,
+    unit: &'static str,
+    path: &'static [&'static str],
+    scale: f64,
+) -> Metric {
     Metric { less_is_better: true, ..more(name, unit, path, scale) }
 }
 
@@ -205,26 +225,45 @@ fn p99() -> Metric {
 /// Peers whose idle streams can be had and counted.
 const IDLE: [&str; 4] = ["ours", "smux", "hyamux", "async_smux"];
 
-/// In the order in which they run. The goals are those that were set before there was anything to measure.
+/// In the order in which they run. The goals are those that were set before there was anything to
+/// measure.
 pub fn all() -> Vec<Row> {
     use Against::{Amount, Best, Named, Raw};
     let mut rows = vec![
         Row {
-            metrics: vec![throughput().goal(Best, 1.5).goal(Raw, 1.0), cpu().goal(Named("Go smux"), 0.8), waits()],
+            metrics: vec![
+                throughput().goal(Best, 1.5).goal(Raw, 1.0),
+                cpu().goal(Named("Go smux"), 0.8),
+                waits(),
+            ],
             counts_calls: true,
             ..row("bulk1", "1 stream, 128 KiB writes, version 1", "bulk", "secs=0.8")
         },
         Row {
-            programs: vec![ours(2), go("Go smux v2", "smux", 2), rust("smux_rust v2", "smux_rust", 2)],
+            programs: vec![
+                ours(2),
+                go("Go smux v2", "smux", 2),
+                rust("smux_rust v2", "smux_rust", 2),
+            ],
             metrics: vec![throughput().goal(Best, 2.0), cpu(), waits()],
             counts_calls: true,
-            ..row("bulk1v2", "1 stream, 128 KiB writes, version 2, default windows", "bulk", "secs=0.8")
+            ..row(
+                "bulk1v2",
+                "1 stream, 128 KiB writes, version 2, default windows",
+                "bulk",
+                "secs=0.8",
+            )
         },
         Row {
             metrics: vec![throughput().goal(Best, 1.15), cpu(), waits()],
             counts_calls: true,
             note: "Raw TCP has 16 connections.",
-            ..row("bulk16", "16 streams at once, 128 KiB writes, version 1", "bulk", "streams=16 secs=0.8")
+            ..row(
+                "bulk16",
+                "16 streams at once, 128 KiB writes, version 1",
+                "bulk",
+                "streams=16 secs=0.8",
+            )
         },
         Row {
             metrics: vec![writes().goal(Best, 4.0), cpu()],
@@ -260,7 +299,8 @@ pub fn all() -> Vec<Row> {
                 rust("raw TCP", "raw", 2),
             ],
             metrics: vec![p50(), p99()],
-            note: "Version 2, since version 1 has no flow control for single streams: one that isn't read holds up all, in every program.",
+            note: "Version 2, since version 1 has no flow control for single streams: one that \
+                   isn't read holds up all, in every program.",
             ..row(
                 "pingstuck",
                 "64 B ping beside 8 bulk streams, one of which the peer doesn't read",
@@ -270,24 +310,31 @@ pub fn all() -> Vec<Row> {
         },
         Row {
             metrics: vec![more("streams", "k/s", &["per_s"], 1e-3).goal(Best, 5.0)],
-            note: "Pipelined: the opener doesn't wait for the peer, up to 384 streams ahead of it. Raw TCP opens connections, 128 ahead.",
+            note: "Pipelined: the opener doesn't wait for the peer, up to 384 streams ahead of \
+                   it. Raw TCP opens connections, 128 ahead.",
             ..row("openclose", "open, 1 byte, close", "openclose", "secs=0.6")
         },
         Row {
             shape: Shape::TwoIdle,
-            programs: everyone().into_iter().filter(|program| IDLE.contains(&program.peer.peer)).collect(),
+            programs: everyone()
+                .into_iter()
+                .filter(|program| IDLE.contains(&program.peer.peer))
+                .collect(),
             metrics: vec![
                 less("unused", "B/stream", &["opened"], 1.0).goal(Amount, 512.0),
                 less("after a ping", "B/stream", &["used"], 1.0).goal(Amount, 512.0),
             ],
             max_rounds: 3,
-            note: "Growth of a process's resident memory over 10,000 streams, the worse end: when they are open and nothing was sent, and \
-                   after a ping on each. Go after its garbage was collected and given back. Not here: yamux (Rust), which announces a stream \
+            note: "Growth of a process's resident memory over 10,000 streams, the worse end: when \
+                   they are open and nothing was sent, and \
+                   after a ping on each. Go after its garbage was collected and given back. Not \
+                   here: yamux (Rust), which announces a stream \
                    with its first data only, and smux_rust, whose pings take too long for so many.",
             ..row("idlemem", "memory of an idle stream, one end", "idle", "n=10000")
         },
     ];
-    // What a window per round trip amounts to has to be well below what the relay can carry, some 800 MB/s: its time for a window adds to the round trip.
+    // What a window per round trip amounts to has to be well below what the relay can carry, some
+    // 800 MB/s: its time for a window adds to the round trip.
     for (id, rtt_us, warm, factor, window) in [
         ("rtt100", 100_000, 4.0, Some(20.0), 2 << 20),
         ("rtt20", 20_000, 2.0, None, 2 << 20),
@@ -322,10 +369,15 @@ pub fn all() -> Vec<Row> {
                 .goal(Amount, 80.0),
             ],
             max_rounds: 3,
-            note: "The receiver's window limits: smux's stays at 64 KiB, ours grows, and so does what an unchanged Go sender may send to it.",
+            note: "The receiver's window limits: smux's stays at 64 KiB, ours grows, and so does \
+                   what an unchanged Go sender may send to it.",
             ..row(
                 id,
-                &format!("1 stream, version 2, {} ms round trip, windows up to {} KiB", rtt_us / 1000, window >> 10),
+                &format!(
+                    "1 stream, version 2, {} ms round trip, windows up to {} KiB",
+                    rtt_us / 1000,
+                    window >> 10
+                ),
                 "",
                 &format!("warm={warm} secs=1 window={window}"),
             )

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::common::{AHEAD, BATCH, Bulk, Idle, Latencies, Options, PING, RAW_CONNECTIONS, Sink, print};
+use crate::common::{
+    AHEAD, BATCH, Bulk, Idle, Latencies, Options, PING, RAW_CONNECTIONS, Sink, print,
+};
 
 /// One end of a connection (or, for raw TCP, the maker of connections).
 pub trait Link: Sized + Send + Sync + 'static {
@@ -65,7 +67,8 @@ fn bulk<L: Link>(options: &Options) -> io::Result<()> {
     let (client, server) = pair::<L>(options)?;
     let bulk = Bulk::new(options);
     thread::scope(|scope| {
-        let readers: Vec<_> = (0..bulk.streams()).map(|_| scope.spawn(|| drain(server.accept()?, &bulk))).collect();
+        let readers: Vec<_> =
+            (0..bulk.streams()).map(|_| scope.spawn(|| drain(server.accept()?, &bulk))).collect();
         let mut writers = Vec::new();
         for index in 0..bulk.streams() {
             let mut stream = client.open()?;
@@ -83,7 +86,8 @@ fn bulk<L: Link>(options: &Options) -> io::Result<()> {
                 }
             }));
         }
-        let streams: Vec<_> = writers.into_iter().map(|writer| writer.join().expect("writer panicked")).collect();
+        let streams: Vec<_> =
+            writers.into_iter().map(|writer| writer.join().expect("writer panicked")).collect();
         for reader in readers {
             reader.join().expect("reader panicked")?;
         }
@@ -196,8 +200,8 @@ fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Idle streams: memory when they are open and nothing was sent, and again after a ping on each. One more stream, the first, tells the ends
-/// when.
+/// Idle streams: memory when they are open and nothing was sent, and again after a ping on each.
+/// One more stream, the first, tells the ends when.
 fn serve_idle<L: Link>(options: &Options) -> io::Result<()> {
     let n = options.number("n", 10_000) as usize;
     let link = listen::<L>(options)?;

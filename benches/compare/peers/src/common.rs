@@ -1,4 +1,5 @@
-//! What the workloads share: options, the clock of a bulk run, latencies, and how results are printed.
+//! What the workloads share: options, the clock of a bulk run, latencies, and how results are
+//! printed.
 //!
 //! Invariant: nothing here knows a peer.
 
@@ -11,12 +12,13 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
-/// How many streams the opener of `openclose` may be ahead of the acceptor: [`AHEAD`] batches of so many. Fewer than the smallest
-/// default backlog that refuses what it can't hold.
+/// How many streams the opener of `openclose` may be ahead of the acceptor: [`AHEAD`] batches of so
+/// many. Fewer than the smallest default backlog that refuses what it can't hold.
 pub const BATCH: u64 = 128;
 pub const AHEAD: usize = 3;
 
-/// What raw TCP opens at most in `openclose`: each connection keeps its port for a while after its end.
+/// What raw TCP opens at most in `openclose`: each connection keeps its port for a while after its
+/// end.
 pub const RAW_CONNECTIONS: u64 = 6000;
 
 pub const PING: usize = 64;
@@ -39,11 +41,16 @@ impl Options {
     }
 
     pub fn seconds(&self, key: &str, default: f64) -> Duration {
-        Duration::from_secs_f64(self.0.get(key).and_then(|value| value.parse().ok()).unwrap_or(default))
+        Duration::from_secs_f64(
+            self.0.get(key).and_then(|value| value.parse().ok()).unwrap_or(default),
+        )
     }
 
     pub fn text(&self, key: &str) -> io::Result<&str> {
-        self.0.get(key).map(String::as_str).ok_or_else(|| io::Error::other(format!("{key}= is missing")))
+        self.0
+            .get(key)
+            .map(String::as_str)
+            .ok_or_else(|| io::Error::other(format!("{key}= is missing")))
     }
 
     pub fn version(&self) -> u8 {
@@ -66,7 +73,8 @@ pub struct Usage {
 impl Usage {
     pub fn now() -> Self {
         let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process may ask for its own usage");
-        let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        let seconds =
+            |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
         Self {
             cpu: seconds(usage.user_time()) + seconds(usage.system_time()),
             waits: usage.voluntary_context_switches() as f64,
@@ -74,9 +82,11 @@ impl Usage {
     }
 }
 
-/// One bulk run: writers go on until the time (or amount) is over, readers until they have what was written.
+/// One bulk run: writers go on until the time (or amount) is over, readers until they have what was
+/// written.
 ///
-/// A writer announces its total before its last write, so that the reader, which learns it after each read, can't miss it.
+/// A writer announces its total before its last write, so that the reader, which learns it after
+/// each read, can't miss it.
 pub struct Bulk {
     start: Instant,
     usage: Usage,
@@ -108,7 +118,8 @@ impl Bulk {
         self.totals.len()
     }
 
-    /// What writer `index` writes, again and again: its first byte tells the reader whose total to look at.
+    /// What writer `index` writes, again and again: its first byte tells the reader whose total to
+    /// look at.
     pub fn payload(&self, index: usize) -> Vec<u8> {
         vec![index as u8; self.write]
     }
@@ -155,7 +166,11 @@ pub struct Latencies {
 
 impl Latencies {
     pub fn new(options: &Options) -> Self {
-        Self { start: Instant::now(), span: options.seconds("secs", 0.6), nanos: Vec::with_capacity(1 << 16) }
+        Self {
+            start: Instant::now(),
+            span: options.seconds("secs", 0.6),
+            nanos: Vec::with_capacity(1 << 16),
+        }
     }
 
     /// Notes one that began at `begin`; false when the time is over.
@@ -221,7 +236,8 @@ impl Idle {
     }
 }
 
-/// What `serve-sink` counts: bytes from the end of the warm-up until the end of the measurement, both from the first byte on.
+/// What `serve-sink` counts: bytes from the end of the warm-up until the end of the measurement,
+/// both from the first byte on.
 pub struct Sink {
     warm: Duration,
     span: Duration,
@@ -247,6 +263,7 @@ impl Sink {
             return None;
         };
         self.counted += bytes as u64;
-        (now - since >= self.span).then(|| json!({ "bytes_per_s": self.counted as f64 / (now - since).as_secs_f64() }))
+        (now - since >= self.span)
+            .then(|| json!({ "bytes_per_s": self.counted as f64 / (now - since).as_secs_f64() }))
     }
 }

@@ -1,5 +1,5 @@
-//! The peers themselves: how each makes a session over TCP, opens and accepts. All have `TCP_NODELAY` and their default configurations;
-//! deviations are said where they are.
+//! The peers themselves: how each makes a session over TCP, opens and accepts. All have
+//! `TCP_NODELAY` and their default configurations; deviations are said where they are.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,8 +14,9 @@ use crate::blocking::Link;
 use crate::common::Options;
 use crate::nonblocking::{AsyncLink, Duplex};
 
-/// This crate. `accept_backlog` is above the default where idle streams (`n=`) are opened faster than they are accepted; `send=` bounds
-/// what thousands of active streams may have accepted and not yet sent; `window=` is how far a stream's window may grow.
+/// This crate. `accept_backlog` is above the default where idle streams (`n=`) are opened faster
+/// than they are accepted; `send=` bounds what thousands of active streams may have accepted and
+/// not yet sent; `window=` is how far a stream's window may grow.
 pub struct Ours(pub gmux::Session);
 
 pub fn config(options: &Options) -> gmux::Config {
@@ -130,7 +131,10 @@ pub struct AsyncSmux {
 }
 
 impl AsyncSmux {
-    fn new(tcp: tokio::net::TcpStream, mut builder: async_smux::MuxBuilder<async_smux::builder::WithConfig>) -> Self {
+    fn new(
+        tcp: tokio::net::TcpStream,
+        mut builder: async_smux::MuxBuilder<async_smux::builder::WithConfig>,
+    ) -> Self {
         let (connector, acceptor, worker) = builder.with_connection(tcp).build();
         tokio::spawn(worker);
         Self { connector, acceptor: Mutex::new(acceptor) }
@@ -224,7 +228,8 @@ impl AsyncLink for Yamux {
     }
 }
 
-/// smux_rust, through its streams' own methods rather than the `AsyncRead` adapters, which copy once more.
+/// smux_rust, through its streams' own methods rather than the `AsyncRead` adapters, which copy
+/// once more.
 pub struct SmuxRust(Arc<smux_rust::Session>);
 
 fn smux_config(options: &Options) -> Option<smux_rust::Config> {

@@ -1,7 +1,9 @@
-//! One program for every Rust peer: `peers PEER WORKLOAD [key=value …]` runs one workload once and prints one line of JSON.
+//! One program for every Rust peer: `peers PEER WORKLOAD [key=value …]` runs one workload once and
+//! prints one line of JSON.
 //!
-//! The Go program beside it (`go/`) takes the same command line and prints the same lines, so that the driver treats all alike. Both ends
-//! are in this process, except where the workload's name begins with `serve-` or `dial-`; those print or take an address.
+//! The Go program beside it (`go/`) takes the same command line and prints the same lines, so that
+//! the driver treats all alike. Both ends are in this process, except where the workload's name
+//! begins with `serve-` or `dial-`; those print or take an address.
 
 mod blocking;
 mod common;
@@ -38,7 +40,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     match Options::parse(args).and_then(|options| run(&peer, &workload, &options)) {
-        // Not by returning: what a workload leaves behind (sessions, threads, a runtime) isn't part of it.
+        // Not by returning: what a workload leaves behind (sessions, threads, a runtime) isn't part
+        // of it.
         Ok(()) => std::process::exit(0),
         Err(error) => {
             eprintln!("{peer} {workload}: {error}");

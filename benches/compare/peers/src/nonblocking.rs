@@ -1,5 +1,5 @@
-//! The workloads for peers on Tokio, a task per stream and end, on the default multi-thread runtime. The same as those in
-//! `blocking`, line by line.
+//! The workloads for peers on Tokio, a task per stream and end, on the default multi-thread
+//! runtime. The same as those in `blocking`, line by line.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,10 @@ use crate::common::{AHEAD, BATCH, Bulk, Idle, Latencies, Options, PING, Sink, pr
 pub trait AsyncLink: Sized + Send + Sync + 'static {
     type Stream: Duplex;
 
-    fn serve(listener: TcpListener, options: &Options) -> impl Future<Output = io::Result<Self>> + Send;
+    fn serve(
+        listener: TcpListener,
+        options: &Options,
+    ) -> impl Future<Output = io::Result<Self>> + Send;
     fn dial(addr: SocketAddr, options: &Options) -> impl Future<Output = io::Result<Self>> + Send;
     fn open(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
@@ -35,7 +38,8 @@ pub fn run<L: AsyncLink>(workload: &str, options: &Options) -> io::Result<()> {
             "ping" => ping::<L>(options).await,
             "openclose" => openclose::<L>(options).await,
             "serve-ping" => echo(listen::<L>(options).await?.accept().await?).await,
-            // A task of its own, here and below: what `block_on` runs isn't on the runtime's own threads.
+            // A task of its own, here and below: what `block_on` runs isn't on the runtime's own
+            // threads.
             "dial-ping" => {
                 let link = dial::<L>(options).await?;
                 let pinging = tokio::spawn(ping_on(link.open().await?, Latencies::new(options)));
@@ -213,7 +217,9 @@ async fn openclose<L: AsyncLink>(options: &Options) -> io::Result<()> {
         for _ in 0..pending {
             batches.recv().await.ok_or_else(lost)?;
         }
-        print(&json!({ "per_s": opened as f64 / start.elapsed().as_secs_f64(), "streams": opened }));
+        print(
+            &json!({ "per_s": opened as f64 / start.elapsed().as_secs_f64(), "streams": opened }),
+        );
         io::Result::Ok(())
     });
     opener.await.map_err(io::Error::other)?
@@ -250,7 +256,8 @@ async fn dial_idle<L: AsyncLink>(options: &Options) -> io::Result<()> {
     let mut held = Vec::with_capacity(n);
     for _ in 0..n {
         held.push(link.open().await?);
-        read_exact(&mut first, &mut [0]).await?; // one by one, so that both ends have them in the same order
+        // one by one, so that both ends have them in the same order
+        read_exact(&mut first, &mut [0]).await?;
     }
     memory.opened()?;
     first.write_all(&[1]).await?;

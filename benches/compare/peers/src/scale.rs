@@ -1,4 +1,5 @@
-//! What only ours is asked for: how a shared link divides over time, and thousands of streams and sessions.
+//! What only ours is asked for: how a shared link divides over time, and thousands of streams and
+//! sessions.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -37,9 +38,15 @@ pub fn curve(options: &Options) -> io::Result<()> {
     let server = TcpStream::connect(behind.local_addr()?)?;
     let client = TcpStream::connect(addr)?;
     let delay = Duration::from_micros(options.number("rtt_us", 0) / 2);
-    relay::connect(listener.accept()?.0, behind.accept()?.0, delay, options.number("rate", 125_000_000))?;
+    relay::connect(
+        listener.accept()?.0,
+        behind.accept()?.0,
+        delay,
+        options.number("rate", 125_000_000),
+    )?;
     let config = Config::new().version(options.version());
-    let (client, server) = (Session::client(client, config.clone())?, Session::server(server, config)?);
+    let (client, server) =
+        (Session::client(client, config.clone())?, Session::server(server, config)?);
     let counts: Arc<Vec<AtomicU64>> = Arc::new((0..streams).map(|_| AtomicU64::new(0)).collect());
     for index in 0..streams {
         let (mut to, counts) = (client.open("")?, Arc::clone(&counts));
@@ -80,7 +87,8 @@ fn ping(to: &mut Stream, from: &mut Stream, nanos: &mut Vec<u64>) -> io::Result<
     Ok(())
 }
 
-/// `n` streams in one session, both ends here; memory is per stream and end. This thread is both ends of each ping.
+/// `n` streams in one session, both ends here; memory is per stream and end. This thread is both
+/// ends of each ping.
 pub fn streams(options: &Options) -> io::Result<()> {
     let n = options.number("n", 10_000) as usize;
     let (client, server) = pair::<Ours>(options)?;
@@ -144,8 +152,9 @@ pub fn sessions(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Throughput of `streams` that are all active: a thread reads each; at most [`WORKERS`] threads write, in turns. (Readers can't take turns:
-/// one that waits for a stream while others' data fills the session's budget would wait for ever.)
+/// Throughput of `streams` that are all active: a thread reads each; at most [`WORKERS`] threads
+/// write, in turns. (Readers can't take turns: one that waits for a stream while others' data fills
+/// the session's budget would wait for ever.)
 pub fn active(options: &Options) -> io::Result<()> {
     let n = options.number("streams", 100) as usize;
     let (client, server) = pair::<Ours>(options)?;
@@ -163,12 +172,16 @@ pub fn active(options: &Options) -> io::Result<()> {
         })?;
     }
     for mut to in writers {
-        thread::spawn(move || while to.iter_mut().all(|stream| stream.write_all(&[0; TURN]).is_ok()) {});
+        thread::spawn(
+            move || while to.iter_mut().all(|stream| stream.write_all(&[0; TURN]).is_ok()) {},
+        );
     }
     thread::sleep(options.seconds("warm", 0.3));
     let (begin, first) = (Instant::now(), count.load(Relaxed));
     thread::sleep(options.seconds("secs", 1.0));
     let bytes = count.load(Relaxed) - first;
-    print(&json!({ "bytes_per_s": bytes as f64 / begin.elapsed().as_secs_f64(), "resident": resident()? }));
+    print(
+        &json!({ "bytes_per_s": bytes as f64 / begin.elapsed().as_secs_f64(), "resident": resident()? }),
+    );
     Ok(())
 }

@@ -22,7 +22,9 @@ const ENDINGS: [(&str, Ending); 4] = [
 const HALVES: [(&str, Ending); 3] = [
     ("finish", |bench| bench.cell.finish(&bench.env)),
     ("shut_read", |bench| bench.cell.shut_read(&bench.env)),
-    ("fail_write", |bench| bench.cell.fail_write(&bench.env, &Arc::new(Error::from(io::Error::other("cut"))))),
+    ("fail_write", |bench| {
+        bench.cell.fail_write(&bench.env, &Arc::new(Error::from(io::Error::other("cut"))))
+    }),
 ];
 
 /// A notifier that says `name` when it is called, or dropped uncalled.
@@ -93,7 +95,10 @@ fn each_ending_is_what_calls_then_report() {
     assert!(matches!((bench.read(1), bench.write(b"x")), (Err(Error::Closed), Err(Error::Closed))));
     let bench = Bench::v1();
     let _ = bench.cell.end(&bench.env, &Arc::new(Error::PeerClosed));
-    assert!(matches!((bench.read(1), bench.write(b"x")), (Err(Error::PeerClosed), Err(Error::PeerClosed))));
+    assert!(matches!(
+        (bench.read(1), bench.write(b"x")),
+        (Err(Error::PeerClosed), Err(Error::PeerClosed))
+    ));
     let bench = Bench::v1();
     let _ = bench.cell.finish(&bench.env);
     assert!(matches!(bench.write(b"x"), Err(Error::WriteShutdown)));
@@ -127,10 +132,16 @@ fn every_ending_wakes_everybody_who_waits() {
         for (name, end) in ENDINGS {
             let bench = Bench::with_queue(10);
             assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-            let reads = [bench.blocked(|cell, env| read(cell, env, 1)), bench.blocked(|cell, env| read(cell, env, 1))];
-            let writes =
-                [bench.blocked(|cell, env| write(cell, env, b"x")), bench.blocked(|cell, env| write(cell, env, b"x"))];
-            let flushes = [bench.blocked(|cell, _| cell.flush()), bench.blocked(|cell, _| cell.flush())];
+            let reads = [
+                bench.blocked(|cell, env| read(cell, env, 1)),
+                bench.blocked(|cell, env| read(cell, env, 1)),
+            ];
+            let writes = [
+                bench.blocked(|cell, env| write(cell, env, b"x")),
+                bench.blocked(|cell, env| write(cell, env, b"x")),
+            ];
+            let flushes =
+                [bench.blocked(|cell, _| cell.flush()), bench.blocked(|cell, _| cell.flush())];
             assert_eq!(bench.waiting(), (2, 2, 2));
             let _ = end(&bench);
             assert!(reads.into_iter().all(|thread| thread.join().unwrap().is_err()), "{name}");

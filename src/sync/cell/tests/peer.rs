@@ -43,7 +43,8 @@ fn what_is_delivered_is_read_in_its_order() {
 fn small_data_says_what_it_needs_when_it_could_not_be_merged() {
     let bench = Bench::v1();
     let mut wakes = Wakes::default();
-    let mut small = |data: &[u8]| bench.cell.deliver_small(&bench.env, data, bench.start, &mut wakes).unwrap();
+    let mut small =
+        |data: &[u8]| bench.cell.deliver_small(&bench.env, data, bench.start, &mut wakes).unwrap();
     assert!(matches!(small(&[1; 10]), Small::Needs { merged: 0, size: 64 }));
     bench.deliver(&[1; 10]); // a chunk of 64 bytes
     assert!(matches!(small(&[2; 50]), Small::Done));
@@ -72,7 +73,12 @@ fn data_that_was_admitted_and_isnt_wanted_any_more_counts_as_consumed() {
     let _ = bench.cell.shut_read(&bench.env);
     let buffer = bench.env.pool.fit(50_000).unwrap();
     let charge = bench.env.budget.charge(charge_for(&buffer));
-    bench.cell.deliver(&bench.env, Chunk::new(buffer, 0, 50_000, charge), bench.start, &mut Wakes::default());
+    bench.cell.deliver(
+        &bench.env,
+        Chunk::new(buffer, 0, 50_000, charge),
+        bench.start,
+        &mut Wakes::default(),
+    );
     assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
     assert_eq!(bench.turns(), [Sent::Update(50_000, 65536)]);
 }
@@ -83,7 +89,10 @@ fn data_after_fin_is_late_and_the_first_of_it_is_told_apart() {
     assert!(bench.cell.peer_fin(bench.start));
     assert!(!bench.cell.peer_fin(bench.start), "a second FIN is no news");
     let mut wakes = Wakes::default();
-    assert!(matches!(bench.cell.deliver_small(&bench.env, b"late", bench.start, &mut wakes), Ok(Small::Late)));
+    assert!(matches!(
+        bench.cell.deliver_small(&bench.env, b"late", bench.start, &mut wakes),
+        Ok(Small::Late)
+    ));
     assert_eq!(bench.cell.admit(&bench.env, 5000).unwrap(), Received::Late);
     assert_eq!([(); 3].map(|()| bench.cell.first_late()), [true, false, false]);
 }
@@ -93,11 +102,14 @@ fn data_past_every_window_is_an_overrun_of_this_stream() {
     let bench = Bench::v2();
     // The initial window, and a slack of the same.
     assert_eq!(bench.cell.admit(&bench.env, 524_288).unwrap(), Received::Queue);
-    let overrun = |error| matches!(error, Error::Overrun { stream: 3, received: 524_289, allowed: 524_288 });
+    let overrun =
+        |error| matches!(error, Error::Overrun { stream: 3, received: 524_289, allowed: 524_288 });
     assert!(overrun(bench.cell.admit(&bench.env, 1).unwrap_err()));
     let bench = Bench::v2();
     assert_eq!(bench.cell.admit(&bench.env, 524_288).unwrap(), Received::Queue);
-    assert!(overrun(bench.cell.deliver_small(&bench.env, b"1", bench.start, &mut Wakes::default()).unwrap_err()));
+    assert!(overrun(
+        bench.cell.deliver_small(&bench.env, b"1", bench.start, &mut Wakes::default()).unwrap_err()
+    ));
 }
 
 #[test]
@@ -135,14 +147,20 @@ fn small_data_wakes_a_reader_that_waits_and_for_what_it_can_read() {
         let bench = Bench::v1();
         let mut wakes = Wakes::default();
         bench.deliver(&[1; 10]);
-        let small = bench.cell.deliver_small(&bench.env, &[2; 10], bench.start, &mut wakes).unwrap();
+        let small =
+            bench.cell.deliver_small(&bench.env, &[2; 10], bench.start, &mut wakes).unwrap();
         assert!(matches!(small, Small::Done) && wakes_nobody(&wakes), "merged, and nobody waits");
         assert_eq!(bench.read(100).unwrap().len(), 20);
         let reader = bench.blocked(|cell, env| read(cell, env, 100));
-        let small = bench.cell.deliver_small(&bench.env, &[3; 10], bench.start, &mut wakes).unwrap();
-        assert!(matches!(small, Small::Needs { merged: 0, .. }) && wakes_nobody(&wakes), "nothing to read yet");
+        let small =
+            bench.cell.deliver_small(&bench.env, &[3; 10], bench.start, &mut wakes).unwrap();
+        assert!(
+            matches!(small, Small::Needs { merged: 0, .. }) && wakes_nobody(&wakes),
+            "nothing to read yet"
+        );
         bench.deliver_into(&[3; 10], bench.start, &mut wakes);
-        let small = bench.cell.deliver_small(&bench.env, &[4; 10], bench.start, &mut wakes).unwrap();
+        let small =
+            bench.cell.deliver_small(&bench.env, &[4; 10], bench.start, &mut wakes).unwrap();
         assert!(matches!(small, Small::Done) && wakes.only_reader().is_some());
         wakes.send();
         assert_eq!(reader.join().unwrap().unwrap().len(), 20);
@@ -172,7 +190,10 @@ fn wakes_know_whose_they_are() {
         b.deliver_into(&[0; 20], b.start, &mut wakes);
         assert!(!wakes.are_only_for(&a.cell) && !wakes.are_only_for(&b.cell));
         wakes.send();
-        assert!(wakes.are_only_for(&a.cell) && wakes.are_only_for(&b.cell), "nobody is left to be woken");
+        assert!(
+            wakes.are_only_for(&a.cell) && wakes.are_only_for(&b.cell),
+            "nobody is left to be woken"
+        );
         assert_eq!(readers.map(|reader| reader.join().unwrap().unwrap().len()), [60, 20]);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
     });
@@ -182,9 +203,13 @@ fn wakes_know_whose_they_are() {
 fn fin_wakes_readers_with_the_end_and_writers_to_watch_their_clock() {
     watched(|| {
         let stall = Duration::from_secs(3600);
-        let bench = Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(stall)));
+        let bench =
+            Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(stall)));
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-        let readers = [bench.blocked(|cell, env| read(cell, env, 1)), bench.blocked(|cell, env| read(cell, env, 1))];
+        let readers = [
+            bench.blocked(|cell, env| read(cell, env, 1)),
+            bench.blocked(|cell, env| read(cell, env, 1)),
+        ];
         let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
         assert!(bench.cell.peer_fin(bench.start));
         assert!(readers.into_iter().all(|reader| reader.join().unwrap().unwrap().is_empty()));
@@ -228,7 +253,10 @@ fn an_update_that_consumed_more_than_was_sent_names_the_stream() {
     assert_eq!(bench.write(b"five!").unwrap(), 5);
     let mut wakes = Wakes::default();
     let error = bench.cell.update(&bench.env, (1, 65536), bench.start, &mut wakes).unwrap_err();
-    assert!(matches!(error, Error::Consumed { stream: 3, consumed: 1, sent: 0 }), "it was accepted, not sent");
+    assert!(
+        matches!(error, Error::Consumed { stream: 3, consumed: 1, sent: 0 }),
+        "it was accepted, not sent"
+    );
     assert_eq!(bench.send_data(), 5);
     assert!(bench.cell.update(&bench.env, (5, 65536), bench.start, &mut wakes).is_ok());
 }
@@ -240,7 +268,10 @@ fn data_restarts_the_no_data_clock_however_it_comes() {
     assert_eq!(no_data_since(&bench), Duration::ZERO);
     bench.deliver_into(b"small", bench.start + LATER, &mut wakes);
     assert_eq!(no_data_since(&bench), LATER);
-    let small = bench.cell.deliver_small(&bench.env, b"merged", bench.start + LATER * 2, &mut wakes).unwrap();
+    let small = bench
+        .cell
+        .deliver_small(&bench.env, b"merged", bench.start + LATER * 2, &mut wakes)
+        .unwrap();
     assert!(matches!(small, Small::Done));
     assert_eq!(no_data_since(&bench), LATER * 2);
     bench.deliver_into(&[0; 5000], bench.start + LATER * 3, &mut wakes);

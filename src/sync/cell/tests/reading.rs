@@ -70,7 +70,8 @@ fn what_is_read_counts_as_consumed_however_it_was_copied() {
     bench.cell.peer_fin(bench.start);
     let mut all = Vec::new();
     assert_eq!(bench.cell.write_to(&bench.env, &mut all).unwrap(), 7 * LARGE as u64 - 40_100);
-    // A writer is counted as it goes: this was due before all was read, so the window doesn't grow yet.
+    // A writer is counted as it goes: this was due before all was read, so the window doesn't grow
+    // yet.
     assert_eq!(bench.turns(), [Sent::Update(7 * LARGE as u32, 65536)]);
 }
 
@@ -89,9 +90,13 @@ fn a_small_rest_leaves_its_large_buffer() {
 fn a_reader_that_leaves_data_behind_wakes_the_next() {
     watched(|| {
         let bench = Bench::v1();
-        let readers = [bench.blocked(|cell, env| read(cell, env, 4)), bench.blocked(|cell, env| read(cell, env, 4))];
+        let readers = [
+            bench.blocked(|cell, env| read(cell, env, 4)),
+            bench.blocked(|cell, env| read(cell, env, 4)),
+        ];
         bench.deliver(b"abcdefgh"); // wakes one
-        let mut heard: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap().unwrap()).collect();
+        let mut heard: Vec<_> =
+            readers.into_iter().map(|reader| reader.join().unwrap().unwrap()).collect();
         heard.sort();
         assert_eq!(heard, [b"abcd", b"efgh"]);
         assert_eq!(bench.waiting(), NOBODY);
@@ -130,7 +135,9 @@ fn a_failure_behind_the_last_data_reaches_all_readers_too() {
             state.reading = Reading::Nobody;
         }
         assert_eq!(bench.read(4).unwrap(), b"last");
-        assert!(readers.into_iter().all(|reader| matches!(reader.join().unwrap(), Err(Error::GoAway))));
+        assert!(
+            readers.into_iter().all(|reader| matches!(reader.join().unwrap(), Err(Error::GoAway)))
+        );
     });
 }
 
@@ -140,7 +147,8 @@ fn two_large_reads_at_once_share_the_data_in_runs() {
         let bench = Bench::v1();
         let readers = [(); 2].map(|()| bench.blocked(|cell, env| read(cell, env, LARGE / 3)));
         let data = deliver_large(&bench);
-        let mut heard: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap().unwrap()).collect();
+        let mut heard: Vec<_> =
+            readers.into_iter().map(|reader| reader.join().unwrap().unwrap()).collect();
         heard.push(bench.read(LARGE).unwrap());
         heard.sort_by_key(|run| data.windows(64).position(|window| window == &run[..64]));
         assert_eq!(heard.concat(), data);
@@ -185,7 +193,10 @@ fn what_a_failing_writer_did_not_take_goes_back_to_the_head() {
         taken += 100;
         Ok(100)
     });
-    assert_eq!(bench.cell.write_to(&bench.env, &mut out).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(
+        bench.cell.write_to(&bench.env, &mut out).unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
     assert_eq!(taken, 5200);
     assert_eq!(bench.read(LARGE).unwrap(), data[5200..]);
 }
@@ -220,7 +231,11 @@ fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
         assert_eq!(bench.turns(), []);
         go.send(()).unwrap();
         heard.recv().unwrap();
-        assert_eq!(bench.turns(), [Sent::Update(40_000, 65536)], "the first, and the others unread");
+        assert_eq!(
+            bench.turns(),
+            [Sent::Update(40_000, 65536)],
+            "the first, and the others unread"
+        );
         go.send(()).unwrap();
         heard.recv().unwrap();
         assert_eq!(bench.turns(), [Sent::Update(80_000, 65536)]);
@@ -260,15 +275,16 @@ fn a_panic_in_a_users_writer_loses_nothing_and_lets_others_read() {
     let data = deliver_large(&bench);
     let mut first = true;
     let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let mut out = Asks(|_: &[u8]| if std::mem::take(&mut first) { Ok(7) } else { panic!("a user's") });
+        let mut out =
+            Asks(|_: &[u8]| if std::mem::take(&mut first) { Ok(7) } else { panic!("a user's") });
         bench.cell.write_to(&bench.env, &mut out)
     }));
     assert!(moved.is_err());
     assert_eq!(bench.read(LARGE).unwrap(), data[7..]);
 }
 
-/// A `write_to` whose writer is stuck with the first of `LARGE` bytes: it is inside once the first channel says so, and takes
-/// that piece when told by the second.
+/// A `write_to` whose writer is stuck with the first of `LARGE` bytes: it is inside once the first
+/// channel says so, and takes that piece when told by the second.
 type Stuck = (Bench, std::thread::JoinHandle<io::Result<u64>>, mpsc::Sender<()>);
 
 fn stuck_writer() -> Stuck {
@@ -295,7 +311,11 @@ fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
         assert!(held > 5000 && held == bench.env.budget.used());
         let stalled = || Error::Stalled { held: 1, after: Duration::from_secs(1) };
         drop(bench.cell.fail(&bench.env, stalled(), true));
-        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0), "while the writer is still inside");
+        assert_eq!(
+            (bench.cell.occupied(), bench.env.budget.used()),
+            (0, 0),
+            "while the writer is still inside"
+        );
         assert!(matches!(bench.read(1), Err(Error::Stalled { .. })));
         go.send(()).unwrap();
         let error = mover.join().unwrap().unwrap_err();

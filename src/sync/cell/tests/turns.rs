@@ -10,7 +10,9 @@ fn a_turn_sends_what_the_stream_owes_and_says_how_much() {
     let _ = bench.cell.finish(&bench.env);
     assert!(bench.queue.next_express().is_some());
     let mut sent = Vec::new();
-    let turn = bench.cell.take_turn(&bench.env, Lane::Express, usize::MAX, |frame| sent.push(Sent::of(frame)));
+    let turn = bench
+        .cell
+        .take_turn(&bench.env, Lane::Express, usize::MAX, |frame| sent.push(Sent::of(frame)));
     assert_eq!(sent, [Sent::Syn, Sent::Data(pattern(1000)), Sent::Fin]);
     assert_eq!((turn.data, turn.fin, turn.again, turn.wake_writer), (1000, true, false, false));
 }
@@ -21,10 +23,13 @@ fn a_turn_in_bulk_keeps_to_its_allowance_and_asks_for_another() {
     assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
     let mut lengths = Vec::new();
     let mut take = |allowance| {
-        let turn = bench.cell.take_turn(&bench.env, Lane::Bulk, allowance, |frame| match Sent::of(frame) {
-            Sent::Data(data) => lengths.push(data.len()),
-            other => panic!("{other:?}"),
-        });
+        let turn =
+            bench.cell.take_turn(&bench.env, Lane::Bulk, allowance, |frame| {
+                match Sent::of(frame) {
+                    Sent::Data(data) => lengths.push(data.len()),
+                    other => panic!("{other:?}"),
+                }
+            });
         (turn.data, turn.again)
     };
     // A frame may exceed what is left of the allowance, the next doesn't begin.
@@ -120,7 +125,9 @@ fn data_that_is_handed_over_restarts_the_no_data_clock() {
     let bench = Bench::v1();
     let minute = Duration::from_secs(60);
     bench.cell.set_no_data_timeout(Some(minute));
-    let since = |bench: &Bench| bench.cell.state.lock().no_data.limit(bench.start).unwrap().unwrap() - minute;
+    let since = |bench: &Bench| {
+        bench.cell.state.lock().no_data.limit(bench.start).unwrap().unwrap() - minute
+    };
     let set = since(&bench);
     let later = set + Duration::from_secs(10);
     assert!(!bench.cell.hand_over(0, false, later));

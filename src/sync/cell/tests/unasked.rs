@@ -1,5 +1,6 @@
-//! What several streams of a session send before their peer has announced a window: together no more than 1 MiB past their
-//! shares, and whoever waits for a part of that is woken when some comes back.
+//! What several streams of a session send before their peer has announced a window: together no
+//! more than 1 MiB past their shares, and whoever waits for a part of that is woken when some comes
+//! back.
 
 use super::*;
 use crate::error::Error;
@@ -50,10 +51,15 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
         bench.cell.set_nonblocking(true);
         assert!(matches!(bench.write(&[0]), Err(Error::WouldBlock)));
         bench.cell.set_nonblocking(false);
-        // A window that asks for a part gives the rest no allowance: what lies beyond it is still unasked.
+        // A window that asks for a part gives the rest no allowance: what lies beyond it is still
+        // unasked.
         let writer = bench.blocked(|cell, env| write(cell, env, &[0; FIRST]));
         bench.update_of(&four[0], 65_536);
-        assert_eq!(writer.join().unwrap().unwrap(), 65_536 - SHARE, "its share was past what all have together");
+        assert_eq!(
+            writer.join().unwrap().unwrap(),
+            65_536 - SHARE,
+            "its share was past what all have together"
+        );
         assert_eq!(bench.cell.state.lock().unasked, 65_536);
         // All of one's own, once there is enough.
         for stream in &four {
@@ -131,8 +137,12 @@ fn who_waits_no_more_leaves_its_part_to_the_next() {
         drop(failed.fail(&bench.env, Error::Closed, false));
         bench.update_of(&other, 65_536); // it has its own window
         let results = writes.map(|write| write.join().unwrap());
-        assert!(matches!(results, [Err(Error::Timeout), Err(Error::Closed), Ok(4096)]), "{results:?}");
-        // The last one's update gave back its share, and the other three shares are still past what all have together.
+        assert!(
+            matches!(results, [Err(Error::Timeout), Err(Error::Closed), Ok(4096)]),
+            "{results:?}"
+        );
+        // The last one's update gave back its share, and the other three shares are still past what
+        // all have together.
         bench.update_of(&four[0], 3 * SHARE as u32 + 4096);
         assert_eq!(writer.join().unwrap().unwrap(), 4096);
     });

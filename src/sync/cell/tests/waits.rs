@@ -105,7 +105,10 @@ fn limits_set_meanwhile_reach_calls_that_are_blocked() {
             ),
             (|cell| cell.set_nonblocking(true), |error| matches!(error, Error::WouldBlock)),
             // One firing restarts the clock; each call has its own, soon.
-            (|cell| cell.set_no_data_timeout(Some(Duration::from_nanos(1))), |error| matches!(error, Error::NoData(_))),
+            (
+                |cell| cell.set_no_data_timeout(Some(Duration::from_nanos(1))),
+                |error| matches!(error, Error::NoData(_)),
+            ),
         ];
         for (change, expected) in changes {
             let bench = stuck();
@@ -123,7 +126,10 @@ fn limits_set_meanwhile_reach_calls_that_are_blocked() {
 #[test]
 fn settings_are_told_as_they_were_set() {
     let bench = Bench::v1();
-    assert_eq!((bench.cell.timeout(Direction::Read), bench.cell.timeout(Direction::Write)), (None, None));
+    assert_eq!(
+        (bench.cell.timeout(Direction::Read), bench.cell.timeout(Direction::Write)),
+        (None, None)
+    );
     assert_eq!(bench.cell.no_data_timeout(), None);
     bench.cell.set_timeout(Direction::Read, Some(FAR));
     bench.cell.set_timeout(Direction::Write, Some(FAR * 2));
@@ -254,7 +260,8 @@ fn a_writer_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_
         bench.send_data();
         let results = writers.map(|writer| writer.join().unwrap());
         let taken = results.iter().filter(|result| matches!(result, Ok(1))).count();
-        let failed = results.iter().filter(|result| matches!(result, Err(Error::PeerFinished(_)))).count();
+        let failed =
+            results.iter().filter(|result| matches!(result, Err(Error::PeerFinished(_)))).count();
         assert_eq!((taken, failed), (1, 1), "{results:?}");
     });
 }
@@ -264,7 +271,8 @@ fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
     watched(|| {
         let short = Duration::from_nanos(1);
         // The peer has finished, and there is credit: what waits is on its way.
-        let mut bench = Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(short)));
+        let mut bench =
+            Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(short)));
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.cell.peer_fin(bench.start));
         let writer = bench.blocked(|cell, env| write(cell, env, b"x"));

@@ -93,8 +93,9 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
 fn pieces_of_writes_at_once_stay_together() {
     watched(|| {
         let mut bench = Bench::new(Config::new().max_send_buffer(1 << 20));
-        let writers: Vec<_> =
-            (0..4u8).map(|i| bench.spawn(move |cell, env| write(cell, env, &vec![i; 100_000]))).collect();
+        let writers: Vec<_> = (0..4u8)
+            .map(|i| bench.spawn(move |cell, env| write(cell, env, &vec![i; 100_000])))
+            .collect();
         assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 100_000));
         let data = bench.turns().into_iter().flat_map(|sent| match sent {
             Sent::Data(data) => data,
@@ -119,7 +120,10 @@ fn a_write_after_an_ending_fails_and_accepts_nothing() {
 fn a_write_owes_a_ring_if_it_queued_the_stream() {
     let bench = Bench::v1();
     assert!(bench.cell.write(&bench.env, b"first", Take::WhatFits).unwrap().bell.is_due());
-    assert!(!bench.cell.write(&bench.env, b"second", Take::WhatFits).unwrap().bell.is_due(), "it is queued already");
+    assert!(
+        !bench.cell.write(&bench.env, b"second", Take::WhatFits).unwrap().bell.is_due(),
+        "it is queued already"
+    );
 }
 
 #[test]
@@ -233,7 +237,9 @@ fn calls_that_wait_are_served_as_they_came() {
         let lens = [50_000, 97, 4096, 60_000, 1, 9000];
         let calls: Vec<_> = (1..)
             .zip(lens)
-            .map(|(i, n)| bench.blocked(move |cell, env| write_all(cell, env, &vec![i; n]).map(drop)))
+            .map(|(i, n)| {
+                bench.blocked(move |cell, env| write_all(cell, env, &vec![i; n]).map(drop))
+            })
             .collect();
         let mut data = Vec::new();
         while data.len() < 20_000 + lens.iter().sum::<usize>() {
@@ -312,7 +318,10 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
     watched(|| {
         type End = (fn(&Bench), &'static str);
         let ends: [End; 3] = [
-            (|bench| drop(bench.cell.finish(&bench.env)), "this stream's sending side was shut down"),
+            (
+                |bench| drop(bench.cell.finish(&bench.env)),
+                "this stream's sending side was shut down",
+            ),
             (|bench| drop(bench.cell.close(&bench.env)), ""),
             (|bench| bench.cell.set_deadline(Direction::Write, Some(Instant::now())), "timeout"),
         ];
@@ -321,14 +330,23 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
             let midway = bench.blocked(|cell, env| write_all(cell, env, &[1; 12_000]));
             let waits = bench.blocked(|cell, env| write_all(cell, env, &[2; 12_000]));
             end(&bench);
-            let Err(Error::PartialWrite { accepted: 10_000, source }) = midway.join().unwrap() else { panic!() };
+            let Err(Error::PartialWrite { accepted: 10_000, source }) = midway.join().unwrap()
+            else {
+                panic!()
+            };
             assert!(source.to_string().contains(text), "{source}");
-            assert_eq!(waits.join().unwrap().unwrap_err().to_string(), source.to_string(), "it took nothing");
+            assert_eq!(
+                waits.join().unwrap().unwrap_err().to_string(),
+                source.to_string(),
+                "it took nothing"
+            );
             // What was accepted is sent, and FIN behind it.
             let mut turns = bench.turns();
             assert_eq!(turns.last() == Some(&Sent::Fin), i < 2);
             turns.retain(|sent| *sent != Sent::Fin);
-            assert!(turns.iter().all(|sent| matches!(sent, Sent::Data(data) if data.iter().all(|byte| *byte == 1))));
+            assert!(turns.iter().all(
+                |sent| matches!(sent, Sent::Data(data) if data.iter().all(|byte| *byte == 1))
+            ));
         }
     });
 }
@@ -339,12 +357,16 @@ fn a_write_alls_time_runs_while_it_waits_for_its_place() {
         let bench = Bench::with_queue(10_000);
         let midway = bench.blocked(|cell, env| write_all(cell, env, &[1; 15_000]));
         let short = Duration::from_millis(20);
-        bench.cell.state.lock().extras().write.timeout = Some(short); // wakes nobody, so it is for calls that come
+        // wakes nobody, so it is for calls that come
+        bench.cell.state.lock().extras().write.timeout = Some(short);
         let begin = Instant::now();
         assert!(matches!(write_all(&bench.cell, &bench.env, &[2; 10]), Err(Error::Timeout)));
         assert!(begin.elapsed() >= short);
         let _ = bench.cell.close(&bench.env);
-        assert!(matches!(midway.join().unwrap(), Err(Error::PartialWrite { accepted: 10_000, .. })));
+        assert!(matches!(
+            midway.join().unwrap(),
+            Err(Error::PartialWrite { accepted: 10_000, .. })
+        ));
     });
 }
 

@@ -62,8 +62,9 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(config: &Config) -> Self {
-        // One frame may be larger than the whole budget; and a small rest is charged before the large buffer is refunded.
-        // On version 2 a write that waits for credit lets the budget hold twice as much.
+        // One frame may be larger than the whole budget; and a small rest is charged before the
+        // large buffer is refunded. On version 2 a write that waits for credit lets the budget hold
+        // twice as much.
         let limit = config.max_receive_buffer * usize::from(config.version);
         let buffered = limit.max(65536 + 64) + 8192 + 64;
         Self { buffered, max_streams: config.max_streams }
@@ -110,7 +111,14 @@ impl App {
             let session = session.clone();
             thread::spawn(move || blocking_app(&session))
         });
-        Self { closed: session.closed(), session, bounds, streams: Vec::new(), done: Vec::new(), helper }
+        Self {
+            closed: session.closed(),
+            session,
+            bounds,
+            streams: Vec::new(),
+            done: Vec::new(),
+            helper,
+        }
     }
 
     /// Whether the reader has ever waited for budget.
@@ -212,7 +220,11 @@ impl App {
             }
         }
         for (_, seen) in &mut self.streams {
-            assert!(seen.eof || seen.failed, "{}: the session has ended, and the stream hasn't", seen.id);
+            assert!(
+                seen.eof || seen.failed,
+                "{}: the session has ended, and the stream hasn't",
+                seen.id
+            );
             seen.complete = true;
         }
     }

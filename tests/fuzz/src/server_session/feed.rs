@@ -1,6 +1,8 @@
-//! A transport in memory: the target gives it pieces, the session's reader takes them, and what the session writes is kept.
+//! A transport in memory: the target gives it pieces, the session's reader takes them, and what the
+//! session writes is kept.
 //!
-//! Invariant: a piece comes by one read, as far as that has room for it, like what one packet brought; two never come together.
+//! Invariant: a piece comes by one read, as far as that has room for it, like what one packet
+//! brought; two never come together.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -84,7 +86,8 @@ impl Feed {
         }
     }
 
-    /// Waits until the reader has taken all there is and wants more, or is gone; or may be waiting for the application.
+    /// Waits until the reader has taken all there is and wants more, or is gone; or may be waiting
+    /// for the application.
     pub(super) fn wait_taken(&self, paused: impl Fn() -> bool) {
         let mut state = self.0.state.lock();
         while !(state.waiting && state.input.is_empty()) && state.dropped == 0 && !state.aborted {
@@ -177,7 +180,11 @@ impl Read for Part {
         }
         state.waiting = false;
         let Some(mut piece) = state.input.pop_front().filter(|_| !state.aborted) else {
-            return if state.read_fails && !state.aborted { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(0) };
+            return if state.read_fails && !state.aborted {
+                Err(io::ErrorKind::ConnectionReset.into())
+            } else {
+                Ok(0)
+            };
         };
         let mut n = 0;
         for buf in bufs {
@@ -199,17 +206,20 @@ impl Write for Part {
         let shared = &self.0.0;
         let mut state = shared.state.lock();
         self.interrupted(&mut state)?;
-        while state.written.len() >= shared.manner.stuck_after && !state.released && !state.aborted {
+        while state.written.len() >= shared.manner.stuck_after && !state.released && !state.aborted
+        {
             shared.changed.wait(&mut state);
         }
         if state.aborted || state.write_fails {
-            // What fails writes ends reads too, in the end; else the session goes on reading until its close timeout.
+            // What fails writes ends reads too, in the end; else the session goes on reading until
+            // its close timeout.
             state.ended |= !state.endless;
             shared.changed.notify_all();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let mut left = shared.manner.take;
-        // What is taken in small pieces comes faster after a while, or large batches would take for ever.
+        // What is taken in small pieces comes faster after a while, or large batches would take for
+        // ever.
         if state.written.len() > 500 {
             left = left.max(4096);
         }

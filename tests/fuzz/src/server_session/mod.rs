@@ -1,12 +1,14 @@
-//! A whole server's session over a transport in memory, which feeds it arbitrary bytes in arbitrary pieces, with a small application that
-//! accepts, reads, echoes and closes.
+//! A whole server's session over a transport in memory, which feeds it arbitrary bytes in arbitrary
+//! pieces, with a small application that accepts, reads, echoes and closes.
 //!
-//! What has to hold: no panic, on whatever thread (the fuzzer and the replay make a panic anywhere end the process); no hang (their
-//! watchdogs); both threads gone at the end; the memory that the session counts stays within its bound; what the session sends is
-//! frames that its peer must accept; and for every stream that the input opens once, what the application reads is what
-//! the input says ([`script`]), with the right ending.
+//! What has to hold: no panic, on whatever thread (the fuzzer and the replay make a panic anywhere
+//! end the process); no hang (their watchdogs); both threads gone at the end; the memory that the
+//! session counts stays within its bound; what the session sends is frames that its peer must
+//! accept; and for every stream that the input opens once, what the application reads is what the
+//! input says ([`script`]), with the right ending.
 //!
-//! The application is one of two: in step with the pieces and never blocking, or a thread that blocks in `accept`, `read` and `write`.
+//! The application is one of two: in step with the pieces and never blocking, or a thread that
+//! blocks in `accept`, `read` and `write`.
 
 mod app;
 mod feed;
@@ -37,11 +39,19 @@ fn config(choices: &mut Choices) -> Config {
         .max_frame_size([1, 100, 4096, 32768][choices.below(4)])
         .max_send_buffer([1, 1000, 65536][choices.below(3)])
         .accept_backlog(1 + choices.below(4))
-        .accept_stall_timeout(Some(if bits & 128 == 0 { Duration::ZERO } else { Duration::from_millis(1) }))
+        .accept_stall_timeout(Some(if bits & 128 == 0 {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(1)
+        }))
         .max_streams(1 + choices.below(6))
         .max_name_len([4096, 0, 65535][choices.below(3)])
         // Far away, or so near that it is what ends the session.
-        .close_timeout(if bits & 12 == 12 { Duration::from_millis(2) } else { Duration::from_secs(60) })
+        .close_timeout(if bits & 12 == 12 {
+            Duration::from_millis(2)
+        } else {
+            Duration::from_secs(60)
+        })
         .half_close_stall(if bits & 16 == 0 { Some(Duration::from_millis(1)) } else { None })
         .stall_timeout(if bits & 96 == 96 { Some(Duration::from_millis(1)) } else { None })
 }
@@ -51,7 +61,8 @@ pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let config = config(&mut choices);
     let (version, max_frame) = (config.version, config.max_frame_size);
-    let (may_be_cut, short) = (config.stall().is_some(), config.close_timeout < Duration::from_secs(1));
+    let (may_be_cut, short) =
+        (config.stall().is_some(), config.close_timeout < Duration::from_secs(1));
     let bounds = Bounds::new(&config);
     let manner = Manner::choose(&mut choices);
     let (blocking, last) = (choices.below(8) == 1, choices.byte());
@@ -73,7 +84,8 @@ pub fn run(input: &[u8]) {
         app.check();
     }
     match last % 8 {
-        // The peer ends its side, or what is read fails; all that came is read, as far as it can be.
+        // The peer ends its side, or what is read fails; all that came is read, as far as it can
+        // be.
         0..3 => {
             feed.end();
             app.read_all();

@@ -1,4 +1,5 @@
-//! What an input says, decoded in one go: what each stream must deliver, and what its peer may get in return.
+//! What an input says, decoded in one go: what each stream must deliver, and what its peer may get
+//! in return.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,8 @@ use super::app::Seen;
 use crate::choices::{Choices, payload};
 use crate::wire::{Command, Frame, HEADER_LEN};
 
-/// Appends what the next choices stand for: a frame with a payload that needn't be in the input, or a run of them, or raw bytes.
+/// Appends what the next choices stand for: a frame with a payload that needn't be in the input, or
+/// a run of them, or raw bytes.
 pub(super) fn write_frames(choices: &mut Choices, version: u8, out: &mut Vec<u8>) {
     let kind = choices.byte();
     if kind >= 248 {
@@ -37,8 +39,10 @@ pub(super) fn write_frames(choices: &mut Choices, version: u8, out: &mut Vec<u8>
         let at = out.len();
         if command == 4 {
             // Counts that may be, and counts that can't.
-            let count = [0, 1, choices.byte().into(), choices.short().into(), choices.word()][choices.below(5)];
-            let window = [65536, 0, 1 << 20, u32::from(choices.byte()), choices.word()][choices.below(5)];
+            let count = [0, 1, choices.byte().into(), choices.short().into(), choices.word()]
+                [choices.below(5)];
+            let window =
+                [65536, 0, 1 << 20, u32::from(choices.byte()), choices.word()][choices.below(5)];
             out.extend(count.to_le_bytes());
             out.extend(window.to_le_bytes());
             out.truncate(at + length);
@@ -72,8 +76,8 @@ impl Script {
                     bytes = rest;
                     frame
                 }
-                // The last frame may be acted on before all of it has come: a name that is too long is refused, data that nobody wants
-                // counts as consumed.
+                // The last frame may be acted on before all of it has come: a name that is too long
+                // is refused, data that nobody wants counts as consumed.
                 Ok(None) if bytes.len() >= HEADER_LEN => {
                     let id = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
                     let entry = said.entry(id).or_default();
@@ -124,9 +128,18 @@ impl Script {
         }
         assert_eq!(seen.name, said.name);
         let (got, data) = (seen.read.len(), said.data.len());
-        assert!(said.data.starts_with(&seen.read), "{}: {got} bytes that aren't the first of those sent", seen.id);
+        assert!(
+            said.data.starts_with(&seen.read),
+            "{}: {got} bytes that aren't the first of those sent",
+            seen.id
+        );
         if seen.eof && !seen.shut_read {
-            assert!(said.fin && got == data, "{}: the end after {got} of {data} bytes, FIN: {}", seen.id, said.fin);
+            assert!(
+                said.fin && got == data,
+                "{}: the end after {got} of {data} bytes, FIN: {}",
+                seen.id,
+                said.fin
+            );
         }
         // A stream may fail alone: for what an UPD said, or data past its window.
         let may_fail = may_be_cut || version == 2 && (said.updates > 0 || data > 262_144);
@@ -137,7 +150,13 @@ impl Script {
     }
 
     /// Looks at what the session wrote: whole frames, but for the last.
-    pub(super) fn check_output(&self, mut bytes: &[u8], version: u8, max_frame: usize, streams: &[Seen]) {
+    pub(super) fn check_output(
+        &self,
+        mut bytes: &[u8],
+        version: u8,
+        max_frame: usize,
+        streams: &[Seen],
+    ) {
         #[derive(Default)]
         struct Sent {
             syns: usize,
@@ -163,21 +182,30 @@ impl Script {
                     entry.syns += 1;
                 }
                 Command::Psh => {
-                    assert!((1..=max_frame).contains(&frame.payload.len()), "{id}: {} bytes", frame.payload.len());
+                    assert!(
+                        (1..=max_frame).contains(&frame.payload.len()),
+                        "{id}: {} bytes",
+                        frame.payload.len()
+                    );
                     assert!(!once || entry.fins == 0, "{id}: data after FIN");
                     entry.data.extend(frame.payload);
                 }
                 Command::Fin => {
                     entry.fins += 1;
                     // A refused stream that data comes for gets one more.
-                    let again = said.is_some_and(|said| said.total > 0) && (!once || entry.data.is_empty());
+                    let again =
+                        said.is_some_and(|said| said.total > 0) && (!once || entry.data.is_empty());
                     let most = if ours { 1 } else { syns * (1 + usize::from(again)) };
                     assert!(entry.fins <= most, "{id}: {} FIN for {syns} SYN", entry.fins);
                 }
                 Command::Upd => {
-                    let consumed = u32::from_le_bytes(frame.payload[..4].try_into().expect("four bytes"));
+                    let consumed =
+                        u32::from_le_bytes(frame.payload[..4].try_into().expect("four bytes"));
                     let total = said.map_or(0, |said| said.total);
-                    assert!(consumed as usize <= total, "{id}: {consumed} of {total} bytes consumed");
+                    assert!(
+                        consumed as usize <= total,
+                        "{id}: {consumed} of {total} bytes consumed"
+                    );
                 }
             }
             assert!(id == 0 || entry.syns == usize::from(ours), "{text} before SYN");
@@ -187,7 +215,11 @@ impl Script {
             if let Some(sent) = sent.get(&seen.id)
                 && (seen.ours || self.0.get(&seen.id).is_some_and(|said| said.syns == 1))
             {
-                assert!(seen.wrote.starts_with(&sent.data), "{}: other bytes than were written", seen.id);
+                assert!(
+                    seen.wrote.starts_with(&sent.data),
+                    "{}: other bytes than were written",
+                    seen.id
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
-//! One end of the connection: the cores of its streams and their registry, and around them, in small and without threads, what the
-//! engine does with them. Everything done to a core is done to the model beside it.
+//! One end of the connection: the cores of its streams and their registry, and around them, in
+//! small and without threads, what the engine does with them. Everything done to a core is done to
+//! the model beside it.
 
 use std::cell::Cell as Count;
 use std::collections::{BTreeMap, VecDeque};
@@ -149,10 +150,14 @@ impl End {
         self.cells.values().map(|cell| cell.core.granted()).sum()
     }
 
-    // ---- the application ----------------------------------------------------------------------------------------
+    // ---- the application ------------------------------------------------------------------------
 
     pub(crate) fn open(&mut self) -> Option<u32> {
-        let ours = self.cells.iter().filter(|(id, cell)| self.role.opens(**id) && !cell.side.is_over()).count();
+        let ours = self
+            .cells
+            .iter()
+            .filter(|(id, cell)| self.role.opens(**id) && !cell.side.is_over())
+            .count();
         match self.registry.open(|id| id) {
             Ok(id) => {
                 let first = if self.role == Role::Client { 3 } else { 2 };
@@ -237,7 +242,10 @@ impl End {
             cell.core.inbox().unpop(chunk);
         }
         assert_eq!(done, out.len());
-        assert!(out == bytes(id, peer, cell.side.read, done), "{id}: other bytes than were written");
+        assert!(
+            out == bytes(id, peer, cell.side.read, done),
+            "{id}: other bytes than were written"
+        );
         cell.side.read += done as u64;
         cell.side.queued -= done as u64;
         self.consumed(id, done);
@@ -255,12 +263,17 @@ impl End {
         drop(cell.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n)));
         self.settle(id);
         let (after, own) = (self.granted(), self.cell(id).core.granted());
-        // A window that began small because half of the budget was granted has its base back at some time.
+        // A window that began small because half of the budget was granted has its base back at
+        // some time.
         let grew = after > before && own > self.rules.sizes.base as u64;
-        assert!(!grew || after <= self.rules.budget as u64 / 2, "windows grew past half of the budget");
+        assert!(
+            !grew || after <= self.rules.budget as u64 / 2,
+            "windows grew past half of the budget"
+        );
     }
 
-    /// A reader takes a chunk out, to copy it outside the lock; or the one that has, comes back, having used `n` bytes.
+    /// A reader takes a chunk out, to copy it outside the lock; or the one that has, comes back,
+    /// having used `n` bytes.
     pub(crate) fn take_chunk(&mut self, id: u32, n: usize) {
         let peer = self.peer();
         let cell = self.cell(id);
@@ -275,7 +288,10 @@ impl End {
             return;
         };
         let done = n.min(chunk.len());
-        assert!(chunk.data()[..done] == bytes(id, peer, cell.side.read, done), "{id}: other bytes than were written");
+        assert!(
+            chunk.data()[..done] == bytes(id, peer, cell.side.read, done),
+            "{id}: other bytes than were written"
+        );
         cell.side.read += done as u64;
         chunk.consume(done);
         let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.cut;
@@ -333,10 +349,17 @@ impl End {
         self.settle(id);
     }
 
-    // ---- the writer ---------------------------------------------------------------------------------------------
+    // ---- the writer -----------------------------------------------------------------------------
 
-    /// A turn of the next stream in `lane`, of at most `polls` frames; returns whether there was one.
-    pub(crate) fn turn(&mut self, lane: Lane, allowance: usize, polls: usize, wire: &mut VecDeque<Packet>) -> bool {
+    /// A turn of the next stream in `lane`, of at most `polls` frames; returns whether there was
+    /// one.
+    pub(crate) fn turn(
+        &mut self,
+        lane: Lane,
+        allowance: usize,
+        polls: usize,
+        wire: &mut VecDeque<Packet>,
+    ) -> bool {
         let Some(id) = self.lanes[lane as usize].pop_front() else { return false };
         let rules = self.rules;
         let cell = self.cell(id);
@@ -348,14 +371,27 @@ impl End {
             assert!(!side.muted, "{id}: a frame after the session's end");
             let what = match frame {
                 Transmit::Syn => {
-                    assert!(std::mem::take(&mut side.syn_due), "{id}: SYN is sent once, by who opened it");
+                    assert!(
+                        std::mem::take(&mut side.syn_due),
+                        "{id}: SYN is sent once, by who opened it"
+                    );
                     What::Syn
                 }
                 Transmit::Update { consumed, window } => {
-                    assert!(rules.version == 2 && !side.closed && !side.syn_due, "{id}: UPD, {side:?}");
-                    assert_eq!(consumed, (rules.origin + side.consumed) as u32, "{id}: an UPD says the newest count");
+                    assert!(
+                        rules.version == 2 && !side.closed && !side.syn_due,
+                        "{id}: UPD, {side:?}"
+                    );
+                    assert_eq!(
+                        consumed,
+                        (rules.origin + side.consumed) as u32,
+                        "{id}: an UPD says the newest count"
+                    );
                     // It begins with 16 KiB while half of the budget is granted.
-                    assert!(window as usize >= rules.sizes.base.min(16_384) && window as usize <= rules.sizes.max);
+                    assert!(
+                        window as usize >= rules.sizes.base.min(16_384)
+                            && window as usize <= rules.sizes.max
+                    );
                     side.edge = side.edge.max(side.consumed + u64::from(window));
                     What::Update { consumed, window, count: side.consumed }
                 }
@@ -363,7 +399,10 @@ impl End {
                     let n = payload.len();
                     assert!((1..=rules.max_frame).contains(&n), "{id}: a frame of {n} bytes");
                     assert!(lane == Lane::Bulk || n <= left, "{id}: more than the lane allows");
-                    assert!(left > 0 && !side.syn_due && !side.fin_taken && !side.failed, "{id}: data, {side:?}");
+                    assert!(
+                        left > 0 && !side.syn_due && !side.fin_taken && !side.failed,
+                        "{id}: data, {side:?}"
+                    );
                     side.transmitted += n as u64;
                     assert!(side.transmitted <= side.accepted);
                     (left, data) = (left.saturating_sub(n), data + n);
@@ -371,7 +410,10 @@ impl End {
                 }
                 Transmit::Fin => {
                     let all = side.failed || side.transmitted == side.accepted;
-                    assert!(all && side.finished && !side.fin_taken && cell.copying.is_none(), "{id}: FIN, {side:?}");
+                    assert!(
+                        all && side.finished && !side.fin_taken && cell.copying.is_none(),
+                        "{id}: FIN, {side:?}"
+                    );
                     (side.fin_taken, fin) = (true, true);
                     What::Fin
                 }
@@ -396,10 +438,14 @@ impl End {
         }
     }
 
-    // ---- the reader ---------------------------------------------------------------------------------------------
+    // ---- the reader -----------------------------------------------------------------------------
 
     /// The reader's next step; returns whether it could make one.
-    pub(crate) fn deliver(&mut self, from: &mut VecDeque<Packet>, to: &mut VecDeque<Packet>) -> bool {
+    pub(crate) fn deliver(
+        &mut self,
+        from: &mut VecDeque<Packet>,
+        to: &mut VecDeque<Packet>,
+    ) -> bool {
         if let Some((id, buffer, len)) = self.pending.take() {
             let (amount, used) = (charge_for(&buffer), self.used.get());
             if used > 0 && used + amount > self.rules.budget {
@@ -434,7 +480,11 @@ impl End {
     }
 
     fn syn(&mut self, id: u32, to: &mut VecDeque<Packet>) {
-        let theirs = self.cells.iter().filter(|(id, cell)| !self.role.opens(**id) && !cell.side.is_over()).count();
+        let theirs = self
+            .cells
+            .iter()
+            .filter(|(id, cell)| !self.role.opens(**id) && !cell.side.is_over())
+            .count();
         let waiting = self.cells.values().filter(|cell| !cell.in_hand).count();
         let limits = self.rules.limits;
         match self.registry.admit(id) {
@@ -469,7 +519,8 @@ impl End {
         let cell = self.cell(id);
         assert!(!cell.side.fin_arrived, "{id}: data after FIN");
         cell.side.arrived += n as u64;
-        let received = cell.core.receive(n).expect("a sender that keeps to the window never overruns");
+        let received =
+            cell.core.receive(n).expect("a sender that keeps to the window never overruns");
         let expected = match cell.side {
             Side { failed: true, .. } => Received::Late,
             Side { closed: true, .. } | Side { read_shut: true, .. } => Received::Discard,
@@ -518,7 +569,7 @@ impl End {
         }
     }
 
-    // ---- endings ------------------------------------------------------------------------------------------------
+    // ---- endings --------------------------------------------------------------------------------
 
     /// Calls that are under way come to their end.
     pub(crate) fn complete_calls(&mut self) {
@@ -600,7 +651,7 @@ impl End {
         }
     }
 
-    // ---- what has to hold ---------------------------------------------------------------------------------------
+    // ---- what has to hold -----------------------------------------------------------------------
 
     /// Every core is in the state that the model says.
     pub(crate) fn check(&mut self) {
@@ -629,7 +680,11 @@ impl End {
                 Writable::Failed(Error::WriteShutdown) => Found::Shut,
                 Writable::Failed(_) => Found::Broken,
             };
-            assert_eq!(found, side.writable(rules.version, rules.max_send), "{id}: a write, {side:?}");
+            assert_eq!(
+                found,
+                side.writable(rules.version, rules.max_send),
+                "{id}: a write, {side:?}"
+            );
             assert_eq!(core.accepted(), rules.origin + side.accepted);
             let flushed = core.flushed(core.accepted()).map(|result| result.is_ok());
             assert_eq!(flushed, side.flushed(), "{id}: a flush, {side:?}");

@@ -1,8 +1,10 @@
-//! Two protocol cores, with arbitrary operations of their applications, their writers and their readers, against a simple model of what
-//! each stream must deliver: exactly the accepted bytes in order, then the right ending.
+//! Two protocol cores, with arbitrary operations of their applications, their writers and their
+//! readers, against a simple model of what each stream must deliver: exactly the accepted bytes in
+//! order, then the right ending.
 //!
-//! No thread, no transport, no clock: an operation is a choice of the input. The model ([`Side`]) counts bytes and remembers what was
-//! done; it knows nothing of chunks, lanes, or how windows grow. After every operation both cores have to be in the state that it says.
+//! No thread, no transport, no clock: an operation is a choice of the input. The model ([`Side`])
+//! counts bytes and remembers what was done; it knows nothing of chunks, lanes, or how windows
+//! grow. After every operation both cores have to be in the state that it says.
 
 mod end;
 mod side;
@@ -26,7 +28,8 @@ pub(crate) struct Rules {
     /// The receive budget, in bytes.
     pub(crate) budget: usize,
     pub(crate) limits: Limits,
-    /// How many bytes a stream has carried before it begins: near the point where the wire's counters wrap.
+    /// How many bytes a stream has carried before it begins: near the point where the wire's
+    /// counters wrap.
     pub(crate) origin: u64,
     /// New streams tell their window before the first read.
     pub(crate) announce: bool,
@@ -47,7 +50,8 @@ impl Rules {
             sizes: WindowSizes { base, max },
             budget: [1, 5000, 70_000, 262_144, 1 << 20][choices.below(5)],
             limits: Limits { max_streams: 1 + choices.below(5), backlog: 1 + choices.below(3) },
-            origin: [0, (1 << 32) - 500, (1 << 33) - 1, (1 << 31) - 70_000][usize::from(bits >> 1) % 4],
+            origin: [0, (1 << 32) - 500, (1 << 33) - 1, (1 << 31) - 70_000]
+                [usize::from(bits >> 1) % 4],
             announce: bits & 8 != 0,
         }
     }
@@ -58,7 +62,8 @@ impl Rules {
 enum Ending {
     /// All streams are finished, then closed.
     Graceful,
-    /// The first end closes the session: what it accepted is sent, the peer then sees the end of the input.
+    /// The first end closes the session: what it accepted is sent, the peer then sees the end of
+    /// the input.
     Close,
     /// The first end's session ends at once.
     Abrupt,
@@ -77,7 +82,8 @@ pub(crate) struct World {
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let rules = Rules::choose(&mut choices);
-    let ending = [Ending::Graceful, Ending::Close, Ending::Abrupt, Ending::WriteFails][choices.below(4)];
+    let ending =
+        [Ending::Graceful, Ending::Close, Ending::Abrupt, Ending::WriteFails][choices.below(4)];
     let mut world = World {
         rules,
         ends: [End::new(Role::Client, rules), End::new(Role::Server, rules)],
@@ -162,7 +168,8 @@ impl World {
         self.ends[at].deliver(from, to)
     }
 
-    /// Everything that can happen without the applications' writing any more, reading all the while, until nothing moves.
+    /// Everything that can happen without the applications' writing any more, reading all the
+    /// while, until nothing moves.
     fn pump(&mut self) {
         for round in 0.. {
             assert!(round < 100_000, "the two ends keep each other busy for ever");
@@ -228,7 +235,7 @@ impl World {
         }
     }
 
-    // ---- what has to hold ---------------------------------------------------------------------------------------
+    // ---- what has to hold -----------------------------------------------------------------------
 
     /// After every operation.
     fn check(&mut self) {
@@ -239,7 +246,8 @@ impl World {
         if rules.version != 2 {
             return;
         }
-        // Whatever a sender may have accepted was granted, and counts as granted at the receiver until it is consumed there.
+        // Whatever a sender may have accepted was granted, and counts as granted at the receiver
+        // until it is consumed there.
         for to in 0..2 {
             let (from, to) = (&self.ends[1 - to], &self.ends[to]);
             for (id, cell) in &to.cells {
@@ -247,8 +255,14 @@ impl World {
                 let side = &cell.side;
                 if side.reads_on() && !side.fin_arrived {
                     let open = sender.side.accepted - side.consumed;
-                    assert!(open <= cell.core.granted(), "{id}: {open} bytes are under way, {cell:?}");
-                    assert!(sender.side.accepted <= side.edge, "{id}: more was accepted than was ever granted");
+                    assert!(
+                        open <= cell.core.granted(),
+                        "{id}: {open} bytes are under way, {cell:?}"
+                    );
+                    assert!(
+                        sender.side.accepted <= side.edge,
+                        "{id}: more was accepted than was ever granted"
+                    );
                 }
             }
         }
@@ -258,7 +272,9 @@ impl World {
     fn flows(&self) -> impl Iterator<Item = (u32, &Side, Option<&Side>)> {
         let flow = |from: usize| {
             let (from, to) = (&self.ends[from], &self.ends[1 - from]);
-            from.cells.iter().map(|(&id, cell)| (id, &cell.side, to.cells.get(&id).map(|cell| &cell.side)))
+            from.cells
+                .iter()
+                .map(|(&id, cell)| (id, &cell.side, to.cells.get(&id).map(|cell| &cell.side)))
         };
         flow(0).chain(flow(1))
     }
@@ -274,7 +290,10 @@ impl World {
                 // A window begins with 16 KiB while half of the budget is granted.
                 let least = (self.rules.sizes.base.min(16_384) as u64 / 2).max(1);
                 let credit = sender.credit(self.rules.version);
-                assert!(credit >= least, "{id}: all is read, and there is credit for {credit} bytes: {sender:?}");
+                assert!(
+                    credit >= least,
+                    "{id}: all is read, and there is credit for {credit} bytes: {sender:?}"
+                );
             }
         }
     }
@@ -289,7 +308,10 @@ impl World {
                 continue;
             }
             let sent = if sender.was_cut() { sender.transmitted } else { sender.accepted };
-            assert_eq!(got, sent, "{id}: bytes delivered, of those accepted: {sender:?} {receiver:?}");
+            assert_eq!(
+                got, sent,
+                "{id}: bytes delivered, of those accepted: {sender:?} {receiver:?}"
+            );
             let wanted = sender.finished && !sender.muted || sender.fin_taken;
             assert_eq!(receiver.fin_arrived, wanted, "{id}: FIN: {sender:?} {receiver:?}");
         }

@@ -108,7 +108,11 @@ impl Side {
 
     /// What the peer's window leaves, in bytes.
     pub(crate) fn credit(&self, version: u8) -> u64 {
-        if version == 1 { u64::MAX } else { self.window.saturating_sub(self.accepted - self.peer_consumed) }
+        if version == 1 {
+            u64::MAX
+        } else {
+            self.window.saturating_sub(self.accepted - self.peer_consumed)
+        }
     }
 
     pub(crate) fn readable(&self) -> Found {

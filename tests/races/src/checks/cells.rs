@@ -1,4 +1,5 @@
-//! One stream and what the engine does to it, without the engine: its calls against deliveries, turns, limits and endings.
+//! One stream and what the engine does to it, without the engine: its calls against deliveries,
+//! turns, limits and endings.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::collections::VecDeque;
@@ -42,14 +43,16 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "cell_reads_cut",
-        about: "a read that copies outside the lock against a cut or a close that throws the data away: no end where there is none",
+        about: "a read that copies outside the lock against a cut or a close that throws the data \
+                away: no end where there is none",
         time: false,
         reaches: false,
         body: cell_reads_cut,
     },
     Check {
         name: "cell_writes",
-        about: "lost wake-up, scheduled flag against poll_transmit: two writes and a flush, a queue of 3 bytes, the writer; \
+        about: "lost wake-up, scheduled flag against poll_transmit: two writes and a flush, a \
+                queue of 3 bytes, the writer; \
             each call's bytes stay together",
         time: false,
         reaches: false,
@@ -71,7 +74,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "cell_lent",
-        about: "what a user's writer holds against a cut or a close, which take back what it is charged",
+        about: "what a user's writer holds against a cut or a close, which take back what it is \
+                charged",
         time: false,
         reaches: false,
         body: cell_lent,
@@ -85,21 +89,24 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "cell_unasked",
-        about: "lost wake-up: two streams' writes wait for what is sent unasked, one of them fails, and there is enough for one",
+        about: "lost wake-up: two streams' writes wait for what is sent unasked, one of them \
+                fails, and there is enough for one",
         time: false,
         reaches: false,
         body: cell_unasked,
     },
     Check {
         name: "cell_turns",
-        about: "scheduled flag against poll_transmit: writes, window updates and FIN from three threads; all is sent, none twice",
+        about: "scheduled flag against poll_transmit: writes, window updates and FIN from three \
+                threads; all is sent, none twice",
         time: false,
         reaches: false,
         body: cell_turns,
     },
     Check {
         name: "cell_limits",
-        about: "deadline, timeout, no-data timeout and non-blocking mode set while read, write and flush wait",
+        about: "deadline, timeout, no-data timeout and non-blocking mode set while read, write \
+                and flush wait",
         time: true,
         reaches: false,
         body: cell_limits,
@@ -113,14 +120,16 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "cell_endings",
-        about: "close, failure, detach and end against read, write, flush, a delivery and the writer",
+        about: "close, failure, detach and end against read, write, flush, a delivery and the \
+                writer",
         time: false,
         reaches: false,
         body: cell_endings,
     },
     Check {
         name: "cell_double_close",
-        about: "three closes, a shutdown and an end: one of them ends it, one gets the notifier; one FIN",
+        about: "three closes, a shutdown and an end: one of them ends it, one gets the notifier; \
+                one FIN",
         time: false,
         reaches: false,
         body: cell_double_close,
@@ -172,7 +181,8 @@ impl Lab {
         thread::spawn(move || work(&lab.env, &lab.cell))
     }
 
-    /// The writer thread: what the engine's does, without a transport. Ends on the order to finish, when nothing is left.
+    /// The writer thread: what the engine's does, without a transport. Ends on the order to finish,
+    /// when nothing is left.
     fn writer(self: &Arc<Self>, mut queue: Queue) -> thread::JoinHandle<Sent> {
         let parker = queue.parker();
         self.spawn(move |env, cell| {
@@ -294,7 +304,8 @@ fn cell_reads() {
 
 fn cell_reads_pass_on() {
     let (lab, _queue) = lab(Config::new());
-    let readers = [(); 3].map(|()| lab.spawn(|env, cell| cell.read(env, &mut [0; 2], || false).unwrap()));
+    let readers =
+        [(); 3].map(|()| lab.spawn(|env, cell| cell.read(env, &mut [0; 2], || false).unwrap()));
     let mut wakes = Wakes::default();
     deliver(&lab.env, &lab.cell, b"abcdef", &mut wakes);
     wakes.send(); // one wake-up, and three who wait
@@ -354,7 +365,10 @@ fn cell_writes() {
     }
     lab.finish();
     let sent = writer.join().unwrap();
-    assert!(sent.data == b"aaaabbbb" || sent.data == b"bbbbaaaa", "a call's bytes lie together: {sent:?}");
+    assert!(
+        sent.data == b"aaaabbbb" || sent.data == b"bbbbaaaa",
+        "a call's bytes lie together: {sent:?}"
+    );
     assert!(sent.frames.starts_with('S') && sent.frames.matches('S').count() == 1, "{sent:?}");
 }
 
@@ -374,12 +388,14 @@ fn cell_writes_large() {
     let accepted = writes.map(|write| write.join().unwrap());
     lab.finish();
     let sent = writer.join().unwrap();
-    let mut runs: Vec<(u8, usize)> = sent.data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+    let mut runs: Vec<(u8, usize)> =
+        sent.data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
     runs.sort_unstable();
     assert_eq!(runs, accepted, "one call's bytes lie together");
 }
 
-/// A write that is at the head of the line, and waits for more room than there ever is, gives up: the one behind it fits.
+/// A write that is at the head of the line, and waits for more room than there ever is, gives up:
+/// the one behind it fits.
 fn cell_line_gives_up() {
     let (lab, _queue) = lab(Config::new().max_send_buffer(5000));
     write_all(&lab.env, &lab.cell, &[0; 4950]).unwrap(); // and nobody sends
@@ -394,7 +410,9 @@ fn cell_line_gives_up() {
         }
     });
     advance(SECOND);
-    let next = lab.spawn(|env, cell| cell.write(env, &[2; 30], Take::WhatFits).map(|written| written.accepted));
+    let next = lab.spawn(|env, cell| {
+        cell.write(env, &[2; 30], Take::WhatFits).map(|written| written.accepted)
+    });
     while given_up.load(SeqCst) == 0 {
         advance(SECOND);
         thread::yield_now();
@@ -422,7 +440,8 @@ impl std::io::Write for Slow {
 
 fn cell_lent() {
     let (lab, _queue) = lab(Config::new());
-    let ((say, heard), (go, told)) = (crossbeam_channel::unbounded(), crossbeam_channel::unbounded());
+    let ((say, heard), (go, told)) =
+        (crossbeam_channel::unbounded(), crossbeam_channel::unbounded());
     let mover = lab.spawn(|env, cell| cell.write_to(env, &mut Slow(say, told)));
     let mut wakes = Wakes::default();
     deliver_large(&lab, &[1; 5000], &mut wakes);
@@ -445,7 +464,8 @@ fn cell_credit() {
     // The window a stream begins with is used up.
     write_all(env, cell, &[0; INITIAL_WINDOW as usize]).unwrap();
     cell.flush().unwrap(); // a peer can't have consumed what wasn't sent
-    let writes = [1, 2].map(|byte| lab.spawn(move |env, cell| write_all(env, cell, &[byte; 4]).unwrap()));
+    let writes =
+        [1, 2].map(|byte| lab.spawn(move |env, cell| write_all(env, cell, &[byte; 4]).unwrap()));
     let mut wakes = Wakes::default();
     for consumed in [3, 8] {
         cell.update(env, (consumed, INITIAL_WINDOW), Instant::now(), &mut wakes).unwrap();
@@ -468,10 +488,13 @@ fn cell_unasked() {
     // Four streams hold all that there is past the shares, and these two hold theirs.
     let first = u64::from(INITIAL_WINDOW);
     (0..4).for_each(|_| assert_eq!(lab.env.allowance.take(0, first), first));
-    let share = [&lab.cell, &other].map(|cell| cell.write(&lab.env, &[0; 1 << 16], Take::WhatFits).unwrap().accepted);
+    let share = [&lab.cell, &other]
+        .map(|cell| cell.write(&lab.env, &[0; 1 << 16], Take::WhatFits).unwrap().accepted);
     let write = |cell: &Arc<StreamCell>| {
         let cell = Arc::clone(cell);
-        lab.spawn(move |env, _| cell.write(env, &[1; PIECE], Take::WhatFits).map(|written| written.accepted))
+        lab.spawn(move |env, _| {
+            cell.write(env, &[1; PIECE], Take::WhatFits).map(|written| written.accepted)
+        })
     };
     let (fails, goes_on) = (write(&lab.cell), write(&other));
     let failing = lab.spawn(|env, cell| drop(cell.fail(env, Error::Closed, false)));
@@ -505,9 +528,13 @@ fn cell_turns() {
             while let Some(turn) = next(&mut queue) {
                 taken.push_back(turn);
             }
-            // Between the looks it may have been put in again only after its turn, which hasn't come.
+            // Between the looks it may have been put in again only after its turn, which hasn't
+            // come.
             for lane in [Lane::Express, Lane::Bulk] {
-                assert!(taken.iter().filter(|(_, other)| *other == lane).count() <= 1, "in a lane twice");
+                assert!(
+                    taken.iter().filter(|(_, other)| *other == lane).count() <= 1,
+                    "in a lane twice"
+                );
             }
             let idle = taken.is_empty();
             for (cell, lane) in taken {
@@ -547,10 +574,14 @@ fn cell_turns() {
     assert_eq!(data.len(), 3002, "{frames}");
     assert!(frames.starts_with('S') && frames.matches('S').count() == 1, "{frames}");
     assert!(frames.contains('U') && frames.matches('U').count() <= 2, "{frames}");
-    assert!(frames.matches('F').count() == 1 && !frames[frames.find('F').unwrap()..].contains('D'), "{frames}");
+    assert!(
+        frames.matches('F').count() == 1 && !frames[frames.find('F').unwrap()..].contains('D'),
+        "{frames}"
+    );
 }
 
-/// Each of three waiting calls ends by a limit that is set while it waits, or before, or after; time passes it at any moment.
+/// Each of three waiting calls ends by a limit that is set while it waits, or before, or after;
+/// time passes it at any moment.
 fn cell_limits() {
     let (lab, _queue) = lab(Config::new().max_send_buffer(1));
     let cell = &lab.cell;
@@ -617,7 +648,8 @@ fn cell_limits_move() {
             advance(SECOND);
         }
     });
-    // Whichever comes last, the read is past its deadline then: it mustn't wait for the limit that held when it began to.
+    // Whichever comes last, the read is past its deadline then: it mustn't wait for the limit that
+    // held when it began to.
     mover.join().unwrap();
     clock.join().unwrap();
     assert!(matches!(read.join().unwrap(), Err(Error::Timeout)));
@@ -657,7 +689,8 @@ fn cell_endings() {
     assert!(ended.first && ended.notifier.is_none());
     drop(ended);
     assert!(cell.closed().recv().is_err());
-    let [(read, read_error), (_, write_error), (_, flush_error)] = calls.map(|call| call.join().unwrap());
+    let [(read, read_error), (_, write_error), (_, flush_error)] =
+        calls.map(|call| call.join().unwrap());
     deliverer.join().unwrap();
     lab.finish();
     let sent = writer.join().unwrap();

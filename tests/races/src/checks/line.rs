@@ -1,4 +1,5 @@
-//! A connection whose other end is the check itself: it feeds frames, and looks at what was written.
+//! A connection whose other end is the check itself: it feeds frames, and looks at what was
+//! written.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -232,7 +233,8 @@ impl Control for LineControl {
     }
 }
 
-/// The session's side of it. `bounded`: its reads and writes can be, so callers may take turns at both.
+/// The session's side of it. `bounded`: its reads and writes can be, so callers may take turns at
+/// both.
 pub struct Ours {
     line: Arc<Line>,
     bounded: bool,
@@ -242,7 +244,8 @@ impl Transport for Ours {
     fn split(self) -> io::Result<Halves> {
         let line = self.line;
         let control = LineControl(Arc::clone(&line));
-        let halves = Halves::new(ReadHalf(Arc::clone(&line)), WriteHalf(Arc::clone(&line)), control);
+        let halves =
+            Halves::new(ReadHalf(Arc::clone(&line)), WriteHalf(Arc::clone(&line)), control);
         if !self.bounded {
             return Ok(halves);
         }
@@ -270,7 +273,7 @@ pub fn quiet() -> Config {
     Config::new().keepalive_disabled(true)
 }
 
-// ---- frames -------------------------------------------------------------------------------------------------------------
+// ---- frames -------------------------------------------------------------------------------------
 
 fn frame(version: u8, command: Command, id: u32, payload: &[u8]) -> Frame {
     Frame::new(version, command, id, payload).expect("short enough")
@@ -299,7 +302,10 @@ impl Peer {
 }
 
 pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
-    frames.iter().filter(|frame| frame.header.command == command && frame.header.stream_id == id).count()
+    frames
+        .iter()
+        .filter(|frame| frame.header.command == command && frame.header.stream_id == id)
+        .count()
 }
 
 /// A stream's data.
@@ -308,12 +314,20 @@ pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
     frames.iter().filter(psh).flat_map(|frame| frame.payload.clone()).collect()
 }
 
-/// What holds of every stream at every time: one SYN at most and before all, one FIN at most, no data after it.
+/// What holds of every stream at every time: one SYN at most and before all, one FIN at most, no
+/// data after it.
 pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
-    let of_stream: Vec<Command> =
-        frames.iter().filter(|frame| frame.header.stream_id == id).map(|frame| frame.header.command).collect();
+    let of_stream: Vec<Command> = frames
+        .iter()
+        .filter(|frame| frame.header.stream_id == id)
+        .map(|frame| frame.header.command)
+        .collect();
     let at = |command| of_stream.iter().position(|&other| other == command);
-    assert_eq!(count(frames, Command::Syn, id), usize::from(ours && !of_stream.is_empty()), "{of_stream:?}");
+    assert_eq!(
+        count(frames, Command::Syn, id),
+        usize::from(ours && !of_stream.is_empty()),
+        "{of_stream:?}"
+    );
     assert!(at(Command::Syn).is_none_or(|at| at == 0), "{of_stream:?}");
     assert!(count(frames, Command::Fin, id) <= 1, "{of_stream:?}");
     if let Some(fin) = at(Command::Fin) {
@@ -321,7 +335,7 @@ pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
     }
 }
 
-// ---- two sessions -------------------------------------------------------------------------------------------------------
+// ---- two sessions -------------------------------------------------------------------------------
 
 /// One end of a connection between two sessions: what it writes is the other's input.
 pub struct End {
@@ -367,7 +381,8 @@ impl Control for PairControl {
 
 impl Transport for End {
     fn split(self) -> io::Result<Halves> {
-        let control = PairControl { ours: Arc::clone(&self.ours), theirs: Arc::clone(&self.theirs) };
+        let control =
+            PairControl { ours: Arc::clone(&self.ours), theirs: Arc::clone(&self.theirs) };
         Ok(Halves::new(ReadHalf(self.ours), PairWrite(self.theirs), control).bounded_writes(true))
     }
 }

@@ -1,9 +1,11 @@
 //! The checks, and how one is explored.
 //!
-//! A check is a function that starts some threads against each other and says what must have come of it. [`Check::explore`] runs it many times, in
-//! orders that two schedulers choose: one at random at each step; the other (PCT) with random priorities and a few
-//! changes of them, which finds what needs one thread to be slow for long. An execution fails when something is asserted that doesn't hold, or
-//! when threads are left and none can go on: a wake-up was lost, or a thread doesn't end.
+//! A check is a function that starts some threads against each other and says what must have come
+//! of it. [`Check::explore`] runs it many times, in orders that two schedulers choose: one at
+//! random at each step; the other (PCT) with random priorities and a few changes of them, which
+//! finds what needs one thread to be slow for long. An execution fails when something is asserted
+//! that doesn't hold, or when threads are left and none can go on: a wake-up was lost, or a thread
+//! doesn't end.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
@@ -32,7 +34,8 @@ pub struct Check {
     pub about: &'static str,
     /// Whether it moves the clock.
     pub time: bool,
-    /// Whether it says when an execution [`reach`](facade::breaks::reach)es what it is about: one in a hundred has to.
+    /// Whether it says when an execution [`reach`](facade::breaks::reach)es what it is about: one
+    /// in a hundred has to.
     pub reaches: bool,
     pub body: fn(),
 }
@@ -69,7 +72,9 @@ impl Check {
         type Make = fn(&Plan) -> Box<dyn Scheduler + Send>;
         let schedulers: [(&str, Make); 2] = [
             ("random", |plan| Box::new(RandomScheduler::new_from_seed(plan.seed, plan.schedules))),
-            ("pct", |plan| Box::new(PctScheduler::new_from_seed(plan.seed, PCT_DEPTH, plan.schedules))),
+            ("pct", |plan| {
+                Box::new(PctScheduler::new_from_seed(plan.seed, PCT_DEPTH, plan.schedules))
+            }),
         ];
         let mut texts = Vec::new();
         for (name, scheduler) in schedulers {
@@ -81,10 +86,13 @@ impl Check {
                 return Report { text: texts.join(", "), failed: true };
             }
             if self.reaches && reached * 100 < begun {
-                texts.push(format!("FAILED: only {reached} of {begun} executions got to what it is about ({name})"));
+                texts.push(format!(
+                    "FAILED: only {reached} of {begun} executions got to what it is about ({name})"
+                ));
                 return Report { text: texts.join(", "), failed: true };
             }
-            let share = if self.reaches { format!(" (reached by {reached})") } else { String::new() };
+            let share =
+                if self.reaches { format!(" (reached by {reached})") } else { String::new() };
             texts.push(format!("{begun} {name}{share} in {seconds:.1} s"));
         }
         Report { text: texts.join(", "), failed: false }
@@ -96,31 +104,45 @@ impl Check {
         scheduler.set_allow_incomplete();
         let (_, _, result) = self.run(Box::new(scheduler), false);
         let failed = result.is_err();
-        Report { text: result.map_or_else(|message| format!("FAILED: {message}"), |()| "passed".to_owned()), failed }
+        Report {
+            text: result
+                .map_or_else(|message| format!("FAILED: {message}"), |()| "passed".to_owned()),
+            failed,
+        }
     }
 
-    /// How many executions were begun, how many got to what it is about, and what the last one said if it failed.
-    fn run(&self, scheduler: Box<dyn Scheduler + Send>, print: bool) -> (usize, usize, Result<(), String>) {
+    /// How many executions were begun, how many got to what it is about, and what the last one said
+    /// if it failed.
+    fn run(
+        &self,
+        scheduler: Box<dyn Scheduler + Send>,
+        print: bool,
+    ) -> (usize, usize, Result<(), String>) {
         let mut config = shuttle::Config::new();
         config.stack_size = STACK;
         config.max_steps = shuttle::MaxSteps::FailAfter(MAX_STEPS);
         config.silence_warnings = true;
-        // A failed execution stops where it is: what its unwinding would run into isn't what failed.
+        // A failed execution stops where it is: what its unwinding would run into isn't what
+        // failed.
         config.ungraceful_shutdown_config.immediately_return_on_panic = true;
-        config.failure_persistence = if print { FailurePersistence::Print } else { FailurePersistence::None };
+        config.failure_persistence =
+            if print { FailurePersistence::Print } else { FailurePersistence::None };
         let (begun, reached) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (time, body, count, reach) = (self.time, self.body, Arc::clone(&begun), Arc::clone(&reached));
+        let (time, body, count, reach) =
+            (self.time, self.body, Arc::clone(&begun), Arc::clone(&reached));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             Runner::new(scheduler, config).run(move || {
                 count.fetch_add(1, SeqCst);
-                reach.fetch_add(usize::from(facade::breaks::take_reached()), SeqCst); // the one before
+                // the one before
+                reach.fetch_add(usize::from(facade::breaks::take_reached()), SeqCst);
                 facade::time::reset(time);
                 body();
             });
         }));
         let text = |panic: Box<dyn core::any::Any + Send>| {
             let text = panic.downcast_ref::<String>().cloned();
-            text.or(panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or("a panic".to_owned())
+            text.or(panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+                .unwrap_or("a panic".to_owned())
         };
         (begun.load(SeqCst), reached.load(SeqCst), result.map_err(text))
     }

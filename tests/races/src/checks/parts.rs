@@ -1,4 +1,5 @@
-//! The parts that wait, each alone: the receive budget, the session's lifecycle, the lanes, the bell.
+//! The parts that wait, each alone: the receive budget, the session's lifecycle, the lanes, the
+//! bell.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
@@ -39,14 +40,16 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "lifecycle_ends_once",
-        about: "close, the input's end, failed writes and the writer's end against each other, and two who wait",
+        about: "close, the input's end, failed writes and the writer's end against each other, \
+                and two who wait",
         time: false,
         reaches: false,
         body: lifecycle_ends_once,
     },
     Check {
         name: "lifecycle_overdue",
-        about: "the close timeout, which throws away what waits, against the writer's and the input's end, and a close",
+        about: "the close timeout, which throws away what waits, against the writer's and the \
+                input's end, and a close",
         time: false,
         reaches: false,
         body: lifecycle_overdue,
@@ -67,14 +70,16 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "standby_comes_back",
-        about: "a caller reads: offer, turns of two callers, giving back, against the reader thread's wait",
+        about: "a caller reads: offer, turns of two callers, giving back, against the reader \
+                thread's wait",
         time: false,
         reaches: true,
         body: standby_comes_back,
     },
     Check {
         name: "lane_order",
-        about: "lane: each thread's streams come out in its order while the short channel runs over",
+        about: "lane: each thread's streams come out in its order while the short channel runs \
+                over",
         time: false,
         reaches: false,
         body: lane_order,
@@ -138,7 +143,10 @@ fn pause_is_seen() {
         move || {
             for _ in 0..3 {
                 if pause.current().is_none() {
-                    assert!(stamped.load(SeqCst), "keepalive would find a reader that isn't paused and heard nothing");
+                    assert!(
+                        stamped.load(SeqCst),
+                        "keepalive would find a reader that isn't paused and heard nothing"
+                    );
                 }
             }
         }
@@ -196,11 +204,13 @@ fn lifecycle_overdue() {
         move || life.wait_outcome().expect("there is no deadline")
     });
     let writer = thread::spawn({
-        let (life, waiting, handed_over) = (Arc::clone(&life), Arc::clone(&waiting), Arc::clone(&handed_over));
+        let (life, waiting, handed_over) =
+            (Arc::clone(&life), Arc::clone(&waiting), Arc::clone(&handed_over));
         move || {
             handed_over.store(waiting.swap(0, SeqCst), SeqCst);
             life.writer_done(Ok(()));
-            life.input_done(Error::PeerClosed, true, Instant::now(), None); // the peer's answer to that
+            // the peer's answer to that
+            life.input_done(Error::PeerClosed, true, Instant::now(), None);
         }
     });
     let timer = thread::spawn({
@@ -285,7 +295,8 @@ fn bell_orders() {
     writer.join().unwrap();
 }
 
-/// The reader thread offers the reading, and gets it back whatever callers do; while it has it, nobody reads.
+/// The reader thread offers the reading, and gets it back whatever callers do; while it has it,
+/// nobody reads.
 fn standby_comes_back() {
     let standby = Arc::new(Standby::default());
     let slot = Arc::new(parking_lot::Mutex::new(0));
@@ -360,7 +371,9 @@ fn lane_order() {
         sender.join().unwrap();
     }
     take(usize::MAX);
-    let of = |range: core::ops::Range<u32>| ids.iter().copied().filter(|id| range.contains(id)).collect::<Vec<_>>();
+    let of = |range: core::ops::Range<u32>| {
+        ids.iter().copied().filter(|id| range.contains(id)).collect::<Vec<_>>()
+    };
     assert_eq!(ids.len(), SHORT as usize - 2 + 6);
     assert!(of(1000..2000).is_sorted());
     assert_eq!((of(0..100), of(100..200)), (vec![1, 2, 3], vec![101, 102, 103]));

@@ -1,4 +1,5 @@
-//! Whole sessions: the reader, writer and timer threads are the library's own, the peer is the check.
+//! Whole sessions: the reader, writer and timer threads are the library's own, the peer is the
+//! check.
 //!
 //! Every check ends with all threads gone, for an execution with a thread left over is a deadlock.
 
@@ -31,32 +32,49 @@ macro_rules! checks {
 
 checks! {
     data_wakes_readers false "lost wake-up: two reads of one stream, data in pieces, FIN"
-    room_wakes_writers false "lost wake-up: two writes and a flush, a queue of 3 bytes, a transport that stops and goes on"
-    credit_wakes_a_writer false "lost wake-up: a write without credit (version 2), the peer's UPD or its end"
+    room_wakes_writers false "lost wake-up: two writes and a flush, a queue of 3 bytes, a \
+                              transport that stops and goes on"
+    credit_wakes_a_writer false "lost wake-up: a write without credit (version 2), the peer's UPD \
+                                 or its end"
     accepts_are_woken false "lost wake-up: two accepts, two SYNs, close"
-    all_work_wakes_the_writer false "parked writer: SYN, data, UPD, FIN, a refusal; the peer waits for each"
+    all_work_wakes_the_writer false "parked writer: SYN, data, UPD, FIN, a refusal; the peer \
+                                     waits for each"
     pings_wake_the_writer true "parked writer and timer: keepalive's NOPs go out as time passes"
-    streams_double_close false "double close: two closes and a drop of one stream, against the peer's FIN"
-    sessions_double_close false "double close: two closes and two drops of one session, against the peer's end"
+    streams_double_close false "double close: two closes and a drop of one stream, against the \
+                                peer's FIN"
+    sessions_double_close false "double close: two closes and two drops of one session, against \
+                                 the peer's end"
     close_against_read_write false "session close against read, write and flush"
     close_against_open_accept false "session close against open, accept and an arriving SYN"
     stream_close_against_calls false "stream close, shutdown and drop against read, write and flush"
     last_drop_against_arrivals false "the last handle's drop against arriving streams and data"
-    deadlines_reach_calls true "deadline change against read, write and flush, with the session's own threads"
+    deadlines_reach_calls true "deadline change against read, write and flush, with the session's \
+                                own threads"
     deadlines_reach_accept true "deadline change against accept and an arriving SYN"
-    refunds_wake_the_reader false "budget refund against reader pause: two streams, one read, one closed"
+    refunds_wake_the_reader false "budget refund against reader pause: two streams, one read, one \
+                                   closed"
     close_wakes_a_paused_reader false "session close against a reader that waits for budget"
-    stalls_are_cut true "budget: the stall timeout against a reader that waits, and a read that comes late"
-    accepts_let_the_reader_on false "a full backlog: two accepts and a try_accept against the reader's pause, no time limit"
-    endings_let_the_reader_on false "a full backlog: close, drain, failed writes, or the last session handle's drop against the reader's pause"
-    a_full_backlog_refuses_in_time true "a full backlog: the stall timeout against an accept; what is left out gets FIN"
-    callers_turn_alone false reaches "caller's turn: one stream, writes taken in part or not at all, and nobody else who would wake the writer"
-    callers_turn false reaches "caller's turn against the writer thread: answers on two streams, partial and refused writes"
+    stalls_are_cut true "budget: the stall timeout against a reader that waits, and a read that \
+                         comes late"
+    accepts_let_the_reader_on false "a full backlog: two accepts and a try_accept against the \
+                                     reader's pause, no time limit"
+    endings_let_the_reader_on false "a full backlog: close, drain, failed writes, or the last \
+                                     session handle's drop against the reader's pause"
+    a_full_backlog_refuses_in_time true "a full backlog: the stall timeout against an accept; \
+                                         what is left out gets FIN"
+    callers_turn_alone false reaches "caller's turn: one stream, writes taken in part or not at \
+                                      all, and nobody else who would wake the writer"
+    callers_turn false reaches "caller's turn against the writer thread: answers on two streams, \
+                                partial and refused writes"
     callers_turn_against_close false reaches "caller's turn against session close"
-    callers_turn_against_failure false reaches "caller's turn against failing writes and the peer's end"
-    callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the peer's end, and a program that stops asking"
-    failures_wake_everybody false "failed reads, failed writes or the peer's end against read, write, flush, open, accept"
-    close_against_failing_writes false "session close against failing writes: it is over when close returns, and for those who wait"
+    callers_turn_against_failure false reaches "caller's turn against failing writes and the \
+                                                peer's end"
+    callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the \
+                                peer's end, and a program that stops asking"
+    failures_wake_everybody false "failed reads, failed writes or the peer's end against read, \
+                                   write, flush, open, accept"
+    close_against_failing_writes false "session close against failing writes: it is over when \
+                                        close returns, and for those who wait"
     drain_against_closes false "drain against closing streams and an accept"
     close_against_the_peers_end true "close against a peer that reads everything and ends"
     close_timeout_passes true "close on a transport that takes nothing: the close timeout ends it"
@@ -113,7 +131,7 @@ fn inner(error: &std::io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-// ---- lost wake-ups ------------------------------------------------------------------------------------------------------
+// ---- lost wake-ups ------------------------------------------------------------------------------
 
 fn data_wakes_readers() {
     let (session, line) = server(quiet(), false);
@@ -171,7 +189,10 @@ fn credit_wakes_a_writer() {
     });
     let how = choose(3);
     match how {
-        0 => line.feed(&[Peer(2).upd(2, 1, crate::INITIAL_WINDOW), Peer(2).upd(2, 2, crate::INITIAL_WINDOW)]),
+        0 => line.feed(&[
+            Peer(2).upd(2, 1, crate::INITIAL_WINDOW),
+            Peer(2).upd(2, 2, crate::INITIAL_WINDOW),
+        ]),
         1 => line.eof(),
         _ => line.fail_writes(), // it isn't written to, so nothing happens until the close
     }
@@ -212,7 +233,11 @@ fn accepts_are_woken() {
 }
 
 fn all_work_wakes_the_writer() {
-    let config = quiet().version(2).max_stream_buffer(8).accept_backlog(1).accept_stall_timeout(Some(Duration::ZERO));
+    let config = quiet()
+        .version(2)
+        .max_stream_buffer(8)
+        .accept_backlog(1)
+        .accept_stall_timeout(Some(Duration::ZERO));
     let (session, line) = server(config, false);
     let peer = peer(&line, |line| {
         let peer = Peer(2);
@@ -238,7 +263,10 @@ fn all_work_wakes_the_writer() {
 }
 
 fn pings_wake_the_writer() {
-    let config = quiet().keepalive_disabled(false).keepalive_interval(SECOND).keepalive_timeout(1000 * SECOND);
+    let config = quiet()
+        .keepalive_disabled(false)
+        .keepalive_interval(SECOND)
+        .keepalive_timeout(1000 * SECOND);
     let (session, line) = server(config, false);
     let peer = peer(&line, |line| {
         for n in 1..=2 {
@@ -253,7 +281,7 @@ fn pings_wake_the_writer() {
     close_well(&session, &line);
 }
 
-// ---- double close -------------------------------------------------------------------------------------------------------
+// ---- double close -------------------------------------------------------------------------------
 
 fn streams_double_close() {
     let (session, line) = server(quiet(), false);
@@ -320,7 +348,7 @@ fn sessions_double_close() {
     }
 }
 
-// ---- close against calls ------------------------------------------------------------------------------------------------
+// ---- close against calls ------------------------------------------------------------------------
 
 fn close_against_read_write() {
     let (session, line) = server(quiet().max_send_buffer(3), choose(2) == 0);
@@ -343,7 +371,8 @@ fn close_against_read_write() {
     let (accepted, write_error) = writer.join().unwrap();
     let (read, read_error) = reader.join().unwrap();
     let flushed = flusher.join().unwrap();
-    // The reader throws input away until the peer ends: what was fed may have come before the close, or not.
+    // The reader throws input away until the peer ends: what was fed may have come before the
+    // close, or not.
     feeder.join().unwrap();
     line.eof();
     assert!(read == 0 || read == 3);
@@ -399,7 +428,9 @@ fn close_against_open_accept() {
             assert_eq!(data(&frames, 2), b"ab"[..n]);
             assert_order(&frames, 2, true);
         }
-        Err(error) => assert!(matches!(error, Error::Closed) && frames.iter().all(|f| f.header.stream_id != 2)),
+        Err(error) => assert!(
+            matches!(error, Error::Closed) && frames.iter().all(|f| f.header.stream_id != 2)
+        ),
     }
     assert!(matches!(session.open("late"), Err(Error::Closed)));
 }
@@ -459,14 +490,18 @@ fn last_drop_against_arrivals() {
     let frames = line.frames();
     // Refused, it gets one more FIN for its data, and nothing else.
     if count(&frames, Command::Fin, 3) == 2 {
-        assert!(frames.iter().all(|frame| frame.header.stream_id != 3 || frame.header.command == Command::Fin));
+        assert!(
+            frames
+                .iter()
+                .all(|frame| frame.header.stream_id != 3 || frame.header.command == Command::Fin)
+        );
     } else {
         assert_order(&frames, 3, false);
     }
     assert_order(&frames, 5, false);
 }
 
-// ---- limits -------------------------------------------------------------------------------------------------------------
+// ---- limits -------------------------------------------------------------------------------------
 
 fn deadlines_reach_calls() {
     let (session, line) = server(quiet().max_send_buffer(1), false);
@@ -542,7 +577,7 @@ fn deadlines_reach_accept() {
     close_well(&session, &line);
 }
 
-// ---- the receive budget -------------------------------------------------------------------------------------------------
+// ---- the receive budget -------------------------------------------------------------------------
 
 fn refunds_wake_the_reader() {
     let (session, line) = server(quiet().max_receive_buffer(200).max_stream_buffer(100), false);
@@ -555,7 +590,8 @@ fn refunds_wake_the_reader() {
     });
     let (one, two) = (session.accept().unwrap(), session.accept().unwrap());
     let reader = spawn(move || assert_eq!(read_to_end(&one, 30).0, 300));
-    // The other reads a little, and is closed: what it held comes back, and what still comes is thrown away.
+    // The other reads a little, and is closed: what it held comes back, and what still comes is
+    // thrown away.
     let closer = spawn(move || {
         let mut two = two;
         two.read_exact(&mut [0; 70]).unwrap();
@@ -604,7 +640,8 @@ fn stalls_are_cut() {
     let clock = spawn({
         let session = session.clone();
         move || {
-            // No further: a reader that the scheduler keeps waiting for long would look like one that sleeps.
+            // No further: a reader that the scheduler keeps waiting for long would look like one
+            // that sleeps.
             while session.stats().streams_cut == 0 {
                 advance(SECOND);
                 thread::yield_now();
@@ -625,7 +662,7 @@ fn stalls_are_cut() {
     assert_eq!(count(&line.frames(), Command::Fin, 3), 1);
 }
 
-// ---- the backlog ---------------------------------------------------------------------------------------------------------
+// ---- the backlog --------------------------------------------------------------------------------
 
 fn accepts_let_the_reader_on() {
     let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(None), false);
@@ -640,7 +677,8 @@ fn accepts_let_the_reader_on() {
         spawn(move || {
             for _ in 0..2 {
                 let stream = loop {
-                    let accepted = if tries { session.try_accept() } else { session.accept().map(Some) };
+                    let accepted =
+                        if tries { session.try_accept() } else { session.accept().map(Some) };
                     match accepted.unwrap() {
                         Some(stream) => break stream,
                         None => thread::yield_now(),
@@ -662,7 +700,8 @@ fn accepts_let_the_reader_on() {
 
 fn endings_let_the_reader_on() {
     let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(None), false);
-    let mut ours = session.open("").unwrap(); // keeps the session when its last own handle is dropped
+    // keeps the session when its last own handle is dropped
+    let mut ours = session.open("").unwrap();
     line.feed(&[PEER.syn(3), PEER.syn(5), PEER.syn(7)]);
     let how = choose(4);
     match how {
@@ -677,8 +716,9 @@ fn endings_let_the_reader_on() {
         }
         1 => {
             drop(session);
-            let refused =
-                |frames: &[crate::wire::Frame]| [3, 5, 7].iter().all(|&id| count(frames, Command::Fin, id) == 1);
+            let refused = |frames: &[crate::wire::Frame]| {
+                [3, 5, 7].iter().all(|&id| count(frames, Command::Fin, id) == 1)
+            };
             line.wait_for(refused);
             drop(ours);
             line.eof();
@@ -712,7 +752,8 @@ fn endings_let_the_reader_on() {
 }
 
 fn a_full_backlog_refuses_in_time() {
-    let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(Some(SECOND * 2)), false);
+    let (session, line) =
+        server(quiet().accept_backlog(1).accept_stall_timeout(Some(SECOND * 2)), false);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
     // The first is accepted before the time is over or after; or only when the second was refused,
     // so that nothing but the time ends the pause.
@@ -747,7 +788,7 @@ fn a_full_backlog_refuses_in_time() {
     close_well(&session, &line);
 }
 
-// ---- the caller's turn --------------------------------------------------------------------------------------------------
+// ---- the caller's turn --------------------------------------------------------------------------
 
 /// Request and answer, on one stream.
 fn serve(stream: &mut Stream, rounds: usize) {
@@ -766,7 +807,8 @@ fn callers_turn() {
         peer(&line, move |line| {
             for round in 1..=2 {
                 line.feed(&[PEER.psh(id, request)]);
-                line.wait_for(|frames| data(frames, id) == request.repeat(round)); // nothing else makes the writer go on
+                // nothing else makes the writer go on
+                line.wait_for(|frames| data(frames, id) == request.repeat(round));
             }
         })
     });
@@ -864,7 +906,8 @@ fn callers_turn_against_failure() {
     drop(session.close());
 }
 
-/// After some rounds of requests and answers the thread that waits for the next request reads the transport itself. Then something else happens.
+/// After some rounds of requests and answers the thread that waits for the next request reads the
+/// transport itself. Then something else happens.
 fn callers_read() {
     let (session, line) = server(quiet(), true);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
@@ -942,7 +985,7 @@ fn callers_read() {
     line.eof();
 }
 
-// ---- endings ------------------------------------------------------------------------------------------------------------
+// ---- endings ------------------------------------------------------------------------------------
 
 fn failures_wake_everybody() {
     let (session, line) = server(quiet().max_send_buffer(2), choose(2) == 0);
@@ -1047,8 +1090,8 @@ fn drain_against_closes() {
     }
 }
 
-/// The peer reads everything, and ends its side at once, while the close is under way or before it: that is Ok, whatever the
-/// writer thread has had time to say.
+/// The peer reads everything, and ends its side at once, while the close is under way or before it:
+/// that is Ok, whatever the writer thread has had time to say.
 fn close_against_the_peers_end() {
     let (session, line) = server(quiet(), choose(2) == 0);
     line.feed(&[PEER.syn(3), PEER.fin(3)]);
@@ -1092,7 +1135,8 @@ fn close_timeout_passes() {
     clock.join().unwrap();
 }
 
-/// Its thread ends with the last session, and begins with the next; whoever comes meanwhile is looked after.
+/// Its thread ends with the last session, and begins with the next; whoever comes meanwhile is
+/// looked after.
 fn timer_comes_and_goes() {
     let sessions = [(); 2].map(|()| {
         spawn(|| {
@@ -1138,7 +1182,8 @@ fn notifiers_fire_once() {
     drop(stream);
     drop(session.close());
     line.eof();
-    // It may be called on a thread of its own, which isn't known here. It must be once at last: a second fails the check as well.
+    // It may be called on a thread of its own, which isn't known here. It must be once at last: a
+    // second fails the check as well.
     while calls.load(SeqCst) == 0 {
         thread::yield_now();
     }
@@ -1147,8 +1192,10 @@ fn notifiers_fire_once() {
 
 fn both_ends() {
     let (a, b) = super::line::pair();
-    let (client, server) =
-        (Session::client(a, quiet()).expect("it is valid"), Session::server(b, quiet()).expect("it is valid"));
+    let (client, server) = (
+        Session::client(a, quiet()).expect("it is valid"),
+        Session::server(b, quiet()).expect("it is valid"),
+    );
     let echo = spawn(move || {
         let stream = server.accept().unwrap();
         assert_eq!(stream.name(), "e");

@@ -1,6 +1,8 @@
-//! Atomics. Each operation is one step, in an order that all threads agree on; another thread may go on before it.
+//! Atomics. Each operation is one step, in an order that all threads agree on; another thread may
+//! go on before it.
 //!
-//! Relaxed ones are statistics and gauges in gmux, on which nobody waits: they are no place to switch, which keeps executions short.
+//! Relaxed ones are statistics and gauges in gmux, on which nobody waits: they are no place to
+//! switch, which keeps executions short.
 
 use std::sync::atomic::{self, Ordering};
 

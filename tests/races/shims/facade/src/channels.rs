@@ -52,7 +52,8 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     bounded(usize::MAX)
 }
 
-/// A channel of `capacity`. With 0 nothing can be sent: gmux has such channels only to be disconnected.
+/// A channel of `capacity`. With 0 nothing can be sent: gmux has such channels only to be
+/// disconnected.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let state = State { queue: VecDeque::new(), capacity, senders: 1, receivers: 1 };
     let channel = Arc::new(Channel { state: Mutex::new(state), changed: Condvar::new() });
@@ -124,7 +125,9 @@ impl<T> Receiver<T> {
             }
             match limit {
                 Some(limit) => {
-                    if self.0.changed.wait_until(&mut state, limit).timed_out() && state.queue.is_empty() {
+                    if self.0.changed.wait_until(&mut state, limit).timed_out()
+                        && state.queue.is_empty()
+                    {
                         return Err(RecvTimeoutError::Timeout);
                     }
                 }
@@ -176,7 +179,8 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.receivers -= 1;
-        let left = if state.receivers == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        let left =
+            if state.receivers == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
         drop(state);
         drop(left);
     }

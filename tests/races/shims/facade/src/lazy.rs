@@ -8,8 +8,9 @@ use std::ops::Deref;
 
 use shuttle::thread::LocalKey;
 
-/// A static's value: one for each thread of the system, and so for each check that runs. It lives through all executions of that check, which is right
-/// for what gmux keeps (a pool, and a timer whose queue is empty when no session lives).
+/// A static's value: one for each thread of the system, and so for each check that runs. It lives
+/// through all executions of that check, which is right for what gmux keeps (a pool, and a timer
+/// whose queue is empty when no session lives).
 pub struct LazyLock<T: 'static> {
     init: fn() -> T,
 }

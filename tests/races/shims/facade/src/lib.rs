@@ -1,12 +1,14 @@
-//! The standard library as gmux sees it when the scheduler chooses the order of its threads' steps: threads, atomics, time and statics are
-//! replaced, the rest is as it is. The locks and channels that it uses beside them are here too.
+//! The standard library as gmux sees it when the scheduler chooses the order of its threads' steps:
+//! threads, atomics, time and statics are replaced, the rest is as it is. The locks and channels
+//! that it uses beside them are here too.
 //!
-//! All threads of an execution are coroutines on one thread of the system. Between two calls of [`sched::switch`] nothing else runs, so what is
-//! kept here needs no care beyond a `RefCell`'s; where a type has to be `Sync`, the standard library's locks stand in for one, and are never
+//! All threads of an execution are coroutines on one thread of the system. Between two calls of
+//! [`sched::switch`] nothing else runs, so what is kept here needs no care beyond a `RefCell`'s;
+//! where a type has to be `Sync`, the standard library's locks stand in for one, and are never
 //! waited for.
 //!
-//! What this can't show: effects of weak memory orders, for every atomic operation takes effect at once and in one order; and
-//! starvation by a lock, since whoever waits for one may get it next.
+//! What this can't show: effects of weak memory orders, for every atomic operation takes effect at
+//! once and in one order; and starvation by a lock, since whoever waits for one may get it next.
 
 pub use std::*;
 
@@ -28,7 +30,8 @@ pub mod sync {
     }
 }
 
-/// `std::collections`, with a map whose order is the same in every execution, so that a schedule can be replayed.
+/// `std::collections`, with a map whose order is the same in every execution, so that a schedule
+/// can be replayed.
 pub mod collections {
     pub use crate::map::HashMap;
     pub use std::collections::*;

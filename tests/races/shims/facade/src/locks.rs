@@ -1,7 +1,8 @@
 //! parking_lot's `Mutex` and `Condvar`.
 //!
-//! As there, a wait ends only by a notification or its time limit, and a notification that finds a waiter is that waiter's alone, though its time
-//! runs out before it goes on. Which of several waiters a `notify_one` takes is the scheduler's choice, while parking_lot takes the oldest: gmux
+//! As there, a wait ends only by a notification or its time limit, and a notification that finds a
+//! waiter is that waiter's alone, though its time runs out before it goes on. Which of several
+//! waiters a `notify_one` takes is the scheduler's choice, while parking_lot takes the oldest: gmux
 //! doesn't depend on that.
 
 use std::fmt;
@@ -33,7 +34,9 @@ fn own<T>(lock: &sync::Mutex<T>) -> sync::MutexGuard<'_, T> {
     match lock.try_lock() {
         Ok(guard) => guard,
         Err(sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(sync::TryLockError::WouldBlock) => panic!("a thread was switched in the middle of a step"),
+        Err(sync::TryLockError::WouldBlock) => {
+            panic!("a thread was switched in the middle of a step")
+        }
     }
 }
 
@@ -101,7 +104,8 @@ impl<T> MutexGuard<'_, T> {
 
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
-        // What was done under the lock can be seen by others before it is free: by `try_lock`, and through atomics.
+        // What was done under the lock can be seen by others before it is free: by `try_lock`, and
+        // through atomics.
         switch();
         self.data = None;
         self.mutex.unlock();
@@ -178,15 +182,21 @@ impl Condvar {
         self.wait_to(guard, None);
     }
 
-    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Instant) -> WaitTimeoutResult {
+    pub fn wait_until<T>(
+        &self,
+        guard: &mut MutexGuard<'_, T>,
+        limit: Instant,
+    ) -> WaitTimeoutResult {
         WaitTimeoutResult(self.wait_to(guard, Some(limit)) == Wait::TimedOut)
     }
 
-    /// A short wait, which the library relies upon to end: unlike a deadline it may end at any moment, though time stands still.
+    /// A short wait, which the library relies upon to end: unlike a deadline it may end at any
+    /// moment, though time stands still.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Duration) -> WaitTimeoutResult {
         assert!(limit < Duration::from_millis(100), "{limit:?}: is somebody to be rescued by it?");
         switch();
-        let waiter = sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
+        let waiter =
+            sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
         own(&self.waiters).push(sync::Arc::clone(&waiter));
         guard.data = None;
         guard.mutex.unlock();
@@ -197,8 +207,10 @@ impl Condvar {
 
     fn wait_to<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Option<Instant>) -> Wait {
         switch();
-        let waiter = sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
-        let _alarm = limit.map(|limit| Alarm::set(limit, &waiter)); // rings at once if that has passed
+        let waiter =
+            sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
+        // rings at once if that has passed
+        let _alarm = limit.map(|limit| Alarm::set(limit, &waiter));
         own(&self.waiters).push(sync::Arc::clone(&waiter));
         // Released and waiting in one step, as a condvar promises.
         guard.data = None;

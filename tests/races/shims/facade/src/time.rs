@@ -1,5 +1,6 @@
-//! Time that stands still until a check moves it: [`advance`] may come at any point of an execution, and ends every wait whose limit it passes. So a
-//! call that isn't woken when it should be hangs, instead of being rescued by its time limit.
+//! Time that stands still until a check moves it: [`advance`] may come at any point of an
+//! execution, and ends every wait whose limit it passes. So a call that isn't woken when it should
+//! be hangs, instead of being rescued by its time limit.
 
 use std::cell::RefCell;
 use std::ops::{Add, Sub};
@@ -33,14 +34,20 @@ pub fn reset(moves: bool) {
     CLOCK.with_borrow_mut(|clock| *clock = Clock { now: EPOCH, moves, alarms: Vec::new() });
 }
 
-/// Time passes. A thread calls this where the check wants it; when that thread goes on is the scheduler's choice.
+/// Time passes. A thread calls this where the check wants it; when that thread goes on is the
+/// scheduler's choice.
 pub fn advance(by: Duration) {
     switch();
     let due: Vec<Weak<Waiter>> = CLOCK.with_borrow_mut(|clock| {
         assert!(clock.moves, "this execution was to be without time");
         clock.now += by;
         let now = Instant(clock.now);
-        clock.alarms.iter().filter(|(at, _)| *at <= now).map(|(_, waiter)| Weak::clone(waiter)).collect()
+        clock
+            .alarms
+            .iter()
+            .filter(|(at, _)| *at <= now)
+            .map(|(_, waiter)| Weak::clone(waiter))
+            .collect()
     });
     for waiter in due.iter().filter_map(Weak::upgrade) {
         waiter.time_out();
