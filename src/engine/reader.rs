@@ -33,7 +33,7 @@ use crate::sync::cell::{StreamCell, Wakes};
 use crate::sync::close::Phase;
 use crate::sync::shaper::Order;
 use crate::transport::{Backoff, BoundReads};
-use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
+use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
 use crate::wire::{Command, Header, decode_update};
 
 pub(super) use turns::callers_turn;
@@ -360,7 +360,7 @@ impl Reader<'_> {
     }
 
     /// A large payload is complete.
-    fn collected(&mut self, header: Header, payload: Payload) -> Result<()> {
+    fn collected(&mut self, header: Header, payload: PayloadBuffer) -> Result<()> {
         let (start, len) = (payload.start, usize::from(header.length));
         match self.input.pending.take() {
             Some(Pending::Data(cell, charge)) => {

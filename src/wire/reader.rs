@@ -56,7 +56,7 @@ enum State {
     Inline(Header),
     Collect {
         header: Header,
-        payload: Payload,
+        payload: PayloadBuffer,
     },
     Skip {
         left: usize,
@@ -65,7 +65,7 @@ enum State {
 
 /// A payload in a pooled buffer, from `start` on.
 #[derive(Debug)]
-pub(crate) struct Payload {
+pub(crate) struct PayloadBuffer {
     pub(crate) buffer: Buffer,
     pub(crate) start: usize,
     /// How much of it has come, in bytes.
@@ -94,7 +94,7 @@ pub(crate) enum Step {
     /// The payload asked for with `inline`: see [`FrameReader::payload`].
     Inline(Header),
     /// The payload asked for with `collect`.
-    Collected(Header, Payload),
+    Collected(Header, PayloadBuffer),
 }
 
 pub(crate) struct FrameReader {
@@ -262,7 +262,7 @@ impl FrameReader {
 
     /// A buffer for the payload of the header just returned: the one that it lies in already, or
     /// one from the pool. The caller gives it to [`collect`](Self::collect), or parses no further.
-    pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<Payload> {
+    pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<PayloadBuffer> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
         debug_assert!(
@@ -277,9 +277,9 @@ impl FrameReader {
         }
         match self.adopt() {
             Some((buffer, filled)) => {
-                Some(Payload { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN })
+                Some(PayloadBuffer { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN })
             }
-            None => pool.fit(length).map(|buffer| Payload { buffer, start: 0, filled: 0 }),
+            None => pool.fit(length).map(|buffer| PayloadBuffer { buffer, start: 0, filled: 0 }),
         }
     }
 
@@ -289,7 +289,7 @@ impl FrameReader {
     }
 
     /// Takes the payload of the header just returned in what `prepare` said.
-    pub(crate) fn collect(&mut self, payload: Payload) {
+    pub(crate) fn collect(&mut self, payload: PayloadBuffer) {
         if let State::Undecided(header) = self.state {
             self.state = State::Collect { header, payload };
         }
@@ -389,7 +389,7 @@ mod tests {
                 Step::Inline(header) => {
                     frames.push(Frame { header, payload: reader.payload().to_vec() })
                 }
-                Step::Collected(header, Payload { buffer, start, .. }) => {
+                Step::Collected(header, PayloadBuffer { buffer, start, .. }) => {
                     let payload = buffer[start..start + usize::from(header.length)].to_vec();
                     frames.push(Frame { header, payload });
                 }
@@ -448,7 +448,7 @@ mod tests {
                     let payload = reader.prepare(pool).unwrap();
                     reader.collect(payload);
                 }
-                Step::Collected(header, Payload { buffer, start, .. }) => {
+                Step::Collected(header, PayloadBuffer { buffer, start, .. }) => {
                     let payload = &buffer[start..start + usize::from(header.length)];
                     assert!(payload.iter().all(|byte| *byte == payload[0]));
                     starts.push(start);
@@ -567,7 +567,9 @@ mod tests {
                         let payload = reader.prepare(&pool).unwrap();
                         reader.collect(payload);
                     }
-                    Step::Collected(_, Payload { buffer, start, .. }) => seen.push(buffer[start]),
+                    Step::Collected(_, PayloadBuffer { buffer, start, .. }) => {
+                        seen.push(buffer[start])
+                    }
                     step @ Step::Inline(_) => panic!("{step:?}"),
                 }
             }

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
 
 use super::{
-    AHEAD, FrameReader, INLINE_MAX, LOOKAHEAD, Payload, READ_BUFFER, READ_BUFFER_KEPT, RUN, State,
+    AHEAD, FrameReader, INLINE_MAX, LOOKAHEAD, PayloadBuffer, READ_BUFFER, READ_BUFFER_KEPT, RUN,
+    State,
 };
 use crate::pool::{Buffer, BufferPool};
 use crate::wire::header::{HEADER_LEN, Header};
@@ -62,7 +63,7 @@ impl FrameReader {
     fn fill_payload(
         input: &mut (impl Read + ?Sized),
         header: Header,
-        payload: &mut Payload,
+        payload: &mut PayloadBuffer,
         read_buffer: &mut [u8],
         end: &mut usize,
     ) -> io::Result<usize> {
@@ -82,7 +83,7 @@ impl FrameReader {
     fn fill_run(
         input: &mut (impl Read + ?Sized),
         header: Header,
-        payload: &mut Payload,
+        payload: &mut PayloadBuffer,
         spare: &mut Vec<Buffer>,
         ahead: &mut VecDeque<(Buffer, usize)>,
     ) -> io::Result<usize> {
