@@ -98,11 +98,13 @@ fn env() -> (Env, Queue) {
 
 impl Pipeline {
     fn new() -> Self {
-        let ((sender, queue), (receiver, _)) = (env(), env());
+        let (sender, queue) = env();
+        let (receiver, _) = env();
         let now = Instant::now();
         let cell =
             |env: &Env, ours| StreamCell::new(3, Name::new(b"bench", None), &env.config, ours, now);
-        let (out, inn) = (cell(&sender, true), cell(&receiver, false));
+        let out = cell(&sender, true);
+        let inn = cell(&receiver, false);
         Self {
             out,
             inn,
@@ -180,7 +182,8 @@ impl Pipeline {
                 }
                 Step::Inline(header) if header.command == Command::Syn => {}
                 Step::Inline(header) => {
-                    let (data, env) = (self.frames.payload(), &self.receiver);
+                    let data = self.frames.payload();
+                    let env = &self.receiver;
                     self.unread += data.len();
                     if let Small::Needs { merged, size } =
                         self.inn.deliver_small(env, data, self.now, &mut self.wakes).unwrap()
@@ -192,7 +195,8 @@ impl Pipeline {
                     }
                 }
                 Step::Collected(header, payload) => {
-                    let (env, len) = (&self.receiver, usize::from(header.length));
+                    let env = &self.receiver;
+                    let len = usize::from(header.length);
                     self.inn.admit(env, len).unwrap();
                     self.unread += len;
                     deliver(
@@ -241,7 +245,7 @@ fn codec(c: &mut Criterion) {
                 while seen < 64 {
                     match reader.next().unwrap() {
                         Step::NeedInput => {
-                            drop(reader.fill(&mut input, BufferPool::shared()).unwrap())
+                            let _ = reader.fill(&mut input, BufferPool::shared()).unwrap();
                         }
                         Step::Header(header) if usize::from(header.length) <= INLINE_MAX => {
                             reader.inline()
@@ -292,7 +296,8 @@ fn queues(c: &mut Criterion) {
 fn pipeline(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
     for size in [64, 1024, 32768] {
-        let (mut pipeline, data) = (Pipeline::new(), vec![7; size]);
+        let mut pipeline = Pipeline::new();
+        let data = vec![7; size];
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(format!("write_transmit_deliver_read_{size}"), |b| {
             b.iter(|| pipeline.send(&data))
@@ -309,8 +314,8 @@ criterion_group! {
 fn main() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<usize>().ok());
     if let Some(frames) = number("GMUX_PIPELINE_FRAMES") {
-        let (mut pipeline, data) =
-            (Pipeline::new(), vec![7; number("GMUX_PIPELINE_BYTES").unwrap_or(64)]);
+        let mut pipeline = Pipeline::new();
+        let data = vec![7; number("GMUX_PIPELINE_BYTES").unwrap_or(64)];
         for _ in 0..frames {
             pipeline.send(&data);
         }

@@ -174,7 +174,9 @@ fn ratios(_: &mut Criterion) {
     if !std::env::args().skip(1).eq(["--bench"]) {
         return; // a test, a profile, or other benchmarks than these
     }
-    let (mut bare, mut v1, mut v2) = (bare_pipe(), muxed_pipe(1), muxed_pipe(2));
+    let mut bare = bare_pipe();
+    let mut v1 = muxed_pipe(1);
+    let mut v2 = muxed_pipe(2);
     let mut took = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
         took[0].push(bare.run(WRITES).as_secs_f64());

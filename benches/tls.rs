@@ -50,9 +50,15 @@ fn main() {
         Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
     // With the name of one of them, that alone, for a profiler.
     match std::env::args().find(|arg| ["tls", "rustls", "tcp"].contains(&arg.as_str())).as_deref() {
-        Some("tls") => drop((0..repeats()).map(|_| tls_echo(&identity)).collect::<Vec<_>>()),
-        Some("rustls") => drop((0..repeats()).map(|_| two_one_way(&identity)).collect::<Vec<_>>()),
-        Some(_) => drop((0..repeats()).map(|_| session_echo(session)).collect::<Vec<_>>()),
+        Some("tls") => (0..repeats()).for_each(|_| {
+            let _ = tls_echo(&identity);
+        }),
+        Some("rustls") => (0..repeats()).for_each(|_| {
+            let _ = two_one_way(&identity);
+        }),
+        Some(_) => (0..repeats()).for_each(|_| {
+            let _ = session_echo(session);
+        }),
         None => {
             echo(&identity);
             round_trips(&identity);
@@ -104,7 +110,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 // ---- echo --------------------------------------------------------------------------------------
 
 fn echo(identity: &Identity) {
-    let (mut over_tls, mut over_tcp, mut one_way) = (Vec::new(), Vec::new(), Vec::new());
+    let mut over_tls = Vec::new();
+    let mut over_tcp = Vec::new();
+    let mut one_way = Vec::new();
     for _ in 0..repeats() {
         over_tls.push(tls_echo(identity));
         one_way.push(two_one_way(identity));
@@ -149,9 +157,9 @@ fn session_echo(make: impl Fn(TcpStream, bool) -> Session + Sync) -> f64 {
     let (a, b) = tcp();
     let (client, server) = thread::scope(|scope| {
         let client = scope.spawn(|| make(a, true));
-        (make(b, false), client.join().expect("a client"))
+        let server = make(b, false);
+        (client.join().expect("a client"), server)
     });
-    let (server, client) = (client, server);
     let data = vec![7; 64 * 1024];
     let started = Instant::now();
     thread::scope(|scope| {
@@ -174,7 +182,8 @@ fn session_echo(make: impl Fn(TcpStream, bool) -> Session + Sync) -> f64 {
         });
         for i in 0..STREAMS {
             let stream = client.open(format!("{i}")).expect("a stream");
-            let (mut reader, data) = (stream.clone(), &data);
+            let mut reader = stream.clone();
+            let data = &data;
             scope.spawn(move || {
                 for _ in 0..EACH / data.len() {
                     (&stream).write_all(data).expect("room");
@@ -182,7 +191,8 @@ fn session_echo(make: impl Fn(TcpStream, bool) -> Session + Sync) -> f64 {
                 stream.shutdown(Shutdown::Write).expect("an end");
             });
             scope.spawn(move || {
-                let (mut buf, mut total) = (vec![0; 64 * 1024], 0);
+                let mut buf = vec![0; 64 * 1024];
+                let mut total = 0;
                 loop {
                     match reader.read(&mut buf).expect("data") {
                         0 => break,
@@ -230,7 +240,8 @@ fn pour(output: &mut impl Write) {
 }
 
 fn drain(input: &mut impl Read) {
-    let (mut buf, mut left) = (vec![0; 64 * 1024], STREAMS * EACH);
+    let mut buf = vec![0; 64 * 1024];
+    let mut left = STREAMS * EACH;
     while left > 0 {
         left -= input.read(&mut buf).expect("data");
     }
@@ -279,7 +290,8 @@ fn session_trips(session: &Session) -> f64 {
 }
 
 fn trip(both: &mut (impl Read + Write)) -> f64 {
-    let (request, mut answer) = ([1; 64], [0; 64]);
+    let request = [1; 64];
+    let mut answer = [0; 64];
     let mut times = Vec::with_capacity(TRIPS);
     for _ in 0..WARM_UP + TRIPS {
         let started = Instant::now();

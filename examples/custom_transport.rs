@@ -298,7 +298,8 @@ impl Transport for Connection {
     /// two: without them all works, and a round trip costs some microseconds more.
     fn split(self) -> io::Result<Halves> {
         let Self { reader, writer, addresses } = self;
-        let (reads, writes) = (Arc::clone(&reader.bound), Arc::clone(&writer.bound));
+        let reads = Arc::clone(&reader.bound);
+        let writes = Arc::clone(&writer.bound);
         let control = Handle {
             incoming: Arc::clone(&reader.lane),
             outgoing: Arc::clone(&writer.lane),
@@ -365,6 +366,7 @@ const WRITE_BOUND: Duration = Duration::from_millis(10);
 
 /// Both ends of a connection, and what each is to be called.
 pub fn connect([here, there]: [SocketAddr; 2]) -> (Connection, Connection) {
-    let (to, fro) = (Arc::default(), Arc::default());
+    let to = Arc::default();
+    let fro = Arc::default();
     (Connection::new(&fro, &to, [here, there]), Connection::new(&to, &fro, [there, here]))
 }

@@ -81,7 +81,8 @@ fn serve(args: &Server) -> io::Result<()> {
     let listener = TcpListener::bind(&args.listen)?;
     println!("listening on {}", listener.local_addr()?);
     for tcp in listener.incoming() {
-        let (tcp, config) = (tcp?, Arc::clone(&config));
+        let tcp = tcp?;
+        let config = Arc::clone(&config);
         // The handshake in a thread of its own, too: a slow client delays nobody.
         thread::spawn(move || {
             if let Err(error) = connection(tcp, config) {

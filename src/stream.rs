@@ -211,10 +211,10 @@ impl Stream {
             return Err(Error::Closed.into());
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
-            drop(self.cell.finish(&self.core.env));
+            let _ = self.cell.finish(&self.core.env);
         }
         if matches!(how, Shutdown::Read | Shutdown::Both) {
-            drop(self.cell.shut_read(&self.core.env));
+            let _ = self.cell.shut_read(&self.core.env);
         }
         Ok(())
     }

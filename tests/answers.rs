@@ -50,13 +50,14 @@ struct Answering(TcpStream, Arc<Answers>);
 
 impl Transport for Answering {
     fn split(self) -> io::Result<Halves> {
-        let (Halves { reader, writer, bound_writes, bound_reads, control, .. }, answers) =
-            (self.0.split()?, self.1);
+        let Halves { reader, writer, bound_writes, bound_reads, control, .. } = self.0.split()?;
+        let answers = self.1;
         let reader = Reader { inner: reader, hidden: Vec::new(), answers: Arc::clone(&answers) };
         let mut halves =
             Halves::new(reader, Writer(writer, Arc::clone(&answers)), Asked(control, answers));
-        (halves.bounded_writes, halves.bound_writes, halves.bound_reads) =
-            (true, bound_writes, bound_reads);
+        halves.bounded_writes = true;
+        halves.bound_writes = bound_writes;
+        halves.bound_reads = bound_reads;
         Ok(halves)
     }
 }
@@ -211,7 +212,8 @@ fn callers_that_read_have_answers_sent_too() {
         let answers = Arc::new(Answers::default());
         let server = Session::server(Answering(b, Arc::clone(&answers)), Config::new()).unwrap();
         let client = Session::client(a, Config::new()).unwrap();
-        let (opened, accepted) = (client.open("talk").unwrap(), server.accept().unwrap());
+        let opened = client.open("talk").unwrap();
+        let accepted = server.accept().unwrap();
         let name = "talker".to_owned();
         let echo = thread::Builder::new().name(name.clone()).spawn(move || {
             let mut byte = [0];

@@ -82,15 +82,16 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
             let _ = fs::write("/proc/self/clear_refs", "5");
             let before = memory("VmRSS:");
             let (client, server) = pair(config);
-            let (arrived, handlers) =
-                (Mutex::new(HashSet::new()), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+            let arrived = Mutex::new(HashSet::new());
+            let handlers = [AtomicUsize::new(0), AtomicUsize::new(0)];
             thread::scope(|scope| {
                 scope.spawn(|| {
                     for stream in server.incoming().take(count) {
                         let mut stream = stream.unwrap();
                         let now = handlers[0].fetch_add(1, SeqCst) + 1;
                         handlers[1].fetch_max(now, SeqCst);
-                        let (arrived, handlers) = (&arrived, &handlers);
+                        let arrived = &arrived;
+                        let handlers = &handlers;
                         scope.spawn(move || {
                             let mut data = String::new();
                             stream.read_to_string(&mut data).unwrap();
@@ -109,7 +110,8 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
                 }
             });
             assert_eq!(arrived.into_inner().unwrap().len(), count);
-            let (ours, theirs) = (client.stats(), server.stats());
+            let ours = client.stats();
+            let theirs = server.stats();
             assert_eq!(
                 (theirs.streams_received, theirs.streams_refused, theirs.streams_cut),
                 (count as u64, 0, 0)
@@ -153,7 +155,8 @@ fn a_server_that_handles_streams_in_its_accept_loop_gets_through_what_was_accept
             let server = thread::spawn(move || {
                 let mut handled = 0;
                 for stream in session.incoming() {
-                    let (mut stream, mut data) = (stream.unwrap(), String::new());
+                    let mut stream = stream.unwrap();
+                    let mut data = String::new();
                     stream.read_to_string(&mut data).unwrap();
                     assert_eq!(data, stream.name());
                     handled += 1;
@@ -190,7 +193,8 @@ fn a_pool_whose_workers_all_wait_for_data_gets_moving_again() {
                     let session = session.clone();
                     blocked(move || {
                         for stream in session.incoming() {
-                            let (mut stream, mut request) = (stream.unwrap(), [0; 4]);
+                            let mut stream = stream.unwrap();
+                            let mut request = [0; 4];
                             stream.read_exact(&mut request).unwrap();
                             stream.write_all(&request).unwrap();
                         }
@@ -297,7 +301,8 @@ fn without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests() {
             let stats = session.stats();
             assert!(!session.is_closed());
             assert_eq!((stats.streams_refused, stats.streams_cut, stats.receive_pauses), (0, 0, 0));
-            let (first, resumed) = (session.accept().unwrap(), Instant::now());
+            let first = session.accept().unwrap();
+            let resumed = Instant::now();
             assert_eq!(session.accept().unwrap().id(), 5);
             // The peer says nothing more, so it is dead; but not before it had its time.
             assert!(session.closed().recv().is_err());
@@ -410,7 +415,7 @@ fn the_first_data_on_one_of_the_last_1024_refused_ids_gets_one_more_fin() {
             raw.syn(id(REFUSED), "n");
             raw.expect(Command::Fin, id(REFUSED));
             raw.syn(id(REFUSED), "");
-            drop(session.accept().unwrap());
+            let _ = session.accept().unwrap();
             raw.expect(Command::Fin, id(REFUSED));
             raw.syn(id(REFUSED + 1), "");
             let stream = session.accept().unwrap();

@@ -67,7 +67,8 @@ fn write_all(end: &dyn Duplex, mut data: &[u8]) -> io::Result<()> {
 }
 
 fn read_to_end(end: &dyn Duplex) -> io::Result<Vec<u8>> {
-    let (mut all, mut buf) = (Vec::new(), vec![0; 65536]);
+    let mut all = Vec::new();
+    let mut buf = vec![0; 65536];
     loop {
         match end.read(&mut buf)? {
             0 => return Ok(all),
@@ -77,7 +78,8 @@ fn read_to_end(end: &dyn Duplex) -> io::Result<Vec<u8>> {
 }
 
 fn read_exact(end: &dyn Duplex, n: usize) -> Vec<u8> {
-    let (mut all, mut buf) = (Vec::new(), vec![0; n]);
+    let mut all = Vec::new();
+    let mut buf = vec![0; n];
     while all.len() < n {
         let room = n - all.len();
         let got = end.read(&mut buf[..room]).unwrap();
@@ -314,7 +316,8 @@ impl<T: Duplex> Duplex for Watched<T> {
 fn a_reset_is_never_passed_on_as_an_end() {
     test("a_reset_is_never_passed_on_as_an_end", || {
         for round in 0..200 {
-            let ((a, a_far), (b, b_far)) = (tcp(), tcp());
+            let (a, a_far) = tcp();
+            let (b, b_far) = tcp();
             let copy = thread::spawn(move || {
                 let b = Watched(b, AtomicBool::new(false));
                 (copy_bidirectional(&a, &b), b.1.into_inner())
@@ -340,8 +343,8 @@ fn a_reset_is_never_passed_on_as_an_end() {
 fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
     test("a_unix_sockets_reset_is_never_passed_on_as_an_end", || {
         for round in 0..400 {
-            let ((a, a_far), (b, b_far)) =
-                (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let (a, a_far) = UnixStream::pair().unwrap();
+            let (b, b_far) = UnixStream::pair().unwrap();
             let copy = thread::spawn(move || {
                 let b = Watched(b, AtomicBool::new(false));
                 (copy_bidirectional(&a, &b), b.1.into_inner())
@@ -365,8 +368,8 @@ fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
 fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
     test("a_peer_that_closes_after_the_last_answer_has_ended_in_order", || {
         for round in 0..400 {
-            let ((a, mut a_far), (b, mut b_far)) =
-                (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+            let (a, mut a_far) = UnixStream::pair().unwrap();
+            let (b, mut b_far) = UnixStream::pair().unwrap();
             let copy = thread::spawn(move || copy_bidirectional(&a, &b));
             let client = thread::spawn(move || {
                 a_far.write_all(b"question").unwrap();
@@ -468,7 +471,8 @@ fn a_failed_read_reaches_calls_that_are_blocked() {
                 (Fault::Read(Side::A), ErrorKind::TimedOut),
                 "{error}"
             );
-            drop((socket, peer));
+            drop(socket);
+            drop(peer);
             if let Some(sender) = sender {
                 sender.join().unwrap();
             }
@@ -602,7 +606,8 @@ fn without_half_close_the_first_end_ends_both() {
             assert_eq!(read_to_end(&peer).unwrap(), b"");
         }
         // One that never ends is waited for no longer than so.
-        let ((a, a_far), (b, b_far)) = (tcp(), tcp());
+        let (a, a_far) = tcp();
+        let (b, b_far) = tcp();
         let copy = thread::spawn(move || options.run(&a, &b));
         drop(a_far);
         assert_eq!(read_to_end(&b_far).unwrap(), b"");
@@ -636,7 +641,7 @@ fn one_direction_that_moves_is_enough() {
         assert!(!copy.is_finished());
         far.close().unwrap();
         drop(peer);
-        drop(copy.join().unwrap());
+        let _ = copy.join().unwrap();
     }
     test("one_direction_that_moves_is_enough", || {
         let silent = thread::spawn(|| moves(false));
@@ -661,7 +666,8 @@ fn a_slow_reader_is_not_idle() {
         let copy = thread::spawn(move || {
             CopyOptions::new().idle_timeout(Some(LONG_IDLE)).run(&near, &socket)
         });
-        let (mut got, mut buf) = (Vec::new(), [0; 1000]);
+        let mut got = Vec::new();
+        let mut buf = [0; 1000];
         loop {
             match peer.read(&mut buf).unwrap() {
                 0 => break,
@@ -722,7 +728,8 @@ fn timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back() {
     test("timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back", || {
         let (_under, near, far) = stream(v2());
         let (socket, peer) = tcp();
-        let (short, long) = (Some(Duration::from_millis(4)), Some(Duration::from_secs(8)));
+        let short = Some(Duration::from_millis(4));
+        let long = Some(Duration::from_secs(8));
         for result in [near.set_read_timeout(short), near.set_write_timeout(long)] {
             result.unwrap();
         }
@@ -753,7 +760,8 @@ fn timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back() {
 #[test]
 fn an_idle_timeout_of_zero_is_refused_and_nothing_has_changed() {
     test("an_idle_timeout_of_zero_is_refused_and_nothing_has_changed", || {
-        let ((a, a_far), (b, _b_far)) = (tcp(), tcp());
+        let (a, a_far) = tcp();
+        let (b, _b_far) = tcp();
         let error = CopyOptions::new().idle_timeout(Some(Duration::ZERO)).run(&a, &b).unwrap_err();
         assert_eq!((error.fault, error.kind()), (Fault::Start, ErrorKind::InvalidInput), "{error}");
         write_all(&a_far, b"x").unwrap();
@@ -886,7 +894,8 @@ fn without_half_close_one_of_two_ends_is_passed_on() {
 
     test("without_half_close_one_of_two_ends_is_passed_on", || {
         for round in 0..300 {
-            let (both, passed_on) = (Barrier::new(2), AtomicUsize::new(0));
+            let both = Barrier::new(2);
+            let passed_on = AtomicUsize::new(0);
             let ends = || Ends { both: &both, passed_on: &passed_on };
             CopyOptions::new().half_close(false).run(&ends(), &ends()).unwrap();
             assert!(passed_on.into_inner() > 0, "round {round}");
@@ -1013,7 +1022,8 @@ fn a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller() {
 #[test]
 fn pointers_and_trait_objects_are_copied_as_what_they_point_to() {
     test("pointers_and_trait_objects_are_copied_as_what_they_point_to", || {
-        let ((a, a_far), (b, b_far)) = (tcp(), tcp());
+        let (a, a_far) = tcp();
+        let (b, b_far) = tcp();
         a_far.shutdown(Shutdown::Write).unwrap();
         b_far.shutdown(Shutdown::Write).unwrap();
         let (a, b): (std::sync::Arc<TcpStream>, Box<dyn Duplex>) = (a.into(), Box::new(b));
@@ -1056,7 +1066,9 @@ fn fifty_forwards_at_once() {
         const FORWARDS: usize = 50;
         let (client, server) = pair(v2());
         let begin = Barrier::new(FORWARDS);
-        let (client, server, begin) = (&client, &server, &begin);
+        let client = &client;
+        let server = &server;
+        let begin = &begin;
         thread::scope(|scope| {
             scope.spawn(move || {
                 for _ in 0..FORWARDS {

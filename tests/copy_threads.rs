@@ -17,7 +17,8 @@ fn a_copy_takes_two_threads_and_the_second_is_gone_when_it_returns() {
         let (client, server) = pair(Config::new().version(2));
         let mut forwards = Vec::new();
         for _ in 0..COPIES {
-            let (far, near) = (client.open("").unwrap(), server.accept().unwrap());
+            let far = client.open("").unwrap();
+            let near = server.accept().unwrap();
             let (socket, peer) = tcp();
             forwards.push((far, near, socket, peer));
         }

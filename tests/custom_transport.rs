@@ -50,10 +50,8 @@ fn its_main_runs() {
 fn it_tells_its_addresses() {
     test("it_tells_its_addresses", || {
         let (a, b) = ends();
-        let (client, server) = (
-            Session::client(a, Config::new()).unwrap(),
-            Session::server(b, Config::new()).unwrap(),
-        );
+        let client = Session::client(a, Config::new()).unwrap();
+        let server = Session::server(b, Config::new()).unwrap();
         assert_eq!(client.peer_addr(), server.local_addr());
         assert_eq!(client.local_addr(), server.peer_addr());
         assert_eq!(client.peer_addr(), Some("192.0.2.2:2".parse().unwrap()));
@@ -65,10 +63,8 @@ fn it_tells_its_addresses() {
 fn it_answers_a_thousand_questions() {
     test("it_answers_a_thousand_questions", || {
         let (a, b) = ends();
-        let (client, server) = (
-            Session::client(a, Config::new()).unwrap(),
-            Session::server(b, Config::new()).unwrap(),
-        );
+        let client = Session::client(a, Config::new()).unwrap();
+        let server = Session::server(b, Config::new()).unwrap();
         let echo = thread::spawn(move || {
             let mut stream = server.accept().unwrap();
             let mut byte = [0];
@@ -97,8 +93,8 @@ fn it_answers_pings_while_its_session_is_idle() {
         let (a, b) = ends();
         let pings = a.pings();
         let config = Config::new().keepalive_disabled(true);
-        let (client, server) =
-            (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+        let client = Session::client(a, config.clone()).unwrap();
+        let server = Session::server(b, config).unwrap();
         for count in 1..=100 {
             pings.send().unwrap();
             until(|| pings.answered() == count);

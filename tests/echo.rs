@@ -60,7 +60,8 @@ fn echo(server: Session, streams: usize) -> thread::JoinHandle<Session> {
 }
 
 fn write_pattern(mut stream: &Stream, seed: u64, each: usize) {
-    let (mut pattern, mut piece) = (Pattern::new(seed), vec![0; PIECE]);
+    let mut pattern = Pattern::new(seed);
+    let mut piece = vec![0; PIECE];
     for _ in 0..each / PIECE {
         pattern.fill(&mut piece);
         stream.write_all(&piece).unwrap();
@@ -69,7 +70,9 @@ fn write_pattern(mut stream: &Stream, seed: u64, each: usize) {
 }
 
 fn read_pattern(mut stream: &Stream, seed: u64, each: usize) {
-    let (mut pattern, mut piece, mut wanted) = (Pattern::new(seed), vec![0; PIECE], vec![0; PIECE]);
+    let mut pattern = Pattern::new(seed);
+    let mut piece = vec![0; PIECE];
+    let mut wanted = vec![0; PIECE];
     let mut left = each;
     loop {
         let n = stream.read(&mut piece).unwrap();
@@ -96,8 +99,10 @@ fn round(streams: usize, each: usize) {
     let clients: Vec<_> = (0..streams)
         .flat_map(|i| {
             let ours = client.open(format!("{i}")).unwrap();
-            let (theirs, seed) = (ours.clone(), i as u64);
-            let (one, other) = (Arc::clone(&begin), Arc::clone(&begin));
+            let theirs = ours.clone();
+            let seed = i as u64;
+            let one = Arc::clone(&begin);
+            let other = Arc::clone(&begin);
             let writer = small(format!("writer-{i}"), move || {
                 one.wait();
                 write_pattern(&ours, seed, each);

@@ -71,8 +71,10 @@ fn asked_with(
     mut on_flush: impl FnMut() -> io::Result<()> + Send + 'static,
 ) -> Asked {
     let lab = Lab::new();
-    let (wrote, flushed) = (Arc::default(), Arc::default());
-    let (threads, flushers) = (Arc::clone(&wrote), Arc::clone(&flushed));
+    let wrote = Arc::default();
+    let flushed = Arc::default();
+    let threads = Arc::clone(&wrote);
+    let flushers = Arc::clone(&flushed);
     let record = |list: &Mutex<Vec<ThreadId>>| list.lock().unwrap().push(thread::current().id());
     lab.on_write(move || {
         record(&threads);
@@ -275,7 +277,8 @@ fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_calle
 /// A session whose next caller's turn stays in the transport until `release` is sent to; it says on
 /// `inside` that it is there.
 fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
-    let ((enter, inside), (release, released)) = (mpsc::channel(), mpsc::channel());
+    let (enter, inside) = mpsc::channel();
+    let (release, released) = mpsc::channel();
     let on_write = move |caller| {
         if caller {
             enter.send(()).unwrap();
@@ -535,7 +538,8 @@ impl Read for Feed {
 
     fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         self.reads.fetch_add(1, SeqCst);
-        let (mut left, before) = (self.sizes.next().unwrap(), self.at);
+        let mut left = self.sizes.next().unwrap();
+        let before = self.at;
         for buf in bufs {
             let n = left.min(buf.len()).min(self.data.len() - self.at);
             buf[..n].copy_from_slice(&self.data[self.at..self.at + n]);
@@ -711,7 +715,7 @@ fn the_same_holds_over_a_socket() {
                 raw
             });
             listen(&session, streams);
-            drop(sender.join().unwrap());
+            let _ = sender.join().unwrap();
         }
     });
 }

@@ -255,7 +255,9 @@ struct Talk {
 
 /// Reads into `size` bytes at a time, and answers each read.
 fn answer(stream: &Stream, size: usize, mut then: impl FnMut()) -> Heard {
-    let (mut stream, mut heard, mut buf) = (stream, Vec::new(), vec![0; size]);
+    let mut stream = stream;
+    let mut heard = Vec::new();
+    let mut buf = vec![0; size];
     loop {
         match stream.read(&mut buf) {
             Ok(0) => return (heard, Ok(())),
@@ -289,8 +291,8 @@ impl Talk {
         let line = Line::default();
         line.change(|state| state.held = true);
         let session = Session::server(line.clone(), config).unwrap();
-        let (name, reader) =
-            (format!("app-{}", number(&session)), format!("gmux-reader-{}", number(&session)));
+        let name = format!("app-{}", number(&session));
+        let reader = format!("gmux-reader-{}", number(&session));
         let mut talk = Self {
             line,
             session: Some(session),
@@ -472,7 +474,8 @@ fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_slee
 fn a_caller_that_does_not_come_back_is_not_waited_for() {
     test("a_caller_that_does_not_come_back_is_not_waited_for", || {
         let mut talk = Talk::silent(1, quiet());
-        let (stream, (stop, go)) = (talk.stream().clone(), mpsc::channel::<()>());
+        let stream = talk.stream().clone();
+        let (stop, go) = mpsc::channel::<()>();
         let (tell, stopped) = mpsc::channel();
         talk.app = Some(named(&talk.name, move || {
             let mut told = false;
@@ -795,7 +798,11 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
         // These two wait for the peer's end, but not for the caller, which is still held.
         (
             "the session's close",
-            |talk| begin(talk, |session| drop(session.close())),
+            |talk| {
+                begin(talk, |session| {
+                    let _ = session.close();
+                })
+            },
             Some(NotConnected),
         ),
         (
@@ -843,8 +850,8 @@ fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
         for version in [1, 2] {
             let mut talk = Talk::new(version);
             talk.lead();
-            drop(talk.stream.take());
-            drop(talk.session.take());
+            let _ = talk.stream.take();
+            let _ = talk.session.take();
             talk.frame(Command::Syn, 7, b"too late");
             let refused =
                 |frame: &Frame| (frame.header.command, frame.header.stream_id) == (Command::Fin, 7);
@@ -983,10 +990,13 @@ fn a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
         let mut talk = Talk::new(1);
         let mut other = talk.open(5);
         talk.lead(); // and it stays there, so that nobody else has a turn
-        let (ready, done) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let ready = Arc::new(Barrier::new(2));
+        let done = Arc::new(Barrier::new(2));
         let rounds = if std::env::var_os("GMUX_FULL").is_some() { 20_000 } else { 1000 };
         let reads = named(&format!("oth-{}", talk.name), {
-            let (ready, done, mut stream) = (Arc::clone(&ready), Arc::clone(&done), other.clone());
+            let ready = Arc::clone(&ready);
+            let done = Arc::clone(&done);
+            let mut stream = other.clone();
             move || {
                 for _ in 0..rounds {
                     ready.wait();
@@ -1046,7 +1056,8 @@ fn beside_a_stuck_write_to() -> bool {
     let mut talk = Talk::silent(1, quiet());
     // The application's thread takes a byte at a time, and then waits, when told to, until somebody
     // else has taken the rest.
-    let (stream, (pause, paused)) = (talk.stream().clone(), mpsc::channel::<mpsc::Receiver<()>>());
+    let stream = talk.stream().clone();
+    let (pause, paused) = mpsc::channel::<mpsc::Receiver<()>>();
     let then = move || {
         if let Ok(stuck) = paused.try_recv() {
             stuck.recv().unwrap();
@@ -1055,9 +1066,10 @@ fn beside_a_stuck_write_to() -> bool {
     talk.app = Some(named(&talk.name, move || answer(&stream, 1, then)));
     let mut other = talk.open(5);
     talk.lead();
-    let ((tell, stuck), (go, may_go)) = (mpsc::channel(), mpsc::channel());
-    let (stream, mut writer) =
-        (talk.stream().clone(), Stuck { tell, go: may_go, line: talk.line.clone() });
+    let (tell, stuck) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let stream = talk.stream().clone();
+    let mut writer = Stuck { tell, go: may_go, line: talk.line.clone() };
     let to = blocked(&format!("to-{}", talk.name), move || stream.write_to(&mut writer));
     assert_eq!(talk.line.who_reads(), talk.name);
     pause.send(stuck).unwrap();

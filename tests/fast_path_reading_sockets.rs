@@ -112,7 +112,8 @@ fn conversation<T: Transport>(
         scope.spawn(move || converse(&mut stream, messages, messages));
         beside(&client, &server);
     });
-    let (callers, reader) = (counts.callers.load(SeqCst), counts.reader.load(SeqCst));
+    let callers = counts.callers.load(SeqCst);
+    let reader = counts.reader.load(SeqCst);
     println!(
         "{name}: {messages} messages and answers, right; {callers} reads by callers, {reader} by \
          reader threads"

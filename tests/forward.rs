@@ -40,7 +40,8 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let out = child.stdout.take().unwrap();
+        let err = child.stderr.take().unwrap();
         let mut out = BufReader::new(out).lines();
         let first = out.next().unwrap().unwrap();
         let addr =
@@ -48,11 +49,17 @@ impl Running {
         let (said, lines) = channel();
         thread::spawn({
             let said = said.clone();
-            move || out.map_while(Result::ok).for_each(|line| drop(said.send(line)))
+            move || {
+                out.map_while(Result::ok).for_each(|line| {
+                    let _ = said.send(line);
+                })
+            }
         });
         let err = BufReader::new(err).lines();
         thread::spawn(move || {
-            err.map_while(Result::ok).for_each(|line| drop(said.send(format!("stderr: {line}"))))
+            err.map_while(Result::ok).for_each(|line| {
+                let _ = said.send(format!("stderr: {line}"));
+            })
         });
         Self { child, addr, lines }
     }
@@ -113,7 +120,8 @@ fn service() -> SocketAddr {
     thread::spawn(move || {
         for tcp in listener.incoming() {
             thread::spawn(move || {
-                let (mut tcp, mut bytes) = (tcp.unwrap(), Vec::new());
+                let mut tcp = tcp.unwrap();
+                let mut bytes = Vec::new();
                 if tcp.read_to_end(&mut bytes).is_ok() {
                     bytes.reverse();
                     let _ = tcp.write_all(&bytes); // a user may have left

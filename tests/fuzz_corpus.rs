@@ -88,7 +88,10 @@ const TARGETS: [Target; 3] = [
 static INPUT: Mutex<String> = Mutex::new(String::new());
 
 fn main() {
-    let (mut filters, mut skips, mut exact, mut list) = (Vec::new(), Vec::new(), false, false);
+    let mut filters = Vec::new();
+    let mut skips = Vec::new();
+    let mut exact = false;
+    let mut list = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -98,7 +101,7 @@ fn main() {
             // Others of the usual harness that take a value, which says nothing here: it must not
             // be taken for a name.
             "--test-threads" | "--format" | "--color" | "--logfile" | "--shuffle-seed" | "-Z" => {
-                drop(args.next())
+                let _ = args.next();
             }
             option if option.starts_with('-') => {
                 skips.extend(option.strip_prefix("--skip=").map(str::to_owned))
@@ -128,7 +131,8 @@ fn main() {
     for target in &targets {
         replay(target);
     }
-    let (passed, others) = (targets.len(), TARGETS.len() - targets.len());
+    let passed = targets.len();
+    let others = TARGETS.len() - targets.len();
     println!("\ntest result: ok. {passed} passed; 0 failed; 0 ignored; {others} filtered out");
 }
 
@@ -147,6 +151,8 @@ fn replay(target: &Target) {
             (target.run)(&input);
         }
     });
-    let (name, inputs, made) = (target.name, corpus.len(), target.generated * times);
+    let name = target.name;
+    let inputs = corpus.len();
+    let made = target.generated * times;
     println!("test {name} ... ok ({inputs} inputs of the corpus, {made} from a seed)");
 }

@@ -111,7 +111,8 @@ fn every_attack_costs_no_more_than_the_settings_allow() {
         Duration::from_secs(600),
         || {
             let only = std::env::var("GMUX_HOSTILE_ONLY").ok();
-            let (mut failed, mut made) = (Vec::new(), 0);
+            let mut failed = Vec::new();
+            let mut made = 0;
             for attack in
                 ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only))
             {
@@ -236,7 +237,8 @@ fn others_keep_their_share_beside_every_attack() {
         let well_behaved = pieces(pace, false, |_| {
             Frame::new(1, Command::Psh, 1, vec![1; 32_768]).unwrap().encode()
         });
-        let (mut failed, mut made) = (Vec::new(), 0);
+        let mut failed = Vec::new();
+        let mut made = 0;
         for attack in
             ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only))
         {
@@ -259,7 +261,10 @@ fn others_keep_their_share_beside_every_attack() {
                     pieces: &bad,
                     apart: attack.apart,
                 };
-                let (mut served, mut cpu, mut share, mut turns) = ([0; 2], [0; 2], 0.0, 0);
+                let mut served = [0; 2];
+                let mut cpu = [0; 2];
+                let mut share = 0.0;
+                let mut turns = 0;
                 while turns < LEAST_TURNS || (turns < MOST_TURNS && share < SHARE) {
                     for (i, traffic) in [&good, &bad].into_iter().enumerate() {
                         let (bytes, millis) = scene::beside(&mut victim, SLICE, pace, traffic);

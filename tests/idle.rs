@@ -198,7 +198,8 @@ impl Write for Nothing {
 /// A session over that, and its counter. Without `readiness` nobody tells when to read; with it, it
 /// always is.
 fn over_nothing(readiness: bool) -> (Session, Arc<AtomicU64>, Arc<Mutex<Vec<u8>>>) {
-    let (reads, input) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let reads = Arc::new(AtomicU64::new(0));
+    let input = Arc::new(Mutex::new(Vec::new()));
     let mut transport =
         Shared::new(Nothing { reads: Arc::clone(&reads), input: Arc::clone(&input) });
     if readiness {
@@ -212,7 +213,8 @@ fn over_nothing(readiness: bool) -> (Session, Arc<AtomicU64>, Arc<Mutex<Vec<u8>>
 /// How often a session asks in a second without data, after one. A busy machine only makes it less.
 fn reads_a_second(reads: &AtomicU64) -> u64 {
     thread::sleep(Duration::from_secs(1));
-    let (before, begin) = (reads.load(SeqCst), Instant::now());
+    let before = reads.load(SeqCst);
+    let begin = Instant::now();
     thread::sleep(Duration::from_secs(1));
     let counted = (reads.load(SeqCst) - before) as f64;
     (counted / begin.elapsed().as_secs_f64()) as u64
@@ -278,7 +280,9 @@ fn ticks() -> u64 {
 
 /// Measures `sessions` sessions over 10 s; returns the switches a second and session.
 fn measure(what: &str, sessions: usize) -> f64 {
-    let (before, cpu, begin) = (switches(), ticks(), Instant::now());
+    let before = switches();
+    let cpu = ticks();
+    let begin = Instant::now();
     thread::sleep(Duration::from_secs(10));
     let seconds = begin.elapsed().as_secs_f64();
     let rate = (switches() - before) as f64 / seconds / sessions as f64;
@@ -296,8 +300,9 @@ fn shared_pair(lies: bool) -> [Session; 2] {
     let shared = |socket: TcpStream| {
         socket.set_nonblocking(true).unwrap();
         let abort = socket.try_clone().unwrap();
-        let shared =
-            Shared::new(socket).on_abort(move || drop(abort.shutdown(std::net::Shutdown::Both)));
+        let shared = Shared::new(socket).on_abort(move || {
+            let _ = abort.shutdown(std::net::Shutdown::Both);
+        });
         if lies { shared.with_readiness(|| Ok(())) } else { shared }
     };
     let config = Config::new().close_timeout(Duration::from_millis(1));

@@ -143,7 +143,8 @@ fn streams(case: Case, we_open: bool) {
     } else {
         thread::scope(|scope| {
             for number in 0..STREAMS {
-                let (stream, total) = (session.accept().unwrap(), &total);
+                let stream = session.accept().unwrap();
+                let total = &total;
                 scope.spawn(move || {
                     let came = receive_message(&stream);
                     total.fetch_add(came + send_message(&stream, number as u64), SeqCst);
@@ -215,7 +216,8 @@ impl Words {
     }
 
     fn receive(&mut self, mut stream: &Stream, bytes: usize) {
-        let (mut chunk, mut expected) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+        let mut chunk = vec![0; 64 * 1024];
+        let mut expected = vec![0; 64 * 1024];
         for at in (0..bytes).step_by(chunk.len()) {
             let n = (bytes - at).min(64 * 1024);
             stream.read_exact(&mut chunk[..n]).unwrap();

@@ -80,7 +80,9 @@ impl Drop for World {
         thread::scope(|scope| {
             for session in [&self.client, &self.server] {
                 // tests that say how it closes do so themselves
-                scope.spawn(|| drop(session.close()));
+                scope.spawn(|| {
+                    let _ = session.close();
+                });
             }
         });
     }
@@ -169,12 +171,15 @@ fn two_hundred_streams_at_once() {
 fn many_clients_on_one_socket() {
     test("many clients", || {
         let settings = settings();
-        let (endpoint, done) = (&endpoint(&settings), &Barrier::new(13));
+        let endpoint = &endpoint(&settings);
+        let done = &Barrier::new(13);
         thread::scope(|scope| {
             scope.spawn(|| {
                 let accept = || Session::server(endpoint.accept().unwrap(), config()).unwrap();
                 let sessions: Vec<_> = (0..12).map(|_| accept()).collect();
-                sessions.iter().cloned().for_each(|session| drop(echo(session)));
+                sessions.iter().cloned().for_each(|session| {
+                    let _ = echo(session);
+                });
                 done.wait();
                 thread::scope(|scope| {
                     for session in &sessions {
@@ -235,7 +240,8 @@ fn close_says_ok_when_all_was_acked_and_both_may_close_at_once() {
             let mut stream = session.open("last words").unwrap();
             stream.write_all(&Pattern::bytes(1, 100_000)).unwrap();
         }
-        let (a, b) = (client.accept().unwrap(), server.accept().unwrap());
+        let a = client.accept().unwrap();
+        let b = server.accept().unwrap();
         let both = Barrier::new(2);
         thread::scope(|scope| {
             for (session, mut stream) in [(client, a), (server, b)] {
@@ -318,7 +324,8 @@ fn its_threads_end_with_the_last_conversation() {
         client.writer.write_all(b"still here").unwrap();
         client.writer.flush().unwrap();
         assert_eq!(server.reader.read(&mut [0; 99]).unwrap(), 10);
-        drop((client, server));
+        drop(client);
+        drop(server);
         until(|| ports.map(threads_of) == [0, 0]);
     });
 }
@@ -374,7 +381,9 @@ fn abort_wakes_both_halves() {
             let writes = scope.spawn(move || {
                 loop {
                     match writer.write(&[0; 1306]) {
-                        Ok(n) => drop(written.fetch_add(n as u64, SeqCst)),
+                        Ok(n) => {
+                            let _ = written.fetch_add(n as u64, SeqCst);
+                        }
                         Err(error) => return error.kind(),
                     }
                 }

@@ -72,7 +72,8 @@ fn question_and_answer(target: &TcpListener, client: &Running) {
     let question = Pattern::bytes(9, 1_000_000);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let (mut tcp, mut all) = (target.accept().unwrap().0, Vec::new());
+            let mut tcp = target.accept().unwrap().0;
+            let mut all = Vec::new();
             tcp.read_to_end(&mut all).unwrap(); // the half-close comes through
             tcp.write_all(&all).unwrap();
         });

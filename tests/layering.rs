@@ -127,7 +127,9 @@ impl Source {
                     }
                     open.push(inline);
                 }
-                "}" if open.pop() == Some(true) => drop(here.pop()),
+                "}" if open.pop() == Some(true) => {
+                    let _ = here.pop();
+                }
                 "crate" | "super" if text(i + 1) == "::" && (i == 0 || text(i - 1) != "::") => {
                     let mut leaves = Vec::new();
                     tree(&self.tokens, i, &[], &mut leaves);
@@ -182,7 +184,9 @@ fn resolve(here: &[String], path: &[String]) -> Vec<String> {
     for part in path {
         match part.as_str() {
             "crate" | "self" => {}
-            "super" => drop(absolute.pop()),
+            "super" => {
+                let _ = absolute.pop();
+            }
             name => absolute.push(name.to_owned()),
         }
     }
@@ -212,8 +216,14 @@ fn blank(text: &str) -> String {
             let mut depth = 0;
             loop {
                 match (at(i), at(i + 1)) {
-                    ('/', '*') => (depth, i) = (depth + 1, i + 2),
-                    ('*', '/') => (depth, i) = (depth - 1, i + 2),
+                    ('/', '*') => {
+                        depth += 1;
+                        i += 2;
+                    }
+                    ('*', '/') => {
+                        depth -= 1;
+                        i += 2;
+                    }
                     _ => i += 1,
                 }
                 if depth == 0 || i >= chars.len() {
@@ -281,7 +291,9 @@ fn tokens(code: &str) -> Vec<Token> {
 /// modules among them that are files.
 fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize, Vec<String>) {
     const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
-    let (mut kept, mut lines, mut modules) = (Vec::new(), 0, Vec::new());
+    let mut kept = Vec::new();
+    let mut lines = 0;
+    let mut modules = Vec::new();
     let mut i = 0;
     while i < tokens.len() {
         let here = &tokens[i..];
@@ -410,29 +422,98 @@ fn length(source: &Source) -> Option<String> {
     })
 }
 
-// ---- the tests ----------------------------------------------------------------------------------
-
-/// All files of `src`, without those that are compiled for tests only.
-fn sources() -> Vec<Source> {
-    fn collect(root: &Path, folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(root, &path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path.strip_prefix(root).unwrap().to_owned());
+/// Habits of a statement that hide something, with the line of each:
+///
+/// - `let (a, b) = (x, y);`, which saves a line and costs a look;
+/// - `drop(call())`, where `let _ = call();` says that the result isn't wanted.
+fn statements(name: &str, text: &str) -> Vec<String> {
+    let tokens = tokens(&blank(text));
+    let text = |i: usize| tokens.get(i).map_or("", |token| token.text.as_str());
+    let mut wrong = Vec::new();
+    for (i, token) in tokens.iter().enumerate() {
+        let line = token.line;
+        if token.text == "let" && text(i + 1) == "(" {
+            let left = closed(&tokens, i + 1);
+            let right = closed(&tokens, left + 2);
+            let equals = text(left + 1) == "=" && text(left + 2) == "(";
+            if equals && text(right + 1) == ";" && is_tuple(&tokens[left + 2..right]) {
+                wrong.push(format!("{name}:{line}: a tuple in a let: write one let for each name"));
+            }
+        }
+        if token.text == "drop"
+            && text(i + 1) == "("
+            && !matches!(text(i.wrapping_sub(1)), "fn" | ".")
+        {
+            let end = closed(&tokens, i + 1);
+            let is_word = |i: usize| text(i).starts_with(|c: char| c.is_alphanumeric() || c == '_');
+            if (i + 3..end).any(|inner| text(inner) == "(" && is_word(inner - 1)) {
+                wrong.push(format!("{name}:{line}: drop of a call: write let _ = call()"));
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&root, &root, &mut files);
-    files.sort();
-    let name = |file: &PathBuf| file.to_str().unwrap().replace('\\', "/");
-    let all = files
+    wrong
+}
+
+/// Where the bracket that opens at `at` is closed.
+fn closed(tokens: &[Token], at: usize) -> usize {
+    let mut depth = 0_usize;
+    for (i, token) in tokens.iter().enumerate().skip(at) {
+        match token.text.as_str() {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return i;
+        }
+    }
+    tokens.len()
+}
+
+/// Whether tokens that begin with a bracket have a comma just inside of it.
+fn is_tuple(tokens: &[Token]) -> bool {
+    let mut depth = 0_usize;
+    tokens.iter().any(|token| {
+        match token.text.as_str() {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 1 && token.text == ","
+    })
+}
+
+// ---- the tests ----------------------------------------------------------------------------------
+
+/// Name and text of each file of the repository whose name ends in one of `extensions`.
+fn files(extensions: &[&str]) -> Vec<(String, String)> {
+    fn collect(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    collect(&path, extensions, found);
+                }
+            } else if name.rsplit_once('.').is_some_and(|(_, end)| extensions.contains(&end)) {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    collect(root, extensions, &mut found);
+    found.sort();
+    let name = |path: &Path| path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+    found.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// All files of `src`, without those that are compiled for tests only.
+fn sources() -> Vec<Source> {
+    let all: Vec<Source> = files(&["rs"])
         .iter()
-        .map(|file| Source::new(&name(file), &fs::read_to_string(root.join(file)).unwrap()));
-    let all: Vec<Source> = all.collect();
+        .filter_map(|(name, text)| Some(Source::new(name.strip_prefix("src/")?, text)))
+        .collect();
     let test_only: Vec<Vec<String>> = all
         .iter()
         .flat_map(|source| {
@@ -461,6 +542,14 @@ fn every_file_imports_from_its_own_layer_or_lower_ones() {
 #[test]
 fn every_file_keeps_the_house_rules() {
     let wrong: Vec<String> = sources().iter().flat_map(habits).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_statement_saves_a_line_at_the_readers_cost() {
+    let files = files(&["rs"]);
+    assert!(files.len() > 200, "only {} files were found", files.len());
+    let wrong: Vec<String> = files.iter().flat_map(|(name, text)| statements(name, text)).collect();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
@@ -501,6 +590,35 @@ fn the_checker_finds_an_import_of_a_higher_layer() {
     ];
     for (name, text) in fakes {
         assert_eq!(layering(&Source::new(name, text), &no_exports()).len(), 1, "{name}: {text}");
+    }
+}
+
+#[test]
+fn the_checker_finds_statements_that_save_a_line() {
+    let broken = [
+        "let (a, b) = (1, 2);",
+        "let (mut a, b) =\n    (f(1, 2), [3, 4]);",
+        "drop(f());",
+        "x.map(|x| drop(x.f()))",
+        "mem::drop((a, f()));",
+    ];
+    for text in broken {
+        assert_eq!(statements("fake.rs", text).len(), 1, "{text}");
+    }
+    let fine = [
+        "let (a, b) = f(1, 2);",
+        "let (a, b) = (f)(1, 2);",
+        "let (a, b) = (1, 2).swap();",
+        "let a = (1, 2);",
+        "if let (Some(a), Some(b)) = (c, d) {}",
+        "drop(a);",
+        "drop((a, b));",
+        "fn drop(&mut self) { f() }",
+        "x.drop(f())",
+        "// drop(f())",
+    ];
+    for text in fine {
+        assert_eq!(statements("fake.rs", text), [""; 0], "{text}");
     }
 }
 

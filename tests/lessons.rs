@@ -83,7 +83,8 @@ fn _512_streams_of_128_kib_each_at_once() {
             let start = Barrier::new(STREAMS);
             thread::scope(|scope| {
                 for i in 0..STREAMS {
-                    let (client, start) = (&client, &start);
+                    let client = &client;
+                    let start = &start;
                     scope.spawn(move || {
                         let stream = client.open(format!("{i}")).unwrap();
                         start.wait();
@@ -218,10 +219,13 @@ fn writes_and_reads_of_random_lengths_keep_every_byte() {
         let round = Arc::new(round);
         for config in versions() {
             let (client, server) = pair(config);
-            let (round, rounds) = (&round, Arc::clone(&round));
+            let rounds = Arc::clone(&round);
+            let round = &round;
             let writer = thread::spawn(move || {
                 let round = rounds;
-                let (mut stream, mut random, mut sent) = (client.open("").unwrap(), Random(1), 0);
+                let mut stream = client.open("").unwrap();
+                let mut random = Random(1);
+                let mut sent = 0;
                 while sent < total {
                     let most = random.one_of(&[1, 100, 5000, 100_000, LONGEST]);
                     let len = random.within(1, most).min(total - sent);
@@ -229,7 +233,9 @@ fn writes_and_reads_of_random_lengths_keep_every_byte() {
                     sent += len;
                 }
             });
-            let (mut stream, mut random, mut got) = (server.accept().unwrap(), Random(2), 0);
+            let mut stream = server.accept().unwrap();
+            let mut random = Random(2);
+            let mut got = 0;
             let mut buf = vec![0; LONGEST];
             loop {
                 let most = random.one_of(&[1, 100, 5000, 100_000, LONGEST]);
@@ -259,7 +265,8 @@ fn tiny_reads_lose_nothing() {
                 ours.write_all(piece).unwrap();
             }
             ours.close().unwrap();
-            let (mut theirs, mut got) = (server.accept().unwrap(), Vec::<u8>::new());
+            let mut theirs = server.accept().unwrap();
+            let mut got = Vec::<u8>::new();
             for len in (1..=3).cycle() {
                 let mut piece = [0; 3];
                 match theirs.read(&mut piece[..len]).unwrap() {
@@ -307,7 +314,8 @@ fn random_configurations_carry_data() {
                     random.one_of(&[1, 1000, 262_144, 300_000, 1 << 20, 4 << 20]).max(least);
                 let window = random.within(1, budget).max(random.one_of(&[1, 1000.min(budget)]));
                 let highest = random.within(window, budget);
-                let (frame, buffer) = (random.within(1, 65_535), random.within(1, 1 << 20));
+                let frame = random.within(1, 65_535);
+                let buffer = random.within(1, 1 << 20);
                 quiet()
                     .version(version)
                     .max_receive_buffer(budget)
@@ -400,7 +408,8 @@ fn partial_reads_update_the_window() {
         raw.syn(1, "");
         let mut stream = session.accept().unwrap();
         (0..8).for_each(|_| raw.psh(1, [1; 32_768]));
-        let (mut read, mut told) = (0, 0);
+        let mut read = 0;
+        let mut told = 0;
         // The first read is told at once, then each half of a window.
         for due in [1000, 33_768, 66_536, 99_304, 132_072] {
             while read < due {
@@ -587,9 +596,10 @@ fn any_received_byte_is_life() {
             raw.syn(1, "");
             let mut stream = session.accept().unwrap();
             raw.bytes(&[1, 2, 0xFF, 0xFF, 1, 0, 0, 0]);
-            let (begin, mut last) = (Instant::now(), Instant::now());
+            let begin = Instant::now();
+            let mut last = Instant::now();
             while begin.elapsed() < timeout * 5 / 4 {
-                drop(raw.try_bytes(&[7; 100]));
+                let _ = raw.try_bytes(&[7; 100]);
                 if last.elapsed() >= timeout / 2 {
                     return false;
                 }
@@ -630,9 +640,11 @@ fn a_shared_transports_writer_comes_before_the_next_read() {
         }
     }
     test("a_shared_transports_writer_comes_before_the_next_read", || {
-        let ((go, told), (say, said)) = (mpsc::channel(), mpsc::channel());
+        let (go, told) = mpsc::channel();
+        let (say, said) = mpsc::channel();
         let halves = Shared::new(Told(told, say)).split().unwrap();
-        let (mut reader, mut writer) = (halves.reader, halves.writer);
+        let mut reader = halves.reader;
+        let mut writer = halves.writer;
         let reads = thread::spawn(move || while reader.read(&mut [0]).unwrap() > 0 {});
         assert_eq!(said.recv().unwrap(), "read begins");
         for _ in 0..10 {

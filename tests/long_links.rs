@@ -28,7 +28,9 @@ fn check_budget(server: &Session, most: &mut u64) {
 
 /// Reads `n` bytes and checks them.
 fn read(stream: &mut Stream, server: &Session, expected: &mut Pattern, n: usize, most: &mut u64) {
-    let (mut buffer, mut wanted, mut left) = (vec![0; 128 * 1024], vec![0; 128 * 1024], n);
+    let mut buffer = vec![0; 128 * 1024];
+    let mut wanted = vec![0; 128 * 1024];
+    let mut left = n;
     while left > 0 {
         let most_now = left.min(buffer.len());
         let got = stream.read(&mut buffer[..most_now]).unwrap();
@@ -57,14 +59,15 @@ fn unread_when_nobody_reads(server: &Session, delay: Duration) -> u64 {
 fn windows_grow_over(delay: Duration) {
     let (a, b) = delayed(delay);
     let config = Config::new().version(2).max_receive_buffer(BUDGET);
-    let (client, server) =
-        (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+    let client = Session::client(a, config.clone()).unwrap();
+    let server = Session::server(b, config).unwrap();
     let mut to = client.open("long").unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = thread::spawn({
         let stop = Arc::clone(&stop);
         move || {
-            let (mut pattern, mut buffer) = (Pattern::new(7), vec![0; 64 * 1024]);
+            let mut pattern = Pattern::new(7);
+            let mut buffer = vec![0; 64 * 1024];
             while !stop.load(SeqCst) {
                 pattern.fill(&mut buffer);
                 to.write_all(&buffer).unwrap();
@@ -73,7 +76,8 @@ fn windows_grow_over(delay: Duration) {
         }
     });
     let mut stream = server.accept().unwrap();
-    let (mut expected, mut most) = (Pattern::new(7), 0);
+    let mut expected = Pattern::new(7);
+    let mut most = 0;
     // A reader that keeps up gets the largest window, sooner or later: then that much comes when it
     // stops. And twice more, for no larger one.
     let mut times = 0;

@@ -161,7 +161,8 @@ fn burst(session: &Session, peer: &std::net::TcpStream) {
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
     send.join().unwrap();
-    drop((bulk, ours));
+    drop(bulk);
+    drop(ours);
     drain.join().unwrap();
 }
 
@@ -252,7 +253,8 @@ fn accepted_data_occupies_little_whatever_the_frame_size() {
                 );
                 // What is queued is of no interest any more.
                 session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
-                drop((stream, session));
+                drop(stream);
+                drop(session);
                 until(|| support::gmux_threads().is_empty());
             }
         }

@@ -292,7 +292,8 @@ fn two_clients_or_two_servers_are_told_about_their_roles() {
                 false => Session::server(transport, config(1)).unwrap(),
             };
             let (a, b) = support::tcp();
-            let (a, b) = (start(a), start(b));
+            let a = start(a);
+            let b = start(b);
             let stream = a.open("").unwrap();
             assert!(asks_about_roles(&b.accept().unwrap_err(), stream.id()));
             asks_about_setup((&stream).read(&mut [0]).unwrap_err(), 1, clients);
@@ -310,7 +311,8 @@ fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
         ),
         "{kind}"
     );
-    let (text, role) = (error.to_string(), if is_client { "client" } else { "server" });
+    let text = error.to_string();
+    let role = if is_client { "client" } else { "server" };
     let asked = [
         &format!("configured for version {version}"),
         &format!("this end is the {role}"),
@@ -403,7 +405,8 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
                     assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
                 };
                 lost(&session.close_reason().unwrap());
-                let (cut_off, finished) = (session.accept().unwrap(), session.accept().unwrap());
+                let cut_off = session.accept().unwrap();
+                let finished = session.accept().unwrap();
                 // What came of the frame that was cut can be read, like everything before it.
                 let came = if frame == psh || frame == small {
                     frame.get(8..cut).unwrap_or_default()
@@ -446,7 +449,8 @@ fn an_end_between_frames_with_open_streams_is_an_error_on_those_without_fin() {
             let more = session.open("more").unwrap();
             assert_eq!(raw.expect(Command::Syn, 4), b"more");
             raw.finish();
-            let (cut_off, finished) = (session.accept().unwrap(), session.accept().unwrap());
+            let cut_off = session.accept().unwrap();
+            let finished = session.accept().unwrap();
             let (data, end) = read_all(&cut_off);
             assert_eq!(data, b"before");
             let error = end.unwrap_err();
@@ -635,7 +639,7 @@ fn past_max_streams_a_stream_gets_fin_until_one_is_closed() {
             raw.expect(Command::Fin, 3);
             raw.expect(Command::Fin, 5);
             // Those are handed over whole when a later frame of the session's comes.
-            drop(session.open("").unwrap());
+            let _ = session.open("").unwrap();
             raw.expect(Command::Syn, 4);
             raw.expect(Command::Fin, 4);
             raw.assert_alive(&session, 7);
@@ -682,7 +686,7 @@ fn names_that_use_up_their_memory_are_refused_with_fin() {
         for id in [3, 5, 7, 9] {
             raw.expect(Command::Fin, id);
         }
-        drop(session.open("").unwrap());
+        let _ = session.open("").unwrap();
         raw.expect(Command::Syn, 2);
         raw.expect(Command::Fin, 2);
         raw.assert_alive(&session, 15);
@@ -719,7 +723,7 @@ fn refusing() -> (support::puppet::Puppet, Session) {
     let (puppet, transport) = support::puppet::puppet(1);
     puppet.shut();
     let session = Session::server(transport, config(1).max_name_len(0)).unwrap();
-    drop(session.open("something to be stuck with").unwrap());
+    let _ = session.open("something to be stuck with").unwrap();
     puppet.wait_stuck();
     for id in 0..MOST_REFUSALS {
         puppet.syn(2 * id + 1, "n"); // longer than max_name_len

@@ -61,7 +61,8 @@ impl Case {
     fn options(self) -> Options {
         let Self { smuxver, crypt, .. } = self;
         // As large as a server's at the client, too: so much may be on the way at once.
-        let (sndwnd, rcvwnd) = ([1024; 2], [1024; 2]);
+        let sndwnd = [1024; 2];
+        let rcvwnd = [1024; 2];
         Options { smuxver, crypt, sndwnd, rcvwnd, keepalive: 1, ..Options::default() }
     }
 
@@ -95,7 +96,8 @@ impl Pair {
 
     fn run(case: Case, relay: impl FnOnce(SocketAddr) -> Option<UdpRelay>) -> Self {
         let target = Target::start(PATIENCE).unwrap();
-        let (near, far) = (free_addr(), free_addr());
+        let near = free_addr();
+        let far = free_addr();
         let relay = relay(far);
         let mut pair = Self { case, near, far, client: None, relay, server: None, target };
         pair.start_again(Server);
@@ -112,7 +114,8 @@ impl Pair {
     }
 
     fn start_again(&mut self, role: Role) {
-        let (program, options) = (self.case.program(role), self.case.options());
+        let program = self.case.program(role);
+        let options = self.case.options();
         match role {
             Client => {
                 let remote = self.relay.as_ref().map_or(self.far, UdpRelay::addr);
@@ -197,7 +200,8 @@ fn sixty_four_mebibytes_each_way_at_once() {
 /// Through a relay that loses, reorders, doubles and damages.
 fn over_a_bad_link(loss: u32, bytes: u64) {
     for case in Case::all() {
-        let (delay, late) = (Duration::from_millis(5), Duration::from_millis(12));
+        let delay = Duration::from_millis(5);
+        let late = Duration::from_millis(12);
         let link = Link { loss, reorder: 10, late, double: 5, damage: 5, delay, seed: 11 };
         let begin = Instant::now();
         let pair = Pair::start_over(case, link);
@@ -241,7 +245,8 @@ fn two_hundred_connections_at_once() {
             let all_done = Barrier::new(CONNECTIONS);
             thread::scope(|scope| {
                 for seed in 0..CONNECTIONS as u64 {
-                    let (pair, all_done) = (&pair, &all_done);
+                    let pair = &pair;
+                    let all_done = &all_done;
                     scope.spawn(move || {
                         let socket = TcpStream::connect(pair.near).unwrap();
                         let moved = transfer_over(&socket, Job::both(128 * 1024, seed), PATIENCE);
@@ -436,17 +441,20 @@ fn bad_datagrams_in_the_middle_of_a_transfer_change_nothing() {
             let sent = thread::scope(|scope| {
                 let bad = scope.spawn(|| {
                     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-                    let (mut random, mut sent) = (7, 0u64);
+                    let mut random = 7;
+                    let mut sent = 0u64;
                     while !done.load(SeqCst) || sent < 20_000 {
                         let datagram = bad_datagram(&mut random);
                         // From somebody else, and from the other end's own address.
                         match (sent % 3, case.ours) {
-                            (0, Server) => drop(stranger.send_to(&datagram, pair.far)),
+                            (0, Server) => {
+                                let _ = stranger.send_to(&datagram, pair.far);
+                            }
                             (_, Server) => relay.forge_from_clients(&datagram),
                             (_, Client) => relay.forge_from_server(&datagram),
                         }
                         sent += 1;
-                        if sent % 32 == 0 {
+                        if sent.is_multiple_of(32) {
                             thread::sleep(Duration::from_millis(1)); // not a flood: bad input
                         }
                     }

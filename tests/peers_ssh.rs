@@ -88,7 +88,8 @@ impl Sshd {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let port = self.port.to_string();
         let known = format!("UserKnownHostsFile={}", file("known"));
-        let (key, host) = (file("user"), "127.0.0.1");
+        let key = file("user");
+        let host = "127.0.0.1";
         let mut words = vec!["ssh", "-F", "none", "-T", "-p", &port, "-i", &key, "-o", &known];
         for option in
             ["IdentitiesOnly=yes", "BatchMode=yes", "StrictHostKeyChecking=yes", "LogLevel=ERROR"]

@@ -187,7 +187,8 @@ fn assert_right(mut came: &[u8], mut at: u64) {
         let right = bytes_at(at);
         let n = right.len().min(came.len());
         assert!(came[..n] == right[..n], "wrong bytes in {n} from {at} on");
-        (came, at) = (&came[n..], at + n as u64);
+        came = &came[n..];
+        at += n as u64;
     }
 }
 
@@ -259,7 +260,8 @@ fn wait_until_full(stuck: &AtomicUsize, moved: &AtomicU64) {
     let started = Instant::now();
     loop {
         assert!(started.elapsed() < PATIENCE, "it didn't become full");
-        let (before, at) = (stuck.load(SeqCst), moved.load(SeqCst));
+        let before = stuck.load(SeqCst);
+        let at = moved.load(SeqCst);
         thread::sleep(openssl::FULL); // that nothing moves is what it waits for
         if moved.load(SeqCst) == at && stuck.load(SeqCst) >= before + 3 {
             return;
@@ -302,7 +304,8 @@ fn both_work(
 ) -> (Ours, Theirs) {
     let Halves { mut reader, mut writer, control, bound_writes, .. } = halves;
     let mut bound_writes = bound_writes.unwrap();
-    let (ours, theirs) = (Ours::new(), Theirs::new());
+    let ours = Ours::new();
+    let theirs = Theirs::new();
     let [our_limit, their_limit] = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
     thread::scope(|scope| {
         let writing = scope.spawn(|| {
@@ -343,7 +346,8 @@ fn renewals(log: &str) -> (usize, usize) {
     let count = |direction| {
         messages(log, &format!("{direction} TLS 1.3, Handshake [length 0005], KeyUpdate"))
     };
-    let (its, ours) = (count(">>>"), count("<<<"));
+    let its = count(">>>");
+    let ours = count("<<<");
     (its, ours)
 }
 
@@ -357,9 +361,11 @@ fn s_client_renews_keys_while_both_directions_are_full() {
     with(&["openssl"], "s_client_renews_keys_while_both_directions_are_full", || {
         const ROUNDS: usize = 10;
         const STEP: u64 = 2 << 20; // four renewals
-        let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
-        let (to, ca, log) =
-            (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
+        let made = Certified::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap().to_string();
+        let ca = made.file("ca.pem");
+        let log = made.file("log");
         let mut openssl = Openssl::start(&[
             "s_client",
             "-brief",
@@ -390,7 +396,8 @@ fn s_client_renews_keys_while_both_directions_are_full() {
                     // From now on our writer stays in one call: whoever waits for it hangs.
                     bound_writes(None).unwrap();
                     wait_until_in_a_call(&ours.stuck);
-                    let (sent, received) = (ours.sent.load(SeqCst), ours.received.load(SeqCst));
+                    let sent = ours.sent.load(SeqCst);
+                    let received = ours.received.load(SeqCst);
                     ours.reading.set(true);
                     wait_for(&ours.received, received + STEP);
                     // On a loaded machine the program may have been late, and not full after all.
@@ -434,8 +441,9 @@ fn s_server_renews_keys_in_the_middle_of_both_directions() {
         const STEP: u64 = 1 << 20;
         let mut on_the_way = Vec::new();
         let made = Certified::new();
-        let (certificate, key, log) =
-            (made.file("server.pem"), made.file("server.key.pem"), made.file("log"));
+        let certificate = made.file("server.pem");
+        let key = made.file("server.key.pem");
+        let log = made.file("log");
         let mut openssl = Openssl::start(&[
             "s_server",
             "-accept",
@@ -482,8 +490,10 @@ fn s_server_renews_keys_in_the_middle_of_both_directions() {
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn an_idle_session_answers_a_request_for_new_keys() {
     with(&["openssl"], "an_idle_session_answers_a_request_for_new_keys", || {
-        let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
-        let (to, log) = (listener.local_addr().unwrap().to_string(), made.file("log"));
+        let made = Certified::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap().to_string();
+        let log = made.file("log");
         let openssl =
             Openssl::start(&["s_client", "-brief", "-connect", &to, "-msg", "-msgfile", &log]);
         let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
@@ -504,7 +514,8 @@ fn an_idle_session_answers_a_request_for_new_keys() {
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn an_idle_session_refuses_to_negotiate_again() {
     with(&["openssl"], "an_idle_session_refuses_to_negotiate_again", || {
-        let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let made = Certified::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap().to_string();
         let openssl = Openssl::start(&["s_client", "-brief", "-tls1_2", "-connect", &to]);
         let tls = made.serve(listener.accept().unwrap().0, false).unwrap();
@@ -539,7 +550,8 @@ fn exchange(ours: &Session, theirs: &Session, streams: usize, each: usize) {
                     });
                 });
             };
-            let (near, far) = (number * 2 * 1_000_003, (number * 2 + 1) * 1_000_003);
+            let near = number * 2 * 1_000_003;
+            let far = (number * 2 + 1) * 1_000_003;
             carry(opener.open(number.to_string()).unwrap(), near, far);
             let acceptor = if number % 2 == 0 { theirs } else { ours };
             let accepted = acceptor.accept().unwrap();
@@ -561,10 +573,13 @@ enum Closes {
 fn sessions_go_through_s_client_which_renews_keys() {
     with(&["openssl"], "sessions_go_through_s_client_which_renews_keys", || {
         for (config, closes) in versions().into_iter().zip([Closes::Ours, Closes::Theirs]) {
-            let (made, listener) = (Certified::new(), TcpListener::bind("127.0.0.1:0").unwrap());
-            let (to, ca, log) =
-                (listener.local_addr().unwrap().to_string(), made.file("ca.pem"), made.file("log"));
-            let (certificate, key) = (made.file("client.pem"), made.file("client.key.pem"));
+            let made = Certified::new();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let to = listener.local_addr().unwrap().to_string();
+            let ca = made.file("ca.pem");
+            let log = made.file("log");
+            let certificate = made.file("client.pem");
+            let key = made.file("client.key.pem");
             #[rustfmt::skip]
             let mut openssl = Openssl::start(&[
                 "s_client", "-brief", "-nbio", "-verify_return_error", "-connect", &to, "-servername", SERVER,
@@ -588,7 +603,8 @@ fn sessions_go_through_s_client_which_renews_keys() {
                     assert!(matches!(ours.accept(), Err(Error::PeerClosed)));
                 }
             }
-            drop((ours, theirs));
+            drop(ours);
+            drop(theirs);
             let (_, said) = openssl.program.finish();
             let (its, ours) = renewals(&log);
             println!("it renewed its keys {its} times, and we ours {ours} times");
@@ -606,8 +622,9 @@ fn sessions_go_through_s_server_which_renews_keys() {
     with(&["openssl"], "sessions_go_through_s_server_which_renews_keys", || {
         for config in versions() {
             let made = Certified::new();
-            let (certificate, key, ca) =
-                (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
+            let certificate = made.file("server.pem");
+            let key = made.file("server.key.pem");
+            let ca = made.file("ca.pem");
             let log = made.file("log");
             #[rustfmt::skip]
             let mut openssl = Openssl::start(&[
@@ -623,7 +640,8 @@ fn sessions_go_through_s_server_which_renews_keys() {
             exchange(&ours, &theirs, STREAMS, EACH);
             ours.close().unwrap();
             assert!(matches!(theirs.accept(), Err(Error::PeerClosed)));
-            drop((ours, theirs));
+            drop(ours);
+            drop(theirs);
             openssl.program.finish();
             let (its, ours) = renewals(&log);
             println!("it renewed its keys {its} times, and we ours {ours} times");
@@ -690,7 +708,8 @@ fn our_client_and_s_server_refuse_each_others_certificates() {
             (Fault::NameOrNone, "not valid for name \"localhost\"", "alert bad certificate"),
         ] {
             fault.certificate(&made, Purpose::Server);
-            let (certificate, key) = (made.file("wrong.pem"), made.file("wrong.key.pem"));
+            let certificate = made.file("wrong.pem");
+            let key = made.file("wrong.key.pem");
             let args =
                 ["-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key];
             let mut openssl = Openssl::start(&[&["s_server"], &args[..]].concat());
@@ -702,8 +721,9 @@ fn our_client_and_s_server_refuse_each_others_certificates() {
         for fault in Fault::ALL {
             for version in VERSIONS {
                 let wrong = fault.certificate(&made, Purpose::Client);
-                let (certificate, key, ca) =
-                    (made.file("server.pem"), made.file("server.key.pem"), made.file("ca.pem"));
+                let certificate = made.file("server.pem");
+                let key = made.file("server.key.pem");
+                let ca = made.file("ca.pem");
                 let args = [
                     "-accept",
                     "127.0.0.1:0",
@@ -740,7 +760,8 @@ fn our_server_and_s_client_refuse_each_others_certificates() {
     with(&["openssl"], "our_server_and_s_client_refuse_each_others_certificates", || {
         let made = Certified::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (to, ca) = (listener.local_addr().unwrap().to_string(), made.file("ca.pem"));
+        let to = listener.local_addr().unwrap().to_string();
+        let ca = made.file("ca.pem");
         let usual = ["s_client", "-brief", "-connect", &to, "-CAfile", &ca, "-verify_return_error"];
         for (fault, ours, theirs) in [
             (Fault::UnknownAuthority, "UnknownIssuer", "alert unknown ca"),
@@ -748,7 +769,8 @@ fn our_server_and_s_client_refuse_each_others_certificates() {
             (Fault::NameOrNone, "peer sent no certificates", "alert certificate required"),
         ] {
             let wrong = fault.certificate(&made, Purpose::Client);
-            let (certificate, key) = (made.file("wrong.pem"), made.file("wrong.key.pem"));
+            let certificate = made.file("wrong.pem");
+            let key = made.file("wrong.key.pem");
             let own = ["-cert", &certificate, "-key", &key];
             let own = if wrong.is_some() { &own[..] } else { &[] };
             let openssl = Openssl::start(&[&usual, own].concat());
@@ -981,7 +1003,8 @@ fn stunnel_hides_a_missing_close_notify_from_the_plain_end() {
                 } else {
                     assert!(matches!(error, Error::PeerClosed), "{error}");
                 }
-                drop((stream, accepted));
+                drop(stream);
+                drop(accepted);
             }
         },
     );
@@ -1017,7 +1040,8 @@ fn narrow_tcp(size: usize) -> (TcpStream, TcpStream) {
         narrow(&socket, size);
         socket
     };
-    let (listener, near) = (socket(), socket());
+    let listener = socket();
+    let near = socket();
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(1).unwrap();
     near.connect(&listener.local_addr().unwrap()).unwrap();
@@ -1050,7 +1074,8 @@ fn at_once(
 
 /// The handshake over both ends of something.
 fn shake_hands<T: Transport + Send>(near: T, far: T) -> (Tls, Tls) {
-    let (authority, versions) = (Authority::new("the authority"), &VERSIONS);
+    let authority = Authority::new("the authority");
+    let versions = &VERSIONS;
     let (server, _) = authority.issue_both();
     thread::scope(|scope| {
         let client = authority::client(client_config(&authority, None, versions));

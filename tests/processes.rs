@@ -134,10 +134,12 @@ impl Talk {
     fn over(peer: Peer, session: Session, reads: Reads) -> Self {
         let stream = session.accept().unwrap();
         let moved = Arc::new(Moved::default());
-        let (ours, count) = (stream.clone(), Arc::clone(&moved));
+        let ours = stream.clone();
+        let count = Arc::clone(&moved);
         let write = started(move || traffic::send(&ours, &count));
         let read = (reads == Reads::Yes).then(|| {
-            let (ours, count) = (stream.clone(), Arc::clone(&moved));
+            let ours = stream.clone();
+            let count = Arc::clone(&moved);
             started(move || traffic::check(&ours, &count))
         });
         let acceptor = session.clone();
@@ -181,7 +183,8 @@ impl Talk {
         check(self.session.close_reason().unwrap());
         check(self.session.open("late").unwrap_err());
         support::until(|| self.session.num_streams() == 0); // a close goes on in the background
-        drop((self.stream, self.session));
+        drop(self.stream);
+        drop(self.session);
         self.peer
     }
 }
@@ -302,13 +305,17 @@ struct Net {
 impl Net {
     fn new() -> Result<Self, String> {
         let number = process::id();
-        let (name, link) = (format!("gmux-{number}"), format!("gm{number}"));
-        let (third, fourth) = (number / 64 % 256, number % 64 * 4);
+        let name = format!("gmux-{number}");
+        let link = format!("gm{number}");
+        let third = number / 64 % 256;
+        let fourth = number % 64 * 4;
         let [ours, theirs] = [1, 2].map(|host| format!("198.18.{third}.{}", fourth + host));
         run("ip", &["netns", "add", &name])?;
         let guard = Guard::new(&format!("ip link del {link}; ip netns del {name}"));
         let net = Self { name, link, ours, _guard: guard };
-        let (name, link, far) = (&*net.name, &*net.link, &*format!("{}b", net.link));
+        let name = &*net.name;
+        let link = &*net.link;
+        let far = &*format!("{}b", net.link);
         run("ip", &["link", "add", link, "type", "veth", "peer", "name", far, "netns", name])?;
         run("ip", &["addr", "add", &format!("{}/30", net.ours), "dev", link])?;
         run("ip", &["link", "set", link, "up"])?;
@@ -447,7 +454,8 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
                 thread::scope(|scope| {
                     for mut stream in streams {
                         scope.spawn(move || {
-                            let (mut got, mut piece) = (Vec::new(), vec![0; 16 << 10]);
+                            let mut got = Vec::new();
+                            let mut piece = vec![0; 16 << 10];
                             loop {
                                 match stream.read(&mut piece) {
                                     Ok(0) => break,
@@ -485,7 +493,8 @@ fn of_two_closes_at_once_with_both_directions_full_one_knows_what_was_too_late()
             let mut talk = full_both_ways(PATIENT);
             // Each throws away what comes, so that what the other has accepted can go out.
             talk.peer.tell("close");
-            let (ours, theirs) = (talk.session.close(), talk.peer.answer());
+            let ours = talk.session.close();
+            let theirs = talk.peer.answer();
             let known = match &ours {
                 Ok(()) => {
                     theirs == "Ok"
@@ -551,7 +560,9 @@ impl Crowd {
             let mut echoes = Vec::new();
             for stream in session.incoming() {
                 let stream = stream.unwrap();
-                echoes.push(thread::spawn(move || drop(child::echo(stream))));
+                echoes.push(thread::spawn(move || {
+                    let _ = child::echo(stream);
+                }));
             }
             echoes.into_iter().for_each(|echo| echo.join().unwrap());
         }));

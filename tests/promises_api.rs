@@ -127,7 +127,7 @@ fn the_extremes_that_the_rules_allow_work() {
             let mut got = vec![0; 3000];
             server.accept().unwrap().read_exact(&mut got).unwrap();
             assert!(got.iter().all(|&byte| byte == 7));
-            drop(writer.join().unwrap());
+            let _ = writer.join().unwrap();
             client.close().unwrap();
             server.close().unwrap();
         }
@@ -169,7 +169,8 @@ fn ids_count_up_by_two_from_3_and_2() {
     test("ids_count_up_by_two_from_3_and_2", || {
         let (client, server) = pair(quiet());
         for i in 0..5 {
-            let (ours, theirs) = (client.open("c").unwrap(), server.open("s").unwrap());
+            let ours = client.open("c").unwrap();
+            let theirs = server.open("s").unwrap();
             assert_eq!((ours.id(), theirs.id()), (3 + 2 * i, 2 + 2 * i));
             assert_eq!(
                 (server.accept().unwrap().id(), client.accept().unwrap().id()),
@@ -190,7 +191,8 @@ fn names_are_any_bytes_up_to_a_frames_length() {
             let names: [&[u8]; 5] =
                 [b"", "plain".as_bytes(), "größer/🦀".as_bytes(), &[0xFF, 0, b'a', 0xC3], &longest];
             for name in names {
-                let (ours, theirs) = (client.open(name).unwrap(), server.accept().unwrap());
+                let ours = client.open(name).unwrap();
+                let theirs = server.accept().unwrap();
                 for stream in [ours, theirs] {
                     assert_eq!(stream.name_bytes(), name);
                     assert_eq!(stream.name(), String::from_utf8_lossy(name));
@@ -211,7 +213,8 @@ fn names_are_any_bytes_up_to_a_frames_length() {
 fn addresses_are_the_transports() {
     test("addresses_are_the_transports", || {
         let (a, b) = tcp();
-        let (a_addr, b_addr) = (a.local_addr().unwrap(), b.local_addr().unwrap());
+        let a_addr = a.local_addr().unwrap();
+        let b_addr = b.local_addr().unwrap();
         let client = Session::client(a, quiet()).unwrap();
         let server = Session::server(b, quiet()).unwrap();
         let stream = client.open("").unwrap();
@@ -233,8 +236,8 @@ fn addresses_are_the_transports() {
 #[test]
 fn everything_works_through_the_traits() {
     fn talk(client: &dyn MuxConn, server: Box<dyn MuxConn>) {
-        let (mut ours, mut theirs) =
-            (client.open(b"through traits").unwrap(), server.accept().unwrap());
+        let mut ours = client.open(b"through traits").unwrap();
+        let mut theirs = server.accept().unwrap();
         assert_eq!((ours.id(), theirs.id()), (3, 3));
         assert_eq!(
             (theirs.name(), theirs.name_bytes()),
@@ -317,7 +320,8 @@ fn a_configuration_can_be_read() {
             (Some(13 * second), Some(14 * second))
         );
 
-        let (one, two) = (Config::new().settings(), Config::new().version(2).settings());
+        let one = Config::new().settings();
+        let two = Config::new().version(2).settings();
         assert_eq!((one.accept_backlog, one.accept_stall_timeout), (1024, Some(5 * second)));
         assert_eq!((one.version, one.stall_timeout, one.max_stream_window), (1, None, 2_097_152));
         assert_eq!(
@@ -344,7 +348,8 @@ fn sessions_and_streams_have_the_habits_of_std() {
         let closed: gmux::Receiver<()> = server.closed();
         let waited = closed.recv_timeout(Duration::from_millis(1));
         assert_eq!(waited, Err(gmux::RecvTimeoutError::Timeout));
-        drop((client, again));
+        drop(client);
+        drop(again);
         let mut select = gmux::Select::new();
         select.recv(&closed);
         assert_eq!(select.ready(), 0);
@@ -485,7 +490,8 @@ fn stats_count_what_crossed() {
             (2, 2, 0, 0)
         );
         assert!((100..1000).contains(&stats.receive_buffered));
-        drop((stream, own));
+        drop(stream);
+        drop(own);
         assert_eq!(
             (
                 session.stats().streams,

@@ -179,7 +179,8 @@ fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
         for config in versions() {
             for (open, expected) in [(false, true), (true, false)] {
                 let (client, server) = pair(config.clone().close_timeout(FAR));
-                let (mut ours, mut theirs) = (client.open("a").unwrap(), server.open("b").unwrap());
+                let mut ours = client.open("a").unwrap();
+                let mut theirs = server.open("b").unwrap();
                 ours.write_all(b"unread").unwrap();
                 theirs.write_all(b"unread").unwrap();
                 ours.flush().unwrap();
@@ -322,8 +323,9 @@ fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() 
             near.set_read_timeout(tick).unwrap();
             near.set_write_timeout(tick).unwrap();
             let abort = near.try_clone().unwrap();
-            let transport =
-                Shared::new(near).on_abort(move || drop(abort.shutdown(Shutdown::Both)));
+            let transport = Shared::new(near).on_abort(move || {
+                let _ = abort.shutdown(Shutdown::Both);
+            });
             let transport = if told {
                 transport.on_finish(|tcp| tcp.shutdown(Shutdown::Write))
             } else {
@@ -360,7 +362,8 @@ fn what_is_received_while_closing_is_life() {
             });
             lab.wait(|state| state.finished.then_some(()));
             let begin = Instant::now();
-            let (mut last, mut longest) = (begin, Duration::ZERO);
+            let mut last = begin;
+            let mut longest = Duration::ZERO;
             while begin.elapsed() < 3 * TIMEOUT {
                 lab.frame(1, Command::Nop, 0, &[]);
                 thread::sleep(TIMEOUT / 40); // time itself is under test

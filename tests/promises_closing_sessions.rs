@@ -88,13 +88,16 @@ fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {
 fn the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
     test("the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data", || {
         let (client, server) = pair(quiet());
-        let (open, closed) = (client.open("open").unwrap(), client.open("closed").unwrap());
+        let open = client.open("open").unwrap();
+        let closed = client.open("closed").unwrap();
         (&open).write_all(b"cut off").unwrap();
         (&closed).write_all(b"complete").unwrap();
         closed.close().unwrap();
         client.close().unwrap();
-        let (mut first, mut second) = (server.accept().unwrap(), server.accept().unwrap());
-        let (mut cut, mut complete) = (Vec::new(), Vec::new());
+        let mut first = server.accept().unwrap();
+        let mut second = server.accept().unwrap();
+        let mut cut = Vec::new();
+        let mut complete = Vec::new();
         assert_eq!(first.read_to_end(&mut cut).unwrap_err().kind(), ErrorKind::ConnectionAborted);
         second.read_to_end(&mut complete).unwrap();
         assert_eq!((&cut[..], &complete[..]), (&b"cut off"[..], &b"complete"[..]));
@@ -209,7 +212,8 @@ fn close_times_out_when_the_peer_reads_nothing() {
             "{again:?}"
         );
         assert!(matches!(session.close_reason(), Some(Error::Closed)));
-        drop((raw, stream));
+        drop(raw);
+        drop(stream);
     });
 }
 
@@ -314,7 +318,9 @@ fn a_close_wakes_every_blocked_call() {
             let stream = session.open("").unwrap();
             (&stream).write_all(&[0; 10]).unwrap();
             lab.blocked();
-            let (reader, writer, flusher) = (stream.clone(), stream.clone(), stream.clone());
+            let reader = stream.clone();
+            let writer = stream.clone();
+            let flusher = stream.clone();
             calls.push(blocked(&format!("c-read-{i}"), move || (&reader).read(&mut [0]).map(drop)));
             calls.push(blocked(&format!("c-write-{i}"), move || (&writer).write_all(&[0; 40])));
             calls.push(blocked(&format!("c-flush-{i}"), move || (&flusher).flush()));
@@ -376,7 +382,7 @@ fn streams_outlive_the_sessions_handles_and_later_streams_are_refused() {
             session.stats()
         };
         assert_eq!((stats.streams_received, stats.streams_refused), (2, 0));
-        drop(session.clone());
+        let _ = session.clone();
         raw.psh(1, "before");
         drop(session);
         raw.expect(Command::Fin, 3);
@@ -441,8 +447,8 @@ fn drain_gives_up_after_its_timeout_and_closes() {
         let mut stream = session.open("").unwrap();
         stream.write_all(b"sent").unwrap();
         stream.flush().unwrap();
-        let (patience, error) =
-            (Duration::from_millis(20), session.drain(Duration::from_millis(20)).unwrap_err());
+        let patience = Duration::from_millis(20);
+        let error = session.drain(Duration::from_millis(20)).unwrap_err();
         assert!(
             matches!(error, Error::DrainIncomplete { streams: 1, after } if after == patience),
             "{error:?}"

@@ -130,7 +130,8 @@ fn unread_data_survives_a_half_close_and_both_fins() {
         for config in quiet_versions() {
             let (client, server) = pair(config);
             let mut ours = client.open("").unwrap();
-            let (there, back) = (Pattern::bytes(1, 200_000), Pattern::bytes(2, 200_000));
+            let there = Pattern::bytes(1, 200_000);
+            let back = Pattern::bytes(2, 200_000);
             ours.write_all(&there).unwrap();
             ours.shutdown(Shutdown::Write).unwrap();
             let mut theirs = server.accept().unwrap();
@@ -335,7 +336,8 @@ fn many_streams_and_their_session_close_at_once() {
                 })
                 .collect();
             for _ in 0..2 {
-                let (start, client) = (Arc::clone(&start), client.clone());
+                let start = Arc::clone(&start);
+                let client = client.clone();
                 threads.push(thread::spawn(move || {
                     start.wait();
                     client.close().unwrap();

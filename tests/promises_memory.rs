@@ -55,7 +55,8 @@ fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
             let stream = session.accept().unwrap();
             let before = resident();
             flood(&mut raw, 1, len, &session);
-            let (stats, grown) = (session.stats(), resident().saturating_sub(before));
+            let stats = session.stats();
+            let grown = resident().saturating_sub(before);
             assert!(
                 stats.receive_buffered as usize <= budget + 65_600,
                 "{len}: {} bytes charged",
@@ -71,7 +72,8 @@ fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
                 "{len}: the process has grown by {grown} bytes"
             );
             session.set_no_data_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
-            drop((raw, stream));
+            drop(raw);
+            drop(stream);
         }
     });
 }
@@ -216,7 +218,8 @@ fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
 fn our_closed_streams_count_until_their_fin_is_handed_over() {
     test("our_closed_streams_count_until_their_fin_is_handed_over", || {
         let (lab, session) = Lab::client(quiet().max_streams(2).close_timeout(FAR));
-        let (a, b) = (session.open("a").unwrap(), session.open("b").unwrap());
+        let a = session.open("a").unwrap();
+        let b = session.open("b").unwrap();
         let error = session.open("c").unwrap_err();
         assert!(matches!(error, Error::TooManyStreams { max: 2 }));
         assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
@@ -253,9 +256,11 @@ fn names_are_bounded_too() {
         let stats = session.stats();
         assert_eq!((stats.streams_received, stats.streams_refused), (128, 872));
         // They are charged for as long as their streams live.
-        drop(session.accept().unwrap());
+        let _ = session.accept().unwrap();
         assert_eq!(raw.expect(Command::Fin, 257), []);
-        (0..871).for_each(|i| drop(raw.expect(Command::Fin, 259 + 2 * i)));
+        (0..871).for_each(|i| {
+            let _ = raw.expect(Command::Fin, 259 + 2 * i);
+        });
         raw.expect(Command::Fin, 1);
         let mut id = 2001;
         until(|| {

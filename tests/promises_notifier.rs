@@ -61,7 +61,8 @@ fn a_local_end_notifies_on_the_thread_that_closes() {
         ];
         for (name, close) in ways {
             let (_raw, session, stream) = one_stream();
-            let (told, closed) = (tell(&stream), stream.closed());
+            let told = tell(&stream);
+            let closed = stream.closed();
             assert_eq!(closed.try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
             let thread = thread::Builder::new().name(name.into()).spawn(move || {
                 close(session, stream);
@@ -88,11 +89,13 @@ fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
         ];
         for end in ends {
             let (mut raw, session, stream) = one_stream();
-            let (told, closed) = (tell(&stream), stream.closed());
+            let told = tell(&stream);
+            let closed = stream.closed();
             end(&mut raw, &session);
             assert_eq!(told.recv().unwrap(), format!("gmux-notify-{}", number(&session)));
             assert!(closed.recv().is_err());
-            drop((stream, session));
+            drop(stream);
+            drop(session);
             assert!(told.recv().is_err(), "once, and the notifier is dropped");
         }
     });
@@ -123,7 +126,8 @@ fn notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other() {
 fn the_peers_fin_alone_does_not_notify() {
     test("the_peers_fin_alone_does_not_notify", || {
         let (mut raw, session, mut stream) = one_stream();
-        let (told, closed) = (tell(&stream), stream.closed());
+        let told = tell(&stream);
+        let closed = stream.closed();
         raw.fin(3);
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -258,7 +262,8 @@ fn a_second_notifier_replaces_the_first() {
     test("a_second_notifier_replaces_the_first", || {
         let (_raw, _session, stream) = one_stream();
         let (said, heard) = mpsc::channel();
-        let (guard, first) = (Guard(stream.clone(), said.clone()), said.clone());
+        let guard = Guard(stream.clone(), said.clone());
+        let first = said.clone();
         stream.set_close_notifier(move |_| {
             let _guard = &guard;
             first.send("first").unwrap();
@@ -286,7 +291,8 @@ fn a_notifier_is_called_once_though_endings_race() {
                 counted.fetch_add(1, SeqCst);
             });
             let start = Arc::new(Barrier::new(3));
-            let (a, b) = (Arc::clone(&start), Arc::clone(&start));
+            let a = Arc::clone(&start);
+            let b = Arc::clone(&start);
             let closer = thread::spawn(move || {
                 a.wait();
                 match round % 2 {
@@ -300,9 +306,9 @@ fn a_notifier_is_called_once_though_endings_race() {
                 raw
             });
             start.wait();
-            drop(session.close());
+            let _ = session.close();
             closer.join().unwrap();
-            drop(vanisher.join().unwrap());
+            let _ = vanisher.join().unwrap();
             until(|| calls.load(SeqCst) > 0); // it may be on a thread of its own
             drop(session);
             // the notifier is gone: there will be no second call

@@ -179,7 +179,8 @@ fn after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up() {
             (&ours).write_all(b"buffered").unwrap();
             (&ours).flush().unwrap();
             let _next = client.open("what came before it is delivered").unwrap();
-            let (mut theirs, _next) = (server.accept().unwrap(), server.accept().unwrap());
+            let mut theirs = server.accept().unwrap();
+            let _next = server.accept().unwrap();
             assert!(server.stats().receive_buffered > 0);
             theirs.shutdown(Shutdown::Read).unwrap();
             assert_eq!(theirs.read(&mut [0; 9]).unwrap(), 0, "what was buffered is gone");
@@ -277,7 +278,8 @@ fn write_to_moves_everything_until_the_end() {
             let (client, server) = pair(config);
             let sent = Pattern::bytes(5, 1_500_000);
             let writer = thread::spawn({
-                let (mut stream, sent) = (client.open("").unwrap(), sent.clone());
+                let mut stream = client.open("").unwrap();
+                let sent = sent.clone();
                 move || stream.write_all(&sent).unwrap()
             });
             let mut got = Vec::new();
@@ -369,7 +371,8 @@ fn several_readers_share_a_stream_without_loss() {
                 .map(|i| {
                     let mut stream = theirs.clone();
                     thread::spawn(move || {
-                        let (mut buf, mut counts) = (vec![0; 100 + 9000 * i], vec![0u64; 256]);
+                        let mut buf = vec![0; 100 + 9000 * i];
+                        let mut counts = vec![0u64; 256];
                         while let n @ 1.. = stream.read(&mut buf).unwrap() {
                             buf[..n].iter().for_each(|&byte| counts[usize::from(byte)] += 1);
                         }
@@ -414,7 +417,8 @@ fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
             raw.syn(1, "");
             raw.psh(1, "x");
             let stream = session.accept().unwrap();
-            let ((began, begins), (release, released)) = (mpsc::channel(), mpsc::channel());
+            let (began, begins) = mpsc::channel();
+            let (release, released) = mpsc::channel();
             let turn = thread::spawn({
                 let stream = stream.clone();
                 move || stream.write_to(&mut Slow(began, released))

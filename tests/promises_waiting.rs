@@ -151,7 +151,8 @@ fn being_woken_for_nothing_does_not_prolong_a_timeout() {
         let over = Arc::new(AtomicBool::new(false));
         // Every setting wakes the call; if each began the timeout anew, it would never pass.
         let poker = thread::spawn({
-            let (stream, over) = (stream.clone(), Arc::clone(&over));
+            let stream = stream.clone();
+            let over = Arc::clone(&over);
             move || {
                 while !over.load(SeqCst) {
                     stream.set_read_timeout(Some(SHORT)).unwrap();
@@ -334,19 +335,22 @@ fn accepted_data_and_other_streams_do_not_count() {
         let (lab, session) = Lab::server(quiet());
         lab.frame(1, Command::Syn, 1, &[]);
         lab.frame(1, Command::Syn, 3, &[]);
-        let (mut stream, other) = (session.accept().unwrap(), session.accept().unwrap());
+        let mut stream = session.accept().unwrap();
+        let other = session.accept().unwrap();
         stream.write_all(b"blocked").unwrap();
         lab.blocked();
         let over = Arc::new(AtomicBool::new(false));
         let busy = thread::spawn({
-            let (mut stream, lab, over) = (stream.clone(), lab.clone(), Arc::clone(&over));
+            let mut stream = stream.clone();
+            let lab = lab.clone();
+            let over = Arc::clone(&over);
             move || {
                 while !over.load(SeqCst) {
                     lab.frame(1, Command::Nop, 0, &[]);
                     lab.frame(1, Command::Psh, 3, b"x");
                     (&other).read_exact(&mut [0]).unwrap();
                     stream.set_nonblocking(false).unwrap();
-                    drop(stream.write(b"y")); // until there is no room any more
+                    let _ = stream.write(b"y"); // until there is no room any more
                 }
             }
         });

@@ -307,7 +307,9 @@ fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
             "the others are still stuck"
         );
         thread::scope(|scope| {
-            (0..STREAMS - 1).for_each(|i| drop(scope.spawn(move || read_all(i))))
+            (0..STREAMS - 1).for_each(|i| {
+                let _ = scope.spawn(move || read_all(i));
+            })
         });
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let server = echo.join().unwrap();
@@ -446,7 +448,8 @@ fn a_slow_reader_is_not_cut() {
             ours.close().unwrap();
         });
         let mut theirs = server.accept().unwrap();
-        let (mut piece, mut got) = (vec![0; 100_000], 0);
+        let mut piece = vec![0; 100_000];
+        let mut got = 0;
         while got < 3 * MIB {
             // slowness is under test: 30 reads take longer than one stall
             thread::sleep(stall / 20);

@@ -91,8 +91,9 @@ fn a_write_that_timed_out_took_nothing() {
             // The reader stops after each few bytes until a write has timed out.
             let (timed_out, go_on) = std::sync::mpsc::channel();
             let reader = thread::spawn(move || {
-                let (mut stream, mut got, mut piece) =
-                    (server.accept().unwrap(), Vec::new(), vec![0; 60_000]);
+                let mut stream = server.accept().unwrap();
+                let mut got = Vec::new();
+                let mut piece = vec![0; 60_000];
                 loop {
                     let _ = go_on.recv(); // disconnected: the writer is done
                     match stream.read(&mut piece).unwrap() {
@@ -102,7 +103,9 @@ fn a_write_that_timed_out_took_nothing() {
                 }
                 got
             });
-            let (mut accepted, mut failures, mut call) = (Vec::new(), 0, 0u64);
+            let mut accepted = Vec::new();
+            let mut failures = 0;
+            let mut call = 0u64;
             while failures < 30 {
                 call += 1;
                 let bytes = Pattern::bytes(call, [1, 77, 5000, 70_000][call as usize % 4]);
@@ -152,7 +155,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
             let start = Arc::new(Barrier::new(usize::from(THREADS)));
             let writers: Vec<_> = (0..THREADS)
                 .map(|thread| {
-                    let (mut stream, start) = (stream.clone(), Arc::clone(&start));
+                    let mut stream = stream.clone();
+                    let start = Arc::clone(&start);
                     // Each call writes bytes of one value; a thread's successive calls differ.
                     thread::spawn(move || {
                         start.wait();
@@ -177,7 +181,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
             stream.close().unwrap();
             let got = reader.join().unwrap();
             for run in got.chunk_by(|a, b| a == b) {
-                let (tag, thread) = (run[0], run[0] / TAGS);
+                let tag = run[0];
+                let thread = run[0] / TAGS;
                 assert_eq!(runs[usize::from(thread)].pop_front(), Some((tag, run.len())));
             }
             assert!(runs.iter().all(VecDeque::is_empty), "all came");
@@ -320,7 +325,8 @@ fn records(mut data: &[u8], mut told: Vec<Cut>) -> Vec<(u8, u32)> {
             continue;
         }
         let Some((head, rest)) = data.split_at_checked(HEAD) else { break };
-        let (writer, number) = (head[0], u32::from_be_bytes(head[1..5].try_into().unwrap()));
+        let writer = head[0];
+        let number = u32::from_be_bytes(head[1..5].try_into().unwrap());
         let len = u32::from_be_bytes(head[5..9].try_into().unwrap()) as usize;
         let expected = &record(writer, number, len)[HEAD..];
         assert!(
@@ -351,7 +357,8 @@ fn records_of_many_threads_never_tear() {
             let start = Arc::new(Barrier::new(usize::from(WRITERS)));
             let writers: Vec<_> = (0..WRITERS)
                 .map(|writer| {
-                    let (mut stream, start) = (stream.clone(), Arc::clone(&start));
+                    let mut stream = stream.clone();
+                    let start = Arc::clone(&start);
                     thread::spawn(move || {
                         start.wait();
                         for number in 0..EACH {
@@ -371,8 +378,9 @@ fn records_of_many_threads_never_tear() {
                 })
                 .collect();
             let reader = thread::spawn(move || {
-                let (mut stream, mut got, mut piece) =
-                    (server.accept().unwrap(), Vec::new(), vec![0; 50_000]);
+                let mut stream = server.accept().unwrap();
+                let mut got = Vec::new();
+                let mut piece = vec![0; 50_000];
                 for i in 0.. {
                     match stream.read(&mut piece[..[1, 700, 9_000, 50_000][i % 4]]).unwrap() {
                         0 => break,
@@ -442,8 +450,9 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
                 .collect();
             let (tell, told) = std::sync::mpsc::channel();
             let reader = thread::spawn(move || {
-                let (mut stream, mut got, mut piece) =
-                    (server.accept().unwrap(), Vec::new(), vec![0; 30_000]);
+                let mut stream = server.accept().unwrap();
+                let mut got = Vec::new();
+                let mut piece = vec![0; 30_000];
                 loop {
                     match stream.read(&mut piece).unwrap() {
                         0 => return got,

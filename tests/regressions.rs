@@ -81,7 +81,8 @@ fn a_notifier_is_called_though_every_handle_is_dropped_at_once() {
             let closed = stream.closed();
             drop(theirs);
             closed.recv().unwrap_err();
-            drop((stream, session));
+            drop(stream);
+            drop(session);
             assert_eq!(calls.recv(), Ok(3));
         }
     });
@@ -124,7 +125,8 @@ fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
         raw.syn(3, "");
         raw.psh(3, vec![0; 32768]);
         let stream = session.accept().unwrap();
-        let ((began, begun), (go, gone)) = (mpsc::channel(), mpsc::channel());
+        let (began, begun) = mpsc::channel();
+        let (go, gone) = mpsc::channel();
         let reader = thread::spawn({
             let stream = stream.clone();
             move || stream.write_to(&mut Stuck(began, gone)).unwrap_err().kind()

@@ -24,7 +24,8 @@ fn an_echo_crosses_both_ways() {
             let stream = client.open("echo").unwrap();
             let sent = Pattern::bytes(1, 3_000_000);
             let writer = thread::spawn({
-                let (stream, sent) = (stream.clone(), sent.clone());
+                let stream = stream.clone();
+                let sent = sent.clone();
                 move || {
                     (&stream).write_all(&sent).unwrap();
                     stream.shutdown(Shutdown::Write).unwrap();

@@ -284,7 +284,9 @@ fn accept_all(session: &Session, random: &mut Random, buf: &mut [u8]) -> io::Res
             if random.per_cent(5) { Duration::from_micros(random.below(200)) } else { STUCK };
         match session.accept_timeout(patience) {
             Ok(stream) => serve(stream, buf)?,
-            Err(Error::Timeout) if patience < STUCK => drop(TALLY.timeouts.fetch_add(1, Relaxed)),
+            Err(Error::Timeout) if patience < STUCK => {
+                let _ = TALLY.timeouts.fetch_add(1, Relaxed);
+            }
             Err(Error::PeerClosed) => return Ok(()),
             Err(error) => {
                 assert!(!matches!(error, Error::Timeout), "stuck: {session:?}");
@@ -356,8 +358,8 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
     let random = &mut Random(seed);
     let (a, b, sever) = connect(random, listener);
     let config = config(1 + (random.below(2) as u8));
-    let (client, server) =
-        (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
+    let client = Session::client(a, config.clone()).unwrap();
+    let server = Session::server(b, config).unwrap();
     let (opener, acceptor) = if random.per_cent(70) { (client, server) } else { (server, client) };
     let end = match random.below(100) {
         0..3 => End::CloseMidway,
@@ -391,8 +393,14 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
                 (0..AT_ONCE).map(|_| opener.open(name(random.next())).and_then(write_unfinished));
             let unfinished = unfinished.collect::<Result<Vec<Stream>, Error>>().unwrap();
             match end {
-                End::CloseMidway => drop(opener.close()),
-                End::DropMidway => return drop((unfinished, opener)),
+                End::CloseMidway => {
+                    let _ = opener.close();
+                }
+                End::DropMidway => {
+                    drop(unfinished);
+                    drop(opener);
+                    return;
+                }
                 _ => sever(),
             }
             drop(unfinished);
@@ -453,7 +461,8 @@ fn many_sessions_and_streams_leave_nothing_behind() {
         let (connections, rounds, streams) = if full() { (100_000, 20, 72) } else { (400, 4, 40) };
         LazyLock::force(&PATTERN);
         TALLY.reset();
-        let (began, first) = (Instant::now(), Census::now());
+        let began = Instant::now();
+        let first = Census::now();
         println!("before anything: {first}");
         let mut base: Option<Census> = None;
         for k in 0..rounds {
@@ -477,7 +486,8 @@ fn a_session_forgets_its_streams() {
         let (streams, rounds) = if full() { (1_600_000, 8) } else { (8000, 4) };
         LazyLock::force(&PATTERN);
         for version in [1, 2] {
-            let (began, all) = (Instant::now(), namesakes());
+            let began = Instant::now();
+            let all = namesakes();
             let (a, b) = UnixStream::pair().unwrap();
             let config = config(version);
             let sessions =
@@ -494,7 +504,8 @@ fn a_session_forgets_its_streams() {
                         let count = streams / rounds / 2;
                         scope.spawn(move || {
                             let random = &mut Random(first_seed() + k * 2 + end as u64);
-                            let (mut left, buf) = (count, &mut [0; 16384]);
+                            let mut left = count;
+                            let buf = &mut [0; 16384];
                             while left > 0 {
                                 let some: Vec<u64> = (0..left.min(1 + random.below(AT_ONCE)))
                                     .map(|_| random.next())
@@ -511,7 +522,8 @@ fn a_session_forgets_its_streams() {
                         });
                     }
                 });
-                let (ours, theirs) = (&sessions.0, &sessions.1);
+                let ours = &sessions.0;
+                let theirs = &sessions.1;
                 until(|| ours.stats().receive_buffered + theirs.stats().receive_buffered == 0);
                 assert_eq!((ours.num_streams(), theirs.num_streams()), (0, 0));
                 let stats = ours.stats();
@@ -546,7 +558,8 @@ fn one_stream_carries_more_than_its_counters_hold() {
         let data = &PATTERN[..PERIOD];
         for version in [1, 2] {
             let all = namesakes();
-            let (began, before) = (Instant::now(), Census::settled(all));
+            let began = Instant::now();
+            let before = Census::settled(all);
             let (client, server) = support::pair(Config::new().version(version));
             let mut out = client.open("long").unwrap();
             let mut inn = server.accept().unwrap();
@@ -577,7 +590,8 @@ fn one_stream_carries_more_than_its_counters_hold() {
                                 rest[..len] == expected[..len],
                                 "wrong data after {read} bytes"
                             );
-                            (rest, read) = (&rest[len..], read + len as u64);
+                            rest = &rest[len..];
+                            read += len as u64;
                         }
                     }
                     assert_eq!(read, total);
@@ -587,7 +601,8 @@ fn one_stream_carries_more_than_its_counters_hold() {
             assert_eq!(server.stats().receive_buffered, 0);
             client.close().unwrap();
             server.close().unwrap();
-            drop((client, server));
+            drop(client);
+            drop(server);
             let census = Census::settled(all);
             println!(
                 "version {version}: {total} bytes on one stream in {:.1} s; {census}",

@@ -114,7 +114,8 @@ fn a_sleeping_reader_stalls_the_others_once() {
                 )),
             }
 
-            drop((others, sleeper));
+            drop(others);
+            drop(sleeper);
             for echo in echoes {
                 assert_eq!(echo.join().unwrap(), 21 * 10_000);
             }
@@ -187,7 +188,8 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                     .iter()
                     .enumerate()
                     .map(|(i, stream)| {
-                        let (mut stream, data) = (stream.clone(), Arc::clone(&data));
+                        let mut stream = stream.clone();
+                        let data = Arc::clone(&data);
                         started(move || {
                             stream.write_all(&data[i][unasked(i)..])?;
                             stream.shutdown(Shutdown::Write)
@@ -201,9 +203,14 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                     && ours.iter().all(|write| early().then(|| write.assert_asleep()).is_some());
                 let cut = server.stats().streams_cut;
                 if !blocked || !early() {
-                    drop((server.close(), client.close()));
-                    theirs.into_iter().for_each(|write| drop(write.join()));
-                    ours.into_iter().for_each(|write| drop(write.join()));
+                    let _ = server.close();
+                    let _ = client.close();
+                    theirs.into_iter().for_each(|write| {
+                        let _ = write.join();
+                    });
+                    ours.into_iter().for_each(|write| {
+                        let _ = write.join();
+                    });
                     return false;
                 }
                 assert_eq!(cut, 0);
@@ -280,7 +287,8 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
         let start = Barrier::new(STREAMS);
         thread::scope(|scope| {
             for (i, mut stream) in streams.iter().enumerate() {
-                let (theirs, start) = (server.accept().unwrap(), &start);
+                let theirs = server.accept().unwrap();
+                let start = &start;
                 scope.spawn(move || {
                     start.wait();
                     io::copy(&mut &theirs, &mut &theirs).unwrap();
@@ -466,7 +474,8 @@ fn each_stall_has_its_whole_timeout() {
                 // time itself is under test: four of these are longer than a stall
                 // may be
                 thread::sleep(stall * 3 / 10);
-                let (stats, read) = (session.stats(), stream.read_exact(&mut all));
+                let stats = session.stats();
+                let read = stream.read_exact(&mut all);
                 if begin.elapsed() >= stall {
                     return false;
                 }
@@ -515,8 +524,8 @@ fn a_cut_takes_back_what_a_stuck_writer_holds() {
                 raw.syn(id, "stuck");
                 let stream = session.accept().unwrap();
                 raw.psh(id, vec![1; 65_000]);
-                let ((say, heard), (go, told)) =
-                    (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+                let (say, heard) = std::sync::mpsc::channel();
+                let (go, told) = std::sync::mpsc::channel();
                 let mover = stream.clone();
                 movers.push((
                     thread::spawn(move || mover.write_to(&mut Stuck(say, told))),

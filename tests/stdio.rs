@@ -174,7 +174,8 @@ fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
             .spawn()
             .unwrap();
         let mut stdout = child.stdout.take().unwrap();
-        let (mut seen, mut byte) = (Vec::new(), [0]);
+        let mut seen = Vec::new();
+        let mut byte = [0];
         while !seen.ends_with(MARKER) {
             stdout.read_exact(&mut byte).unwrap();
             seen.push(byte[0]);
@@ -213,7 +214,8 @@ struct Forwarder {
 
 impl Forwarder {
     fn start(target: &str, allow: &str) -> Self {
-        let (stdio, dir) = (example("stdio"), tempfile::tempdir().unwrap());
+        let stdio = example("stdio");
+        let dir = tempfile::tempdir().unwrap();
         let script =
             "echo $$ > \"$1/pid\"; mv \"$1/pid\" \"$1/serving\"; exec \"$0\" serve --allow \"$2\"";
         let mut process = Command::new(&stdio)

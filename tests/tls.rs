@@ -23,7 +23,8 @@ fn handshake()
 -> (StreamOwned<ClientConnection, TcpStream>, StreamOwned<ServerConnection, TcpStream>) {
     let (a, b) = tcp();
     let (client, server) = certs::connections();
-    let (mut client, mut server) = (StreamOwned::new(client, a), StreamOwned::new(server, b));
+    let mut client = StreamOwned::new(client, a);
+    let mut server = StreamOwned::new(server, b);
     thread::scope(|scope| {
         scope.spawn(|| client.conn.complete_io(&mut client.sock).unwrap());
         server.conn.complete_io(&mut server.sock).unwrap();
@@ -41,14 +42,17 @@ where
     tls.sock.set_nodelay(true).unwrap();
     tls.sock.set_read_timeout(Some(BOUND)).unwrap();
     tls.sock.set_write_timeout(Some(BOUND)).unwrap();
-    let (ready, abort) = (tls.sock.try_clone().unwrap(), tls.sock.try_clone().unwrap());
+    let ready = tls.sock.try_clone().unwrap();
+    let abort = tls.sock.try_clone().unwrap();
     Shared::new(tls)
         .with_readiness(move || ready.peek(&mut [0]).map(drop))
         .on_finish(|tls| {
             tls.conn.send_close_notify();
             Ok(())
         })
-        .on_abort(move || drop(abort.shutdown(Shutdown::Both)))
+        .on_abort(move || {
+            let _ = abort.shutdown(Shutdown::Both);
+        })
 }
 
 fn over_tls() -> (Any, Any) {

@@ -116,7 +116,8 @@ fn refused(
     server_says: &[&str],
 ) {
     for after in [After::Waits, After::Writes] {
-        let ((near, far), (client, server)) = (tcp(), ends());
+        let (near, far) = tcp();
+        let (client, server) = ends();
         let (client, server) = thread::scope(|scope| {
             let client = scope.spawn(|| client_end(client, near, after));
             let server = server_end(server, far);
@@ -369,17 +370,17 @@ fn met((client, server): (ClientConnection, ServerConnection)) -> (Tls, Tls) {
 
 /// A session over both, that works.
 fn works(client: Tls, server: Tls) {
-    let (client, server) = (
-        Session::client(client, Config::new()).unwrap(),
-        Session::server(server, Config::new()).unwrap(),
-    );
+    let client = Session::client(client, Config::new()).unwrap();
+    let server = Session::server(server, Config::new()).unwrap();
     let mut near = client.open("question").unwrap();
     near.write_all(b"to be").unwrap();
     near.shutdown(Shutdown::Write).unwrap();
-    let (mut far, mut question) = (server.accept().unwrap(), String::new());
+    let mut far = server.accept().unwrap();
+    let mut question = String::new();
     far.read_to_string(&mut question).unwrap();
     assert_eq!((far.name(), &*question), ("question", "to be"));
-    drop((near, far));
+    drop(near);
+    drop(far);
     client.close().unwrap();
     server.close().unwrap();
 }
@@ -440,9 +441,10 @@ fn offering(
 ) -> (ClientConnection, ServerConnection) {
     let list = |offers: &[&str]| offers.iter().map(|name| name.as_bytes().to_vec()).collect();
     let own = OURS.issue(Purpose::Server, SERVER, Valid::Now);
-    let (mut near, mut far) =
-        (client_config(&OURS, None, versions), server_config(&own, None, versions));
-    (near.alpn_protocols, far.alpn_protocols) = (list(client_offers), list(server_offers));
+    let mut near = client_config(&OURS, None, versions);
+    let mut far = server_config(&own, None, versions);
+    near.alpn_protocols = list(client_offers);
+    far.alpn_protocols = list(server_offers);
     (client(near), server(far))
 }
 

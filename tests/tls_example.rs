@@ -55,7 +55,8 @@ fn the_example_echoes_over_tls_and_refuses_strangers() {
     test("the_example_echoes_over_tls_and_refuses_strangers", || {
         let folder = tempfile::tempdir().unwrap();
         let [ours, other] = ["ours.der", "other.der"].map(|name| folder.path().join(name));
-        let (server, stranger) = (Server::start(&ours), Server::start(&other));
+        let server = Server::start(&ours);
+        let stranger = Server::start(&other);
         let answer = server.asked(&ours, "localhost");
         let text = String::from_utf8(answer.stdout).unwrap();
         assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));

@@ -79,14 +79,17 @@ fn assert_says(error: &io::Error, kind: ErrorKind, text: &str) {
 fn both_ends_tell_what_they_agreed_upon() {
     alone("both_ends_tell_what_they_agreed_upon", || {
         let (client, server) = certs::configs(&[&rustls::version::TLS13]);
-        let (mut client, mut server) = (ClientConfig::clone(&client), ServerConfig::clone(&server));
+        let mut client = ClientConfig::clone(&client);
+        let mut server = ServerConfig::clone(&server);
         client.alpn_protocols = vec![b"gmux/1".to_vec(), b"other".to_vec()];
         server.alpn_protocols = vec![b"gmux/1".to_vec()];
         let (client, server) = certs::connections_of(&(Arc::new(client), Arc::new(server)));
         let (a, b) = tcp();
-        let (our_addr, their_addr) = (a.local_addr().unwrap(), a.peer_addr().unwrap());
+        let our_addr = a.local_addr().unwrap();
+        let their_addr = a.peer_addr().unwrap();
         let (client, server) = both(client, server, (a, b));
-        let (client, server) = (client.unwrap(), server.unwrap());
+        let client = client.unwrap();
+        let server = server.unwrap();
         for end in [&client, &server] {
             assert_eq!(end.alpn_protocol(), Some(&b"gmux/1"[..]));
             assert_eq!(end.protocol_version(), Some(ProtocolVersion::TLSv1_3));
@@ -189,7 +192,8 @@ fn a_transport_without_bounds_is_aborted_at_the_deadline() {
         let aborts = Arc::new(AtomicUsize::new(0));
         for as_server in [false, true] {
             let (near, _far) = tcp();
-            let (reader, abort) = (near.try_clone().unwrap(), near.try_clone().unwrap());
+            let reader = near.try_clone().unwrap();
+            let abort = near.try_clone().unwrap();
             let pair = Pair::new(reader, near).with_abort({
                 let aborts = Arc::clone(&aborts);
                 move || {
@@ -219,12 +223,14 @@ fn a_transport_without_bounds_that_is_done_in_time_lives_on() {
         });
         assert!(begun.elapsed() < deadline, "a loaded machine: nothing was tested");
         assert!(support::gmux_threads().is_empty(), "{:?}", support::gmux_threads());
-        let (client, server) =
-            (Session::client(client, Config::new()), Session::server(server, Config::new()));
-        let (client, server) = (client.unwrap(), server.unwrap());
+        let client = Session::client(client, Config::new());
+        let server = Session::server(server, Config::new());
+        let client = client.unwrap();
+        let server = server.unwrap();
         (&client.open("x").unwrap()).write_all(b"1").unwrap();
         (&server.accept().unwrap()).read_exact(&mut [0]).unwrap();
-        drop((client, server));
+        drop(client);
+        drop(server);
     });
 }
 
@@ -318,8 +324,8 @@ impl Authority {
     ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
         if expired {
-            (params.not_before, params.not_after) =
-                (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
         }
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -360,7 +366,8 @@ impl Authority {
 #[test]
 fn a_server_that_is_not_trusted_is_an_error_at_both_ends() {
     alone("a_server_that_is_not_trusted_is_an_error_at_both_ends", || {
-        let (authority, other) = (Authority::new(), Authority::new());
+        let authority = Authority::new();
+        let other = Authority::new();
         let cases = [
             (other.sign("localhost", false), "UnknownIssuer", AlertDescription::UnknownCA),
             (authority.sign("localhost", true), "expired", AlertDescription::CertificateExpired),
@@ -373,7 +380,8 @@ fn a_server_that_is_not_trusted_is_an_error_at_both_ends() {
         for (identity, text, alert) in cases {
             let (client, server) =
                 both(authority.client(None), authority.server(identity, false), tcp());
-            let (client, server) = (client.unwrap_err(), server.unwrap_err());
+            let client = client.unwrap_err();
+            let server = server.unwrap_err();
             assert_says(&client, ErrorKind::InvalidData, text);
             assert!(matches!(cause(&client), rustls::Error::InvalidCertificate(_)), "{client}");
             assert_says(&server, ErrorKind::InvalidData, "the peer refused it by the alert");
@@ -395,7 +403,7 @@ fn a_server_knows_the_client_by_its_certificate() {
             tcp(),
         );
         assert_eq!(server.unwrap().peer_certificates(), Some(&shown[..]));
-        drop(client.unwrap());
+        let _ = client.unwrap();
     });
 }
 
@@ -404,7 +412,8 @@ fn a_server_knows_the_client_by_its_certificate() {
 #[test]
 fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
     alone("a_client_that_is_refused_reads_the_alert_in_its_sessions_error", || {
-        let (authority, other) = (Authority::new(), Authority::new());
+        let authority = Authority::new();
+        let other = Authority::new();
         let cases: [(Option<_>, _, _); 3] = [
             (None, "CertificateRequired", None),
             (Some((&other, false)), "UnknownCA", Some(CertificateError::UnknownIssuer)),
@@ -460,7 +469,8 @@ struct Bomb(TcpStream, usize);
 impl Transport for Bomb {
     fn split(self) -> io::Result<Halves> {
         let calls = Arc::new(AtomicUsize::new(self.1));
-        let (reader, abort) = (self.0.try_clone()?, self.0.try_clone()?);
+        let reader = self.0.try_clone()?;
+        let abort = self.0.try_clone()?;
         Ok(Halves::new(Fused(reader, Arc::clone(&calls)), Fused(self.0, calls), Abort(abort)))
     }
 }
@@ -502,7 +512,7 @@ impl Control for Abort {
     }
 
     fn abort(&self) {
-        drop(self.0.shutdown(Shutdown::Both));
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 

@@ -99,7 +99,8 @@ fn both_directions_are_full_over_the_smallest_buffers() {
                     scope.spawn(move || assert_eq!(links::check(stream, 7 - from), EACH));
                 }
             });
-            drop((opened, accepted));
+            drop(opened);
+            drop(accepted);
             client.close().unwrap();
             server.close().unwrap();
         },
@@ -148,7 +149,9 @@ fn new_keys_in_the_middle_of_both_directions_full() {
         frames.extend(frame(Command::Fin, &[]));
         socket.set_nonblocking(true).unwrap();
         client.set_buffer_limit(Some(64 << 10));
-        let (mut sent, mut received, mut updates) = (0, Vec::new(), 0);
+        let mut sent = 0;
+        let mut received = Vec::new();
+        let mut updates = 0;
         let mut back = Vec::new();
         while back.len() < SIZE {
             if sent < frames.len() && !client.wants_write() {
@@ -305,7 +308,7 @@ fn pieces_of_any_size_are_the_same_stream() {
                 socket
             });
             assert!(read_on(&session) == (data, true));
-            drop(writer.join().unwrap());
+            let _ = writer.join().unwrap();
         }
     });
 }

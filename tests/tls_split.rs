@@ -171,9 +171,11 @@ fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
         let configs = worn_out_after(40, &rustls::version::TLS12);
         for size in [1, 8, 23, 24, 100, 50_000] {
             let (client, server) = handshake_of(certs::connections_of(&configs), tcp());
-            let (mut client, mut server) = (client.split().unwrap(), server.split().unwrap());
+            let mut client = client.split().unwrap();
+            let mut server = server.split().unwrap();
             let received = thread::spawn(move || {
-                let (mut received, mut buf) = (0, vec![0; 65536]);
+                let mut received = 0;
+                let mut buf = vec![0; 65536];
                 loop {
                     match server.reader.read(&mut buf) {
                         Ok(0) => return (received, None),
@@ -183,7 +185,8 @@ fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
                     }
                 }
             });
-            let (mut accepted, data) = (0, vec![7; size]);
+            let mut accepted = 0;
+            let data = vec![7; size];
             let error = loop {
                 match client.writer.write(&data) {
                     Ok(n) => accepted += n,
@@ -228,7 +231,8 @@ fn worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent() {
         }
         const EACH: usize = 16 << 20; // a thousand records, so more than a hundred requests
         let (client, server) = links::sessions(connect, &Config::new().keepalive_disabled(true));
-        let (up, accepted) = (client.open("up").unwrap(), server.accept().unwrap());
+        let up = client.open("up").unwrap();
+        let accepted = server.accept().unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 links::send(&up, 0, EACH);
@@ -236,7 +240,8 @@ fn worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent() {
             });
             assert_eq!(links::check(&accepted, 0), EACH);
         });
-        drop((up, accepted));
+        drop(up);
+        drop(accepted);
         client.close().unwrap();
         server.close().unwrap();
     });

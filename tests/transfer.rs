@@ -285,7 +285,8 @@ fn without_a_command_a_tree_is_sent_over_loopback_and_compared() {
 #[test]
 fn the_comparison_sees_every_byte() {
     test("the_comparison_sees_every_byte", || {
-        let (here, there) = (temp(), temp());
+        let here = temp();
+        let there = temp();
         let content = Pattern::bytes(6, 200_000);
         for root in [here.path(), there.path()] {
             write(root, "sub/file", &content);
@@ -325,7 +326,8 @@ fn the_comparison_sees_every_byte() {
 #[test]
 fn two_processes_make_an_equal_tree_and_both_say_so() {
     test("two_processes_make_an_equal_tree_and_both_say_so", || {
-        let (tree, into) = (made_up_tree(), temp());
+        let tree = made_up_tree();
+        let into = temp();
         let expected = snapshot(tree.path());
         write(tree.path(), "leave/me/out", b"excluded by the name of a directory above it");
         write(into.path(), "one byte", b"an older file of another length");
@@ -386,7 +388,8 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
 fn sender_to_us(tree: &Path, jobs: u16, version: u8) -> (Running, Session) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let (jobs, number) = (jobs.to_string(), version.to_string());
+    let jobs = jobs.to_string();
+    let number = version.to_string();
     let mut command = example("transfer");
     let sender = Running::start(
         command.args(["send", "--jobs", &jobs, "--gmux-version", &number, &addr]).arg(tree),
@@ -452,7 +455,8 @@ fn a_receiver_that_gives_up_within_a_file_stops_its_sender_there() {
 #[test]
 fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
     test("a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written", || {
-        let (into, outside) = (temp(), temp());
+        let into = temp();
+        let outside = temp();
         write(into.path(), "file", b"already here");
         write(into.path(), "dir/below", b"already here too");
         write(outside.path(), "precious", b"not yours");
@@ -462,7 +466,8 @@ fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
         link(&outside.path().join("new"), "dangling");
         link(Path::new("dir"), "inside");
         link(outside.path(), "dir/link");
-        let (before, beyond) = (snapshot(into.path()), snapshot(outside.path()));
+        let before = snapshot(into.path());
+        let beyond = snapshot(outside.path());
 
         let server = Running::serve(into.path());
         let sender = Sender::connect(&server);
@@ -540,7 +545,8 @@ fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
 #[test]
 fn a_link_that_appears_while_the_content_is_on_its_way_is_seen() {
     test("a_link_that_appears_while_the_content_is_on_its_way_is_seen", || {
-        let (into, outside) = (temp(), temp());
+        let into = temp();
+        let outside = temp();
         let server = Running::serve(into.path());
         let sender = Sender::connect(&server);
         sender.announce(&[]);
@@ -674,11 +680,13 @@ impl Gate {
     fn before(server: &Running, bytes: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let (server, (tell, passed)) = (server.addr.clone(), mpsc::channel());
+        let server = server.addr.clone();
+        let (tell, passed) = mpsc::channel();
         thread::spawn(move || {
             let sender = listener.accept().unwrap().0;
             let server = TcpStream::connect(server).unwrap();
-            let (mut from, mut to) = (server.try_clone().unwrap(), sender.try_clone().unwrap());
+            let mut from = server.try_clone().unwrap();
+            let mut to = sender.try_clone().unwrap();
             let back = thread::spawn(move || io::copy(&mut from, &mut to));
             io::copy(&mut (&sender).take(bytes), &mut &server).unwrap();
             tell.send([sender, server]).unwrap();
@@ -718,7 +726,8 @@ fn a_sender_killed_midway_leaves_no_half_file_and_the_receiver_says_what_is_miss
     test(
         "a_sender_killed_midway_leaves_no_half_file_and_the_receiver_says_what_is_missing",
         || {
-            let (tree, into) = (three_files(), temp());
+            let tree = three_files();
+            let into = temp();
             let server = Running::serve(into.path());
             let gate = Gate::before(&server, MIDWAY);
             let sender = send_one_by_one(&gate.addr, tree.path());
@@ -744,7 +753,8 @@ fn a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_miss
     test(
         "a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_missing",
         || {
-            let (tree, into) = (three_files(), temp());
+            let tree = three_files();
+            let into = temp();
             let server = Running::serve(into.path());
             let gate = Gate::before(&server, MIDWAY);
             let sender = send_one_by_one(&gate.addr, tree.path());
@@ -769,7 +779,8 @@ fn a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_miss
 #[test]
 fn what_the_receiver_refuses_is_no_success_at_either_end() {
     test("what_the_receiver_refuses_is_no_success_at_either_end", || {
-        let (tree, into) = (temp(), temp());
+        let tree = temp();
+        let into = temp();
         write(tree.path(), "good", b"good");
         write(tree.path(), ".gmux-transfer-left-behind", b"old");
         let server = Running::serve(into.path());
@@ -796,7 +807,8 @@ fn what_the_receiver_refuses_is_no_success_at_either_end() {
 #[test]
 fn ends_of_different_versions_both_fail_and_the_reason_is_told() {
     test("ends_of_different_versions_both_fail_and_the_reason_is_told", || {
-        let (tree, into) = (three_files(), temp());
+        let tree = three_files();
+        let into = temp();
         let server = Running::serve(into.path());
         let mut command = example("transfer");
         let sent = Running::start(

@@ -173,7 +173,8 @@ fn a_session_undoes_what_an_earlier_owner_of_a_unix_stream_set() {
 fn a_tcp_session_and_its_streams_tell_their_addresses() {
     test("a_tcp_session_and_its_streams_tell_their_addresses", || {
         let (a, b) = tcp();
-        let (ours, theirs) = (a.local_addr().unwrap(), b.local_addr().unwrap());
+        let ours = a.local_addr().unwrap();
+        let theirs = b.local_addr().unwrap();
         let client = Session::client(a, Config::new()).unwrap();
         let stream = client.open("").unwrap();
         assert_eq!((client.local_addr(), client.peer_addr()), (Some(ours), Some(theirs)));
@@ -189,7 +190,8 @@ fn a_transport_without_addresses_tells_none() {
     test("a_transport_without_addresses_tells_none", || {
         let (client, server) = sessions(over_pipes, &Config::new());
         assert_eq!((client.local_addr(), client.peer_addr()), (None, None));
-        drop((client, server));
+        drop(client);
+        drop(server);
     });
 }
 
@@ -260,7 +262,9 @@ fn a_pair_of_a_sockets_clones_never_tells_its_peer_of_its_end() {
         let (near, far) = tcp();
         let abort = near.try_clone().unwrap();
         let pair = Pair::new(near.try_clone().unwrap(), near);
-        let pair = pair.with_abort(move || drop(abort.shutdown(Shutdown::Both)));
+        let pair = pair.with_abort(move || {
+            let _ = abort.shutdown(Shutdown::Both);
+        });
         let client = Session::client(pair, Config::new().close_timeout(SHORT)).unwrap();
         let server = Session::server(far, Config::new()).unwrap();
         close_beside_a_peer_that_stays(&client);
@@ -278,7 +282,9 @@ fn a_pair_without_an_end_closes_beside_a_peer_that_stays() {
         let (near, far) = tcp();
         let abort = near.try_clone().unwrap();
         let pair = Pair::new(near.try_clone().unwrap(), near).without_end();
-        let pair = pair.with_abort(move || drop(abort.shutdown(Shutdown::Both)));
+        let pair = pair.with_abort(move || {
+            let _ = abort.shutdown(Shutdown::Both);
+        });
         let client = Session::client(pair, Config::new().close_timeout(SHORT)).unwrap();
         let server = Session::server(far, Config::new()).unwrap();
         client.open("before").unwrap().write_all(b"the end").unwrap();
@@ -326,11 +332,12 @@ fn a_pairs_abort_is_called_once_and_ends_its_reader() {
         for silent_death in [false, true] {
             let (reader, far_writer) = io::pipe().unwrap();
             let (_far_reader, writer) = io::pipe().unwrap();
-            let (calls, far_writer) = (Arc::new(AtomicUsize::new(0)), Mutex::new(Some(far_writer)));
+            let calls = Arc::new(AtomicUsize::new(0));
+            let far_writer = Mutex::new(Some(far_writer));
             let counter = Arc::clone(&calls);
             let transport = Pair::new(reader, writer).with_abort(move || {
                 counter.fetch_add(1, SeqCst);
-                drop(far_writer.lock().unwrap().take());
+                let _ = far_writer.lock().unwrap().take();
             });
             let tick = Duration::from_millis(20);
             let config = if silent_death {
@@ -411,7 +418,8 @@ fn child(mode: &str) -> Child {
         .spawn()
         .unwrap();
     let stdout = child.stdout.as_mut().unwrap();
-    let (mut seen, mut byte) = (Vec::new(), [0]);
+    let mut seen = Vec::new();
+    let mut byte = [0];
     while !seen.ends_with(MARKER) {
         stdout
             .read_exact(&mut byte)
@@ -487,7 +495,8 @@ fn a_child_that_is_killed_is_noticed() {
 fn a_child_that_ignores_the_end_is_killed_by_the_pairs_abort() {
     test("a_child_that_ignores_the_end_is_killed_by_the_pairs_abort", || {
         let mut child = child("stubborn");
-        let (stdout, stdin) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
+        let stdout = child.stdout.take().unwrap();
+        let stdin = child.stdin.take().unwrap();
         let (reaped, status) = std::sync::mpsc::channel();
         let transport = Pair::new(stdout, stdin).with_abort(move || {
             child.kill().unwrap();
@@ -616,7 +625,7 @@ fn shared_without_on_finish_ends_when_its_transport_is_dropped() {
         let config = Config::new().close_timeout(SHORT);
         let client = Session::client(Shared::new(Plain(near)), config).unwrap();
         let server = Session::server(far, Config::new()).unwrap();
-        drop(client.open("closed").unwrap());
+        let _ = client.open("closed").unwrap();
         let mut stream = server.accept().unwrap();
         client.close().unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);

@@ -27,7 +27,8 @@ fn number(socket: &UdpSocket) -> (u32, SocketAddr) {
 
 /// Which of `count` numbered datagrams arrive, in the order in which they do.
 fn arrived(link: Link, count: u32) -> (Vec<u32>, Counts) {
-    let (client, server) = (socket(), socket());
+    let client = socket();
+    let server = socket();
     let relay = UdpRelay::start(server.local_addr().unwrap(), link).unwrap();
     let mut seen = Vec::new();
     for each in 0..count {
@@ -161,7 +162,8 @@ fn clients_are_told_apart_and_answers_take_as_long_as_questions() {
 #[test]
 fn a_dead_link_passes_nothing_until_it_is_mended_and_a_drop_ends_all() {
     test("a_dead_link_passes_nothing_until_it_is_mended_and_a_drop_ends_all", || {
-        let (client, server) = (socket(), socket());
+        let client = socket();
+        let server = socket();
         let dead = Link { loss: 100, ..Link::default() };
         let relay = UdpRelay::start(server.local_addr().unwrap(), dead).unwrap();
         for _ in 0..50 {
@@ -184,15 +186,18 @@ fn through_a_forwarder(spoil: fn(&mut Vec<u8>, usize), closes: Closes) -> (io::R
     let patience = Duration::from_secs(20);
     let target = Target::start(patience).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (near, far) = (listener.local_addr().unwrap(), target.addr());
+    let near = listener.local_addr().unwrap();
+    let far = target.addr();
     let forwarder = thread::spawn(move || {
-        let (near, far) = (listener.accept().unwrap().0, TcpStream::connect(far).unwrap());
+        let near = listener.accept().unwrap().0;
+        let far = TcpStream::connect(far).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
                 let _ = io::copy(&mut &near, &mut &far);
                 let _ = far.shutdown(std::net::Shutdown::Both);
             });
-            let (mut buffer, mut at) = (vec![0; 10_000], 0);
+            let mut buffer = vec![0; 10_000];
+            let mut at = 0;
             while let Ok(n @ 1..) = (&far).read(&mut buffer) {
                 let mut piece = buffer[..n].to_vec();
                 spoil(&mut piece, at);

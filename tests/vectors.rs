@@ -392,7 +392,8 @@ fn gmux_v1_two_way() {
 
     test("gmux_v1_two_way", || {
         let vector = &Vector::load("gmux-v1-two-way");
-        let (clients, servers) = (&[("a", 10), ("b", 11)], &[("push", 12)]);
+        let clients = &[("a", 10), ("b", 11)];
+        let servers = &[("push", 12)];
 
         let (mut raw, session) = against_client(vector.config(), vector.version);
         thread::scope(|scope| {
@@ -447,7 +448,8 @@ fn gmux_v1_keepalive() {
                 assert_eq!(raw.next().unwrap().encode(), recorded.encode(), "{role}");
             }
             assert!(session.close_reason().is_none());
-            drop((raw, session));
+            drop(raw);
+            drop(session);
 
             // A session that has no reason yet to send a NOP of its own sends none in answer: it
             // would come before the stream's frames.
@@ -493,7 +495,8 @@ fn every_vector_has_a_test() {
 fn a_wrong_byte_is_noticed() {
     test("a_wrong_byte_is_noticed", || {
         let vector = Vector::load("gmux-v2-window");
-        let (recorded, window) = (&vector.c2s, vector.window);
+        let recorded = &vector.c2s;
+        let window = vector.window;
         assert_eq!(compare(recorded, recorded, window), Ok(()));
         let fails = |change: &dyn Fn(&mut Vec<Frame>)| {
             let mut changed = recorded.clone();
@@ -506,7 +509,9 @@ fn a_wrong_byte_is_noticed() {
             assert!(fails(&|frames| frames[at].header.version ^= 3));
             assert!(fails(&|frames| frames[at].header.stream_id ^= 8));
             assert!(fails(&|frames| frames[at].header.command = Command::Nop));
-            assert!(fails(&|frames| drop(frames.remove(at))));
+            assert!(fails(&|frames| {
+                let _ = frames.remove(at);
+            }));
             for byte in 0..frame.payload.len() {
                 assert!(fails(&|frames| frames[at].payload[byte] ^= 1));
             }
@@ -529,6 +534,11 @@ fn a_wrong_byte_is_noticed() {
         );
         assert!(fails(&|frames| frames.swap(first, first + 1)), "an UPD that goes back");
         assert!(fails(&|frames| frames[first] = Frame::update(3, 16, 65)), "another window");
-        assert!(!fails(&|frames| drop(frames.remove(first + 1))), "UPDs may merge");
+        assert!(
+            !fails(&|frames| {
+                let _ = frames.remove(first + 1);
+            }),
+            "UPDs may merge"
+        );
     });
 }

@@ -26,19 +26,27 @@ fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
             let calls = [
                 blocked("v-write", {
                     let mut stream = stream.clone();
-                    move || drop(stream.write(b"x"))
+                    move || {
+                        let _ = stream.write(b"x");
+                    }
                 }),
                 blocked("v-flush", {
                     let mut stream = stream.clone();
-                    move || drop(stream.flush())
+                    move || {
+                        let _ = stream.flush();
+                    }
                 }),
                 blocked("v-read", {
                     let mut stream = stream.clone();
-                    move || drop(stream.read(&mut [0]))
+                    move || {
+                        let _ = stream.read(&mut [0]);
+                    }
                 }),
                 blocked("v-accept", {
                     let session = session.clone();
-                    move || drop(session.accept())
+                    move || {
+                        let _ = session.accept();
+                    }
                 }),
             ];
 
@@ -221,10 +229,14 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
         assert!(!again.is_closed());
         let mut more = again.open("b").unwrap();
         more.write_all(b"x").unwrap();
-        let (first, mut second) = (server.accept().unwrap(), server.accept().unwrap());
+        let first = server.accept().unwrap();
+        let mut second = server.accept().unwrap();
         assert_eq!((first.name(), second.name()), ("a", "b"));
         second.read_exact(&mut [0]).unwrap();
-        drop((more, again, first, second));
+        drop(more);
+        drop(again);
+        drop(first);
+        drop(second);
         assert!(server.closed().recv().is_err(), "that was the last handle");
     });
 }
@@ -234,9 +246,11 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
 fn debug_can_be_used_inside_the_transport() {
     test("debug_can_be_used_inside_the_transport", || {
         let lab = Lab::new();
-        let (known, seen) = (Arc::new(OnceLock::<Session>::new()), Arc::new(AtomicU32::new(0)));
+        let known = Arc::new(OnceLock::<Session>::new());
+        let seen = Arc::new(AtomicU32::new(0));
         lab.on_write({
-            let (known, seen) = (Arc::clone(&known), Arc::clone(&seen));
+            let known = Arc::clone(&known);
+            let seen = Arc::clone(&seen);
             move || {
                 let text =
                     known.get().map(|session| format!("{session:?} {:?}", session.streams()));
@@ -264,7 +278,8 @@ fn debug_can_be_used_inside_the_transport() {
 fn debug_of_a_stream_says_why_it_is_over() {
     test("debug_of_a_stream_says_why_it_is_over", || {
         let (mut raw, session) = against_client(quiet().version(2), 2);
-        let (closed, failed) = (session.open("").unwrap(), session.open("").unwrap());
+        let closed = session.open("").unwrap();
+        let failed = session.open("").unwrap();
         let open = session.open("").unwrap();
         open.shutdown(Shutdown::Write).unwrap();
         closed.close().unwrap();

@@ -66,7 +66,8 @@ impl Scene {
     }
 
     fn run(&self) -> impl FnOnce() -> io::Result<u64> + Send + 'static {
-        let (call, stream) = (self.call, self.stream.clone());
+        let call = self.call;
+        let stream = self.stream.clone();
         move || match call {
             ReadCall => (&stream).read(&mut [0; 16]).map(|n| n as u64),
             WriteTo => stream.write_to(&mut io::sink()),
@@ -355,7 +356,7 @@ fn lifted_in_time(scene: &mut Scene, limit: impl Fn(&Scene, Duration), lift: imp
         }
         // it was late: the call has timed out, or has to
         scene.stream.set_deadline(Some(Instant::now()));
-        drop(call.join());
+        let _ = call.join();
         scene.stream.set_deadline(None);
         ahead *= 2;
     };
@@ -609,7 +610,7 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
                     let flush = started(move || (&writing).flush());
                     // nothing was written: it says so, or has nothing to wait
                     // for
-                    drop(flush.join());
+                    let _ = flush.join();
                     call.assert_asleep();
                     scene.puppet.end();
                 }

@@ -162,7 +162,8 @@ impl Write for Slow {
 fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Vec<u8>>)) {
     for version in VERSIONS {
         let scene = scene(version);
-        let ((called, calls), (leave, leaves)) = (mpsc::channel(), mpsc::channel());
+        let (called, calls) = mpsc::channel();
+        let (leave, leaves) = mpsc::channel();
         let stream = scene.stream.clone();
         scene.puppet.psh(3, "busy");
         let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
@@ -174,7 +175,7 @@ fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Ve
             check(reader.join());
         }
         drop(leave);
-        drop(busy.join());
+        let _ = busy.join();
     }
 }
 
@@ -223,7 +224,8 @@ fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
     test("data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader", || {
         for version in VERSIONS {
             let scene = scene(version);
-            let ((called, calls), (leave, leaves)) = (mpsc::channel(), mpsc::channel());
+            let (called, calls) = mpsc::channel();
+            let (leave, leaves) = mpsc::channel();
             let stream = scene.stream.clone();
             scene.puppet.psh(3, [1; 5000]);
             let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));

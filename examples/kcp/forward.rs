@@ -72,7 +72,8 @@ impl ServerState {
         let session = self.session(transport)?;
         println!("session from {peer}");
         for stream in session.incoming() {
-            let (stream, server) = (stream?, Arc::clone(self));
+            let stream = stream?;
+            let server = Arc::clone(self);
             spawn("stream", move || server.serve_stream(&stream));
         }
         Ok(())
@@ -167,7 +168,8 @@ impl Sessions {
 
     /// Says by what error the session ends, when it does: streams may all have ended before.
     fn watched(&self, session: Session) -> Result<Session> {
-        let (watched, remote) = (session.clone(), self.options.remote.clone());
+        let watched = session.clone();
+        let remote = self.options.remote.clone();
         spawn("watch", move || {
             let _ = watched.closed().recv(); // it disconnects
             let Some(error) = watched.close_reason() else { return };

@@ -116,7 +116,8 @@ fn serve(allow: Vec<String>) -> io::Result<()> {
     let session = Session::server(own::take()?, config())?;
     thread::scope(|scope| {
         for stream in &session {
-            let (stream, allow) = (stream?, &allow);
+            let stream = stream?;
+            let allow = &allow;
             thread::Builder::new().spawn_scoped(scope, move || {
                 if let Err(error) = serve_stream(&stream, allow) {
                     eprintln!("stdio serve: {:?}: {error}", stream.name());
@@ -178,14 +179,17 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
         let listener = TcpListener::bind(&listen)
             .map_err(|error| io::Error::new(error.kind(), format!("{listen}: {error}")))?;
         println!("listening on {}", listener.local_addr()?);
-        let (session, busy) = (session.clone(), Arc::clone(&busy));
+        let session = session.clone();
+        let busy = Arc::clone(&busy);
         thread::Builder::new().spawn(move || {
             for tcp in listener.incoming() {
-                let (session, target, busy) = (session.clone(), target.clone(), Arc::clone(&busy));
+                let session = session.clone();
+                let target = target.clone();
+                let busy = Arc::clone(&busy);
                 let carry = move || {
                     let _busy = busy;
                     let carried = tcp.and_then(|tcp| carry(&session, &tcp, &target));
-                    drop(carried.inspect_err(|error| eprintln!("stdio forward: {error}")));
+                    let _ = carried.inspect_err(|error| eprintln!("stdio forward: {error}"));
                 };
                 if let Err(error) = thread::Builder::new().spawn(carry) {
                     eprintln!("stdio forward: {error}"); // that connection ends
@@ -239,7 +243,8 @@ fn check(session: &Session, streams: usize, size: usize) -> io::Result<()> {
             .collect::<io::Result<_>>()?;
         checks.into_iter().try_for_each(|check| check.join().expect("a thread panicked"))
     })?;
-    let (all, time) = (streams * size, began.elapsed());
+    let all = streams * size;
+    let time = began.elapsed();
     let what = if streams == 1 { "stream" } else { "streams at once" };
     println!("{streams} {what}, {all} bytes each way in {time:.2?}: all came back");
     Ok(())

@@ -165,7 +165,8 @@ fn local(Local { dir, mut exclude, common }: Local) -> Result<bool> {
         let sent = send_tree(ours, &tree, &common);
         (sent, receiver.join().expect("the receiver panicked"))
     });
-    let (sent, received) = (sent?, received?);
+    let sent = sent?;
+    let received = received?;
 
     sent.complain();
     received.complain();

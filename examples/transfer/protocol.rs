@@ -54,7 +54,8 @@ impl Request {
     }
 
     pub fn read(from: &mut impl Read) -> io::Result<Self> {
-        let (mut kind, mut length) = ([0; 1], [0; 8]);
+        let mut kind = [0; 1];
+        let mut length = [0; 8];
         from.read_exact(&mut kind)?;
         from.read_exact(&mut length)?;
         let kind = match kind[0] {

@@ -164,7 +164,9 @@ impl Receiver<'_> {
                 state.report.placed(request.kind, request.length);
             }
             Err(_) if self.session.is_closed() => {}
-            Err(_) => drop(state.names.insert(name.to_vec(), Taken::Refused)),
+            Err(_) => {
+                let _ = state.names.insert(name.to_vec(), Taken::Refused);
+            }
         }
         filled
     }

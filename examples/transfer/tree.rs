@@ -101,8 +101,10 @@ impl Entry {
 
 /// Whether two files have the same content; says where not.
 fn equal(here: &Path, there: &Path) -> io::Result<()> {
-    let (mut a, mut b) = (File::open(here)?, File::open(there)?);
-    let (mut left, mut right) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut a = File::open(here)?;
+    let mut b = File::open(there)?;
+    let mut left = vec![0; 1 << 16];
+    let mut right = vec![0; 1 << 16];
     let mut position = 0;
     loop {
         let n = a.read(&mut left)?;

@@ -35,7 +35,8 @@ impl Config {
             "only versions 1 and 2 exist",
         )?;
         if !self.keepalive_disabled {
-            let (interval, timeout) = (self.keepalive_interval, self.keepalive_timeout);
+            let interval = self.keepalive_interval;
+            let timeout = self.keepalive_timeout;
             rule(
                 !interval.is_zero(),
                 "keepalive_interval",
@@ -57,7 +58,8 @@ impl Config {
             "it must be 1 to 65535 bytes",
         )?;
 
-        let (budget, window) = (self.max_receive_buffer, self.max_stream_buffer);
+        let budget = self.max_receive_buffer;
+        let window = self.max_stream_buffer;
         rule(budget >= 1, "max_receive_buffer", budget, "it must be at least 1 byte")?;
         rule(
             self.version != 2 || budget >= INITIAL_WINDOW as usize,

@@ -133,8 +133,10 @@ impl<'a> Pumps<'a> {
     }
 
     fn pump(&self, way: usize) -> Result<(), Ended> {
-        let (from, to) = (self.ends[way], self.ends[1 - way]);
-        let (reading, writing) = (Fault::Read(Side::of(way)), Fault::Write(Side::of(1 - way)));
+        let from = self.ends[way];
+        let to = self.ends[1 - way];
+        let reading = Fault::Read(Side::of(way));
+        let writing = Fault::Write(Side::of(1 - way));
         let mut buf = vec![0; BUFFER];
         let mut limit = self.options.read_bound();
         loop {
@@ -175,7 +177,8 @@ impl<'a> Pumps<'a> {
     }
 
     fn write_whole(&self, way: usize, mut rest: &[u8]) -> Result<(), Ended> {
-        let (to, fault) = (self.ends[1 - way], Fault::Write(Side::of(1 - way)));
+        let to = self.ends[1 - way];
+        let fault = Fault::Write(Side::of(1 - way));
         let mut limit = self.bounds[1 - way];
         while !rest.is_empty() {
             let n = self.call(way, Phase::Writing, fault, &mut limit, || to.write(rest))?;
@@ -294,7 +297,8 @@ impl<'a> Pumps<'a> {
         let now = Instant::now();
         let mut state = self.state.lock();
         let own = &mut state.ways[way];
-        (own.moved, own.known) = (now, now);
+        own.moved = now;
+        own.known = now;
         if let Mode::Drain { left, moved } = &mut own.mode {
             *moved = now;
             if phase == Phase::Writing {

@@ -37,7 +37,9 @@ impl Core {
             let limit = deadline.limit(&mut call, Instant::now())?;
             registry.waiters += 1;
             match limit {
-                Some(limit) => drop(self.acceptable.wait_until(&mut registry, limit)),
+                Some(limit) => {
+                    let _ = self.acceptable.wait_until(&mut registry, limit);
+                }
                 None => self.acceptable.wait(&mut registry),
             }
             registry.waiters -= 1;
@@ -77,7 +79,7 @@ impl Core {
         drop(registry);
         self.accepting_ended();
         for cell in backlog {
-            drop(self.close_stream(&cell));
+            let _ = self.close_stream(&cell);
         }
     }
 
@@ -133,7 +135,9 @@ impl Core {
                 return None;
             }
             match earlier(limit, until) {
-                Some(at) => drop(self.room.wait_until(&mut registry, at)),
+                Some(at) => {
+                    let _ = self.room.wait_until(&mut registry, at);
+                }
                 None => self.room.wait(&mut registry),
             }
         }

@@ -97,7 +97,8 @@ impl Core {
         let cause = Arc::new(Error::Closed);
         let mut registry = self.registry.lock();
         registry.streams.seal(Error::Closed);
-        let (cells, backlog) = (registry.streams.streams(), registry.streams.take_backlog());
+        let cells = registry.streams.streams();
+        let backlog = registry.streams.take_backlog();
         drop(registry);
         drop(backlog);
         self.accepting_ended();
@@ -107,7 +108,7 @@ impl Core {
             let mut ended = cell.detach(&self.env, &cause);
             notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
         }
-        drop(self.lifecycle.told());
+        let _ = self.lifecycle.told();
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and
         // finish.
         self.env.budget.open();
@@ -137,7 +138,7 @@ impl Core {
         drop(registry);
         self.accepting_ended();
         for cell in cells {
-            drop(cell.fail_write(&self.env, &cause));
+            let _ = cell.fail_write(&self.env, &cause);
         }
         if let Some(deadline) = deadline {
             timer::schedule(self, deadline);
@@ -155,7 +156,8 @@ impl Core {
     /// has to send goes out, and the last of the two threads ends the session. After an end of file
     /// the writer still ends the output, so that the peer reads an end, too.
     pub(super) fn end_of_input(self: &Arc<Self>, error: Error) {
-        let (clean, now) = (error.is_end_of_input(), Instant::now());
+        let clean = error.is_end_of_input();
+        let now = Instant::now();
         let deadline = now.checked_add(self.env.config.close_timeout);
         if let InputEnd::Ends(cause) = self.lifecycle.input_done(error, clean, now, deadline) {
             self.ended(&cause, if clean { Output::Finish } else { Output::Abort });
@@ -200,12 +202,13 @@ impl Core {
             // itself.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
-        drop(self.lifecycle.told());
+        let _ = self.lifecycle.told();
         match output {
             Output::Abort => timer::forget(self.number),
             Output::Finish => self.env.shaper.order(Order::Finish),
         }
-        let (number, peer) = (self.number, self.peer_text());
+        let number = self.number;
+        let peer = self.peer_text();
         match &**cause {
             Error::Closed => {
                 info!(target: "gmux::session", "session {number}{peer} ended: closed at this end")
@@ -235,10 +238,10 @@ impl Core {
         let number = self.number;
         let abort = move || {
             // Our two threads may let go of the control meanwhile; then it is dropped here.
-            drop(guarded(number, "the transport panicked in abort", || {
+            let _ = guarded(number, "the transport panicked in abort", || {
                 control.get()?.abort();
                 Ok(())
-            }));
+            });
         };
         if timer::is_this_thread() {
             // it may be a user's code, and the timer has other sessions to look after

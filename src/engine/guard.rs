@@ -121,7 +121,7 @@ impl<T> Theirs<T> {
 
 impl<T> Drop for Theirs<T> {
     fn drop(&mut self) {
-        drop(self.drop_it());
+        let _ = self.drop_it();
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn is_tracing() -> bool {
 /// Gives a line to the logger. What that panics with can't be logged.
 #[cold]
 pub(super) fn write(line: impl FnOnce()) {
-    drop(caught(line));
+    let _ = caught(line);
 }
 
 macro_rules! line {

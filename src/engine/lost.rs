@@ -20,14 +20,16 @@ impl Core {
             if unasked && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
                 // A clean end; but streams that were opened, written and closed may have been
                 // refused unread, and there is no call left that could say so.
-                let (number, setup) = (self.number, self.setup());
+                let number = self.number;
+                let setup = self.setup();
                 warn!(target: "gmux::session", "session {number}: the peer closed the \
                                                 connection{setup}");
             }
             return Error::PeerClosed;
         }
         let ours = cells.iter().filter(|cell| self.role.opens(cell.id)).count();
-        let (theirs, setup) = (cells.len() - ours, self.setup());
+        let theirs = cells.len() - ours;
+        let setup = self.setup();
         let nothing_received = !inside_frame && self.has_heard_nothing();
         Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup })
     }

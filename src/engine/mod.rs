@@ -71,7 +71,9 @@ pub(crate) struct Core {
     acceptable: Condvar,
     room: Condvar,
     drained: Condvar,
-    /// The budget for the names of the peer's streams, [`Config::name_budget`].
+    /// What the names of the peer's streams may occupy: half as much as their data. They are
+    /// charged for as long as their streams live, so in the budget itself they could use up what
+    /// reading needs.
     names: Arc<Budget>,
     /// Taken out by the last of the two threads, so that the descriptor is closed though handles
     /// live on.
@@ -133,13 +135,15 @@ impl Core {
             Theirs::new(number, "the transport panicked when its control was dropped", control);
         let bound =
             |set| Theirs::new(number, "the transport panicked when a bound was dropped", set);
-        let (bound_writes, bound_reads) = (bound_writes.map(bound), bound_reads.map(bound));
+        let bound_writes = bound_writes.map(bound);
+        let bound_reads = bound_reads.map(bound);
         let (local_addr, peer_addr, can_finish) =
             guarded(number, "the transport panicked when asked what it is", || {
                 let control = control.get()?;
                 Ok((control.local_addr(), control.peer_addr(), control.can_finish()))
             })?;
-        let (control, now) = (Arc::new(control), Instant::now());
+        let control = Arc::new(control);
+        let now = Instant::now();
         let (shaper, queue) = shaper();
         let period = (!config.keepalive_disabled)
             .then_some((config.keepalive_interval, config.keepalive_timeout));
@@ -158,7 +162,7 @@ impl Core {
             acceptable: Condvar::new(),
             room: Condvar::new(),
             drained: Condvar::new(),
-            names: Budget::new(config.name_budget()),
+            names: Budget::new((config.max_receive_buffer / 2).max(config.max_name_len)),
             local_addr,
             peer_addr,
             control: Mutex::new(Some(Arc::clone(&control))),
@@ -192,9 +196,12 @@ impl Core {
             self.end_with_threads();
             timer::forget(self.number);
             // The threads have let go of their halves, unless they panicked.
-            let (reader, writer) = (self.reader.lock().take(), self.writer.lock().take());
+            let reader = self.reader.lock().take();
+            let writer = self.writer.lock().take();
             let control = self.control.lock().take();
-            drop((reader, writer, control));
+            drop(reader);
+            drop(writer);
+            drop(control);
             info!(target: "gmux::session", "session {} is gone", self.number);
         }
     }
@@ -216,7 +223,8 @@ impl Core {
         if let Some(cause) = self.lifecycle.cause() {
             return Err(Error::clone(&cause));
         }
-        let (config, now) = (&self.env.config, Instant::now());
+        let config = &self.env.config;
+        let now = Instant::now();
         let name = Name::new(name, None);
         let mut registry = self.registry.lock();
         let cell = registry.streams.open(|id| StreamCell::new(id, name, config, true, now))?;

@@ -33,7 +33,7 @@ use crate::sync::cell::{StreamCell, Wakes};
 use crate::sync::close::Phase;
 use crate::sync::shaper::Order;
 use crate::transport::{Backoff, BoundReads};
-use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
+use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 use crate::wire::{Command, Header, decode_update};
 
 pub(super) use turns::callers_turn;
@@ -111,7 +111,7 @@ impl Input {
             transport,
             bound,
             control,
-            frames: FrameReader::new(config.version, config.read_ahead_budget()),
+            frames: FrameReader::new(config.version, config.max_receive_buffer / 4),
             wakes: Wakes::default(),
             now: Instant::now(),
             complaints: Complaints::default(),
@@ -289,7 +289,8 @@ impl Reader<'_> {
     /// The session is closing: what comes is thrown away until the peer ends its side, so that no
     /// unread input makes the system reset the connection, which would purge what was sent.
     fn discard(&mut self) -> Result<()> {
-        let (mut waste, mut backoff) = (vec![0; 16 * 1024], Backoff::default());
+        let mut waste = vec![0; 16 * 1024];
+        let mut backoff = Backoff::default();
         loop {
             let started = Instant::now();
             let read = self.input.transport.get_mut()?.read(&mut waste);
@@ -360,8 +361,9 @@ impl Reader<'_> {
     }
 
     /// A large payload is complete.
-    fn collected(&mut self, header: Header, payload: PayloadBuffer) -> Result<()> {
-        let (start, len) = (payload.start, usize::from(header.length));
+    fn collected(&mut self, header: Header, payload: Payload) -> Result<()> {
+        let start = payload.start;
+        let len = usize::from(header.length);
         match self.input.pending.take() {
             Some(Pending::Data(cell, charge)) => {
                 self.count_data(len);

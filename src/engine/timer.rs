@@ -134,7 +134,9 @@ fn looks() {
                 state.running = false;
                 return;
             }
-            Some((&(at, _), _)) if at > now => drop(TIMER.changed.wait_until(&mut state, at)),
+            Some((&(at, _), _)) if at > now => {
+                let _ = TIMER.changed.wait_until(&mut state, at);
+            }
             Some((&(at, number), _)) => {
                 let core = state.queue.remove(&(at, number)).and_then(|weak| weak.upgrade());
                 state.places.remove(&number);
@@ -161,10 +163,10 @@ fn looks() {
 fn look(core: &Core, now: Instant, late: Duration) -> Option<Instant> {
     let looked = guarded(core.number, "the timer panicked", || Ok(core.on_timer(now, late)));
     looked.unwrap_or_else(|error| {
-        drop(guarded(core.number, "its end panicked", || {
+        let _ = guarded(core.number, "its end panicked", || {
             core.end(error);
             Ok(())
-        }));
+        });
         None
     })
 }
@@ -175,7 +177,8 @@ mod tests {
 
     #[test]
     fn the_thread_is_told_only_of_what_is_earlier_than_all_else() {
-        let (mut state, now) = (State::default(), Instant::now());
+        let mut state = State::default();
+        let now = Instant::now();
         let at = |ms| now + Duration::from_millis(ms);
         let mut place = |number, ms| state.place(number, Weak::new(), at(ms));
         assert!(place(1, 1000));

@@ -273,7 +273,8 @@ impl Writer {
     /// part is data crossing.
     fn touch(&self, core: &Core) {
         // if it is whole, `hand_over` follows
-        let (now, whole) = (Instant::now(), self.batch.is_empty());
+        let now = Instant::now();
+        let whole = self.batch.is_empty();
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
             core.clock.payload(now);
             sent.cell.touch(now);

@@ -225,7 +225,8 @@ mod tests {
 
     #[test]
     fn small_pieces_merge_and_occupy_at_most_a_small_multiple() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::<usize>::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::<usize>::new();
         for i in 0..100_000usize {
             let byte = [i as u8];
             if inbox.merge(&byte) == 0 {
@@ -248,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_chunk_goes_back_to_the_head() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::new();
         inbox.push(chunk(&pool, b"abc"));
         inbox.push(chunk(&pool, b"def"));
         let mut first = inbox.pop().unwrap();
@@ -261,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_small_tail_leaves_its_large_buffer() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::new();
         inbox.push(chunk(&pool, &[7; 32768]));
         assert!(inbox.release_tail(&pool, |n| n).is_none());
         let mut big = inbox.pop().unwrap();
@@ -275,14 +278,16 @@ mod tests {
 
     #[test]
     fn no_chunk_is_empty() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::new();
         inbox.push(Chunk::new(pool.get(10).unwrap(), 3, 0, 0));
         assert!(inbox.is_empty() && inbox.pop().is_none());
     }
 
     #[test]
     fn a_queue_counts_what_is_in_it_and_lets_go_of_all_of_it() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::new();
         assert_eq!(inbox.len(), 0);
         inbox.push(chunk(&pool, b"abc"));
         inbox.push(chunk(&pool, b"de"));
@@ -294,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_queue_keeps_its_places_but_not_a_bursts() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::new();
         for (places, kept) in [(1, 1), (KEPT_PLACES, KEPT_PLACES), (KEPT_PLACES + 1, KEPT_PLACES)] {
             inbox.chunks = VecDeque::with_capacity(places);
             inbox.push(chunk(&pool, b"x"));
@@ -338,7 +344,8 @@ mod tests {
 
     #[test]
     fn merge_sizes_grow_with_what_is_queued_within_bounds() {
-        let (pool, mut inbox) = (BufferPool::new(), Inbox::new());
+        let pool = BufferPool::new();
+        let mut inbox = Inbox::new();
         assert_eq!((inbox.merge_size(1), inbox.merge_size(100)), (64, 100));
         inbox.push(chunk(&pool, &[0; 1000]));
         assert_eq!((inbox.merge_size(1), inbox.merge_size(1001)), (1000, 1001));

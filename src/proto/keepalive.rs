@@ -146,7 +146,8 @@ mod tests {
     fn signs(start: Instant, seconds: u32) -> Signs {
         let now = start + SECOND * seconds;
         let late = Duration::ZERO;
-        let (received, payload) = (start, start);
+        let received = start;
+        let payload = start;
         Signs {
             now,
             late,

@@ -261,7 +261,8 @@ impl Outbox {
 
     /// Takes everything out, for the caller to drop.
     pub(crate) fn clear(&mut self) -> VecDeque<Payload> {
-        (self.len, self.occupied) = (0, 0);
+        self.len = 0;
+        self.occupied = 0;
         std::mem::take(&mut self.payloads)
     }
 }
@@ -279,7 +280,8 @@ mod tests {
 
     #[test]
     fn small_writes_merge_into_frames_and_large_ones_stay_whole() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         for _ in 0..100_000 {
             outbox.append(&[1], 32768, &pool);
         }
@@ -295,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_frame_never_exceeds_the_maximum() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         outbox.append(&[9; 40], 16, &pool);
         let lengths: Vec<_> = std::iter::from_fn(|| outbox.pop()).map(|p| p.len()).collect();
         assert_eq!(lengths, [16, 16, 8]);
@@ -303,7 +306,8 @@ mod tests {
 
     #[test]
     fn a_frame_in_a_buffer_of_its_own_is_not_copied() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         for (length, max_frame) in [(WHOLE, WHOLE), (32768, 32768), (100, 100), (60_000, 65535)] {
             let payload = Payload::of(&pool, &vec![1; length], max_frame);
             let address = payload.buffer.as_ptr();
@@ -314,14 +318,16 @@ mod tests {
 
     #[test]
     fn nothing_is_no_payload() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         outbox.push(payload(&pool, &[]));
         assert!(outbox.is_empty() && outbox.pop().is_none());
     }
 
     #[test]
     fn a_queue_counts_what_is_in_it_and_lets_go_of_all_of_it() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         assert_eq!((outbox.len(), outbox.front_len()), (0, 0));
         outbox.push(payload(&pool, b"abc"));
         outbox.push(payload(&pool, b"de"));
@@ -335,7 +341,8 @@ mod tests {
 
     #[test]
     fn a_queue_keeps_its_places_but_not_a_bursts() {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         for (places, kept) in [(1, 1), (KEPT_PLACES, KEPT_PLACES), (KEPT_PLACES + 1, KEPT_PLACES)] {
             outbox.payloads = VecDeque::with_capacity(places);
             outbox.push(payload(&pool, b"x"));
@@ -371,9 +378,11 @@ mod tests {
 
     /// Much data in writes of `size` bytes, then all frames: the bound holds at each step.
     fn fill_and_drain(size: usize, max_frame: usize) {
-        let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+        let pool = BufferPool::new();
+        let mut outbox = Outbox::new();
         let data: Vec<u8> = (0..size).map(|i| i as u8).collect();
-        let (mut sent, mut seen) = (Vec::new(), Vec::new());
+        let mut sent = Vec::new();
+        let mut seen = Vec::new();
         let much = if size < 1000 || max_frame < 1000 { 12_000 } else { 262_144 };
         while sent.len() < much {
             write(&mut outbox, &pool, &data, max_frame);
@@ -410,8 +419,10 @@ mod tests {
             max_frame in prop_oneof![1..65usize, 1..4097usize, 4096..65536usize],
             steps in prop::collection::vec((prop_oneof![1..20usize, 1..4097usize, 4097..40_000usize], 0..6usize), 1..60),
         ) {
-            let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
-            let (mut sent, mut seen) = (Vec::new(), Vec::new());
+            let pool = BufferPool::new();
+            let mut outbox = Outbox::new();
+            let mut sent = Vec::new();
+            let mut seen = Vec::new();
             for (i, (size, pops)) in steps.into_iter().enumerate() {
                 let data: Vec<u8> = (0..size).map(|n| (n + i) as u8).collect();
                 write(&mut outbox, &pool, &data, max_frame);
@@ -436,7 +447,8 @@ mod tests {
             max_frame in prop_oneof![1..65usize, 1..4097usize, 4096..65536usize],
             size in 1..262_145usize,
         ) {
-            let (pool, mut outbox) = (BufferPool::new(), Outbox::new());
+            let pool = BufferPool::new();
+            let mut outbox = Outbox::new();
             write(&mut outbox, &pool, &vec![0; size], max_frame);
             let mut left = size;
             while let Some(frame) = outbox.pop() {

@@ -345,7 +345,9 @@ impl<S: Clone> Registry<S> {
     /// Empties the table at the session's end. What waits to be accepted still can be.
     pub(crate) fn end(&mut self, error: Error) -> Vec<S> {
         self.seal(error);
-        (self.ours, self.theirs, self.open) = (0, 0, 0);
+        self.ours = 0;
+        self.theirs = 0;
+        self.open = 0;
         std::mem::take(&mut self.streams).into_values().map(|entry| entry.stream).collect()
     }
 }
@@ -427,7 +429,7 @@ mod tests {
         let mut registry = Registry::new(Role::Server, LIMITS);
         assert!(registry.receive(1, 1) && registry.receive(3, 3));
         registry.turn_away();
-        drop(registry.take_backlog());
+        let _ = registry.take_backlog();
         assert_eq!(registry.admit(5), Admission::Welcome);
         assert!(registry.receive(5, 5) && registry.receive(7, 7));
         registry.forget(1);
@@ -532,7 +534,8 @@ mod tests {
         for id in ids() {
             let before = registry.streams.capacity();
             assert_eq!(registry.forget(id), Some(id));
-            let (len, after) = (registry.len(), registry.streams.capacity());
+            let len = registry.len();
+            let after = registry.streams.capacity();
             // Never less than an eighth in use; what is left has room for as many again, so that it
             // needn't grow at once.
             assert!(len * 8 >= after || after < 32, "{len} of {after}");

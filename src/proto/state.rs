@@ -94,9 +94,12 @@ mod tests {
         // Every sequence of six events: the halves only move forward, and FIN is taken at most
         // once.
         for code in 0..5usize.pow(6) {
-            let (mut halves, mut taken, mut code) = (Halves::new(), 0, code);
+            let mut halves = Halves::new();
+            let mut taken = 0;
+            let mut code = code;
             for _ in 0..6 {
-                let (event, before) = (EVENTS[code % 5], halves);
+                let event = EVENTS[code % 5];
+                let before = halves;
                 code /= 5;
                 let changed = halves.on(event);
                 assert_eq!(changed, halves != before);

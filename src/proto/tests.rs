@@ -62,7 +62,8 @@ impl End {
         let mut any = false;
         while let Some(lane) = self.core.schedule() {
             self.core.begin_turn(lane);
-            let (mut data, mut fin) = (0, false);
+            let mut data = 0;
+            let mut fin = false;
             let turn = self.log.len();
             while let Some(frame) = self.core.poll_transmit(lane, usize::MAX) {
                 assert!(self.log.len() < turn + MAX_SEND + 3, "a turn that doesn't end");
@@ -139,7 +140,8 @@ fn recorded(side: &str) -> Vec<Frame> {
 
 #[test]
 fn the_exact_sequence_of_the_recorded_window_conversation() {
-    let (mut client, mut server) = (End::new(0, 2, 64, true), End::new(0, 2, 64, false));
+    let mut client = End::new(0, 2, 64, true);
+    let mut server = End::new(0, 2, 64, false);
     let data: Vec<u8> = (0..200).collect();
     assert_eq!(client.write(&data), 200);
     client.transmit("window");
@@ -182,7 +184,8 @@ fn fin_waits_for_a_write_that_is_being_copied() {
 
 #[test]
 fn after_fin_only_updates_are_sent() {
-    let (mut a, mut b) = (End::new(0, 2, 64, true), End::new(0, 2, 64, false));
+    let mut a = End::new(0, 2, 64, true);
+    let mut b = End::new(0, 2, 64, false);
     a.write(b"last");
     a.core.finish();
     assert!(!a.core.finish(), "a second finish is no news");
@@ -252,7 +255,7 @@ proptest! {
                 written[usize::from(a)].extend(&data[..n]);
             }
             Op::Read(a, n) => read[usize::from(a)].extend(ends[usize::from(a)].read(n)),
-            Op::Transmit(a) => drop(ends[usize::from(a)].transmit("")),
+            Op::Transmit(a) => { let _ = ends[usize::from(a)].transmit(""); },
             Op::Receive(a, n) => {
                 let [first, second] = ends;
                 let (to, from) = if a { (second, first) } else { (first, second) };
@@ -304,27 +307,24 @@ struct Direction {
 
 impl Direction {
     const BUDGET: usize = 4 << 20;
-    /// The limit for all granted windows together.
-    const GRANT_BUDGET: usize = Self::BUDGET / 2;
 
     fn new() -> Self {
         Self { streams: Vec::new(), unasked: Unasked::default() }
     }
 
-    /// Returns the largest window that may be announced, the bytes that may still be granted, and
-    /// whether the grant budget is used up.
+    /// The largest window that may be announced, what may still be granted of half of the budget,
+    /// and whether that half is granted.
     fn limits(&self) -> (u32, u64, bool) {
-        let granted: u64 = self.streams.iter().map(|stream| stream.rx.granted()).sum();
-        let budget = Self::GRANT_BUDGET as u64;
-        let cap = window_cap(Self::GRANT_BUDGET, self.streams.len());
-        (cap, budget.saturating_sub(granted), granted > budget)
+        let granted = self.streams.iter().map(|stream| stream.rx.granted()).sum();
+        let half = Self::BUDGET as u64 / 2;
+        (window_cap(Self::BUDGET, self.streams.len()), half.saturating_sub(granted), granted > half)
     }
 
     fn open(&mut self) {
         let (_, _, crowded) = self.limits();
         let mut tx = SendWindow::new(true, 0);
         tx.disallow();
-        let sizes = WindowSizes { base: 65_536, max: Self::GRANT_BUDGET };
+        let sizes = WindowSizes { base: 65_536, max: Self::BUDGET / 2 };
         self.streams.push(OneWay { tx, rx: ReceiveWindow::new(true, sizes, 0), unread: 0 });
         if crowded {
             self.streams.last_mut().unwrap().rx.announce();
@@ -369,11 +369,12 @@ impl Direction {
 
     /// An UPD that is due goes to the sender.
     fn update(&mut self, i: usize) {
-        let (streams, (cap, _, crowded)) = (self.streams.len(), self.limits());
+        let streams = self.streams.len();
+        let (cap, _, crowded) = self.limits();
         let stream = &mut self.streams[i];
         stream.rx.cap(cap, crowded);
         if let Some((consumed, window)) = stream.rx.take_update() {
-            assert!(window as usize <= 8192.max(Self::GRANT_BUDGET / streams));
+            assert!(window as usize <= 8192.max(Self::BUDGET / 2 / streams));
             let before = stream.tx.unasked();
             let _ = stream.tx.update(consumed, window);
             self.unasked.change(before, stream.tx.unasked());
@@ -392,7 +393,8 @@ fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
         [17, 64, 128, 256, 512].into_iter().flat_map(|n| [(n, 4096), (n, 8192), (n, 65_536)])
     {
         for one_by_one in [false, true] {
-            let (mut there, mut back) = (Direction::new(), Direction::new());
+            let mut there = Direction::new();
+            let mut back = Direction::new();
             // What each echo has read and not yet written.
             let mut held = vec![0; streams];
             let settle = |there: &mut Direction, back: &mut Direction, held: &mut [usize]| loop {

@@ -116,7 +116,9 @@ mod tests {
         fn shares_are_always_to_be_had_and_the_rest_is_bounded(
             takes in prop::collection::vec((0..64usize, 1..300_000u64, 1..600usize, any::<bool>()), 1..300),
         ) {
-            let (mut all, mut held, mut beyond) = (Unasked::default(), [0u64; 64], 0);
+            let mut all = Unasked::default();
+            let mut held = [0u64; 64];
+            let mut beyond = 0;
             for (stream, want, streams, back) in takes {
                 if back {
                     all.change(held[stream], 0);
@@ -126,7 +128,8 @@ mod tests {
                 let n = all.offer(held[stream], want, streams);
                 prop_assert!(n <= want && held[stream] + n <= FIRST);
                 let share = share(streams);
-                let (before, after) = (held[stream], held[stream] + n);
+                let before = held[stream];
+                let after = held[stream] + n;
                 if want > PIECE {
                     prop_assert!(after >= share.min(before + want), "the share");
                 }

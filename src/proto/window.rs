@@ -50,7 +50,10 @@ impl SendWindow {
     /// A window after `origin` bytes (0, but in tests of counters that wrap).
     pub(crate) fn new(enforced: bool, origin: u64) -> Self {
         let allowed = origin + u64::from(INITIAL_WINDOW);
-        let (accepted, transmitted, consumed, asked) = (origin, origin, origin, origin);
+        let accepted = origin;
+        let transmitted = origin;
+        let consumed = origin;
+        let asked = origin;
         Self {
             enforced,
             window: INITIAL_WINDOW,
@@ -116,7 +119,8 @@ impl SendWindow {
 
     /// The peer hears of the stream no more: nothing counts as unasked from here on.
     pub(crate) fn forget(&mut self) {
-        (self.heard, self.asked) = (true, u64::MAX);
+        self.heard = true;
+        self.asked = u64::MAX;
     }
 
     /// The peer's newest window, in bytes, whatever of it is in use.

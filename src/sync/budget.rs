@@ -159,7 +159,8 @@ impl Budget {
         if needed > 0 && self.fits(needed) {
             // The lock makes sure that the reader is either before its look at `used` or inside its
             // wait.
-            drop(self.gate.lock());
+            let gate = self.gate.lock();
+            drop(gate);
             self.room.notify_one();
         }
     }
@@ -185,7 +186,9 @@ mod tests {
         assert_eq!(budget.used(), 150);
         assert!(!budget.is_short(), "nobody waits");
         assert!(!budget.has_room(0) && budget.try_take(0).is_none());
-        drop((held, rest, more));
+        drop(held);
+        drop(rest);
+        drop(more);
         assert_eq!(budget.used(), 0);
     }
 

@@ -82,22 +82,23 @@ impl Env {
         }
     }
 
-    /// Returns how many bytes may still be granted to streams whose windows grow, out of
-    /// [`Config::grant_budget`].
+    /// How much more may be granted to streams whose windows grow. With everything that is granted
+    /// unread, the budget must not be used up: payloads that wait occupy at most a quarter more
+    /// than their length, and new streams begin with windows too, so half of it may be granted.
     fn spare_grant(&self) -> u64 {
-        let limit = self.config.grant_budget() as u64;
+        let limit = self.config.max_receive_buffer as u64 / 2;
         limit.saturating_sub(self.granted.load(Relaxed))
     }
 
-    /// Whether more than [`Config::grant_budget`] is granted.
+    /// Whether half of the budget is granted.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.granted.load(SeqCst) > self.config.grant_budget() as u64
+        self.granted.load(SeqCst) > self.config.max_receive_buffer as u64 / 2
     }
 
-    /// Returns the largest window that a stream may announce now, and whether the session
-    /// [is crowded](Self::is_crowded).
+    /// The largest window that a stream may announce now, and whether half of the budget is
+    /// granted.
     fn window_cap(&self) -> (u32, bool) {
-        (window_cap(self.config.grant_budget(), self.allowance.streams()), self.is_crowded())
+        (window_cap(self.config.max_receive_buffer, self.allowance.streams()), self.is_crowded())
     }
 }
 
@@ -223,7 +224,8 @@ impl State {
     #[inline]
     fn settle_unasked(&mut self, env: &Env) -> bool {
         self.core.return_allowance();
-        let (before, after) = (self.unasked, self.core.unasked());
+        let before = self.unasked;
+        let after = self.core.unasked();
         if before != after {
             env.allowance.change(before, after);
             self.unasked = after;

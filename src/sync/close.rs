@@ -197,7 +197,8 @@ impl Lifecycle {
             let first = state.phase == Phase::Open;
             if first {
                 self.step(state, Phase::Closing, &Arc::new(Error::Closed));
-                (state.since, state.deadline) = (Some(now), deadline);
+                state.since = Some(now);
+                state.deadline = deadline;
             }
             first
         })
@@ -250,7 +251,8 @@ impl Lifecycle {
             } else if state.phase == Phase::Ended {
                 if incomplete.is_some() {
                     // The peer had ended its side, and this end couldn't end its own in time.
-                    let (unsent, after) = (state.late, state.age());
+                    let unsent = state.late;
+                    let after = state.age();
                     state.outcome.get_or_insert(Err(Error::CloseIncomplete {
                         unsent,
                         after,
@@ -285,7 +287,8 @@ impl Lifecycle {
             let cause = Arc::new(error);
             self.step(state, Phase::Ended, &cause);
             if clean {
-                (state.since, state.deadline) = (Some(now), deadline);
+                state.since = Some(now);
+                state.deadline = deadline;
             }
             InputEnd::Ends(state.cause.clone().unwrap_or(cause))
         })
@@ -456,20 +459,21 @@ mod tests {
     #[test]
     fn the_channel_disconnects_when_the_streams_were_told_and_not_before() {
         let life = Lifecycle::new(true);
-        let (first, second) = (life.closed(), life.closed());
+        let first = life.closed();
+        let second = life.closed();
         life.fail_write(&cut(), None);
         assert!(open(&first) && open(&second) && open(&life.closed()), "reads go on");
         assert!(life.end(Error::PeerClosed).is_some());
         let late = life.closed();
         assert!(open(&first) && open(&late), "streams are told first");
-        drop(life.told());
+        let _ = life.told();
         assert!(!open(&first) && !open(&second) && !open(&late) && !open(&life.closed()));
 
         let life = Lifecycle::new(true);
         let channel = life.closed();
         assert!(life.begin_close(Instant::now(), None));
         assert!(open(&channel) && open(&life.closed()));
-        drop(life.told());
+        let _ = life.told();
         assert!(!open(&channel) && !open(&life.closed()));
     }
 
@@ -565,7 +569,7 @@ mod tests {
         life.writer_done(Err(Error::GoAway));
         assert!(life.outcome().is_none(), "what the streams had left isn't counted yet");
         life.too_late(5);
-        drop(life.told());
+        let _ = life.told();
         assert!(is_incomplete(life.outcome(), 5, true));
         // Its output couldn't be ended in time.
         for late in [0, 5] {
@@ -593,7 +597,7 @@ mod tests {
         assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(_)));
         assert!(matches!(input_done(&life, Error::Closed), InputEnd::Noted));
         assert!(!life.begin_close(Instant::now(), None));
-        drop(life.told());
+        let _ = life.told();
         life.writer_done(Err(Error::GoAway)); // nobody is left to be told
         assert!(matches!(life.outcome(), Some(Ok(()))));
     }

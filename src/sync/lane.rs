@@ -34,7 +34,8 @@ pub(super) struct LaneReceiver {
 }
 
 pub(super) fn lane() -> (LaneSender, LaneReceiver) {
-    let ((short, short_end), (long, long_end)) = (bounded(SHORT), unbounded());
+    let (short, short_end) = bounded(SHORT);
+    let (long, long_end) = unbounded();
     (LaneSender { short, long }, LaneReceiver { short: short_end, long: long_end })
 }
 

@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn a_pause_is_seen_from_its_begin_to_its_end_and_stamped_before_that() {
-        let (pause, now) = (Pause::default(), Instant::now());
+        let pause = Pause::default();
+        let now = Instant::now();
         assert_eq!(pause.current(), None);
         for cause in [Cause::Budget, Cause::Backlog] {
             pause.begin(now, cause);

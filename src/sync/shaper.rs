@@ -143,7 +143,8 @@ pub(crate) fn shaper() -> (Shaper, Queue) {
         orders: AtomicU8::new(0),
         refusals,
     };
-    let (small, round) = (VecDeque::new(), VecDeque::new());
+    let small = VecDeque::new();
+    let round = VecDeque::new();
     let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, small, round };
     (shaper, queue)
 }
@@ -290,7 +291,9 @@ impl Parker {
             match limit {
                 Some(limit) => rung = self.bell.recv_timeout(limit).is_ok(),
                 // disconnected: the session is gone, and the caller sees that
-                None => drop(self.bell.recv()),
+                None => {
+                    let _ = self.bell.recv();
+                }
             }
         }
         shaper.parked.store(false, SeqCst);
@@ -468,7 +471,8 @@ mod tests {
         watched(|| {
             for work in WORK {
                 let (shaper, queue) = shaper();
-                let (shaper, parker) = (Arc::new(shaper), queue.parker());
+                let shaper = Arc::new(shaper);
+                let parker = queue.parker();
                 let writer = thread::spawn({
                     let shaper = Arc::clone(&shaper);
                     move || parker.park(&shaper, None)

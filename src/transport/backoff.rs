@@ -51,8 +51,7 @@ impl Backoff {
     }
 }
 
-/// Pauses of the threads that share one transport. Progress in one thread ends the pauses of the
-/// others.
+/// Pauses of the threads that take turns at one transport: what one of them does ends the others'.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     /// How often something was done.
@@ -81,7 +80,8 @@ impl Pauses {
     pub(super) fn end(&self) {
         self.done.fetch_add(1, SeqCst);
         if self.waiting.load(SeqCst) > 0 {
-            drop(self.gate.lock());
+            let gate = self.gate.lock();
+            drop(gate);
             self.ended.notify_all();
         }
     }
@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn what_another_thread_does_ends_a_long_pause_and_makes_the_next_one_short() {
-        let (pauses, seen) = (Arc::new(Pauses::default()), 0);
+        let pauses = Arc::new(Pauses::default());
+        let seen = 0;
         let long = thread::spawn({
             let pauses = Arc::clone(&pauses);
             move || pauses.wait(Duration::from_secs(600), seen)

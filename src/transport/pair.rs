@@ -32,7 +32,7 @@ use super::{Control, Halves, Transport};
 /// let child = Arc::new(Mutex::new(child));
 /// let transport = Pair::new(stdout, stdin).with_abort({
 ///     let child = Arc::clone(&child);
-///     move || drop(child.lock().unwrap().kill()) // its stdout ends, and the reader thread with it
+///     move || { let _ = child.lock().unwrap().kill(); } // its stdout ends, and the reader thread with it
 /// });
 /// // So long the helper may go on working after the close.
 /// let config = Config::new().close_timeout(Duration::from_secs(60));

@@ -47,7 +47,8 @@ macro_rules! socket {
             stream.set_read_timeout(None)?;
             stream.set_write_timeout(super::WRITE_BOUND)?;
             let writer = $half(Arc::clone(&stream));
-            let (reads, writes) = (Arc::clone(&stream), Arc::clone(&stream));
+            let reads = Arc::clone(&stream);
+            let writes = Arc::clone(&stream);
             let halves = Halves::new($half(stream), writer, control);
             if super::WRITE_BOUND.is_none() {
                 return Ok(halves);

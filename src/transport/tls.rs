@@ -262,8 +262,9 @@ impl Transport for Tls {
         let link = Arc::new(Link::new(tls, outgoing, control));
         let reader = TlsReader::new(Arc::clone(&link), incoming);
         let mut halves = Halves::new(reader, TlsWriter(Arc::clone(&link)), TlsControl(link));
-        (halves.bounded_writes, halves.bound_writes, halves.bound_reads) =
-            (bounded_writes, bound_writes, bound_reads);
+        halves.bounded_writes = bounded_writes;
+        halves.bound_writes = bound_writes;
+        halves.bound_reads = bound_reads;
         Ok(halves)
     }
 }

@@ -107,7 +107,8 @@ impl Batch {
     pub(crate) fn write_to(&mut self, output: &mut (impl Write + ?Sized)) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); BATCH_SEGMENTS + 4];
         let mut count = 0;
-        let (mut skip, mut scratch_at) = (self.sent, self.scratch_at);
+        let mut skip = self.sent;
+        let mut scratch_at = self.scratch_at;
         for (slice, segment) in slices.iter_mut().zip(&self.segments[self.segment..]) {
             let bytes = match segment {
                 Segment::Frame(frame) => &frame[..],
@@ -135,7 +136,9 @@ impl Batch {
             // Buffers return to the pool here, after the write.
             self.segments.clear();
             self.scratch.clear();
-            (self.segment, self.sent, self.scratch_at) = (0, 0, 0);
+            self.segment = 0;
+            self.sent = 0;
+            self.scratch_at = 0;
             return;
         }
         while let Some(segment) = self.segments.get(self.segment) {
@@ -199,7 +202,8 @@ mod tests {
             sizes in prop::collection::vec(prop_oneof![1..20usize, 1..100_000usize], 1..6),
         ) {
             let pool = BufferPool::new();
-            let (mut batch, mut expected) = (Batch::default(), Vec::new());
+            let mut batch = Batch::default();
+            let mut expected = Vec::new();
             let mut output = Pieces { data: Vec::new(), sizes: sizes.into_iter().cycle() };
             for round in 0..2 {
                 for (id, &length) in lengths.iter().enumerate() {
@@ -233,7 +237,8 @@ mod tests {
 
     #[test]
     fn a_batch_counts_what_is_left_to_send() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         assert_eq!((batch.is_empty(), batch.len(), batch.segments()), (true, 0, 0));
         batch.push_small(header(10), &[0; 10]);
         push(&mut batch, &pool, 2000);
@@ -247,7 +252,8 @@ mod tests {
 
     #[test]
     fn an_idle_batch_gives_back_what_a_burst_needed() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         batch.push_small(header(100), &[0; 100]);
         assert!(!batch.is_heavy(), "little is kept");
         for _ in 0..1000 {
@@ -269,7 +275,8 @@ mod tests {
 
     #[test]
     fn small_payloads_share_a_segment_and_large_ones_stay_where_they_are() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         for length in [1, 1024, 500, 1025, 1024, 3] {
             push(&mut batch, &pool, length);
         }
@@ -278,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_full_by_its_bytes_or_by_its_segments() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         for _ in 0..7 {
             push(&mut batch, &pool, 32768);
         }
@@ -304,7 +312,8 @@ mod tests {
 
     #[test]
     fn a_batch_leaves_in_one_write_where_the_transport_takes_it() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         for _ in 0..BATCH_SEGMENTS {
             push(&mut batch, &pool, 2000);
         }
@@ -316,7 +325,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_one_write_goes_out_with_the_next() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         for _ in 0..BATCH_SEGMENTS + 10 {
             push(&mut batch, &pool, 2000);
         }
@@ -328,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_write_that_ends_with_a_segment_is_continued_with_the_next() {
-        let (pool, mut batch) = (BufferPool::new(), Batch::default());
+        let pool = BufferPool::new();
+        let mut batch = Batch::default();
         for _ in 0..3 {
             push(&mut batch, &pool, 2000);
             batch.push_small(header(10), &[0; 10]);

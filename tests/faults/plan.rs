@@ -117,7 +117,8 @@ impl Plan {
         let talk = rng.chance(25) && matches!(kind, Kind::Bounded | Kind::Unix | Kind::Tcp);
         if talk {
             for faults in &mut faults {
-                (faults.read_soft.cut, faults.write_soft.cut) = (Cut::Whole, Cut::Whole);
+                faults.read_soft.cut = Cut::Whole;
+                faults.write_soft.cut = Cut::Whole;
             }
         }
         let capacities = if talk { [4096; 2] } else { [Self::capacity(rng), Self::capacity(rng)] };
@@ -241,7 +242,8 @@ impl Plan {
         if rng.chance(40) {
             return Self::ping_pong(rng, most.min(20_000));
         }
-        let (opener, quirks) = (rng.below(2), rng.pick(&[0, 0, 3, 20]));
+        let opener = rng.below(2);
+        let quirks = rng.pick(&[0, 0, 3, 20]);
         let bytes = [Self::bytes(rng, most), Self::bytes(rng, most)];
         let manner = [Self::manner(rng, bytes[1]), Self::manner(rng, bytes[0])];
         StreamPlan { opener, ping_pong: false, bytes, manner, quirks }
@@ -249,7 +251,8 @@ impl Plan {
 
     fn ping_pong(rng: &mut Rng, most: usize) -> StreamPlan {
         let bytes = [rng.below(most); 2]; // the echo is as long
-        let (opener, quirks) = (rng.below(2), rng.pick(&[0, 0, 3, 20]));
+        let opener = rng.below(2);
+        let quirks = rng.pick(&[0, 0, 3, 20]);
         StreamPlan { opener, ping_pong: true, bytes, manner: [Manner::Finish; 2], quirks }
     }
 

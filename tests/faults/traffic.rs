@@ -40,7 +40,8 @@ pub fn run(plan: &Plan) -> Outcome {
         for (end, session) in sessions.into_iter().enumerate() {
             let Some(session) = session else { continue };
             let acceptor = session.clone();
-            let (world, rng) = (&world, (rng.fork(), rng.fork()));
+            let world = &world;
+            let rng = (rng.fork(), rng.fork());
             start(scope, world, move || open(scope, world, end, &session, rng.0));
             start(scope, world, move || accept(scope, world, end, &acceptor, rng.1, !keep));
         }
@@ -411,7 +412,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             _ => {
                 if let Err(error) = self.stream.flush() {
                     // a hard error is the next write's as well; reads may go on
-                    drop(self.failed(error));
+                    let _ = self.failed(error);
                 }
             }
         }
@@ -424,7 +425,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         if now < trigger.at || self.world.fired.swap(true, SeqCst) {
             return;
         }
-        let (world, end) = (self.world, trigger.end);
+        let world = self.world;
+        let end = trigger.end;
         match trigger.action {
             Action::Close => {}
             Action::CloseTwice => start(self.scope, world, move || close(world, end)),
@@ -504,7 +506,9 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.stop_reading(end);
         match manner {
             // fails where it is closed
-            Manner::StopReading(_) if stopped => drop(self.stream.shutdown(Shutdown::Read)),
+            Manner::StopReading(_) if stopped => {
+                let _ = self.stream.shutdown(Shutdown::Read);
+            }
             Manner::CloseAt(_) => {
                 self.way_out().finish_asked.store(true, SeqCst);
                 self.stream.close().unwrap();

@@ -87,10 +87,13 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
 
 /// One direction of one stream.
 fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
-    let (plan, way, reader) = (world.plan, &world.ways[index][sender], 1 - sender);
-    let (accepted, read) = (way.accepted.load(SeqCst), way.read.load(SeqCst));
-    let (read_end, write_end) =
-        (way.read_end.lock().unwrap().clone(), way.write_end.lock().unwrap().clone());
+    let plan = world.plan;
+    let way = &world.ways[index][sender];
+    let reader = 1 - sender;
+    let accepted = way.accepted.load(SeqCst);
+    let read = way.read.load(SeqCst);
+    let read_end = way.read_end.lock().unwrap().clone();
+    let write_end = way.write_end.lock().unwrap().clone();
     let what = || {
         format!(
             "stream {index} from end {sender}: {accepted} bytes accepted, {write_end:?}; {read} \
@@ -236,8 +239,9 @@ impl Tally {
     pub fn check(&mut self) {
         for notifiers in std::mem::take(&mut self.recent) {
             let count = |counter: &std::sync::atomic::AtomicU32| counter.load(SeqCst);
-            let (set, called, dropped) =
-                (count(&notifiers.set), count(&notifiers.called), count(&notifiers.dropped));
+            let set = count(&notifiers.set);
+            let called = count(&notifiers.called);
+            let dropped = count(&notifiers.dropped);
             // Where there was one notifier it was called once. Where others were set, those that
             // came after the end were called too.
             assert!((1..=set).contains(&called), "of {set} close notifiers {called} were called");

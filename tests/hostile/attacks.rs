@@ -637,7 +637,8 @@ fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
 
 /// How many frames there are in `bytes`.
 pub fn count_frames(bytes: &[u8]) -> u64 {
-    let (mut at, mut count) = (0, 0);
+    let mut at = 0;
+    let mut count = 0;
     while let Some(header) = bytes.get(at..at + 8) {
         at += 8 + usize::from(u16::from_le_bytes([header[2], header[3]]));
         count += 1;

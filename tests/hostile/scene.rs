@@ -66,12 +66,14 @@ impl Victim {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut victim = Self { child, input, output, bad: nowhere, good: nowhere };
         let line = victim.answer();
         let (bad, good) = line.split_once(' ').unwrap();
-        (victim.bad, victim.good) = (bad.parse().unwrap(), good.parse().unwrap());
+        victim.bad = bad.parse().unwrap();
+        victim.good = good.parse().unwrap();
         victim
     }
 
@@ -106,7 +108,7 @@ impl Victim {
 
     /// Its end: by itself, and a good one.
     pub fn end(mut self) {
-        drop(self.input.take());
+        let _ = self.input.take();
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).unwrap();
         assert!(self.child.wait().unwrap().success(), "the victim ended badly: {rest}");
@@ -149,10 +151,12 @@ impl Foe {
         let tcp = TcpStream::connect(door).unwrap();
         tcp.set_nodelay(true).unwrap();
         tcp.set_write_timeout(Some(NO_PROGRESS)).unwrap();
-        let (fins, heard) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let fins = Arc::new(AtomicU64::new(0));
+        let heard = Arc::new(AtomicBool::new(false));
         let reading = (answers == Answers::Read).then(|| {
             let mut tcp = BufReader::with_capacity(65536, tcp.try_clone().unwrap());
-            let (fins, heard) = (Arc::clone(&fins), Arc::clone(&heard));
+            let fins = Arc::clone(&fins);
+            let heard = Arc::clone(&heard);
             thread::spawn(move || {
                 let mut header = [0; 8];
                 while tcp.read_exact(&mut header).is_ok() {
@@ -225,8 +229,10 @@ pub struct Friend {
 
 impl Friend {
     pub fn start(victim: &Victim, len: usize) -> Self {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&done));
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicU64::new(0));
+        let stopped = Arc::clone(&stop);
+        let counted = Arc::clone(&done);
         let session =
             Session::client(TcpStream::connect(victim.good).unwrap(), Config::new()).unwrap();
         let thread = thread::spawn(move || {
@@ -255,7 +261,8 @@ impl Friend {
 
 /// Waits until what the victim sends doesn't get any further.
 fn wait_full(victim: &mut Victim) {
-    let (mut before, mut same) = (0, 0);
+    let mut before = 0;
+    let mut same = 0;
     while same < 3 {
         thread::sleep(Duration::from_millis(20)); // that nothing happens has no event
         let sent = victim.report().get("sent");
@@ -284,7 +291,8 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     // what serving it costs isn't the attack's
     super::support::until(|| friend.done.load(SeqCst) > 0);
     victim.begin();
-    let (mut sent, mut ending) = (0, Sent::All);
+    let mut sent = 0;
+    let mut ending = Sent::All;
     if attack.apart {
         for n in 0..pieces {
             let mut foe = Foe::to(victim.bad, attack.answers);
@@ -346,7 +354,8 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     let before = friend.done.load(SeqCst);
     super::support::until(|| friend.done.load(SeqCst) >= before + 2);
     super::support::until(|| victim.report().get("alive") == 0);
-    let (report, over) = (victim.report(), victim.report());
+    let report = victim.report();
+    let over = victim.report();
     let friend = friend.stop();
     victim.end();
     Outcome { report, over, sent, ending, friend }
@@ -388,7 +397,8 @@ pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<
     let mut foe = Foe::to(traffic.door, traffic.answers);
     foe.send(&traffic.prelude, || false);
     victim.begin();
-    let (begin, mut sent) = (Instant::now(), 0);
+    let begin = Instant::now();
+    let mut sent = 0;
     let over = || begin.elapsed() >= time;
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -430,7 +440,8 @@ pub fn slow(attack: &Attack, version: u8, connections: usize, pause: Duration) -
         assert_eq!(foe.send(&(attack.prelude)(version), || false), Sent::All);
     }
     super::support::until(|| victim.report().get("accepted") == attack.accepted);
-    let (before, mut n) = (friend.done.load(SeqCst), 0);
+    let before = friend.done.load(SeqCst);
+    let mut n = 0;
     while n < attack.pieces.0 || friend.done.load(SeqCst) < before + 2 {
         for foe in &mut foes {
             foe.send(&(attack.piece)(version, n), || false);

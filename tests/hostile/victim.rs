@@ -215,8 +215,8 @@ pub fn main(attack: &str) {
     let attacked: Arc<Attacked> = Arc::default();
     let peaks = Arc::new(Mutex::new(Peaks::begin()));
 
-    let (bad, good) =
-        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let bad = TcpListener::bind("127.0.0.1:0").unwrap();
+    let good = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{MARK}{} {}", bad.local_addr().unwrap(), good.local_addr().unwrap());
     let app = attack.app;
     let sessions = Arc::clone(&attacked);
@@ -233,7 +233,8 @@ pub fn main(attack: &str) {
             thread::spawn(move || serve(&session));
         }
     });
-    let (sessions, watched) = (Arc::clone(&attacked), Arc::clone(&peaks));
+    let sessions = Arc::clone(&attacked);
+    let watched = Arc::clone(&peaks);
     thread::spawn(move || {
         loop {
             let watched = watched.lock().unwrap();
@@ -264,7 +265,8 @@ fn serve(session: &Session) {
     for stream in session.incoming() {
         let Ok(mut stream) = stream else { return };
         thread::spawn(move || {
-            let (mut piece, mut total) = (vec![0; 65536], 0);
+            let mut piece = vec![0; 65536];
+            let mut total = 0;
             let counted = u64::from(stream.name() != NEIGHBOUR);
             while let Ok(n @ 1..) = stream.read(&mut piece) {
                 total += n as u64;

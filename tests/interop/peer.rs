@@ -161,8 +161,8 @@ impl Peer {
 
     /// Waits until it leaves, which has to be with success; returns what it said.
     pub fn finish(mut self) -> Said {
-        let (out, err) =
-            (self.out.take().unwrap().join().unwrap(), self.err.take().unwrap().join().unwrap());
+        let out = self.out.take().unwrap().join().unwrap();
+        let err = self.err.take().unwrap().join().unwrap();
         let status = self.child.wait().unwrap();
         assert!(
             status.success(),
@@ -181,7 +181,8 @@ impl Drop for Peer {
             // The test failed: what Go saw explains it, once it is over.
             let _ = self.child.kill();
             let _ = self.child.wait();
-            let (out, err) = (self.out.take().unwrap().join(), self.err.take().unwrap().join());
+            let out = self.out.take().unwrap().join();
+            let err = self.err.take().unwrap().join();
             eprintln!("gopeer {:?} said {out:?}, {err:?}", self.args);
         }
     }

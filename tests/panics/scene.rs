@@ -101,11 +101,13 @@ impl Scene {
         idle.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(idle.closed().recv().is_err());
         assert!(matches!(idle.close_reason(), Some(Error::NoData(_))));
-        drop((idle, _idle_peer));
+        drop(idle);
+        drop(_idle_peer);
         // Nothing is left of the others.
         until(|| gmux_threads().len() == self.0.threads);
         until(|| descriptors() == self.0.descriptors);
-        let (logger, transport) = (LOGGER.disarm(), trap.sprung());
+        let logger = LOGGER.disarm();
+        let transport = trap.sprung();
         let ordered = usize::from(logger) + usize::from(transport.is_some());
         let panics = || PANICS.load(SeqCst) - before;
         until(|| panics() >= ordered); // the line may be one of the session that looks on
@@ -126,7 +128,9 @@ impl Scene {
             });
             Some(stream)
         };
-        let (talk, silent, full) = (open("talk"), open("silent"), open("full"));
+        let talk = open("talk");
+        let silent = open("silent");
+        let full = open("full");
         if let Some(mut stream) = talk.as_ref() {
             for _ in 0..talks {
                 if stream.write_all(b"?").is_err() || stream.read_exact(&mut [0]).is_err() {
@@ -137,32 +141,43 @@ impl Scene {
         let mut blocked = Vec::new();
         if ending != Ending::Drop {
             let acceptor = session.clone();
-            blocked.push(thread::spawn(move || drop(acceptor.accept().unwrap_err())));
-            blocked.extend(
-                silent.clone().map(|mut stream| thread::spawn(move || drop(stream.read(&mut [0])))),
-            );
+            blocked.push(thread::spawn(move || {
+                let _ = acceptor.accept().unwrap_err();
+            }));
+            blocked.extend(silent.clone().map(|mut stream| {
+                thread::spawn(move || {
+                    let _ = stream.read(&mut [0]);
+                })
+            }));
             // On version 2 its window is used up; on version 1 it is accepted, or sent.
             blocked.extend(full.clone().map(|mut stream| {
-                thread::spawn(move || drop(stream.write_all(&vec![0; 400_000])))
+                thread::spawn(move || {
+                    let _ = stream.write_all(&vec![0; 400_000]);
+                })
             }));
         }
         let closed = session.closed();
         match ending {
-            Ending::Close => drop(session.close()),
+            Ending::Close => {
+                let _ = session.close();
+            }
             Ending::Drop => {}
             Ending::NoData => {
                 session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
                 assert!(closed.recv().is_err());
             }
             Ending::Lost => {
-                drop(peer.close());
+                let _ = peer.close();
                 assert!(closed.recv().is_err());
             }
         }
         for thread in blocked {
             thread.join().unwrap();
         }
-        drop((talk, silent, full, session));
+        drop(talk);
+        drop(silent);
+        drop(full);
+        drop(session);
         assert!(closed.recv().is_err());
         until(|| notices.iter().all(|count| count.load(SeqCst) > 0));
         // Each has the only reference when nobody will call it any more.
@@ -173,7 +188,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        drop(self.0.session.take());
+        let _ = self.0.session.take();
     }
 }
 

@@ -125,7 +125,9 @@ impl Logger {
     /// The n-th line from now on panics.
     pub fn arm(&self, n: usize, kind: Kind) {
         let mut state = self.lock();
-        (state.calls, state.at, state.kind) = (0, n, kind);
+        state.calls = 0;
+        state.at = n;
+        state.kind = kind;
         state.lines.clear();
     }
 
@@ -212,14 +214,16 @@ impl Trap {
 
     /// A session over it.
     pub fn session(&self, socket: UnixStream, config: Config) -> Result<Session> {
-        let (fuse, clone) = (Arc::clone(&self.fuse), || socket.try_clone().unwrap());
+        let fuse = Arc::clone(&self.fuse);
+        let clone = || socket.try_clone().unwrap();
         let part = |drops| Part { socket: clone(), fuse: Arc::clone(&fuse), drops };
         match self.over {
             Over::Halves => {
                 Session::client(Whole { socket: clone(), fuse: Arc::clone(&fuse) }, config)
             }
             Over::Pair => {
-                let (abort, held) = (clone(), Held::new(&fuse, "drop of the abort hook"));
+                let abort = clone();
+                let held = Held::new(&fuse, "drop of the abort hook");
                 let pair = Pair::new(part("drop of the reader"), Ender(part("drop of the writer")));
                 let pair = pair.with_abort(move || {
                     let _ = abort.shutdown(Shutdown::Both);
@@ -234,7 +238,8 @@ impl Trap {
                 let hooks =
                     ["drop of the readiness", "drop of the finish hook", "drop of the abort hook"];
                 let [ready, finish, hook] = hooks.map(|name| Held::new(&fuse, name));
-                let (abort, mut asked) = (clone(), 0);
+                let abort = clone();
+                let mut asked = 0;
                 let shared = Shared::new(part("drop of the inner one"))
                     .with_readiness(move || {
                         asked += 1;
@@ -359,7 +364,8 @@ impl Transport for Whole {
             Ok::<_, io::Error>(Part { socket: socket.try_clone()?, fuse: Arc::clone(fuse), drops })
         };
         let control = Handle(part("drop of the control")?);
-        let (bounds, held) = (socket.try_clone()?, Held::new(fuse, "drop of the bound"));
+        let bounds = socket.try_clone()?;
+        let held = Held::new(fuse, "drop of the bound");
         let bound = move |bound| {
             held.call("bound of reads");
             bounds.set_read_timeout(bound)

@@ -49,7 +49,8 @@ impl Openssl {
     /// The port that an s_server with `-accept 127.0.0.1:0` has found. It is among its first lines.
     pub fn port(&mut self) -> u16 {
         let output = self.output.as_mut().unwrap();
-        let (mut line, mut byte) = (Vec::new(), [0]);
+        let mut line = Vec::new();
+        let mut byte = [0];
         while output.read(&mut byte).unwrap() == 1 {
             if byte[0] != b'\n' {
                 line.push(byte[0]);
@@ -219,7 +220,9 @@ impl Gate {
     }
 
     pub fn pass(&self) {
-        drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
+        let open = self.open.lock().unwrap();
+        let open = self.opened.wait_while(open, |open| !*open).unwrap();
+        drop(open);
     }
 }
 

@@ -24,7 +24,8 @@ struct Said {
 impl Program {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let (said, errors) = (Arc::new(Said::default()), child.stderr.take().unwrap());
+        let said = Arc::new(Said::default());
+        let errors = child.stderr.take().unwrap();
         let own = Arc::clone(&said);
         let collecting = thread::spawn(move || {
             for line in BufReader::new(errors).lines().map_while(Result::ok) {

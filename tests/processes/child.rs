@@ -95,7 +95,8 @@ fn talk(addr: &str, role: &str, config: Config) {
                 "close" => say(outcome(session.close())),
                 "ended" => {
                     let _ = session.closed().recv(); // it disconnects
-                    let (write, read) = (writing.join().unwrap(), reading.join().unwrap());
+                    let write = writing.join().unwrap();
+                    let read = reading.join().unwrap();
                     say(format!(
                         "{:?} | {:?} | {:?}",
                         session.close_reason(),
@@ -108,7 +109,8 @@ fn talk(addr: &str, role: &str, config: Config) {
             }
         }
     });
-    drop((stream, session));
+    drop(stream);
+    drop(session);
     say(Census::settled(all).threads);
 }
 

@@ -42,7 +42,8 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, input, output }
     }
 
@@ -94,7 +95,7 @@ impl Peer {
 
     /// Its end: by itself, and a good one.
     pub fn end(mut self) {
-        drop(self.input.take());
+        let _ = self.input.take();
         assert!(self.child.wait().unwrap().success(), "the child ended badly");
     }
 }
@@ -126,7 +127,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        drop(self.0.stdin.take());
+        let _ = self.0.stdin.take();
         let _ = self.0.wait(); // whether there was something to undo doesn't matter
     }
 }

@@ -24,7 +24,8 @@ pub struct Moved {
 impl Moved {
     /// Waits until so much has moved, each way, counted from now.
     pub fn wait_for(&self, bytes: u64) {
-        let (sent, read) = (self.sent.load(SeqCst), self.read.load(SeqCst));
+        let sent = self.sent.load(SeqCst);
+        let read = self.read.load(SeqCst);
         until(|| self.sent.load(SeqCst) >= sent + bytes && self.read.load(SeqCst) >= read + bytes);
     }
 
@@ -33,7 +34,8 @@ impl Moved {
     pub fn wait_until_stuck(&self, session: &Session) {
         let now =
             || (self.sent.load(SeqCst), session.stats().bytes_sent, session.stats().bytes_received);
-        let (mut before, mut still) = (now(), 0);
+        let mut before = now();
+        let mut still = 0;
         while still < 15 || before.0 == 0 {
             thread::sleep(Duration::from_millis(20));
             let after = now();
@@ -59,7 +61,8 @@ pub fn send(mut stream: &Stream, moved: &Moved) -> io::Error {
 
 /// Reads and compares until that fails, and returns how. A clean end would be a lie.
 pub fn check(mut stream: &Stream, moved: &Moved) -> io::Error {
-    let (mut at, mut buf) = (0, vec![0; 65536]);
+    let mut at = 0;
+    let mut buf = vec![0; 65536];
     loop {
         match stream.read(&mut buf) {
             Ok(0) => panic!("a clean end of a stream that wasn't finished"),
@@ -68,7 +71,8 @@ pub fn check(mut stream: &Stream, moved: &Moved) -> io::Error {
                 while !rest.is_empty() {
                     let len = rest.len().min(PERIOD - at);
                     assert!(rest[..len] == DATA[at..at + len], "wrong data");
-                    (rest, at) = (&rest[len..], (at + len) % PERIOD);
+                    rest = &rest[len..];
+                    at = (at + len) % PERIOD;
                 }
                 moved.read.fetch_add(n as u64, SeqCst);
             }

@@ -67,8 +67,8 @@ impl Authority {
             Purpose::Client => ExtendedKeyUsagePurpose::ClientAuth,
         }];
         if valid == Valid::Expired {
-            (params.not_before, params.not_after) =
-                (date_time_ymd(2001, 1, 1), date_time_ymd(2001, 12, 31));
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2001, 12, 31);
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -119,7 +119,8 @@ impl Identity {
 
 /// The openssl program turns DER into PEM, which is all that some programs read.
 fn to_pem(directory: &Path, name: &str, command: &str, der: &[u8]) -> PathBuf {
-    let (from, to) = (directory.join(name).with_extension("der"), directory.join(name));
+    let from = directory.join(name).with_extension("der");
+    let to = directory.join(name);
     std::fs::write(&from, der).unwrap();
     let mut openssl = Command::new("openssl");
     openssl.args([command, "-inform", "DER", "-in"]).arg(from).arg("-out").arg(&to);

@@ -52,7 +52,8 @@ impl<T> Blocked<T> {
             assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
             return;
         };
-        let (mut looks, mut before) = (0, None);
+        let mut looks = 0;
+        let mut before = None;
         while looks < LOOKS {
             assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
             let switches = sleeps(task);

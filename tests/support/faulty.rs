@@ -515,7 +515,8 @@ impl<T: Transport> Transport for Faulty<T> {
         let mut outer = Halves::new(reader, writer, control).bounded_writes(halves.bounded_writes);
         outer.bound_writes = halves.bound_writes;
         let Some(mut bound) = halves.bound_reads else { return Ok(outer) };
-        let (mut calls, fault) = (0, self.faults.bound);
+        let mut calls = 0;
+        let fault = self.faults.bound;
         Ok(outer.bound_reads(move |to| {
             calls += 1;
             match fault {
@@ -746,7 +747,8 @@ impl Memory {
 
 impl Transport for Memory {
     fn split(self) -> io::Result<Halves> {
-        let (bounded, bound) = (self.writer.1.is_some(), Arc::clone(&self.reader.1));
+        let bounded = self.writer.1.is_some();
+        let bound = Arc::clone(&self.reader.1);
         let halves = Halves::new(self.reader, self.writer, self.control).bounded_writes(bounded);
         Ok(if bounded {
             halves.bound_reads(move |to| {

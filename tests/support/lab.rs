@@ -184,7 +184,8 @@ impl Lab {
 
 /// The whole frames in `bytes`, without NOPs.
 fn frames(bytes: &[u8]) -> Vec<Frame> {
-    let (mut frames, mut rest) = (Vec::new(), bytes);
+    let mut frames = Vec::new();
+    let mut rest = bytes;
     while let Some((frame, after)) = Frame::decode(rest).unwrap() {
         rest = after;
         if frame.header.command != Command::Nop {
@@ -315,7 +316,8 @@ pub fn asleep(name: &str) {
 }
 
 fn asleep_unless(name: &str, over: impl Fn() -> bool) {
-    let (mut looks, mut before) = (0, None);
+    let mut looks = 0;
+    let mut before = None;
     super::until(|| {
         assert!(!over(), "thread {name:?} was to block, it has ended");
         let sleeps = match task_of(name) {

@@ -131,9 +131,11 @@ pub fn shared<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
     tcp.set_write_timeout(Some(BOUND)).unwrap();
     tcp.set_nodelay(true).unwrap();
     let abort = tcp.try_clone().unwrap();
-    Shared::new(wrap(tcp))
-        .on_finish(|inner| inner.as_ref().shutdown(Shutdown::Write))
-        .on_abort(move || drop(abort.shutdown(Shutdown::Both)))
+    Shared::new(wrap(tcp)).on_finish(|inner| inner.as_ref().shutdown(Shutdown::Write)).on_abort(
+        move || {
+            let _ = abort.shutdown(Shutdown::Both);
+        },
+    )
 }
 
 pub fn shared_ready<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
@@ -338,7 +340,8 @@ pub fn send(mut stream: &Stream, mut from: usize, mut len: usize) {
         let start = from % DATA.len();
         let piece = &DATA[start..DATA.len().min(start + len)];
         stream.write_all(piece).unwrap();
-        (from, len) = (from + piece.len(), len - piece.len());
+        from += piece.len();
+        len -= piece.len();
     }
 }
 
@@ -360,7 +363,8 @@ pub fn check(mut stream: &Stream, from: usize) -> usize {
                 "wrong data at {total} of {:?}",
                 stream.name()
             );
-            (done, total) = (done + len, total + len);
+            done += len;
+            total += len;
         }
     }
 }
@@ -417,7 +421,8 @@ pub fn carries_8_mib_both_ways(connect: Connect) {
                 }
             }
         });
-        drop((opened, accepted));
+        drop(opened);
+        drop(accepted);
         client.close().unwrap();
         server.close().unwrap();
         threads_end(&client);
@@ -440,8 +445,10 @@ pub fn closes_while_parked(connect: Connect) {
             let session = session.clone();
             blocked(move || session.accept().unwrap_err())
         };
-        let (our_read, their_read) = (read(&ours), read(&theirs));
-        let (our_accept, their_accept) = (accept(&client), accept(&server));
+        let our_read = read(&ours);
+        let their_read = read(&theirs);
+        let our_accept = accept(&client);
+        let their_accept = accept(&server);
         client.close().unwrap();
         assert_eq!(our_read.join().kind(), io::ErrorKind::NotConnected);
         assert!(matches!(our_accept.join(), Error::Closed));
@@ -560,12 +567,16 @@ fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> 
     stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
     // A batch counts when all of it is sent, and a loaded machine may take long over one: so some
     // looks, and not one.
-    let (mut total, mut looks) = (0, 0);
+    let mut total = 0;
+    let mut looks = 0;
     loop {
         let start = (from + total) % DATA.len();
         let before = session.stats().bytes_sent;
         match stream.write(&DATA[start..DATA.len().min(start + 65536)]) {
-            Ok(n) => (total, looks) = (total + n, 0),
+            Ok(n) => {
+                total += n;
+                looks = 0;
+            }
             Err(error) => {
                 assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
                 looks = if session.stats().bytes_sent == before && full() { looks + 1 } else { 0 };
@@ -603,11 +614,14 @@ pub fn both_directions_full_at_once_move_again(connect: Connect) {
             });
         }
         for (end, other) in [(0, 1), (1, 0)] {
-            let ((_, stream, _), (_, _, from), filled) = (ends[end], ends[other], filled[other]);
+            let (_, stream, _) = ends[end];
+            let (_, _, from) = ends[other];
+            let filled = filled[other];
             scope.spawn(move || assert_eq!(check(stream, from), filled + REST));
         }
     });
-    drop((ours, theirs));
+    drop(ours);
+    drop(theirs);
     client.close().unwrap();
     server.close().unwrap();
 }
@@ -635,7 +649,8 @@ pub fn echoes_1_mib_in_both_directions(connect: Connect) {
                 scope.spawn(move || assert_eq!(check(stream, 5), SIZE));
             }
         });
-        drop((opened, accepted));
+        drop(opened);
+        drop(accepted);
         client.close().unwrap();
         server.close().unwrap();
     }

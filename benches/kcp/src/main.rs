@@ -203,7 +203,8 @@ impl Pair {
             ..Options::default()
         };
         let target = Target::start(PATIENCE).unwrap();
-        let (far, near) = (free_addr(), free_addr());
+        let far = free_addr();
+        let near = free_addr();
         let server = Forwarder::server(&program, far, target.addr(), &options);
         let relay = UdpRelay::start(far, link).unwrap();
         let client = Forwarder::client(&program, near, relay.addr(), &options);
@@ -230,7 +231,8 @@ fn measure(cli: &Cli, program: &Which, case: &Case, tunnel: Option<&Tunnel>) -> 
         (false, true) => (0, bytes), // the far end's congestion control is what was set
     };
     let job = Job { up, down, seed: 7, closes: Closes::Target };
-    let (cpu, datagrams) = (pair.cpu(), pair.relay.counts().received);
+    let cpu = pair.cpu();
+    let datagrams = pair.relay.counts().received;
     let begin = Instant::now();
     transfer(pair.near, job, PATIENCE).unwrap();
     let elapsed = begin.elapsed();

@@ -45,7 +45,8 @@ impl Row {
 
     /// Ours over kcptun's, in each round.
     fn ratio(&self, value: fn(&Measured) -> f64) -> Option<Spread> {
-        let (ours, other) = (self.of(&Which::Kcp)?, self.of(&Which::Kcptun)?);
+        let ours = self.of(&Which::Kcp)?;
+        let other = self.of(&Which::Kcptun)?;
         Some(Spread::of(ours.iter().zip(other).map(|(ours, other)| value(ours) / value(other))))
     }
 
@@ -67,7 +68,8 @@ impl Row {
         if let (Some(throughput), Some(cpu)) =
             (self.ratio(|one| one.throughput), self.ratio(|one| one.cpu))
         {
-            let (throughput, cpu) = (throughput.show(), cpu.show());
+            let throughput = throughput.show();
+            let cpu = cpu.show();
             let _ = write!(text, "\n    ratio   {throughput} throughput, {cpu} CPU");
         }
         text
@@ -110,7 +112,8 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
         for (measured, value, goal, is_met) in goals {
             let Some(ratio) = row.ratio(value) else { continue };
             let verdict = if is_met(ratio.0[1]) { "met" } else { "**not met**" };
-            let (what, ratio) = (row.what(), ratio.show());
+            let what = row.what();
+            let ratio = ratio.show();
             let _ = writeln!(text, "| {what} | {measured} | {goal} | {ratio} | {verdict} |");
         }
     }

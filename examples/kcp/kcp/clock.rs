@@ -59,7 +59,9 @@ impl Clock {
         self.wakes_at.store(due, SeqCst);
         if !*rung {
             match self.epoch.checked_add(Duration::from_millis(due)) {
-                Some(until) => drop(self.changed.wait_until(&mut rung, until)),
+                Some(until) => {
+                    let _ = self.changed.wait_until(&mut rung, until);
+                }
                 None => self.changed.wait(&mut rung),
             }
         }

@@ -125,7 +125,8 @@ impl Conversation {
         if state.begun || !state.protocol.is_readable() {
             return false;
         }
-        (state.begun, state.expires) = (true, u64::MAX);
+        state.begun = true;
+        state.expires = u64::MAX;
         true
     }
 

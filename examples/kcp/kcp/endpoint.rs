@@ -48,7 +48,8 @@ fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport>
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     // Bound to no address, so that the system may change it, as kcptun's; what it is now is found
     // by another socket.
-    let (socket, probe) = (UdpSocket::bind(any)?, UdpSocket::bind(any)?);
+    let socket = UdpSocket::bind(any)?;
+    let probe = UdpSocket::bind(any)?;
     probe.connect(peer)?;
     let local = SocketAddr::new(probe.local_addr()?.ip(), socket.local_addr()?.port());
     let socket = Socket::new(socket, settings.socket_buffer)?;
@@ -117,7 +118,8 @@ impl Drop for Endpoint {
 /// Starts the two threads. Their names have the port.
 fn start(link: &Arc<Link>) -> io::Result<()> {
     let spawn = |name: &str, body: fn(&Arc<Link>)| {
-        let (name, link) = (format!("kcp-{name}-{}", link.local.port()), Arc::clone(link));
+        let name = format!("kcp-{name}-{}", link.local.port());
+        let link = Arc::clone(link);
         thread::Builder::new().name(name).spawn(move || body(&link))
     };
     spawn("recv", receive_all)?;
@@ -129,7 +131,8 @@ fn keep_time(link: &Arc<Link>) {
     let mut all = Vec::new();
     while !link.is_over() {
         link.clock.begin();
-        let (now, mut next) = (link.clock.now(), u64::MAX);
+        let now = link.clock.now();
+        let mut next = u64::MAX;
         link.all(&mut all);
         for conversation in all.drain(..) {
             match conversation.tick(link, now) {
@@ -146,7 +149,8 @@ fn keep_time(link: &Arc<Link>) {
 /// The receiving thread. It sees to a conversation once for all that has come, so that one answer
 /// and one wake-up do for many datagrams.
 fn receive_all(link: &Arc<Link>) {
-    let (mut received, mut touched) = (Received::new(), Vec::<Arc<Conversation>>::new());
+    let mut received = Received::new();
+    let mut touched = Vec::<Arc<Conversation>>::new();
     while !link.is_over() {
         for round in 0..ROUNDS {
             match link.socket.receive(&mut received, round == 0) {

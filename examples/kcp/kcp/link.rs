@@ -95,13 +95,17 @@ impl Link {
             ends.iter().scan(0, |start, end| Some(end - std::mem::replace(start, *end))).peekable();
         while let Some(len) = lens.next() {
             // A run is of one length, but for the last, which may be shorter.
-            let (mut count, mut total, mut last) = (1, len, len);
+            let mut count = 1;
+            let mut total = len;
+            let mut last = len;
             while count < most
                 && last == len
                 && let Some(next) =
                     lens.next_if(|next| *next <= len && total + *next <= LONGEST_RUN)
             {
-                (count, total, last) = (count + 1, total + next, next);
+                count += 1;
+                total += next;
+                last = next;
             }
             let (run, later) = std::mem::take(&mut rest).split_at_mut(total);
             rest = later;

@@ -166,7 +166,8 @@ impl Protocol {
             Announced::Ajar if room > self.receiver.window() / 2 => Announced::Open,
             _ => return,
         };
-        (self.announced, self.tell) = (next, true);
+        self.announced = next;
+        self.tell = true;
     }
 
     // ---- to the peer ----------------------------------------------------------------------------
@@ -192,8 +193,10 @@ impl Protocol {
     /// Lays out what is to be sent now: data first, so that full datagrams lie together.
     pub fn transmit(&mut self, now: u64, out: &mut Outbox) {
         let room = self.receiver.room();
-        let (conv, mtu) = (self.conv, self.mtu);
-        let (window, una) = (u16::try_from(room).unwrap_or(u16::MAX), self.receiver.next());
+        let conv = self.conv;
+        let mtu = self.mtu;
+        let window = u16::try_from(room).unwrap_or(u16::MAX);
+        let una = self.receiver.next();
         let mut push = |command, sn, ts, data: &[u8]| {
             out.push(&Segment { conv, command, window, ts, sn, una, data }, mtu);
         };
@@ -224,7 +227,8 @@ impl Protocol {
     fn is_time_to_ask(&mut self, now: u64) -> bool {
         let (due, wait) = &mut self.ask;
         if !self.sender.is_shut_out() {
-            (*due, *wait) = (u64::MAX, ASK.0);
+            *due = u64::MAX;
+            *wait = ASK.0;
             return false;
         }
         let ask = now >= *due;

@@ -51,7 +51,8 @@ impl RoundTrip {
             return;
         }
         if self.smoothed == 0 {
-            (self.smoothed, self.deviation) = (taken, taken / 2);
+            self.smoothed = taken;
+            self.deviation = taken / 2;
         } else {
             let off = taken.abs_diff(self.smoothed);
             // Shorter than what is usual isn't a reason to wait longer: an eighth of the weight.

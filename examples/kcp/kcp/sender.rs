@@ -187,7 +187,8 @@ impl Sender {
             let passed = passed.filter(|(_, sent)| *sent >= segment.sent).take(enough as usize);
             segment.passed += passed.count() as u32;
             if segment.passed >= enough {
-                (segment.state, segment.wait) = (State::Lost, self.rtt.wait());
+                segment.state = State::Lost;
+                segment.wait = self.rtt.wait();
                 self.again.push(sn);
             }
         }
@@ -220,7 +221,9 @@ impl Sender {
             let Some(index) = sn.index_from(self.first) else { continue };
             let Some(segment) = self.flight.get_mut(index) else { continue };
             if segment.state == State::Lost {
-                (segment.state, segment.passed, segment.sent) = (State::Sent, 0, now);
+                segment.state = State::Sent;
+                segment.passed = 0;
+                segment.sent = now;
                 segment.due = now + u64::from(segment.wait);
                 self.due = self.due.min(segment.due);
                 self.repeats += 1;

@@ -48,7 +48,8 @@ impl Way {
     /// Under the lock that tells of the failure, too, if there is one: an end that the other
     /// direction reads is the peer's only if this one is over without.
     pub(super) fn end(&mut self) {
-        (self.phase, self.moved) = (Phase::Over, Instant::now());
+        self.phase = Phase::Over;
+        self.moved = Instant::now();
     }
 }
 

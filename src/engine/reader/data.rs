@@ -56,7 +56,8 @@ impl Reader<'_> {
     /// A small PSH payload lies in the window.
     pub(super) fn small(&mut self, header: Header) {
         let Some(cell) = self.find(header.stream_id) else { return self.unknown(header.stream_id) };
-        let (env, now) = (&self.core.env, self.input.now);
+        let env = &self.core.env;
+        let now = self.input.now;
         self.count_data(usize::from(header.length));
         match cell.deliver_small(env, self.input.frames.payload(), now, &mut self.input.wakes) {
             Ok(Small::Done) => {}

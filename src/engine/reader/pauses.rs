@@ -28,7 +28,8 @@ impl Reader<'_> {
     ) -> T {
         self.input.wakes.send();
         self.input.frames.rest();
-        let (core, begun) = (self.core, Instant::now());
+        let core = self.core;
+        let begun = Instant::now();
         core.reader_pauses(begun, cause);
         let mut announced = false;
         let outcome = loop {
@@ -64,7 +65,8 @@ fn explain(core: &Core, cause: Cause, lasted: Duration) -> String {
 }
 
 fn full_budget(core: &Core) -> String {
-    let (budget, config) = (&core.env.budget, &core.env.config);
+    let budget = &core.env.budget;
+    let config = &core.env.config;
     let holder = core.largest().map(|(held, cell)| {
         format!("; stream {} {} holds most of it, {held} bytes", cell.id, shown(cell.name.bytes()))
     });

@@ -70,7 +70,8 @@ impl Reader<'_> {
     fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
         let mut admission = self.core.admit(header.stream_id);
         if admission == Admission::Full && name.is_ok() {
-            let (core, begun) = (Arc::clone(self.core), Instant::now());
+            let core = Arc::clone(self.core);
+            let begun = Instant::now();
             let wait = |until| core.wait_for_room(header.stream_id, begun, until);
             admission = self.pause(Cause::Backlog, wait);
         }
@@ -92,7 +93,8 @@ impl Reader<'_> {
 
     /// Refuses a stream with FIN. The name, if it was read, is for the log.
     fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
-        let (core, id) = (self.core, header.stream_id);
+        let core = self.core;
+        let id = header.stream_id;
         core.counters.streams_refused.add(1);
         core.registry.lock().streams.refused(id);
         self.input.complaints.say(self.input.now, core.number, || {
@@ -133,7 +135,8 @@ impl Reader<'_> {
         self.core.counters.frames_ignored.add(1);
         if cell.first_late() {
             self.input.complaints.say(self.input.now, self.core.number, || {
-                let (id, name) = (cell.id, shown(cell.name.bytes()));
+                let id = cell.id;
+                let name = shown(cell.name.bytes());
                 format!(
                     "stream {id} {name}: data after its end is dropped (Go peers can let FIN \
                          overtake data)"

@@ -184,7 +184,8 @@ impl Reader<'_> {
             && answers != talk.answers
             && !interrupted;
         talk.run = if goes_on { talk.run + 1 } else { 0 };
-        (talk.stream, talk.answers) = (stream, answers);
+        talk.stream = stream;
+        talk.answers = answers;
         let quick = talk.run >= talk.enough;
         if quick {
             talk.run = 0; // where the bound can't be set, that isn't tried at each message

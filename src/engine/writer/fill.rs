@@ -65,7 +65,8 @@ impl Writer {
     }
 
     fn turn(&mut self, core: &Core, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {
-        let (version, id) = (core.env.config.version, cell.id);
+        let version = core.env.config.version;
+        let id = cell.id;
         let header = |command, length: usize| Header {
             version,
             command,
@@ -73,7 +74,9 @@ impl Writer {
             length: u16::try_from(length).unwrap_or(u16::MAX),
             stream_id: id,
         };
-        let (batch, traced, mut frames) = (&mut self.batch, &mut self.traced, 0);
+        let batch = &mut self.batch;
+        let traced = &mut self.traced;
+        let mut frames = 0;
         let tracing = is_tracing();
         let turn = cell.take_turn(&core.env, lane, allowance, |frame| {
             frames += 1;

@@ -43,13 +43,21 @@ impl Step {
             Nothing => {}
             Fin => assert!(core.peer_fin()),
             Finish => assert!(core.finish()),
-            ShutRead => drop(core.shut_read()),
+            ShutRead => {
+                let _ = core.shut_read();
+            }
             Close => assert!(core.close().is_some()),
-            Fail => drop(core.fail(Error::GoAway, false)),
-            FailLossy => drop(core.fail(Error::GoAway, true)),
+            Fail => {
+                let _ = core.fail(Error::GoAway, false);
+            }
+            FailLossy => {
+                let _ = core.fail(Error::GoAway, true);
+            }
             Detach => core.detach(&error(Error::Closed)),
             FailWrite => core.fail_write(&error(Error::WouldBlock)),
-            End => drop(core.end(&error(Error::PeerClosed))),
+            End => {
+                let _ = core.end(&error(Error::PeerClosed));
+            }
         }
     }
 }
@@ -78,7 +86,8 @@ fn accept(core: &mut Core, n: usize) {
 
 /// Takes all turns that are due; returns how much data went, and whether FIN did.
 fn transmit(core: &mut Core) -> (usize, bool) {
-    let (mut data, mut fin) = (0, false);
+    let mut data = 0;
+    let mut fin = false;
     while let Some(lane) = core.schedule() {
         core.begin_turn(lane);
         while let Some(frame) = core.poll_transmit(lane, usize::MAX) {
@@ -219,8 +228,9 @@ fn endings_are_reported_by_their_own_errors() {
             other => panic!("{other:?}"),
         }
     };
-    let (closed, failed, ended) =
-        (Error::Closed.to_string(), Error::GoAway.to_string(), Error::PeerClosed.to_string());
+    let closed = Error::Closed.to_string();
+    let failed = Error::GoAway.to_string();
+    let ended = Error::PeerClosed.to_string();
     assert_eq!(
         [Close, Fail, FailLossy, Detach, End].map(read),
         [&closed, &failed, &failed, &closed, &ended].map(String::clone)
@@ -233,7 +243,8 @@ fn endings_are_reported_by_their_own_errors() {
             other => panic!("{other:?}"),
         }
     };
-    let (shut, cut) = (Error::WriteShutdown.to_string(), Error::WouldBlock.to_string());
+    let shut = Error::WriteShutdown.to_string();
+    let cut = Error::WouldBlock.to_string();
     assert_eq!(
         [Close, Fail, Detach, End, Finish, FailWrite].map(write),
         [closed, failed, Error::Closed.to_string(), ended, shut, cut]
@@ -244,7 +255,7 @@ fn endings_are_reported_by_their_own_errors() {
 fn the_failure_that_came_first_is_the_one_that_is_reported() {
     let mut core = core(2);
     Fail.take(&mut core);
-    drop(core.fail(Error::Timeout, false));
+    let _ = core.fail(Error::Timeout, false);
     Detach.take(&mut core);
     End.take(&mut core);
     assert!(matches!(core.readable(), Readable::Failed(Error::GoAway)));

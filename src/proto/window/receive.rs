@@ -26,11 +26,11 @@ const LEAST_WINDOW: usize = 8192;
 /// ([`crate::proto::unasked`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
-/// Returns the largest window that may be announced while `streams` are open: an equal share of
-/// [`Config::grant_budget`](crate::config::Config::grant_budget), but at least [`LEAST_WINDOW`].
-/// `manual::architecture` has the sum.
-pub(crate) fn window_cap(grant_budget: usize, streams: usize) -> u32 {
-    let part = (grant_budget / streams.max(1)).max(LEAST_WINDOW);
+/// The largest window that is announced with a budget of so many bytes and so many streams open:
+/// with all of these windows unread, half of the budget is used, as far as the least window allows
+/// (`manual::architecture` has the sum).
+pub(crate) fn window_cap(budget: usize, streams: usize) -> u32 {
+    let part = (budget / 2 / streams.max(1)).max(LEAST_WINDOW);
     u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
 }
 
@@ -89,7 +89,8 @@ impl ReceiveWindow {
     /// Windows of `sizes`, after `origin` bytes (0, but in tests of counters that wrap).
     pub(crate) fn new(enforced: bool, sizes: WindowSizes, origin: u64) -> Self {
         let size = |n: usize| u32::try_from(n).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
-        let (base, limit) = (size(sizes.base), origin + u64::from(INITIAL_WINDOW));
+        let base = size(sizes.base);
+        let limit = origin + u64::from(INITIAL_WINDOW);
         Self {
             enforced,
             base,
@@ -216,7 +217,8 @@ impl ReceiveWindow {
     /// The largest window that may be announced from here on, and whether half of the budget is
     /// granted. What was granted to this stream isn't taken back.
     pub(crate) fn cap(&mut self, cap: u32, crowded: bool) {
-        (self.cap, self.crowded) = (cap.max(1), crowded);
+        self.cap = cap.max(1);
+        self.crowded = crowded;
     }
 
     /// The application is about to be counted to have read all there is: what is on its way doesn't
@@ -300,8 +302,8 @@ mod tests {
 
     #[test]
     fn counters_wrap_without_a_case_of_their_own() {
-        let (mut tx, mut rx) =
-            (SendWindow::new(true, NEAR_WRAP), ReceiveWindow::new(true, fixed(64), NEAR_WRAP));
+        let mut tx = SendWindow::new(true, NEAR_WRAP);
+        let mut rx = ReceiveWindow::new(true, fixed(64), NEAR_WRAP);
         for _ in 0..100 {
             tx.accept(16);
             tx.transmit(16);
@@ -380,8 +382,8 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_a_part_of_the_grant_budget_and_not_less_than_8192() {
-        const BUDGET: usize = 2 << 20;
+    fn a_window_is_a_part_of_half_the_budget_and_not_less_than_8192() {
+        const BUDGET: usize = 4 << 20;
         let caps = [0, 1, 2, 32, 256, 257, 512, 65_536].map(|streams| window_cap(BUDGET, streams));
         assert_eq!(caps, [2 << 20, 2 << 20, 1 << 20, 65_536, 8192, 8192, 8192, 8192]);
         assert_eq!(window_cap(usize::MAX, 1), MAX_WINDOW);
@@ -518,7 +520,8 @@ mod tests {
             base in 1..100_000usize,
             max in 1..1_000_000usize,
         ) {
-            let (mut tx, mut rx) = (SendWindow::new(true, origin), ReceiveWindow::new(true, WindowSizes { base, max }, origin));
+            let mut tx = SendWindow::new(true, origin);
+            let mut rx = ReceiveWindow::new(true, WindowSizes { base, max }, origin);
             let mut unread = 0;
             for (write, read, deliver) in steps {
                 let n = write.min(tx.credit());

@@ -42,7 +42,8 @@ impl StreamCell {
         end: impl FnOnce(&mut State) -> Option<Discarded<Charge>>,
     ) -> Ended {
         let mut state = self.state.lock();
-        let (before, was_closed) = (state.core.has_ended(), state.core.is_closed());
+        let before = state.core.has_ended();
+        let was_closed = state.core.is_closed();
         let queued = state.core.queued();
         let discarded = end(&mut state);
         let first = !before && state.core.has_ended();

@@ -113,8 +113,12 @@ impl StreamCell {
         drop(state);
         drop(spent);
         match next {
-            Readable::Data if waiting => drop(self.readable.notify_one()),
-            Readable::Eof | Readable::Failed(_) if waiting => drop(self.readable.notify_all()),
+            Readable::Data if waiting => {
+                let _ = self.readable.notify_one();
+            }
+            Readable::Eof | Readable::Failed(_) if waiting => {
+                let _ = self.readable.notify_all();
+            }
             _ => {}
         }
         env.shaper.ring(bell);
@@ -157,7 +161,8 @@ impl ReadTurn<'_> {
                 self.chunk = state.core.inbox().lend();
             }
             drop(state);
-            drop((recalled, spent));
+            drop(recalled);
+            drop(spent);
             self.env.shaper.ring(bell);
         }
         self.chunk.as_mut()

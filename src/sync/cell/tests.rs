@@ -90,7 +90,8 @@ impl Bench {
         &self,
         call: impl FnOnce(&Arc<StreamCell>, &Env) -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let (cell, env) = (Arc::clone(&self.cell), Arc::clone(&self.env));
+        let cell = Arc::clone(&self.cell);
+        let env = Arc::clone(&self.env);
         thread::spawn(move || call(&cell, &env))
     }
 
@@ -124,12 +125,16 @@ impl Bench {
     /// As the reader thread delivers: small payloads are merged, for what has no room, and for
     /// large ones, there are chunks.
     fn deliver_into(&self, data: &[u8], now: Instant, wakes: &mut Wakes) {
-        let (mut rest, mut size) = (data, data.len());
+        let mut rest = data;
+        let mut size = data.len();
         if data.len() <= 4096 {
             match self.cell.deliver_small(&self.env, data, now, wakes).unwrap() {
                 Small::Done => return,
                 Small::Late => panic!("data after the end"),
-                Small::Needs { merged, size: needed } => (rest, size) = (&data[merged..], needed),
+                Small::Needs { merged, size: needed } => {
+                    rest = &data[merged..];
+                    size = needed;
+                }
             }
         } else {
             match self.cell.admit(&self.env, data.len()).unwrap() {
@@ -250,6 +255,7 @@ fn windows_grow_out_of_half_the_budget_less_what_is_granted() {
 
 #[test]
 fn a_stream_is_itself_and_no_other() {
-    let (a, b) = (Bench::v1(), Bench::v1());
+    let a = Bench::v1();
+    let b = Bench::v1();
     assert!(a.cell.is(&Arc::clone(&a.cell)) && !a.cell.is(&b.cell));
 }

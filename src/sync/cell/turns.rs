@@ -78,7 +78,8 @@ impl StreamCell {
         if data > 0 {
             state.no_data.touch(now);
         }
-        let (wake, over) = (state.flush_waiters > 0, fin && state.core.is_over());
+        let wake = state.flush_waiters > 0;
+        let over = fin && state.core.is_over();
         drop(state);
         if wake {
             self.flushed.notify_all();

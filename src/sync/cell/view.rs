@@ -84,9 +84,11 @@ mod tests {
 
     #[test]
     fn ages_are_right_to_10_ms_also_when_the_count_wraps() {
-        let (start, day) = (*ZERO, Duration::from_secs(86_400));
+        let start = *ZERO;
+        let day = Duration::from_secs(86_400);
         for (born, age) in [(0, 0), (0, 5), (400, 90), (496, 4), (1000, 496)] {
-            let (born, age) = (start + day * born, day * age);
+            let born = start + day * born;
+            let age = day * age;
             assert_eq!(Born::at(born).age(born + age), age);
         }
         assert_eq!(

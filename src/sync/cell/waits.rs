@@ -83,7 +83,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Instant>) {
     match limit {
         // Whether it timed out is asked anew, of the limits that hold by then.
-        Some(limit) => drop(condvar.wait_until(state, limit)),
+        Some(limit) => {
+            let _ = condvar.wait_until(state, limit);
+        }
         None => condvar.wait(state),
     }
 }
@@ -259,7 +261,9 @@ mod tests {
     fn standing_by() -> (Env, Arc<StreamCell>) {
         let config = Config::new();
         let cell = StreamCell::new(3, Name::new(b"", None), &config, false, Instant::now());
-        let (budget, pool, standby) = (Budget::new(1000), BufferPool::shared(), Standby::default());
+        let budget = Budget::new(1000);
+        let pool = BufferPool::shared();
+        let standby = Standby::default();
         standby.offer();
         (
             Env {

@@ -78,7 +78,9 @@ impl StreamCell {
             return Ok(Written::default());
         }
         let max = env.config.max_send_buffer;
-        let (mut call, mut done, mut midway) = (Call::default(), 0, false);
+        let mut call = Call::default();
+        let mut done = 0;
+        let mut midway = false;
         let mut state = self.state.lock();
         let failed = loop {
             let rest = &buf[done..];

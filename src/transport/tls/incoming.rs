@@ -78,7 +78,8 @@ impl Incoming {
             self.ciphertext = vec![0; self.size];
         }
         let n = self.inner.read(&mut self.ciphertext)?.min(self.size);
-        (self.start, self.end) = (0, n);
+        self.start = 0;
+        self.end = n;
         if n == self.size {
             self.size = LARGEST;
         } else if n < self.size / 4 {

@@ -136,7 +136,8 @@ impl Outgoing {
     ) -> io::Result<usize> {
         self.collect(tls);
         let mut slices = [IoSlice::new(&[]); PIECE_SLICES];
-        let (mut count, mut offered) = (0, 0);
+        let mut count = 0;
+        let mut offered = 0;
         for buf in bufs {
             let Some(rest) = buf.get(from..) else {
                 from -= buf.len();
@@ -145,7 +146,8 @@ impl Outgoing {
             from = 0;
             let Some(slice) = slices.get_mut(count).filter(|_| offered < SMALLEST) else { break };
             *slice = IoSlice::new(&rest[..rest.len().min(SMALLEST - offered)]);
-            (count, offered) = (count + 1, offered + slice.len());
+            count += 1;
+            offered += slice.len();
         }
         let before = self.ciphertext.len();
         let taken = tls.writer().write_vectored(&slices[..count])?;
@@ -274,7 +276,8 @@ impl Write for TlsWriter {
         let link = &*self.0;
         let mut outgoing = link.outgoing.lock();
         link.push(&mut outgoing)?;
-        let (mut so_far, offered) = (0, bufs.iter().map(|buf| buf.len()).sum());
+        let mut so_far = 0;
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
         let taken = loop {
             if so_far >= outgoing.unit.min(offered) {
                 break Ok(so_far);

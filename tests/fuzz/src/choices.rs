@@ -90,7 +90,8 @@ pub fn generate(n: u64) -> Vec<u8> {
     let mut input = Vec::new();
     while (input.len() as u64) < length {
         // Runs of one choice reach further than evenly random bytes do.
-        let (byte, times) = (next(), 1 + (next() % 16).saturating_sub(12));
+        let byte = next();
+        let times = 1 + (next() % 16).saturating_sub(12);
         input.extend((0..times).map(|_| byte as u8));
     }
     input

@@ -7,7 +7,7 @@ use crate::choices::{Choices, payload};
 use crate::error::Error;
 use crate::pool::BufferPool;
 use crate::wire::HEADER_LEN;
-use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
+use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 
 /// What came of an input, in order.
 #[derive(Debug, PartialEq)]
@@ -92,12 +92,15 @@ impl Read for Pieces<'_> {
             bufs.iter().any(|buf| !buf.is_empty()),
             "a read of nothing looks like the end of the input"
         );
-        let (mut left, mut total) = (self.next_size()?, 0);
+        let mut left = self.next_size()?;
+        let mut total = 0;
         for buf in bufs {
             let n = left.min(buf.len()).min(self.data.len());
             let (now, later) = self.data.split_at(n);
             buf[..n].copy_from_slice(now);
-            (self.data, left, total) = (later, left - n, total + n);
+            self.data = later;
+            left -= n;
+            total += n;
         }
         Ok(total)
     }
@@ -105,7 +108,8 @@ impl Read for Pieces<'_> {
 
 /// The frames of `data`, decoded in one go.
 fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
-    let (mut seen, mut at) = (Vec::new(), 0);
+    let mut seen = Vec::new();
+    let mut at = 0;
     while at < data.len() {
         let theirs = data[at];
         if theirs != version {
@@ -120,7 +124,8 @@ fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
             return seen;
         }
         let length = u16::from_le_bytes([l0, l1]);
-        let (begin, end) = (at + HEADER_LEN, at + HEADER_LEN + usize::from(length));
+        let begin = at + HEADER_LEN;
+        let end = at + HEADER_LEN + usize::from(length);
         let place = places.of(seen.len(), length);
         let skipped = matches!(place, Place::Skip | Place::Ignore) && length > 0;
         if end > data.len() && !skipped {
@@ -155,7 +160,8 @@ fn in_pieces(
 ) -> Vec<Seen> {
     let pool = BufferPool::shared();
     let mut input = Pieces { data, sizes, turn: 0, least: 1 + data.len() / 8192 };
-    let (mut reader, mut seen) = (FrameReader::new(version, ahead), Vec::new());
+    let mut reader = FrameReader::new(version, ahead);
+    let mut seen = Vec::new();
     let head = |header: crate::wire::Header| {
         (header.version, header.command as u8, header.length, header.stream_id)
     };
@@ -199,7 +205,7 @@ fn in_pieces(
                     payload: Some(reader.payload().to_vec()),
                 });
             }
-            Ok(Step::Collected(header, PayloadBuffer { buffer, start, .. })) => {
+            Ok(Step::Collected(header, Payload { buffer, start, .. })) => {
                 let payload = buffer[start..start + usize::from(header.length)].to_vec();
                 seen.push(Seen::Frame { head: head(header), payload: Some(payload) });
             }
@@ -234,8 +240,10 @@ fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
             data.extend_from_slice(choices.bytes(usize::from(kind) + 1));
             continue;
         }
-        let (command, id, length, seed) =
-            (choices.byte(), choices.byte(), choices.length(), choices.byte());
+        let command = choices.byte();
+        let id = choices.byte();
+        let length = choices.length();
+        let seed = choices.byte();
         let command = if command < 250 { command % 5 } else { command };
         let theirs = if kind == 255 { id } else { version };
         let times = if kind & 3 == 0 { 1 + kind / 16 } else { 1 };

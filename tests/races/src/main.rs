@@ -15,7 +15,10 @@ const SCHEDULES: usize = 2000;
 
 fn main() {
     let mut plan = Plan { schedules: SCHEDULES, seed: 1, print: true };
-    let (mut names, mut replay, mut list, mut exact) = (Vec::new(), None, false, false);
+    let mut names = Vec::new();
+    let mut replay = None;
+    let mut list = false;
+    let mut exact = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| usage(&arg));
@@ -34,7 +37,7 @@ fn main() {
             "--quiet" => plan.print = false,
             "--log" => {
                 log::set_max_level(log::LevelFilter::Trace);
-                drop(log::set_logger(&Stderr));
+                let _ = log::set_logger(&Stderr);
             }
             "--list" => list = true,
             "--exact" => exact = true,
@@ -61,9 +64,10 @@ fn main() {
         usage("no check has such a name");
     }
     let begin = Instant::now();
-    let (count, threads) =
-        (checks.len(), std::thread::available_parallelism().map_or(1, usize::from));
-    let (queue, failed) = (Mutex::new(checks), Mutex::new(0));
+    let count = checks.len();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(checks);
+    let failed = Mutex::new(0);
     println!("seed {}, {} schedules by each scheduler", plan.seed, plan.schedules);
     std::thread::scope(|scope| {
         for _ in 0..threads {

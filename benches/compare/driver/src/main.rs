@@ -116,7 +116,8 @@ fn extras(
             for streams in [1, 10, 100, 1000, 10_000] {
                 // What all of them may have accepted and not sent stays within 160 MB.
                 let send = (160_000_000 / streams).clamp(16 * 1024, 256 * 1024);
-                let (streams, send) = (format!("streams={streams}"), format!("send={send}"));
+                let streams = format!("streams={streams}");
+                let send = format!("send={send}");
                 let secs = if quick { "secs=0.3" } else { "secs=1" };
                 note(
                     format!("active v{version} {streams}"),

@@ -44,8 +44,10 @@ impl Started {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
             command.spawn().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-        let (stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-        let ((to, lines), (to_errors, errors)) = (mpsc::channel(), mpsc::channel());
+        let stdout = child.stdout.take();
+        let mut stderr = child.stderr.take();
+        let (to, lines) = mpsc::channel();
+        let (to_errors, errors) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout.expect("it is piped")).lines().map_while(Result::ok) {
                 let _ = to.send(line);
@@ -204,7 +206,8 @@ impl Runner {
             });
         let counts = read_counts(&table);
         let _ = std::fs::remove_file(&table);
-        let (mut result, counts) = (result?, counts?);
+        let mut result = result?;
+        let counts = counts?;
         result["calls"] = counts;
         Ok(result)
     }

@@ -115,7 +115,8 @@ fn drain<S: Read>(mut stream: S, bulk: &Bulk) -> io::Result<()> {
 
 fn ping<L: Link>(options: &Options) -> io::Result<()> {
     let (client, server) = pair::<L>(options)?;
-    let (load, stuck) = (options.number("load", 0), options.number("stuck", 0));
+    let load = options.number("load", 0);
+    let stuck = options.number("stuck", 0);
     let server = Arc::new(server);
     let mut held = Vec::new();
     for index in 0..load {
@@ -180,7 +181,8 @@ fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     let start = Instant::now();
     let limit = if L::IS_RAW { RAW_CONNECTIONS } else { u64::MAX };
     let ahead = if L::IS_RAW { 1 } else { AHEAD };
-    let (mut opened, mut pending) = (0, 0);
+    let mut opened = 0;
+    let mut pending = 0;
     let lost = |_| io::Error::other("the acceptor failed");
     while start.elapsed() < span && opened < limit {
         for _ in 0..BATCH {

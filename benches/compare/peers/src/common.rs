@@ -248,7 +248,8 @@ pub struct Sink {
 
 impl Sink {
     pub fn new(options: &Options) -> Self {
-        let (warm, span) = (options.seconds("warm", 1.0), options.seconds("secs", 1.0));
+        let warm = options.seconds("warm", 1.0);
+        let span = options.seconds("secs", 1.0);
         Self { warm, span, first: None, counted: 0, counting_since: None }
     }
 

@@ -87,7 +87,8 @@ async fn bulk<L: AsyncLink>(options: &Options) -> io::Result<()> {
     let bulk = Arc::new(Bulk::new(options));
     let mut tasks = Vec::new();
     for _ in 0..bulk.streams() {
-        let (server, bulk) = (Arc::clone(&server), Arc::clone(&bulk));
+        let server = Arc::clone(&server);
+        let bulk = Arc::clone(&bulk);
         tasks.push(tokio::spawn(async move {
             let stream = server.accept().await?;
             drain(stream, &bulk).await
@@ -137,7 +138,8 @@ async fn drain(mut stream: impl Duplex, bulk: &Bulk) -> io::Result<()> {
 
 async fn ping<L: AsyncLink>(options: &Options) -> io::Result<()> {
     let (client, server) = pair::<L>(options).await?;
-    let (load, stuck) = (options.number("load", 0), options.number("stuck", 0));
+    let load = options.number("load", 0);
+    let stuck = options.number("stuck", 0);
     let server = Arc::new(server);
     let mut held = Vec::new();
     for index in 0..load {
@@ -199,7 +201,8 @@ async fn openclose<L: AsyncLink>(options: &Options) -> io::Result<()> {
     });
     let opener = tokio::spawn(async move {
         let start = Instant::now();
-        let (mut opened, mut pending) = (0, 0);
+        let mut opened = 0;
+        let mut pending = 0;
         let lost = || io::Error::other("the acceptor failed");
         while start.elapsed() < span {
             for _ in 0..BATCH {

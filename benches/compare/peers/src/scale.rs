@@ -45,11 +45,12 @@ pub fn curve(options: &Options) -> io::Result<()> {
         options.number("rate", 125_000_000),
     )?;
     let config = Config::new().version(options.version());
-    let (client, server) =
-        (Session::client(client, config.clone())?, Session::server(server, config)?);
+    let client = Session::client(client, config.clone())?;
+    let server = Session::server(server, config)?;
     let counts: Arc<Vec<AtomicU64>> = Arc::new((0..streams).map(|_| AtomicU64::new(0)).collect());
     for index in 0..streams {
-        let (mut to, counts) = (client.open("")?, Arc::clone(&counts));
+        let mut to = client.open("")?;
+        let counts = Arc::clone(&counts);
         thread::spawn(move || while to.write_all(&[0; TURN]).is_ok() {});
         let mut from = server.accept()?;
         thread::spawn(move || {
@@ -61,16 +62,20 @@ pub fn curve(options: &Options) -> io::Result<()> {
     }
     thread::sleep(options.seconds("warm", 0.3));
     let read = || counts.iter().map(|count| count.load(Relaxed)).collect::<Vec<_>>();
-    let (start, span) = (Instant::now(), options.seconds("secs", 2.0));
-    let (mut last, mut then) = (read(), start);
+    let start = Instant::now();
+    let span = options.seconds("secs", 2.0);
+    let mut last = read();
+    let mut then = start;
     let mut samples = Vec::new();
     while start.elapsed() < span {
         thread::sleep((then + SAMPLE).saturating_duration_since(Instant::now()));
-        let (next, now) = (read(), Instant::now());
+        let next = read();
+        let now = Instant::now();
         let seconds = (now - then).as_secs_f64();
         let rates: Vec<_> = next.iter().zip(&last).map(|(b, a)| (b - a) as f64 / seconds).collect();
         samples.push(json!({ "t": (now - start).as_secs_f64(), "rates": rates }));
-        (last, then) = (next, now);
+        last = next;
+        then = now;
     }
     print(&json!({ "samples": samples }));
     Ok(())
@@ -163,7 +168,8 @@ pub fn active(options: &Options) -> io::Result<()> {
     let count = Arc::new(AtomicU64::new(0));
     for index in 0..n {
         writers[index % workers].push(client.open()?);
-        let (mut from, count) = (server.accept()?, Arc::clone(&count));
+        let mut from = server.accept()?;
+        let count = Arc::clone(&count);
         thread::Builder::new().stack_size(STACK).spawn(move || {
             let mut buffer = vec![0; TURN];
             while let Ok(n @ 1..) = from.read(&mut buffer) {
@@ -177,7 +183,8 @@ pub fn active(options: &Options) -> io::Result<()> {
         );
     }
     thread::sleep(options.seconds("warm", 0.3));
-    let (begin, first) = (Instant::now(), count.load(Relaxed));
+    let begin = Instant::now();
+    let first = count.load(Relaxed);
     thread::sleep(options.seconds("secs", 1.0));
     let bytes = count.load(Relaxed) - first;
     print(

@@ -170,7 +170,8 @@ fn small_data_wakes_a_reader_that_waits_and_for_what_it_can_read() {
 #[test]
 fn wakes_know_whose_they_are() {
     watched(|| {
-        let (a, b) = (Bench::with_queue(10), Bench::v1());
+        let a = Bench::with_queue(10);
+        let b = Bench::v1();
         let mut wakes = Wakes::default();
         assert!(wakes.are_only_for(&a.cell) && wakes.only_reader().is_none());
         let readers = [&a, &b].map(|bench| bench.blocked(|cell, env| read(cell, env, 100)));

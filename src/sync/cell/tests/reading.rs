@@ -131,7 +131,7 @@ fn a_failure_behind_the_last_data_reaches_all_readers_too() {
         let readers = [(); 3].map(|()| bench.blocked(|cell, env| read(cell, env, 4)));
         {
             let mut state = bench.cell.state.lock();
-            drop(state.core.fail(Error::GoAway, false));
+            let _ = state.core.fail(Error::GoAway, false);
             state.reading = Reading::Nobody;
         }
         assert_eq!(bench.read(4).unwrap(), b"last");
@@ -218,7 +218,8 @@ fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
         for _ in 0..3 {
             bench.deliver(&pattern(40_000)); // a chunk each
         }
-        let ((say, heard), (go, told)) = (mpsc::channel(), mpsc::channel());
+        let (say, heard) = mpsc::channel();
+        let (go, told) = mpsc::channel();
         let mover = bench.spawn(move |cell, env| {
             let mut out = Asks(|piece: &[u8]| {
                 say.send(()).unwrap();
@@ -250,7 +251,8 @@ fn shutting_down_while_a_writer_has_a_chunk_counts_the_rest_as_consumed() {
     watched(|| {
         let mut bench = Bench::v2();
         bench.deliver(&pattern(40_000));
-        let ((say, heard), (go, told)) = (mpsc::channel(), mpsc::channel());
+        let (say, heard) = mpsc::channel();
+        let (go, told) = mpsc::channel();
         let mover = bench.spawn(move |cell, env| {
             let mut out = Asks(|_: &[u8]| {
                 say.send(()).unwrap();
@@ -290,7 +292,8 @@ type Stuck = (Bench, std::thread::JoinHandle<io::Result<u64>>, mpsc::Sender<()>)
 fn stuck_writer() -> Stuck {
     let bench = Bench::v2();
     bench.deliver(&pattern(5000));
-    let ((say, heard), (go, told)) = (mpsc::channel(), mpsc::channel());
+    let (say, heard) = mpsc::channel();
+    let (go, told) = mpsc::channel();
     let mover = bench.spawn(move |cell, env| {
         let mut out = Asks(|data: &[u8]| {
             say.send(()).unwrap();
@@ -310,7 +313,7 @@ fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
         let held = bench.cell.occupied();
         assert!(held > 5000 && held == bench.env.budget.used());
         let stalled = || Error::Stalled { held: 1, after: Duration::from_secs(1) };
-        drop(bench.cell.fail(&bench.env, stalled(), true));
+        let _ = bench.cell.fail(&bench.env, stalled(), true);
         assert_eq!(
             (bench.cell.occupied(), bench.env.budget.used()),
             (0, 0),
@@ -328,7 +331,7 @@ fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
 fn a_close_takes_back_what_a_writer_holds() {
     watched(|| {
         let (bench, mover, go) = stuck_writer();
-        drop(bench.cell.close(&bench.env));
+        let _ = bench.cell.close(&bench.env);
         assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
         go.send(()).unwrap();
         assert!(matches!(mover.join().unwrap().unwrap_err().into(), Error::Closed));
@@ -339,7 +342,7 @@ fn a_close_takes_back_what_a_writer_holds() {
 fn shutting_down_ends_a_writer_that_holds_the_rest() {
     watched(|| {
         let (mut bench, mover, go) = stuck_writer();
-        drop(bench.cell.shut_read(&bench.env));
+        let _ = bench.cell.shut_read(&bench.env);
         assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
         go.send(()).unwrap();
         assert_eq!(mover.join().unwrap().unwrap(), 100);

@@ -33,7 +33,8 @@ impl Bench {
 
     /// A write on another stream, in a thread of its own, which is blocked.
     fn blocked_on(&self, cell: &Arc<StreamCell>, bytes: usize) -> JoinHandle<Result<usize>> {
-        let (cell, env) = (Arc::clone(cell), Arc::clone(&self.env));
+        let cell = Arc::clone(cell);
+        let env = Arc::clone(&self.env);
         let waits = Arc::clone(&cell);
         let thread = thread::spawn(move || write(&cell, &env, &vec![1; bytes]));
         until(|| waits.state.lock().write_waiters > 0 || thread.is_finished());
@@ -117,7 +118,7 @@ fn a_share_that_grows_wakes_those_for_whom_it_is_enough_wherever_they_stand() {
         bench.env.wake_unasked(grown);
         assert_eq!(behind.join().unwrap().unwrap(), 4096);
         assert!(!at_the_head.is_finished());
-        drop(first.close(&bench.env));
+        let _ = first.close(&bench.env);
         assert!(matches!(at_the_head.join().unwrap(), Err(Error::Closed)));
     });
 }
@@ -134,7 +135,7 @@ fn who_waits_no_more_leaves_its_part_to_the_next() {
         let writes = [&late, &failed, &other].map(|stream| bench.blocked_on(stream, 4096));
         let writer = bench.blocked_on(&bench.cell, 4096);
         late.set_deadline(Direction::Write, Some(bench.start));
-        drop(failed.fail(&bench.env, Error::Closed, false));
+        let _ = failed.fail(&bench.env, Error::Closed, false);
         bench.update_of(&other, 65_536); // it has its own window
         let results = writes.map(|write| write.join().unwrap());
         assert!(

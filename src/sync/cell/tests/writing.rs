@@ -319,10 +319,17 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
         type End = (fn(&Bench), &'static str);
         let ends: [End; 3] = [
             (
-                |bench| drop(bench.cell.finish(&bench.env)),
+                |bench| {
+                    let _ = bench.cell.finish(&bench.env);
+                },
                 "this stream's sending side was shut down",
             ),
-            (|bench| drop(bench.cell.close(&bench.env)), ""),
+            (
+                |bench| {
+                    let _ = bench.cell.close(&bench.env);
+                },
+                "",
+            ),
             (|bench| bench.cell.set_deadline(Direction::Write, Some(Instant::now())), "timeout"),
         ];
         for (i, (end, text)) in ends.into_iter().enumerate() {

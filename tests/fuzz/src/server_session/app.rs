@@ -99,7 +99,7 @@ fn blocking_app(session: &Session) -> Vec<Seen> {
                 },
             }
         }
-        drop(stream.close());
+        let _ = stream.close();
         streams.push(seen);
     }
     streams
@@ -152,17 +152,22 @@ impl App {
             return;
         }
         for _ in 0..choices.below(4) {
-            let (op, n) = (choices.byte(), choices.length());
+            let op = choices.byte();
+            let n = choices.length();
             let nth = usize::from(op / 16) % self.streams.len().max(1);
             match (op % 16, self.streams.get_mut(nth)) {
-                (0 | 1, _) | (_, None) if op < 240 => drop(self.accept()),
+                (0 | 1, _) | (_, None) if op < 240 => {
+                    let _ = self.accept();
+                }
                 (0 | 1, _) | (_, None) => {
                     if let Ok(stream) = self.session.open(&[b'o'; 70][..n % 70]) {
                         let seen = Seen::new(&stream, true);
                         self.keep(stream, seen);
                     }
                 }
-                (2..=4, Some(held)) => drop(read(held, n)),
+                (2..=4, Some(held)) => {
+                    let _ = read(held, n);
+                }
                 (5 | 6, Some(held)) => {
                     let from = held.1.read.len();
                     read(held, n);
@@ -177,12 +182,18 @@ impl App {
                             assert_eq!(n as usize, out.len());
                             seen.eof = true;
                         }
-                        Err(error) => drop(seen.take(Err(error), &[])),
+                        Err(error) => {
+                            let _ = seen.take(Err(error), &[]);
+                        }
                     }
                     seen.read.extend(out);
                 }
-                (9, Some((stream, _))) => drop(stream.flush()),
-                (10, Some((stream, _))) => drop(stream.shutdown(Shutdown::Write)),
+                (9, Some((stream, _))) => {
+                    let _ = stream.flush();
+                }
+                (10, Some((stream, _))) => {
+                    let _ = stream.shutdown(Shutdown::Write);
+                }
                 (11, Some((stream, seen))) => {
                     if stream.shutdown(Shutdown::Read).is_ok() {
                         seen.shut_read = true;
@@ -238,7 +249,7 @@ impl App {
     }
 
     pub(super) fn drain(&self) {
-        drop(self.session.drain(Duration::from_millis(1)));
+        let _ = self.session.drain(Duration::from_millis(1));
     }
 
     /// Lets go of everything: by closing, or by dropping the handles. Returns what was seen.
@@ -246,7 +257,7 @@ impl App {
         let Self { session, streams, mut done, helper, .. } = self;
         feed.release();
         if helper.is_some() || !by_drop {
-            drop(session.close());
+            let _ = session.close();
             assert!(session.is_closed());
             while let Ok(stream) = session.try_accept() {
                 assert!(stream.is_some(), "no accept waits after the end");

@@ -139,7 +139,8 @@ impl Feed {
 
 impl Transport for Fed {
     fn split(self) -> io::Result<Halves> {
-        let (reader, writer) = (Fed(Arc::clone(&self.0)), Fed(Arc::clone(&self.0)));
+        let reader = Fed(Arc::clone(&self.0));
+        let writer = Fed(Arc::clone(&self.0));
         let bounded = self.0.manner.bounded;
         Ok(Halves::new(Part(reader), Part(writer), Part(self)).bounded_writes(bounded))
     }

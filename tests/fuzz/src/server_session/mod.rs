@@ -60,17 +60,20 @@ fn config(choices: &mut Choices) -> Config {
 pub fn run(input: &[u8]) {
     let mut choices = Choices::new(input);
     let config = config(&mut choices);
-    let (version, max_frame) = (config.version, config.max_frame_size);
-    let (may_be_cut, short) =
-        (config.stall().is_some(), config.close_timeout < Duration::from_secs(1));
+    let version = config.version;
+    let max_frame = config.max_frame_size;
+    let may_be_cut = config.stall().is_some();
+    let short = config.close_timeout < Duration::from_secs(1);
     let bounds = Bounds::new(&config);
     let manner = Manner::choose(&mut choices);
-    let (blocking, last) = (choices.below(8) == 1, choices.byte());
+    let blocking = choices.below(8) == 1;
+    let last = choices.byte();
 
     let (feed, transport) = feed::feed(manner);
     let session = Session::server(transport, config).expect("a session starts");
     let mut app = App::new(session, bounds, blocking);
-    let (mut fed, mut waiting) = (Vec::new(), Vec::new());
+    let mut fed = Vec::new();
+    let mut waiting = Vec::new();
     while !choices.is_empty() && fed.len() < MOST {
         script::write_frames(&mut choices, version, &mut waiting);
         // A piece ends anywhere; the rest goes with the next.

@@ -103,7 +103,9 @@ impl Script {
                 Command::Syn if frame.header.stream_id % 2 == 0 => break,
                 Command::Syn => {
                     entry.syns += 1;
-                    (entry.name, entry.data, entry.fin) = (frame.payload, Vec::new(), false);
+                    entry.name = frame.payload;
+                    entry.data = Vec::new();
+                    entry.fin = false;
                 }
                 Command::Psh => {
                     entry.total += frame.payload.len();
@@ -127,7 +129,8 @@ impl Script {
             return; // which of them this was depends on how fast the application was
         }
         assert_eq!(seen.name, said.name);
-        let (got, data) = (seen.read.len(), said.data.len());
+        let got = seen.read.len();
+        let data = said.data.len();
         assert!(
             said.data.starts_with(&seen.read),
             "{}: {got} bytes that aren't the first of those sent",

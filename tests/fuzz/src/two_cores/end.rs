@@ -190,7 +190,8 @@ impl End {
     }
 
     pub(crate) fn write(&mut self, id: u32, n: usize) {
-        let (role, rules) = (self.role, self.rules);
+        let role = self.role;
+        let rules = self.rules;
         let cell = self.cell(id);
         if let Writable::Room(room) = cell.core.writable(rules.max_send, 1)
             && cell.copying.is_none()
@@ -206,7 +207,8 @@ impl End {
 
     /// Begins a write that copies outside the lock, or ends the one that is under way.
     pub(crate) fn write_large(&mut self, id: u32, n: usize) {
-        let (role, rules) = (self.role, self.rules);
+        let role = self.role;
+        let rules = self.rules;
         let cell = self.cell(id);
         match (cell.copying.take(), cell.core.writable(rules.max_send, 1)) {
             (None, Writable::Room(room)) if n > 0 => {
@@ -253,16 +255,18 @@ impl End {
 
     /// What every read ends with.
     fn consumed(&mut self, id: u32, n: usize) {
-        let (before, spare) = (self.granted(), self.spare());
+        let before = self.granted();
+        let spare = self.spare();
         let used = Rc::clone(&self.used);
         let cell = self.cell(id);
         cell.core.consumed(n, spare);
         if !cell.side.closed {
             cell.side.consumed += n as u64;
         }
-        drop(cell.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n)));
+        let _ = cell.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n));
         self.settle(id);
-        let (after, own) = (self.granted(), self.cell(id).core.granted());
+        let after = self.granted();
+        let own = self.cell(id).core.granted();
         // A window that began small because half of the budget was granted has its base back at
         // some time.
         let grew = after > before && own > self.rules.sizes.base as u64;
@@ -316,7 +320,7 @@ impl End {
 
     pub(crate) fn shut_read(&mut self, id: u32) {
         let cell = self.cell(id);
-        drop(cell.core.shut_read());
+        let _ = cell.core.shut_read();
         cell.side.read_shut = true;
         cell.side.consumed += std::mem::take(&mut cell.side.queued);
         self.settle(id);
@@ -341,10 +345,12 @@ impl End {
     /// The stream fails alone.
     pub(crate) fn fail(&mut self, id: u32, lossy: bool) {
         let cell = self.cell(id);
-        drop(cell.core.fail(Error::PeerClosed, lossy));
-        (cell.side.failed, cell.side.finished) = (true, true);
+        let _ = cell.core.fail(Error::PeerClosed, lossy);
+        cell.side.failed = true;
+        cell.side.finished = true;
         if lossy {
-            (cell.side.cut, cell.side.queued) = (true, 0);
+            cell.side.cut = true;
+            cell.side.queued = 0;
         }
         self.settle(id);
     }
@@ -364,7 +370,9 @@ impl End {
         let rules = self.rules;
         let cell = self.cell(id);
         cell.core.begin_turn(lane);
-        let (mut left, mut data, mut fin) = (allowance, 0, false);
+        let mut left = allowance;
+        let mut data = 0;
+        let mut fin = false;
         for _ in 0..polls {
             let Some(frame) = cell.core.poll_transmit(lane, left) else { break };
             let side = &mut cell.side;
@@ -405,7 +413,8 @@ impl End {
                     );
                     side.transmitted += n as u64;
                     assert!(side.transmitted <= side.accepted);
-                    (left, data) = (left.saturating_sub(n), data + n);
+                    left = left.saturating_sub(n);
+                    data += n;
                     What::Data(payload.into_buffer())
                 }
                 Transmit::Fin => {
@@ -414,7 +423,8 @@ impl End {
                         all && side.finished && !side.fin_taken && cell.copying.is_none(),
                         "{id}: FIN, {side:?}"
                     );
-                    (side.fin_taken, fin) = (true, true);
+                    side.fin_taken = true;
+                    fin = true;
                     What::Fin
                 }
             };
@@ -447,7 +457,8 @@ impl End {
         to: &mut VecDeque<Packet>,
     ) -> bool {
         if let Some((id, buffer, len)) = self.pending.take() {
-            let (amount, used) = (charge_for(&buffer), self.used.get());
+            let amount = charge_for(&buffer);
+            let used = self.used.get();
             if used > 0 && used + amount > self.rules.budget {
                 self.pending = Some((id, buffer, len));
                 return false;
@@ -466,7 +477,8 @@ impl End {
                 let cell = self.cell(id);
                 let before = cell.side.credit(version);
                 assert!(count >= cell.side.peer_consumed, "updates come in order");
-                (cell.side.peer_consumed, cell.side.window) = (count, window.into());
+                cell.side.peer_consumed = count;
+                cell.side.window = window.into();
                 let gained = cell.side.credit(version) > before;
                 assert_eq!(cell.core.update(consumed, window), Ok(gained), "{id}: {:?}", cell.side);
             }
@@ -599,7 +611,7 @@ impl End {
     pub(crate) fn begin_close(&mut self) {
         let error = Arc::new(Error::Closed);
         self.registry.seal(Error::Closed);
-        drop(self.registry.take_backlog());
+        let _ = self.registry.take_backlog();
         self.stop_reading();
         for (_, cell) in self.cells.iter_mut() {
             cell.core.detach(&error);
@@ -622,7 +634,8 @@ impl End {
         self.dumb = true;
         for cell in self.cells.values_mut() {
             cell.core.fail_write(&error);
-            (cell.side.write_failed, cell.side.muted) = (true, true);
+            cell.side.write_failed = true;
+            cell.side.muted = true;
         }
     }
 
@@ -646,8 +659,9 @@ impl End {
         let error = Arc::new(Error::PeerClosed);
         self.registry.end(Error::PeerClosed);
         for cell in self.cells.values_mut() {
-            drop(cell.core.end(&error));
-            (cell.side.ending, cell.side.muted) = (true, true);
+            let _ = cell.core.end(&error);
+            cell.side.ending = true;
+            cell.side.muted = true;
         }
     }
 
@@ -656,9 +670,12 @@ impl End {
     /// Every core is in the state that the model says.
     pub(crate) fn check(&mut self) {
         let rules = self.rules;
-        let (mut occupied, mut entries, mut open) = (0, 0, 0);
+        let mut occupied = 0;
+        let mut entries = 0;
+        let mut open = 0;
         for (id, cell) in &mut self.cells {
-            let (core, side) = (&mut cell.core, &cell.side);
+            let core = &mut cell.core;
+            let side = &cell.side;
             let held = core.inbox().occupied();
             occupied += held;
             assert_eq!(core.inbox().len() as u64, side.queued, "{id}: bytes in the inbox");

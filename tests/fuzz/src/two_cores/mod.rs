@@ -109,7 +109,8 @@ impl World {
 
     /// One operation.
     fn step(&mut self, choices: &mut Choices) {
-        let (op, which) = (choices.byte(), choices.byte());
+        let op = choices.byte();
+        let which = choices.byte();
         let at = usize::from(which & 1);
         let end = &mut self.ends[at];
         let nth = usize::from(which >> 1);
@@ -144,7 +145,8 @@ impl World {
     /// One turn at the writer, of which the choices say how far it goes.
     fn turn(&mut self, at: usize, choices: &mut Choices) {
         let lane = if choices.flag() { Lane::Express } else { Lane::Bulk };
-        let (allowance, polls) = (choices.length(), 1 + choices.below(9));
+        let allowance = choices.length();
+        let polls = 1 + choices.below(9);
         self.ends[at].turn(lane, allowance, polls, &mut self.wires[at]);
     }
 
@@ -249,7 +251,8 @@ impl World {
         // Whatever a sender may have accepted was granted, and counts as granted at the receiver
         // until it is consumed there.
         for to in 0..2 {
-            let (from, to) = (&self.ends[1 - to], &self.ends[to]);
+            let from = &self.ends[1 - to];
+            let to = &self.ends[to];
             for (id, cell) in &to.cells {
                 let Some(sender) = from.cells.get(id) else { continue };
                 let side = &cell.side;
@@ -271,7 +274,8 @@ impl World {
     /// Both directions of a stream: the sender, and the receiver if the stream got there.
     fn flows(&self) -> impl Iterator<Item = (u32, &Side, Option<&Side>)> {
         let flow = |from: usize| {
-            let (from, to) = (&self.ends[from], &self.ends[1 - from]);
+            let to = &self.ends[1 - from];
+            let from = &self.ends[from];
             from.cells
                 .iter()
                 .map(|(&id, cell)| (id, &cell.side, to.cells.get(&id).map(|cell| &cell.side)))

@@ -234,7 +234,8 @@ fn take_turn(env: &Env, cell: &Arc<StreamCell>, lane: Lane, queue: &mut Queue, s
 }
 
 fn read_to_end(env: &Env, cell: &Arc<StreamCell>, size: usize) -> Vec<u8> {
-    let (mut buf, mut all) = (vec![0; size], Vec::new());
+    let mut buf = vec![0; size];
+    let mut all = Vec::new();
     loop {
         match cell.read(env, &mut buf, || false).unwrap() {
             0 => return all,
@@ -440,8 +441,8 @@ impl std::io::Write for Slow {
 
 fn cell_lent() {
     let (lab, _queue) = lab(Config::new());
-    let ((say, heard), (go, told)) =
-        (crossbeam_channel::unbounded(), crossbeam_channel::unbounded());
+    let (say, heard) = crossbeam_channel::unbounded();
+    let (go, told) = crossbeam_channel::unbounded();
     let mover = lab.spawn(|env, cell| cell.write_to(env, &mut Slow(say, told)));
     let mut wakes = Wakes::default();
     deliver_large(&lab, &[1; 5000], &mut wakes);
@@ -459,7 +460,8 @@ fn cell_lent() {
 
 fn cell_credit() {
     let (lab, queue) = lab(Config::new().version(2).max_send_buffer(1 << 20));
-    let (env, cell) = (&lab.env, &lab.cell);
+    let env = &lab.env;
+    let cell = &lab.cell;
     let writer = lab.writer(queue);
     // The window a stream begins with is used up.
     write_all(env, cell, &[0; INITIAL_WINDOW as usize]).unwrap();
@@ -496,8 +498,11 @@ fn cell_unasked() {
             cell.write(env, &[1; PIECE], Take::WhatFits).map(|written| written.accepted)
         })
     };
-    let (fails, goes_on) = (write(&lab.cell), write(&other));
-    let failing = lab.spawn(|env, cell| drop(cell.fail(env, Error::Closed, false)));
+    let fails = write(&lab.cell);
+    let goes_on = write(&other);
+    let failing = lab.spawn(|env, cell| {
+        let _ = cell.fail(env, Error::Closed, false);
+    });
     // Enough for one of them, past the two shares.
     let give = |bytes: usize| {
         lab.env.allowance.change(bytes as u64, 0);
@@ -567,7 +572,7 @@ fn cell_turns() {
     }
     write.join().unwrap();
     more.join().unwrap();
-    drop(lab.cell.finish(&lab.env));
+    let _ = lab.cell.finish(&lab.env);
     read.join().unwrap();
     lab.finish();
     let Sent { data, frames } = writer.join().unwrap();
@@ -679,7 +684,8 @@ fn cell_endings() {
         wakes.send();
     });
     let how = facade::sched::choose(4);
-    let (env, cell) = (&lab.env, &lab.cell);
+    let env = &lab.env;
+    let cell = &lab.cell;
     let ended = match how {
         0 => cell.close(env),
         1 => cell.fail(env, Error::Timeout, false),
@@ -724,7 +730,7 @@ fn cell_double_close() {
     let notifier = move |_: &Arc<StreamCell>| {
         count.fetch_add(1, SeqCst);
     };
-    drop(lab.cell.set_notifier(Box::new(notifier)));
+    let _ = lab.cell.set_notifier(Box::new(notifier));
     write_all(&lab.env, &lab.cell, b"ab").unwrap();
     let results = Arc::new(Mutex::new((0, 0)));
     let ending = |end: fn(&Env, &Arc<StreamCell>) -> crate::sync::cell::Ended| {

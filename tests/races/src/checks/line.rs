@@ -345,7 +345,8 @@ pub struct End {
 
 /// A connection between two sessions.
 pub fn pair() -> (End, End) {
-    let (one, two) = (Line::new(), Line::new());
+    let one = Line::new();
+    let two = Line::new();
     (End { ours: Arc::clone(&one), theirs: Arc::clone(&two) }, End { ours: two, theirs: one })
 }
 

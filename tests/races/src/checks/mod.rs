@@ -127,9 +127,12 @@ impl Check {
         config.ungraceful_shutdown_config.immediately_return_on_panic = true;
         config.failure_persistence =
             if print { FailurePersistence::Print } else { FailurePersistence::None };
-        let (begun, reached) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (time, body, count, reach) =
-            (self.time, self.body, Arc::clone(&begun), Arc::clone(&reached));
+        let begun = Arc::new(AtomicUsize::new(0));
+        let reached = Arc::new(AtomicUsize::new(0));
+        let time = self.time;
+        let body = self.body;
+        let count = Arc::clone(&begun);
+        let reach = Arc::clone(&reached);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             Runner::new(scheduler, config).run(move || {
                 count.fetch_add(1, SeqCst);

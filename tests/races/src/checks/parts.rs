@@ -104,7 +104,7 @@ fn budget_refunds() {
     let droppers = held.map(|charge| thread::spawn(move || drop(charge)));
     // The application, which drops what it has read.
     for _ in 0..4 {
-        drop(taken.recv().unwrap());
+        let _ = taken.recv().unwrap();
     }
     for thread in droppers {
         thread.join().unwrap();
@@ -119,7 +119,9 @@ fn budget_opens() {
     let threads = [
         thread::spawn({
             let budget = Arc::clone(&budget);
-            move || drop(budget.take(5, None))
+            move || {
+                let _ = budget.take(5, None);
+            }
         }),
         thread::spawn(move || drop(held)),
         thread::spawn({
@@ -136,10 +138,12 @@ fn budget_opens() {
 
 /// Whoever sees that the pause is over sees what its end stamped.
 fn pause_is_seen() {
-    let (pause, stamped) = (Arc::new(Pause::default()), Arc::new(AtomicBool::new(false)));
+    let pause = Arc::new(Pause::default());
+    let stamped = Arc::new(AtomicBool::new(false));
     pause.begin(Instant::now(), Cause::Backlog);
     let timer = thread::spawn({
-        let (pause, stamped) = (Arc::clone(&pause), Arc::clone(&stamped));
+        let pause = Arc::clone(&pause);
+        let stamped = Arc::clone(&stamped);
         move || {
             for _ in 0..3 {
                 if pause.current().is_none() {
@@ -158,9 +162,12 @@ fn pause_is_seen() {
 
 fn lifecycle_ends_once() {
     let life = Arc::new(Lifecycle::new(true));
-    let (ends, closes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let ends = Arc::new(AtomicUsize::new(0));
+    let closes = Arc::new(AtomicUsize::new(0));
     let run = |work: fn(&Lifecycle, &AtomicUsize, &AtomicUsize)| {
-        let (life, ends, closes) = (Arc::clone(&life), Arc::clone(&ends), Arc::clone(&closes));
+        let life = Arc::clone(&life);
+        let ends = Arc::clone(&ends);
+        let closes = Arc::clone(&closes);
         thread::spawn(move || work(&life, &ends, &closes))
     };
     fn close(life: &Lifecycle, _: &AtomicUsize, closes: &AtomicUsize) {
@@ -175,7 +182,7 @@ fn lifecycle_ends_once() {
         run(|life, ends, _| {
             let end = life.input_done(Error::PeerClosed, true, std::time::Instant::now(), None);
             ends.fetch_add(usize::from(matches!(end, InputEnd::Ends(_))), SeqCst);
-            drop(life.told());
+            let _ = life.told();
         }),
         run(|life, _, _| {
             life.fail_write(&Arc::new(Error::Timeout), None);
@@ -197,15 +204,17 @@ fn lifecycle_ends_once() {
 /// A writer that finds nothing, since the session's end has thrown it away, hasn't handed it over.
 fn lifecycle_overdue() {
     let life = Arc::new(Lifecycle::new(true));
-    let (waiting, handed_over) = (Arc::new(AtomicUsize::new(2)), Arc::new(AtomicUsize::new(0)));
+    let waiting = Arc::new(AtomicUsize::new(2));
+    let handed_over = Arc::new(AtomicUsize::new(0));
     assert!(life.begin_close(Instant::now(), None));
     let closer = thread::spawn({
         let life = Arc::clone(&life);
         move || life.wait_outcome().expect("there is no deadline")
     });
     let writer = thread::spawn({
-        let (life, waiting, handed_over) =
-            (Arc::clone(&life), Arc::clone(&waiting), Arc::clone(&handed_over));
+        let life = Arc::clone(&life);
+        let waiting = Arc::clone(&waiting);
+        let handed_over = Arc::clone(&handed_over);
         move || {
             handed_over.store(waiting.swap(0, SeqCst), SeqCst);
             life.writer_done(Ok(()));
@@ -214,7 +223,8 @@ fn lifecycle_overdue() {
         }
     });
     let timer = thread::spawn({
-        let (life, waiting) = (Arc::clone(&life), Arc::clone(&waiting));
+        let life = Arc::clone(&life);
+        let waiting = Arc::clone(&waiting);
         move || {
             if life.overdue(2, std::time::Duration::ZERO).is_some() {
                 waiting.store(0, SeqCst);
@@ -237,12 +247,12 @@ fn lifecycle_channel() {
         let life = Arc::clone(&life);
         move || {
             if life.begin_close(std::time::Instant::now(), None) {
-                drop(life.told());
+                let _ = life.told();
             }
         }
     });
     if life.end(Error::PeerClosed).is_some() {
-        drop(life.told());
+        let _ = life.told();
     }
     closer.join().unwrap();
     for watcher in watchers {
@@ -253,11 +263,15 @@ fn lifecycle_channel() {
 /// A parked writer sees every kind of work, whoever adds it, and whatever was added before.
 fn bell_orders() {
     let (shaper, mut queue) = shaper();
-    let (shaper, parker) = (Arc::new(shaper), queue.parker());
+    let shaper = Arc::new(shaper);
+    let parker = queue.parker();
     let writer = thread::spawn({
         let shaper = Arc::clone(&shaper);
         move || {
-            let (mut pings, mut flushes, mut refusals, mut turns) = (0, 0, 0, 0);
+            let mut pings = 0;
+            let mut flushes = 0;
+            let mut refusals = 0;
+            let mut turns = 0;
             loop {
                 flushes += usize::from(shaper.take(Order::Flush));
                 pings += usize::from(shaper.take(Order::Ping));
@@ -301,7 +315,8 @@ fn standby_comes_back() {
     let standby = Arc::new(Standby::default());
     let slot = Arc::new(parking_lot::Mutex::new(0));
     let reader = thread::spawn({
-        let (standby, slot) = (Arc::clone(&standby), Arc::clone(&slot));
+        let standby = Arc::clone(&standby);
+        let slot = Arc::clone(&slot);
         move || {
             for _ in 0..2 {
                 let mut input = slot.lock();
@@ -314,7 +329,8 @@ fn standby_comes_back() {
         }
     });
     let callers = [false, true].map(|keep| {
-        let (standby, slot) = (Arc::clone(&standby), Arc::clone(&slot));
+        let standby = Arc::clone(&standby);
+        let slot = Arc::clone(&slot);
         thread::spawn(move || {
             for _ in 0..3 {
                 if !standby.is_offered() {

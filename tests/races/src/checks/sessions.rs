@@ -105,7 +105,8 @@ fn close_well(session: &Session, line: &Line) {
 }
 
 fn read_to_end(mut stream: &Stream, size: usize) -> (usize, Option<std::io::Error>) {
-    let (mut buf, mut total) = (vec![0; size], 0);
+    let mut buf = vec![0; size];
+    let mut total = 0;
     loop {
         match stream.read(&mut buf) {
             Ok(0) => return (total, None),
@@ -197,7 +198,7 @@ fn credit_wakes_a_writer() {
         _ => line.fail_writes(), // it isn't written to, so nothing happens until the close
     }
     if how == 2 {
-        drop(session.close());
+        let _ = session.close();
     }
     let (accepted, error) = writer.join().unwrap();
     match how {
@@ -205,7 +206,7 @@ fn credit_wakes_a_writer() {
         _ => assert!(accepted == 0 && error.is_some()),
     }
     drop(stream);
-    drop(session.close());
+    let _ = session.close();
     line.eof();
 }
 
@@ -258,7 +259,7 @@ fn all_work_wakes_the_writer() {
     assert_eq!(read_to_end(&stream, 4).0, 8);
     drop(stream);
     peer.join().unwrap();
-    drop(writer.join().unwrap());
+    let _ = writer.join().unwrap();
     close_well(&session, &line);
 }
 
@@ -483,7 +484,9 @@ fn last_drop_against_arrivals() {
         line.eof();
     });
     let other = session.clone();
-    let accept = spawn(move || drop(other.try_accept()));
+    let accept = spawn(move || {
+        let _ = other.try_accept();
+    });
     drop(session);
     accept.join().unwrap();
     feeder.join().unwrap();
@@ -588,7 +591,8 @@ fn refunds_wake_the_reader() {
         }
         line.feed(&[PEER.fin(3), PEER.fin(5)]);
     });
-    let (one, two) = (session.accept().unwrap(), session.accept().unwrap());
+    let one = session.accept().unwrap();
+    let two = session.accept().unwrap();
     let reader = spawn(move || assert_eq!(read_to_end(&one, 30).0, 300));
     // The other reads a little, and is closed: what it held comes back, and what still comes is
     // thrown away.
@@ -617,9 +621,11 @@ fn close_wakes_a_paused_reader() {
     });
     let reader = (choose(2) == 0).then(|| {
         let mut stream = stream.clone();
-        spawn(move || drop(stream.read(&mut [0; 64])))
+        spawn(move || {
+            let _ = stream.read(&mut [0; 64]);
+        })
     });
-    drop(session.close()); // Ok, or the peer's end, which comes while a stream is open
+    let _ = session.close(); // Ok, or the peer's end, which comes while a stream is open
     feeder.join().unwrap();
     if let Some(reader) = reader {
         reader.join().unwrap();
@@ -636,7 +642,8 @@ fn stalls_are_cut() {
         line.feed(&[(); 8].map(|()| PEER.psh(3, &[1; 100])));
         line.feed(&[PEER.psh(5, &[2; 150]), PEER.fin(5)]);
     });
-    let (asleep, awake) = (session.accept().unwrap(), session.accept().unwrap());
+    let asleep = session.accept().unwrap();
+    let awake = session.accept().unwrap();
     let clock = spawn({
         let session = session.clone();
         move || {
@@ -656,7 +663,8 @@ fn stalls_are_cut() {
     assert!(matches!(inner(&error), Some(Error::Stalled { .. })), "{error}");
     assert_eq!(session.stats().streams_cut, 1);
     clock.join().unwrap();
-    drop((asleep, awake));
+    drop(asleep);
+    drop(awake);
     // Without the clock, nothing but the writer can end the close.
     close_well(&session, &line);
     assert_eq!(count(&line.frames(), Command::Fin, 3), 1);
@@ -708,7 +716,9 @@ fn endings_let_the_reader_on() {
         0 => {
             let closed = spawn({
                 let session = session.clone();
-                move || drop(session.close())
+                move || {
+                    let _ = session.close();
+                }
             });
             line.wait_finished();
             line.eof();
@@ -728,7 +738,9 @@ fn endings_let_the_reader_on() {
             // Those that were in time can still be accepted.
             let drained = spawn({
                 let session = session.clone();
-                move || drop(session.drain(SECOND))
+                move || {
+                    let _ = session.drain(SECOND);
+                }
             });
             while let Ok(stream) = session.accept() {
                 drop(stream);
@@ -748,7 +760,7 @@ fn endings_let_the_reader_on() {
         }
     }
     drop(ours);
-    drop(session.close());
+    let _ = session.close();
 }
 
 fn a_full_backlog_refuses_in_time() {
@@ -764,7 +776,7 @@ fn a_full_backlog_refuses_in_time() {
             while late && session.stats().streams_refused == 0 {
                 thread::yield_now();
             }
-            drop(session.accept().unwrap());
+            let _ = session.accept().unwrap();
         }
     });
     let clock = spawn({
@@ -824,7 +836,7 @@ fn callers_turn() {
     for client in clients {
         client.join().unwrap();
     }
-    drop(servers.map(|server| server.join().unwrap()));
+    let _ = servers.map(|server| server.join().unwrap());
     other.flush().unwrap();
     drop(other);
     session.drain(SECOND).unwrap();
@@ -874,7 +886,8 @@ fn callers_turn_against_close() {
         _ => {} // the last drop does it
     }
     let accepted = answer.join().unwrap();
-    drop((session, stream));
+    drop(session);
+    drop(stream);
     line.eof();
     let frames = line.frames();
     assert_eq!(data(&frames, 3), b"AB"[..accepted], "{how}");
@@ -903,7 +916,7 @@ fn callers_turn_against_failure() {
     let (_, error) = read_to_end(&stream, 4);
     assert!(error.is_some());
     drop(stream);
-    drop(session.close());
+    let _ = session.close();
 }
 
 /// After some rounds of requests and answers the thread that waits for the next request reads the
@@ -956,7 +969,7 @@ fn callers_read() {
         0 | 4 | 5 => assert_eq!(reader.join().unwrap().0, 4),
         1 => {
             acceptor.join().unwrap().unwrap();
-            drop(session.close());
+            let _ = session.close();
             assert!(reader.join().unwrap().1.is_some());
             client.join().unwrap();
             line.eof();
@@ -1038,11 +1051,11 @@ fn failures_wake_everybody() {
     }
     assert!(reader.join().unwrap(), "there was no FIN");
     assert!(acceptor.join().unwrap().is_err());
-    drop(opener.join().unwrap());
+    let _ = opener.join().unwrap();
     assert!(closed.recv().is_err());
     assert!(session.close_reason().is_some());
     drop(stream);
-    drop(session.close());
+    let _ = session.close();
 }
 
 fn close_against_failing_writes() {
@@ -1054,8 +1067,8 @@ fn close_against_failing_writes() {
         move || read_to_end(&stream, 2).1.is_some()
     });
     let failure = peer(&line, |line| line.fail_writes());
-    drop((&stream).write(b"ab"));
-    drop(session.close());
+    let _ = (&stream).write(b"ab");
+    let _ = session.close();
     assert!(session.is_closed());
     assert!(reader.join().unwrap(), "there was no FIN");
     failure.join().unwrap();
@@ -1073,13 +1086,15 @@ fn drain_against_closes() {
     let closers: Vec<_> = streams.drain(..).map(|stream| spawn(move || drop(stream))).collect();
     let last = spawn({
         let session = session.clone();
-        move || drop(session.accept())
+        move || {
+            let _ = session.accept();
+        }
     });
     session.drain(SECOND).unwrap();
     for closer in closers {
         closer.join().unwrap();
     }
-    drop(acceptor.join().unwrap());
+    let _ = acceptor.join().unwrap();
     last.join().unwrap();
     line.eof();
     let frames = line.frames();
@@ -1143,7 +1158,7 @@ fn timer_comes_and_goes() {
             for _ in 0..2 {
                 let (session, line) = server(quiet(), false);
                 line.eof();
-                drop(session.close());
+                let _ = session.close();
             }
         })
     });
@@ -1172,7 +1187,9 @@ fn notifiers_fire_once() {
     });
     match choose(3) {
         0 => line.eof(),
-        1 => drop(session.close()),
+        1 => {
+            let _ = session.close();
+        }
         _ => line.fail_reads(),
     }
     setter.join().unwrap();
@@ -1180,7 +1197,7 @@ fn notifiers_fire_once() {
         closer.join().unwrap();
     }
     drop(stream);
-    drop(session.close());
+    let _ = session.close();
     line.eof();
     // It may be called on a thread of its own, which isn't known here. It must be once at last: a
     // second fails the check as well.
@@ -1192,10 +1209,8 @@ fn notifiers_fire_once() {
 
 fn both_ends() {
     let (a, b) = super::line::pair();
-    let (client, server) = (
-        Session::client(a, quiet()).expect("it is valid"),
-        Session::server(b, quiet()).expect("it is valid"),
-    );
+    let client = Session::client(a, quiet()).expect("it is valid");
+    let server = Session::server(b, quiet()).expect("it is valid");
     let echo = spawn(move || {
         let stream = server.accept().unwrap();
         assert_eq!(stream.name(), "e");
@@ -1223,6 +1238,6 @@ fn both_ends() {
     assert_eq!(all, b"abcdefg");
     writer.join().unwrap();
     drop(stream);
-    drop(client.close()); // Ok, or the peer's clean end, which is Ok too
+    let _ = client.close(); // Ok, or the peer's clean end, which is Ok too
     echo.join().unwrap();
 }

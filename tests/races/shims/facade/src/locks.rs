@@ -63,7 +63,8 @@ impl<T> Mutex<T> {
             }
             !std::mem::replace(&mut turn.taken, true)
         });
-        let (mut turn, me) = (own(&self.turn), me());
+        let mut turn = own(&self.turn);
+        let me = me();
         turn.waiting.retain(|&id| id != me);
     }
 
