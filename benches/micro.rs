@@ -52,9 +52,9 @@ use proto::chunks::{Chunk, Inbox, charge_for};
 use proto::outbox::Outbox;
 use proto::stream::{Lane, Transmit};
 use sync::budget::{Budget, Charge};
-use sync::cell::{Env, Name, Small, StreamCell, Take, Wakes};
 use sync::shaper::{Queue, shaper};
 use sync::standby::Standby;
+use sync::stream::{Env, Name, SharedStream, Small, Take, Wakes};
 use wire::reader::{FrameReader, INLINE_MAX, Step};
 use wire::writer::Batch;
 use wire::{Command, HEADER_LEN, Header};
@@ -65,8 +65,8 @@ struct Pipeline {
     sender: Env,
     receiver: Env,
     queue: Queue,
-    out: Arc<StreamCell>,
-    inn: Arc<StreamCell>,
+    out: Arc<SharedStream>,
+    inn: Arc<SharedStream>,
     batch: Batch,
     frames: FrameReader,
     wire: Vec<u8>,
@@ -101,10 +101,11 @@ impl Pipeline {
         let (sender, queue) = env();
         let (receiver, _) = env();
         let now = Instant::now();
-        let cell =
-            |env: &Env, ours| StreamCell::new(3, Name::new(b"bench", None), &env.config, ours, now);
-        let out = cell(&sender, true);
-        let inn = cell(&receiver, false);
+        let stream = |env: &Env, ours| {
+            SharedStream::new(3, Name::new(b"bench", None), &env.config, ours, now)
+        };
+        let out = stream(&sender, true);
+        let inn = stream(&receiver, false);
         Self {
             out,
             inn,
@@ -137,13 +138,13 @@ impl Pipeline {
 
     fn transmit(&mut self) {
         let Self { queue, batch, sender, .. } = self;
-        while let Some((cell, lane)) = queue
+        while let Some((stream, lane)) = queue
             .next_express()
             .map(|c| (c, Lane::Express))
             .or_else(|| queue.next_bulk().map(|c| (c, Lane::Bulk)))
         {
             let header = |command, length| Header { version: 1, command, length, stream_id: 3 };
-            let turn = cell.take_turn(sender, lane, 1 << 20, |frame| match frame {
+            let turn = stream.take_turn(sender, lane, 1 << 20, |frame| match frame {
                 Transmit::Syn => batch.push_small(header(Command::Syn, 5), b"bench"),
                 Transmit::Data(payload) => {
                     batch.push_frame(
@@ -153,9 +154,9 @@ impl Pipeline {
                 }
                 Transmit::Update { .. } | Transmit::Fin => {}
             });
-            cell.hand_over(turn.data, turn.fin, self.now);
+            stream.hand_over(turn.data, turn.fin, self.now);
             if turn.again {
-                queue.again(cell);
+                queue.again(stream);
             }
         }
         while !batch.is_empty() {
@@ -215,14 +216,14 @@ impl Pipeline {
 
 /// Delivers `len` bytes of a buffer, from `start` on.
 fn deliver(
-    cell: &Arc<StreamCell>,
+    stream: &Arc<SharedStream>,
     env: &Env,
     (buffer, start, len): (pool::Buffer, usize, usize),
     now: Instant,
     wakes: &mut Wakes,
 ) {
     let charge = env.budget.try_take(charge_for(&buffer)).unwrap();
-    cell.deliver(env, Chunk::new(buffer, start, len, charge), now, wakes);
+    stream.deliver(env, Chunk::new(buffer, start, len, charge), now, wakes);
 }
 
 fn codec(c: &mut Criterion) {
@@ -284,10 +285,10 @@ fn queues(c: &mut Criterion) {
         });
     });
     let (env, mut queue) = env();
-    let cell = StreamCell::new(3, Name::new(b"", None), &env.config, true, Instant::now());
+    let stream = SharedStream::new(3, Name::new(b"", None), &env.config, true, Instant::now());
     c.bench_function("shaper/schedule_and_take", |b| {
         b.iter(|| {
-            env.shaper.ring(env.shaper.schedule(Arc::clone(&cell), Lane::Bulk));
+            env.shaper.ring(env.shaper.schedule(Arc::clone(&stream), Lane::Bulk));
             queue.next_bulk()
         });
     });

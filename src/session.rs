@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::config::Config;
-use crate::engine::Core;
+use crate::engine::SessionShared;
 use crate::error::{Error, Result};
 use crate::proto::registry::Role;
 use crate::stats::{SessionStats, StreamStats};
@@ -87,7 +87,7 @@ pub use incoming::Incoming;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Session {
-    core: Arc<Core>,
+    shared: Arc<SessionShared>,
 }
 
 impl Session {
@@ -110,18 +110,18 @@ impl Session {
 
     fn start(transport: impl Transport, config: Config, role: Role) -> Result<Self> {
         config.validate()?;
-        let core = Core::start(|| transport.split(), config, role)?;
-        Ok(Self::new(core))
+        let shared = SessionShared::start(|| transport.split(), config, role)?;
+        Ok(Self::new(shared))
     }
 
     /// A new handle.
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        core.add_session_handle();
-        Self { core }
+    pub(crate) fn new(shared: Arc<SessionShared>) -> Self {
+        shared.add_session_handle();
+        Self { shared }
     }
 
-    fn stream(&self, cell: Arc<crate::sync::cell::StreamCell>) -> Stream {
-        Stream::new(Arc::clone(&self.core), cell)
+    fn stream(&self, stream: Arc<crate::sync::stream::SharedStream>) -> Stream {
+        Stream::new(Arc::clone(&self.shared), stream)
     }
 
     // ---- streams --------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ impl Session {
     /// [`max_name_len`](Config::max_name_len)), [`Error::TooManyStreams`], [`Error::GoAway`] when
     /// ids run out; what ended the session.
     pub fn open(&self, name: impl AsRef<[u8]>) -> Result<Stream> {
-        Ok(self.stream(self.core.open(name.as_ref())?))
+        Ok(self.stream(self.shared.open(name.as_ref())?))
     }
 
     /// Waits for the next stream of the peer: until [`set_deadline`](Self::set_deadline)'s point in
@@ -150,7 +150,7 @@ impl Session {
     /// are queued come first, then what ended the session: [`Error::PeerClosed`] if that was the
     /// peer's clean end.
     pub fn accept(&self) -> Result<Stream> {
-        self.core.accept(None).map(|cell| self.stream(cell))
+        self.shared.accept(None).map(|stream| self.stream(stream))
     }
 
     /// The next stream of the peer if there is one now.
@@ -158,7 +158,7 @@ impl Session {
     /// # Errors
     /// As [`accept`](Self::accept), but for `Timeout`.
     pub fn try_accept(&self) -> Result<Option<Stream>> {
-        Ok(self.core.try_accept()?.map(|cell| self.stream(cell)))
+        Ok(self.shared.try_accept()?.map(|stream| self.stream(stream)))
     }
 
     /// Waits for the next stream of the peer for at most `timeout`, and not past the deadline if
@@ -167,7 +167,7 @@ impl Session {
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn accept_timeout(&self, timeout: Duration) -> Result<Stream> {
-        self.core.accept(Some(timeout)).map(|cell| self.stream(cell))
+        self.shared.accept(Some(timeout)).map(|stream| self.stream(stream))
     }
 
     /// The peer's streams, one after the other. Ends after a local close or the peer's clean end;
@@ -179,7 +179,7 @@ impl Session {
 
     /// Sets until when `accept` waits; `None`: for ever. Reaches calls that are already blocked.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
-        self.core.set_accept_deadline(deadline);
+        self.shared.set_accept_deadline(deadline);
     }
 
     // ---- the session itself ---------------------------------------------------------------------
@@ -204,7 +204,7 @@ impl Session {
     /// - [`Error::WouldBlock`] in a close notifier that runs on a thread of gmux's own: the close
     ///   has begun, and goes on in the background.
     pub fn close(&self) -> Result<()> {
-        self.core.close()
+        self.shared.close()
     }
 
     /// Ends the session gently: no new streams either way (those that wait can still be accepted),
@@ -216,13 +216,13 @@ impl Session {
     /// [`Error::DrainIncomplete`] if streams were left after `timeout`: the session is closed all
     /// the same. Otherwise as [`close`](Self::close).
     pub fn drain(&self, timeout: Duration) -> Result<()> {
-        self.core.drain(timeout)
+        self.shared.drain(timeout)
     }
 
     /// Whether the session was closed here, or has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.core.lifecycle.is_over()
+        self.shared.lifecycle.is_over()
     }
 
     /// A channel that disconnects when the session is closed here, or ends. Nothing is ever sent.
@@ -260,7 +260,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn closed(&self) -> Receiver<()> {
-        self.core.lifecycle.closed()
+        self.shared.lifecycle.closed()
     }
 
     /// Why the session isn't usable any more: [`Error::Closed`] after a local close,
@@ -268,21 +268,21 @@ impl Session {
     /// while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
-        self.core.lifecycle.cause().map(|cause| Error::clone(&cause))
+        self.shared.lifecycle.cause().map(|cause| Error::clone(&cause))
     }
 
     /// How many streams there are that aren't closed. 0 once the session is closed here, or has
     /// ended.
     #[must_use]
     pub fn num_streams(&self) -> usize {
-        self.core.num_streams()
+        self.shared.num_streams()
     }
 
     /// The session's number, from 1, in this process: the log calls it `session 3`, and its threads
     /// are `gmux-reader-3` and `gmux-writer-3`.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.core.number
+        self.shared.number
     }
 
     /// The streams that aren't closed at this end, in the order of their ids, those that wait for
@@ -305,33 +305,33 @@ impl Session {
     /// ```
     #[must_use]
     pub fn streams(&self) -> Vec<StreamStats> {
-        self.core.stream_stats()
+        self.shared.stream_stats()
     }
 
     /// What the session has counted, and what it does now. It looks at every stream, which takes
     /// about a tenth of a microsecond each.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        self.core.stats()
+        self.shared.stats()
     }
 
     /// This end's address, where the transport knows it.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.core.local_addr()
+        self.shared.local_addr()
     }
 
     /// The peer's address, where the transport knows it.
     #[doc(alias = "remote_addr")]
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.core.peer_addr()
+        self.shared.peer_addr()
     }
 
     /// The session's no-data timeout.
     #[must_use]
     pub fn no_data_timeout(&self) -> Option<Duration> {
-        self.core.no_data_timeout()
+        self.shared.no_data_timeout()
     }
 
     /// Ends the session with [`Error::NoData`] when no stream payload crossed it in either
@@ -342,14 +342,14 @@ impl Session {
     /// [`io::ErrorKind::InvalidInput`] for a duration of zero; the timeout stays as it was.
     pub fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         not_zero(timeout)?;
-        self.core.set_no_data_timeout(timeout);
+        self.shared.set_no_data_timeout(timeout);
         Ok(())
     }
 }
 
 impl Clone for Session {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.core))
+        Self::new(Arc::clone(&self.shared))
     }
 }
 
@@ -359,7 +359,7 @@ impl Drop for Session {
     /// most [`close_timeout`](Config::close_timeout), but not for the peer's end, and not at all in
     /// a close notifier on a thread of gmux's own.
     fn drop(&mut self) {
-        self.core.drop_session_handle();
+        self.shared.drop_session_handle();
     }
 }
 
@@ -369,11 +369,11 @@ impl Drop for Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Session");
-        text.field("number", &self.core.number)
-            .field("role", &self.core.setup().role)
+        text.field("number", &self.shared.number)
+            .field("role", &self.shared.setup().role)
             .field("peer", &self.peer_addr())
             .field("close_reason", &self.close_reason());
-        let Some(stats) = self.core.glance() else {
+        let Some(stats) = self.shared.glance() else {
             return text.finish_non_exhaustive(); // somebody has the table of streams
         };
         text.field("streams", &stats.streams)

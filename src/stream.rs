@@ -16,11 +16,11 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use crate::engine::{Core, Theirs, call_notifier};
+use crate::engine::{SessionShared, Theirs, call_notifier};
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::stats::StreamStats;
-use crate::sync::cell::StreamCell;
+use crate::sync::stream::SharedStream;
 
 /// One stream of a [`Session`](crate::Session): ordered, reliable, both ways, with a name.
 ///
@@ -102,22 +102,22 @@ use crate::sync::cell::StreamCell;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Stream {
-    core: Arc<Core>,
-    cell: Arc<StreamCell>,
+    session: Arc<SessionShared>,
+    stream: Arc<SharedStream>,
 }
 
 impl Stream {
     /// A new handle.
-    pub(crate) fn new(core: Arc<Core>, cell: Arc<StreamCell>) -> Self {
-        cell.add_handle();
-        core.add_handle();
-        Self { core, cell }
+    pub(crate) fn new(session: Arc<SessionShared>, stream: Arc<SharedStream>) -> Self {
+        stream.add_handle();
+        session.add_handle();
+        Self { session, stream }
     }
 
     /// The stream's id on the wire. Ids are unique within a session while the stream is open.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.cell.id
+        self.stream.id
     }
 
     /// The name that it was opened with; bytes that aren't UTF-8 are replaced. Not for
@@ -125,26 +125,26 @@ impl Stream {
     /// for that).
     #[must_use]
     pub fn name(&self) -> &str {
-        self.cell.name.text()
+        self.stream.name.text()
     }
 
     /// The name that it was opened with, exactly.
     #[must_use]
     pub fn name_bytes(&self) -> &[u8] {
-        self.cell.name.bytes()
+        self.stream.name.bytes()
     }
 
     /// This end's address, where the transport knows it.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.core.local_addr()
+        self.session.local_addr()
     }
 
     /// The peer's address, where the transport knows it.
     #[doc(alias = "remote_addr")]
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.core.peer_addr()
+        self.session.peer_addr()
     }
 
     /// Another handle to the same stream, as [`Clone`] gives it; the name and signature are
@@ -161,7 +161,7 @@ impl Stream {
     /// streams, but accepts none: [`accept`](Session::accept) fails with [`Error::Closed`].
     #[must_use]
     pub fn session(&self) -> Session {
-        Session::new(Arc::clone(&self.core))
+        Session::new(Arc::clone(&self.session))
     }
 
     /// What the stream has counted, and who waits in it.
@@ -181,7 +181,7 @@ impl Stream {
     /// ```
     #[must_use]
     pub fn stats(&self) -> StreamStats {
-        self.cell.stats(Instant::now())
+        self.stream.stats(Instant::now())
     }
 
     // ---- endings --------------------------------------------------------------------------------
@@ -193,8 +193,8 @@ impl Stream {
     /// # Errors
     /// None at present.
     pub fn close(&self) -> Result<()> {
-        if let Some(notifier) = self.core.close_stream(&self.cell) {
-            call_notifier(self.core.number, notifier, &self.cell);
+        if let Some(notifier) = self.session.close_stream(&self.stream) {
+            call_notifier(self.session.number, notifier, &self.stream);
         }
         Ok(())
     }
@@ -207,14 +207,14 @@ impl Stream {
     /// # Errors
     /// `NotConnected` if the stream was closed here.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        if self.cell.is_closed() {
+        if self.stream.is_closed() {
             return Err(Error::Closed.into());
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
-            let _ = self.cell.finish(&self.core.env);
+            let _ = self.stream.finish(&self.session.env);
         }
         if matches!(how, Shutdown::Read | Shutdown::Both) {
-            let _ = self.cell.shut_read(&self.core.env);
+            let _ = self.stream.shut_read(&self.session.env);
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Stream {
     /// finished hasn't ended.
     #[must_use]
     pub fn closed(&self) -> Receiver<()> {
-        self.cell.closed()
+        self.stream.closed()
     }
 
     /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it: on the
@@ -234,21 +234,21 @@ impl Stream {
     /// at once. A second notifier replaces the first.
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.
-        let core = Arc::downgrade(&self.core);
+        let session = Arc::downgrade(&self.session);
         let notifier = Theirs::new(
-            self.core.number,
+            self.session.number,
             "a close notifier panicked when it was dropped",
             notifier,
         );
-        let wrapped = move |cell: &Arc<StreamCell>| {
-            if let (Some(core), Some(notifier)) = (core.upgrade(), notifier.take()) {
-                notifier(&Stream::new(core, Arc::clone(cell)));
+        let wrapped = move |stream: &Arc<SharedStream>| {
+            if let (Some(session), Some(notifier)) = (session.upgrade(), notifier.take()) {
+                notifier(&Stream::new(session, Arc::clone(stream)));
             }
         };
-        let (replaced, due) = self.cell.set_notifier(Box::new(wrapped));
+        let (replaced, due) = self.stream.set_notifier(Box::new(wrapped));
         drop(replaced);
         if let Some(due) = due {
-            call_notifier(self.core.number, due, &self.cell);
+            call_notifier(self.session.number, due, &self.stream);
         }
     }
 
@@ -261,13 +261,13 @@ impl Stream {
     /// The writer's error: what it didn't take stays in the stream, at the head. The stream's, as
     /// `read` returns it. The bytes already moved aren't lost, but their count is.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<u64> {
-        self.cell.write_to(&self.core.env, writer)
+        self.stream.write_to(&self.session.env, writer)
     }
 }
 
 impl Clone for Stream {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.core), Arc::clone(&self.cell))
+        Self::new(Arc::clone(&self.session), Arc::clone(&self.stream))
     }
 }
 
@@ -275,12 +275,12 @@ impl Drop for Stream {
     /// The last handle closes the stream. That doesn't block, unless it is also the last handle of
     /// a session, which is then closed: see [`Session`](crate::Session).
     fn drop(&mut self) {
-        if self.cell.drop_handle()
-            && let Some(notifier) = self.core.close_stream(&self.cell)
+        if self.stream.drop_handle()
+            && let Some(notifier) = self.session.close_stream(&self.stream)
         {
-            call_notifier(self.core.number, notifier, &self.cell);
+            call_notifier(self.session.number, notifier, &self.stream);
         }
-        self.core.drop_handle();
+        self.session.drop_handle();
     }
 }
 
@@ -289,10 +289,10 @@ impl Drop for Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Stream");
-        text.field("session", &self.core.number)
+        text.field("session", &self.session.number)
             .field("id", &self.id())
             .field("name", &self.name());
-        let Some((stats, cause)) = self.cell.glance(Instant::now()) else {
+        let Some((stats, cause)) = self.stream.glance(Instant::now()) else {
             return text.finish_non_exhaustive(); // another thread has it
         };
         text.field("age", &stats.age)

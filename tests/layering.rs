@@ -66,7 +66,7 @@ struct Source {
     text: String,
     /// Its tokens, without those of test-only items.
     tokens: Vec<Token>,
-    /// `["sync", "cell"]` for `src/sync/cell.rs`, empty for `lib.rs`.
+    /// `["sync", "stream"]` for `src/sync/stream.rs`, empty for `lib.rs`.
     module: Vec<String>,
     /// Lines of test-only items.
     test_lines: usize,
@@ -579,11 +579,11 @@ fn the_checker_finds_an_import_of_a_higher_layer() {
         ("proto/fake.rs", "fn f() { crate::engine::start() }"),
         ("proto/fake.rs", "use crate::{error::Error, session::{Session as S}, config};"),
         ("proto/fake.rs", "use super::super::stream::Stream;"),
-        ("proto/fake.rs", "mod inner { use super::super::super::sync::cell; }"),
+        ("proto/fake.rs", "mod inner { use super::super::super::sync::stream; }"),
         ("pool.rs", "use crate::wire::reader::FrameReader;"),
         ("wire/header.rs", "use super::writer::Batch;"),
         ("transport/fake.rs", "use crate::proto::state;"),
-        ("sync/cell/fake.rs", "/* a comment */ use crate::/* and one */engine::Core;"),
+        ("sync/stream/fake.rs", "/* a comment */ use crate::/* and one */engine::SessionShared;"),
         ("engine/fake.rs", "type T = Vec<crate::stream::Stream>;"),
         ("engine/fake.rs", "use crate::nonsense::Thing;"),
         ("novelty.rs", ""),
@@ -635,13 +635,16 @@ fn the_checker_lets_pass_what_is_allowed() {
     let fakes = [
         (
             "engine/fake.rs",
-            "use crate::sync::cell::StreamCell;\nuse super::{timer, Core};\nuse \
+            "use crate::sync::stream::SharedStream;\nuse super::{timer, SessionShared};\nuse \
              crate::wire::reader::Step;",
         ),
         ("pool.rs", "use crate::wire::HEADER_LEN;"),
         ("wire/reader.rs", "use super::header::Header;\nuse crate::pool::Buffer;"),
         ("wire/mod.rs", "pub(crate) mod reader;\npub(in crate::wire) fn f() {}"),
-        ("proto/fake.rs", "// use crate::engine::Core;\nconst S: &str = \"crate::engine::Core\";"),
+        (
+            "proto/fake.rs",
+            "// use crate::engine::SessionShared;\nconst S: &str = \"crate::engine::SessionShared\";",
+        ),
         (
             "proto/fake.rs",
             "/// [`Session`](crate::session::Session)\nfn f<'a>(c: char) -> bool { c == '\"' \
@@ -651,7 +654,10 @@ fn the_checker_lets_pass_what_is_allowed() {
             "proto/fake.rs",
             "fn f() {}\n#[cfg(test)]\nmod tests { use crate::session::Session; fn f() { {} } }",
         ),
-        ("proto/fake.rs", "const S: &str = r#\"crate::engine::Core\"#;\nconst C: char = '\\'';"),
+        (
+            "proto/fake.rs",
+            "const S: &str = r#\"crate::engine::SessionShared\"#;\nconst C: char = '\\'';",
+        ),
     ];
     for (name, text) in fakes {
         assert_eq!(layering(&Source::new(name, text), &no_exports()), [""; 0], "{name}: {text}");

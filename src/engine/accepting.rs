@@ -6,7 +6,7 @@
 //! | condvar | waits in | woken by |
 //! |---|---|---|
 //! | `acceptable` | `accept` | a stream in the backlog; a changed deadline; whatever ends the accepting |
-//! | `room` | the reader thread alone, [`Core::wait_for_room`] | `accept` and `try_accept` when they take a stream; whatever ends the accepting; its own time limit |
+//! | `room` | the reader thread alone, [`SessionShared::wait_for_room`] | `accept` and `try_accept` when they take a stream; whatever ends the accepting; its own time limit |
 //!
 //! *What ends the accepting*: `close`, `drain`, failed writes, the session's end, the drop of the
 //! last `Session` handle.
@@ -16,22 +16,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Accepting, Core};
+use super::{Accepting, SessionShared};
 use crate::error::{Error, Result};
 use crate::proto::registry::Admission;
-use crate::sync::cell::StreamCell;
 use crate::sync::deadline::{Call, Deadline, earlier};
+use crate::sync::stream::SharedStream;
 
-impl Core {
+impl SessionShared {
     /// The next stream of the peer. Queued ones come first, then why there will be no more.
-    pub(crate) fn accept(&self, timeout: Option<Duration>) -> Result<Arc<StreamCell>> {
+    pub(crate) fn accept(&self, timeout: Option<Duration>) -> Result<Arc<SharedStream>> {
         let mut call = Call::default();
         let mut registry = self.registry.lock();
         loop {
-            if let Some(cell) = self.next_accepted(&mut registry)? {
+            if let Some(stream) = self.next_accepted(&mut registry)? {
                 drop(registry);
                 self.room.notify_one();
-                return Ok(cell);
+                return Ok(stream);
             }
             let deadline = Deadline { at: registry.deadline, timeout };
             let limit = deadline.limit(&mut call, Instant::now())?;
@@ -46,19 +46,19 @@ impl Core {
         }
     }
 
-    pub(crate) fn try_accept(&self) -> Result<Option<Arc<StreamCell>>> {
+    pub(crate) fn try_accept(&self) -> Result<Option<Arc<SharedStream>>> {
         let accepted = self.next_accepted(&mut self.registry.lock())?;
         self.room.notify_one();
         Ok(accepted)
     }
 
-    fn next_accepted(&self, registry: &mut Accepting) -> Result<Option<Arc<StreamCell>>> {
+    fn next_accepted(&self, registry: &mut Accepting) -> Result<Option<Arc<SharedStream>>> {
         let cause = self.lifecycle.cause();
         if let Some(Error::Closed) = cause.as_deref() {
             return Err(Error::Closed);
         }
         match (registry.streams.accept(), cause) {
-            (Some(cell), _) => Ok(Some(cell)),
+            (Some(stream), _) => Ok(Some(stream)),
             (None, Some(cause)) => Err(Error::clone(&cause)),
             // Draining, or there was no session handle.
             (None, None) if !registry.streams.is_accepting() => Err(Error::Closed),
@@ -78,8 +78,8 @@ impl Core {
         let backlog = registry.streams.take_backlog();
         drop(registry);
         self.accepting_ended();
-        for cell in backlog {
-            let _ = self.close_stream(&cell);
+        for stream in backlog {
+            let _ = self.close_stream(&stream);
         }
     }
 

@@ -1,8 +1,8 @@
 //! How a session closes, fails and ends, and how streams that end with it are told.
 //!
-//! Invariants: [`Core::end`] does its work once, whoever calls it first; nothing here waits but
-//! `close` and `drain`, on a user's thread; notifiers are called, and a user's things dropped, with
-//! no lock held.
+//! Invariants: [`SessionShared::end`] does its work once, whoever calls it first; nothing here
+//! waits but `close` and `drain`, on a user's thread; notifiers are called, and a user's things
+//! dropped, with no lock held.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use super::complaints::shown;
 use super::guard::{caught, guarded, is_said, said};
 use super::logging::{debug, info, warn};
-use super::{Core, on_own_thread, spawn, timer};
+use super::{SessionShared, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
-use crate::sync::cell::{Ended, Notifier, StreamCell};
 use crate::sync::close::{InputEnd, Phase};
 use crate::sync::shaper::Order;
+use crate::sync::stream::{Ended, Notifier, SharedStream};
 
-impl Core {
+impl SessionShared {
     /// Closes the session: what was accepted is sent, the writing direction ends, then the peer's
     /// end is waited for.
     ///
@@ -41,8 +41,8 @@ impl Core {
 
     /// The close timeout has passed.
     pub(super) fn overdue(&self) {
-        let cells = self.registry.lock().streams.streams();
-        let unsent = cells.iter().map(|cell| cell.unsent()).sum();
+        let streams = self.registry.lock().streams.streams();
+        let unsent = streams.iter().map(|stream| stream.unsent()).sum();
         match self.lifecycle.overdue(unsent, self.env.config.close_timeout) {
             Some(cause) => self.ended(&cause, Output::Abort),
             // it ended with its input, and its output couldn't be ended in time
@@ -97,16 +97,16 @@ impl Core {
         let cause = Arc::new(Error::Closed);
         let mut registry = self.registry.lock();
         registry.streams.seal(Error::Closed);
-        let cells = registry.streams.streams();
+        let streams = registry.streams.streams();
         let backlog = registry.streams.take_backlog();
         drop(registry);
         drop(backlog);
         self.accepting_ended();
         self.drained.notify_all();
         let mut notifiers = Vec::new();
-        for cell in cells {
-            let mut ended = cell.detach(&self.env, &cause);
-            notifiers.extend(ended.notifier.take().map(|notifier| (notifier, cell)));
+        for stream in streams {
+            let mut ended = stream.detach(&self.env, &cause);
+            notifiers.extend(ended.notifier.take().map(|notifier| (notifier, stream)));
         }
         let _ = self.lifecycle.told();
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and
@@ -116,8 +116,8 @@ impl Core {
         if let Some(deadline) = deadline {
             timer::schedule(self, deadline);
         }
-        for (notifier, cell) in notifiers {
-            call_notifier(self.number, notifier, &cell);
+        for (notifier, stream) in notifiers {
+            call_notifier(self.number, notifier, &stream);
         }
     }
 
@@ -134,11 +134,11 @@ impl Core {
         }
         let mut registry = self.registry.lock();
         registry.streams.seal(Error::clone(&cause));
-        let cells = registry.streams.streams();
+        let streams = registry.streams.streams();
         drop(registry);
         self.accepting_ended();
-        for cell in cells {
-            let _ = cell.fail_write(&self.env, &cause);
+        for stream in streams {
+            let _ = stream.fail_write(&self.env, &cause);
         }
         if let Some(deadline) = deadline {
             timer::schedule(self, deadline);
@@ -189,12 +189,12 @@ impl Core {
         if output == Output::Abort {
             self.env.shaper.order(Order::Stop);
         }
-        let cells = self.registry.lock().streams.end(Error::clone(cause));
+        let streams = self.registry.lock().streams.end(Error::clone(cause));
         self.accepting_ended();
         self.drained.notify_all();
-        let ended = cells.into_iter().map(|cell| {
-            let ended = cell.end(&self.env, cause);
-            (cell, ended)
+        let ended = streams.into_iter().map(|stream| {
+            let ended = stream.end(&self.env, cause);
+            (stream, ended)
         });
         let ended: Vec<_> = ended.collect();
         if output == Output::Finish {
@@ -252,10 +252,10 @@ impl Core {
     }
 
     /// Calls notifiers of streams that ended by themselves, on a thread of their own.
-    pub(super) fn notify_apart(&self, ended: Vec<(Arc<StreamCell>, Ended)>) {
-        let mut due: Vec<(Arc<StreamCell>, Notifier)> = Vec::new();
-        for (cell, mut ended) in ended {
-            due.extend(ended.notifier.take().map(|notifier| (cell, notifier)));
+    pub(super) fn notify_apart(&self, ended: Vec<(Arc<SharedStream>, Ended)>) {
+        let mut due: Vec<(Arc<SharedStream>, Notifier)> = Vec::new();
+        for (stream, mut ended) in ended {
+            due.extend(ended.notifier.take().map(|notifier| (stream, notifier)));
         }
         let mut notices = self.notices.lock();
         notices.due.extend(due);
@@ -275,10 +275,10 @@ impl Core {
         // that the thread runs.
         let session = self.me.upgrade();
         let started = spawn(format!("gmux-notify-{number}"), move || {
-            while let Some((cell, notifier)) =
+            while let Some((stream, notifier)) =
                 session.as_ref().and_then(|session| session.next_notice())
             {
-                call_notifier(number, notifier, &cell);
+                call_notifier(number, notifier, &stream);
             }
             drop(session);
         });
@@ -298,16 +298,16 @@ impl Core {
                 warn!(target: "gmux::session", "session {number}: no thread for close notifiers \
                                                 (not said again): {error}");
             }
-            for (cell, notifier) in due {
-                if let Some(notifier) = cell.keep_notifier(notifier) {
-                    self.notices.lock().due.push_back((cell, notifier)); // for the next such thread
+            for (stream, notifier) in due {
+                if let Some(notifier) = stream.keep_notifier(notifier) {
+                    self.notices.lock().due.push_back((stream, notifier)); // for the next such thread
                 }
             }
         }
     }
 
     /// The next notifier for one of the threads that call them, which ends when there is none.
-    fn next_notice(&self) -> Option<(Arc<StreamCell>, Notifier)> {
+    fn next_notice(&self) -> Option<(Arc<SharedStream>, Notifier)> {
         let mut notices = self.notices.lock();
         let next = notices.due.pop_front();
         if next.is_none() {
@@ -335,7 +335,7 @@ const NOTIFY_THREADS: usize = 8;
 /// Close notifiers that are to be called on a thread of their own.
 #[derive(Default)]
 pub(super) struct Notices {
-    due: VecDeque<(Arc<StreamCell>, Notifier)>,
+    due: VecDeque<(Arc<SharedStream>, Notifier)>,
     /// Threads that call them, or are about to.
     threads: usize,
     /// That no thread could be started was logged. The peer chooses how often streams fail.
@@ -363,10 +363,10 @@ pub(super) fn run_apart(number: u64, task: impl FnOnce() + Send + 'static) {
 }
 
 /// Calls a user's notifier; its panic hurts only itself.
-pub(crate) fn call_notifier(session: u64, notifier: Notifier, cell: &Arc<StreamCell>) {
-    if let Err(text) = caught(|| notifier(cell)) {
-        let name = shown(cell.name.bytes());
+pub(crate) fn call_notifier(session: u64, notifier: Notifier, stream: &Arc<SharedStream>) {
+    if let Err(text) = caught(|| notifier(stream)) {
+        let name = shown(stream.name.bytes());
         warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {name} \
-                                       panicked: {text}", cell.id);
+                                       panicked: {text}", stream.id);
     }
 }

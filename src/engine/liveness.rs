@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 
 use super::complaints::shown;
 use super::logging::{trace, warn};
-use super::{Core, timer};
+use super::{SessionShared, timer};
 use crate::error::Error;
 use crate::proto::keepalive::{Due, Signs};
 use crate::stats::WriterState;
-use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
 use crate::sync::pause::Cause;
 use crate::sync::shaper::Order;
+use crate::sync::stream::SharedStream;
 
 /// Points in time that matter to liveness.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Clock {
     }
 }
 
-impl Core {
+impl SessionShared {
     pub(crate) fn no_data_timeout(&self) -> Option<Duration> {
         *self.clock.no_data.lock()
     }
@@ -160,20 +160,20 @@ impl Core {
             // be cut for nothing
             return;
         }
-        let Some((held, cell)) = self.largest() else { return };
+        let Some((held, stream)) = self.largest() else { return };
         warn!(
             target: "gmux::session",
             "session {}: the receive budget was full for {after:?}; stream {} {}, which holds \
              {held} bytes, is cut",
-            self.number, cell.id, shown(cell.name.bytes()),
+            self.number, stream.id, shown(stream.name.bytes()),
         );
-        self.fail_stream(&cell, Error::Stalled { held, after }, true);
+        self.fail_stream(&stream, Error::Stalled { held, after }, true);
     }
 
     /// The stream that holds most of the budget, and how many bytes that is.
-    pub(super) fn largest(&self) -> Option<(usize, Arc<StreamCell>)> {
-        let cells = self.registry.lock().streams.streams();
-        let held = cells.into_iter().map(|cell| (cell.occupied(), cell));
+    pub(super) fn largest(&self) -> Option<(usize, Arc<SharedStream>)> {
+        let streams = self.registry.lock().streams.streams();
+        let held = streams.into_iter().map(|stream| (stream.occupied(), stream));
         held.max_by_key(|(held, _)| *held).filter(|(held, _)| *held > 0)
     }
 

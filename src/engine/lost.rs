@@ -3,17 +3,17 @@
 //!
 //! Invariant: what may have made the peer leave is asked only while nothing has come from it.
 
-use super::Core;
+use super::SessionShared;
 use super::logging::warn;
 use crate::error::{Error, Lost, Setup};
 use crate::proto::registry::Role;
 
-impl Core {
+impl SessionShared {
     /// The input has ended. That is clean between frames, with no stream cut off.
     pub(super) fn judge_eof(&self, inside_frame: bool) -> Error {
-        let mut cells = self.registry.lock().streams.streams();
-        cells.retain(|cell| cell.is_cut_off_by_eof());
-        if !inside_frame && cells.is_empty() {
+        let mut streams = self.registry.lock().streams.streams();
+        streams.retain(|stream| stream.is_cut_off_by_eof());
+        if !inside_frame && streams.is_empty() {
             // (A peer that ends after our own close does as it should, though it had nothing to
             // say.)
             let unasked = !self.lifecycle.is_over();
@@ -27,8 +27,8 @@ impl Core {
             }
             return Error::PeerClosed;
         }
-        let ours = cells.iter().filter(|cell| self.role.opens(cell.id)).count();
-        let theirs = cells.len() - ours;
+        let ours = streams.iter().filter(|stream| self.role.opens(stream.id)).count();
+        let theirs = streams.len() - ours;
         let setup = self.setup();
         let nothing_received = !inside_frame && self.has_heard_nothing();
         Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup })

@@ -2,14 +2,14 @@
 //! closes and ends.
 //!
 //! ```text
-//! out: write() → StreamCell → shaper's channels → writer thread → frames, vectored → transport
-//! in:  transport → reader thread → frame reader → registry → StreamCell → read()
+//! out: write() → SharedStream → shaper's channels → writer thread → frames, vectored → transport
+//! in:  transport → reader thread → frame reader → registry → SharedStream → read()
 //! ```
 //!
-//! Invariants: the first fatal error ends the session, once, in [`Core::end`] ([`ending`]): it
-//! stores the cause, aborts the transport, empties the registry and wakes everybody, and never
-//! joins a thread. The engine's and the timer's references to [`Core`] aren't handles; the last
-//! handle's drop closes the session.
+//! Invariants: the first fatal error ends the session, once, in [`SessionShared::end`]
+//! ([`ending`]): it stores the cause, aborts the transport, empties the registry and wakes
+//! everybody, and never joins a thread. The engine's and the timer's references to
+//! [`SessionShared`] aren't handles; the last handle's drop closes the session.
 //!
 //! The registry's lock guards the table of streams and the backlog. Three condvars wait on it:
 //! `acceptable` and `room` ([`accepting`] says who waits and who wakes them), and `drained`, in
@@ -29,10 +29,10 @@ use crate::proto::keepalive::Keepalive;
 use crate::proto::registry::{Limits, Registry, Role};
 use crate::stats::Counters;
 use crate::sync::budget::Budget;
-use crate::sync::cell::{Env, Name, Notifier, StreamCell, Take};
 use crate::sync::close::Lifecycle;
 use crate::sync::pause::Pause;
 use crate::sync::shaper::shaper;
+use crate::sync::stream::{Env, Name, Notifier, SharedStream, Take};
 use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
@@ -58,7 +58,7 @@ use logging::{debug, info};
 use threads::{on_own_thread, spawn};
 
 /// What a session's handles and threads share.
-pub(crate) struct Core {
+pub(crate) struct SessionShared {
     /// Itself, for threads that are started where only a reference is at hand.
     me: Weak<Self>,
     /// Number in the process: for logs and threads' names.
@@ -103,19 +103,19 @@ pub(crate) struct Core {
 type TheirControl = Theirs<Box<dyn Control>>;
 
 struct Accepting {
-    streams: Registry<Arc<StreamCell>>,
+    streams: Registry<Arc<SharedStream>>,
     deadline: Option<Instant>,
     /// Calls of `accept` that wait.
     waiters: usize,
 }
 
-impl std::fmt::Debug for Core {
+impl std::fmt::Debug for SessionShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("SessionShared").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
-impl Core {
+impl SessionShared {
     /// Starts a session over what `split` gives, with no handle yet. A panic in there is an error,
     /// as it is later.
     pub(crate) fn start(
@@ -148,7 +148,7 @@ impl Core {
         let period = (!config.keepalive_disabled)
             .then_some((config.keepalive_interval, config.keepalive_timeout));
         let limits = Limits { max_streams: config.max_streams, backlog: config.accept_backlog };
-        let core = Arc::new_cyclic(|me| Self {
+        let session = Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             number,
             role,
@@ -181,13 +181,13 @@ impl Core {
             env: Env::new(config, shaper),
         });
         let parker = queue.parker();
-        *core.writer.lock() =
+        *session.writer.lock() =
             Some(writer::Writer::new(writer, patience::Patience::new(bound_writes), queue));
-        *core.reader.lock() =
-            Some(reader::Input::new(reader, bound_reads, control, &core.env.config));
-        core.clone().start_threads(parker)?;
-        debug!(target: "gmux::session", "session {} started as {role:?}{}", core.number, core.peer_text());
-        Ok(core)
+        *session.reader.lock() =
+            Some(reader::Input::new(reader, bound_reads, control, &session.env.config));
+        session.clone().start_threads(parker)?;
+        debug!(target: "gmux::session", "session {} started as {role:?}{}", session.number, session.peer_text());
+        Ok(session)
     }
 
     /// The last of the two threads lets go of the transport.
@@ -215,7 +215,7 @@ impl Core {
 
     /// Opens a stream from this end. It is in the registry before its SYN can leave, so that an
     /// answer finds it.
-    pub(crate) fn open(&self, name: &[u8]) -> Result<Arc<StreamCell>> {
+    pub(crate) fn open(&self, name: &[u8]) -> Result<Arc<SharedStream>> {
         if name.len() > MAX_PAYLOAD {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
         }
@@ -227,32 +227,32 @@ impl Core {
         let now = Instant::now();
         let name = Name::new(name, None);
         let mut registry = self.registry.lock();
-        let cell = registry.streams.open(|id| StreamCell::new(id, name, config, true, now))?;
+        let stream = registry.streams.open(|id| SharedStream::new(id, name, config, true, now))?;
         self.env.allowance.set_streams(registry.streams.len());
         drop(registry);
         self.counters.streams_opened.add(1);
-        self.introduce(&cell);
-        Ok(cell)
+        self.introduce(&stream);
+        Ok(stream)
     }
 
     /// Queues what a new stream owes: SYN if it is ours, and UPD if it mustn't have the whole
     /// initial window.
-    fn introduce(&self, cell: &Arc<StreamCell>) {
+    fn introduce(&self, stream: &Arc<SharedStream>) {
         if self.env.config.version == 2 && self.env.is_crowded() {
-            cell.announce();
+            stream.announce();
         }
-        cell.queue_now(&self.env);
+        stream.queue_now(&self.env);
     }
 
     /// Writes to a stream. If that answers what came, and the writer is idle, this thread takes the
     /// writer's turn.
     pub(crate) fn write(
         self: &Arc<Self>,
-        cell: &Arc<StreamCell>,
+        stream: &Arc<SharedStream>,
         buf: &[u8],
         take: Take,
     ) -> Result<usize> {
-        let written = cell.write(&self.env, buf, take)?;
+        let written = stream.write(&self.env, buf, take)?;
         let shaper = &self.env.shaper;
         let turn =
             written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
@@ -266,43 +266,47 @@ impl Core {
 
     /// Reads from a stream. If the reader thread stands by, this thread reads the transport instead
     /// of waiting.
-    pub(crate) fn read(self: &Arc<Self>, cell: &Arc<StreamCell>, buf: &mut [u8]) -> Result<usize> {
-        cell.read(&self.env, buf, || reader::callers_turn(self, cell))
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        stream: &Arc<SharedStream>,
+        buf: &mut [u8],
+    ) -> Result<usize> {
+        stream.read(&self.env, buf, || reader::callers_turn(self, stream))
     }
 
     /// Closes a stream of the application, and returns what is left to do.
-    pub(crate) fn close_stream(&self, cell: &Arc<StreamCell>) -> Option<Notifier> {
-        let mut ended = cell.close(&self.env);
+    pub(crate) fn close_stream(&self, stream: &Arc<SharedStream>) -> Option<Notifier> {
+        let mut ended = stream.close(&self.env);
         if ended.closed {
-            self.registry.lock().streams.closed(cell.id);
+            self.registry.lock().streams.closed(stream.id);
             self.drained.notify_all();
         }
         if ended.over {
-            self.forget(cell.id);
+            self.forget(stream.id);
         }
-        ended.notifier.take().or_else(|| cell.take_notifier())
+        ended.notifier.take().or_else(|| stream.take_notifier())
     }
 
     /// A closed stream's FIN was handed over.
     fn forget(&self, id: u32) {
         let mut registry = self.registry.lock();
-        let cell = registry.streams.forget(id);
+        let stream = registry.streams.forget(id);
         let grown = self.env.allowance.set_streams(registry.streams.len());
         drop(registry);
-        if let Some(cell) = cell {
-            cell.forget(&self.env);
+        if let Some(stream) = stream {
+            stream.forget(&self.env);
         }
         self.env.wake_unasked(grown);
         self.drained.notify_all();
     }
 
     /// A stream fails alone.
-    fn fail_stream(&self, cell: &Arc<StreamCell>, error: Error, lossy: bool) {
-        let ended = cell.fail(&self.env, error, lossy);
+    fn fail_stream(&self, stream: &Arc<SharedStream>, error: Error, lossy: bool) {
+        let ended = stream.fail(&self.env, error, lossy);
         if ended.first {
             self.counters.streams_cut.add(1);
         }
-        self.notify_apart(vec![(Arc::clone(cell), ended)]);
+        self.notify_apart(vec![(Arc::clone(stream), ended)]);
     }
 
     /// Streams that aren't closed. A close of the session closes them all, though some may still

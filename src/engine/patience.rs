@@ -11,7 +11,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::Core;
+use super::SessionShared;
 use super::guard::Theirs;
 use crate::error::{Error, Result};
 use crate::transport::{Backoff, BoundWrites};
@@ -46,7 +46,12 @@ impl Patience {
 
     /// Decides whether a write that began at `started` and failed is to be tried again; pauses if
     /// that came back at once.
-    pub(super) fn retry(&mut self, core: &Core, error: io::Error, started: Instant) -> Result<()> {
+    pub(super) fn retry(
+        &mut self,
+        session: &SessionShared,
+        error: io::Error,
+        started: Instant,
+    ) -> Result<()> {
         if !is_not_yet(&error) {
             return Err(error.into());
         }
@@ -55,7 +60,7 @@ impl Patience {
             self.backoff.sleep(started);
         }
         // A session that has ended with its input still ends its output, until it is aborted.
-        if core.is_aborted() { Err(Error::Closed) } else { Ok(()) }
+        if session.is_aborted() { Err(Error::Closed) } else { Ok(()) }
     }
 
     /// Whether a caller may write: the bound is what it relies upon.

@@ -24,14 +24,14 @@ use super::complaints::Complaints;
 use super::guard::{Theirs, guarded};
 use super::logging::trace;
 use super::patience::is_not_yet;
-use super::{Core, TheirControl};
+use super::{SessionShared, TheirControl};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::sync::budget::Charge;
-use crate::sync::cell::{StreamCell, Wakes};
 use crate::sync::close::Phase;
 use crate::sync::shaper::Order;
+use crate::sync::stream::{SharedStream, Wakes};
 use crate::transport::{Backoff, BoundReads};
 use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
 use crate::wire::{Command, Header, decode_update};
@@ -46,15 +46,15 @@ const READING: &str = "the transport panicked while it was read";
 pub(super) type Slot = Mutex<Option<Input>>;
 
 /// Runs until the session's input is over; then the read half is dropped.
-pub(super) fn run(core: &Arc<Core>) {
+pub(super) fn run(session: &Arc<SessionShared>) {
     loop {
-        let mut slot = core.reader.lock();
+        let mut slot = session.reader.lock();
         let Some(input) = slot.as_mut() else { return };
-        let error = match guarded(core.number, READING, || Reader { core, input }.work()) {
+        let error = match guarded(session.number, READING, || Reader { session, input }.work()) {
             Ok(Work::StandBy) => {
                 drop(slot);
-                if !core.env.standby.wait()
-                    && let Some(input) = core.reader.lock().as_mut()
+                if !session.env.standby.wait()
+                    && let Some(input) = session.reader.lock().as_mut()
                 {
                     input.talk.learn(false);
                 }
@@ -62,16 +62,16 @@ pub(super) fn run(core: &Arc<Core>) {
             }
             Ok(Work::Over) => Error::PeerClosed,
             Err(error) => {
-                let error = core.judge_failure(error);
-                Reader { core, input }.deliver_what_came(&error).err().unwrap_or(error)
+                let error = session.judge_failure(error);
+                Reader { session, input }.deliver_what_came(&error).err().unwrap_or(error)
             }
         };
         let input = slot.take();
         drop(slot);
         if let Some(mut input) = input {
             input.wakes.send();
-            input.complaints.say_unsaid(core.number);
-            return core.end_of_input(input.let_go().err().unwrap_or(error));
+            input.complaints.say_unsaid(session.number);
+            return session.end_of_input(input.let_go().err().unwrap_or(error));
         }
     }
 }
@@ -133,7 +133,7 @@ impl Input {
 }
 
 struct Reader<'a> {
-    core: &'a Arc<Core>,
+    session: &'a Arc<SessionShared>,
     input: &'a mut Input,
 }
 
@@ -152,7 +152,7 @@ fn has_taken_something(error: &io::Error) -> bool {
 }
 
 enum Pending {
-    Data(Arc<StreamCell>, Charge),
+    Data(Arc<SharedStream>, Charge),
     Name,
 }
 
@@ -167,10 +167,10 @@ impl Reader<'_> {
         }
         self.set_bound(None);
         loop {
-            if self.core.lifecycle.is_in(Phase::Closing) {
+            if self.session.lifecycle.is_in(Phase::Closing) {
                 return self.discard().map(|()| Work::Over);
             }
-            if self.core.lifecycle.is_in(Phase::Ended) {
+            if self.session.lifecycle.is_in(Phase::Ended) {
                 return Ok(Work::Over);
             }
             if self.step()? {
@@ -179,7 +179,7 @@ impl Reader<'_> {
             let quick = self.is_quick();
             self.input.wakes.send();
             if quick && self.set_bound(Some(READ_BOUND)) {
-                self.core.env.standby.offer();
+                self.session.env.standby.offer();
                 return Ok(Work::StandBy);
             }
             if self.fill()? == 0 {
@@ -203,7 +203,7 @@ impl Reader<'_> {
     fn with_peer(&self, error: Error) -> Error {
         match error {
             Error::InvalidVersion { ours, theirs, received, .. } => {
-                Error::InvalidVersion { ours, theirs, peer: self.core.peer_addr, received }
+                Error::InvalidVersion { ours, theirs, peer: self.session.peer_addr, received }
             }
             other => other,
         }
@@ -223,11 +223,11 @@ impl Reader<'_> {
 
     /// One read of the transport.
     fn fill_once(&mut self) -> io::Result<usize> {
-        let read = self.input.frames.fill(self.input.transport.get_mut()?, self.core.env.pool);
+        let read = self.input.frames.fill(self.input.transport.get_mut()?, self.session.env.pool);
         self.see_to_answers(&read)?;
         if read.as_ref().map_or_else(has_taken_something, |_| true) {
             self.input.now = Instant::now();
-            self.core.clock.received(self.input.now);
+            self.session.clock.received(self.input.now);
             self.touch_pending();
         }
         read
@@ -243,16 +243,16 @@ impl Reader<'_> {
             Err(error) => !is_not_yet(error),
         };
         if !is_over && self.input.control.get()?.wants_flush() {
-            self.core.env.shaper.order(Order::Flush);
+            self.session.env.shaper.order(Order::Flush);
         }
         Ok(())
     }
 
     /// On a slow link a large payload may be long in coming: its parts are data too.
     fn touch_pending(&self) {
-        if let Some(Pending::Data(cell, _)) = &self.input.pending {
-            self.core.clock.payload(self.input.now);
-            cell.touch(self.input.now);
+        if let Some(Pending::Data(stream, _)) = &self.input.pending {
+            self.session.clock.payload(self.input.now);
+            stream.touch(self.input.now);
         }
     }
 
@@ -265,7 +265,7 @@ impl Reader<'_> {
                     backoff.sleep(started);
                 }
                 self.input.now = Instant::now();
-                if self.core.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
+                if self.session.lifecycle.is_in(Phase::Ended) { Err(Error::Closed) } else { Ok(()) }
             }
             _ => Err(error.into()),
         }
@@ -273,14 +273,14 @@ impl Reader<'_> {
 
     /// The transport has ended.
     fn end_of_input(&self) -> Error {
-        self.core.judge_eof(self.input.frames.inside_frame())
+        self.session.judge_eof(self.input.frames.inside_frame())
     }
 
     /// The input has ended inside a frame, for whatever reason of the transport's: what has come of
     /// the data is delivered.
     fn deliver_what_came(&mut self, error: &Error) -> Result<()> {
         let by_transport = error.is_end_of_input() || matches!(error, Error::Io(_));
-        if by_transport && !self.core.lifecycle.is_over() && self.input.frames.cut_short() {
+        if by_transport && !self.session.lifecycle.is_over() && self.input.frames.cut_short() {
             self.step()?;
         }
         Ok(())
@@ -297,14 +297,14 @@ impl Reader<'_> {
             self.see_to_answers(&read)?;
             match read {
                 Ok(0) => return Ok(()),
-                Ok(_) if self.core.lifecycle.is_in(Phase::Ended) => return Ok(()),
+                Ok(_) if self.session.lifecycle.is_in(Phase::Ended) => return Ok(()),
                 Ok(_) => {
-                    self.core.clock.received(Instant::now()); // it is life, whatever it says
+                    self.session.clock.received(Instant::now()); // it is life, whatever it says
                     backoff.reset();
                 }
                 Err(error) => {
                     if has_taken_something(&error) {
-                        self.core.clock.received(Instant::now());
+                        self.session.clock.received(Instant::now());
                     }
                     self.retry(error, started, &mut backoff)?;
                 }
@@ -317,8 +317,8 @@ impl Reader<'_> {
     /// A header came: checks it, and says where its payload goes.
     fn header(&mut self, header: Header) -> Result<()> {
         header.check()?;
-        trace!(target: "gmux::reader", "session {}: {header}", self.core.number);
-        self.core.counters.frames_received.add(1);
+        trace!(target: "gmux::reader", "session {}: {header}", self.session.number);
+        self.session.counters.frames_received.add(1);
         let length = usize::from(header.length);
         match header.command {
             Command::Syn => self.syn(header, length)?,
@@ -326,8 +326,8 @@ impl Reader<'_> {
             Command::Psh => self.data(header, length),
             Command::Upd => self.input.frames.inline(),
             Command::Fin => match self.find(header.stream_id) {
-                Some(cell) if cell.peer_fin(self.input.now) => {}
-                Some(_) => self.core.counters.frames_ignored.add(1),
+                Some(stream) if stream.peer_fin(self.input.now) => {}
+                Some(_) => self.session.counters.frames_ignored.add(1),
                 None => self.stray(header.stream_id),
             },
             Command::Nop => {}
@@ -340,15 +340,19 @@ impl Reader<'_> {
         match header.command {
             Command::Psh => self.small(header),
             Command::Upd => {
-                let Some(cell) = self.find(header.stream_id) else {
+                let Some(stream) = self.find(header.stream_id) else {
                     self.stray(header.stream_id);
                     return Ok(());
                 };
                 if let Some(update) = decode_update(self.input.frames.payload())
-                    && let Err(error) =
-                        cell.update(&self.core.env, update, self.input.now, &mut self.input.wakes)
+                    && let Err(error) = stream.update(
+                        &self.session.env,
+                        update,
+                        self.input.now,
+                        &mut self.input.wakes,
+                    )
                 {
-                    self.fail(&cell, error);
+                    self.fail(&stream, error);
                 }
             }
             Command::Syn => {
@@ -365,10 +369,10 @@ impl Reader<'_> {
         let start = payload.start;
         let len = usize::from(header.length);
         match self.input.pending.take() {
-            Some(Pending::Data(cell, charge)) => {
+            Some(Pending::Data(stream, charge)) => {
                 self.count_data(len);
                 let chunk = Chunk::new(payload.buffer, start, len, charge);
-                cell.deliver(&self.core.env, chunk, self.input.now, &mut self.input.wakes);
+                stream.deliver(&self.session.env, chunk, self.input.now, &mut self.input.wakes);
                 Ok(())
             }
             Some(Pending::Name) => self.open(header, &payload.buffer[start..start + len]),
@@ -376,12 +380,12 @@ impl Reader<'_> {
         }
     }
 
-    fn find(&self, id: u32) -> Option<Arc<StreamCell>> {
-        self.core.registry.lock().streams.find(id).cloned()
+    fn find(&self, id: u32) -> Option<Arc<SharedStream>> {
+        self.session.registry.lock().streams.find(id).cloned()
     }
 
     fn count_data(&self, n: usize) {
-        self.core.counters.bytes_received.add(n as u64);
-        self.core.clock.payload(self.input.now);
+        self.session.counters.bytes_received.add(n as u64);
+        self.session.clock.payload(self.input.now);
     }
 }

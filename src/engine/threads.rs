@@ -1,7 +1,7 @@
 //! gmux's own threads: how they are started, and what becomes of a panic in them.
 //!
 //! Invariant: no panic leaves a thread; one of a session's two threads ends in
-//! [`Core::thread_ends`], whatever happens in it.
+//! [`SessionShared::thread_ends`], whatever happens in it.
 
 use std::cell::Cell;
 use std::io;
@@ -10,7 +10,7 @@ use std::thread;
 
 use super::guard::{caught, guarded};
 use super::logging::warn;
-use super::{Core, reader, timer, writer};
+use super::{SessionShared, reader, timer, writer};
 use crate::error::{Error, Result};
 use crate::sync::shaper::Parker;
 
@@ -40,15 +40,15 @@ pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Re
         .map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))
 }
 
-impl Core {
+impl SessionShared {
     pub(super) fn start_threads(self: Arc<Self>, parker: Parker) -> Result<()> {
         timer::register(&self)?;
-        let core = Arc::clone(&self);
+        let session = Arc::clone(&self);
         let name = format!("gmux-reader-{}", self.number);
-        let reader = spawn(name, move || core.thread(|| reader::run(&core)));
-        let core = Arc::clone(&self);
+        let reader = spawn(name, move || session.thread(|| reader::run(&session)));
+        let session = Arc::clone(&self);
         let name = format!("gmux-writer-{}", self.number);
-        let writer = spawn(name, move || core.thread(|| writer::run(&core, &parker)));
+        let writer = spawn(name, move || session.thread(|| writer::run(&session, &parker)));
         // A thread that couldn't be had counts as ended; the other one ends when the transport is
         // aborted.
         let failed = [reader, writer].into_iter().filter_map(Result::err);

@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use super::ending::run_apart;
 use super::guard::{caught, guarded};
 use super::logging::warn;
-use super::{Core, spawn};
+use super::{SessionShared, spawn};
 use crate::error::Result;
 
 static TIMER: LazyLock<Timer> = LazyLock::new(Timer::default);
@@ -39,7 +39,7 @@ struct Timer {
 #[derive(Default)]
 struct State {
     /// What is to be looked at, by time and the session's number.
-    queue: BTreeMap<(Instant, u64), Weak<Core>>,
+    queue: BTreeMap<(Instant, u64), Weak<SessionShared>>,
     /// Each session's place in the queue.
     places: HashMap<u64, Instant>,
     running: bool,
@@ -48,7 +48,7 @@ struct State {
 impl State {
     /// Puts a session in its place, unless it has an earlier one; returns whether it is the first
     /// of all now, so that the thread has to know.
-    fn place(&mut self, number: u64, core: Weak<Core>, at: Instant) -> bool {
+    fn place(&mut self, number: u64, session: Weak<SessionShared>, at: Instant) -> bool {
         if let Some(&earlier) = self.places.get(&number) {
             if earlier <= at {
                 return false;
@@ -56,7 +56,7 @@ impl State {
             self.queue.remove(&(earlier, number));
         }
         self.places.insert(number, at);
-        self.queue.insert((at, number), core);
+        self.queue.insert((at, number), session);
         self.queue.first_key_value().is_some_and(|(first, _)| *first == (at, number))
     }
 
@@ -69,12 +69,12 @@ impl State {
 }
 
 /// Takes a new session in, and starts the thread if there is none.
-pub(super) fn register(core: &Arc<Core>) -> Result<()> {
+pub(super) fn register(session: &Arc<SessionShared>) -> Result<()> {
     let mut state = TIMER.state.lock();
-    let first = state.place(core.number, Arc::downgrade(core), Instant::now());
+    let first = state.place(session.number, Arc::downgrade(session), Instant::now());
     if !state.running {
         if let Err(error) = spawn("gmux-timer".into(), run) {
-            state.remove(core.number);
+            state.remove(session.number);
             return Err(error.into());
         }
         state.running = true;
@@ -88,11 +88,11 @@ pub(super) fn register(core: &Arc<Core>) -> Result<()> {
 
 /// Looks at a session at `at`, or before. Cheap where it is looked at before anyway: then nobody is
 /// woken.
-pub(super) fn schedule(core: &Arc<Core>, at: Instant) {
+pub(super) fn schedule(session: &Arc<SessionShared>, at: Instant) {
     let mut state = TIMER.state.lock();
     // One without a place has ended.
-    let first = state.places.contains_key(&core.number)
-        && state.place(core.number, Arc::downgrade(core), at);
+    let first = state.places.contains_key(&session.number)
+        && state.place(session.number, Arc::downgrade(session), at);
     drop(state);
     if first {
         TIMER.changed.notify_one();
@@ -138,18 +138,18 @@ fn looks() {
                 let _ = TIMER.changed.wait_until(&mut state, at);
             }
             Some((&(at, number), _)) => {
-                let core = state.queue.remove(&(at, number)).and_then(|weak| weak.upgrade());
+                let session = state.queue.remove(&(at, number)).and_then(|weak| weak.upgrade());
                 state.places.remove(&number);
-                let Some(core) = core else { continue };
+                let Some(session) = session else { continue };
                 // It has a place meanwhile, far away, so that `schedule` can bring it forward.
-                state.place(number, Arc::downgrade(&core), now + super::liveness::IDLE_LOOK);
+                state.place(number, Arc::downgrade(&session), now + super::liveness::IDLE_LOOK);
                 drop(state);
-                let next = look(&core, now, now.saturating_duration_since(at));
+                let next = look(&session, now, now.saturating_duration_since(at));
                 match next {
-                    Some(at) => schedule(&core, at),
+                    Some(at) => schedule(&session, at),
                     None => forget(number),
                 }
-                if let Some(last) = Arc::into_inner(core) {
+                if let Some(last) = Arc::into_inner(session) {
                     run_apart(number, move || drop(last));
                 }
                 state = TIMER.state.lock();
@@ -160,11 +160,11 @@ fn looks() {
 
 /// One look at one session; returns when the next is due. A panic ends that session, and nothing
 /// else.
-fn look(core: &Core, now: Instant, late: Duration) -> Option<Instant> {
-    let looked = guarded(core.number, "the timer panicked", || Ok(core.on_timer(now, late)));
+fn look(session: &SessionShared, now: Instant, late: Duration) -> Option<Instant> {
+    let looked = guarded(session.number, "the timer panicked", || Ok(session.on_timer(now, late)));
     looked.unwrap_or_else(|error| {
-        let _ = guarded(core.number, "its end panicked", || {
-            core.end(error);
+        let _ = guarded(session.number, "its end panicked", || {
+            session.end(error);
             Ok(())
         });
         None

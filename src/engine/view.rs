@@ -1,20 +1,20 @@
 //! What a session shows of itself: its counters and gauges, its streams, and what it takes to
 //! understand a hang.
 //!
-//! Invariants: nothing here changes anything; [`Core::glance`], which `Debug` uses, waits for no
-//! lock that is held across the streams; streams are looked at with the registry unlocked.
+//! Invariants: nothing here changes anything; [`SessionShared::glance`], which `Debug` uses, waits
+//! for no lock that is held across the streams; streams are looked at with the registry unlocked.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Accepting, Core};
+use super::{Accepting, SessionShared};
 use crate::stats::{ReadPause, SessionStats, StreamStats};
-use crate::sync::cell::StreamCell;
 use crate::sync::pause::Cause;
+use crate::sync::stream::SharedStream;
 
 /// What the registry knows.
 struct Table {
-    cells: Vec<Arc<StreamCell>>,
+    streams: Vec<Arc<SharedStream>>,
     open: usize,
     peak: usize,
     backlog: usize,
@@ -25,7 +25,7 @@ impl Table {
     fn of(registry: &Accepting) -> Self {
         let streams = &registry.streams;
         Self {
-            cells: streams.streams(),
+            streams: streams.streams(),
             open: streams.open_count(),
             peak: streams.peak(),
             backlog: streams.waiting(),
@@ -34,11 +34,11 @@ impl Table {
     }
 }
 
-impl Core {
+impl SessionShared {
     /// Counters and gauges.
     pub(crate) fn stats(&self) -> SessionStats {
         let table = Table::of(&self.registry.lock());
-        let unsent = table.cells.iter().map(|cell| cell.unsent()).sum();
+        let unsent = table.streams.iter().map(|stream| stream.unsent()).sum();
         self.gauges(&table, unsent)
     }
 
@@ -46,7 +46,7 @@ impl Core {
     /// locked, and without the streams that are.
     pub(crate) fn glance(&self) -> Option<SessionStats> {
         let table = Table::of(&*self.registry.try_lock()?);
-        let unsent = table.cells.iter().filter_map(|cell| cell.try_unsent()).sum();
+        let unsent = table.streams.iter().filter_map(|stream| stream.try_unsent()).sum();
         Some(self.gauges(&table, unsent))
     }
 
@@ -77,11 +77,11 @@ impl Core {
 
     /// The streams that aren't closed here, in the order of their ids.
     pub(crate) fn stream_stats(&self) -> Vec<StreamStats> {
-        let mut cells = self.registry.lock().streams.streams();
-        cells.retain(|cell| !cell.is_closed() && !self.lifecycle.is_over());
-        cells.sort_unstable_by_key(|cell| cell.id);
+        let mut streams = self.registry.lock().streams.streams();
+        streams.retain(|stream| !stream.is_closed() && !self.lifecycle.is_over());
+        streams.sort_unstable_by_key(|stream| stream.id);
         let now = Instant::now();
-        cells.iter().map(|cell| cell.stats(now)).collect()
+        streams.iter().map(|stream| stream.stats(now)).collect()
     }
 }
 
@@ -98,23 +98,26 @@ mod tests {
     #[test]
     fn debug_waits_for_nobody_who_has_the_table_or_a_stream() {
         let (transport, _peer) = UnixStream::pair().unwrap();
-        let core = Core::start(|| transport.split(), Config::new(), Role::Client).unwrap();
-        let cell = core.open(b"").unwrap();
-        let table = core.registry.lock();
-        assert!(core.glance().is_none());
+        let session =
+            SessionShared::start(|| transport.split(), Config::new(), Role::Client).unwrap();
+        let stream = session.open(b"").unwrap();
+        let table = session.registry.lock();
+        assert!(session.glance().is_none());
         drop(table);
         let now = Instant::now();
-        while cell.glance(now).is_none() || core.glance().is_none_or(|stats| stats.streams != 1) {
+        while stream.glance(now).is_none()
+            || session.glance().is_none_or(|stats| stats.streams != 1)
+        {
             std::thread::yield_now(); // the writer may have the stream, to take its SYN
         }
-        cell.while_locked(|| {
-            assert!(cell.glance(now).is_none());
+        stream.while_locked(|| {
+            assert!(stream.glance(now).is_none());
             assert_eq!(
-                core.glance().map(|stats| stats.streams),
+                session.glance().map(|stats| stats.streams),
                 Some(1),
                 "of the others, what there is"
             );
         });
-        core.end(Error::Closed);
+        session.end(Error::Closed);
     }
 }

@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Core;
+use super::SessionShared;
 use super::guard::{Theirs, guarded};
 use super::logging::trace;
 use super::pace::Pace;
 use super::patience::{Patience, is_not_yet};
 use crate::error::{Error, Result};
-use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
+use crate::sync::stream::SharedStream;
 use crate::wire::Header;
 use crate::wire::writer::Batch;
 
@@ -63,7 +63,7 @@ pub(super) struct Writer {
 
 /// What a turn put into the batch, to be told to its stream when it is written.
 struct Sent {
-    cell: Arc<StreamCell>,
+    stream: Arc<SharedStream>,
     data: usize,
     fin: bool,
 }
@@ -75,22 +75,22 @@ pub(super) type Slot = Mutex<Option<Writer>>;
 const WRITING: &str = "the transport panicked while it was written, flushed or finished";
 
 /// Runs until the session's writes are over; then the write half is dropped.
-pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
+pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
     loop {
-        let mut slot = core.writer.lock();
+        let mut slot = session.writer.lock();
         let Some(writer) = slot.as_mut() else { return };
-        match guarded(core.number, WRITING, || writer.work(core)) {
+        match guarded(session.number, WRITING, || writer.work(session)) {
             Ok(Work::Done) => {
                 let limit = writer.is_heavy().then_some(REST_AFTER);
                 drop(slot);
-                if !parker.park(&core.env.shaper, limit)
-                    && let Some(writer) = core.writer.lock().as_mut()
+                if !parker.park(&session.env.shaper, limit)
+                    && let Some(writer) = session.writer.lock().as_mut()
                 {
                     writer.rest();
                 }
             }
-            Ok(Work::Finished) => return conclude(core, slot, Ok(())),
-            Err(error) => return conclude(core, slot, Err(error)),
+            Ok(Work::Finished) => return conclude(session, slot, Ok(())),
+            Err(error) => return conclude(session, slot, Err(error)),
         }
     }
 }
@@ -98,35 +98,39 @@ pub(super) fn run(core: &Arc<Core>, parker: &Parker) {
 /// The caller's turn: does what the writer thread would have to be woken for, on the calling
 /// thread, if the writer is idle. Never waits for a lock; waits for the transport only as long as
 /// that bounds its writes. Returns whether the work that the caller has queued is seen to.
-pub(super) fn callers_turn(core: &Arc<Core>) -> bool {
-    let Some(mut slot) = core.writer.try_lock() else { return false };
+pub(super) fn callers_turn(session: &Arc<SessionShared>) -> bool {
+    let Some(mut slot) = session.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
-    match guarded(core.number, WRITING, || writer.try_work(core)) {
+    match guarded(session.number, WRITING, || writer.try_work(session)) {
         Ok(Work::Done) => return true,
         Ok(Work::Finished) => {}
         Err(error) => writer.failed = Some(error),
     }
     drop(slot);
-    core.env.shaper.order(Order::Resume);
+    session.env.shaper.order(Order::Resume);
     true
 }
 
 /// The writer's work is over, well or not. Only the writer thread says so.
-fn conclude(core: &Arc<Core>, mut slot: MutexGuard<'_, Option<Writer>>, result: Result<()>) {
+fn conclude(
+    session: &Arc<SessionShared>,
+    mut slot: MutexGuard<'_, Option<Writer>>,
+    result: Result<()>,
+) {
     let mut writer = slot.take();
     drop(slot);
-    core.clock.writer_ends();
+    session.clock.writer_ends();
     // Should the peer have ended meanwhile, nothing else says so.
-    writer.iter_mut().for_each(|writer| writer.lose(core, result.is_err()));
+    writer.iter_mut().for_each(|writer| writer.lose(session, result.is_err()));
     // The write half may panic here, too; what follows has to be done all the same.
     let let_go = writer.map_or(Ok(()), |writer| writer.transport.let_go());
-    let result = let_go.and(result.map_err(|error| core.judge_failure(error)));
+    let result = let_go.and(result.map_err(|error| session.judge_failure(error)));
     if let Err(error) = &result {
-        core.fail_write(error.clone());
+        session.fail_write(error.clone());
     }
-    core.lifecycle.writer_done(result.clone());
-    if let (true, Err(error)) = (core.lifecycle.is_in(Phase::Closing), result) {
-        core.end(error); // nothing more can be sent, so there is nothing to wait for
+    session.lifecycle.writer_done(result.clone());
+    if let (true, Err(error)) = (session.lifecycle.is_in(Phase::Closing), result) {
+        session.end(error); // nothing more can be sent, so there is nothing to wait for
     }
 }
 
@@ -173,11 +177,11 @@ impl Writer {
     }
 
     /// Works until nothing is left.
-    fn work(&mut self, core: &Arc<Core>) -> Result<Work> {
-        let shaper = &core.env.shaper;
+    fn work(&mut self, session: &Arc<SessionShared>) -> Result<Work> {
+        let shaper = &session.env.shaper;
         loop {
             if shaper.has(Order::Stop) {
-                return Err(core
+                return Err(session
                     .lifecycle
                     .cause()
                     .map_or(Error::Closed, |cause| Error::clone(&cause)));
@@ -190,14 +194,14 @@ impl Writer {
                 return Err(error);
             }
             if self.batch.is_empty() {
-                self.fill(core);
+                self.fill(session);
             }
             if !self.batch.is_empty() {
-                self.send(core)?;
+                self.send(session)?;
             } else if !self.flushed {
-                self.flush(core)?;
+                self.flush(session)?;
             } else if finish {
-                return self.finish(core).map(|()| Work::Finished);
+                return self.finish(session).map(|()| Work::Finished);
             } else {
                 return Ok(Work::Done);
             }
@@ -206,7 +210,7 @@ impl Writer {
 
     /// One write of what waits. What the transport doesn't take stays in the batch, and the writer
     /// thread goes on with it before any other frame.
-    fn try_work(&mut self, core: &Arc<Core>) -> Result<Work> {
+    fn try_work(&mut self, session: &Arc<SessionShared>) -> Result<Work> {
         if !self.batch.is_empty()
             || !self.flushed
             || self.failed.is_some()
@@ -214,15 +218,15 @@ impl Writer {
         {
             return Ok(Work::Finished);
         }
-        self.fill_small(core, TURN_BYTES);
+        self.fill_small(session, TURN_BYTES);
         if self.batch.is_empty() {
             return Ok(if self.queue.has_turns() { Work::Finished } else { Work::Done });
         }
         self.flushed = false;
-        match self.write_once(core) {
-            Ok(_) if self.batch.is_empty() => self.hand_over(core),
+        match self.write_once(session) {
+            Ok(_) if self.batch.is_empty() => self.hand_over(session),
             Ok(_) => {
-                self.touch(core);
+                self.touch(session);
                 return Ok(Work::Finished);
             }
             Err(error) if is_not_yet(&error) => return Ok(Work::Finished),
@@ -237,88 +241,88 @@ impl Writer {
     }
 
     /// Writes the batch, and tells the streams.
-    fn send(&mut self, core: &Core) -> Result<()> {
-        trace!(target: "gmux::writer", "session {}: {} bytes to write", core.number, self.batch.len());
+    fn send(&mut self, session: &SessionShared) -> Result<()> {
+        trace!(target: "gmux::writer", "session {}: {} bytes to write", session.number, self.batch.len());
         self.flushed = false;
-        core.clock.writer_enters();
+        session.clock.writer_enters();
         while !self.batch.is_empty() {
             let started = Instant::now();
-            match self.write_once(core) {
+            match self.write_once(session) {
                 Ok(_) => {
                     self.patience.moved();
-                    self.touch(core);
+                    self.touch(session);
                 }
-                Err(error) => self.patience.retry(core, error, started)?,
+                Err(error) => self.patience.retry(session, error, started)?,
             }
         }
-        core.clock.writer_leaves();
-        self.hand_over(core);
+        session.clock.writer_leaves();
+        self.hand_over(session);
         Ok(())
     }
 
     /// One write of the batch. What is written after the peer has ended its side comes too late.
-    fn write_once(&mut self, core: &Core) -> io::Result<usize> {
-        self.lose(core, core.lifecycle.is_input_over());
+    fn write_once(&mut self, session: &SessionShared) -> io::Result<usize> {
+        self.lose(session, session.lifecycle.is_input_over());
         self.batch.write_to(self.transport.get_mut()?)
     }
 
     /// Counts the batch's data as lost, once, if it is.
-    fn lose(&mut self, core: &Core, lost: bool) {
+    fn lose(&mut self, session: &SessionShared, lost: bool) {
         if lost && !std::mem::replace(&mut self.late, true) {
-            core.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
+            session.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
         }
     }
 
     /// A part of the batch is with the transport: on a slow link the rest may take long, and that
     /// part is data crossing.
-    fn touch(&self, core: &Core) {
+    fn touch(&self, session: &SessionShared) {
         // if it is whole, `hand_over` follows
         let now = Instant::now();
         let whole = self.batch.is_empty();
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
-            core.clock.payload(now);
-            sent.cell.touch(now);
+            session.clock.payload(now);
+            sent.stream.touch(now);
         }
     }
 
     /// Tells the streams that the batch is with the transport.
-    fn hand_over(&mut self, core: &Core) {
+    fn hand_over(&mut self, session: &SessionShared) {
         let now = Instant::now();
         let data: usize = self.sent.iter().map(|sent| sent.data).sum();
         self.late = false;
         // Counted before anybody is woken who may look.
-        core.counters.frames_sent.add(std::mem::take(&mut self.frames));
-        core.counters.bytes_sent.add(data as u64);
+        session.counters.frames_sent.add(std::mem::take(&mut self.frames));
+        session.counters.bytes_sent.add(data as u64);
         if data > 0 {
-            core.clock.payload(now);
+            session.clock.payload(now);
             self.pace.took(data, now);
         }
-        for Sent { cell, data, fin } in self.sent.drain(..) {
-            if cell.hand_over(data, fin, now) {
-                core.forget(cell.id);
+        for Sent { stream, data, fin } in self.sent.drain(..) {
+            if stream.hand_over(data, fin, now) {
+                session.forget(stream.id);
             }
         }
     }
 
-    fn flush(&mut self, core: &Core) -> Result<()> {
-        core.clock.writer_enters();
+    fn flush(&mut self, session: &SessionShared) -> Result<()> {
+        session.clock.writer_enters();
         loop {
             let started = Instant::now();
             match self.transport.get_mut().and_then(|output| output.flush()) {
                 Ok(()) => break,
-                Err(error) => self.patience.retry(core, error, started)?,
+                Err(error) => self.patience.retry(session, error, started)?,
             }
         }
         self.patience.moved();
-        core.clock.writer_leaves();
+        session.clock.writer_leaves();
         self.flushed = true;
         Ok(())
     }
 
     /// Everything is sent: ends the writing direction.
-    fn finish(&mut self, core: &Core) -> Result<()> {
-        let control = core.control.lock().clone();
-        core.clock.writer_enters();
+    fn finish(&mut self, session: &SessionShared) -> Result<()> {
+        let control = session.control.lock().clone();
+        session.clock.writer_enters();
         match control {
             Some(control) => control.get()?.finish_write().map_err(Error::from),
             None => Ok(()),

@@ -6,21 +6,21 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
 
 use super::Stream;
-use crate::sync::cell::Take;
+use crate::sync::stream::Take;
 
 impl Read for &Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(self.core.read(&self.cell, buf)?)
+        Ok(self.session.read(&self.stream, buf)?)
     }
 }
 
 impl Write for &Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        Ok(self.core.write(&self.cell, buf, Take::WhatFits)?)
+        Ok(self.session.write(&self.stream, buf, Take::WhatFits)?)
     }
 
     fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
-        self.core.write(&self.cell, buf, Take::All)?;
+        self.session.write(&self.stream, buf, Take::All)?;
         Ok(())
     }
 
@@ -36,7 +36,7 @@ impl Write for &Stream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(self.cell.flush()?)
+        Ok(self.stream.flush()?)
     }
 }
 

@@ -7,8 +7,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Stream;
-use crate::sync::cell::Direction;
 use crate::sync::deadline::not_zero;
+use crate::sync::stream::Direction;
 
 impl Stream {
     /// Sets the deadlines of reads and of writes; `None`: none. Reaches calls that are already
@@ -21,12 +21,12 @@ impl Stream {
 
     /// Sets the deadline of reads; see [`set_deadline`](Self::set_deadline).
     pub fn set_read_deadline(&self, deadline: Option<Instant>) {
-        self.cell.set_deadline(Direction::Read, deadline);
+        self.stream.set_deadline(Direction::Read, deadline);
     }
 
     /// Sets the deadline of writes and flushes; see [`set_deadline`](Self::set_deadline).
     pub fn set_write_deadline(&self, deadline: Option<Instant>) {
-        self.cell.set_deadline(Direction::Write, deadline);
+        self.stream.set_deadline(Direction::Write, deadline);
     }
 
     /// Sets how long each read may wait, from its start; `None`: for ever. If a deadline is set as
@@ -52,7 +52,7 @@ impl Stream {
 
     fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) -> io::Result<()> {
         not_zero(timeout)?;
-        self.cell.set_timeout(direction, timeout);
+        self.stream.set_timeout(direction, timeout);
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl Stream {
     /// # Errors
     /// None at present; the signature is `TcpStream`'s.
     pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.cell.timeout(Direction::Read))
+        Ok(self.stream.timeout(Direction::Read))
     }
 
     /// How long each write and flush may wait.
@@ -69,7 +69,7 @@ impl Stream {
     /// # Errors
     /// None at present; the signature is `TcpStream`'s.
     pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.cell.timeout(Direction::Write))
+        Ok(self.stream.timeout(Direction::Write))
     }
 
     /// With `true`, calls that would have to wait fail with [`io::ErrorKind::WouldBlock`] instead;
@@ -78,14 +78,14 @@ impl Stream {
     /// # Errors
     /// None at present; the signature is `TcpStream`'s.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.cell.set_nonblocking(nonblocking);
+        self.stream.set_nonblocking(nonblocking);
         Ok(())
     }
 
     /// The stream's no-data timeout.
     #[must_use]
     pub fn no_data_timeout(&self) -> Option<Duration> {
-        self.cell.no_data_timeout()
+        self.stream.no_data_timeout()
     }
 
     /// Makes reads and writes fail with [`Error::NoData`] when no payload crossed the stream in
@@ -99,7 +99,7 @@ impl Stream {
     /// [`io::ErrorKind::InvalidInput`] for a duration of zero; the timeout stays as it was.
     pub fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         not_zero(timeout)?;
-        self.cell.set_no_data_timeout(timeout);
+        self.stream.set_no_data_timeout(timeout);
         Ok(())
     }
 }

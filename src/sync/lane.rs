@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 
-use super::cell::StreamCell;
+use super::stream::SharedStream;
 
 /// Places in the short channel: more streams than are usually scheduled between two batches, at 16
 /// bytes and a few each.
@@ -23,14 +23,14 @@ const SHORT: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct LaneSender {
-    short: Sender<Arc<StreamCell>>,
-    long: Sender<Arc<StreamCell>>,
+    short: Sender<Arc<SharedStream>>,
+    long: Sender<Arc<SharedStream>>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct LaneReceiver {
-    short: Receiver<Arc<StreamCell>>,
-    long: Receiver<Arc<StreamCell>>,
+    short: Receiver<Arc<SharedStream>>,
+    long: Receiver<Arc<SharedStream>>,
 }
 
 pub(super) fn lane() -> (LaneSender, LaneReceiver) {
@@ -41,13 +41,13 @@ pub(super) fn lane() -> (LaneSender, LaneReceiver) {
 
 impl LaneSender {
     /// Puts a stream in; `false` if there is no writer any more.
-    pub(super) fn send(&self, cell: Arc<StreamCell>) -> bool {
+    pub(super) fn send(&self, stream: Arc<SharedStream>) -> bool {
         if !self.long.is_empty() {
-            return self.long.send(cell).is_ok();
+            return self.long.send(stream).is_ok();
         }
-        match self.short.try_send(cell) {
+        match self.short.try_send(stream) {
             Ok(()) => true,
-            Err(TrySendError::Full(cell)) => self.long.send(cell).is_ok(),
+            Err(TrySendError::Full(stream)) => self.long.send(stream).is_ok(),
             Err(TrySendError::Disconnected(_)) => false,
         }
     }
@@ -55,7 +55,7 @@ impl LaneSender {
 
 impl LaneReceiver {
     /// Moves what has come to the end of `waiting`.
-    pub(super) fn take(&self, waiting: &mut VecDeque<Arc<StreamCell>>) {
+    pub(super) fn take(&self, waiting: &mut VecDeque<Arc<SharedStream>>) {
         // Counted first: what comes to the long way from here on may be newer than what then lies
         // in the short one.
         let overflow = self.long.len();
@@ -72,17 +72,17 @@ impl LaneReceiver {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::sync::cell::Name;
+    use crate::sync::stream::Name;
     use std::time::Instant;
 
-    fn stream(id: u32) -> Arc<StreamCell> {
-        StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
+    fn stream(id: u32) -> Arc<SharedStream> {
+        SharedStream::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
     }
 
     fn take(receiver: &LaneReceiver) -> Vec<u32> {
         let mut waiting = VecDeque::new();
         receiver.take(&mut waiting);
-        waiting.iter().map(|cell| cell.id).collect()
+        waiting.iter().map(|stream| stream.id).collect()
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!    thread work with, and a caller in its turn; never both. They are held across transport I/O,
 //!    so nobody waits for them but those two threads themselves; callers try
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
-//! 3. a stream's state ([`cell`]); never two streams at once
+//! 3. a stream's state ([`stream`]); never two streams at once
 //! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), what is sent unasked
 //!    ([`unasked`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]), the
 //!    refusals ([`shaper`]), the engine's own (`manual::architecture` names them), a pool's class,
@@ -21,13 +21,13 @@
 //! peer's oddities: a logger must not wait for a stream of the same session.)
 
 pub(crate) mod budget;
-pub(crate) mod cell;
 pub(crate) mod close;
 pub(crate) mod deadline;
 mod lane;
 pub(crate) mod pause;
 pub(crate) mod shaper;
 pub(crate) mod standby;
+pub(crate) mod stream;
 pub(crate) mod unasked;
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
-use super::cell::StreamCell;
 use super::lane::{LaneReceiver, LaneSender, lane};
+use super::stream::SharedStream;
 use crate::proto::stream::Lane;
 
 /// How many refused streams may wait for their FIN: as many as there are streams by default. A peer
@@ -116,9 +116,9 @@ pub(crate) struct Queue {
     bulk: LaneReceiver,
     bell: Receiver<()>,
     /// Streams that have come by the express lane.
-    small: VecDeque<Arc<StreamCell>>,
+    small: VecDeque<Arc<SharedStream>>,
     /// Streams that have come by the bulk lane, and those that had more to send after their turn.
-    round: VecDeque<Arc<StreamCell>>,
+    round: VecDeque<Arc<SharedStream>>,
 }
 
 /// What a parked writer looks at.
@@ -152,13 +152,13 @@ pub(crate) fn shaper() -> (Shaper, Queue) {
 impl Shaper {
     /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream.
     /// Doesn't block.
-    pub(crate) fn schedule(&self, cell: Arc<StreamCell>, lane: Lane) -> Bell {
+    pub(crate) fn schedule(&self, stream: Arc<SharedStream>, lane: Lane) -> Bell {
         let channel = match lane {
             Lane::Express => &self.express,
             Lane::Bulk => &self.bulk,
         };
         // Where this fails the writer is gone: the session has ended, and the stream was told.
-        Bell(channel.send(cell))
+        Bell(channel.send(stream))
     }
 
     /// Gives the writer an order.
@@ -230,13 +230,13 @@ impl Shaper {
 
 impl Queue {
     /// The next stream of the express lane.
-    pub(crate) fn next_express(&mut self) -> Option<Arc<StreamCell>> {
+    pub(crate) fn next_express(&mut self) -> Option<Arc<SharedStream>> {
         self.express.take(&mut self.small);
         self.small.pop_front()
     }
 
     /// The next stream of the bulk lane.
-    pub(crate) fn next_bulk(&mut self) -> Option<Arc<StreamCell>> {
+    pub(crate) fn next_bulk(&mut self) -> Option<Arc<SharedStream>> {
         self.bulk.take(&mut self.round);
         self.round.pop_front()
     }
@@ -247,8 +247,8 @@ impl Queue {
     }
 
     /// A stream that the writer found to have more, after its turn: to the end of the round.
-    pub(crate) fn again(&mut self, cell: Arc<StreamCell>) {
-        self.round.push_back(cell);
+    pub(crate) fn again(&mut self, stream: Arc<SharedStream>) {
+        self.round.push_back(stream);
     }
 
     /// Whether a stream waits for a turn.
@@ -305,13 +305,13 @@ impl Parker {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::sync::cell::Name;
+    use crate::sync::stream::Name;
     use crate::sync::testing::{until, watched};
     use std::thread;
     use std::time::Instant;
 
-    fn stream(id: u32) -> Arc<StreamCell> {
-        StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
+    fn stream(id: u32) -> Arc<SharedStream> {
+        SharedStream::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
     }
 
     const ORDERS: [Order; 5] =
@@ -407,11 +407,11 @@ mod tests {
         assert_eq!(first.id, 2);
         queue.again(first);
         let order: Vec<u32> =
-            std::iter::from_fn(|| queue.next_bulk()).map(|cell| cell.id).collect();
+            std::iter::from_fn(|| queue.next_bulk()).map(|stream| stream.id).collect();
         assert_eq!(order, [3, 2]);
         assert!(queue.has_turns(), "by the express lane");
         let order: Vec<u32> =
-            std::iter::from_fn(|| queue.next_express()).map(|cell| cell.id).collect();
+            std::iter::from_fn(|| queue.next_express()).map(|stream| stream.id).collect();
         assert_eq!(order, [1, 4]);
         assert!(!queue.has_turns());
     }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 
-use super::cell::{Env, StreamCell, Wakes};
+use super::stream::{Env, SharedStream, Wakes};
 use crate::proto::unasked::{Unasked, share};
 
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ struct Pool {
 
 #[derive(Debug)]
 struct Waiter {
-    cell: Arc<StreamCell>,
+    stream: Arc<SharedStream>,
     /// What the stream held, and what its write wanted more.
     held: u64,
     want: u64,
@@ -69,13 +69,13 @@ impl Allowance {
     }
 
     /// Takes it, or puts the stream at the end of the queue.
-    pub(super) fn take_or_queue(&self, cell: &Arc<StreamCell>, held: u64, want: u64) -> u64 {
+    pub(super) fn take_or_queue(&self, stream: &Arc<SharedStream>, held: u64, want: u64) -> u64 {
         let mut pool = self.pool.lock();
         let n = pool.unasked.offer(held, want, self.streams());
         if n > 0 {
             pool.unasked.change(held, held + n);
         } else {
-            pool.queue.push_back(Waiter { cell: Arc::clone(cell), held, want });
+            pool.queue.push_back(Waiter { stream: Arc::clone(stream), held, want });
             self.waiting.store(pool.queue.len(), SeqCst);
         }
         n
@@ -87,15 +87,15 @@ impl Allowance {
     }
 
     /// A stream that is forgotten leaves the queue.
-    pub(super) fn leave(&self, cell: &Arc<StreamCell>) {
+    pub(super) fn leave(&self, stream: &Arc<SharedStream>) {
         let mut pool = self.pool.lock();
-        pool.queue.retain(|waiter| !waiter.cell.is(cell));
+        pool.queue.retain(|waiter| !waiter.stream.is(stream));
         self.waiting.store(pool.queue.len(), SeqCst);
     }
 
     /// Takes the first stream out of the queue, if there is enough for it beside what was promised
     /// to those before; with `any`, the first of all for which there is. Returns it with its part.
-    fn next(&self, promised: u64, any: bool) -> Option<(Arc<StreamCell>, u64)> {
+    fn next(&self, promised: u64, any: bool) -> Option<(Arc<SharedStream>, u64)> {
         let mut pool = self.pool.lock();
         let mut unasked = pool.unasked;
         unasked.change(0, promised);
@@ -108,7 +108,7 @@ impl Allowance {
         let (at, part) = offers.enumerate().find(|&(_, part)| part > 0)?;
         let waiter = pool.queue.remove(at)?;
         self.waiting.store(pool.queue.len(), SeqCst);
-        Some((waiter.cell, part))
+        Some((waiter.stream, part))
     }
 }
 
@@ -116,25 +116,25 @@ impl Env {
     /// Something came back, or might have: wakes writes that wait for it, those for which there is
     /// enough. With `grown`, every stream's share is larger than before. The caller holds no lock.
     pub(crate) fn wake_unasked(&self, grown: bool) {
-        self.each_due(grown, |cell| cell.wake_writer());
+        self.each_due(grown, |stream| stream.wake_writer());
     }
 
     /// The same for the reader thread, which wakes later.
     pub(super) fn gather_unasked(&self, wakes: &mut Wakes) {
-        self.each_due(false, |cell| wakes.add_writer(cell));
+        self.each_due(false, |stream| wakes.add_writer(stream));
     }
 
-    fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<StreamCell>)) {
+    fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<SharedStream>)) {
         let mut promised = 0;
         // Who has just queued itself found too little then, after what this caller gave back. But
         // the number of streams isn't under the queue's lock: who is to find a larger share there
         // looks under that.
         while (grown || self.allowance.waiting.load(SeqCst) > 0)
-            && let Some((cell, part)) = self.allowance.next(promised, grown)
+            && let Some((stream, part)) = self.allowance.next(promised, grown)
         {
-            if cell.is_due(self) {
+            if stream.is_due(self) {
                 promised += part;
-                wake(&cell);
+                wake(&stream);
             }
         }
     }

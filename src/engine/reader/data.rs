@@ -9,8 +9,8 @@ use super::{INLINE_MAX, Pending, Reader};
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::Received;
 use crate::sync::budget::Charge;
-use crate::sync::cell::Small;
 use crate::sync::pause::Cause;
+use crate::sync::stream::Small;
 use crate::wire::Header;
 
 impl Reader<'_> {
@@ -21,18 +21,18 @@ impl Reader<'_> {
             self.input.frames.inline();
             return;
         }
-        let Some(cell) = self.find(header.stream_id) else {
+        let Some(stream) = self.find(header.stream_id) else {
             self.input.frames.skip();
             return self.unknown(header.stream_id);
         };
-        match cell.admit(&self.core.env, length) {
+        match stream.admit(&self.session.env, length) {
             Ok(Received::Queue) => {
                 // Where there is no charge the session is closing, or has ended: what comes is of
                 // no interest any more.
-                if let Some(payload) = self.input.frames.prepare(self.core.env.pool)
+                if let Some(payload) = self.input.frames.prepare(self.session.env.pool)
                     && let Some(charge) = self.charge(charge_for(&payload.buffer))
                 {
-                    self.input.pending = Some(Pending::Data(cell, charge));
+                    self.input.pending = Some(Pending::Data(stream, charge));
                     self.input.frames.collect(payload);
                     self.touch_pending(); // the first part may have come with the header
                 }
@@ -43,11 +43,11 @@ impl Reader<'_> {
             }
             Ok(Received::Late) => {
                 self.count_data(length);
-                self.late(&cell);
+                self.late(&stream);
                 self.input.frames.skip();
             }
             Err(error) => {
-                self.fail(&cell, error);
+                self.fail(&stream, error);
                 self.input.frames.skip();
             }
         }
@@ -55,13 +55,15 @@ impl Reader<'_> {
 
     /// A small PSH payload lies in the window.
     pub(super) fn small(&mut self, header: Header) {
-        let Some(cell) = self.find(header.stream_id) else { return self.unknown(header.stream_id) };
-        let env = &self.core.env;
+        let Some(stream) = self.find(header.stream_id) else {
+            return self.unknown(header.stream_id);
+        };
+        let env = &self.session.env;
         let now = self.input.now;
         self.count_data(usize::from(header.length));
-        match cell.deliver_small(env, self.input.frames.payload(), now, &mut self.input.wakes) {
+        match stream.deliver_small(env, self.input.frames.payload(), now, &mut self.input.wakes) {
             Ok(Small::Done) => {}
-            Ok(Small::Late) => self.late(&cell),
+            Ok(Small::Late) => self.late(&stream),
             Ok(Small::Needs { merged, size }) => {
                 if let Some(mut buffer) = env.pool.get(size)
                     && let Some(charge) = self.charge(charge_for(&buffer))
@@ -69,17 +71,17 @@ impl Reader<'_> {
                     let rest = &self.input.frames.payload()[merged..];
                     buffer[..rest.len()].copy_from_slice(rest);
                     let chunk = Chunk::new(buffer, 0, rest.len(), charge);
-                    cell.deliver(env, chunk, now, &mut self.input.wakes);
+                    stream.deliver(env, chunk, now, &mut self.input.wakes);
                 }
             }
-            Err(error) => self.fail(&cell, error),
+            Err(error) => self.fail(&stream, error),
         }
     }
 
     /// Charges the budget for what a payload will occupy: here the reader waits if that is used up.
     /// `None` when the session is closing or has ended.
     fn charge(&mut self, amount: usize) -> Option<Charge> {
-        let budget = &self.core.env.budget;
+        let budget = &self.session.env.budget;
         if let Some(charge) = budget.try_take(amount) {
             return Some(charge);
         }

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Core, Reader};
+use super::{Reader, SessionShared};
 use crate::config::Config;
 use crate::engine::complaints::shown;
 use crate::sync::pause::Cause;
@@ -28,9 +28,9 @@ impl Reader<'_> {
     ) -> T {
         self.input.wakes.send();
         self.input.frames.rest();
-        let core = self.core;
+        let session = self.session;
         let begun = Instant::now();
-        core.reader_pauses(begun, cause);
+        session.reader_pauses(begun, cause);
         let mut announced = false;
         let outcome = loop {
             let limit = if announced { None } else { begun.checked_add(SILENT) };
@@ -39,36 +39,40 @@ impl Reader<'_> {
             }
             announced = true;
             let now = Instant::now();
-            let say = || explain(core, cause, now - begun);
-            self.input.complaints.say(now, core.number, say);
+            let say = || explain(session, cause, now - begun);
+            self.input.complaints.say(now, session.number, say);
         };
         let now = Instant::now();
         self.input.now = now;
-        core.reader_resumes(now);
+        session.reader_resumes(now);
         if announced {
-            let over = core.lifecycle.is_over();
+            let over = session.lifecycle.is_over();
             let what = if over { "the session is over" } else { "reading goes on" };
             let say = || format!("{what} after a pause of {:.1?}", now - begun);
-            self.input.complaints.say(now, core.number, say);
+            self.input.complaints.say(now, session.number, say);
         }
         outcome
     }
 }
 
 /// Why nothing is read, for whom it waits, and what can be done.
-fn explain(core: &Core, cause: Cause, lasted: Duration) -> String {
+fn explain(session: &SessionShared, cause: Cause, lasted: Duration) -> String {
     let why = match cause {
-        Cause::Budget => full_budget(core),
-        Cause::Backlog => full_backlog(core.waiting_for_accept(), &core.env.config),
+        Cause::Budget => full_budget(session),
+        Cause::Backlog => full_backlog(session.waiting_for_accept(), &session.env.config),
     };
     format!("nothing has been read for {lasted:.1?}, {why}")
 }
 
-fn full_budget(core: &Core) -> String {
-    let budget = &core.env.budget;
-    let config = &core.env.config;
-    let holder = core.largest().map(|(held, cell)| {
-        format!("; stream {} {} holds most of it, {held} bytes", cell.id, shown(cell.name.bytes()))
+fn full_budget(session: &SessionShared) -> String {
+    let budget = &session.env.budget;
+    let config = &session.env.config;
+    let holder = session.largest().map(|(held, stream)| {
+        format!(
+            "; stream {} {} holds most of it, {held} bytes",
+            stream.id,
+            shown(stream.name.bytes())
+        )
     });
     let otherwise = match (config.version, config.stall()) {
         (_, Some(stall)) => {

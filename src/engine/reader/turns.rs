@@ -18,11 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::{Core, Input, READING, Reader, guarded};
+use super::{Input, READING, Reader, SessionShared, guarded};
 use crate::error::Result;
 use crate::pool::MAX_BUFFER;
-use crate::sync::cell::StreamCell;
 use crate::sync::close::Phase;
+use crate::sync::stream::SharedStream;
 
 /// How long a caller's read of the transport may take: so long it may be deaf to a deadline that
 /// another thread sets, or to a close. Long enough for a peer that answers at once over a network.
@@ -90,14 +90,17 @@ impl Talk {
     }
 }
 
-/// Reads the transport on the calling thread, which waits for data on `cell`. Returns whether it
+/// Reads the transport on the calling thread, which waits for data on `stream`. Returns whether it
 /// did: if not, the reading is seen to by another thread.
-pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) -> bool {
-    let Some(mut slot) = core.reader.try_lock() else { return false };
-    let standby = &core.env.standby;
+pub(in crate::engine) fn callers_turn(
+    session: &Arc<SessionShared>,
+    stream: &Arc<SharedStream>,
+) -> bool {
+    let Some(mut slot) = session.reader.try_lock() else { return false };
+    let standby = &session.env.standby;
     let Some(input) = slot.as_mut() else { return false };
     let Some(turn) = standby.begin() else { return false };
-    let keep = match guarded(core.number, READING, || Reader { core, input }.lead(cell)) {
+    let keep = match guarded(session.number, READING, || Reader { session, input }.lead(stream)) {
         Ok(keep) => keep,
         Err(error) => {
             input.failed = Some(error);
@@ -114,13 +117,13 @@ pub(in crate::engine) fn callers_turn(core: &Arc<Core>, cell: &Arc<StreamCell>) 
 }
 
 impl Reader<'_> {
-    /// A caller's turn: reads until there is something for `cell`. Returns whether callers may go
+    /// A caller's turn: reads until there is something for `stream`. Returns whether callers may go
     /// on.
-    fn lead(&mut self, cell: &Arc<StreamCell>) -> Result<bool> {
+    fn lead(&mut self, stream: &Arc<SharedStream>) -> Result<bool> {
         let started = Instant::now();
         for read in 0..=READS {
             loop {
-                let in_order = self.core.lifecycle.is_in(Phase::Open) && self.has_room();
+                let in_order = self.session.lifecycle.is_in(Phase::Open) && self.has_room();
                 if !in_order {
                     return Ok(false);
                 }
@@ -128,13 +131,13 @@ impl Reader<'_> {
                     break;
                 }
             }
-            let alone = self.input.wakes.are_only_for(cell);
+            let alone = self.input.wakes.are_only_for(stream);
             self.input.wakes.send();
             if !alone || std::mem::take(&mut self.input.talk.interrupted) {
                 return Ok(false);
             }
             let taken = self.input.now.saturating_duration_since(started);
-            if cell.is_readable() {
+            if stream.is_readable() {
                 let slow = &mut self.input.talk.slow;
                 *slow = if taken < QUICK { 0 } else { *slow + 1 };
                 return Ok(*slow < SLOW_TURNS);
@@ -165,9 +168,9 @@ impl Reader<'_> {
     /// Whether the reader wouldn't have to wait for the application, whatever comes next.
     fn has_room(&mut self) -> bool {
         if self.input.crowded {
-            self.input.crowded = self.core.registry.lock().streams.makes_wait();
+            self.input.crowded = self.session.registry.lock().streams.makes_wait();
         }
-        !self.input.crowded && self.core.env.budget.has_room(ROOM)
+        !self.input.crowded && self.session.env.budget.has_room(ROOM)
     }
 
     /// Whether the stream that is about to be woken is likely to be read again at once: asked once
@@ -175,7 +178,7 @@ impl Reader<'_> {
     pub(super) fn is_quick(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { talk, wakes, .. } = &mut *self.input;
-        let answers = self.core.answers.load(Relaxed);
+        let answers = self.session.answers.load(Relaxed);
         let stream = wakes.only_reader().unwrap_or(0);
         let interrupted = std::mem::take(&mut talk.interrupted);
         let goes_on = has_room

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use super::{Sent, Writer};
-use crate::engine::Core;
+use crate::engine::SessionShared;
 use crate::engine::logging::{is_tracing, trace};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
-use crate::sync::cell::StreamCell;
 use crate::sync::shaper::Order;
+use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
@@ -18,36 +18,36 @@ const MAX_TURNS: usize = 1024;
 
 impl Writer {
     /// Fills the batch with what waits.
-    pub(super) fn fill(&mut self, core: &Core) {
-        self.fill_small(core, BATCH_BYTES / 2);
+    pub(super) fn fill(&mut self, session: &SessionShared) {
+        self.fill_small(session, BATCH_BYTES / 2);
         while !self.batch.is_full()
-            && let Some(cell) = self.queue.next_bulk()
+            && let Some(stream) = self.queue.next_bulk()
         {
             let allowance = self.pace.allowance(self.queue.waiting() + 1);
-            self.turn(core, cell, Lane::Bulk, allowance);
+            self.turn(session, stream, Lane::Bulk, allowance);
         }
     }
 
     /// Fills the batch with control frames and the express lane, up to `bytes` and a turn.
-    pub(super) fn fill_small(&mut self, core: &Core, bytes: usize) {
-        let version = core.env.config.version;
+    pub(super) fn fill_small(&mut self, session: &SessionShared, bytes: usize) {
+        let version = session.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
         let mut frames = 0;
-        if core.env.shaper.take(Order::Ping) {
+        if session.env.shaper.take(Order::Ping) {
             frames += 1;
-            self.push_empty(core, empty(Command::Nop, 0));
+            self.push_empty(session, empty(Command::Nop, 0));
         }
         while !self.has_small(bytes)
-            && let Some(id) = core.env.shaper.take_refusal()
+            && let Some(id) = session.env.shaper.take_refusal()
         {
             frames += 1;
-            self.push_empty(core, empty(Command::Fin, id));
+            self.push_empty(session, empty(Command::Fin, id));
         }
         self.frames += frames;
         while !self.has_small(bytes)
-            && let Some(cell) = self.queue.next_express()
+            && let Some(stream) = self.queue.next_express()
         {
-            self.turn(core, cell, Lane::Express, EXPRESS_BYTES);
+            self.turn(session, stream, Lane::Express, EXPRESS_BYTES);
         }
     }
 
@@ -59,14 +59,20 @@ impl Writer {
     }
 
     /// A frame without a payload.
-    fn push_empty(&mut self, core: &Core, header: Header) {
-        trace!(target: "gmux::writer", "session {}: {header}", core.number);
+    fn push_empty(&mut self, session: &SessionShared, header: Header) {
+        trace!(target: "gmux::writer", "session {}: {header}", session.number);
         self.batch.push_small(header, &[]);
     }
 
-    fn turn(&mut self, core: &Core, cell: Arc<StreamCell>, lane: Lane, allowance: usize) {
-        let version = core.env.config.version;
-        let id = cell.id;
+    fn turn(
+        &mut self,
+        session: &SessionShared,
+        stream: Arc<SharedStream>,
+        lane: Lane,
+        allowance: usize,
+    ) {
+        let version = session.env.config.version;
+        let id = stream.id;
         let header = |command, length: usize| Header {
             version,
             command,
@@ -78,10 +84,10 @@ impl Writer {
         let traced = &mut self.traced;
         let mut frames = 0;
         let tracing = is_tracing();
-        let turn = cell.take_turn(&core.env, lane, allowance, |frame| {
+        let turn = stream.take_turn(&session.env, lane, allowance, |frame| {
             frames += 1;
             let header = match &frame {
-                Transmit::Syn => header(Command::Syn, cell.name.bytes().len()),
+                Transmit::Syn => header(Command::Syn, stream.name.bytes().len()),
                 Transmit::Update { .. } => header(Command::Upd, UPDATE_LEN),
                 Transmit::Data(payload) => header(Command::Psh, payload.len()),
                 Transmit::Fin => header(Command::Fin, 0),
@@ -90,7 +96,7 @@ impl Writer {
                 traced.push(header);
             }
             match frame {
-                Transmit::Syn => batch.push_small(header, cell.name.bytes()),
+                Transmit::Syn => batch.push_small(header, stream.name.bytes()),
                 Transmit::Update { consumed, window } => {
                     batch.push_small(header, &encode_update(consumed, window))
                 }
@@ -100,16 +106,16 @@ impl Writer {
         });
         self.frames += frames;
         for header in self.traced.drain(..) {
-            trace!(target: "gmux::writer", "session {}: {header}", core.number);
+            trace!(target: "gmux::writer", "session {}: {header}", session.number);
         }
         if turn.again {
-            self.queue.again(Arc::clone(&cell));
+            self.queue.again(Arc::clone(&stream));
         }
         if turn.wake_writer {
-            cell.wake_writer();
+            stream.wake_writer();
         }
         if turn.data > 0 || turn.fin {
-            self.sent.push(Sent { cell, data: turn.data, fin: turn.fin });
+            self.sent.push(Sent { stream, data: turn.data, fin: turn.fin });
         }
     }
 }

@@ -14,10 +14,10 @@ use facade::real::Instant;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{FailurePersistence, Runner};
 
-mod cells;
 mod line;
 mod parts;
 mod sessions;
+mod streams;
 
 /// How often PCT changes its mind in an execution: enough for a thread to be stopped at two places.
 const PCT_DEPTH: usize = 3;
@@ -58,7 +58,7 @@ pub struct Report {
 
 /// All of them.
 pub fn all() -> Vec<Check> {
-    [parts::CHECKS, cells::CHECKS, sessions::CHECKS].concat()
+    [parts::CHECKS, streams::CHECKS, sessions::CHECKS].concat()
 }
 
 impl Clone for Check {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
-use super::{Check, cells};
+use super::{Check, streams};
 use crate::Error;
 use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
@@ -300,8 +300,8 @@ fn bell_orders() {
             shaper.refuse(1).unwrap();
             shaper.order(Order::Flush);
         }),
-        add(|shaper| shaper.ring(shaper.schedule(cells::cell(1), Lane::Express))),
-        add(|shaper| shaper.ring(shaper.schedule(cells::cell(2), Lane::Bulk))),
+        add(|shaper| shaper.ring(shaper.schedule(streams::stream(1), Lane::Express))),
+        add(|shaper| shaper.ring(shaper.schedule(streams::stream(2), Lane::Bulk))),
     ];
     for thread in threads {
         thread.join().unwrap();
@@ -363,13 +363,13 @@ fn lane_order() {
     let shaper = Arc::new(shaper);
     // All but two places are taken.
     for id in 0..SHORT - 2 {
-        shaper.schedule(cells::cell(1000 + id), Lane::Bulk).ignore();
+        shaper.schedule(streams::stream(1000 + id), Lane::Bulk).ignore();
     }
     let senders = [0, 100].map(|base| {
         let shaper = Arc::clone(&shaper);
         thread::spawn(move || {
             for id in 1..=3 {
-                shaper.schedule(cells::cell(base + id), Lane::Bulk).ignore();
+                shaper.schedule(streams::stream(base + id), Lane::Bulk).ignore();
             }
         })
     });
@@ -377,7 +377,7 @@ fn lane_order() {
     let mut take = |most: usize| {
         for _ in 0..most {
             match queue.next_bulk() {
-                Some(cell) => ids.push(cell.id),
+                Some(stream) => ids.push(stream.id),
                 None => return,
             }
         }

@@ -17,7 +17,8 @@
 //! that finds its mark set waits like one that finds no data or no room.
 //!
 //! Invariants: whoever sets a mark clears it, also when a user's writer panics
-//! ([`reading::ReadTurn`]); every change is followed by [`StreamCell::settle`] under the same lock.
+//! ([`reading::ReadTurn`]); every change is followed by [`SharedStream::settle`] under the same
+//! lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -102,8 +103,8 @@ impl Env {
     }
 }
 
-/// A user's close notifier, wrapped by the layer above to make a handle of the cell.
-pub(crate) type Notifier = Box<dyn FnOnce(&Arc<StreamCell>) + Send>;
+/// A user's close notifier, wrapped by the layer above to make a handle of the stream.
+pub(crate) type Notifier = Box<dyn FnOnce(&Arc<SharedStream>) + Send>;
 
 /// A stream's name, charged to the budget if the peer chose it.
 #[derive(Debug)]
@@ -130,7 +131,7 @@ impl Name {
     }
 }
 
-pub(crate) struct StreamCell {
+pub(crate) struct SharedStream {
     pub(crate) id: u32,
     born: view::Born,
     pub(crate) name: Name,
@@ -203,12 +204,12 @@ impl State {
     }
 
     /// The same before a wait: what isn't there is queued for. Returns whether there was any.
-    fn ask_or_queue(&mut self, env: &Env, cell: &Arc<StreamCell>, n: usize) -> bool {
+    fn ask_or_queue(&mut self, env: &Env, stream: &Arc<SharedStream>, n: usize) -> bool {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
         if want == 0 || self.queued || self.core.writing {
             return false;
         }
-        let part = env.allowance.take_or_queue(cell, self.unasked, want);
+        let part = env.allowance.take_or_queue(stream, self.unasked, want);
         self.allow(part);
         self.queued = part == 0;
         part > 0
@@ -234,7 +235,7 @@ impl State {
     }
 }
 
-impl std::fmt::Debug for StreamCell {
+impl std::fmt::Debug for SharedStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream")
             .field("id", &self.id)
@@ -243,7 +244,7 @@ impl std::fmt::Debug for StreamCell {
     }
 }
 
-impl StreamCell {
+impl SharedStream {
     /// A new stream; `ours` if it was opened from this end, and owes a SYN.
     pub(crate) fn new(id: u32, name: Name, config: &Config, ours: bool, now: Instant) -> Arc<Self> {
         let sizes = WindowSizes { base: config.max_stream_buffer, max: config.largest_window() };

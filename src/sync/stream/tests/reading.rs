@@ -41,7 +41,7 @@ fn a_read_returns_what_is_there_and_no_more_than_asked_for() {
     assert_eq!(bench.read(6000).unwrap(), data[..6000]);
     assert_eq!(bench.read(1000).unwrap(), data[6000..7000]);
     assert_eq!(bench.read(100_000).unwrap(), data[7000..]);
-    assert_eq!(bench.cell.occupied(), 0);
+    assert_eq!(bench.stream.occupied(), 0);
     assert_eq!(bench.env.budget.used(), 0, "what is read is refunded");
 }
 
@@ -49,7 +49,7 @@ fn a_read_returns_what_is_there_and_no_more_than_asked_for() {
 fn an_empty_read_returns_at_once_whatever_the_stream_is_in() {
     let bench = Bench::v1();
     assert_eq!(bench.read(0).unwrap(), b"");
-    let _ = bench.cell.close(&bench.env);
+    let _ = bench.stream.close(&bench.env);
     assert_eq!(bench.read(0).unwrap(), b"");
     assert!(matches!(bench.read(1), Err(Error::Closed)));
 }
@@ -67,9 +67,9 @@ fn what_is_read_counts_as_consumed_however_it_was_copied() {
     // Half a window is due with these: they are counted one by one, and together.
     assert_eq!(bench.read(40_000).unwrap().len(), 40_000);
     assert_eq!(bench.turns(), [Sent::Update(40_100, 65536)]);
-    bench.cell.peer_fin(bench.start);
+    bench.stream.peer_fin(bench.start);
     let mut all = Vec::new();
-    assert_eq!(bench.cell.write_to(&bench.env, &mut all).unwrap(), 7 * LARGE as u64 - 40_100);
+    assert_eq!(bench.stream.write_to(&bench.env, &mut all).unwrap(), 7 * LARGE as u64 - 40_100);
     // A writer is counted as it goes: this was due before all was read, so the window doesn't grow
     // yet.
     assert_eq!(bench.turns(), [Sent::Update(7 * LARGE as u32, 65536)]);
@@ -79,9 +79,9 @@ fn what_is_read_counts_as_consumed_however_it_was_copied() {
 fn a_small_rest_leaves_its_large_buffer() {
     let bench = Bench::v1();
     bench.deliver(&pattern(16_000));
-    assert_eq!(bench.cell.occupied(), 16_384 + 64);
+    assert_eq!(bench.stream.occupied(), 16_384 + 64);
     assert_eq!(bench.read(15_900).unwrap().len(), 15_900);
-    assert_eq!(bench.cell.occupied(), 128 + 64);
+    assert_eq!(bench.stream.occupied(), 128 + 64);
     assert_eq!(bench.env.budget.used(), 128 + 64, "the large one is refunded");
     assert_eq!(bench.read(1000).unwrap(), pattern(16_000)[15_900..]);
 }
@@ -91,8 +91,8 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
     watched(|| {
         let bench = Bench::v1();
         let readers = [
-            bench.blocked(|cell, env| read(cell, env, 4)),
-            bench.blocked(|cell, env| read(cell, env, 4)),
+            bench.blocked(|stream, env| read(stream, env, 4)),
+            bench.blocked(|stream, env| read(stream, env, 4)),
         ];
         bench.deliver(b"abcdefgh"); // wakes one
         let mut heard: Vec<_> =
@@ -109,11 +109,11 @@ fn a_reader_that_leaves_nothing_behind_wakes_nobody_and_an_end_wakes_all() {
         let bench = Bench::v1();
         bench.deliver(b"last");
         // Three readers wait for one that has chunks out, which then finds the end behind them.
-        bench.cell.state.lock().reading = Reading::Copying;
-        let readers = [(); 3].map(|()| bench.blocked(|cell, env| read(cell, env, 4)));
+        bench.stream.state.lock().reading = Reading::Copying;
+        let readers = [(); 3].map(|()| bench.blocked(|stream, env| read(stream, env, 4)));
         // No wake-up for the FIN itself: the read's last step alone is to be seen.
         {
-            let mut state = bench.cell.state.lock();
+            let mut state = bench.stream.state.lock();
             assert!(state.core.peer_fin());
             state.reading = Reading::Nobody;
         }
@@ -127,10 +127,10 @@ fn a_failure_behind_the_last_data_reaches_all_readers_too() {
     watched(|| {
         let bench = Bench::v1();
         bench.deliver(b"last");
-        bench.cell.state.lock().reading = Reading::Copying;
-        let readers = [(); 3].map(|()| bench.blocked(|cell, env| read(cell, env, 4)));
+        bench.stream.state.lock().reading = Reading::Copying;
+        let readers = [(); 3].map(|()| bench.blocked(|stream, env| read(stream, env, 4)));
         {
-            let mut state = bench.cell.state.lock();
+            let mut state = bench.stream.state.lock();
             let _ = state.core.fail(Error::GoAway, false);
             state.reading = Reading::Nobody;
         }
@@ -145,7 +145,7 @@ fn a_failure_behind_the_last_data_reaches_all_readers_too() {
 fn two_large_reads_at_once_share_the_data_in_runs() {
     watched(|| {
         let bench = Bench::v1();
-        let readers = [(); 2].map(|()| bench.blocked(|cell, env| read(cell, env, LARGE / 3)));
+        let readers = [(); 2].map(|()| bench.blocked(|stream, env| read(stream, env, LARGE / 3)));
         let data = deliver_large(&bench);
         let mut heard: Vec<_> =
             readers.into_iter().map(|reader| reader.join().unwrap().unwrap()).collect();
@@ -160,14 +160,14 @@ fn write_to_moves_everything_until_the_end() {
     watched(|| {
         let bench = Bench::v1();
         let data = deliver_large(&bench);
-        let mover = bench.spawn(|cell, env| {
+        let mover = bench.spawn(|stream, env| {
             let mut out = Vec::new();
-            cell.write_to(env, &mut out).map(|n| (n, out))
+            stream.write_to(env, &mut out).map(|n| (n, out))
         });
         until(|| bench.waiting() == (1, 0, 0));
         bench.deliver(b"and more");
-        until(|| bench.waiting() == (1, 0, 0) && bench.cell.occupied() == 0);
-        bench.cell.peer_fin(bench.start);
+        until(|| bench.waiting() == (1, 0, 0) && bench.stream.occupied() == 0);
+        bench.stream.peer_fin(bench.start);
         let (n, out) = mover.join().unwrap().unwrap();
         assert_eq!(n, LARGE as u64 + 8);
         assert!(out[..LARGE] == data && out[LARGE..] == *b"and more");
@@ -194,7 +194,7 @@ fn what_a_failing_writer_did_not_take_goes_back_to_the_head() {
         Ok(100)
     });
     assert_eq!(
-        bench.cell.write_to(&bench.env, &mut out).unwrap_err().kind(),
+        bench.stream.write_to(&bench.env, &mut out).unwrap_err().kind(),
         io::ErrorKind::StorageFull
     );
     assert_eq!(taken, 5200);
@@ -205,10 +205,10 @@ fn what_a_failing_writer_did_not_take_goes_back_to_the_head() {
 fn a_writer_that_takes_nothing_is_an_error_and_one_that_boasts_is_not_believed() {
     let bench = Bench::v1();
     bench.deliver(b"data");
-    let error = bench.cell.write_to(&bench.env, &mut Asks(|_: &[u8]| Ok(0))).unwrap_err();
+    let error = bench.stream.write_to(&bench.env, &mut Asks(|_: &[u8]| Ok(0))).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::WriteZero);
-    bench.cell.peer_fin(bench.start);
-    assert_eq!(bench.cell.write_to(&bench.env, &mut Asks(|_: &[u8]| Ok(1000))).unwrap(), 4);
+    bench.stream.peer_fin(bench.start);
+    assert_eq!(bench.stream.write_to(&bench.env, &mut Asks(|_: &[u8]| Ok(1000))).unwrap(), 4);
 }
 
 #[test]
@@ -220,13 +220,13 @@ fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
         }
         let (say, heard) = mpsc::channel();
         let (go, told) = mpsc::channel();
-        let mover = bench.spawn(move |cell, env| {
+        let mover = bench.spawn(move |stream, env| {
             let mut out = Asks(|piece: &[u8]| {
                 say.send(()).unwrap();
                 told.recv().unwrap();
                 Ok(piece.len())
             });
-            cell.write_to(env, &mut out)
+            stream.write_to(env, &mut out)
         });
         heard.recv().unwrap();
         assert_eq!(bench.turns(), []);
@@ -241,7 +241,7 @@ fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
         heard.recv().unwrap();
         assert_eq!(bench.turns(), [Sent::Update(80_000, 65536)]);
         go.send(()).unwrap();
-        bench.cell.peer_fin(bench.start);
+        bench.stream.peer_fin(bench.start);
         assert_eq!(mover.join().unwrap().unwrap(), 120_000);
     });
 }
@@ -253,21 +253,21 @@ fn shutting_down_while_a_writer_has_a_chunk_counts_the_rest_as_consumed() {
         bench.deliver(&pattern(40_000));
         let (say, heard) = mpsc::channel();
         let (go, told) = mpsc::channel();
-        let mover = bench.spawn(move |cell, env| {
+        let mover = bench.spawn(move |stream, env| {
             let mut out = Asks(|_: &[u8]| {
                 say.send(()).unwrap();
                 told.recv().unwrap();
                 Err(io::ErrorKind::StorageFull.into())
             });
-            cell.write_to(env, &mut out)
+            stream.write_to(env, &mut out)
         });
         heard.recv().unwrap();
-        let _ = bench.cell.shut_read(&bench.env);
+        let _ = bench.stream.shut_read(&bench.env);
         assert_eq!(bench.turns(), [], "the chunk is out");
         go.send(()).unwrap();
         assert!(mover.join().unwrap().is_err());
         assert_eq!(bench.turns(), [Sent::Update(40_000, 65536)]);
-        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+        assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
     });
 }
 
@@ -279,7 +279,7 @@ fn a_panic_in_a_users_writer_loses_nothing_and_lets_others_read() {
     let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut out =
             Asks(|_: &[u8]| if std::mem::take(&mut first) { Ok(7) } else { panic!("a user's") });
-        bench.cell.write_to(&bench.env, &mut out)
+        bench.stream.write_to(&bench.env, &mut out)
     }));
     assert!(moved.is_err());
     assert_eq!(bench.read(LARGE).unwrap(), data[7..]);
@@ -294,13 +294,13 @@ fn stuck_writer() -> Stuck {
     bench.deliver(&pattern(5000));
     let (say, heard) = mpsc::channel();
     let (go, told) = mpsc::channel();
-    let mover = bench.spawn(move |cell, env| {
+    let mover = bench.spawn(move |stream, env| {
         let mut out = Asks(|data: &[u8]| {
             say.send(()).unwrap();
             told.recv().unwrap();
             Ok(data.len().min(100))
         });
-        cell.write_to(env, &mut out)
+        stream.write_to(env, &mut out)
     });
     heard.recv().unwrap();
     (bench, mover, go)
@@ -310,12 +310,12 @@ fn stuck_writer() -> Stuck {
 fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
     watched(|| {
         let (bench, mover, go) = stuck_writer();
-        let held = bench.cell.occupied();
+        let held = bench.stream.occupied();
         assert!(held > 5000 && held == bench.env.budget.used());
         let stalled = || Error::Stalled { held: 1, after: Duration::from_secs(1) };
-        let _ = bench.cell.fail(&bench.env, stalled(), true);
+        let _ = bench.stream.fail(&bench.env, stalled(), true);
         assert_eq!(
-            (bench.cell.occupied(), bench.env.budget.used()),
+            (bench.stream.occupied(), bench.env.budget.used()),
             (0, 0),
             "while the writer is still inside"
         );
@@ -323,7 +323,7 @@ fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
         go.send(()).unwrap();
         let error = mover.join().unwrap().unwrap_err();
         assert!(matches!(error.into(), Error::Stalled { .. }), "it isn't asked to take the rest");
-        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+        assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
     });
 }
 
@@ -331,8 +331,8 @@ fn what_a_writer_holds_counts_as_unread_and_a_cut_takes_it_back_at_once() {
 fn a_close_takes_back_what_a_writer_holds() {
     watched(|| {
         let (bench, mover, go) = stuck_writer();
-        let _ = bench.cell.close(&bench.env);
-        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+        let _ = bench.stream.close(&bench.env);
+        assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
         go.send(()).unwrap();
         assert!(matches!(mover.join().unwrap().unwrap_err().into(), Error::Closed));
     });
@@ -342,8 +342,8 @@ fn a_close_takes_back_what_a_writer_holds() {
 fn shutting_down_ends_a_writer_that_holds_the_rest() {
     watched(|| {
         let (mut bench, mover, go) = stuck_writer();
-        let _ = bench.cell.shut_read(&bench.env);
-        assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+        let _ = bench.stream.shut_read(&bench.env);
+        assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
         go.send(()).unwrap();
         assert_eq!(mover.join().unwrap().unwrap(), 100);
         assert_eq!(bench.turns(), [Sent::Update(5000, 65536)], "all of it counts as consumed");

@@ -11,7 +11,7 @@
 //!
 //! Who is woken: the head alone, since nobody else could go on; for that each of the line has a
 //! condvar of its own. Whoever makes room wakes it, and whoever stops being in its way: a writer
-//! that is done or gives up ([`StreamCell::pass_on`]). Endings, FIN and changed limits wake all.
+//! that is done or gives up ([`SharedStream::pass_on`]). Endings, FIN and changed limits wake all.
 //!
 //! Invariants: a call that isn't in `wait_for_room` isn't in the line; a midway call is one at
 //! most; nothing of a user's runs while the mark is set or a call is in the line, so that no panic
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use parking_lot::Condvar;
 
-use super::{COPY_LOCKED, State, StreamCell};
+use super::{COPY_LOCKED, SharedStream, State};
 use crate::proto::stream::Writable;
 
 /// Those that wait.
@@ -148,7 +148,7 @@ impl State {
     }
 }
 
-impl StreamCell {
+impl SharedStream {
     /// Wakes the head, if it can go on: what every writer does last.
     pub(super) fn pass_on(&self, state: &State, max: usize) {
         if let Some(least) = state.awaited(max)

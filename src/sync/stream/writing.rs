@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::MutexGuard;
 
 use super::waits::{Direction, is_far};
-use super::{COPY_LOCKED, Env, State, StreamCell};
+use super::{COPY_LOCKED, Env, SharedStream, State};
 use crate::error::{Error, Result};
 use crate::proto::outbox::Payload;
 use crate::proto::stream::{EXPRESS_BYTES, Writable};
@@ -68,7 +68,7 @@ impl State {
     }
 }
 
-impl StreamCell {
+impl SharedStream {
     /// Accepts `buf`, or what of it there is room for, waiting for that and for its turn. Nothing
     /// of other calls comes between the bytes that it accepts.
     ///

@@ -3,7 +3,7 @@
 use super::super::reading::Reading;
 use super::*;
 use crate::error::Error;
-use crate::sync::cell::Direction;
+use crate::sync::stream::Direction;
 
 /// So far away that no test gets there.
 const FAR: Duration = Duration::from_secs(3600);
@@ -19,11 +19,11 @@ fn stuck() -> Bench {
 fn without_limits_a_call_waits_until_there_is_something() {
     watched(|| {
         let mut bench = stuck();
-        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        let reader = bench.blocked(|stream, env| read(stream, env, 10));
         assert_eq!(bench.waiting(), (1, 0, 0));
-        let writer = bench.blocked(|cell, env| write(cell, env, b"more"));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
         assert_eq!(bench.waiting(), (1, 1, 0));
-        let flush = bench.blocked(|cell, _| cell.flush());
+        let flush = bench.blocked(|stream, _| stream.flush());
         assert_eq!(bench.waiting(), (1, 1, 1));
         bench.deliver(b"data");
         assert_eq!(reader.join().unwrap().unwrap(), b"data");
@@ -39,10 +39,10 @@ fn without_limits_a_call_waits_until_there_is_something() {
 fn a_non_blocking_call_never_waits() {
     watched(|| {
         let bench = stuck();
-        bench.cell.set_nonblocking(true);
+        bench.stream.set_nonblocking(true);
         assert!(matches!(bench.read(1), Err(Error::WouldBlock)));
         assert!(matches!(bench.write(b"x"), Err(Error::WouldBlock)));
-        assert!(matches!(bench.cell.flush(), Err(Error::WouldBlock)));
+        assert!(matches!(bench.stream.flush(), Err(Error::WouldBlock)));
         bench.deliver(b"data");
         assert_eq!(bench.read(10).unwrap(), b"data");
     });
@@ -52,16 +52,16 @@ fn a_non_blocking_call_never_waits() {
 fn a_deadline_that_has_passed_fails_what_would_wait_and_nothing_else() {
     watched(|| {
         let bench = stuck();
-        bench.cell.set_deadline(Direction::Read, Some(bench.start));
+        bench.stream.set_deadline(Direction::Read, Some(bench.start));
         assert!(matches!(bench.read(1), Err(Error::Timeout)));
         bench.deliver(b"data");
         assert_eq!(bench.read(10).unwrap(), b"data", "data that is there comes first");
-        bench.cell.set_deadline(Direction::Write, Some(bench.start));
+        bench.stream.set_deadline(Direction::Write, Some(bench.start));
         assert!(matches!(bench.write(b"x"), Err(Error::Timeout)));
-        assert!(matches!(bench.cell.flush(), Err(Error::Timeout)));
+        assert!(matches!(bench.stream.flush(), Err(Error::Timeout)));
         // Each direction has its own: a write's doesn't limit a read.
-        bench.cell.set_deadline(Direction::Read, None);
-        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        bench.stream.set_deadline(Direction::Read, None);
+        let reader = bench.blocked(|stream, env| read(stream, env, 10));
         bench.deliver(b"more");
         assert_eq!(reader.join().unwrap().unwrap(), b"more");
     });
@@ -72,13 +72,13 @@ fn a_limit_ends_a_wait_by_itself() {
     watched(|| {
         let bench = stuck();
         let short = Duration::from_millis(1);
-        bench.cell.set_timeout(Direction::Read, Some(short));
+        bench.stream.set_timeout(Direction::Read, Some(short));
         assert!(matches!(bench.read(1), Err(Error::Timeout)));
-        bench.cell.set_timeout(Direction::Write, Some(short));
+        bench.stream.set_timeout(Direction::Write, Some(short));
         assert!(matches!(bench.write(b"x"), Err(Error::Timeout)));
-        assert!(matches!(bench.cell.flush(), Err(Error::Timeout)));
-        bench.cell.set_timeout(Direction::Read, None);
-        bench.cell.set_no_data_timeout(Some(short));
+        assert!(matches!(bench.stream.flush(), Err(Error::Timeout)));
+        bench.stream.set_timeout(Direction::Read, None);
+        bench.stream.set_no_data_timeout(Some(short));
         assert!(matches!(bench.read(1), Err(Error::NoData(_))));
         assert_eq!(bench.waiting(), NOBODY);
     });
@@ -87,35 +87,35 @@ fn a_limit_ends_a_wait_by_itself() {
 #[test]
 fn limits_set_meanwhile_reach_calls_that_are_blocked() {
     watched(|| {
-        type Change = (fn(&StreamCell), fn(&Error) -> bool);
+        type Change = (fn(&SharedStream), fn(&Error) -> bool);
         let changes: [Change; 4] = [
             (
-                |cell| {
-                    cell.set_deadline(Direction::Read, Some(Instant::now()));
-                    cell.set_deadline(Direction::Write, Some(Instant::now()));
+                |stream| {
+                    stream.set_deadline(Direction::Read, Some(Instant::now()));
+                    stream.set_deadline(Direction::Write, Some(Instant::now()));
                 },
                 |error| matches!(error, Error::Timeout),
             ),
             (
-                |cell| {
-                    cell.set_timeout(Direction::Read, Some(Duration::from_nanos(1)));
-                    cell.set_timeout(Direction::Write, Some(Duration::from_nanos(1)));
+                |stream| {
+                    stream.set_timeout(Direction::Read, Some(Duration::from_nanos(1)));
+                    stream.set_timeout(Direction::Write, Some(Duration::from_nanos(1)));
                 },
                 |error| matches!(error, Error::Timeout),
             ),
-            (|cell| cell.set_nonblocking(true), |error| matches!(error, Error::WouldBlock)),
+            (|stream| stream.set_nonblocking(true), |error| matches!(error, Error::WouldBlock)),
             // One firing restarts the clock; each call has its own, soon.
             (
-                |cell| cell.set_no_data_timeout(Some(Duration::from_nanos(1))),
+                |stream| stream.set_no_data_timeout(Some(Duration::from_nanos(1))),
                 |error| matches!(error, Error::NoData(_)),
             ),
         ];
         for (change, expected) in changes {
             let bench = stuck();
-            let reader = bench.blocked(|cell, env| read(cell, env, 1));
-            let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
-            let flush = bench.blocked(|cell, _| cell.flush());
-            change(&bench.cell);
+            let reader = bench.blocked(|stream, env| read(stream, env, 1));
+            let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+            let flush = bench.blocked(|stream, _| stream.flush());
+            change(&bench.stream);
             assert!(expected(&reader.join().unwrap().unwrap_err()));
             assert!(expected(&writer.join().unwrap().unwrap_err()));
             assert!(expected(&flush.join().unwrap().unwrap_err()));
@@ -127,16 +127,16 @@ fn limits_set_meanwhile_reach_calls_that_are_blocked() {
 fn settings_are_told_as_they_were_set() {
     let bench = Bench::v1();
     assert_eq!(
-        (bench.cell.timeout(Direction::Read), bench.cell.timeout(Direction::Write)),
+        (bench.stream.timeout(Direction::Read), bench.stream.timeout(Direction::Write)),
         (None, None)
     );
-    assert_eq!(bench.cell.no_data_timeout(), None);
-    bench.cell.set_timeout(Direction::Read, Some(FAR));
-    bench.cell.set_timeout(Direction::Write, Some(FAR * 2));
-    bench.cell.set_no_data_timeout(Some(FAR * 3));
-    assert_eq!(bench.cell.timeout(Direction::Read), Some(FAR));
-    assert_eq!(bench.cell.timeout(Direction::Write), Some(FAR * 2));
-    assert_eq!(bench.cell.no_data_timeout(), Some(FAR * 3));
+    assert_eq!(bench.stream.no_data_timeout(), None);
+    bench.stream.set_timeout(Direction::Read, Some(FAR));
+    bench.stream.set_timeout(Direction::Write, Some(FAR * 2));
+    bench.stream.set_no_data_timeout(Some(FAR * 3));
+    assert_eq!(bench.stream.timeout(Direction::Read), Some(FAR));
+    assert_eq!(bench.stream.timeout(Direction::Write), Some(FAR * 2));
+    assert_eq!(bench.stream.no_data_timeout(), Some(FAR * 3));
 }
 
 #[test]
@@ -144,13 +144,13 @@ fn a_reader_waits_while_another_has_chunks_out() {
     watched(|| {
         let bench = Bench::v1();
         bench.deliver(b"data");
-        bench.cell.state.lock().reading = Reading::Writing;
-        let reader = bench.blocked(|cell, env| read(cell, env, 10));
+        bench.stream.state.lock().reading = Reading::Writing;
+        let reader = bench.blocked(|stream, env| read(stream, env, 10));
         // The end isn't told either: the other may put something back.
-        bench.cell.peer_fin(bench.start);
+        bench.stream.peer_fin(bench.start);
         until(|| bench.waiting() == (1, 0, 0));
-        bench.cell.state.lock().reading = Reading::Nobody;
-        bench.cell.readable.notify_all();
+        bench.stream.state.lock().reading = Reading::Nobody;
+        bench.stream.readable.notify_all();
         assert_eq!(reader.join().unwrap().unwrap(), b"data");
     });
 }
@@ -160,11 +160,11 @@ fn the_end_waits_for_a_reader_that_may_put_something_back() {
     watched(|| {
         for reading in [Reading::Copying, Reading::Writing] {
             let bench = Bench::v1();
-            bench.cell.state.lock().reading = reading;
-            assert!(bench.cell.peer_fin(bench.start));
-            let reader = bench.blocked(|cell, env| read(cell, env, 10));
-            bench.cell.state.lock().reading = Reading::Nobody;
-            bench.cell.readable.notify_all();
+            bench.stream.state.lock().reading = reading;
+            assert!(bench.stream.peer_fin(bench.start));
+            let reader = bench.blocked(|stream, env| read(stream, env, 10));
+            bench.stream.state.lock().reading = Reading::Nobody;
+            bench.stream.readable.notify_all();
             assert_eq!(reader.join().unwrap().unwrap(), b"");
         }
     });
@@ -174,12 +174,12 @@ fn the_end_waits_for_a_reader_that_may_put_something_back() {
 fn an_end_is_told_while_another_has_chunks_out_if_none_of_it_would_be_read() {
     watched(|| {
         let bench = Bench::v1();
-        bench.cell.state.lock().reading = Reading::Copying;
-        bench.cell.peer_fin(bench.start);
-        let reader = bench.blocked(|cell, env| read(cell, env, 10));
-        let _ = bench.cell.shut_read(&bench.env);
+        bench.stream.state.lock().reading = Reading::Copying;
+        bench.stream.peer_fin(bench.start);
+        let reader = bench.blocked(|stream, env| read(stream, env, 10));
+        let _ = bench.stream.shut_read(&bench.env);
         assert_eq!(reader.join().unwrap().unwrap(), b"");
-        let _ = bench.cell.close(&bench.env);
+        let _ = bench.stream.close(&bench.env);
         assert!(matches!(bench.read(10), Err(Error::Closed)));
     });
 }
@@ -188,13 +188,13 @@ fn an_end_is_told_while_another_has_chunks_out_if_none_of_it_would_be_read() {
 fn a_failure_waits_for_a_copy_and_not_for_a_users_writer() {
     watched(|| {
         let bench = Bench::v1();
-        bench.cell.state.lock().reading = Reading::Writing;
-        let _ = bench.cell.fail(&bench.env, Error::GoAway, false);
+        bench.stream.state.lock().reading = Reading::Writing;
+        let _ = bench.stream.fail(&bench.env, Error::GoAway, false);
         assert!(matches!(bench.read(10), Err(Error::GoAway)));
-        bench.cell.state.lock().reading = Reading::Copying;
-        let reader = bench.blocked(|cell, env| read(cell, env, 10));
-        bench.cell.state.lock().reading = Reading::Nobody;
-        bench.cell.readable.notify_all();
+        bench.stream.state.lock().reading = Reading::Copying;
+        let reader = bench.blocked(|stream, env| read(stream, env, 10));
+        bench.stream.state.lock().reading = Reading::Nobody;
+        bench.stream.readable.notify_all();
         assert!(matches!(reader.join().unwrap(), Err(Error::GoAway)));
     });
 }
@@ -203,14 +203,14 @@ fn a_failure_waits_for_a_copy_and_not_for_a_users_writer() {
 fn a_writer_waits_while_another_fills_buffers() {
     watched(|| {
         let mut bench = Bench::v1();
-        bench.cell.state.lock().midway = true;
-        let writer = bench.blocked(|cell, env| write(cell, env, b"second"));
+        bench.stream.state.lock().midway = true;
+        let writer = bench.blocked(|stream, env| write(stream, env, b"second"));
         {
-            let mut state = bench.cell.state.lock();
+            let mut state = bench.stream.state.lock();
             state.core.accept_small(b"first ", 1000, bench.env.pool);
             state.midway = false;
         }
-        bench.cell.wake_writer();
+        bench.stream.wake_writer();
         assert_eq!(writer.join().unwrap().unwrap(), 6);
         assert_eq!(bench.turns(), [Sent::Data(b"first second".to_vec())]);
     });
@@ -224,16 +224,16 @@ fn a_writer_without_credit_after_the_peers_fin_fails_after_the_stall() {
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
         let begin = Instant::now();
-        assert!(bench.cell.peer_fin(begin));
+        assert!(bench.stream.peer_fin(begin));
         assert!(matches!(bench.write(b"x"), Err(Error::PeerFinished(after)) if after == stall));
         assert!(begin.elapsed() >= stall, "not before that");
         // Each credit is used, and restarts the clock.
         bench.update(10, 262_144);
         assert_eq!(bench.write(&pattern(5000)).unwrap(), 10);
         assert_eq!(bench.send_data(), 10);
-        bench.cell.state.lock().credit_at = Some(Instant::now() + FAR);
-        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
-        let _ = bench.cell.close(&bench.env);
+        bench.stream.state.lock().credit_at = Some(Instant::now() + FAR);
+        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let _ = bench.stream.close(&bench.env);
         assert!(matches!(writer.join().unwrap(), Err(Error::Closed)));
     });
 }
@@ -246,17 +246,17 @@ fn a_writer_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_
         // To a smaller window.
         let mut bench = Bench::new(config());
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-        assert!(bench.cell.peer_fin(bench.start));
-        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        assert!(bench.stream.peer_fin(bench.start));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(0, 10);
         assert_eq!(bench.send_data(), 10);
         assert!(matches!(writer.join().unwrap(), Err(Error::PeerFinished(_))));
         // To another writer: one of two gets all that there is.
         let mut bench = Bench::new(config());
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-        assert!(bench.cell.peer_fin(bench.start));
+        assert!(bench.stream.peer_fin(bench.start));
         bench.update(0, 11);
-        let writers = [(); 2].map(|()| bench.blocked(|cell, env| write(cell, env, b"x")));
+        let writers = [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"x")));
         bench.send_data();
         let results = writers.map(|writer| writer.join().unwrap());
         let taken = results.iter().filter(|result| matches!(result, Ok(1))).count();
@@ -274,23 +274,23 @@ fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
         let mut bench =
             Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(short)));
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-        assert!(bench.cell.peer_fin(bench.start));
-        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        assert!(bench.stream.peer_fin(bench.start));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
         assert!(bench.send_data() >= 10);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
         // There is none, and the peer hasn't finished.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(short)));
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
-        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(1, 262_144);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
         // Without a stall's length it waits for ever.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(None));
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
-        assert!(bench.cell.peer_fin(bench.start));
-        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
+        assert!(bench.stream.peer_fin(bench.start));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(1, 262_144);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
     });
@@ -308,15 +308,15 @@ fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
         };
         let mut buffer = [0; 10];
         // Not on offer: the data has to come by itself, which here it doesn't in time.
-        bench.cell.set_timeout(Direction::Read, Some(Duration::from_millis(1)));
-        assert!(matches!(bench.cell.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
+        bench.stream.set_timeout(Direction::Read, Some(Duration::from_millis(1)));
+        assert!(matches!(bench.stream.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
         bench.env.standby.offer();
         // On offer, but the limit is near.
-        assert!(matches!(bench.cell.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
+        assert!(matches!(bench.stream.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
         assert_eq!(calls.load(SeqCst), 0);
         for far in [Some(FAR), None] {
-            bench.cell.set_timeout(Direction::Read, far);
-            assert_eq!(bench.cell.read(&bench.env, &mut buffer, lead).unwrap(), 3);
+            bench.stream.set_timeout(Direction::Read, far);
+            assert_eq!(bench.stream.read(&bench.env, &mut buffer, lead).unwrap(), 3);
         }
         assert_eq!(calls.load(SeqCst), 2);
     });
@@ -332,8 +332,8 @@ fn a_reader_that_cannot_lead_waits_unless_something_came_meanwhile() {
             bench.deliver(b"another's");
             false
         };
-        assert_eq!(bench.cell.read(&bench.env, &mut buffer, lead).unwrap(), 9);
-        let reader = bench.blocked(|cell, env| read(cell, env, 10)); // its `lead` says no
+        assert_eq!(bench.stream.read(&bench.env, &mut buffer, lead).unwrap(), 9);
+        let reader = bench.blocked(|stream, env| read(stream, env, 10)); // its `lead` says no
         bench.deliver(b"data");
         assert_eq!(reader.join().unwrap().unwrap(), b"data");
     });

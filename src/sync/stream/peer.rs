@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Charge, Env, StreamCell};
+use super::{Charge, Env, SharedStream};
 use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::{Readable, Received};
@@ -23,42 +23,42 @@ const KEPT_WAKES: usize = 256;
 /// Threads to be woken.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
-    readers: Vec<Arc<StreamCell>>,
-    writers: Vec<Arc<StreamCell>>,
+    readers: Vec<Arc<SharedStream>>,
+    writers: Vec<Arc<SharedStream>>,
 }
 
 impl Wakes {
-    fn add(list: &mut Vec<Arc<StreamCell>>, cell: &Arc<StreamCell>) {
-        if list.last().is_none_or(|last| !last.is(cell)) {
-            list.push(Arc::clone(cell));
+    fn add(list: &mut Vec<Arc<SharedStream>>, stream: &Arc<SharedStream>) {
+        if list.last().is_none_or(|last| !last.is(stream)) {
+            list.push(Arc::clone(stream));
         }
     }
 
     /// A write of this stream is to be woken.
-    pub(crate) fn add_writer(&mut self, cell: &Arc<StreamCell>) {
-        Self::add(&mut self.writers, cell);
+    pub(crate) fn add_writer(&mut self, stream: &Arc<SharedStream>) {
+        Self::add(&mut self.writers, stream);
     }
 
     /// The stream, if it is one, whose reader alone is to be woken.
     pub(crate) fn only_reader(&self) -> Option<u32> {
         match (&*self.readers, &*self.writers) {
-            ([cell], []) => Some(cell.id),
+            ([stream], []) => Some(stream.id),
             _ => None,
         }
     }
 
     /// Whether no other stream's threads are to be woken.
-    pub(crate) fn are_only_for(&self, cell: &Arc<StreamCell>) -> bool {
-        self.readers.iter().chain(&self.writers).all(|other| other.is(cell))
+    pub(crate) fn are_only_for(&self, stream: &Arc<SharedStream>) -> bool {
+        self.readers.iter().chain(&self.writers).all(|other| other.is(stream))
     }
 
     /// Wakes them. A reader that leaves data behind wakes the next one, so one is enough.
     pub(crate) fn send(&mut self) {
-        for cell in self.readers.drain(..) {
-            cell.readable.notify_one();
+        for stream in self.readers.drain(..) {
+            stream.readable.notify_one();
         }
-        for cell in self.writers.drain(..) {
-            cell.wake_writer();
+        for stream in self.writers.drain(..) {
+            stream.wake_writer();
         }
         self.readers.shrink_to(KEPT_WAKES);
         self.writers.shrink_to(KEPT_WAKES);
@@ -79,7 +79,7 @@ pub(crate) enum Small {
     },
 }
 
-impl StreamCell {
+impl SharedStream {
     /// Whether `n` bytes of data that are coming are to be read, or read past.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::{State, StreamCell};
+use super::{SharedStream, State};
 use crate::error::Error;
 use crate::stats::StreamStats;
 
@@ -32,7 +32,7 @@ impl Born {
     }
 }
 
-impl StreamCell {
+impl SharedStream {
     pub(crate) fn stats(&self, now: Instant) -> StreamStats {
         self.stats_of(&self.state.lock(), now)
     }

@@ -14,146 +14,146 @@ use parking_lot::Mutex;
 use super::Check;
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::{Lane, Transmit};
-use crate::sync::cell::{Direction, Env, Name, StreamCell, Take, Wakes};
 use crate::sync::shaper::{Order, Queue, shaper};
+use crate::sync::stream::{Direction, Env, Name, SharedStream, Take, Wakes};
 use crate::wire::MAX_PAYLOAD;
 use crate::{Config, Error, INITIAL_WINDOW};
 
 pub const CHECKS: &[Check] = &[
     Check {
-        name: "cell_reads",
+        name: "stream_reads",
         about: "lost wake-up: two reads against small deliveries, gathered wake-ups and FIN",
         time: false,
         reaches: false,
-        body: cell_reads,
+        body: stream_reads,
     },
     Check {
-        name: "cell_reads_pass_on",
+        name: "stream_reads_pass_on",
         about: "lost wake-up: three reads of one delivery: who leaves data behind wakes the next",
         time: false,
         reaches: false,
-        body: cell_reads_pass_on,
+        body: stream_reads_pass_on,
     },
     Check {
-        name: "cell_reads_large",
+        name: "stream_reads_large",
         about: "lost wake-up: two reads that copy outside the lock against deliveries and FIN",
         time: false,
         reaches: false,
-        body: cell_reads_large,
+        body: stream_reads_large,
     },
     Check {
-        name: "cell_reads_cut",
+        name: "stream_reads_cut",
         about: "a read that copies outside the lock against a cut or a close that throws the data \
                 away: no end where there is none",
         time: false,
         reaches: false,
-        body: cell_reads_cut,
+        body: stream_reads_cut,
     },
     Check {
-        name: "cell_writes",
+        name: "stream_writes",
         about: "lost wake-up, scheduled flag against poll_transmit: two writes and a flush, a \
                 queue of 3 bytes, the writer; \
             each call's bytes stay together",
         time: false,
         reaches: false,
-        body: cell_writes,
+        body: stream_writes,
     },
     Check {
-        name: "cell_writes_large",
+        name: "stream_writes_large",
         about: "two writes that copy outside the lock: each call's bytes stay together",
         time: false,
         reaches: false,
-        body: cell_writes_large,
+        body: stream_writes_large,
     },
     Check {
-        name: "cell_line_gives_up",
+        name: "stream_line_gives_up",
         about: "lost wake-up: the write at the head of the line gives up, and the next fits",
         time: true,
         reaches: false,
-        body: cell_line_gives_up,
+        body: stream_line_gives_up,
     },
     Check {
-        name: "cell_lent",
+        name: "stream_lent",
         about: "what a user's writer holds against a cut or a close, which take back what it is \
                 charged",
         time: false,
         reaches: false,
-        body: cell_lent,
+        body: stream_lent,
     },
     Check {
-        name: "cell_credit",
+        name: "stream_credit",
         about: "lost wake-up: two writes without credit against UPDs",
         time: false,
         reaches: false,
-        body: cell_credit,
+        body: stream_credit,
     },
     Check {
-        name: "cell_unasked",
+        name: "stream_unasked",
         about: "lost wake-up: two streams' writes wait for what is sent unasked, one of them \
                 fails, and there is enough for one",
         time: false,
         reaches: false,
-        body: cell_unasked,
+        body: stream_unasked,
     },
     Check {
-        name: "cell_turns",
+        name: "stream_turns",
         about: "scheduled flag against poll_transmit: writes, window updates and FIN from three \
                 threads; all is sent, none twice",
         time: false,
         reaches: false,
-        body: cell_turns,
+        body: stream_turns,
     },
     Check {
-        name: "cell_limits",
+        name: "stream_limits",
         about: "deadline, timeout, no-data timeout and non-blocking mode set while read, write \
                 and flush wait",
         time: true,
         reaches: false,
-        body: cell_limits,
+        body: stream_limits,
     },
     Check {
-        name: "cell_limits_move",
+        name: "stream_limits_move",
         about: "a deadline is moved near and far while a read waits and time passes",
         time: true,
         reaches: false,
-        body: cell_limits_move,
+        body: stream_limits_move,
     },
     Check {
-        name: "cell_endings",
+        name: "stream_endings",
         about: "close, failure, detach and end against read, write, flush, a delivery and the \
                 writer",
         time: false,
         reaches: false,
-        body: cell_endings,
+        body: stream_endings,
     },
     Check {
-        name: "cell_double_close",
+        name: "stream_double_close",
         about: "three closes, a shutdown and an end: one of them ends it, one gets the notifier; \
                 one FIN",
         time: false,
         reaches: false,
-        body: cell_double_close,
+        body: stream_double_close,
     },
     Check {
-        name: "cell_notifier",
+        name: "stream_notifier",
         about: "set_notifier twice against close: what isn't replaced is called, once",
         time: false,
         reaches: false,
-        body: cell_notifier,
+        body: stream_notifier,
     },
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A stream of version 1, for what needs one but nothing of it.
-pub fn cell(id: u32) -> Arc<StreamCell> {
-    StreamCell::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
+pub fn stream(id: u32) -> Arc<SharedStream> {
+    SharedStream::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
 }
 
 /// A stream and its surroundings.
 struct Lab {
     env: Env,
-    cell: Arc<StreamCell>,
+    stream: Arc<SharedStream>,
 }
 
 /// What was sent.
@@ -166,34 +166,34 @@ struct Sent {
 fn lab(config: Config) -> (Arc<Lab>, Queue) {
     config.validate().expect("a configuration that sessions take");
     let (shaper, queue) = shaper();
-    let cell = StreamCell::new(3, Name::new(b"", None), &config, true, Instant::now());
+    let stream = SharedStream::new(3, Name::new(b"", None), &config, true, Instant::now());
     let env = Env::new(config, shaper);
-    (Arc::new(Lab { env, cell }), queue)
+    (Arc::new(Lab { env, stream }), queue)
 }
 
 impl Lab {
     /// Runs `work` on a thread.
     fn spawn<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Env, &Arc<StreamCell>) -> T + Send + 'static,
+        work: impl FnOnce(&Env, &Arc<SharedStream>) -> T + Send + 'static,
     ) -> thread::JoinHandle<T> {
         let lab = Arc::clone(self);
-        thread::spawn(move || work(&lab.env, &lab.cell))
+        thread::spawn(move || work(&lab.env, &lab.stream))
     }
 
     /// The writer thread: what the engine's does, without a transport. Ends on the order to finish,
     /// when nothing is left.
     fn writer(self: &Arc<Self>, mut queue: Queue) -> thread::JoinHandle<Sent> {
         let parker = queue.parker();
-        self.spawn(move |env, cell| {
+        self.spawn(move |env, stream| {
             let mut sent = Sent::default();
             loop {
                 let finish = env.shaper.has(Order::Finish);
-                if let Some((cell, lane)) = next(&mut queue) {
-                    take_turn(env, &cell, lane, &mut queue, &mut sent);
+                if let Some((stream, lane)) = next(&mut queue) {
+                    take_turn(env, &stream, lane, &mut queue, &mut sent);
                 } else if finish {
                     assert!(!queue.has_turns());
-                    assert_eq!(cell.id, 3);
+                    assert_eq!(stream.id, 3);
                     return sent;
                 } else {
                     parker.park(&env.shaper, None);
@@ -207,13 +207,19 @@ impl Lab {
     }
 }
 
-fn next(queue: &mut Queue) -> Option<(Arc<StreamCell>, Lane)> {
-    let express = queue.next_express().map(|cell| (cell, Lane::Express));
-    express.or_else(|| queue.next_bulk().map(|cell| (cell, Lane::Bulk)))
+fn next(queue: &mut Queue) -> Option<(Arc<SharedStream>, Lane)> {
+    let express = queue.next_express().map(|stream| (stream, Lane::Express));
+    express.or_else(|| queue.next_bulk().map(|stream| (stream, Lane::Bulk)))
 }
 
-fn take_turn(env: &Env, cell: &Arc<StreamCell>, lane: Lane, queue: &mut Queue, sent: &mut Sent) {
-    let turn = cell.take_turn(env, lane, MAX_PAYLOAD, |frame| match frame {
+fn take_turn(
+    env: &Env,
+    stream: &Arc<SharedStream>,
+    lane: Lane,
+    queue: &mut Queue,
+    sent: &mut Sent,
+) {
+    let turn = stream.take_turn(env, lane, MAX_PAYLOAD, |frame| match frame {
         Transmit::Syn => sent.frames.push('S'),
         Transmit::Update { .. } => sent.frames.push('U'),
         Transmit::Fin => sent.frames.push('F'),
@@ -223,21 +229,21 @@ fn take_turn(env: &Env, cell: &Arc<StreamCell>, lane: Lane, queue: &mut Queue, s
         }
     });
     if turn.again {
-        queue.again(Arc::clone(cell));
+        queue.again(Arc::clone(stream));
     }
     if turn.wake_writer {
-        cell.wake_writer();
+        stream.wake_writer();
     }
     if turn.data > 0 || turn.fin {
-        cell.hand_over(turn.data, turn.fin, Instant::now());
+        stream.hand_over(turn.data, turn.fin, Instant::now());
     }
 }
 
-fn read_to_end(env: &Env, cell: &Arc<StreamCell>, size: usize) -> Vec<u8> {
+fn read_to_end(env: &Env, stream: &Arc<SharedStream>, size: usize) -> Vec<u8> {
     let mut buf = vec![0; size];
     let mut all = Vec::new();
     loop {
-        match cell.read(env, &mut buf, || false).unwrap() {
+        match stream.read(env, &mut buf, || false).unwrap() {
             0 => return all,
             n => all.extend_from_slice(&buf[..n]),
         }
@@ -245,39 +251,39 @@ fn read_to_end(env: &Env, cell: &Arc<StreamCell>, size: usize) -> Vec<u8> {
 }
 
 /// As the library's own `write_all`: the caller rings.
-fn write_all(env: &Env, cell: &Arc<StreamCell>, data: &[u8]) -> Result<(), Error> {
-    let written = cell.write(env, data, Take::All)?;
+fn write_all(env: &Env, stream: &Arc<SharedStream>, data: &[u8]) -> Result<(), Error> {
+    let written = stream.write(env, data, Take::All)?;
     assert_eq!(written.accepted, data.len());
     env.shaper.ring(written.bell);
     Ok(())
 }
 
 /// Delivers as the reader thread does.
-fn deliver(env: &Env, cell: &Arc<StreamCell>, data: &[u8], wakes: &mut Wakes) {
+fn deliver(env: &Env, stream: &Arc<SharedStream>, data: &[u8], wakes: &mut Wakes) {
     use crate::proto::chunks::{Chunk, charge_for};
-    use crate::sync::cell::Small;
+    use crate::sync::stream::Small;
     let now = Instant::now();
-    match cell.deliver_small(env, data, now, wakes).unwrap() {
+    match stream.deliver_small(env, data, now, wakes).unwrap() {
         Small::Needs { merged, size } => {
             let mut buffer = env.pool.get(size.min(MAX_PAYLOAD)).unwrap();
             let charge = env.budget.charge(charge_for(&buffer));
             let rest = &data[merged..];
             buffer[..rest.len()].copy_from_slice(rest);
-            cell.deliver(env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
+            stream.deliver(env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
         }
         Small::Done | Small::Late => {}
     }
 }
 
-fn cell_reads() {
+fn stream_reads() {
     let (lab, _queue) = lab(Config::new());
     let (count, counted) = crossbeam_channel::unbounded();
     let readers = [2, 3].map(|size| {
         let count = count.clone();
-        lab.spawn(move |env, cell| {
+        lab.spawn(move |env, stream| {
             let mut buf = vec![0; size];
             loop {
-                match cell.read(env, &mut buf, || false).unwrap() {
+                match stream.read(env, &mut buf, || false).unwrap() {
                     0 => return,
                     n => count.send(buf[..n].to_vec()).unwrap(),
                 }
@@ -286,7 +292,7 @@ fn cell_reads() {
     });
     let mut wakes = Wakes::default();
     for data in [&b"abc"[..], b"d", b"efgh"] {
-        deliver(&lab.env, &lab.cell, data, &mut wakes);
+        deliver(&lab.env, &lab.stream, data, &mut wakes);
         if data.len() != 1 {
             wakes.send(); // the second waits for the third's
         }
@@ -296,19 +302,19 @@ fn cell_reads() {
     while all.len() < 8 {
         all.extend(counted.recv().unwrap());
     }
-    assert!(lab.cell.peer_fin(Instant::now()));
+    assert!(lab.stream.peer_fin(Instant::now()));
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     all.sort_unstable();
     assert_eq!(all, b"abcdefgh");
     assert_eq!(lab.env.budget.used(), 0);
 }
 
-fn cell_reads_pass_on() {
+fn stream_reads_pass_on() {
     let (lab, _queue) = lab(Config::new());
     let readers =
-        [(); 3].map(|()| lab.spawn(|env, cell| cell.read(env, &mut [0; 2], || false).unwrap()));
+        [(); 3].map(|()| lab.spawn(|env, stream| stream.read(env, &mut [0; 2], || false).unwrap()));
     let mut wakes = Wakes::default();
-    deliver(&lab.env, &lab.cell, b"abcdef", &mut wakes);
+    deliver(&lab.env, &lab.stream, b"abcdef", &mut wakes);
     wakes.send(); // one wake-up, and three who wait
     assert_eq!(readers.map(|reader| reader.join().unwrap()), [2, 2, 2]);
 }
@@ -318,47 +324,48 @@ fn deliver_large(lab: &Lab, data: &[u8], wakes: &mut Wakes) {
     let mut buffer = lab.env.pool.get(data.len()).unwrap();
     buffer[..data.len()].copy_from_slice(data);
     let charge = lab.env.budget.charge(charge_for(&buffer));
-    lab.cell.admit(&lab.env, data.len()).unwrap();
-    lab.cell.deliver(&lab.env, Chunk::new(buffer, 0, data.len(), charge), Instant::now(), wakes);
+    lab.stream.admit(&lab.env, data.len()).unwrap();
+    lab.stream.deliver(&lab.env, Chunk::new(buffer, 0, data.len(), charge), Instant::now(), wakes);
 }
 
-fn cell_reads_cut() {
+fn stream_reads_cut() {
     let (lab, _queue) = lab(Config::new());
-    let reader = lab.spawn(|env, cell| cell.read(env, &mut [0; 6000], || false));
+    let reader = lab.spawn(|env, stream| stream.read(env, &mut [0; 6000], || false));
     let mut wakes = Wakes::default();
     deliver_large(&lab, &[1; 5000], &mut wakes);
     wakes.send();
     let _ = match choose(2) {
-        0 => lab.cell.fail(&lab.env, Error::Timeout, true),
-        _ => lab.cell.close(&lab.env),
+        0 => lab.stream.fail(&lab.env, Error::Timeout, true),
+        _ => lab.stream.close(&lab.env),
     };
     assert!(!matches!(reader.join().unwrap(), Ok(0)), "there was no FIN");
     assert_eq!(lab.env.budget.used(), 0);
 }
 
-fn cell_reads_large() {
+fn stream_reads_large() {
     const LEN: usize = 5000;
     let (lab, _queue) = lab(Config::new());
-    let readers = [6000, 4500].map(|size| lab.spawn(move |env, cell| read_to_end(env, cell, size)));
+    let readers =
+        [6000, 4500].map(|size| lab.spawn(move |env, stream| read_to_end(env, stream, size)));
     let mut wakes = Wakes::default();
     for byte in [1, 2] {
         deliver_large(&lab, &[byte; LEN], &mut wakes);
         wakes.send();
     }
-    lab.cell.peer_fin(Instant::now());
+    lab.stream.peer_fin(Instant::now());
     let all = readers.map(|reader| reader.join().unwrap()).concat();
     let count = |byte| all.iter().filter(|&&other| other == byte).count();
     assert_eq!((all.len(), count(1), count(2)), (2 * LEN, LEN, LEN));
     assert_eq!(lab.env.budget.used(), 0);
 }
 
-fn cell_writes() {
+fn stream_writes() {
     let (lab, queue) = lab(Config::new().max_send_buffer(3));
     let writer = lab.writer(queue);
     let writes = [b"aaaa", b"bbbb"].map(|data| {
-        lab.spawn(move |env, cell| {
-            write_all(env, cell, data).unwrap();
-            cell.flush().unwrap();
+        lab.spawn(move |env, stream| {
+            write_all(env, stream, data).unwrap();
+            stream.flush().unwrap();
         })
     });
     for write in writes {
@@ -373,15 +380,15 @@ fn cell_writes() {
     assert!(sent.frames.starts_with('S') && sent.frames.matches('S').count() == 1, "{sent:?}");
 }
 
-fn cell_writes_large() {
+fn stream_writes_large() {
     const LEN: usize = 5000;
     let (lab, queue) = lab(Config::new().max_send_buffer(3 * LEN).max_frame_size(LEN - 100));
     let writer = lab.writer(queue);
     let writes = [1, 2, 3].map(|byte| {
         // The third is small, and mustn't come between the pieces of the others.
         let len = if byte == 3 { 10 } else { LEN };
-        lab.spawn(move |env, cell| {
-            let written = cell.write(env, &vec![byte; len], Take::WhatFits).unwrap();
+        lab.spawn(move |env, stream| {
+            let written = stream.write(env, &vec![byte; len], Take::WhatFits).unwrap();
             env.shaper.ring(written.bell);
             (byte, written.accepted)
         })
@@ -397,22 +404,22 @@ fn cell_writes_large() {
 
 /// A write that is at the head of the line, and waits for more room than there ever is, gives up:
 /// the one behind it fits.
-fn cell_line_gives_up() {
+fn stream_line_gives_up() {
     let (lab, _queue) = lab(Config::new().max_send_buffer(5000));
-    write_all(&lab.env, &lab.cell, &[0; 4950]).unwrap(); // and nobody sends
-    lab.cell.set_timeout(Direction::Write, Some(2 * SECOND));
+    write_all(&lab.env, &lab.stream, &[0; 4950]).unwrap(); // and nobody sends
+    lab.stream.set_timeout(Direction::Write, Some(2 * SECOND));
     let given_up = Arc::new(AtomicUsize::new(0));
     let head = lab.spawn({
         let given_up = Arc::clone(&given_up);
-        move |env, cell| {
-            let result = cell.write(env, &[1; 97], Take::WhatFits);
+        move |env, stream| {
+            let result = stream.write(env, &[1; 97], Take::WhatFits);
             given_up.store(1, SeqCst);
             result.map(|written| written.accepted)
         }
     });
     advance(SECOND);
-    let next = lab.spawn(|env, cell| {
-        cell.write(env, &[2; 30], Take::WhatFits).map(|written| written.accepted)
+    let next = lab.spawn(|env, stream| {
+        stream.write(env, &[2; 30], Take::WhatFits).map(|written| written.accepted)
     });
     while given_up.load(SeqCst) == 0 {
         advance(SECOND);
@@ -439,38 +446,42 @@ impl std::io::Write for Slow {
     }
 }
 
-fn cell_lent() {
+fn stream_lent() {
     let (lab, _queue) = lab(Config::new());
     let (say, heard) = crossbeam_channel::unbounded();
     let (go, told) = crossbeam_channel::unbounded();
-    let mover = lab.spawn(|env, cell| cell.write_to(env, &mut Slow(say, told)));
+    let mover = lab.spawn(|env, stream| stream.write_to(env, &mut Slow(say, told)));
     let mut wakes = Wakes::default();
     deliver_large(&lab, &[1; 5000], &mut wakes);
     wakes.send();
     heard.recv().unwrap();
     let _ = match choose(2) {
-        0 => lab.cell.fail(&lab.env, Error::Timeout, true),
-        _ => lab.cell.close(&lab.env),
+        0 => lab.stream.fail(&lab.env, Error::Timeout, true),
+        _ => lab.stream.close(&lab.env),
     };
-    assert_eq!((lab.cell.occupied(), lab.env.budget.used()), (0, 0), "the writer is still inside");
+    assert_eq!(
+        (lab.stream.occupied(), lab.env.budget.used()),
+        (0, 0),
+        "the writer is still inside"
+    );
     go.send(()).unwrap();
     assert!(mover.join().unwrap().is_err(), "there was no FIN");
-    assert_eq!((lab.cell.occupied(), lab.env.budget.used()), (0, 0));
+    assert_eq!((lab.stream.occupied(), lab.env.budget.used()), (0, 0));
 }
 
-fn cell_credit() {
+fn stream_credit() {
     let (lab, queue) = lab(Config::new().version(2).max_send_buffer(1 << 20));
     let env = &lab.env;
-    let cell = &lab.cell;
+    let stream = &lab.stream;
     let writer = lab.writer(queue);
     // The window a stream begins with is used up.
-    write_all(env, cell, &[0; INITIAL_WINDOW as usize]).unwrap();
-    cell.flush().unwrap(); // a peer can't have consumed what wasn't sent
-    let writes =
-        [1, 2].map(|byte| lab.spawn(move |env, cell| write_all(env, cell, &[byte; 4]).unwrap()));
+    write_all(env, stream, &[0; INITIAL_WINDOW as usize]).unwrap();
+    stream.flush().unwrap(); // a peer can't have consumed what wasn't sent
+    let writes = [1, 2]
+        .map(|byte| lab.spawn(move |env, stream| write_all(env, stream, &[byte; 4]).unwrap()));
     let mut wakes = Wakes::default();
     for consumed in [3, 8] {
-        cell.update(env, (consumed, INITIAL_WINDOW), Instant::now(), &mut wakes).unwrap();
+        stream.update(env, (consumed, INITIAL_WINDOW), Instant::now(), &mut wakes).unwrap();
         wakes.send();
     }
     for write in writes {
@@ -483,25 +494,25 @@ fn cell_credit() {
     assert_eq!(rest, [1, 1, 1, 1, 2, 2, 2, 2]);
 }
 
-fn cell_unasked() {
+fn stream_unasked() {
     const PIECE: usize = 4096;
     let (lab, _queue) = lab(Config::new().version(2));
-    let other = StreamCell::new(5, Name::new(b"", None), &lab.env.config, false, Instant::now());
+    let other = SharedStream::new(5, Name::new(b"", None), &lab.env.config, false, Instant::now());
     // Four streams hold all that there is past the shares, and these two hold theirs.
     let first = u64::from(INITIAL_WINDOW);
     (0..4).for_each(|_| assert_eq!(lab.env.allowance.take(0, first), first));
-    let share = [&lab.cell, &other]
-        .map(|cell| cell.write(&lab.env, &[0; 1 << 16], Take::WhatFits).unwrap().accepted);
-    let write = |cell: &Arc<StreamCell>| {
-        let cell = Arc::clone(cell);
+    let share = [&lab.stream, &other]
+        .map(|stream| stream.write(&lab.env, &[0; 1 << 16], Take::WhatFits).unwrap().accepted);
+    let write = |stream: &Arc<SharedStream>| {
+        let stream = Arc::clone(stream);
         lab.spawn(move |env, _| {
-            cell.write(env, &[1; PIECE], Take::WhatFits).map(|written| written.accepted)
+            stream.write(env, &[1; PIECE], Take::WhatFits).map(|written| written.accepted)
         })
     };
-    let fails = write(&lab.cell);
+    let fails = write(&lab.stream);
     let goes_on = write(&other);
-    let failing = lab.spawn(|env, cell| {
-        let _ = cell.fail(env, Error::Closed, false);
+    let failing = lab.spawn(|env, stream| {
+        let _ = stream.fail(env, Error::Closed, false);
     });
     // Enough for one of them, past the two shares.
     let give = |bytes: usize| {
@@ -520,7 +531,7 @@ fn cell_unasked() {
     assert_eq!(goes_on.join().unwrap().unwrap(), PIECE);
 }
 
-fn cell_turns() {
+fn stream_turns() {
     let config = Config::new().version(2).max_stream_buffer(8);
     let (lab, mut queue) = lab(config);
     let parker = queue.parker();
@@ -542,8 +553,8 @@ fn cell_turns() {
                 );
             }
             let idle = taken.is_empty();
-            for (cell, lane) in taken {
-                take_turn(env, &cell, lane, &mut queue, &mut sent);
+            for (stream, lane) in taken {
+                take_turn(env, &stream, lane, &mut queue, &mut sent);
             }
             if idle && finish {
                 return sent;
@@ -553,26 +564,26 @@ fn cell_turns() {
             }
         }
     });
-    let write = lab.spawn(|env, cell| write_all(env, cell, &[7; 3000]).unwrap());
-    let more = lab.spawn(|env, cell| {
+    let write = lab.spawn(|env, stream| write_all(env, stream, &[7; 3000]).unwrap());
+    let more = lab.spawn(|env, stream| {
         for _ in 0..2 {
-            write_all(env, cell, b"x").unwrap();
+            write_all(env, stream, b"x").unwrap();
         }
     });
-    let read = lab.spawn(|env, cell| {
+    let read = lab.spawn(|env, stream| {
         let mut got = 0;
         while got < 8 {
-            got += cell.read(env, &mut [0; 4], || false).unwrap();
+            got += stream.read(env, &mut [0; 4], || false).unwrap();
         }
     });
     let mut wakes = Wakes::default();
     for _ in 0..2 {
-        deliver(&lab.env, &lab.cell, b"1234", &mut wakes);
+        deliver(&lab.env, &lab.stream, b"1234", &mut wakes);
         wakes.send();
     }
     write.join().unwrap();
     more.join().unwrap();
-    let _ = lab.cell.finish(&lab.env);
+    let _ = lab.stream.finish(&lab.env);
     read.join().unwrap();
     lab.finish();
     let Sent { data, frames } = writer.join().unwrap();
@@ -587,29 +598,29 @@ fn cell_turns() {
 
 /// Each of three waiting calls ends by a limit that is set while it waits, or before, or after;
 /// time passes it at any moment.
-fn cell_limits() {
+fn stream_limits() {
     let (lab, _queue) = lab(Config::new().max_send_buffer(1));
-    let cell = &lab.cell;
-    write_all(&lab.env, cell, b"x").unwrap(); // its queue is full, and nobody sends
-    let read = lab.spawn(|env, cell| cell.read(env, &mut [0], || false).map(drop));
-    let write = lab.spawn(|env, cell| cell.write(env, b"y", Take::WhatFits).map(drop));
-    let flush = lab.spawn(|_, cell| cell.flush());
+    let stream = &lab.stream;
+    write_all(&lab.env, stream, b"x").unwrap(); // its queue is full, and nobody sends
+    let read = lab.spawn(|env, stream| stream.read(env, &mut [0], || false).map(drop));
+    let write = lab.spawn(|env, stream| stream.write(env, b"y", Take::WhatFits).map(drop));
+    let flush = lab.spawn(|_, stream| stream.flush());
     let kind = facade::sched::choose(4);
-    let set = lab.spawn(move |_, cell| match kind {
+    let set = lab.spawn(move |_, stream| match kind {
         0 => {
-            cell.set_deadline(Direction::Read, Some(Instant::now()));
-            cell.set_deadline(Direction::Write, Some(Instant::now()));
+            stream.set_deadline(Direction::Read, Some(Instant::now()));
+            stream.set_deadline(Direction::Write, Some(Instant::now()));
         }
         1 => {
-            cell.set_timeout(Direction::Read, Some(SECOND));
-            cell.set_timeout(Direction::Write, Some(SECOND));
+            stream.set_timeout(Direction::Read, Some(SECOND));
+            stream.set_timeout(Direction::Write, Some(SECOND));
             advance(2 * SECOND);
             advance(2 * SECOND); // a call may have begun since
         }
         2 => {
-            cell.set_no_data_timeout(Some(SECOND));
+            stream.set_no_data_timeout(Some(SECOND));
         }
-        _ => cell.set_nonblocking(true),
+        _ => stream.set_nonblocking(true),
     });
     if kind == 2 {
         // It fires for one call at a time, and its clock starts again: time has to pass for each.
@@ -624,12 +635,12 @@ fn cell_limits() {
         for _ in 0..3 {
             advance(2 * SECOND);
         }
-        cell.set_nonblocking(true);
+        stream.set_nonblocking(true);
     } else {
         set.join().unwrap();
         if kind == 1 {
             advance(2 * SECOND);
-            cell.set_nonblocking(true); // for those that begin only now
+            stream.set_nonblocking(true); // for those that begin only now
         }
     }
     for call in [read, write, flush] {
@@ -638,15 +649,15 @@ fn cell_limits() {
     }
 }
 
-fn cell_limits_move() {
+fn stream_limits_move() {
     let (lab, _queue) = lab(Config::new());
     let start = Instant::now();
-    let read = lab.spawn(|env, cell| cell.read(env, &mut [0], || false));
+    let read = lab.spawn(|env, stream| stream.read(env, &mut [0], || false));
     let far = facade::sched::choose(2) == 0;
-    let mover = lab.spawn(move |_, cell| {
-        cell.set_deadline(Direction::Read, Some(start + 5 * SECOND));
-        cell.set_deadline(Direction::Read, if far { None } else { Some(start + 50 * SECOND) });
-        cell.set_deadline(Direction::Read, Some(start + 2 * SECOND));
+    let mover = lab.spawn(move |_, stream| {
+        stream.set_deadline(Direction::Read, Some(start + 5 * SECOND));
+        stream.set_deadline(Direction::Read, if far { None } else { Some(start + 50 * SECOND) });
+        stream.set_deadline(Direction::Read, Some(start + 2 * SECOND));
     });
     let clock = thread::spawn(|| {
         for _ in 0..3 {
@@ -661,40 +672,40 @@ fn cell_limits_move() {
     assert!(Instant::now() == start + 3 * SECOND);
 }
 
-fn cell_endings() {
+fn stream_endings() {
     let (lab, queue) = lab(Config::new().max_send_buffer(2));
     let writer = lab.writer(queue);
     let calls = [
-        lab.spawn(|env, cell| {
+        lab.spawn(|env, stream| {
             let mut total = 0;
             loop {
-                match cell.read(env, &mut [0; 2], || false) {
+                match stream.read(env, &mut [0; 2], || false) {
                     Ok(0) => return (total, None),
                     Ok(n) => total += n,
                     Err(error) => return (total, Some(error)),
                 }
             }
         }),
-        lab.spawn(|env, cell| (0, write_all(env, cell, b"abcdef").err())),
-        lab.spawn(|_, cell| (0, cell.flush().err())),
+        lab.spawn(|env, stream| (0, write_all(env, stream, b"abcdef").err())),
+        lab.spawn(|_, stream| (0, stream.flush().err())),
     ];
-    let deliverer = lab.spawn(|env, cell| {
+    let deliverer = lab.spawn(|env, stream| {
         let mut wakes = Wakes::default();
-        deliver(env, cell, b"123", &mut wakes);
+        deliver(env, stream, b"123", &mut wakes);
         wakes.send();
     });
     let how = facade::sched::choose(4);
     let env = &lab.env;
-    let cell = &lab.cell;
+    let stream = &lab.stream;
     let ended = match how {
-        0 => cell.close(env),
-        1 => cell.fail(env, Error::Timeout, false),
-        2 => cell.detach(env, &Arc::new(Error::Closed)),
-        _ => cell.end(env, &Arc::new(Error::PeerClosed)),
+        0 => stream.close(env),
+        1 => stream.fail(env, Error::Timeout, false),
+        2 => stream.detach(env, &Arc::new(Error::Closed)),
+        _ => stream.end(env, &Arc::new(Error::PeerClosed)),
     };
     assert!(ended.first && ended.notifier.is_none());
     drop(ended);
-    assert!(cell.closed().recv().is_err());
+    assert!(stream.closed().recv().is_err());
     let [(read, read_error), (_, write_error), (_, flush_error)] =
         calls.map(|call| call.join().unwrap());
     deliverer.join().unwrap();
@@ -722,36 +733,36 @@ fn cell_endings() {
     }
 }
 
-fn cell_double_close() {
+fn stream_double_close() {
     let (lab, queue) = lab(Config::new());
     let writer = lab.writer(queue);
     let called = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&called);
-    let notifier = move |_: &Arc<StreamCell>| {
+    let notifier = move |_: &Arc<SharedStream>| {
         count.fetch_add(1, SeqCst);
     };
-    let _ = lab.cell.set_notifier(Box::new(notifier));
-    write_all(&lab.env, &lab.cell, b"ab").unwrap();
+    let _ = lab.stream.set_notifier(Box::new(notifier));
+    write_all(&lab.env, &lab.stream, b"ab").unwrap();
     let results = Arc::new(Mutex::new((0, 0)));
-    let ending = |end: fn(&Env, &Arc<StreamCell>) -> crate::sync::cell::Ended| {
+    let ending = |end: fn(&Env, &Arc<SharedStream>) -> crate::sync::stream::Ended| {
         let results = Arc::clone(&results);
-        lab.spawn(move |env, cell| {
-            let mut ended = end(env, cell);
+        lab.spawn(move |env, stream| {
+            let mut ended = end(env, stream);
             let mut results = results.lock();
             results.0 += usize::from(ended.first);
             results.1 += usize::from(ended.closed);
             drop(results);
             if let Some(notifier) = ended.notifier.take() {
-                notifier(cell);
+                notifier(stream);
             }
         })
     };
     let threads = [
-        ending(|env, cell| cell.close(env)),
-        ending(|env, cell| cell.close(env)),
-        ending(|env, cell| cell.close(env)),
-        ending(|env, cell| cell.finish(env)),
-        ending(|env, cell| cell.detach(env, &Arc::new(Error::Closed))),
+        ending(|env, stream| stream.close(env)),
+        ending(|env, stream| stream.close(env)),
+        ending(|env, stream| stream.close(env)),
+        ending(|env, stream| stream.finish(env)),
+        ending(|env, stream| stream.detach(env, &Arc::new(Error::Closed))),
     ];
     for thread in threads {
         thread.join().unwrap();
@@ -764,22 +775,22 @@ fn cell_double_close() {
     assert!(sent.frames.matches('F').count() <= 1 && sent.data == b"ab", "{sent:?}");
 }
 
-fn cell_notifier() {
+fn stream_notifier() {
     let (lab, _queue) = lab(Config::new());
     let calls = Arc::new(Mutex::new(Vec::new()));
     let setters = [1, 2].map(|n| {
         let calls = Arc::clone(&calls);
-        lab.spawn(move |_, cell| {
-            let (replaced, due) = cell.set_notifier(Box::new(move |_| calls.lock().push(n)));
+        lab.spawn(move |_, stream| {
+            let (replaced, due) = stream.set_notifier(Box::new(move |_| calls.lock().push(n)));
             if let Some(due) = due {
-                due(cell);
+                due(stream);
             }
             usize::from(replaced.is_some())
         })
     });
-    let closer = lab.spawn(|env, cell| {
-        if let Some(notifier) = cell.close(env).notifier.take() {
-            notifier(cell);
+    let closer = lab.spawn(|env, stream| {
+        if let Some(notifier) = stream.close(env).notifier.take() {
+            notifier(stream);
         }
     });
     closer.join().unwrap();

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::error::Error;
-use crate::sync::cell::Direction;
+use crate::sync::stream::Direction;
 
 /// A first window, and a share of one where streams are few.
 const FIRST: usize = 262_144;
@@ -12,12 +12,12 @@ const SHARE: usize = 16_384;
 
 impl Bench {
     /// Another stream of the session.
-    fn another(&self, id: u32) -> Arc<StreamCell> {
-        StreamCell::new(id, Name::new(b"", None), &self.env.config, false, self.start)
+    fn another(&self, id: u32) -> Arc<SharedStream> {
+        SharedStream::new(id, Name::new(b"", None), &self.env.config, false, self.start)
     }
 
     /// Streams that hold all there is but the shares.
-    fn full(&self) -> [Arc<StreamCell>; 4] {
+    fn full(&self) -> [Arc<SharedStream>; 4] {
         let streams = [5, 7, 9, 11].map(|id| self.another(id));
         for stream in &streams {
             assert_eq!(write(stream, &self.env, &[0; FIRST + 1]).unwrap(), FIRST);
@@ -25,18 +25,18 @@ impl Bench {
         streams
     }
 
-    fn update_of(&self, cell: &Arc<StreamCell>, window: u32) {
+    fn update_of(&self, stream: &Arc<SharedStream>, window: u32) {
         let mut wakes = Wakes::default();
-        cell.update(&self.env, (0, window), self.start, &mut wakes).unwrap();
+        stream.update(&self.env, (0, window), self.start, &mut wakes).unwrap();
         wakes.send();
     }
 
     /// A write on another stream, in a thread of its own, which is blocked.
-    fn blocked_on(&self, cell: &Arc<StreamCell>, bytes: usize) -> JoinHandle<Result<usize>> {
-        let cell = Arc::clone(cell);
+    fn blocked_on(&self, stream: &Arc<SharedStream>, bytes: usize) -> JoinHandle<Result<usize>> {
+        let stream = Arc::clone(stream);
         let env = Arc::clone(&self.env);
-        let waits = Arc::clone(&cell);
-        let thread = thread::spawn(move || write(&cell, &env, &vec![1; bytes]));
+        let waits = Arc::clone(&stream);
+        let thread = thread::spawn(move || write(&stream, &env, &vec![1; bytes]));
         until(|| waits.state.lock().write_waiters > 0 || thread.is_finished());
         assert!(!thread.is_finished(), "the call has to wait");
         thread
@@ -49,19 +49,19 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
         let bench = Bench::v2();
         let four = bench.full();
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), SHARE);
-        bench.cell.set_nonblocking(true);
+        bench.stream.set_nonblocking(true);
         assert!(matches!(bench.write(&[0]), Err(Error::WouldBlock)));
-        bench.cell.set_nonblocking(false);
+        bench.stream.set_nonblocking(false);
         // A window that asks for a part gives the rest no allowance: what lies beyond it is still
         // unasked.
-        let writer = bench.blocked(|cell, env| write(cell, env, &[0; FIRST]));
+        let writer = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
         bench.update_of(&four[0], 65_536);
         assert_eq!(
             writer.join().unwrap().unwrap(),
             65_536 - SHARE,
             "its share was past what all have together"
         );
-        assert_eq!(bench.cell.state.lock().unasked, 65_536);
+        assert_eq!(bench.stream.state.lock().unasked, 65_536);
         // All of one's own, once there is enough.
         for stream in &four {
             bench.update_of(stream, FIRST as u32);
@@ -76,10 +76,10 @@ fn a_streams_own_update_lets_its_writer_go_and_it_counts_no_more() {
         let bench = Bench::v2();
         let _four = bench.full();
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), SHARE);
-        let writer = bench.blocked(|cell, env| write(cell, env, &[0; 100_000]));
+        let writer = bench.blocked(|stream, env| write(stream, env, &[0; 100_000]));
         bench.update(0, 65_536);
         assert_eq!(writer.join().unwrap().unwrap(), 65_536 - SHARE);
-        assert_eq!(bench.cell.state.lock().unasked, 0);
+        assert_eq!(bench.stream.state.lock().unasked, 0);
     });
 }
 
@@ -89,7 +89,7 @@ fn a_forgotten_stream_lets_others_go_on_and_a_write_that_is_still_copying_change
         let bench = Bench::v2();
         let four = bench.full();
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), SHARE);
-        let writer = bench.blocked(|cell, env| write(cell, env, &[0; FIRST]));
+        let writer = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
         four[0].state.lock().core.writing = true;
         assert!(four[0].close(&bench.env).closed);
         four[0].forget(&bench.env);
@@ -112,7 +112,7 @@ fn a_share_that_grows_wakes_those_for_whom_it_is_enough_wherever_they_stand() {
         bench.env.allowance.set_streams(512);
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), 4096);
         let at_the_head = bench.blocked_on(&first, 10);
-        let behind = bench.blocked_on(&bench.cell, 10_000);
+        let behind = bench.blocked_on(&bench.stream, 10_000);
         let grown = bench.env.allowance.set_streams(256);
         assert!(grown && !bench.env.allowance.set_streams(256));
         bench.env.wake_unasked(grown);
@@ -129,11 +129,11 @@ fn who_waits_no_more_leaves_its_part_to_the_next() {
         let bench = Bench::v2();
         let four = bench.full();
         let [late, failed, other] = [21, 23, 25].map(|id| bench.another(id));
-        for stream in [&late, &failed, &other, &bench.cell] {
+        for stream in [&late, &failed, &other, &bench.stream] {
             assert_eq!(write(stream, &bench.env, &[0; FIRST]).unwrap(), SHARE);
         }
         let writes = [&late, &failed, &other].map(|stream| bench.blocked_on(stream, 4096));
-        let writer = bench.blocked_on(&bench.cell, 4096);
+        let writer = bench.blocked_on(&bench.stream, 4096);
         late.set_deadline(Direction::Write, Some(bench.start));
         let _ = failed.fail(&bench.env, Error::Closed, false);
         bench.update_of(&other, 65_536); // it has its own window
@@ -154,12 +154,12 @@ fn what_a_write_was_allowed_and_did_not_take_goes_back() {
     watched(|| {
         let mut bench = Bench::with_queue(100);
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), 100);
-        assert_eq!(bench.cell.state.lock().unasked, 100);
+        assert_eq!(bench.stream.state.lock().unasked, 100);
         // It waits for its queue, not for allowance.
-        let writer = bench.blocked(|cell, env| write(cell, env, &[0; 60]));
-        assert!(!bench.cell.state.lock().queued);
+        let writer = bench.blocked(|stream, env| write(stream, env, &[0; 60]));
+        assert!(!bench.stream.state.lock().queued);
         assert!(bench.send_data() >= 100);
         assert_eq!(writer.join().unwrap().unwrap(), 60);
-        assert_eq!(bench.cell.state.lock().unasked, 160);
+        assert_eq!(bench.stream.state.lock().unasked, 160);
     });
 }

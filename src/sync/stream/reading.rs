@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::{COPY_LOCKED, Env, State, StreamCell};
+use super::{COPY_LOCKED, Env, SharedStream, State};
 use crate::error::Result;
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::Readable;
@@ -24,7 +24,7 @@ pub(super) enum Reading {
     Writing,
 }
 
-impl StreamCell {
+impl SharedStream {
     /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `lead` may be
     /// called: see [`wait_readable`](Self::wait_readable).
     pub(crate) fn read(
@@ -97,7 +97,7 @@ impl StreamCell {
         reading: Reading,
     ) -> ReadTurn<'a> {
         state.reading = reading;
-        ReadTurn { cell: self, env, reading, chunk: None, consumed: 0 }
+        ReadTurn { stream: self, env, reading, chunk: None, consumed: 0 }
     }
 
     /// What every read does last: counts what was read, lets go of a large buffer with a small
@@ -129,7 +129,7 @@ impl StreamCell {
 /// dropped. What is out is lent: it counts as unread, and a cut or a close takes its charge back,
 /// though a user's writer may still look at it.
 pub(super) struct ReadTurn<'a> {
-    cell: &'a Arc<StreamCell>,
+    stream: &'a Arc<SharedStream>,
     env: &'a Env,
     reading: Reading,
     chunk: Option<Chunk<()>>,
@@ -146,14 +146,14 @@ impl ReadTurn<'_> {
             self.chunk = None; // back to the pool, outside the lock
         }
         if used_up || self.reading == Reading::Writing {
-            let mut state = self.cell.state.lock();
+            let mut state = self.stream.state.lock();
             let recalled = if state.core.inbox().is_lent() { None } else { self.chunk.take() };
             self.consumed += recalled.as_ref().map_or(0, Chunk::len);
             let mut bell = Bell::default();
             if self.reading == Reading::Writing {
                 state.core.cap_window(self.env.window_cap());
                 state.core.consumed(std::mem::take(&mut self.consumed), self.env.spare_grant());
-                bell = self.cell.settle(self.env, &mut state);
+                bell = self.stream.settle(self.env, &mut state);
             }
             let mut spent = None;
             if used_up {
@@ -171,13 +171,13 @@ impl ReadTurn<'_> {
 
 impl Drop for ReadTurn<'_> {
     fn drop(&mut self) {
-        let mut state = self.cell.state.lock();
+        let mut state = self.stream.state.lock();
         state.reading = Reading::Nobody;
         // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out
         // here.
         let unwanted = self.chunk.take().and_then(|chunk| state.core.inbox().give_back(chunk));
         let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
-        self.cell.finish_read(self.env, state, consumed);
+        self.stream.finish_read(self.env, state, consumed);
         drop(unwanted);
     }
 }

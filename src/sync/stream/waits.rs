@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, MutexGuard};
 
-use super::{Env, Reading, State, StreamCell};
+use super::{Env, Reading, SharedStream, State};
 use crate::error::{Error, Result};
 use crate::proto::stream::{Readable, Writable};
 use crate::sync::deadline::{Call, Deadline, earlier};
@@ -95,7 +95,7 @@ pub(super) fn is_far(limit: Option<Instant>, now: Instant) -> bool {
     limit.is_none_or(|limit| limit.saturating_duration_since(now) >= PATIENCE)
 }
 
-impl StreamCell {
+impl SharedStream {
     /// Waits until there is data that no other reader has taken up; `None` at the end. While the
     /// reader thread stands by, and nothing has come, this thread calls `lead` instead of waiting,
     /// unless its limit is near: that reads the transport, or returns `false` where it can't.
@@ -258,9 +258,9 @@ mod tests {
     use crate::sync::standby::Standby;
 
     /// A stream of a session whose reader thread stands by.
-    fn standing_by() -> (Env, Arc<StreamCell>) {
+    fn standing_by() -> (Env, Arc<SharedStream>) {
         let config = Config::new();
-        let cell = StreamCell::new(3, Name::new(b"", None), &config, false, Instant::now());
+        let stream = SharedStream::new(3, Name::new(b"", None), &config, false, Instant::now());
         let budget = Budget::new(1000);
         let pool = BufferPool::shared();
         let standby = Standby::default();
@@ -275,7 +275,7 @@ mod tests {
                 granted: AtomicU64::new(0),
                 allowance: Default::default(),
             },
-            cell,
+            stream,
         )
     }
 
@@ -283,12 +283,12 @@ mod tests {
     fn a_limit_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
-            let (env, cell) = standing_by();
+            let (env, stream) = standing_by();
             let lead = || {
-                cell.set_deadline(Direction::Read, Some(Instant::now()));
+                stream.set_deadline(Direction::Read, Some(Instant::now()));
                 false
             };
-            tell.send(cell.read(&env, &mut [0], lead)).unwrap();
+            tell.send(stream.read(&env, &mut [0], lead)).unwrap();
         });
         // A hang would be for ever.
         assert!(matches!(told.recv_timeout(Duration::from_secs(60)), Ok(Err(Error::Timeout))));
@@ -296,17 +296,17 @@ mod tests {
 
     #[test]
     fn a_reader_that_waits_for_another_reader_takes_no_turn() {
-        let (env, cell) = standing_by();
+        let (env, stream) = standing_by();
         let chunk = Chunk::new(env.pool.get(64).unwrap(), 0, 64, env.budget.charge(64));
-        cell.deliver(&env, chunk, Instant::now(), &mut Wakes::default());
-        cell.state.lock().reading = Reading::Writing;
-        cell.set_timeout(Direction::Read, Some(PATIENCE * 3)); // far enough for a turn
+        stream.deliver(&env, chunk, Instant::now(), &mut Wakes::default());
+        stream.state.lock().reading = Reading::Writing;
+        stream.set_timeout(Direction::Read, Some(PATIENCE * 3)); // far enough for a turn
         let turns = Cell::new(0);
         let lead = || {
             turns.set(turns.get() + 1);
             true
         };
-        assert!(matches!(cell.read(&env, &mut [0], lead), Err(Error::Timeout)));
+        assert!(matches!(stream.read(&env, &mut [0], lead), Err(Error::Timeout)));
         assert_eq!(turns.get(), 0);
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Env, Name, Small, StreamCell, Take, Wakes};
+use super::{Env, Name, SharedStream, Small, Take, Wakes};
 use crate::config::Config;
 use crate::error::Result;
 use crate::proto::chunks::{Chunk, charge_for};
@@ -26,7 +26,7 @@ use crate::sync::testing::{Watchdog, until, watched};
 
 /// A stream, and the session around it.
 struct Bench {
-    cell: Arc<StreamCell>,
+    stream: Arc<SharedStream>,
     env: Arc<Env>,
     queue: Queue,
     /// When the stream was made.
@@ -58,8 +58,8 @@ impl Bench {
         let (shaper, queue) = shaper();
         let env = Env::new(config, shaper);
         let start = Instant::now();
-        let cell = StreamCell::new(3, Name::new(b"name", None), &env.config, ours, start);
-        Self { cell, env: Arc::new(env), queue, start, _dog: Watchdog::new() }
+        let stream = SharedStream::new(3, Name::new(b"name", None), &env.config, ours, start);
+        Self { stream, env: Arc::new(env), queue, start, _dog: Watchdog::new() }
     }
 
     fn v1() -> Self {
@@ -78,27 +78,27 @@ impl Bench {
     // ---- the application ------------------------------------------------------------------------
 
     fn read(&self, n: usize) -> Result<Vec<u8>> {
-        read(&self.cell, &self.env, n)
+        read(&self.stream, &self.env, n)
     }
 
     fn write(&self, data: &[u8]) -> Result<usize> {
-        write(&self.cell, &self.env, data)
+        write(&self.stream, &self.env, data)
     }
 
     /// Makes a call in a thread of its own.
     fn spawn<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Arc<StreamCell>, &Env) -> T + Send + 'static,
+        call: impl FnOnce(&Arc<SharedStream>, &Env) -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        let cell = Arc::clone(&self.cell);
+        let stream = Arc::clone(&self.stream);
         let env = Arc::clone(&self.env);
-        thread::spawn(move || call(&cell, &env))
+        thread::spawn(move || call(&stream, &env))
     }
 
     /// Makes a call in a thread of its own, and returns when one thread more waits than before.
     fn blocked<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Arc<StreamCell>, &Env) -> T + Send + 'static,
+        call: impl FnOnce(&Arc<SharedStream>, &Env) -> T + Send + 'static,
     ) -> JoinHandle<T> {
         let sum = |(a, b, c): Waiting| a + b + c;
         let before = sum(self.waiting());
@@ -109,7 +109,7 @@ impl Bench {
     }
 
     fn waiting(&self) -> Waiting {
-        let state = self.cell.state.lock();
+        let state = self.stream.state.lock();
         (state.read_waiters, state.write_waiters, state.flush_waiters)
     }
 
@@ -128,7 +128,7 @@ impl Bench {
         let mut rest = data;
         let mut size = data.len();
         if data.len() <= 4096 {
-            match self.cell.deliver_small(&self.env, data, now, wakes).unwrap() {
+            match self.stream.deliver_small(&self.env, data, now, wakes).unwrap() {
                 Small::Done => return,
                 Small::Late => panic!("data after the end"),
                 Small::Needs { merged, size: needed } => {
@@ -137,7 +137,7 @@ impl Bench {
                 }
             }
         } else {
-            match self.cell.admit(&self.env, data.len()).unwrap() {
+            match self.stream.admit(&self.env, data.len()).unwrap() {
                 Received::Queue => {}
                 Received::Discard => return,
                 Received::Late => panic!("data after the end"),
@@ -146,13 +146,13 @@ impl Bench {
         let mut buffer = self.env.pool.fit(size).unwrap();
         buffer[..rest.len()].copy_from_slice(rest);
         let charge = self.env.budget.charge(charge_for(&buffer));
-        self.cell.deliver(&self.env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
+        self.stream.deliver(&self.env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
     }
 
     /// UPD comes.
     fn update(&self, consumed: u32, window: u32) {
         let mut wakes = Wakes::default();
-        self.cell.update(&self.env, (consumed, window), Instant::now(), &mut wakes).unwrap();
+        self.stream.update(&self.env, (consumed, window), Instant::now(), &mut wakes).unwrap();
         wakes.send();
     }
 
@@ -166,13 +166,13 @@ impl Bench {
         };
         let mut sent = Vec::new();
         let turn =
-            self.cell.take_turn(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
-        self.cell.hand_over(turn.data, turn.fin, self.start);
+            self.stream.take_turn(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
+        self.stream.hand_over(turn.data, turn.fin, self.start);
         if turn.wake_writer {
-            self.cell.wake_writer();
+            self.stream.wake_writer();
         }
         if turn.again {
-            self.queue.again(Arc::clone(&self.cell));
+            self.queue.again(Arc::clone(&self.stream));
         }
         Some(sent)
     }
@@ -201,16 +201,16 @@ impl Sent {
 }
 
 /// One read of at most `n` bytes.
-fn read(cell: &Arc<StreamCell>, env: &Env, n: usize) -> Result<Vec<u8>> {
+fn read(stream: &Arc<SharedStream>, env: &Env, n: usize) -> Result<Vec<u8>> {
     let mut buffer = vec![0; n];
-    let n = cell.read(env, &mut buffer, || false)?;
+    let n = stream.read(env, &mut buffer, || false)?;
     buffer.truncate(n);
     Ok(buffer)
 }
 
 /// One write, and the ring that it owes.
-fn write(cell: &Arc<StreamCell>, env: &Env, data: &[u8]) -> Result<usize> {
-    let written = cell.write(env, data, Take::WhatFits)?;
+fn write(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<usize> {
+    let written = stream.write(env, data, Take::WhatFits)?;
     env.shaper.ring(written.bell);
     Ok(written.accepted)
 }
@@ -234,10 +234,10 @@ fn a_name_has_its_bytes_and_its_text() {
 fn a_new_stream_is_queued_for_its_syn() {
     let mut ours = Bench::opened(Config::new(), true);
     assert_eq!(ours.turns(), []);
-    ours.cell.queue_now(&ours.env);
+    ours.stream.queue_now(&ours.env);
     assert_eq!(ours.turns(), [Sent::Syn]);
     let mut theirs = Bench::v1();
-    theirs.cell.queue_now(&theirs.env);
+    theirs.stream.queue_now(&theirs.env);
     assert_eq!(theirs.turns(), []);
 }
 
@@ -246,10 +246,10 @@ fn windows_grow_out_of_half_the_budget_less_what_is_granted() {
     let bench = Bench::new(Config::new().version(2).max_receive_buffer(1 << 20));
     assert_eq!(bench.env.spare_grant(), 1 << 19);
     // A stream is counted from its first change on: the initial window, which the protocol grants.
-    bench.cell.queue_now(&bench.env);
+    bench.stream.queue_now(&bench.env);
     assert_eq!(bench.env.granted.load(SeqCst), 262_144);
     assert_eq!(bench.env.spare_grant(), (1 << 19) - 262_144);
-    let _ = bench.cell.close(&bench.env);
+    let _ = bench.stream.close(&bench.env);
     assert_eq!(bench.env.granted.load(SeqCst), 0, "a closed stream grants nothing");
 }
 
@@ -257,5 +257,5 @@ fn windows_grow_out_of_half_the_budget_less_what_is_granted() {
 fn a_stream_is_itself_and_no_other() {
     let a = Bench::v1();
     let b = Bench::v1();
-    assert!(a.cell.is(&Arc::clone(&a.cell)) && !a.cell.is(&b.cell));
+    assert!(a.stream.is(&Arc::clone(&a.stream)) && !a.stream.is(&b.stream));
 }

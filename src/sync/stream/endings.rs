@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Charge, Env, Notifier, State, StreamCell};
+use super::{Charge, Env, Notifier, SharedStream, State};
 use crate::error::Error;
 use crate::proto::stream::Discarded;
 use crate::sync::close::disconnected;
@@ -34,7 +34,7 @@ pub(crate) struct Ended {
     _channel: Option<(Sender<()>, Receiver<()>)>,
 }
 
-impl StreamCell {
+impl SharedStream {
     /// Ends the stream as `end` says, under the lock, then wakes everybody and queues what is owed.
     fn end_with(
         self: &Arc<Self>,

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Env, StreamCell};
+use super::{Env, SharedStream};
 use crate::proto::stream::{Lane, Transmit};
 use crate::wire::HEADER_LEN;
 
-impl StreamCell {
+impl SharedStream {
     /// The stream's turn: passes its frames to `emit`, which mustn't block.
     pub(crate) fn take_turn(
         self: &Arc<Self>,

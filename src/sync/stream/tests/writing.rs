@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::error::Error;
-use crate::sync::cell::Direction;
+use crate::sync::stream::Direction;
 
 /// Whether a write would be answered by the caller's turn.
 fn is_answer(bench: &Bench, data: &[u8]) -> bool {
-    let written = bench.cell.write(&bench.env, data, Take::WhatFits).unwrap();
+    let written = bench.stream.write(&bench.env, data, Take::WhatFits).unwrap();
     assert_eq!(written.accepted, data.len());
     written.is_answer
 }
@@ -57,7 +57,7 @@ fn a_write_takes_what_there_is_room_for() {
 #[test]
 fn an_empty_write_returns_at_once_whatever_the_stream_is_in() {
     let bench = Bench::v1();
-    let _ = bench.cell.close(&bench.env);
+    let _ = bench.stream.close(&bench.env);
     assert_eq!(bench.write(b"").unwrap(), 0);
 }
 
@@ -78,12 +78,12 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
     watched(|| {
         let mut bench = Bench::with_queue(10);
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-        let writers = [(); 2].map(|()| bench.blocked(|cell, env| write(cell, env, b"four")));
+        let writers = [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"four")));
         // The turn wakes one; the other has only the first to wake it.
         assert!(bench.queue.next_express().is_some());
-        let turn = bench.cell.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
+        let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
         assert!(turn.wake_writer);
-        bench.cell.wake_writer();
+        bench.stream.wake_writer();
         assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 4));
         assert_eq!(bench.waiting(), NOBODY);
     });
@@ -94,7 +94,7 @@ fn pieces_of_writes_at_once_stay_together() {
     watched(|| {
         let mut bench = Bench::new(Config::new().max_send_buffer(1 << 20));
         let writers: Vec<_> = (0..4u8)
-            .map(|i| bench.spawn(move |cell, env| write(cell, env, &vec![i; 100_000])))
+            .map(|i| bench.spawn(move |stream, env| write(stream, env, &vec![i; 100_000])))
             .collect();
         assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 100_000));
         let data = bench.turns().into_iter().flat_map(|sent| match sent {
@@ -109,7 +109,7 @@ fn pieces_of_writes_at_once_stay_together() {
 #[test]
 fn a_write_after_an_ending_fails_and_accepts_nothing() {
     let mut bench = Bench::v1();
-    let _ = bench.cell.finish(&bench.env);
+    let _ = bench.stream.finish(&bench.env);
     assert_eq!(bench.turns(), [Sent::Fin]);
     assert!(matches!(bench.write(&pattern(100)), Err(Error::WriteShutdown)));
     assert!(matches!(bench.write(&pattern(100_000)), Err(Error::WriteShutdown)));
@@ -119,9 +119,9 @@ fn a_write_after_an_ending_fails_and_accepts_nothing() {
 #[test]
 fn a_write_owes_a_ring_if_it_queued_the_stream() {
     let bench = Bench::v1();
-    assert!(bench.cell.write(&bench.env, b"first", Take::WhatFits).unwrap().bell.is_due());
+    assert!(bench.stream.write(&bench.env, b"first", Take::WhatFits).unwrap().bell.is_due());
     assert!(
-        !bench.cell.write(&bench.env, b"second", Take::WhatFits).unwrap().bell.is_due(),
+        !bench.stream.write(&bench.env, b"second", Take::WhatFits).unwrap().bell.is_due(),
         "it is queued already"
     );
 }
@@ -160,34 +160,34 @@ fn a_write_with_more_requests_to_read_is_no_answer() {
 fn a_write_that_has_no_time_is_no_answer() {
     let far = Duration::from_secs(3600);
     let bench = asked();
-    bench.cell.set_nonblocking(true);
+    bench.stream.set_nonblocking(true);
     assert!(!is_answer(&bench, b"answer"));
-    bench.cell.set_nonblocking(false);
+    bench.stream.set_nonblocking(false);
     assert!(is_answer(&bench, b"answer"));
 
     // A deadline, a timeout; both near, passed, and far.
     for near in [Duration::ZERO, Duration::from_millis(10)] {
         let bench = asked();
-        bench.cell.set_deadline(Direction::Write, Some(Instant::now() + near));
+        bench.stream.set_deadline(Direction::Write, Some(Instant::now() + near));
         assert!(!is_answer(&bench, b"answer"));
-        bench.cell.set_deadline(Direction::Write, None);
-        bench.cell.set_timeout(Direction::Write, Some(near + Duration::from_nanos(1)));
+        bench.stream.set_deadline(Direction::Write, None);
+        bench.stream.set_timeout(Direction::Write, Some(near + Duration::from_nanos(1)));
         assert!(!is_answer(&bench, b"answer"));
-        bench.cell.set_timeout(Direction::Write, Some(far));
+        bench.stream.set_timeout(Direction::Write, Some(far));
         assert!(is_answer(&bench, b"answer"));
     }
     let bench = asked();
-    bench.cell.set_deadline(Direction::Write, Some(Instant::now() + far));
+    bench.stream.set_deadline(Direction::Write, Some(Instant::now() + far));
     assert!(is_answer(&bench, b"answer"));
     // The time that a read may take is not a write's.
     let bench = asked();
-    bench.cell.set_deadline(Direction::Read, Some(bench.start));
+    bench.stream.set_deadline(Direction::Read, Some(bench.start));
     assert!(is_answer(&bench, b"answer"));
 }
 
 /// A `write_all`.
-fn write_all(cell: &Arc<StreamCell>, env: &Env, data: &[u8]) -> Result<()> {
-    let written = cell.write(env, data, Take::All)?;
+fn write_all(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<()> {
+    let written = stream.write(env, data, Take::All)?;
     assert_eq!(written.accepted, data.len());
     env.shaper.ring(written.bell);
     Ok(())
@@ -204,11 +204,11 @@ fn few_bytes_are_written_whole() {
     watched(|| {
         let mut bench = Bench::with_queue(10_000);
         assert_eq!(bench.write(&pattern(9_950)).unwrap(), 9_950);
-        bench.cell.set_nonblocking(true);
+        bench.stream.set_nonblocking(true);
         assert!(matches!(bench.write(&[1; 97]), Err(Error::WouldBlock)));
-        assert!(matches!(write_all(&bench.cell, &bench.env, &[1; 97]), Err(Error::WouldBlock)));
-        bench.cell.set_nonblocking(false);
-        let writer = bench.blocked(|cell, env| write(cell, env, &[1; 97]));
+        assert!(matches!(write_all(&bench.stream, &bench.env, &[1; 97]), Err(Error::WouldBlock)));
+        bench.stream.set_nonblocking(false);
+        let writer = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
         assert!(bench.send_data() >= 9_950);
         assert_eq!(writer.join().unwrap().unwrap(), 97);
     });
@@ -220,7 +220,7 @@ fn a_small_write_takes_what_fits_once_the_window_is_too_small_for_all_of_it() {
         let mut bench = Bench::v2();
         assert_eq!(bench.write(&pattern(262_100)).unwrap(), 262_100);
         assert_eq!(bench.send_data(), 262_100);
-        let writer = bench.blocked(|cell, env| write(cell, env, &[1; 97]));
+        let writer = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
         bench.update(0, 262_100 + 50); // half of it would fit
         until(|| bench.waiting() == (0, 1, 0));
         bench.update(262_100 - 8_000, 8_010); // ten fit, and no more are sure to
@@ -238,7 +238,7 @@ fn calls_that_wait_are_served_as_they_came() {
         let calls: Vec<_> = (1..)
             .zip(lens)
             .map(|(i, n)| {
-                bench.blocked(move |cell, env| write_all(cell, env, &vec![i; n]).map(drop))
+                bench.blocked(move |stream, env| write_all(stream, env, &vec![i; n]).map(drop))
             })
             .collect();
         let mut data = Vec::new();
@@ -257,10 +257,10 @@ fn calls_that_wait_are_served_as_they_came() {
 fn while_a_call_is_midway_nobody_else_is_served() {
     watched(|| {
         let mut bench = Bench::with_queue(10_000);
-        let first = bench.blocked(|cell, env| write_all(cell, env, &[1; 15_000]));
-        let second = bench.blocked(|cell, env| write(cell, env, &[2; 10]));
+        let first = bench.blocked(|stream, env| write_all(stream, env, &[1; 15_000]));
+        let second = bench.blocked(|stream, env| write(stream, env, &[2; 10]));
         assert!(!second.is_finished());
-        bench.cell.set_nonblocking(true);
+        bench.stream.set_nonblocking(true);
         assert!(matches!(second.join().unwrap(), Err(Error::WouldBlock)));
         let error = first.join().unwrap().unwrap_err();
         assert!(
@@ -279,11 +279,11 @@ fn a_call_that_gives_its_place_up_lets_the_next_go_on() {
         let mut bench = Bench::with_queue(10_000);
         assert_eq!(bench.write(&[0; 9_950]).unwrap(), 9_950);
         // The head needs more than there is, the next doesn't.
-        let head = bench.cell.state.lock().queue_up(97, false);
-        let next = bench.blocked(|cell, env| write(cell, env, &[2; 30]));
-        let mut state = bench.cell.state.lock();
+        let head = bench.stream.state.lock().queue_up(97, false);
+        let next = bench.blocked(|stream, env| write(stream, env, &[2; 30]));
+        let mut state = bench.stream.state.lock();
         state.leave(&head);
-        bench.cell.pass_on(&state, 10_000);
+        bench.stream.pass_on(&state, 10_000);
         drop(state);
         assert_eq!(next.join().unwrap().unwrap(), 30);
         assert_eq!(sent(&mut bench).len(), 9_980);
@@ -295,9 +295,9 @@ fn a_small_call_passes_the_line_if_there_is_room_for_all() {
     watched(|| {
         let bench = Bench::new(Config::new().max_send_buffer(10_000));
         assert_eq!(bench.write(&[0; 9_950]).unwrap(), 9_950);
-        let waits = bench.blocked(|cell, env| write(cell, env, &[1; 97]));
-        bench.cell.set_deadline(Direction::Write, None);
-        let state = bench.cell.state.lock();
+        let waits = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
+        bench.stream.set_deadline(Direction::Write, None);
+        let state = bench.stream.state.lock();
         assert_eq!(
             (state.room_at_once(50, false, 10_000), state.room_at_once(50, false, 20_000)),
             (None, Some(10_050))
@@ -308,7 +308,7 @@ fn a_small_call_passes_the_line_if_there_is_room_for_all() {
             (None, Some(4050))
         );
         drop(state);
-        let _ = bench.cell.close(&bench.env);
+        let _ = bench.stream.close(&bench.env);
         assert!(matches!(waits.join().unwrap(), Err(Error::Closed)));
     });
 }
@@ -320,22 +320,22 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
         let ends: [End; 3] = [
             (
                 |bench| {
-                    let _ = bench.cell.finish(&bench.env);
+                    let _ = bench.stream.finish(&bench.env);
                 },
                 "this stream's sending side was shut down",
             ),
             (
                 |bench| {
-                    let _ = bench.cell.close(&bench.env);
+                    let _ = bench.stream.close(&bench.env);
                 },
                 "",
             ),
-            (|bench| bench.cell.set_deadline(Direction::Write, Some(Instant::now())), "timeout"),
+            (|bench| bench.stream.set_deadline(Direction::Write, Some(Instant::now())), "timeout"),
         ];
         for (i, (end, text)) in ends.into_iter().enumerate() {
             let mut bench = Bench::with_queue(10_000);
-            let midway = bench.blocked(|cell, env| write_all(cell, env, &[1; 12_000]));
-            let waits = bench.blocked(|cell, env| write_all(cell, env, &[2; 12_000]));
+            let midway = bench.blocked(|stream, env| write_all(stream, env, &[1; 12_000]));
+            let waits = bench.blocked(|stream, env| write_all(stream, env, &[2; 12_000]));
             end(&bench);
             let Err(Error::PartialWrite { accepted: 10_000, source }) = midway.join().unwrap()
             else {
@@ -362,14 +362,14 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
 fn a_write_alls_time_runs_while_it_waits_for_its_place() {
     watched(|| {
         let bench = Bench::with_queue(10_000);
-        let midway = bench.blocked(|cell, env| write_all(cell, env, &[1; 15_000]));
+        let midway = bench.blocked(|stream, env| write_all(stream, env, &[1; 15_000]));
         let short = Duration::from_millis(20);
         // wakes nobody, so it is for calls that come
-        bench.cell.state.lock().extras().write.timeout = Some(short);
+        bench.stream.state.lock().extras().write.timeout = Some(short);
         let begin = Instant::now();
-        assert!(matches!(write_all(&bench.cell, &bench.env, &[2; 10]), Err(Error::Timeout)));
+        assert!(matches!(write_all(&bench.stream, &bench.env, &[2; 10]), Err(Error::Timeout)));
         assert!(begin.elapsed() >= short);
-        let _ = bench.cell.close(&bench.env);
+        let _ = bench.stream.close(&bench.env);
         assert!(matches!(
             midway.join().unwrap(),
             Err(Error::PartialWrite { accepted: 10_000, .. })
@@ -380,5 +380,5 @@ fn a_write_alls_time_runs_while_it_waits_for_its_place() {
 #[test]
 fn a_small_write_all_is_an_answer() {
     let bench = asked();
-    assert!(bench.cell.write(&bench.env, b"answer", Take::All).unwrap().is_answer);
+    assert!(bench.stream.write(&bench.env, b"answer", Take::All).unwrap().is_answer);
 }

@@ -9,7 +9,7 @@ const LATER: Duration = Duration::from_secs(10);
 /// When the no-data clock started last, as far as it is later than the stream's start.
 fn no_data_since(bench: &Bench) -> Duration {
     let hour = Duration::from_secs(3600);
-    let at = bench.cell.state.lock().no_data.limit(bench.start).unwrap().unwrap();
+    let at = bench.stream.state.lock().no_data.limit(bench.start).unwrap().unwrap();
     at.saturating_duration_since(bench.start + hour)
 }
 
@@ -19,7 +19,7 @@ fn with_no_data_clock() -> Bench {
 
 /// Whether nobody is to be woken: nobody but those of a stream that isn't there.
 fn wakes_nobody(wakes: &Wakes) -> bool {
-    wakes.are_only_for(&Bench::v1().cell)
+    wakes.are_only_for(&Bench::v1().stream)
 }
 
 #[test]
@@ -43,72 +43,76 @@ fn what_is_delivered_is_read_in_its_order() {
 fn small_data_says_what_it_needs_when_it_could_not_be_merged() {
     let bench = Bench::v1();
     let mut wakes = Wakes::default();
-    let mut small =
-        |data: &[u8]| bench.cell.deliver_small(&bench.env, data, bench.start, &mut wakes).unwrap();
+    let mut small = |data: &[u8]| {
+        bench.stream.deliver_small(&bench.env, data, bench.start, &mut wakes).unwrap()
+    };
     assert!(matches!(small(&[1; 10]), Small::Needs { merged: 0, size: 64 }));
     bench.deliver(&[1; 10]); // a chunk of 64 bytes
     assert!(matches!(small(&[2; 50]), Small::Done));
     assert!(matches!(small(&[3; 30]), Small::Needs { merged: 4, size: 64 }));
-    assert_eq!(bench.cell.occupied(), 128); // with its overhead
+    assert_eq!(bench.stream.occupied(), 128); // with its overhead
 }
 
 #[test]
 fn data_that_nobody_wants_is_taken_and_counts_as_consumed() {
     let mut bench = Bench::v2();
-    let _ = bench.cell.shut_read(&bench.env);
+    let _ = bench.stream.shut_read(&bench.env);
     assert_eq!(bench.turns(), []);
     let mut wakes = Wakes::default();
-    let small = bench.cell.deliver_small(&bench.env, &[0; 100], bench.start, &mut wakes).unwrap();
+    let small = bench.stream.deliver_small(&bench.env, &[0; 100], bench.start, &mut wakes).unwrap();
     assert!(matches!(small, Small::Done));
     assert_eq!(bench.turns(), [Sent::Update(100, 65536)], "the first data that is consumed");
-    assert_eq!(bench.cell.admit(&bench.env, 40_000).unwrap(), Received::Discard);
+    assert_eq!(bench.stream.admit(&bench.env, 40_000).unwrap(), Received::Discard);
     assert_eq!(bench.turns(), [Sent::Update(40_100, 65536)]);
-    assert_eq!(bench.cell.occupied(), 0);
+    assert_eq!(bench.stream.occupied(), 0);
 }
 
 #[test]
 fn data_that_was_admitted_and_isnt_wanted_any_more_counts_as_consumed() {
     let mut bench = Bench::v2();
-    assert_eq!(bench.cell.admit(&bench.env, 50_000).unwrap(), Received::Queue);
-    let _ = bench.cell.shut_read(&bench.env);
+    assert_eq!(bench.stream.admit(&bench.env, 50_000).unwrap(), Received::Queue);
+    let _ = bench.stream.shut_read(&bench.env);
     let buffer = bench.env.pool.fit(50_000).unwrap();
     let charge = bench.env.budget.charge(charge_for(&buffer));
-    bench.cell.deliver(
+    bench.stream.deliver(
         &bench.env,
         Chunk::new(buffer, 0, 50_000, charge),
         bench.start,
         &mut Wakes::default(),
     );
-    assert_eq!((bench.cell.occupied(), bench.env.budget.used()), (0, 0));
+    assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
     assert_eq!(bench.turns(), [Sent::Update(50_000, 65536)]);
 }
 
 #[test]
 fn data_after_fin_is_late_and_the_first_of_it_is_told_apart() {
     let bench = Bench::v1();
-    assert!(bench.cell.peer_fin(bench.start));
-    assert!(!bench.cell.peer_fin(bench.start), "a second FIN is no news");
+    assert!(bench.stream.peer_fin(bench.start));
+    assert!(!bench.stream.peer_fin(bench.start), "a second FIN is no news");
     let mut wakes = Wakes::default();
     assert!(matches!(
-        bench.cell.deliver_small(&bench.env, b"late", bench.start, &mut wakes),
+        bench.stream.deliver_small(&bench.env, b"late", bench.start, &mut wakes),
         Ok(Small::Late)
     ));
-    assert_eq!(bench.cell.admit(&bench.env, 5000).unwrap(), Received::Late);
-    assert_eq!([(); 3].map(|()| bench.cell.first_late()), [true, false, false]);
+    assert_eq!(bench.stream.admit(&bench.env, 5000).unwrap(), Received::Late);
+    assert_eq!([(); 3].map(|()| bench.stream.first_late()), [true, false, false]);
 }
 
 #[test]
 fn data_past_every_window_is_an_overrun_of_this_stream() {
     let bench = Bench::v2();
     // The initial window, and a slack of the same.
-    assert_eq!(bench.cell.admit(&bench.env, 524_288).unwrap(), Received::Queue);
+    assert_eq!(bench.stream.admit(&bench.env, 524_288).unwrap(), Received::Queue);
     let overrun =
         |error| matches!(error, Error::Overrun { stream: 3, received: 524_289, allowed: 524_288 });
-    assert!(overrun(bench.cell.admit(&bench.env, 1).unwrap_err()));
+    assert!(overrun(bench.stream.admit(&bench.env, 1).unwrap_err()));
     let bench = Bench::v2();
-    assert_eq!(bench.cell.admit(&bench.env, 524_288).unwrap(), Received::Queue);
+    assert_eq!(bench.stream.admit(&bench.env, 524_288).unwrap(), Received::Queue);
     assert!(overrun(
-        bench.cell.deliver_small(&bench.env, b"1", bench.start, &mut Wakes::default()).unwrap_err()
+        bench
+            .stream
+            .deliver_small(&bench.env, b"1", bench.start, &mut Wakes::default())
+            .unwrap_err()
     ));
 }
 
@@ -125,16 +129,16 @@ fn data_wakes_one_reader_when_all_that_came_is_delivered() {
             bench.deliver(&vec![0; there]);
             // A second reader waits for the first to be done with what is there.
             let reader = if there == 0 {
-                bench.blocked(|cell, env| read(cell, env, 10_000))
+                bench.blocked(|stream, env| read(stream, env, 10_000))
             } else {
-                bench.cell.state.lock().reading = super::super::Reading::Copying;
-                bench.blocked(|cell, env| read(cell, env, 10_000))
+                bench.stream.state.lock().reading = super::super::Reading::Copying;
+                bench.blocked(|stream, env| read(stream, env, 10_000))
             };
             let data = pattern(n);
             bench.deliver_into(&data, bench.start, &mut wakes);
             assert_eq!(bench.waiting(), (1, 0, 0), "not before the wakes are sent");
             assert_eq!(wakes.only_reader(), Some(3));
-            bench.cell.state.lock().reading = super::super::Reading::Nobody;
+            bench.stream.state.lock().reading = super::super::Reading::Nobody;
             wakes.send();
             assert_eq!(reader.join().unwrap().unwrap()[there..], data);
         }
@@ -148,19 +152,19 @@ fn small_data_wakes_a_reader_that_waits_and_for_what_it_can_read() {
         let mut wakes = Wakes::default();
         bench.deliver(&[1; 10]);
         let small =
-            bench.cell.deliver_small(&bench.env, &[2; 10], bench.start, &mut wakes).unwrap();
+            bench.stream.deliver_small(&bench.env, &[2; 10], bench.start, &mut wakes).unwrap();
         assert!(matches!(small, Small::Done) && wakes_nobody(&wakes), "merged, and nobody waits");
         assert_eq!(bench.read(100).unwrap().len(), 20);
-        let reader = bench.blocked(|cell, env| read(cell, env, 100));
+        let reader = bench.blocked(|stream, env| read(stream, env, 100));
         let small =
-            bench.cell.deliver_small(&bench.env, &[3; 10], bench.start, &mut wakes).unwrap();
+            bench.stream.deliver_small(&bench.env, &[3; 10], bench.start, &mut wakes).unwrap();
         assert!(
             matches!(small, Small::Needs { merged: 0, .. }) && wakes_nobody(&wakes),
             "nothing to read yet"
         );
         bench.deliver_into(&[3; 10], bench.start, &mut wakes);
         let small =
-            bench.cell.deliver_small(&bench.env, &[4; 10], bench.start, &mut wakes).unwrap();
+            bench.stream.deliver_small(&bench.env, &[4; 10], bench.start, &mut wakes).unwrap();
         assert!(matches!(small, Small::Done) && wakes.only_reader().is_some());
         wakes.send();
         assert_eq!(reader.join().unwrap().unwrap().len(), 20);
@@ -173,26 +177,26 @@ fn wakes_know_whose_they_are() {
         let a = Bench::with_queue(10);
         let b = Bench::v1();
         let mut wakes = Wakes::default();
-        assert!(wakes.are_only_for(&a.cell) && wakes.only_reader().is_none());
-        let readers = [&a, &b].map(|bench| bench.blocked(|cell, env| read(cell, env, 100)));
+        assert!(wakes.are_only_for(&a.stream) && wakes.only_reader().is_none());
+        let readers = [&a, &b].map(|bench| bench.blocked(|stream, env| read(stream, env, 100)));
         for _ in 0..3 {
             a.deliver_into(&[0; 20], a.start, &mut wakes); // one stream, however often
         }
         assert_eq!(wakes.only_reader(), Some(3));
-        assert!(wakes.are_only_for(&a.cell) && !wakes.are_only_for(&b.cell));
+        assert!(wakes.are_only_for(&a.stream) && !wakes.are_only_for(&b.stream));
         // A writer of the same stream.
         assert_eq!(a.write(&[0; 10]).unwrap(), 10);
-        let writer = a.blocked(|cell, env| write(cell, env, b"x"));
-        let turn = a.cell.take_turn(&a.env, Lane::Express, usize::MAX, |_| {});
+        let writer = a.blocked(|stream, env| write(stream, env, b"x"));
+        let turn = a.stream.take_turn(&a.env, Lane::Express, usize::MAX, |_| {});
         assert_eq!(turn.data, 10);
-        a.cell.update(&a.env, (10, 300_000), a.start, &mut wakes).unwrap();
-        assert!(wakes.only_reader().is_none() && wakes.are_only_for(&a.cell));
+        a.stream.update(&a.env, (10, 300_000), a.start, &mut wakes).unwrap();
+        assert!(wakes.only_reader().is_none() && wakes.are_only_for(&a.stream));
         // And another stream.
         b.deliver_into(&[0; 20], b.start, &mut wakes);
-        assert!(!wakes.are_only_for(&a.cell) && !wakes.are_only_for(&b.cell));
+        assert!(!wakes.are_only_for(&a.stream) && !wakes.are_only_for(&b.stream));
         wakes.send();
         assert!(
-            wakes.are_only_for(&a.cell) && wakes.are_only_for(&b.cell),
+            wakes.are_only_for(&a.stream) && wakes.are_only_for(&b.stream),
             "nobody is left to be woken"
         );
         assert_eq!(readers.map(|reader| reader.join().unwrap().unwrap().len()), [60, 20]);
@@ -208,14 +212,14 @@ fn fin_wakes_readers_with_the_end_and_writers_to_watch_their_clock() {
             Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(stall)));
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         let readers = [
-            bench.blocked(|cell, env| read(cell, env, 1)),
-            bench.blocked(|cell, env| read(cell, env, 1)),
+            bench.blocked(|stream, env| read(stream, env, 1)),
+            bench.blocked(|stream, env| read(stream, env, 1)),
         ];
-        let writer = bench.blocked(|cell, env| write(cell, env, b"x"));
-        assert!(bench.cell.peer_fin(bench.start));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        assert!(bench.stream.peer_fin(bench.start));
         assert!(readers.into_iter().all(|reader| reader.join().unwrap().unwrap().is_empty()));
         until(|| bench.waiting() == (0, 1, 0));
-        let _ = bench.cell.close(&bench.env);
+        let _ = bench.stream.close(&bench.env);
         assert!(writer.join().unwrap().is_err());
     });
 }
@@ -227,8 +231,8 @@ fn an_update_wakes_a_writer_when_there_is_room_worth_it() {
         assert_eq!(bench.write(&pattern(400_000)).unwrap(), 262_144);
         // Credit alone isn't room: the queue holds more than half of what it may.
         let mut wakes = Wakes::default();
-        let writer = bench.blocked(|cell, env| write(cell, env, b"more"));
-        bench.cell.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
+        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
+        bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes));
         assert!(bench.send_data() >= 262_144, "with what the writer adds, once there is room");
         assert_eq!(writer.join().unwrap().unwrap(), 4);
@@ -236,14 +240,14 @@ fn an_update_wakes_a_writer_when_there_is_room_worth_it() {
         assert_eq!(bench.write(&pattern(5000)).unwrap(), 96);
         assert_eq!(bench.send_data(), 96);
         // An update that brings nothing wakes nobody, nor one that nobody waits for.
-        let writer = bench.blocked(|cell, env| write(cell, env, b"more"));
-        bench.cell.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
+        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
+        bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes) && bench.waiting() == (0, 1, 0));
-        bench.cell.update(&bench.env, (100, 262_244), bench.start, &mut wakes).unwrap();
+        bench.stream.update(&bench.env, (100, 262_244), bench.start, &mut wakes).unwrap();
         assert!(!wakes_nobody(&wakes) && wakes.only_reader().is_none());
         wakes.send();
         assert_eq!(writer.join().unwrap().unwrap(), 4);
-        bench.cell.update(&bench.env, (200, 262_244), bench.start, &mut wakes).unwrap();
+        bench.stream.update(&bench.env, (200, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes));
     });
 }
@@ -253,13 +257,13 @@ fn an_update_that_consumed_more_than_was_sent_names_the_stream() {
     let mut bench = Bench::v2();
     assert_eq!(bench.write(b"five!").unwrap(), 5);
     let mut wakes = Wakes::default();
-    let error = bench.cell.update(&bench.env, (1, 65536), bench.start, &mut wakes).unwrap_err();
+    let error = bench.stream.update(&bench.env, (1, 65536), bench.start, &mut wakes).unwrap_err();
     assert!(
         matches!(error, Error::Consumed { stream: 3, consumed: 1, sent: 0 }),
         "it was accepted, not sent"
     );
     assert_eq!(bench.send_data(), 5);
-    assert!(bench.cell.update(&bench.env, (5, 65536), bench.start, &mut wakes).is_ok());
+    assert!(bench.stream.update(&bench.env, (5, 65536), bench.start, &mut wakes).is_ok());
 }
 
 #[test]
@@ -270,44 +274,44 @@ fn data_restarts_the_no_data_clock_however_it_comes() {
     bench.deliver_into(b"small", bench.start + LATER, &mut wakes);
     assert_eq!(no_data_since(&bench), LATER);
     let small = bench
-        .cell
+        .stream
         .deliver_small(&bench.env, b"merged", bench.start + LATER * 2, &mut wakes)
         .unwrap();
     assert!(matches!(small, Small::Done));
     assert_eq!(no_data_since(&bench), LATER * 2);
     bench.deliver_into(&[0; 5000], bench.start + LATER * 3, &mut wakes);
     assert_eq!(no_data_since(&bench), LATER * 3);
-    bench.cell.touch(bench.start + LATER * 4);
+    bench.stream.touch(bench.start + LATER * 4);
     assert_eq!(no_data_since(&bench), LATER * 4);
 }
 
 #[test]
 fn a_stream_that_was_announced_owes_an_update_before_the_first_read() {
     let mut bench = Bench::v2();
-    bench.cell.announce();
-    bench.cell.queue_now(&bench.env);
+    bench.stream.announce();
+    bench.stream.queue_now(&bench.env);
     assert_eq!(bench.turns(), [Sent::Update(0, 16384)]);
 }
 
 #[test]
 fn the_end_of_the_connection_cuts_off_what_has_had_no_fin_and_is_still_read() {
     let bench = Bench::v1();
-    assert!(bench.cell.is_cut_off_by_eof());
-    bench.cell.peer_fin(bench.start);
-    assert!(!bench.cell.is_cut_off_by_eof());
+    assert!(bench.stream.is_cut_off_by_eof());
+    bench.stream.peer_fin(bench.start);
+    assert!(!bench.stream.is_cut_off_by_eof());
     let bench = Bench::v1();
-    let _ = bench.cell.shut_read(&bench.env);
-    assert!(!bench.cell.is_cut_off_by_eof());
+    let _ = bench.stream.shut_read(&bench.env);
+    assert!(!bench.stream.is_cut_off_by_eof());
 }
 
 #[test]
 fn a_stream_is_readable_when_a_read_would_return_whatever_with() {
     let bench = Bench::v1();
-    assert!(!bench.cell.is_readable());
+    assert!(!bench.stream.is_readable());
     bench.deliver(b"data");
-    assert!(bench.cell.is_readable());
+    assert!(bench.stream.is_readable());
     assert_eq!(bench.read(10).unwrap(), b"data");
-    assert!(!bench.cell.is_readable());
-    bench.cell.peer_fin(bench.start);
-    assert!(bench.cell.is_readable());
+    assert!(!bench.stream.is_readable());
+    bench.stream.peer_fin(bench.start);
+    assert!(bench.stream.is_readable());
 }

@@ -7,11 +7,11 @@ use crate::error::Error;
 fn a_turn_sends_what_the_stream_owes_and_says_how_much() {
     let mut bench = Bench::opened(Config::new(), true);
     assert_eq!(bench.write(&pattern(1000)).unwrap(), 1000);
-    let _ = bench.cell.finish(&bench.env);
+    let _ = bench.stream.finish(&bench.env);
     assert!(bench.queue.next_express().is_some());
     let mut sent = Vec::new();
     let turn = bench
-        .cell
+        .stream
         .take_turn(&bench.env, Lane::Express, usize::MAX, |frame| sent.push(Sent::of(frame)));
     assert_eq!(sent, [Sent::Syn, Sent::Data(pattern(1000)), Sent::Fin]);
     assert_eq!((turn.data, turn.fin, turn.again, turn.wake_writer), (1000, true, false, false));
@@ -24,7 +24,7 @@ fn a_turn_in_bulk_keeps_to_its_allowance_and_asks_for_another() {
     let mut lengths = Vec::new();
     let mut take = |allowance| {
         let turn =
-            bench.cell.take_turn(&bench.env, Lane::Bulk, allowance, |frame| {
+            bench.stream.take_turn(&bench.env, Lane::Bulk, allowance, |frame| {
                 match Sent::of(frame) {
                     Sent::Data(data) => lengths.push(data.len()),
                     other => panic!("{other:?}"),
@@ -44,7 +44,7 @@ fn what_is_left_of_a_turn_goes_by_the_express_lane_when_it_is_little() {
     let mut bench = Bench::new(Config::new().max_frame_size(1000));
     assert_eq!(bench.write(&pattern(4000)).unwrap(), 4000);
     assert!(bench.queue.next_bulk().is_some());
-    let turn = bench.cell.take_turn(&bench.env, Lane::Bulk, 2000, |_| {});
+    let turn = bench.stream.take_turn(&bench.env, Lane::Bulk, 2000, |_| {});
     assert_eq!((turn.data, turn.again), (2000, false));
     assert!(bench.queue.next_express().is_some(), "2000 bytes are left");
 }
@@ -56,15 +56,15 @@ fn a_turn_wakes_a_write_that_waits_once_there_is_room() {
         assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
         assert!(bench.queue.next_bulk().is_some());
         // Nobody waits: nobody is to be woken.
-        let nothing = bench.cell.take_turn(&bench.env, Lane::Express, 0, |_| {});
+        let nothing = bench.stream.take_turn(&bench.env, Lane::Express, 0, |_| {});
         assert!(!nothing.wake_writer);
-        let writer = bench.blocked(|cell, env| write(cell, env, b"more"));
+        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
         // A turn that sends nothing makes no room.
-        let nothing = bench.cell.take_turn(&bench.env, Lane::Express, 0, |_| {});
+        let nothing = bench.stream.take_turn(&bench.env, Lane::Express, 0, |_| {});
         assert_eq!((nothing.data, nothing.wake_writer), (0, false));
-        let turn = bench.cell.take_turn(&bench.env, Lane::Bulk, usize::MAX, |_| {});
+        let turn = bench.stream.take_turn(&bench.env, Lane::Bulk, usize::MAX, |_| {});
         assert_eq!((turn.data, turn.wake_writer), (10_000, true));
-        bench.cell.wake_writer();
+        bench.stream.wake_writer();
         assert_eq!(writer.join().unwrap().unwrap(), 4);
     });
 }
@@ -73,50 +73,50 @@ fn a_turn_wakes_a_write_that_waits_once_there_is_room() {
 fn a_turn_without_a_waiting_write_wakes_nobody() {
     let bench = Bench::v1();
     assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
-    let turn = bench.cell.take_turn(&bench.env, Lane::Bulk, usize::MAX, |_| {});
+    let turn = bench.stream.take_turn(&bench.env, Lane::Bulk, usize::MAX, |_| {});
     assert_eq!((turn.data, turn.wake_writer), (10_000, false));
 }
 
 #[test]
 fn a_stream_is_over_when_it_is_closed_and_its_fin_was_handed_over() {
     let bench = Bench::v1();
-    let _ = bench.cell.finish(&bench.env);
-    let turn = bench.cell.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
+    let _ = bench.stream.finish(&bench.env);
+    let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
     assert!(turn.fin);
-    assert!(!bench.cell.hand_over(0, true, bench.start), "its application may still read");
+    assert!(!bench.stream.hand_over(0, true, bench.start), "its application may still read");
 
     let bench = Bench::v1();
     assert_eq!(bench.write(b"last words").unwrap(), 10);
-    let _ = bench.cell.close(&bench.env);
-    let turn = bench.cell.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
+    let _ = bench.stream.close(&bench.env);
+    let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
     assert_eq!((turn.data, turn.fin), (10, true));
-    assert!(!bench.cell.hand_over(10, false, bench.start), "its FIN isn't out");
-    assert!(bench.cell.hand_over(0, true, bench.start));
-    assert!(!bench.cell.hand_over(0, false, bench.start), "it is over once");
+    assert!(!bench.stream.hand_over(10, false, bench.start), "its FIN isn't out");
+    assert!(bench.stream.hand_over(0, true, bench.start));
+    assert!(!bench.stream.hand_over(0, false, bench.start), "it is over once");
 }
 
 #[test]
 fn flush_returns_when_what_was_accepted_before_it_is_handed_over() {
     watched(|| {
         let mut bench = Bench::v1();
-        assert!(bench.cell.flush().is_ok(), "nothing was accepted");
+        assert!(bench.stream.flush().is_ok(), "nothing was accepted");
         assert_eq!(bench.write(b"first").unwrap(), 5);
-        let flush = bench.blocked(|cell, _| cell.flush());
+        let flush = bench.blocked(|stream, _| stream.flush());
         assert_eq!(bench.write(b"second").unwrap(), 6);
-        let later = bench.blocked(|cell, _| cell.flush());
+        let later = bench.blocked(|stream, _| stream.flush());
         assert_eq!(bench.waiting(), (0, 0, 2));
         // A turn takes the data, which isn't enough: the transport has to have it.
         assert!(bench.queue.next_express().is_some());
-        let turn = bench.cell.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
+        let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
         assert_eq!(turn.data, 11);
-        assert!(!bench.cell.hand_over(5, false, bench.start));
+        assert!(!bench.stream.hand_over(5, false, bench.start));
         assert!(flush.join().unwrap().is_ok());
         until(|| bench.waiting() == (0, 0, 1));
-        assert!(!bench.cell.hand_over(6, false, bench.start));
+        assert!(!bench.stream.hand_over(6, false, bench.start));
         assert!(later.join().unwrap().is_ok());
         assert_eq!(bench.waiting(), NOBODY);
-        let _ = bench.cell.close(&bench.env);
-        assert!(matches!(bench.cell.flush(), Err(Error::Closed)));
+        let _ = bench.stream.close(&bench.env);
+        assert!(matches!(bench.stream.flush(), Err(Error::Closed)));
     });
 }
 
@@ -124,16 +124,16 @@ fn flush_returns_when_what_was_accepted_before_it_is_handed_over() {
 fn data_that_is_handed_over_restarts_the_no_data_clock() {
     let bench = Bench::v1();
     let minute = Duration::from_secs(60);
-    bench.cell.set_no_data_timeout(Some(minute));
+    bench.stream.set_no_data_timeout(Some(minute));
     let since = |bench: &Bench| {
-        bench.cell.state.lock().no_data.limit(bench.start).unwrap().unwrap() - minute
+        bench.stream.state.lock().no_data.limit(bench.start).unwrap().unwrap() - minute
     };
     let set = since(&bench);
     let later = set + Duration::from_secs(10);
-    assert!(!bench.cell.hand_over(0, false, later));
+    assert!(!bench.stream.hand_over(0, false, later));
     assert_eq!(since(&bench), set, "FIN and UPD aren't data");
     assert_eq!(bench.write(b"data").unwrap(), 4);
-    let turn = bench.cell.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
-    assert!(!bench.cell.hand_over(turn.data, turn.fin, later));
+    let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
+    assert!(!bench.stream.hand_over(turn.data, turn.fin, later));
     assert_eq!(since(&bench), later);
 }
