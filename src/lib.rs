@@ -1,5 +1,5 @@
 //! Thousands of named streams over one connection, for blocking Rust.
-// The rest of this page is in a file of its own; doc tests are numbered by its lines, and two more.
+// The rest of this page is `manual/guide.md`. A doc test's line number is its line there plus two.
 #![doc = ""]
 #![doc = include_str!("manual/guide.md")]
 #![forbid(unsafe_code)]

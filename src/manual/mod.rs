@@ -1,16 +1,17 @@
-//! The manual, for reading. `guide.md`, beside these pages, is the crate's own documentation.
-//!
-//! Invariant: documents alone; these modules are empty, and no part of a build that isn't one of
+//! The manual, as pages of the documentation. `guide.md`, beside these pages, is the crate's own
 //! documentation.
 //!
-//! | page | for |
+//! Invariant: these modules contain documentation only. They are compiled only for documentation
+//! and its tests.
+//!
+//! | page | for readers who |
 //! |---|---|
-//! | [`protocol`] | those who want to talk with it: the wire, complete |
-//! | [`transports`] | those who choose a connection, or write one: what holds over each, what each costs |
-//! | [`architecture`] | those who change it: threads, layers, locks, who wakes whom |
-//! | [`tuning`] | those who run it: what each setting costs and buys |
-//! | [`security`] | those whose peers aren't trusted: what is protected, the limits, what attacks cost |
-//! | [`testing`] | those who change it, or doubt it: which test shows what, and how to run each kind |
+//! | [`protocol`] | implement a peer: the complete wire protocol |
+//! | [`transports`] | choose a connection, or write a transport: the guarantees and costs of each |
+//! | [`architecture`] | change this crate: threads, layers, locks, wake-ups, and a glossary |
+//! | [`tuning`] | run it: the cost and benefit of each setting |
+//! | [`security`] | have peers that they don't trust: the protection, the limits, the cost of attacks |
+//! | [`testing`] | change this crate, or doubt it: which test shows which property, and how to run each kind |
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
