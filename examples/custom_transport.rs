@@ -1,6 +1,6 @@
-//! A transport of one's own: everything that `Transport` and `Control` ask for, over something that
-//! isn't a socket. Here these are messages in memory, with pings that want an answer, much as a
-//! WebSocket's do.
+//! Shows how to write a transport of your own, with every method of `Transport` and `Control`.
+//! It doesn't run over a socket. It runs over queues of messages in memory. There are pings that
+//! must be answered, much as in a WebSocket connection.
 //!
 //! ```text
 //! cargo run --example custom_transport
@@ -40,11 +40,11 @@ pub fn main() -> io::Result<()> {
     echo.join().expect("the server panicked")?;
 
     println!("{answer:?} came back, and {} answer to a ping", pings.answered());
-    client.close()?; // Ok: the peer has read everything, and ended its side
+    client.close()?; // Ok: the peer has read everything, and has ended its side.
     Ok(())
 }
 
-// ---- what the transport runs over: a queue of messages for each direction -----------------------
+// ---- the connection: one queue of messages for each direction -----------------------------------
 
 enum Message {
     Data(Vec<u8>),
@@ -53,7 +53,8 @@ enum Message {
     End,
 }
 
-/// One direction. Whoever waits for a message, or for room, waits on `changed`; each change wakes.
+/// One direction of the connection. A reader that waits for a message waits on `changed`, and so
+/// does a writer that waits for room. Every change of the state wakes both.
 #[derive(Default)]
 struct Lane {
     state: Mutex<State>,
@@ -63,11 +64,12 @@ struct Lane {
 #[derive(Default)]
 struct State {
     messages: VecDeque<Message>,
-    /// No more is written: in order (`End` is in the queue), or because an end has gone.
+    /// Nothing more will be written. Either `End` is in the queue, or one of the two ends is gone.
     over: bool,
 }
 
-/// So many messages wait at most: without a limit a reader that is slow costs memory without one.
+/// Limit of the messages in one queue. Without it, a slow reader could make the queue grow without
+/// limit.
 const ROOM: usize = 8;
 
 /// The largest message, in bytes.
@@ -78,7 +80,7 @@ impl Lane {
         self.state.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Waits until `attempt` gives something, for as long as `bound` lets it.
+    /// Repeats `attempt` until it returns `Some`, at most until `bound` has passed.
     fn wait<T>(
         &self,
         bound: &Bound,
@@ -94,7 +96,7 @@ impl Lane {
             }
             state = match limit.map(|limit| limit.saturating_duration_since(Instant::now())) {
                 None => self.changed.wait(state).expect("as above"),
-                // the session asks again
+                // The session calls again.
                 Some(Duration::ZERO) => return Err(ErrorKind::WouldBlock.into()),
                 Some(left) => self.changed.wait_timeout(state, left).expect("as above").0,
             };
@@ -113,8 +115,9 @@ impl Lane {
         })
     }
 
-    /// The next message. What was sent before the other end had gone comes first; then it is an
-    /// error, not an end of file: only `End` says that all has come.
+    /// Returns the next message. Messages that were sent before the other end went away come first.
+    /// After them this is an error and not an end of file, because only `End` proves that
+    /// everything has arrived.
     fn take(&self, bound: &Bound) -> io::Result<Message> {
         self.wait(bound, |state| match state.messages.pop_front() {
             Some(message) => Some(Ok(message)),
@@ -133,7 +136,7 @@ impl Lane {
     }
 }
 
-/// How long a call may take, in nanoseconds: the session changes it between two calls.
+/// Time limit of a call, in nanoseconds. The session may change it between two calls.
 struct Bound(AtomicU64);
 
 impl Bound {
@@ -154,7 +157,8 @@ impl Bound {
 
 // ---- the halves ---------------------------------------------------------------------------------
 
-/// A message arrives whole, and a read may ask for less: the rest waits here.
+/// The read half. A message arrives whole, but a read may ask for less. The rest then stays in
+/// `rest`.
 struct Reader {
     lane: Arc<Lane>,
     rest: VecDeque<u8>,
@@ -168,10 +172,10 @@ impl Read for Reader {
         if self.rest.is_empty() && !self.ended {
             match self.lane.take(&self.bound)? {
                 Message::Data(data) => self.rest = data.into(),
-                Message::End => self.ended = true, // and stays so: the session may ask again
-                // `Interrupted`: nothing for the session yet, and it asks again at once. The answer
-                // isn't sent from here: a reader that waits for room to write can wait for ever,
-                // when the peer's does the same.
+                Message::End => self.ended = true, // and stays so: the session may read again
+                // `Interrupted` says that there is nothing for the session yet. It reads again at
+                // once. The pong isn't sent here, because it might have to wait for room. If the
+                // peer's reader waited in the same way, both would wait forever.
                 Message::Ping => {
                     self.pings.owed.store(true, SeqCst);
                     return Err(ErrorKind::Interrupted.into());
@@ -193,7 +197,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Sends the answer that the reader owes, if any. Pings that came meanwhile share it.
+    /// Sends a pong if one is owed. It answers all pings that have arrived until now.
     fn answer(&self) -> io::Result<()> {
         if self.pings.owed.swap(false, SeqCst) {
             self.lane
@@ -205,8 +209,8 @@ impl Writer {
 }
 
 impl Write for Writer {
-    /// Takes what fits, as any write may. What the transport itself owes goes first: a writer that
-    /// is busy for long comes to no flush.
+    /// Accepts as many bytes as fit, as any `write` may. A pong that is owed goes first, because a
+    /// writer that stays busy calls no `flush`.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.answer()?;
         let data = &buf[..buf.len().min(LARGEST)];
@@ -214,29 +218,29 @@ impl Write for Writer {
         Ok(data.len())
     }
 
-    /// Called when the session has nothing more to write for now: what a transport keeps back has
-    /// to leave.
+    /// The session calls `flush` when it has nothing more to write for now. The transport must then
+    /// send everything that it has kept back.
     fn flush(&mut self) -> io::Result<()> {
         self.answer()
     }
 }
 
-/// The session drops a half when it has no more use for it. If that isn't after an `End`, this end
-/// has gone, and the peer has to hear of it.
+/// The session drops a half that it no longer needs. If no `End` was sent before, the drop tells
+/// the peer that this end is gone.
 impl Drop for Writer {
     fn drop(&mut self) {
         self.lane.end(None);
     }
 }
 
-/// Nobody reads any more: a peer that writes has to hear of it.
+/// Nobody reads any more. The drop lets the peer's writes fail.
 impl Drop for Reader {
     fn drop(&mut self) {
         self.lane.end(None);
     }
 }
 
-// ---- what the session handles it by -------------------------------------------------------------
+// ---- the control: how the session ends the connection -------------------------------------------
 
 struct Handle {
     incoming: Arc<Lane>,
@@ -246,34 +250,37 @@ struct Handle {
 }
 
 impl Control for Handle {
-    /// Tells the peer that nothing more will come, after everything that was written. So the peer's
-    /// session ends, too, and `Session::close` can say that all has arrived.
+    /// Tells the peer that nothing follows the bytes written so far. The peer's session then ends
+    /// too, and so `Session::close` can report that everything has arrived.
     fn finish_write(&self) -> io::Result<()> {
         self.outgoing.end(Some(Message::End));
         Ok(())
     }
 
-    /// Whether `finish_write` really does so. It does here, which is the default. A serial line
-    /// would say `false`: then a close doesn't wait for an end that can't come.
+    /// Says whether `finish_write` really tells the peer. Here it does, and `true` is also the
+    /// default. A serial line would return `false`. A close then doesn't wait for an end that can't
+    /// come.
     fn can_finish(&self) -> bool {
         true
     }
 
-    /// Whether the transport itself has something to send, which its reads have made: then the
-    /// session wakes its writer, which calls `flush`. Otherwise an answer would wait until the
-    /// session writes next. It is asked after each read, so it has to be cheap.
+    /// Says whether a read has left the transport itself with something to send, here a pong. The
+    /// session then wakes its writer thread, which calls `flush`. Without this method the pong
+    /// would wait until the session's next write. The session calls it after each read, so it has
+    /// to be cheap.
     fn wants_flush(&self) -> bool {
         self.owed.load(SeqCst)
     }
 
-    /// Makes blocked calls of both halves return, from any thread and without waiting: that is how
-    /// a dead session gets its threads back.
+    /// Makes the blocked calls of both halves return. Any thread may call it, and it doesn't wait.
+    /// The threads of a session that has failed end in this way.
     fn abort(&self) {
         self.incoming.end(None);
         self.outgoing.end(None);
     }
 
-    /// The addresses are for logs and for `Session::peer_addr`; `None`, the default, is fine, too.
+    /// Returns this end's address, for logs and for `Session::local_addr`. The default is `None`,
+    /// which is fine too.
     fn local_addr(&self) -> Option<SocketAddr> {
         Some(self.addresses[0])
     }
@@ -293,13 +300,16 @@ pub struct Connection {
 }
 
 impl Transport for Connection {
-    /// The halves go to two threads, which block in them. The bounds let a thread that waits for an
-    /// answer read by itself, and one that sends a request write by itself, which saves waking the
-    /// two: without them all works, and a round trip costs some microseconds more.
+    /// Gives the session the two halves and the control.
+    ///
+    /// Two threads of the session use the halves, and block in them. `bound_reads` and
+    /// `bound_writes` are optional. With them the session can limit the time of a read or a write.
+    /// Then a thread of the application may read an answer by itself, and write a request by
+    /// itself. This saves waking the session's threads, which costs some microseconds a round trip.
     fn split(self) -> io::Result<Halves> {
         let Self { reader, writer, addresses } = self;
-        let reads = Arc::clone(&reader.bound);
-        let writes = Arc::clone(&writer.bound);
+        let read_bound = Arc::clone(&reader.bound);
+        let write_bound = Arc::clone(&writer.bound);
         let control = Handle {
             incoming: Arc::clone(&reader.lane),
             outgoing: Arc::clone(&writer.lane),
@@ -308,39 +318,39 @@ impl Transport for Connection {
         };
         Ok(Halves::new(reader, writer, control)
             .bound_reads(move |bound| {
-                reads.set(bound);
+                read_bound.set(bound);
                 Ok(())
             })
             .bound_writes(move |bound| {
-                writes.set(bound);
+                write_bound.set(bound);
                 Ok(())
             }))
     }
 }
 
-/// Asks the other end for a sign of life, beneath the session.
+/// Sends pings to the other end of the transport. The session doesn't see them.
 #[derive(Clone)]
 pub struct Pings {
     lane: Arc<Lane>,
-    /// Whether this end owes an answer.
+    /// Whether this end has received a ping and owes a pong.
     owed: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
 }
 
 impl Pings {
-    /// Sends a ping, and waits for room for it. An error if the other end has gone.
+    /// Sends a ping, and waits until there is room for it. It fails if the other end is gone.
     pub fn send(&self) -> io::Result<()> {
         self.lane.put(&Bound::new(None), || Message::Ping)
     }
 
-    /// How many answers have come.
+    /// Returns the number of pongs received.
     pub fn answered(&self) -> u64 {
         self.answered.load(SeqCst)
     }
 }
 
 impl Connection {
-    /// The means to ping the other end.
+    /// Returns a handle that can ping the other end.
     pub fn pings(&self) -> Pings {
         self.writer.pings.clone()
     }
@@ -352,7 +362,7 @@ impl Connection {
             lane: Arc::clone(incoming),
             rest: VecDeque::new(),
             ended: false,
-            bound: Bound::new(None), // until the session says otherwise
+            bound: Bound::new(None), // until the session sets one
             pings: pings.clone(),
         };
         let writer =
@@ -361,10 +371,10 @@ impl Connection {
     }
 }
 
-/// What `Halves::bound_writes` expects at the start.
+/// The time limit of a write until the session sets one. `Halves::bound_writes` expects 10 ms.
 const WRITE_BOUND: Duration = Duration::from_millis(10);
 
-/// Both ends of a connection, and what each is to be called.
+/// Makes both ends of a connection. The arguments are their addresses.
 pub fn connect([here, there]: [SocketAddr; 2]) -> (Connection, Connection) {
     let to = Arc::default();
     let fro = Arc::default();

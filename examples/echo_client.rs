@@ -1,5 +1,5 @@
-//! Opens some streams at once over one connection to the `echo_server` example, and checks what
-//! comes back:
+//! Opens several streams at once over one connection to the `echo_server` example.
+//! It checks that each stream gets back the bytes that it sent.
 //!
 //! ```text
 //! cargo run --example echo_client -- 127.0.0.1:7000
@@ -13,8 +13,8 @@ use gmux::{Config, Session};
 
 fn main() -> io::Result<()> {
     let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    // Version 2, since the other end is ours, too: a stream that is read slowly doesn't stop the
-    // others.
+    // Version 2 of the protocol: a stream that is read slowly doesn't stop the others. Both ends
+    // must use the same version, and `echo_server` uses 2.
     let session = Session::client(TcpStream::connect(addr)?, Config::new().version(2))?;
 
     thread::scope(|scope| {
@@ -24,25 +24,25 @@ fn main() -> io::Result<()> {
         threads.into_iter().try_for_each(|thread| thread.join().expect("a thread panicked"))
     })?;
 
-    // Says goodbye properly: Ok means that the server's session has everything, and that this
-    // process may exit. Dropping the last handle sends everything, too, but can't tell whether it
+    // `close` returns Ok when the server's session has received everything. After that this process
+    // may exit. Dropping the last handle also sends everything, but can't report whether it
     // arrived.
     session.close()?;
     Ok(())
 }
 
-/// Sends a megabyte on a stream of its own, and reads it back.
+/// Sends a megabyte on a new stream, and reads it back.
 fn ask(session: &Session, name: &str) -> io::Result<()> {
     let stream = session.open(name)?;
     let question = name.repeat(1_000_000 / name.len());
 
-    // Writing and reading have to go on at the same time: a server that can't get rid of its
-    // answers stops reading.
+    // Writing and reading have to go on at the same time. A server whose answers aren't read stops
+    // reading, and a write would then wait without limit.
     let mut answer = String::new();
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
             (&stream).write_all(question.as_bytes())?;
-            // the server reads an end of file, and we can still read
+            // The server now reads an end of file. This end can still read.
             stream.shutdown(Shutdown::Write)
         });
         (&stream).read_to_string(&mut answer)?;
@@ -53,4 +53,4 @@ fn ask(session: &Session, name: &str) -> io::Result<()> {
     }
     println!("{name}: {} bytes came back", answer.len());
     Ok(())
-} // the stream is dropped here, and so closed
+} // The stream is dropped here. The drop of its last handle closes it.

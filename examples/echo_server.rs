@@ -1,5 +1,5 @@
-//! Sends back what comes on every stream of every connection. Try it with the `echo_client`
-//! example:
+//! Sends all received bytes back, on every stream of every connection. Try it with the
+//! `echo_client` example:
 //!
 //! ```text
 //! cargo run --example echo_server -- 127.0.0.1:7000
@@ -26,11 +26,11 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Serves one connection: a thread for each stream that its client opens.
+/// Serves one connection, with one thread for each stream that the client opens.
 fn serve(connection: TcpStream) -> io::Result<()> {
     let session = Session::server(connection, Config::new().version(2))?;
-    // Ends when the client closes its session. If the connection breaks instead, the last item is
-    // the error.
+    // The loop ends when the client closes its session. If the connection breaks instead, the last
+    // item is the error.
     for stream in session.incoming() {
         let stream = stream?;
         thread::spawn(move || match echo(&stream) {
@@ -41,8 +41,9 @@ fn serve(connection: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads until the client has finished its side. The stream closes when its last handle is dropped.
+/// Echoes until the client has finished its side. The stream closes when its last handle is
+/// dropped.
 fn echo(stream: &Stream) -> io::Result<u64> {
-    // `Read` and `Write` are there for `&Stream`, so one stream can be both ends of the copy.
+    // `&Stream` implements `Read` and `Write`, so one stream can be both ends of the copy.
     io::copy(&mut &*stream, &mut &*stream)
 }

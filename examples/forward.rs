@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! cargo run --example forward -- server --listen 127.0.0.1:7000 --service web=127.0.0.1:80
-//! cargo run --example forward -- client --listen 127.0.0.1:8080 --remote 127.0.0.1:7000 --service web
+//! cargo run --example forward -- \
+//!     client --listen 127.0.0.1:8080 --remote 127.0.0.1:7000 --service web
 //! curl http://127.0.0.1:8080/
 //! ```
 //!
-//! The server connects to what it was started with and to nothing else. There is no encryption and
-//! no login here: whoever reaches its port reaches the services.
+//! The server connects to the services of its command line and to nothing else. There is no
+//! encryption and no login here. Whoever can connect to the server's port can use the services.
 //!
-//! When the session ends, the connections that it carries end. The client learns of it at its next
-//! connection, and makes a new session for that.
+//! When the session ends, the connections that it carries end too. The client notices it when the
+//! next user connects, and then makes a new session.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,31 +29,36 @@ use gmux::{Config, CopyOptions, Session, Stream};
 struct Args {
     #[command(subcommand)]
     role: Role,
-    /// Ends a forwarded connection over which nothing has moved for so many seconds.
+    /// Ends a forwarded connection after this many seconds without data.
     #[arg(long, global = true)]
     idle: Option<u64>,
 }
 
 #[derive(Subcommand)]
 enum Role {
-    /// Next to the services.
+    /// Runs next to the services.
     Server {
-        /// Where clients of this program connect.
+        /// The address to which clients of this program connect.
         #[arg(long)]
         listen: SocketAddr,
         /// A service that clients may name, and its address. May be given several times.
-        #[arg(long = "service", value_name = "NAME=HOST:PORT", value_parser = service, required = true)]
+        #[arg(
+            long = "service",
+            value_name = "NAME=HOST:PORT",
+            value_parser = service,
+            required = true
+        )]
         services: Vec<(String, String)>,
     },
-    /// Next to those who use a service.
+    /// Runs next to the users of a service.
     Client {
-        /// Where users connect.
+        /// The address to which users connect.
         #[arg(long)]
         listen: SocketAddr,
-        /// The server.
+        /// The address of the server.
         #[arg(long, value_name = "HOST:PORT")]
         remote: String,
-        /// The name of the service that they get.
+        /// The name of the service that users are connected to.
         #[arg(long)]
         service: String,
     },
@@ -79,7 +85,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Calls `serve` with each connection, in a thread of its own; says what it fails with.
+/// Calls `serve` with each connection, in a thread of its own. Prints its errors.
 fn accept(
     listen: SocketAddr,
     serve: impl Fn(TcpStream) -> io::Result<()> + Sync,
@@ -90,7 +96,7 @@ fn accept(
         for tcp in listener.incoming() {
             let serve = || serve(tcp?).inspect_err(|error| eprintln!("forward: {error}"));
             if let Err(error) = thread::Builder::new().spawn_scoped(scope, serve) {
-                eprintln!("forward: {error}"); // no thread is to be had: that connection ends
+                eprintln!("forward: {error}"); // The connection ends.
             }
         }
     });
@@ -107,13 +113,13 @@ fn server(
         thread::scope(|scope| {
             for stream in &session {
                 let stream = stream?;
-                // The name's bytes, for a text that was made fit for showing isn't what was asked
-                // for.
+                // The lookup uses the name's bytes. `name()` replaces bytes that aren't UTF-8, so
+                // it may differ from the name that the client sent.
                 let target =
                     str::from_utf8(stream.name_bytes()).ok().and_then(|name| services.get(name));
                 let Some(target) = target else {
                     eprintln!("{:?}: no such service", stream.name());
-                    continue; // the drop refuses the stream
+                    continue; // The drop closes the stream.
                 };
                 let serve = move || match TcpStream::connect(target) {
                     Ok(tcp) => forward(&stream, tcp, options),
@@ -135,7 +141,7 @@ fn client(
     let connect = || -> io::Result<_> {
         Ok(Session::client(TcpStream::connect(remote)?, Config::new().version(2))?)
     };
-    let session = Mutex::new(connect()?); // a server that isn't there is told at once
+    let session = Mutex::new(connect()?); // A missing server is reported at once.
     accept(listen, |tcp| {
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         if session.is_closed() {
@@ -148,7 +154,7 @@ fn client(
     })
 }
 
-/// Copies both ways until both have ended, and says so.
+/// Copies in both directions until both have ended, and prints the result.
 fn forward(stream: &Stream, tcp: TcpStream, options: &CopyOptions) {
     match options.run(stream, &tcp) {
         Ok(copied) => {
@@ -161,7 +167,8 @@ fn forward(stream: &Stream, tcp: TcpStream, options: &CopyOptions) {
         }
         Err(error) => {
             eprintln!("{:?}: {error} (a is the stream, b the socket)", stream.name());
-            // The socket's drop is a reset now: who reads there must not take what came for all.
+            // With this setting the drop of the socket resets the connection. An end of file would
+            // tell its reader that everything has arrived.
             let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
         }
     }

@@ -1,12 +1,14 @@
-//! Streams over one TLS connection: a server that echoes, and a client. Certificates come from
-//! files (PEM or DER), or the server makes one for itself, to try it out:
+//! Streams over one TLS connection: a server that echoes, and a client.
+//! Certificates come from files, as PEM or DER. To try the example, let the server make a
+//! certificate for itself:
 //!
 //! ```text
-//! cargo run --features rustls --example tls -- server --listen 127.0.0.1:7443 --self-made /tmp/cert.der
-//! cargo run --features rustls --example tls -- client --connect 127.0.0.1:7443 --ca /tmp/cert.der hello
+//! cargo run --features rustls --example tls -- server --self-made /tmp/cert.der
+//! cargo run --features rustls --example tls -- \
+//!     client --connect 127.0.0.1:7443 --ca /tmp/cert.der hello
 //! ```
 //!
-//! The cryptography is chosen in the manifest, as a feature of rustls: here `ring`.
+//! The cryptography is a feature of rustls that your `Cargo.toml` chooses. Here it is `ring`.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,23 +25,24 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-/// How long a handshake may take: a person waits no longer, and a stranger keeps a thread no
-/// longer.
+/// Time limit of a handshake. A user wouldn't wait longer, and a stranger who connects and stays
+/// silent can't occupy a thread for longer.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
 #[command(about = "Streams over one TLS connection")]
 enum Args {
-    /// Echoes what comes on every stream.
+    /// Echoes all received bytes on every stream.
     Server(Server),
-    /// Sends a text on some streams, and shows what comes back.
+    /// Sends a text on two streams, and shows the answers.
     Client {
         #[arg(long)]
         connect: String,
-        /// The name that the server's certificate has to be for.
+        /// The name that the server's certificate must carry.
         #[arg(long, default_value = "localhost")]
         name: String,
-        /// The certificate of the authority that signed the server's, or the server's own.
+        /// The certificate of the authority that signed the server's certificate, or the server's
+        /// own certificate.
         #[arg(long)]
         ca: PathBuf,
         text: String,
@@ -50,12 +53,12 @@ enum Args {
 struct Server {
     #[arg(long, default_value = "127.0.0.1:7443")]
     listen: String,
-    /// The server's certificate, with those that it needs behind it.
+    /// The server's certificate, followed by the intermediate certificates, if there are any.
     #[arg(long, requires = "key", required_unless_present = "self_made")]
     cert: Option<PathBuf>,
     #[arg(long, requires = "cert")]
     key: Option<PathBuf>,
-    /// Makes a certificate for `localhost` instead, and writes it to this file, for the client.
+    /// Makes a certificate for `localhost` instead. It is written to this file, for the client.
     #[arg(long, conflicts_with = "cert")]
     self_made: Option<PathBuf>,
 }
@@ -83,7 +86,7 @@ fn serve(args: &Server) -> io::Result<()> {
     for tcp in listener.incoming() {
         let tcp = tcp?;
         let config = Arc::clone(&config);
-        // The handshake in a thread of its own, too: a slow client delays nobody.
+        // The handshake also runs in the new thread, so that a slow client delays nobody else.
         thread::spawn(move || {
             if let Err(error) = connection(tcp, config) {
                 eprintln!("a connection ended: {error}");
@@ -106,11 +109,12 @@ fn connection(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
             }
         });
     }
-    // Answers the client's goodbye, so that its `close` knows that all has come.
+    // This close ends the server's side. The client's `close` waits for that end, to know that
+    // everything has arrived.
     Ok(session.close()?)
 }
 
-/// The server's certificates and key.
+/// Returns the server's certificates and key.
 fn identity(args: &Server) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     if let Some(file) = &args.self_made {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])
@@ -127,7 +131,7 @@ fn identity(args: &Server) -> io::Result<(Vec<CertificateDer<'static>>, PrivateK
     Ok((certificates(cert)?, key))
 }
 
-/// The certificates in a file, PEM or DER.
+/// Reads the certificates in a file, PEM or DER.
 fn certificates(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let bytes = std::fs::read(file)?;
     if !bytes.starts_with(b"-----") {
@@ -158,7 +162,7 @@ fn ask(addr: &str, name: &str, ca: &Path, text: &str) -> io::Result<()> {
     for name in ["one", "two"] {
         println!("{name}: {}", echo(&session.open(name)?, text)?);
     }
-    // Ok means that the server has read everything, and said so by its own end.
+    // Ok means that the server has read everything and has ended its side.
     Ok(session.close()?)
 }
 

@@ -1,11 +1,14 @@
 //! Copies between a stream and a TCP connection.
 //!
-//! `copy_bidirectional` passes each way's end on by itself. kcptun doesn't know that: it closes
-//! both sides as soon as one way has ended, and what is written into its stream after that goes
-//! nowhere. So without `--half-close` an end of the stream ends the TCP connection both ways.
+//! `copy_bidirectional` passes on the end of each direction separately. kcptun can't do that. It
+//! closes both sides as soon as one direction has ended, and discards bytes that are written into
+//! its stream after that. So without `--half-close`, the end of the stream ends both directions of
+//! the TCP connection.
 //!
-//! Invariant: what was received before the stream's end is written to the connection before that
-//! closes, and no unread input makes the close a reset, which could destroy it.
+//! Invariants:
+//! - Bytes received before the stream's end are written to the connection before the connection
+//!   closes.
+//! - No unread input turns that close into a reset. A reset could destroy bytes that were written.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -15,14 +18,14 @@ use gmux::copy::Duplex;
 use gmux::{Copied, CopyError, Stream, copy_bidirectional};
 use parking_lot::{Condvar, Mutex};
 
-/// How long a connection has to end its side, after the stream's end.
+/// Time limit for a connection to end its side after the stream's end.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Copies until both ways have ended, or one has failed.
+/// Copies until both directions have ended, or one has failed.
 ///
 /// # Errors
-/// As of `copy_bidirectional`. The drop of the TCP connection is a reset then, so that its peer
-/// doesn't take what came for all.
+/// Returns the errors of `copy_bidirectional`. On an error the drop of the TCP connection is a
+/// reset. An end of file would tell its peer that everything has arrived.
 pub fn copy(stream: &Stream, tcp: TcpStream, half_close: bool) -> Result<Copied, CopyError> {
     let _ = tcp.set_nodelay(true);
     let copied = match half_close {
@@ -35,12 +38,12 @@ pub fn copy(stream: &Stream, tcp: TcpStream, half_close: bool) -> Result<Copied,
     copied
 }
 
-/// A TCP connection whose writing doesn't end without its reading.
+/// A TCP connection whose two directions end together.
 struct Whole<'a> {
     tcp: &'a TcpStream,
-    /// Whether its input is over.
+    /// Whether the input has ended.
     read: Mutex<bool>,
-    /// `finish_write` waits; the thread that reads wakes it.
+    /// `finish_write` waits for the end of the input. The thread that reads wakes it.
     over: Condvar,
 }
 
@@ -64,13 +67,14 @@ impl Duplex for Whole<'_> {
         Duplex::write(self.tcp, buf)
     }
 
-    /// The peer reads its end now, and most end their side, too. Their input is read until then.
+    /// Ends both directions. The peer now reads an end of file, and most peers then end their side
+    /// too. Input is read until they do, at most for `GRACE`.
     fn finish_write(&self) -> io::Result<()> {
         self.tcp.finish_write()?;
         let mut read = self.read.lock();
         self.over.wait_while_for(&mut read, |read| !*read, GRACE);
         drop(read);
-        let _ = self.tcp.shutdown(Shutdown::Read); // it may be gone
+        let _ = self.tcp.shutdown(Shutdown::Read); // It fails if the connection is gone.
         Ok(())
     }
 

@@ -1,7 +1,10 @@
-//! Forwarding: a TCP connection at one end, a stream between, a TCP connection at the other end.
+//! Forwards TCP connections. A TCP connection at one end is carried over a stream to a TCP
+//! connection at the other end.
 //!
-//! Invariants: nothing that a peer does ends the program; a client whose session has ended makes a
-//! new one for the next connection; every thread ends with its connection.
+//! Invariants:
+//! - No peer can end the program.
+//! - A client whose session has ended makes a new one for the next connection.
+//! - Every thread ends with its connection.
 
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,17 +24,18 @@ use crate::tls;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How long accepting pauses after an error, such as too many open files.
+/// Pause after an error of `accept`, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What to ask where a client hears nothing.
+/// A hint for the user if nothing has ever arrived from the server.
 const NOTHING: &str =
     "is the address right, does the server run, and do both ends have the same --key and --crypt?";
 
-/// How often the server looks whether datagrams were dropped, to say so.
+/// Interval at which the server reports dropped datagrams.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// The server: each conversation is a session, each stream a connection to the target.
+/// Runs the server. Each KCP conversation carries a session, and each stream is connected to the
+/// target.
 pub fn serve(options: Server) -> Result<()> {
     options.common.config().validate()?;
     let endpoint = Arc::new(Endpoint::bind(&options.listen, &options.settings())?);
@@ -91,13 +95,14 @@ impl ServerState {
     fn serve_stream(&self, stream: &Stream) {
         match TcpStream::connect(&self.options.target) {
             Ok(tcp) => forward(stream, tcp, &self.options.common),
-            // the stream's drop closes it
+            // The drop of the stream closes it.
             Err(error) => println!("{}: {error}", self.options.target),
         }
     }
 }
 
-/// The client: each TCP connection is a stream of one of the sessions, in turn.
+/// Runs the client. Each TCP connection gets a stream. The streams are spread over the sessions,
+/// round-robin.
 pub fn connect(options: Client) -> Result<()> {
     options.common.config().validate()?;
     let listener = TcpListener::bind(&options.listen)?;
@@ -121,10 +126,10 @@ pub fn connect(options: Client) -> Result<()> {
     Ok(())
 }
 
-/// The client's sessions, made when they are needed.
+/// The client's sessions. Each is made when it is first needed.
 struct Sessions {
     options: Client,
-    /// Each lock guards its session; it is held while that is made.
+    /// Each lock guards its session. It is also held while the session is made.
     slots: Vec<Mutex<Option<Session>>>,
     next: AtomicUsize,
     #[cfg(feature = "rustls")]
@@ -142,18 +147,18 @@ impl Sessions {
         })
     }
 
-    /// A stream of the session whose turn it is.
+    /// Opens a stream of the next session, round-robin.
     fn open(&self) -> Result<Stream> {
-        let turn = self.next.fetch_add(1, Relaxed) % self.slots.len();
-        let mut slot = self.slots.get(turn).ok_or("no sessions")?.lock();
+        let index = self.next.fetch_add(1, Relaxed) % self.slots.len();
+        let mut slot = self.slots.get(index).ok_or("no sessions")?.lock();
         let session = match slot.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
             None => self.session()?,
         };
-        Ok(slot.insert(session).open("")?) // kcptun's streams have no names
+        Ok(slot.insert(session).open("")?) // kcptun's streams have no names.
     }
 
-    /// A new session: its UDP port is its own.
+    /// Makes a new session, with a UDP port of its own.
     fn session(&self) -> Result<Session> {
         let transport = kcp::connect(&self.options.remote, &self.options.settings())?;
         let config = self.options.common.config();
@@ -166,12 +171,13 @@ impl Sessions {
         self.watched(Session::client(transport, config)?)
     }
 
-    /// Says by what error the session ends, when it does: streams may all have ended before.
+    /// Starts a thread that prints the error that ends the session. The streams may have ended
+    /// before, so they may not show it.
     fn watched(&self, session: Session) -> Result<Session> {
         let watched = session.clone();
         let remote = self.options.remote.clone();
         spawn("watch", move || {
-            let _ = watched.closed().recv(); // it disconnects
+            let _ = watched.closed().recv(); // The channel disconnects when the session ends.
             let Some(error) = watched.close_reason() else { return };
             if error.is_closed() || matches!(error, gmux::Error::PeerClosed) {
                 return;
@@ -186,7 +192,7 @@ impl Sessions {
     }
 }
 
-/// Copies both ways.
+/// Copies in both directions until both have ended.
 fn forward(stream: &Stream, tcp: TcpStream, options: &Common) {
     let id = stream.id();
     if !options.quiet {
@@ -203,7 +209,7 @@ fn forward(stream: &Stream, tcp: TcpStream, options: &Common) {
     }
 }
 
-/// Says so when datagrams were dropped: two ends that don't fit together look like a dead link.
+/// Reports dropped datagrams. Without it, two ends with different settings look like a dead link.
 fn tell_of_dropped(endpoint: &Endpoint) {
     let counters = endpoint.counters();
     let dropped = [
@@ -236,7 +242,8 @@ fn tell_of_dropped(endpoint: &Endpoint) {
     }
 }
 
-/// Runs `body` in a thread. If there can't be another one, `body` is dropped, with its connections.
+/// Runs `body` in a new thread. If the thread can't be started, `body` is dropped, with the
+/// connections that it owns.
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.into()).spawn(body) {
         println!("no thread: {error}");

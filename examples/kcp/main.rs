@@ -1,29 +1,35 @@
-//! Forwards TCP connections over KCP, as kcptun does, and to kcptun's own programs: for links that
-//! lose packets.
+//! Forwards TCP connections over KCP, for links that lose packets. It does the same as kcptun, and
+//! can talk to kcptun's programs.
 //!
 //! ```text
 //! cargo run --release --example kcp -- server --listen 0.0.0.0:29900 --target 127.0.0.1:8080
 //! cargo run --release --example kcp -- client --listen 127.0.0.1:12948 --remote 192.0.2.1:29900
 //! ```
-//! Each TCP connection to the client is a stream to the server, which connects it to the target.
-//! Options have kcptun's names and defaults; set a `--key` of your own. **A wrong key, or a server
-//! that isn't there, looks like a dead link**: nothing comes, and after 30 s the client says so. (A
-//! server says every 10 s what it has dropped, and why.) The other end may be
-//! kcptun, if it runs with `--nocomp --datashard 0 --parityshard 0`:
+//! Each TCP connection to the client becomes a stream to the server, and the server connects that
+//! stream to the target. Options have kcptun's names and defaults. Set a `--key` of your own. **A
+//! wrong key, or a server that doesn't run, looks like a dead link.** Nothing arrives, and after 30
+//! s the client reports it. Every 10 s the server reports the datagrams that it has dropped, and
+//! why.
+//!
+//! The other end may be kcptun, if it runs with `--nocomp --datashard 0 --parityshard 0`:
 //! ```text
 //! kcptun-server -l :29900 -t 127.0.0.1:8080 --nocomp --datashard 0 --parityshard 0
 //! kcptun-client -l :12948 -r 192.0.2.1:29900 --nocomp --datashard 0 --parityshard 0
 //! ```
-//! Between two of these programs add `--half-close` at both ends: each way of a connection then
-//! ends by itself. kcptun closes both ways as soon as one has ended.
+//! If both ends are this program, add `--half-close` at both. Then the end of one direction of a
+//! connection leaves the other open. kcptun closes both directions as soon as one has ended.
 //!
-//! KCP's ciphers have no authentication. Where that matters, use TLS over it: build with
-//! `--features rustls`, give the server `--tls-cert FILE --tls-key FILE`, and the client `--tls-ca
-//! FILE --tls-name NAME`. KCP is for links that lose packets, and knows no congestion control, as
-//! in all of kcptun's modes: on a link that others share its windows are what bounds it.
+//! KCP's ciphers have no authentication. If you need it, use TLS over KCP. Build with
+//! `--features rustls`, give the server `--tls-cert FILE --tls-key FILE`, and the client
+//! `--tls-ca FILE --tls-name NAME`.
 //!
-//! Where to read on: `kcp/mod.rs` is the transport, to be copied into your program; `forward.rs` is
-//! what is done with it, `copy.rs` and `tls.rs` help; `options.rs` are the options.
+//! Like all of kcptun's modes, this KCP has no congestion control. On a link that others share, its
+//! windows are the only limit of its traffic.
+//!
+//! Where to read on:
+//! - `kcp/mod.rs` is the transport. It is meant to be copied into your program.
+//! - `forward.rs` uses the transport, with the help of `copy.rs` and `tls.rs`.
+//! - `options.rs` has the options.
 
 mod copy;
 mod forward;

@@ -1,7 +1,7 @@
 //! The options of the command line, with kcptun's names, meanings and defaults.
 //!
-//! Invariant: what kcptun has and this hasn't (compression, error correction, disguise) is refused,
-//! not passed over, unless it is switched off.
+//! Invariant: kcptun features that this program lacks (compression, error correction, disguise) are
+//! refused and never silently ignored. Options that switch them off are accepted.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ pub struct Cli {
 pub enum Command {
     /// Accept KCP, and connect each stream to the target.
     Server(Server),
-    /// Accept TCP connections, and make each a stream to the server.
+    /// Accept TCP connections, and carry each over a stream to the server.
     Client(Client),
 }
 
 #[derive(Args)]
 pub struct Server {
-    /// UDP address to listen on; with port 0, the first line of output says which it is
+    /// UDP address to listen on. With port 0, the first line of output shows the chosen port
     #[arg(short, long, value_name = "UDP", default_value = "0.0.0.0:29900")]
     pub listen: String,
     /// TCP address to connect each stream to
@@ -39,7 +39,7 @@ pub struct Server {
     /// Receive window, in packets
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..))]
     rcvwnd: u16,
-    /// TLS over KCP: the certificates, a PEM file
+    /// TLS over KCP: the server's certificates, a PEM file
     #[cfg(feature = "rustls")]
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<std::path::PathBuf>,
@@ -53,13 +53,13 @@ pub struct Server {
 
 #[derive(Args)]
 pub struct Client {
-    /// TCP address to listen on; with port 0, the first line of output says which it is
+    /// TCP address to listen on. With port 0, the first line of output shows the chosen port
     #[arg(short, long, alias = "localaddr", value_name = "TCP", default_value = "127.0.0.1:12948")]
     pub listen: String,
     /// UDP address of the server
     #[arg(short, long, alias = "remoteaddr", value_name = "UDP")]
     pub remote: String,
-    /// How many sessions, each from a UDP port of its own, the connections are spread over
+    /// Number of sessions that the connections are spread over. Each has a UDP port of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub conn: u16,
     /// Send window, in packets
@@ -68,7 +68,7 @@ pub struct Client {
     /// Receive window, in packets
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
     rcvwnd: u16,
-    /// TLS over KCP: the authorities that the server's certificate is of, a PEM file
+    /// TLS over KCP: the authorities that may have signed the server's certificate, a PEM file
     #[cfg(feature = "rustls")]
     #[arg(long, value_name = "FILE", requires = "tls_name")]
     pub tls_ca: Option<std::path::PathBuf>,
@@ -94,36 +94,46 @@ pub struct Common {
     /// The largest UDP packet, in bytes
     #[arg(long, default_value_t = 1350, value_parser = clap::value_parser!(u16).range(64..=1500))]
     mtu: u16,
-    /// Version of the smux protocol; both ends have to agree
+    /// Version of the smux protocol. Both ends have to use the same
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     smuxver: u8,
-    /// How much a session holds that nobody has read yet, in bytes
+    /// Limit of a session's unread data, in bytes
     #[arg(long, default_value_t = 4_194_304)]
     smuxbuf: usize,
-    /// How much a stream holds, with version 2, in bytes
+    /// Limit of a stream's unread data with version 2, in bytes
     #[arg(long, default_value_t = 2_097_152)]
     streambuf: usize,
-    /// The socket's buffers, in bytes
+    /// Size of the socket's buffers, in bytes
     #[arg(long, default_value_t = 4_194_304)]
     sockbuf: usize,
-    /// Seconds between signs of life
+    /// Seconds between two keepalive messages
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=30))]
     keepalive: u64,
-    /// Pass each way's end on by itself: where the other end is this program, too. kcptun closes
-    /// both ways as soon as one has ended
+    /// Keep one direction of a connection open when the other has ended. Use it only if the other
+    /// end is this program too, because kcptun closes both directions as soon as one has ended
     #[arg(long)]
     pub half_close: bool,
-    /// No word about each stream
+    /// Print nothing about single streams
     #[arg(long)]
     pub quiet: bool,
-    /// There is no compression here; accepted because kcptun needs it
+    /// No compression. It is the only choice here, and accepted because kcptun needs it
     #[arg(long)]
     nocomp: bool,
-    /// There is no error correction here; accepted because kcptun needs it
-    #[arg(long, alias = "ds", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=0))]
+    /// No error correction. 0 is the only choice here, and accepted because kcptun needs it
+    #[arg(
+        long,
+        alias = "ds",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=0)
+    )]
     datashard: u8,
-    /// As --datashard
-    #[arg(long, alias = "ps", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=0))]
+    /// The same as --datashard
+    #[arg(
+        long,
+        alias = "ps",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=0)
+    )]
     parityshard: u8,
 }
 
@@ -145,7 +155,8 @@ enum ModeName {
     Fast3,
 }
 
-/// After so long without one a session ends: smux's, which kcptun doesn't change.
+/// Keepalive limit. A session ends after this time without any frame from the peer. It is smux's
+/// default, which kcptun doesn't change.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Server {
@@ -184,7 +195,7 @@ impl Common {
         }
     }
 
-    /// The session's configuration.
+    /// Returns the session's configuration.
     pub fn config(&self) -> Config {
         Config::new()
             .version(self.smuxver)

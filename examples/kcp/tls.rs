@@ -1,8 +1,9 @@
-//! TLS over KCP, with `--tls-cert` and `--tls-key` at the server, `--tls-ca` and `--tls-name` at
-//! the client: KCP's ciphers have no authentication.
+//! TLS over KCP, for authentication, which KCP's ciphers lack.
+//! The server's options are `--tls-cert` and `--tls-key`. The client's options are `--tls-ca` and
+//! `--tls-name`.
 //!
-//! The certificates and the key are PEM files. kcptun has no TLS; both ends are of this program.
-//! It is built with `--features rustls`.
+//! The certificates and the key are PEM files. kcptun has no TLS, so both ends have to be this
+//! program, built with `--features rustls`.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,10 +20,10 @@ use crate::options::{Client, Server};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// A handshake has so long: two round trips, on a link that loses packets.
+/// Time limit of a handshake. It takes two round trips, on a link that loses packets.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
-/// The server's configuration, if TLS is asked for.
+/// Returns the server's configuration, if the options ask for TLS.
 pub fn of_server(options: &Server) -> Result<Option<Arc<ServerConfig>>> {
     let (Some(certificates), Some(key)) = (&options.tls_cert, &options.tls_key) else {
         return Ok(None);
@@ -32,7 +33,7 @@ pub fn of_server(options: &Server) -> Result<Option<Arc<ServerConfig>>> {
     Ok(Some(Arc::new(config.with_single_cert(read_certificates(certificates)?, key)?)))
 }
 
-/// The client's configuration and the server's name, if TLS is asked for.
+/// Returns the client's configuration and the server's name, if the options ask for TLS.
 pub fn of_client(options: &Client) -> Result<Option<(Arc<ClientConfig>, ServerName<'static>)>> {
     let (Some(authorities), Some(name)) = (&options.tls_ca, &options.tls_name) else {
         return Ok(None);
@@ -45,13 +46,13 @@ pub fn of_client(options: &Client) -> Result<Option<(Arc<ClientConfig>, ServerNa
     Ok(Some((Arc::new(config), name.clone().try_into()?)))
 }
 
-/// The handshake of a server.
+/// Does the handshake of a server.
 pub fn accept(config: &Arc<ServerConfig>, kcp: KcpTransport) -> Result<Tls> {
     let connection = ServerConnection::new(Arc::clone(config))?;
     Ok(Tls::handshake(connection, kcp, HANDSHAKE)?)
 }
 
-/// The handshake of a client.
+/// Does the handshake of a client.
 pub fn connect(
     (config, name): &(Arc<ClientConfig>, ServerName<'static>),
     kcp: KcpTransport,

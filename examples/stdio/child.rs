@@ -1,6 +1,7 @@
-//! A command whose standard input and output carry a session.
+//! Runs a command whose standard input and output carry a session.
 //!
-//! Its standard error is this process's: what it says there is seen, a password prompt of ssh too.
+//! The command shares the standard error of this process. So its messages are visible, also a
+//! password prompt of ssh.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,13 +15,13 @@ use std::time::{Duration, Instant};
 use gmux::transport::Pair;
 use gmux::{Config, Session};
 
-/// How long a command that has ended its output may take to end itself.
+/// Time limit for a command to end once the session has ended. After it the command is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Between two looks whether it has: std can't wait with a limit.
+/// Interval of the checks whether the command has ended. std has no wait with a time limit.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A command that runs, and the session over it.
+/// A running command, and the session over it.
 pub struct Running {
     pub session: Session,
     child: Kept,
@@ -29,7 +30,7 @@ pub struct Running {
 #[derive(Clone)]
 struct Kept {
     child: Arc<Mutex<Child>>,
-    /// It hasn't ended by itself: its status would say that it was killed, but not by whom.
+    /// Whether this program has killed the command. The exit status alone can't tell who killed it.
     killed: Arc<AtomicBool>,
 }
 
@@ -39,7 +40,7 @@ pub struct End {
     killed: bool,
 }
 
-/// Starts the command, and a session over it, as the client.
+/// Starts the command, and a session over it. This end is the session's client.
 pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
     let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut child = Command::new(program)
@@ -52,16 +53,16 @@ pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
         unreachable!("both are piped")
     };
     let child = Kept { child: Arc::new(Mutex::new(child)), killed: Arc::default() };
-    // A read from a pipe can't be interrupted. So where the session ends by an error, or its peer
-    // doesn't end in time, the command is killed: then its output ends, and the reader thread with
-    // it.
+    // A read from a pipe can't be interrupted. So the command is killed if the session ends by an
+    // error, or if the peer doesn't end in time. The end of the command also ends its output, so
+    // the session's reader thread can end.
     let abort = child.clone();
     let transport = Pair::new(output, input).with_abort(move || abort.kill());
     match Session::client(transport, config) {
         Ok(session) => Ok(Running { session, child }),
         Err(error) => {
             child.kill();
-            let _ = child.lock().wait(); // or it stays as a zombie
+            let _ = child.lock().wait(); // Without a wait it would stay as a zombie.
             Err(error.into())
         }
     }
@@ -70,8 +71,8 @@ pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
 impl Running {
     /// Closes the session, and waits for the command's end.
     ///
-    /// Where the close is Ok, the far end has everything and has ended its output, and the command
-    /// is about to end by itself.
+    /// If the close is Ok, the far end has received everything and has ended its output. The
+    /// command is then about to end by itself.
     pub fn finish(self) -> (gmux::Result<()>, End) {
         let closed = self.session.close();
         let status = self.child.wait();
@@ -84,16 +85,18 @@ impl Kept {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never waits: it is called where the session mustn't be held up.
+    /// Kills the command if it still runs. It never waits, because the session calls it and must
+    /// not be delayed.
     fn kill(&self) {
         let mut child = self.lock();
         if matches!(child.try_wait(), Ok(None)) {
             self.killed.store(true, SeqCst);
-            let _ = child.kill(); // it may end in this moment
+            let _ = child.kill(); // It fails if the command has just ended.
         }
     }
 
-    /// The lock isn't held while this waits: the session may have to kill the command meanwhile.
+    /// Waits for the command's end, and kills it after `GRACE`. The lock isn't held during the
+    /// wait, because the session may have to kill the command meanwhile.
     fn wait(&self) -> io::Result<ExitStatus> {
         let limit = Instant::now() + GRACE;
         while Instant::now() < limit {
@@ -108,7 +111,7 @@ impl Kept {
 }
 
 impl End {
-    /// The command's exit code, if it ended by itself and not by a signal.
+    /// Returns the command's exit code, if it ended by itself and not by a signal.
     pub fn code(&self) -> Option<u8> {
         let code = self.status.as_ref().ok()?.code().filter(|_| !self.killed)?;
         u8::try_from(code).ok()

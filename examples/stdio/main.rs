@@ -1,5 +1,5 @@
-//! Many streams over the standard input and output of a command, such as ssh. No port is opened at
-//! the other host, and ssh does the login and the encryption.
+//! Many streams over the standard input and output of a command, such as ssh.
+//! No port is opened at the other host. ssh does the login and the encryption.
 //!
 //! ```text
 //! cargo build --example stdio             and copy target/debug/examples/stdio to the other host
@@ -7,10 +7,10 @@
 //! stdio forward --port 127.0.0.1:8080=10.0.0.7:80 -- ssh host stdio serve --allow 10.0.0.7:80
 //! ```
 //!
-//! `child.rs` is how a command is started and ended, `own.rs` how a program takes over its own
-//! standard input and output: both are there to be copied. `child.rs` needs nothing but gmux,
-//! `own.rs` needs `rustix = { version = "1", features = ["stdio"] }` in your `Cargo.toml` (on
-//! Unix).
+//! Two files are meant to be copied into your program:
+//! - `child.rs` starts and ends a command. It needs nothing but gmux.
+//! - `own.rs` takes over the program's own standard input and output. On Unix it needs
+//!   `rustix = { version = "1", features = ["stdio"] }` in your `Cargo.toml`.
 
 mod child;
 mod own;
@@ -39,28 +39,29 @@ struct Cli {
 enum Mode {
     /// Serve on this process's own standard input and output.
     ///
-    /// That is what the command of the other modes has to come to. Messages go to standard error.
+    /// The command that you give to the other modes has to start this mode at the other host.
+    /// Messages go to standard error.
     Serve {
-        /// A target of `forward` that is connected to; others are refused. May be given several
-        /// times.
+        /// A target that `forward` may use. All others are refused. May be given several times.
         #[arg(long, value_name = "HOST:PORT")]
         allow: Vec<String>,
     },
-    /// Open streams all at once, send on each, and compare what comes back.
+    /// Open many streams at once, send data on each, and compare it with the answer.
     Check {
-        /// How many streams
+        /// Number of streams
         #[arg(long, default_value_t = 100)]
         streams: usize,
-        /// How much each sends, in KiB
+        /// Data that each stream sends, in KiB
         #[arg(long, default_value_t = 64)]
         kib: usize,
         /// What to start, with its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Forward local TCP ports to what the other host can reach.
+    /// Forward local TCP ports to addresses that the other host can reach.
     Forward {
-        /// Where to listen, and where the other host connects. May be given several times.
+        /// Address to listen on, and address that the other host connects to. May be given several
+        /// times.
         #[arg(long = "port", value_name = "LISTEN=HOST:PORT", required = true, value_parser = port)]
         ports: Vec<(String, String)>,
         /// What to start, with its arguments
@@ -74,7 +75,8 @@ fn port(text: &str) -> Result<(String, String), String> {
     Ok((listen.to_owned(), target.to_owned()))
 }
 
-/// Version 2, since both ends are this program: a stream that nobody reads holds up no other.
+/// Version 2 of the protocol: a stream that nobody reads doesn't stop the others. Both ends are
+/// this program, so both use it.
 fn config() -> Config {
     Config::new().version(2)
 }
@@ -93,13 +95,14 @@ fn main() -> ExitCode {
     })
 }
 
-/// Says how it went, and how the command ended. If that failed, its code is this program's.
+/// Prints how the session and the command ended. If the command failed, its exit code becomes this
+/// program's.
 fn finish(done: io::Result<()>, running: Running) -> ExitCode {
     let (closed, end) = running.finish();
-    // What ended the session says more than what a stream of it saw.
+    // The session's error says more than the error of one of its streams.
     let session = closed.map_err(io::Error::from);
     let result = session.and(done);
-    eprintln!("stdio: {end}"); // first: where the command failed, the rest follows from that
+    eprintln!("stdio: {end}"); // First, because a failure of the command explains the rest.
     if let Err(error) = &result {
         eprintln!("stdio: {error}");
     }
@@ -110,7 +113,7 @@ fn finish(done: io::Result<()>, running: Running) -> ExitCode {
     }
 }
 
-// ---- what is served, by the stream's name -------------------------------------------------------
+// ---- serve: the stream's name says which service it wants --------------------------------------
 
 fn serve(allow: Vec<String>) -> io::Result<()> {
     let session = Session::server(own::take()?, config())?;
@@ -124,13 +127,15 @@ fn serve(allow: Vec<String>) -> io::Result<()> {
                 }
             })?;
         }
-        // The other end has closed, with no stream cut off. Ok: it has got all.
+        // The other end has closed, and no stream was cut off. Ok means that it has received
+        // everything.
         session.close().map_err(io::Error::from)
     })
 }
 
 fn serve_stream(mut stream: &Stream, allow: &[String]) -> io::Result<()> {
-    // The bytes decide: a name that was made fit for showing isn't what was asked for.
+    // Take the name from its bytes. `name()` replaces bytes that aren't UTF-8, so it may differ
+    // from the name that the peer sent.
     let name = str::from_utf8(stream.name_bytes()).unwrap_or_default();
     let Some(target) = name.strip_prefix("tcp ") else {
         if name == "echo" {
@@ -153,27 +158,30 @@ fn serve_stream(mut stream: &Stream, allow: &[String]) -> io::Result<()> {
     }
 }
 
-/// The first line of a forwarded connection, unless it says why there is none.
+/// The first line of a forwarded stream if the target is connected. Otherwise that line gives the
+/// reason.
 const CONNECTED: &str = "connected";
 
-/// The longest such line that is read, in bytes: it comes from the peer.
+/// Limit of that line's length, in bytes. It is needed because the line comes from the peer.
 const LONGEST: u64 = 1024;
 
-/// Lets the socket's peer see a reset, not an end of file that looks as if all had come.
+/// Makes the drop of the socket a reset. An end of file would tell the socket's peer that
+/// everything has arrived.
 fn reset(tcp: &TcpStream) {
     let _ = socket2::SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
 // ---- forward ------------------------------------------------------------------------------------
 
-/// How long connections may take to end when the session has: what was received before is still
-/// written, to whoever reads slowly.
+/// Time limit for the connections to end after the session has ended. Bytes received before that
+/// are still being written, and some users read slowly.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves the ports until the session ends.
 fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
     let listeners = ports.len();
-    // one reference here, one for each listener, and one for each connection
+    // Counts the connections. There is one reference here, one for each listener, and one for each
+    // connection.
     let busy = Arc::new(());
     for (listen, target) in ports {
         let listener = TcpListener::bind(&listen)
@@ -188,17 +196,19 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
                 let busy = Arc::clone(&busy);
                 let carry = move || {
                     let _busy = busy;
-                    let carried = tcp.and_then(|tcp| carry(&session, &tcp, &target));
-                    let _ = carried.inspect_err(|error| eprintln!("stdio forward: {error}"));
+                    if let Err(error) = tcp.and_then(|tcp| carry(&session, &tcp, &target)) {
+                        eprintln!("stdio forward: {error}");
+                    }
                 };
                 if let Err(error) = thread::Builder::new().spawn(carry) {
-                    eprintln!("stdio forward: {error}"); // that connection ends
+                    eprintln!("stdio forward: {error}"); // This connection ends.
                 }
             }
         })?;
     }
-    let _ = session.closed().recv(); // it disconnects, when the command has ended or was lost
-    // An exit closes all sockets as if they had ended well. So those who use them are told first.
+    let _ = session.closed().recv(); // The channel disconnects when the session ends.
+    // An exit would close all sockets as if they had ended well. So the connections get time to end
+    // first, each with a reset if it failed.
     let limit = Instant::now() + PATIENCE;
     while Arc::strong_count(&busy) > 1 + listeners && Instant::now() < limit {
         thread::sleep(Duration::from_millis(10));
@@ -209,12 +219,12 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
     }
 }
 
-/// One connection, over a stream of its own.
+/// Carries one connection over a stream of its own.
 fn carry(session: &Session, tcp: &TcpStream, target: &str) -> io::Result<()> {
     let carried =
         session.open(format!("tcp {target}")).map_err(io::Error::from).and_then(|stream| {
-            // An end of file is no proof of anything: the other end says that it has connected, or
-            // why not.
+            // The other end first sends a line. It says that the target is connected, or why not.
+            // An end of file instead of the line is an error.
             let mut line = Vec::new();
             while line.last() != Some(&b'\n') {
                 let mut byte = [0];
@@ -250,7 +260,7 @@ fn check(session: &Session, streams: usize, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends, finishes its side, and still reads the rest: a half-close.
+/// Shows a half-close: it sends, finishes its side, and still reads the rest.
 fn check_one(session: &Session, number: usize, size: usize) -> io::Result<()> {
     let stream = session.open("echo")?;
     let sent: Vec<u8> = (0..size).map(|at| ((at * 7) ^ (at >> 8) ^ (number * 31)) as u8).collect();

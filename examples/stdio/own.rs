@@ -1,12 +1,12 @@
-//! A program's own standard input and output as a transport.
+//! Uses a program's own standard input and output as a transport.
 //!
-//! They are taken over, for three reasons:
-//! - A line that anything else in the process prints would be taken for a frame. It goes to
-//!   standard error from here on.
-//! - The end of the session's output is the drop of its last descriptor. A copy that stays in the
-//!   process, or in one that it starts, would keep the other end waiting.
-//! - `std::io::stdout()` keeps back what follows the last line's end, and looks for line ends in
-//!   all that is written. A `File` writes what it is given.
+//! The program's other code loses access to both, for three reasons:
+//! - A line that other code prints would be taken for a frame. Such lines go to standard error from
+//!   here on.
+//! - The session's output ends when its last descriptor is closed. A copy that stays open, in this
+//!   process or in a child process, would keep the other end waiting.
+//! - `std::io::stdout()` is line-buffered. It keeps the bytes after the last line end, and it
+//!   searches all data for line ends. A `File` writes all bytes at once.
 
 #[cfg(unix)]
 pub use unix::take;
@@ -19,8 +19,8 @@ mod unix {
 
     use gmux::transport::Pair;
 
-    /// Takes them over. Nothing can interrupt the read half, so the session's reader thread may
-    /// stay until the other end goes, or this process ends.
+    /// Takes over standard input and output. Nothing can interrupt the read half. So the session's
+    /// reader thread may stay until the other end goes away or this process ends.
     pub fn take() -> io::Result<Pair<File, File>> {
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -30,7 +30,8 @@ mod unix {
     }
 }
 
-/// Elsewhere the program has to see to it that nothing else uses them.
+/// Returns standard input and output. On this system they can't be taken over, so the program has
+/// to ensure that nothing else uses them.
 #[cfg(not(unix))]
 pub fn take() -> std::io::Result<(std::io::Stdin, std::io::Stdout)> {
     Ok((std::io::stdin(), std::io::stdout()))

@@ -1,15 +1,18 @@
-//! Sends a directory tree through one connection: a named stream for each file, many at once, every
-//! one confirmed.
+//! Sends a directory tree through one connection. Each file has a named stream, many files are sent
+//! at once, and the receiver confirms each.
 //!
 //! ```text
-//! cargo run --release --example transfer                                  this repository, to itself, compared at the end
+//! # copies this repository to a temporary directory, and compares the two
+//! cargo run --release --example transfer
+//! # copies a tree to another host
 //! cargo run --release --example transfer -- serve --listen 0.0.0.0:7000 --into copy
 //! cargo run --release --example transfer -- send 192.0.2.1:7000 tree
 //! ```
 //!
-//! Where to read on: `protocol.rs` says what crosses a stream, `send.rs` and `receive.rs` are the
-//! two ends and show how gmux is used with plain threads, `names.rs` keeps a hostile sender inside
-//! the directory.
+//! Where to read on:
+//! - `protocol.rs` defines the bytes of a stream.
+//! - `send.rs` and `receive.rs` are the two ends. They show how to use gmux with plain threads.
+//! - `names.rs` keeps a hostile sender inside the directory.
 
 mod names;
 mod protocol;
@@ -37,11 +40,11 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Sends a directory tree through one TCP connection, a named stream for each file.
 ///
-/// Without a command: sends a tree over loopback to a temporary directory and compares every byte.
+/// Without a command, sends a tree over loopback to a temporary directory and compares every byte.
 ///
-/// Kept: names (any bytes, on Unix), contents, empty directories. Not kept: permissions, owners,
-/// times. Left out, with a note: symbolic links and special files. Every file is verified (length,
-/// SHA-256) before it appears under its name.
+/// The copy keeps names (any bytes, on Unix), contents and empty directories. It doesn't keep
+/// permissions, owners and times. Symbolic links and special files are left out, with a note. The
+/// receiver verifies length and SHA-256 of each file before the file appears under its name.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -53,7 +56,7 @@ struct Cli {
 
 #[derive(Args)]
 struct Local {
-    /// The tree [default: this repository, without what is called .git or target]
+    /// The tree [default: this repository, without everything called .git or target]
     dir: Option<PathBuf>,
     #[command(flatten)]
     exclude: Exclude,
@@ -63,17 +66,17 @@ struct Local {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Receive what one sender sends, then end.
+    /// Receive the tree of one sender, then end.
     ///
-    /// A name that would leave DIR is refused, and so is one that leads through a symbolic link, or
-    /// that comes twice. Files that were there before are replaced. Ends with status 0 only if
-    /// everything the sender announced is in place; otherwise says what isn't. Temporary files are
-    /// called .gmux-transfer-*; if this process is killed, they stay behind.
+    /// A name is refused if it would leave DIR, if it leads through a symbolic link, or if it comes
+    /// twice. Files that were there before are replaced. Ends with status 0 only if everything that
+    /// the sender announced is in place. Otherwise lists the missing names. Temporary files are
+    /// called .gmux-transfer-*. They stay behind if this process is killed.
     Serve {
-        /// Address to listen on; with port 0, the first line of output says which it is
+        /// Address to listen on. With port 0, the first line of output shows the chosen port
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7000")]
         listen: String,
-        /// Directory to receive into; made if missing
+        /// Directory to receive into. It is made if it is missing
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
         #[command(flatten)]
@@ -81,8 +84,8 @@ enum Command {
     },
     /// Send a tree to `transfer serve`.
     ///
-    /// Ends with status 0 only if the receiver has confirmed everything; otherwise says what it
-    /// hasn't.
+    /// Ends with status 0 only if the receiver has confirmed everything. Otherwise lists the names
+    /// that it hasn't confirmed.
     Send {
         /// Where the receiver listens
         addr: String,
@@ -97,26 +100,27 @@ enum Command {
 
 #[derive(Args)]
 struct Common {
-    /// Files at once
+    /// Number of files sent or received at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: u16,
-    /// Version of the gmux protocol; both ends have to agree
+    /// Version of the gmux protocol. Both ends have to use the same
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
     gmux_version: u8,
 }
 
 #[derive(Args)]
 struct Exclude {
-    /// Leave out what is called so, at any depth; may be repeated
+    /// Leave out files and directories of this name, at any depth. May be given several times
     #[arg(long, value_name = "NAME")]
     exclude: Vec<OsString>,
 }
 
 impl Common {
     fn config(&self) -> Config {
-        // A receiver that gives up within a file answers why and closes the stream. On version 2
-        // the sender may be waiting for window then; there is no half-closed talk here that would
-        // need more patience.
+        // A receiver that gives up within a file sends the reason and closes the stream. With
+        // version 2 of the protocol, the sender may then be waiting for the receiver to take more
+        // data. `half_close_stall` ends that wait. A second is enough, because no receiver here
+        // goes on reading after it has closed its side.
         Config::new().version(self.gmux_version).half_close_stall(Some(Duration::from_secs(1)))
     }
 }
@@ -130,7 +134,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE, // it has been said why
+        Ok(false) => ExitCode::FAILURE, // The reasons have been printed.
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -138,11 +142,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Both ends in one process.
+/// Runs both ends in one process.
 fn local(Local { dir, mut exclude, common }: Local) -> Result<bool> {
     let dir = dir.unwrap_or_else(|| {
         exclude.exclude.extend([".git", "target"].map(OsString::from));
-        // Cargo tells where the repository is; without it, the current directory has to do.
+        // Cargo sets this variable to the repository's directory. Without Cargo, use the current
+        // directory.
         std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into()).into()
     });
     let tree = scan(&dir, &exclude)?;
@@ -229,7 +234,7 @@ fn send_tree(tcp: TcpStream, tree: &Tree, common: &Common) -> Result<Report> {
     Ok(report)
 }
 
-/// Hidden unless standard error is a terminal.
+/// Makes a progress bar. It is hidden unless standard error is a terminal.
 fn progress_bar(bytes: u64) -> ProgressBar {
     let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let style =

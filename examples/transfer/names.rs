@@ -1,8 +1,8 @@
-//! Names of streams and paths of files: how one becomes the other, and which names a receiver
-//! refuses.
+//! Turns paths of files into names of streams, and names into paths. It also decides which names a
+//! receiver refuses.
 //!
 //! Invariant: a path from [`locate`] lies inside the root and leads through no symbolic link. It is
-//! made from the name's bytes; the text that [`show`] makes of a name is for people.
+//! made from the name's bytes. The text from [`show`] is only for people.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,10 +11,10 @@ use std::path::{Component, Path, PathBuf};
 
 use super::protocol::invalid;
 
-/// What the receiver's temporary files begin with; they lie at the top of its directory.
+/// The prefix of the receiver's temporary files. They lie at the top of its directory.
 pub const TEMPORARY: &str = ".gmux-transfer-";
 
-/// A name that [`check`] found harmless: its parts.
+/// The parts of a name that has passed [`check`].
 pub type Parts<'a> = Vec<&'a OsStr>;
 
 #[cfg(unix)]
@@ -27,7 +27,8 @@ fn part_bytes(part: &OsStr) -> io::Result<&[u8]> {
     Ok(std::os::unix::ffi::OsStrExt::as_bytes(part))
 }
 
-/// Elsewhere names are text, and a colon means a drive, a device or a file's second stream.
+/// On other systems names are text. A colon there means a drive, a device or a file's second
+/// stream.
 #[cfg(not(unix))]
 fn part_from(bytes: &[u8]) -> io::Result<&OsStr> {
     let text = std::str::from_utf8(bytes).map_err(|_| invalid("the name isn't UTF-8"))?;
@@ -43,14 +44,14 @@ fn part_bytes(part: &OsStr) -> io::Result<&[u8]> {
     Ok(part.to_str().ok_or_else(|| invalid("the name isn't Unicode"))?.as_bytes())
 }
 
-/// The name for a path relative to the tree.
+/// Returns the name for a path relative to the tree.
 pub fn from_path(relative: &Path) -> io::Result<Vec<u8>> {
     let parts: Vec<&[u8]> = relative.iter().map(part_bytes).collect::<io::Result<_>>()?;
     Ok(parts.join(&b'/'))
 }
 
-/// The parts of a peer's name, if it is one that stays where it should, as far as the name alone
-/// tells.
+/// Returns the parts of a peer's name, if that name stays inside the directory. It looks at the
+/// name alone, not at the disk.
 pub fn check(name: &[u8]) -> io::Result<Parts<'_>> {
     if name.is_empty() {
         return Err(invalid("the name is empty"));
@@ -77,19 +78,20 @@ pub fn check(name: &[u8]) -> io::Result<Parts<'_>> {
     Ok(parts)
 }
 
-/// What has to be at the end of a path, if anything is there.
+/// The expected kind of the last part of a path, if it exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     File,
     Directory,
 }
 
-/// The path inside `root` that `parts` lead to, if nothing that lies there already is in the way.
-/// With `make`, missing directories on the way are made, and the target if it is one.
+/// Returns the path inside `root` that `parts` lead to. It fails if an existing file or link is in
+/// the way. With `make`, missing directories on the way are made. The target itself is made too if
+/// it is a directory.
 ///
-/// A link is refused wherever it leads. Between this look and the use of the path another process
-/// could still put one there, which std alone can't prevent; the sender can't, for no stream makes
-/// links.
+/// A link is refused wherever it leads. Another process could still put a link there between this
+/// check and the use of the path. std alone can't prevent that. The sender can't do it, because no
+/// stream makes links.
 pub fn locate(root: &Path, parts: &[&OsStr], target: Target, make: bool) -> io::Result<PathBuf> {
     let mut path = root.to_owned();
     for (i, part) in parts.iter().enumerate() {
@@ -128,7 +130,7 @@ pub fn locate(root: &Path, parts: &[&OsStr], target: Target, make: bool) -> io::
     Ok(path)
 }
 
-/// A name as text for people: nothing in it can control a terminal.
+/// Returns a name as text for people. Nothing in the text can control a terminal.
 pub fn show(name: &[u8]) -> String {
     String::from_utf8_lossy(name).escape_debug().to_string()
 }

@@ -1,4 +1,5 @@
-//! What crosses one stream. Its name is the path, relative to the tree, parts divided by `/`.
+//! The bytes that cross one stream. The stream's name is the path relative to the tree, with `/`
+//! between the parts.
 //!
 //! ```text
 //!   sender                                                  receiver
@@ -8,28 +9,30 @@
 //!                                                 ◀──       answer: it is in place, or why not
 //! ```
 //!
-//! The first answer is more than a courtesy. Data for a stream that nobody has accepted yet lies in
-//! the session's receive budget, and could use it up while those that are being read wait for their
-//! next bytes behind it. So content is sent only when a thread is there to read it.
+//! The sender has to wait for the first answer. Received data that nobody has read yet fills the
+//! receive buffer of the whole session (`max_receive_buffer`). If the sender didn't wait, data for
+//! streams that nobody has accepted could fill this buffer. The accepted streams couldn't get their
+//! next bytes then, and all would stop. So content is sent only when a thread is ready to read it.
 //!
 //! Invariant: content counts as whole only after its announced length, its digest and the end of
-//! the stream, so that no way of being cut off is taken for success.
+//! the stream. So a transfer that is cut off anywhere never looks like success.
 
 use std::io::{self, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-/// How much is read and passed on at once, in bytes.
+/// Size of the blocks that are read and passed on, in bytes.
 const BLOCK: usize = 64 * 1024;
 
-/// What a stream brings.
+/// The kind of a stream's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     File,
-    /// An empty directory; other directories come about with their files. Its content is empty.
+    /// An empty directory. Its content is empty. Other directories are made when their files
+    /// arrive.
     Directory,
-    /// The names of everything that is going to be sent, on the unnamed stream: without it a
-    /// receiver couldn't tell what is missing.
+    /// The names of everything that will be sent. It comes on the unnamed stream. With it the
+    /// receiver can tell which names are missing.
     List,
 }
 
@@ -68,10 +71,11 @@ impl Request {
     }
 }
 
-/// What the receiver says: yes, or why not.
+/// The receiver's answer: yes, or the reason why not.
 pub type Answer = Result<(), String>;
 
-/// Sends an answer: 0 or 1, the length of the reason (u16, little-endian), the reason.
+/// Sends an answer. It consists of 0 (yes) or 1 (no), the length of the reason (u16, little-endian)
+/// and the reason.
 pub fn write_answer(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
     let (status, reason) = match answer {
         Ok(()) => (0, ""),
@@ -84,7 +88,7 @@ pub fn write_answer(to: &mut impl Write, answer: &Answer) -> io::Result<()> {
     to.write_all(&bytes)
 }
 
-/// Reads an answer whose first byte is `status`, if that has been read already.
+/// Reads an answer. `status` is its first byte, if that has been read already.
 pub fn read_answer(from: &mut impl Read, status: Option<u8>) -> io::Result<Answer> {
     let mut head = [0; 3];
     let read = match status {
@@ -100,13 +104,13 @@ pub fn read_answer(from: &mut impl Read, status: Option<u8>) -> io::Result<Answe
     })?;
     let mut reason = vec![0; u16::from_le_bytes([head[1], head[2]]).into()];
     from.read_exact(&mut reason)?;
-    // What a peer says is shown on a terminal: nothing in it may control that.
+    // The reason is shown on a terminal, so it must not contain control characters.
     let reason = String::from_utf8_lossy(&reason).replace(char::is_control, "?");
     Ok(if head[0] == 0 { Ok(()) } else { Err(reason) })
 }
 
-/// Copies `length` bytes, calls `each` with the size of every block that was passed on, and returns
-/// their digest.
+/// Copies `length` bytes and returns their digest. After each block it calls `each` with the
+/// block's size.
 pub fn copy(
     from: &mut impl Read,
     to: &mut impl Write,
@@ -137,7 +141,7 @@ pub fn copy(
     Ok(hash.finalize().into())
 }
 
-/// Reads what follows the content: its digest, and the end.
+/// Reads the digest and the end of the stream, which follow the content.
 pub fn read_trailer(from: &mut impl Read, digest: &[u8; 32]) -> io::Result<()> {
     let mut sent = [0; 32];
     from.read_exact(&mut sent).map_err(|error| match error.kind() {
@@ -153,15 +157,16 @@ pub fn read_trailer(from: &mut impl Read, digest: &[u8; 32]) -> io::Result<()> {
     }
 }
 
-/// The list of names: the bytes that all files have together (u64), then each name after its length
-/// (u32), all little-endian.
+/// The list of names. Its bytes are the total size of all files (u64), then for each name its
+/// length (u32) and the name. All numbers are little-endian.
 pub struct List {
     pub total: u64,
     pub names: Vec<Vec<u8>>,
 }
 
 impl List {
-    /// The longest list that a receiver takes, in bytes: a million names of usual length.
+    /// Limit of the list that a receiver accepts, in bytes. It is enough for a million names of
+    /// usual length.
     pub const MAX: u64 = 64 << 20;
 
     pub fn encode(&self) -> Vec<u8> {

@@ -1,9 +1,10 @@
-//! The receiver: `jobs` threads, each accepting one stream at a time, so that no more than so many
-//! are handled at once; further ones wait in the session's backlog.
+//! The receiver. It has `jobs` threads, and each accepts one stream at a time. So it handles at
+//! most `jobs` streams at once, and further streams wait in the session's backlog.
 //!
-//! Invariants: nothing lies under its final name before it is whole and verified; a temporary file
-//! goes with the call that made it, however that ends; a name is taken at most once, and never both
-//! as a file and as a directory.
+//! Invariants:
+//! - A file gets its final name only when it is whole and verified.
+//! - A temporary file is removed at the end of the call that made it, however that call ends.
+//! - A name is taken at most once, and never both as a file and as a directory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -24,9 +25,9 @@ use super::names::{self, Target};
 use super::protocol::{self, Kind, List, Request, invalid};
 use super::report::Report;
 
-/// How long a stream may bring nothing, once accepted: a sender that opens streams and falls silent
-/// mustn't hold all threads for ever. As long as the sender's own slowest disk may need for a
-/// block.
+/// Time limit for an accepted stream that brings no data. A sender that opens streams and stays
+/// silent must not occupy all threads forever. The limit leaves time for the sender's slowest disk
+/// to read a block.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Receives everything that the peer sends, into `root`, until it closes the session.
@@ -36,8 +37,8 @@ pub fn receive(session: &Session, root: &Path, jobs: usize, bar: &ProgressBar) -
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                // An error of `incoming` is the session's end: what that was, `close_reason` says
-                // below, once for all threads.
+                // An error of `incoming` means that the session has ended. All threads get it, so
+                // the reason is taken once below, from `close_reason`.
                 for stream in session.incoming().map_while(Result::ok) {
                     receiver.handle(&stream);
                 }
@@ -71,7 +72,7 @@ pub fn receive(session: &Session, root: &Path, jobs: usize, bar: &ProgressBar) -
 
 struct Receiver<'a> {
     session: &'a Session,
-    /// Canonical, so that what lies above it is no concern any more.
+    /// Canonical, so that no directory above it can be a link.
     root: &'a Path,
     bar: &'a ProgressBar,
     state: Mutex<State>,
@@ -82,7 +83,7 @@ struct State {
     list: Option<List>,
     /// The names of all streams that were accepted or refused.
     names: BTreeMap<Vec<u8>, Taken>,
-    /// All directories that accepted names need, as names.
+    /// The names of all directories that accepted names need.
     directories: HashSet<Vec<u8>>,
     report: Report,
 }
@@ -103,14 +104,14 @@ impl Receiver<'_> {
     fn handle(&self, mut stream: &Stream) {
         let answer = match self.take(stream) {
             Ok(()) => Ok(()),
-            // What was cut off is missing, not refused.
+            // A stream that was cut off counts as missing, not as refused.
             Err(_) if self.session.is_closed() => return,
             Err(error) => {
                 let name = stream.name_bytes();
                 let mut state = self.state();
                 if !name.is_empty() {
-                    // Of two streams with one name the second is refused; what becomes of the first
-                    // stays true.
+                    // If two streams have the same name, the second is refused. The state of the
+                    // first stays.
                     state.names.entry(name.to_vec()).or_insert(Taken::Refused);
                 }
                 state.report.refused(name, &error);
@@ -165,13 +166,13 @@ impl Receiver<'_> {
             }
             Err(_) if self.session.is_closed() => {}
             Err(_) => {
-                let _ = state.names.insert(name.to_vec(), Taken::Refused);
+                state.names.insert(name.to_vec(), Taken::Refused);
             }
         }
         filled
     }
 
-    /// Takes the content of a name that was claimed, and puts it into place.
+    /// Receives the content for a claimed name, and puts it into place.
     fn fill(
         &self,
         mut stream: &Stream,
@@ -179,7 +180,7 @@ impl Receiver<'_> {
         target: Target,
         length: u64,
     ) -> io::Result<()> {
-        // Under a name that nobody takes for the real one, and removed when it is dropped.
+        // A temporary file. Nobody can take its name for the real one, and its drop removes it.
         let mut temporary = match target {
             Target::File => Some(self.temporary()?),
             Target::Directory => None,
@@ -195,7 +196,7 @@ impl Receiver<'_> {
         };
         protocol::read_trailer(&mut stream, &digest)?;
 
-        // Looked at once more: the first look may be long ago.
+        // Check the path once more, because the first check may be long ago.
         let path = names::locate(self.root, parts, target, true)?;
         if let Some(file) = temporary {
             file.persist(&path).map_err(|error| error.error)?;
@@ -206,13 +207,15 @@ impl Receiver<'_> {
     fn temporary(&self) -> io::Result<NamedTempFile> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(names::TEMPORARY).suffix(".part");
-        // As any new file: readable for whom the umask says, not for the owner alone.
+        // The permissions of any new file, as the umask sets them. The default of `tempfile` is the
+        // owner alone.
         #[cfg(unix)]
         builder.permissions(fs::Permissions::from_mode(0o666));
         builder.tempfile_in(self.root)
     }
 
-    /// Takes a name for this transfer, if no other stream has it or needs it otherwise.
+    /// Claims a name for a stream. It fails if another stream has the name, or needs it as a file
+    /// where this one needs a directory, or the other way round.
     fn claim(&self, name: &[u8], target: Target) -> io::Result<()> {
         let mut state = self.state();
         if state.names.get(name).is_some_and(|taken| *taken != Taken::Refused) {
@@ -240,7 +243,7 @@ impl Receiver<'_> {
     }
 }
 
-/// The directory to receive into, made if it is missing, as a path without links.
+/// Makes the directory to receive into if it is missing. Returns its path without links.
 pub fn prepare(into: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(into)?;
     into.canonicalize()

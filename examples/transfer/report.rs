@@ -1,7 +1,7 @@
-//! What a transfer came to: the same account at both ends.
+//! The result of a transfer, in the same form at both ends.
 //!
-//! Invariant: a transfer is complete only if nothing was refused, nothing is missing and nothing
-//! else went wrong.
+//! Invariant: a transfer is complete only if nothing was refused, nothing is missing and there was
+//! no other problem.
 
 use std::fmt::Display;
 
@@ -14,15 +14,16 @@ use super::protocol::Kind;
 pub struct Report {
     pub files: u64,
     pub directories: u64,
-    /// Content of all files that are in place, in bytes.
+    /// Size of all files that are in place, in bytes.
     pub bytes: u64,
     pub seconds: f64,
     pub stats: SessionStats,
-    /// What the receiver said no to, or couldn't be read: name and reason, for people.
+    /// Files that the receiver refused, and files that couldn't be read. Each is a name and a
+    /// reason, for people.
     refused: Vec<String>,
-    /// What isn't known to be in place.
+    /// Names that may not be in place.
     missing: Vec<String>,
-    /// What else went wrong.
+    /// Other problems.
     pub problems: Vec<String>,
 }
 
@@ -48,7 +49,7 @@ impl Report {
         self.refused.is_empty() && self.missing.is_empty() && self.problems.is_empty()
     }
 
-    /// Tells what went wrong.
+    /// Prints everything that went wrong.
     pub fn complain(&self) {
         for problem in &self.problems {
             eprintln!("error: {problem}");
@@ -68,7 +69,7 @@ impl Report {
         }
     }
 
-    /// Tells what was done.
+    /// Prints a summary.
     pub fn summarize(&self, verb: &str) {
         let Self { files, directories, bytes, seconds, stats, .. } = self;
         let rate = *bytes as f64 / 1e6 / seconds.max(1e-9);

@@ -1,4 +1,4 @@
-//! The sender: `jobs` threads, each with one file and its stream at a time.
+//! The sender. It has `jobs` threads, and each sends one file at a time over a stream of its own.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use super::protocol::{self, Kind, List, Request, invalid};
 use super::report::Report;
 use super::tree::{Entry, Tree};
 
-/// Sends the tree, waits until the receiver has confirmed or refused each part, and closes the
+/// Sends the tree, waits until the receiver has confirmed or refused each entry, and closes the
 /// session.
 pub fn send(session: &Session, tree: &Tree, jobs: usize, bar: &ProgressBar) -> Report {
     let started = Instant::now();
@@ -50,8 +50,8 @@ pub fn send(session: &Session, tree: &Tree, jobs: usize, bar: &ProgressBar) -> R
             (Err(error), _) => report.refused(&entry.name, error),
         }
     }
-    // Only now: everything that matters has been confirmed, and close says whether the end went
-    // well too.
+    // The close comes last, when each entry is confirmed or refused. Its result tells whether the
+    // session also ended well.
     let lost = session.close_reason();
     let closed = session.close();
     if let Err(error) = listed {
@@ -82,7 +82,7 @@ fn send_list(session: &Session, tree: &Tree) -> io::Result<()> {
     send_stream(&session.open("")?, &request, &mut bytes.as_slice(), |_| {})
 }
 
-/// Sends one file or directory; returns its length in bytes.
+/// Sends one file or directory. Returns its length in bytes.
 fn send_entry(session: &Session, entry: &Entry, bar: &ProgressBar) -> io::Result<u64> {
     let request;
     let mut content: Box<dyn Read> = match entry.kind {
@@ -99,7 +99,7 @@ fn send_entry(session: &Session, entry: &Entry, bar: &ProgressBar) -> io::Result
     let stream = session.open(&entry.name)?;
     send_stream(&stream, &request, &mut content, |n| bar.inc(n as u64))?;
     Ok(request.length)
-} // the stream is dropped here, and so closed
+} // The stream is dropped here. The drop of its last handle closes it.
 
 fn send_stream(
     mut stream: &Stream,
@@ -110,8 +110,9 @@ fn send_stream(
     request.write(&mut stream)?;
     protocol::read_answer(&mut stream, None)?.map_err(invalid)?;
 
-    // Under a deadline that has passed, a read returns what is there and never waits: so a receiver
-    // that gives up (a full disk) is noticed between blocks, not after the last.
+    // A read with a deadline in the past never waits. It returns the data that is there, or fails
+    // with `TimedOut`. So a receiver that gives up, for example with a full disk, is noticed
+    // between two blocks and not only after the last.
     stream.set_read_deadline(Some(Instant::now()));
     let mut refusal = None;
     let copied = protocol::copy(content, &mut &*stream, request.length, |n| {
@@ -121,7 +122,7 @@ fn send_stream(
     });
     let digest = match copied {
         Ok(digest) => digest,
-        // If the receiver gave a reason, it is the cause of whatever failed here.
+        // If the receiver gave a reason, that reason caused the failure here.
         Err(error) => {
             let reason = if refusal.is_some() { refusal } else { early_refusal(stream)? };
             return Err(reason.map_or(error, invalid));
@@ -134,8 +135,8 @@ fn send_stream(
     protocol::read_answer(&mut stream, None)?.map_err(invalid)
 }
 
-/// Why the receiver refuses, if it does so within the content. Under a read deadline that has
-/// passed, this doesn't wait for an answer to begin.
+/// Returns the receiver's reason, if it has refused before the end of the content. The stream's
+/// read deadline is in the past, so this doesn't wait for an answer to begin.
 fn early_refusal(mut stream: &Stream) -> io::Result<Option<String>> {
     let mut status = [0];
     match stream.read(&mut status) {

@@ -1,4 +1,4 @@
-//! The tree that is sent: what is in it, and whether another one equals it.
+//! The tree that is sent. It finds the entries, and compares them with another tree.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -22,18 +22,18 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Tree {
     pub entries: Vec<Entry>,
-    /// Size of all files together, in bytes.
+    /// Total size of all files, in bytes.
     pub bytes: u64,
-    /// What isn't sent, because it is neither file nor directory.
+    /// Entries that aren't sent, because they are neither file nor directory.
     pub skipped: Vec<String>,
-    /// What couldn't be read, and why.
+    /// Entries that couldn't be read, with the reasons.
     pub unreadable: Vec<String>,
 }
 
 impl Tree {
-    /// Looks for everything below `root`, but for what is called like one of `exclude`.
+    /// Finds everything below `root`, except for names in `exclude`.
     pub fn scan(root: &Path, exclude: &[OsString]) -> io::Result<Self> {
-        fs::read_dir(root)?; // a root that can't be read is an error, not an empty tree
+        fs::read_dir(root)?; // A root that can't be read is an error, not an empty tree.
         let mut tree = Self::default();
         let excluded = |name: &OsStr| exclude.iter().any(|excluded| excluded == name);
         let walk = WalkDir::new(root).min_depth(1).sort_by_file_name().into_iter();
@@ -67,7 +67,7 @@ impl Tree {
                 Err(error) => tree.unreadable.push(format!("{}: {error}", entry.path().display())),
             }
         }
-        // Directories that hold something come about with it.
+        // A directory that isn't empty needs no entry. It is made when its files arrive.
         let parents: HashSet<PathBuf> = tree
             .entries
             .iter()
@@ -77,7 +77,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Compares every byte with what lies below `other`; returns what differs.
+    /// Compares every byte with the tree below `other`. Returns the differences.
     pub fn differences(&self, other: &Path) -> Vec<String> {
         let differs = |entry: &Entry| {
             let there = entry.path_below(other);
@@ -99,7 +99,7 @@ impl Entry {
     }
 }
 
-/// Whether two files have the same content; says where not.
+/// Compares the content of two files. The error tells where they differ.
 fn equal(here: &Path, there: &Path) -> io::Result<()> {
     let mut a = File::open(here)?;
     let mut b = File::open(there)?;
@@ -108,7 +108,7 @@ fn equal(here: &Path, there: &Path) -> io::Result<()> {
     let mut position = 0;
     loop {
         let n = a.read(&mut left)?;
-        let wanted = n.max(1); // at the end of one, the other has to end too
+        let wanted = n.max(1); // At the end of one file, the other has to end too.
         let mut m = 0;
         while m < wanted {
             match b.read(&mut right[m..wanted])? {

@@ -1,22 +1,22 @@
-//! Buffers of segments, used again instead of allocated for each.
+//! Buffers of segments. A buffer is used again instead of allocated for each segment.
 //!
-//! Invariant: at most [`KEPT`] are kept, and none that is larger than a datagram.
+//! Invariant: at most [`KEPT`] unused buffers are kept, and none is larger than a datagram.
 
-/// How many unused buffers a conversation keeps: a burst's worth, 350 KiB.
+/// Limit of the unused buffers that a conversation keeps. It is enough for a burst of 350 KiB.
 const KEPT: usize = 256;
 
 #[derive(Debug, Default)]
 pub struct Buffers(Vec<Vec<u8>>);
 
 impl Buffers {
-    /// An empty buffer for so many bytes.
+    /// Returns an empty buffer with room for `capacity` bytes.
     pub fn take(&mut self, capacity: usize) -> Vec<u8> {
         let mut buffer = self.0.pop().unwrap_or_default();
         buffer.reserve(capacity);
         buffer
     }
 
-    /// Gives one back.
+    /// Takes back a buffer that is no longer used.
     pub fn give(&mut self, mut buffer: Vec<u8>) {
         if self.0.len() < KEPT && buffer.capacity() > 0 {
             buffer.clear();
@@ -24,12 +24,12 @@ impl Buffers {
         }
     }
 
-    /// Whether they aren't worth giving back.
+    /// Whether the unused buffers are too few to be worth freeing.
     pub fn is_small(&self) -> bool {
         self.0.len() <= KEPT / 16
     }
 
-    /// Nothing is on the way: gives the memory back.
+    /// Frees the unused buffers. It is called when nothing is in flight.
     pub fn rest(&mut self) {
         self.0 = Vec::new();
     }

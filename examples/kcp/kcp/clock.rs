@@ -1,13 +1,16 @@
-//! An endpoint's time, and when its clock thread is to wake up.
+//! An endpoint's time, and the next wake-up of its clock thread.
 //!
-//! Each conversation says when it is due by an atomic of its own; the clock thread looks at all of
-//! them, sleeps until the earliest, and is woken when one becomes due before that.
+//! Each conversation has an atomic with its due time. The clock thread looks at all of them, and
+//! sleeps until the earliest. It is woken when a conversation becomes due before that.
 //!
-//! The protocol is Dekker's. Who makes a conversation due stores that, then looks at `wakes_at`
-//! ([`Clock::ring`]). The clock thread stores `u64::MAX` there, then looks at all. So one of the
-//! two sees the other.
+//! No wake-up is lost, by the order of stores and loads (as in Dekker's algorithm):
+//! - A thread that makes a conversation due stores the due time, and then loads `wakes_at`
+//!   ([`Clock::ring`]).
+//! - The clock thread stores `u64::MAX` in `wakes_at`, and then loads all due times.
 //!
-//! The lock guards `rung`. The clock thread waits on `changed`; who rings wakes it.
+//! So at least one of the two sees the other's store.
+//!
+//! The lock guards `rung`. The clock thread waits on `changed`, and [`Clock::ring`] wakes it.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -17,9 +20,10 @@ use parking_lot::{Condvar, Mutex};
 #[derive(Debug)]
 pub struct Clock {
     epoch: Instant,
-    /// When the clock thread wakes up by itself; `u64::MAX`: it is looking, or sleeps for good.
+    /// When the clock thread wakes up by itself. `u64::MAX` means that it is looking at the due
+    /// times, or sleeps without a time limit.
     wakes_at: AtomicU64,
-    /// Something became due since the clock thread began to look.
+    /// Whether a conversation became due after the clock thread began to look.
     rung: Mutex<bool>,
     changed: Condvar,
 }
@@ -39,7 +43,8 @@ impl Clock {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Something is due at `due`. To be called after that was stored where the clock thread looks.
+    /// Wakes the clock thread if it would sleep beyond `due`. The caller must have stored `due` in
+    /// the conversation before.
     pub fn ring(&self, due: u64) {
         if due < self.wakes_at.load(SeqCst) {
             *self.rung.lock() = true;
@@ -47,13 +52,14 @@ impl Clock {
         }
     }
 
-    /// The clock thread begins to look.
+    /// Marks that the clock thread begins to look at the due times.
     pub fn begin(&self) {
         *self.rung.lock() = false;
         self.wakes_at.store(u64::MAX, SeqCst);
     }
 
-    /// The clock thread has looked, and sleeps until `due`, or until it is woken.
+    /// Sleeps until `due`, or until woken. The clock thread calls it after it has looked at all due
+    /// times.
     pub fn sleep(&self, due: u64) {
         let mut rung = self.rung.lock();
         self.wakes_at.store(due, SeqCst);

@@ -1,13 +1,18 @@
-//! A conversation: the protocol under a lock, and those who wait for it.
+//! A conversation: the protocol under a lock, and the threads that wait for it.
 //!
-//! The lock guards the protocol, what is to be sent, and how it ended. It is never held across a
-//! system call: who finds something to send, and nobody sending, lets go of it and sends, in order,
-//! also what others add meanwhile. The read half waits on `readable`; the receiving thread wakes
-//! it, once for a batch. The write half and `finish` wait on `writable`; the receiving thread wakes
-//! them. An end wakes both.
+//! The lock guards the protocol, the outbox (datagrams to be sent), and how the conversation ended.
+//! It is never held across a system call. A thread that finds datagrams in the outbox, and no other
+//! thread sending, releases the lock and sends them in order. It also sends the datagrams that
+//! others add meanwhile.
 //!
-//! Invariants: one thread at a time sends, so that datagrams don't overtake each other here; `due`
-//! is stored before the clock is rung.
+//! | who waits | on | woken by |
+//! |---|---|---|
+//! | the read half | `readable` | the receiving thread, once for a batch, and the end |
+//! | the write half, `finish` | `writable` | the receiving thread, and the end |
+//!
+//! Invariants:
+//! - One thread at a time sends, so that datagrams don't overtake each other here.
+//! - `due` is stored before the clock is rung.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -23,27 +28,29 @@ use super::outbox::Outbox;
 use super::protocol::Protocol;
 use super::segment::Malformed;
 
-/// How often a thread sends what others added, before it leaves that to the clock thread.
+/// Limit of the batches that a thread sends in a row. Datagrams that others add after that are left
+/// to the clock thread.
 const ROUNDS: usize = 4;
 
-/// How long a finished conversation goes on answering, in milliseconds: the peer repeats what we
-/// have acked if that was lost, and needs the answer to finish, too.
+/// Time for which a finished conversation goes on answering, in milliseconds. If an ack of ours was
+/// lost, the peer repeats the segment. It needs the answer to finish too.
 const LINGER: u64 = 10_000;
 
-/// How long a conversation has for its first byte, in milliseconds.
+/// Time limit for a new conversation to bring its first byte, in milliseconds.
 const BEGIN: u64 = 10_000;
 
 #[derive(Debug)]
 pub struct Conversation {
     pub peer: SocketAddr,
     pub conv: u32,
-    /// When it began, and when a datagram of it came last, in milliseconds.
+    /// When it began, and when its last datagram arrived, in milliseconds.
     pub since: u64,
     pub heard: AtomicU64,
-    /// Whether the peer has acked anything of ours, which nobody can who forges its address.
+    /// Whether the peer has acked a segment of ours. A sender that forges its address can't do
+    /// that.
     pub proven: AtomicBool,
     pub accepted: AtomicBool,
-    /// When the clock thread has to look at it, in milliseconds; `u64::MAX`: not for a time.
+    /// When the clock thread has to call `tick`, in milliseconds. `u64::MAX` if no time is set.
     due: AtomicU64,
     state: Mutex<State>,
     readable: Condvar,
@@ -54,22 +61,23 @@ pub struct Conversation {
 struct State {
     protocol: Protocol,
     outbox: Outbox,
-    /// The outbox of before, empty: its memory is used again.
+    /// The previous outbox, empty. Its memory is used again.
     spare: Outbox,
     sending: bool,
     end: Option<End>,
-    /// All that was written was acked, and nothing more will be.
+    /// Everything written was acked, and nothing more will be written.
     finished: bool,
-    /// Its first byte has come.
+    /// Its first byte has arrived.
     begun: bool,
-    /// When it is taken out.
+    /// When it is removed from the table.
     expires: u64,
     readers: usize,
     writers: usize,
 }
 
 impl Conversation {
-    /// One that began here, or with `peer`'s first datagram, which the protocol has had.
+    /// Makes a conversation. `begun` says that it begins here. Otherwise it begins with the peer's
+    /// first datagram, and `protocol` has already taken that in.
     pub fn new(peer: SocketAddr, protocol: Protocol, begun: bool, now: u64) -> Self {
         let expires = if begun { u64::MAX } else { now + BEGIN };
         Self {
@@ -99,10 +107,10 @@ impl Conversation {
 
     // ---- the endpoint's threads -----------------------------------------------------------------
 
-    /// A datagram of this conversation came.
+    /// Takes in a datagram of this conversation.
     ///
     /// # Errors
-    /// As of [`Protocol::input`].
+    /// The errors of [`Protocol::input`].
     pub fn input(&self, segments: &[u8], now: u64) -> Result<(), Malformed> {
         let mut state = self.state.lock();
         state.protocol.input(segments, now)?;
@@ -111,8 +119,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Datagrams came, and for now there are no more: wakes who can go on, and answers.
-    /// Returns whether its first byte has come just now.
+    /// Finishes a batch of received datagrams. It sends the answers, and wakes the threads that can
+    /// go on. Returns whether the first byte of the conversation was in this batch.
     pub fn settle(&self, link: &Link) -> bool {
         let mut state = self.state.lock();
         self.send(&mut state, link);
@@ -130,8 +138,8 @@ impl Conversation {
         true
     }
 
-    /// The clock thread looks: sends what is due, and returns when it is due again, or `None` if it
-    /// has expired.
+    /// Sends segments that are due. The clock thread calls it. Returns the time of the next call,
+    /// or `None` if the conversation has expired.
     pub fn tick(&self, link: &Link, now: u64) -> Option<u64> {
         let due = self.due.load(SeqCst);
         if due > now {
@@ -146,7 +154,7 @@ impl Conversation {
         Some(self.due.load(SeqCst))
     }
 
-    /// Sends what is to be sent now, and sees to the clock.
+    /// Sends everything that has to be sent now, and tells the clock thread the next due time.
     fn send(&self, state: &mut MutexGuard<'_, State>, link: &Link) {
         let all = &mut **state;
         all.protocol.transmit(link.clock.now(), &mut all.outbox);
@@ -176,7 +184,7 @@ impl Conversation {
         link.clock.ring(due);
     }
 
-    /// It is over: whoever waits gets an error.
+    /// Ends the conversation. Blocked and later calls return an error.
     pub fn end(&self, end: End) {
         self.end_with(&mut self.state.lock(), end);
     }
@@ -189,7 +197,7 @@ impl Conversation {
 
     // ---- the halves -----------------------------------------------------------------------------
 
-    /// Reads what is there; waits for it, at most until `bound` has passed.
+    /// Reads the bytes that are there. If there are none, waits for some, at most for `bound`.
     pub fn read(
         &self,
         bufs: &mut [IoSliceMut<'_>],
@@ -205,7 +213,7 @@ impl Conversation {
             }
             if n > 0 {
                 if state.protocol.due() == 0 {
-                    self.send(&mut state, link); // there is room again
+                    self.send(&mut state, link); // The peer has to know of the new room.
                 }
                 return Ok(n);
             }
@@ -221,7 +229,8 @@ impl Conversation {
         }
     }
 
-    /// Writes as much as there is room for; waits for some, at most until `bound` has passed.
+    /// Writes as many bytes as there is room for. If there is no room, waits for some, at most for
+    /// `bound`.
     pub fn write(
         &self,
         bufs: &[IoSlice<'_>],
@@ -251,7 +260,7 @@ impl Conversation {
         }
     }
 
-    /// Sends what was written, also where it doesn't fill a segment.
+    /// Sends all written bytes, even if they don't fill a segment.
     pub fn flush(&self, link: &Link) -> io::Result<()> {
         let mut state = self.state.lock();
         if let Some(end) = state.end {
@@ -278,7 +287,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Nobody uses it any more. What was finished goes on answering for a while.
+    /// Says that nobody uses the conversation any more. If it was finished, it goes on answering
+    /// for [`LINGER`]. Otherwise it is removed at once.
     pub fn leave(self: &Arc<Self>, link: &Link) {
         let mut state = self.state.lock();
         if state.finished && !matches!(state.end, Some(End::Replaced)) {
@@ -292,7 +302,7 @@ impl Conversation {
     }
 }
 
-/// Waits; returns whether it was woken, not timed out.
+/// Waits. Returns true if it was woken, and false if `until` has passed.
 fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, until: Option<Instant>) -> bool {
     match until {
         Some(until) => !condvar.wait_until(state, until).timed_out(),

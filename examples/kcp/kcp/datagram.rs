@@ -1,13 +1,13 @@
-//! What surrounds the segments of a datagram: nonce, checksum and cipher, as kcptun has them.
+//! Nonce, checksum and cipher of a datagram, as kcptun has them.
 //!
 //! ```text
 //! 16 random bytes | CRC-32 of all that follows, u32 LE | segments        (--crypt none: as it is)
 //! ```
-//! With `aes` all of it goes through AES in CFB mode. The initial vector is kcp-go's constant; the
-//! nonce, in the first block, is what makes datagrams differ. The key is made from the shared
-//! secret by PBKDF2. There is **no authentication** in it: use TLS on top where that matters.
+//! With `aes` the whole datagram is encrypted by AES in CFB mode. The initial vector is kcp-go's
+//! constant. The nonce fills the first block and makes equal datagrams differ. The key is made from
+//! the shared secret by PBKDF2. There is **no authentication**. If you need it, use TLS on top.
 //!
-//! Invariant: nothing in a datagram is looked at before its checksum was right.
+//! Invariant: nothing in a datagram is used before its checksum was found right.
 
 use aes::cipher::{AsyncStreamCipher, InnerIvInit, KeyInit};
 use aes::{Aes128Enc, Aes192Enc, Aes256Enc};
@@ -21,21 +21,21 @@ const NONCE: usize = 16;
 /// The initial vector in kcp-go's `crypt.go`.
 const VECTOR: [u8; 16] = [167, 115, 79, 156, 18, 172, 27, 1, 164, 21, 242, 193, 252, 120, 230, 107];
 
-/// How kcptun makes a key from the secret: the salt and the rounds of PBKDF2 with HMAC-SHA1.
+/// Salt and rounds of PBKDF2 with HMAC-SHA1, as kcptun uses them to make a key from the secret.
 const SALT: &[u8] = b"kcp-go";
 const ROUNDS: u32 = 4096;
 
-/// Why a datagram is thrown away.
+/// The reason why a datagram is discarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     Short,
     Checksum,
 }
 
-/// The ciphers of kcptun that this has, by kcptun's names.
+/// The supported ciphers, with kcptun's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cipher {
-    /// No cipher; the nonce and the checksum are there all the same.
+    /// No cipher. Nonce and checksum are still there.
     None,
     /// AES with 256 bits.
     Aes,
@@ -43,7 +43,7 @@ pub enum Cipher {
     Aes128,
 }
 
-/// Closes and opens datagrams.
+/// Encrypts datagrams with [`close`](Self::close), and decrypts them with [`open`](Self::open).
 pub struct Crypt(Keyed);
 
 enum Keyed {
@@ -60,8 +60,8 @@ impl std::fmt::Debug for Crypt {
 }
 
 impl Crypt {
-    /// The cipher with the key that kcptun makes from `secret`. It takes some milliseconds, by
-    /// intention: that is what makes guessing dear.
+    /// Makes the cipher with the key that kcptun makes from `secret`. It takes some milliseconds.
+    /// PBKDF2 is slow on purpose, to make guessing the secret expensive.
     pub fn new(cipher: Cipher, secret: &str) -> Self {
         if cipher == Cipher::None {
             return Self(Keyed::None);
@@ -78,7 +78,8 @@ impl Crypt {
         })
     }
 
-    /// Fills in the head of a datagram, [`HEAD`] bytes before its segments, and encrypts all of it.
+    /// Fills in the head of a datagram and encrypts the whole datagram. The head is the [`HEAD`]
+    /// bytes before its segments.
     pub fn close(&self, datagram: &mut [u8], random: &mut impl RngCore) {
         let Some((head, segments)) = datagram.split_first_chunk_mut::<HEAD>() else { return };
         let (nonce, checksum) = head.split_at_mut(NONCE);
@@ -101,7 +102,7 @@ impl Crypt {
     /// Decrypts a datagram in place, and returns its segments.
     ///
     /// # Errors
-    /// It is too short to be one, or its checksum is wrong.
+    /// The datagram is too short, or its checksum is wrong.
     pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<&'a [u8], Refused> {
         if datagram.len() <= HEAD {
             return Err(Refused::Short);

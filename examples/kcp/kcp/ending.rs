@@ -1,8 +1,9 @@
-//! How a conversation ends other than by its session's close, and what its halves say then.
+//! The ways in which a conversation ends, other than by its session's close, and the error that its
+//! halves return then.
 
 use std::io;
 
-/// Why a conversation is no more.
+/// The reason why a conversation has ended.
 #[derive(Debug, Clone, Copy)]
 pub enum End {
     Aborted,

@@ -1,11 +1,16 @@
-//! An endpoint: a UDP socket, its receiving thread and its clock thread, and who may talk to it.
+//! An endpoint: a UDP socket, its receiving thread, its clock thread, and the rules for new
+//! conversations.
 //!
-//! A conversation is its peer's address and number. It begins with a datagram that acks nothing and
-//! brings one of the first segments, which may have overtaken the very first. It is accepted when
-//! its first byte has come; then those of its address that have been silent for a while end.
+//! A conversation is identified by its peer's address and its number. It begins with a datagram
+//! that acks nothing and brings one of the first segments. This need not be the very first segment,
+//! because segments can overtake each other. The conversation can be accepted when its first byte
+//! has arrived. At that moment, older conversations of the same address that have been silent for a
+//! while end.
 //!
-//! Invariants: what isn't well-formed is counted and dropped before it changes anything; the
-//! receiving thread waits for the socket alone; no error of the socket's ends it.
+//! Invariants:
+//! - A malformed datagram is counted and dropped before it changes anything.
+//! - The receiving thread waits for nothing but the socket.
+//! - No error of the socket ends the receiving thread.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -22,17 +27,17 @@ use super::settings::Settings;
 use super::socket::{Received, Socket};
 use super::transport::KcpTransport;
 
-/// How often the receiving thread goes on receiving before it sees to the conversations.
+/// Limit of the receive calls before the receiving thread answers and wakes the conversations.
 const ROUNDS: usize = 4;
 
-/// How many segments a peer sends at once before it knows our window: KCP's.
+/// Number of segments that a peer sends at once before it knows our window. The number is KCP's.
 const FIRST_SEGMENTS: u32 = 32;
 
-/// Begins a conversation with a server. A datagram is only sent when something is written, and
-/// nothing is known of the server before it answers: KCP has no handshake.
+/// Begins a conversation with a server. KCP has no handshake. So no datagram is sent before the
+/// first write, and this can't tell whether the server exists.
 ///
 /// # Errors
-/// Whatever the system says of the socket, and threads that can't be started.
+/// Returns the errors of the socket, and of starting threads.
 pub fn connect(server: impl ToSocketAddrs, settings: &Settings) -> io::Result<KcpTransport> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "no address");
     for peer in server.to_socket_addrs()? {
@@ -46,8 +51,8 @@ pub fn connect(server: impl ToSocketAddrs, settings: &Settings) -> io::Result<Kc
 
 fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    // Bound to no address, so that the system may change it, as kcptun's; what it is now is found
-    // by another socket.
+    // The socket isn't bound to a local address, as in kcptun. So it goes on working when the
+    // system changes that address. A second socket, which is connected, finds the address of now.
     let socket = UdpSocket::bind(any)?;
     let probe = UdpSocket::bind(any)?;
     probe.connect(peer)?;
@@ -62,17 +67,18 @@ fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport>
     Ok(transport)
 }
 
-/// A socket that many clients talk to. Its drop ends accepting; what was accepted lives on.
+/// A socket that accepts conversations from many clients. Its drop ends accepting. Accepted
+/// conversations live on.
 #[derive(Debug)]
 pub struct Endpoint {
     link: Arc<Link>,
 }
 
 impl Endpoint {
-    /// Listens.
+    /// Opens a socket that clients can begin conversations with.
     ///
     /// # Errors
-    /// Whatever the system says of the socket, and threads that can't be started.
+    /// Returns the errors of the socket, and of starting threads.
     pub fn bind(addr: impl ToSocketAddrs, settings: &Settings) -> io::Result<Self> {
         let socket = UdpSocket::bind(addr)?;
         let local = socket.local_addr()?;
@@ -82,7 +88,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Waits for a client's conversation whose first byte has come.
+    /// Waits for a client's conversation whose first byte has arrived.
     ///
     /// # Errors
     /// The endpoint was closed.
@@ -90,7 +96,7 @@ impl Endpoint {
         Ok(KcpTransport::new(&self.link, self.link.accept()?))
     }
 
-    /// Accepts no more, and wakes who waits for it.
+    /// Ends accepting, and wakes calls that wait in [`accept`](Self::accept).
     pub fn close(&self) {
         self.link.close();
     }
@@ -99,7 +105,8 @@ impl Endpoint {
         self.link.local
     }
 
-    /// How many conversations there are, those that linger and those to be accepted included.
+    /// Number of conversations. Those that linger after their end, and those that aren't accepted
+    /// yet, are counted too.
     pub fn conversations(&self) -> usize {
         self.link.conversations()
     }
@@ -115,7 +122,7 @@ impl Drop for Endpoint {
     }
 }
 
-/// Starts the two threads. Their names have the port.
+/// Starts the two threads. Their names contain the port.
 fn start(link: &Arc<Link>) -> io::Result<()> {
     let spawn = |name: &str, body: fn(&Arc<Link>)| {
         let name = format!("kcp-{name}-{}", link.local.port());
@@ -126,7 +133,7 @@ fn start(link: &Arc<Link>) -> io::Result<()> {
     spawn("clock", keep_time).map(drop).inspect_err(|_| link.close())
 }
 
-/// The clock thread.
+/// The body of the clock thread.
 fn keep_time(link: &Arc<Link>) {
     let mut all = Vec::new();
     while !link.is_over() {
@@ -146,8 +153,9 @@ fn keep_time(link: &Arc<Link>) {
     }
 }
 
-/// The receiving thread. It sees to a conversation once for all that has come, so that one answer
-/// and one wake-up do for many datagrams.
+/// The body of the receiving thread. It first takes in all datagrams that are there. Then it
+/// answers and wakes each conversation once, so that many datagrams share one answer and one
+/// wake-up.
 fn receive_all(link: &Arc<Link>) {
     let mut received = Received::new();
     let mut touched = Vec::<Arc<Conversation>>::new();
@@ -163,7 +171,8 @@ fn receive_all(link: &Arc<Link>) {
                 {
                     break;
                 }
-                // What a router said of a datagram of ours, or worse: neither may make this spin.
+                // A router's report about a datagram of ours, or a failure of the socket. The sleep
+                // keeps a repeated error from using up the processor.
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
             for (peer, datagram) in received.datagrams() {
@@ -186,11 +195,11 @@ fn receive_all(link: &Arc<Link>) {
     }
 }
 
-/// Gives a datagram to its conversation; returns that, if it took it.
+/// Gives a datagram to its conversation. Returns the conversation, if it has accepted the datagram.
 fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<Arc<Conversation>> {
     let counters = &link.counters;
     if datagram.len() > *Settings::MTUS.end() {
-        return drop_as(&counters.malformed); // a window of such would be dear
+        return drop_as(&counters.malformed); // A window full of them would cost much memory.
     }
     let segments = match link.crypt.open(datagram) {
         Ok(segments) => segments,
@@ -201,7 +210,8 @@ fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<A
         }
     };
     if let [_, _, _, _, 0xf1 | 0xf2, 0, ..] = segments {
-        return drop_as(&counters.fec); // kcp-go's marks, where a segment has its command
+        // kcp-go's marks of error correction, at the place where a segment has its command.
+        return drop_as(&counters.fec);
     }
     let Some(Ok(first)) = parse(segments).next() else { return drop_as(&counters.malformed) };
     let now = link.clock.now();

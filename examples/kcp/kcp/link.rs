@@ -1,8 +1,9 @@
-//! What the conversations of an endpoint share: socket, cipher, clock, counters, and their table.
+//! The parts that the conversations of an endpoint share: socket, cipher, clock, counters and
+//! table.
 //!
-//! The table's lock guards the table, and whether the endpoint is open. It isn't held across a
-//! system call, nor while a conversation's lock is waited for. `accept` waits on `came`; the
-//! receiving thread wakes it, and the endpoint's close.
+//! The table's lock guards the table and the flag [`Open`]. It isn't held across a system call, or
+//! while waiting for a conversation's lock. `accept` waits on `came`. The receiving thread and the
+//! endpoint's close wake it.
 //!
 //! Invariant: the threads end when the endpoint is closed and the last conversation has left.
 
@@ -21,29 +22,33 @@ use super::socket::Socket;
 use super::table::{Full, Table};
 use parking_lot::{Condvar, Mutex};
 
-/// The longest run of datagrams in one system call, in bytes: what fits into the largest of IP's.
+/// Limit of a run of datagrams in one system call, in bytes. A run has to fit into the largest IP
+/// packet.
 const LONGEST_RUN: usize = 65_000;
 
-/// Counts of datagrams. Those that aren't for us, or not well-formed, are counted and dropped.
+/// Counts of datagrams. Datagrams that are malformed, or not for this endpoint, are counted and
+/// dropped.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub received: AtomicU64,
     pub sent: AtomicU64,
     /// Too short for a nonce, a checksum and a segment.
     pub short: AtomicU64,
-    /// The checksum is wrong: cut, damaged, or with another key or cipher.
+    /// The checksum is wrong. The datagram was cut or damaged, or its sender uses another key or
+    /// cipher.
     pub checksum: AtomicU64,
-    /// Whom the last of these came from. Guards that alone, for a moment.
+    /// The sender of the last one with a wrong checksum. The lock guards only this address, and is
+    /// held for a moment.
     pub last_damaged: Mutex<Option<SocketAddr>>,
-    /// With error correction (FEC), which isn't done here.
+    /// With error correction (FEC), which isn't supported here.
     pub fec: AtomicU64,
-    /// Of a conversation that there isn't, and not the begin of one.
+    /// Of no known conversation, and not the beginning of a new one.
     pub unknown: AtomicU64,
-    /// No segments, or such as the conversation can't have.
+    /// Not made of segments, or with a segment that its conversation can't have.
     pub malformed: AtomicU64,
-    /// The begin of a conversation for which there was no place.
+    /// The beginning of a conversation for which there was no place.
     pub refused: AtomicU64,
-    /// The system didn't take it. To the protocol it is lost.
+    /// The system didn't send it. To the protocol it is a lost datagram.
     pub unsent: AtomicU64,
 }
 
@@ -61,11 +66,11 @@ pub struct Link {
     pub counters: Counters,
     table: Mutex<(Table, Open)>,
     came: Condvar,
-    /// The threads are to end.
+    /// The threads have to end.
     over: AtomicBool,
 }
 
-/// Whether conversations are accepted still.
+/// Whether conversations can still be accepted.
 type Open = bool;
 
 impl Link {
@@ -84,9 +89,9 @@ impl Link {
         }
     }
 
-    /// Closes and sends datagrams, a run of them in one system call. An error of the system's is a
-    /// loss to the protocol: what a router said of an earlier datagram doesn't end a conversation,
-    /// the session's keepalive does.
+    /// Encrypts and sends datagrams, a run of them in one system call. To the protocol an error of
+    /// the system is a lost datagram. A router's report about an earlier datagram doesn't end a
+    /// conversation. If the peer is really gone, the session's keepalive ends it.
     pub fn send(&self, batch: &mut Outbox, peer: SocketAddr) {
         let mut random = rand::rng();
         let most = self.socket.most_at_once();
@@ -94,7 +99,7 @@ impl Link {
         let mut lens =
             ends.iter().scan(0, |start, end| Some(end - std::mem::replace(start, *end))).peekable();
         while let Some(len) = lens.next() {
-            // A run is of one length, but for the last, which may be shorter.
+            // All datagrams of a run have one length. Only the last may be shorter.
             let mut count = 1;
             let mut total = len;
             let mut last = len;
@@ -122,12 +127,12 @@ impl Link {
         self.table.lock().0.find(peer, conv)
     }
 
-    /// Whether it ended not long ago.
+    /// Whether this conversation has ended not long ago.
     pub fn has_ended(&self, peer: SocketAddr, conv: u32) -> bool {
         self.table.lock().0.has_ended(peer, conv, self.clock.now())
     }
 
-    /// All conversations.
+    /// Adds all conversations to `into`.
     pub fn all(&self, into: &mut Vec<Arc<Conversation>>) {
         into.extend(self.table.lock().0.all().cloned());
     }
@@ -148,14 +153,14 @@ impl Link {
         added.is_ok()
     }
 
-    /// Adds the one conversation of a client.
+    /// Adds the only conversation of a client.
     pub fn add_own(&self, own: &Arc<Conversation>) {
         let (table, open) = &mut *self.table.lock();
         table.add_own(own);
         *open = false;
     }
 
-    /// The first byte of a conversation has come: it may be accepted.
+    /// Lets a conversation be accepted. It is called when the first byte has arrived.
     pub fn offer(&self, conversation: &Arc<Conversation>) {
         let past = {
             let (table, open) = &mut *self.table.lock();
@@ -193,14 +198,14 @@ impl Link {
         }
     }
 
-    /// Takes a conversation out.
+    /// Removes a conversation.
     pub fn remove(&self, conversation: &Arc<Conversation>) {
         let mut state = self.table.lock();
         state.0.remove(conversation, self.clock.now());
         self.end_if_over(&state);
     }
 
-    /// No more conversations are accepted, and those that wait for it are taken out.
+    /// Ends accepting, and removes the conversations that nobody has accepted.
     pub fn close(&self) {
         let mut state = self.table.lock();
         state.1 = false;
@@ -210,12 +215,12 @@ impl Link {
         self.came.notify_all();
     }
 
-    /// Whether the threads are to end.
+    /// Whether the threads have to end.
     pub fn is_over(&self) -> bool {
         self.over.load(SeqCst)
     }
 
-    /// Ends the threads, if nobody needs them any more.
+    /// Ends the threads, if no conversation needs them any more.
     fn end_if_over(&self, (table, open): &(Table, Open)) {
         if !open && table.len() == 0 {
             self.over.store(true, SeqCst);

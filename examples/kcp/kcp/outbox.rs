@@ -1,21 +1,22 @@
 //! Datagrams that wait to be sent, one behind the other in one buffer.
 //!
-//! They lie so that the socket can take many in one call, and so that nothing is allocated for
-//! each. Each begins with [`HEAD`] bytes for the nonce and the checksum, which the datagram layer
-//! fills in.
+//! In one buffer the socket can take many datagrams in one call, and no datagram needs an
+//! allocation. Each begins with [`HEAD`] bytes for the nonce and the checksum. `datagram.rs` fills
+//! them in.
 //!
 //! Invariant: a datagram is at most `mtu` bytes long, its head included.
 
 use super::datagram::HEAD;
 use super::segment::Segment;
 
-/// What an idle outbox keeps, in bytes: a small burst.
+/// Memory that an idle outbox keeps, in bytes. It is enough for a small burst.
 const KEPT: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Where each datagram ends; the last one is open until [`seal`](Self::seal).
+    /// Where each finished datagram ends. The datagram at the end of `bytes` is open until
+    /// [`seal`](Self::seal).
     ends: Vec<usize>,
     /// Where the open datagram begins.
     start: usize,
@@ -45,12 +46,12 @@ impl Outbox {
         self.bytes.is_empty()
     }
 
-    /// All of them, and where each ends.
+    /// Returns the bytes of all datagrams, and the ends of the single ones.
     pub fn parts(&mut self) -> (&mut [u8], &[usize]) {
         (&mut self.bytes, &self.ends)
     }
 
-    /// Takes them out. What a burst needed is given back.
+    /// Removes all datagrams. The memory that a burst has needed is freed.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();

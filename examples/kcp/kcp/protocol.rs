@@ -1,11 +1,16 @@
-//! One end of a conversation: a pure state machine, without I/O, lock, clock or thread.
+//! One end of a conversation. It is a pure state machine, without I/O, lock, clock or thread.
 //!
-//! `now` is passed in, in milliseconds, by a clock that never goes back and doesn't wrap; only its
-//! low half is on the wire. The owner gives it what comes ([`Protocol::input`]), reads, writes,
-//! and then calls [`Protocol::transmit`], also when [`Protocol::due`] has come.
+//! The owner passes in `now`, in milliseconds, from a clock that never goes back and doesn't wrap.
+//! Only the low half of `now` is on the wire.
 //!
-//! Invariants: a datagram acts as a whole or not at all; no byte of a peer's makes it panic, loop,
-//! or hold more than the windows. `transmit` leaves nothing behind that could be sent now.
+//! The owner gives received datagrams to [`Protocol::input`], reads and writes. After each of these
+//! it calls [`Protocol::transmit`]. It also calls `transmit` when the time from [`Protocol::due`]
+//! has come.
+//!
+//! Invariants:
+//! - A datagram acts as a whole or not at all.
+//! - No input from a peer makes it panic, loop, or hold more than the windows.
+//! - `transmit` leaves nothing behind that could be sent now.
 
 use super::buffers::Buffers;
 use super::outbox::Outbox;
@@ -14,12 +19,13 @@ use super::segment::{Command, Malformed, Segment, Seq, parse};
 use super::sender::Sender;
 use super::settings::Settings;
 
-/// How long after a peer had no room it is asked, in milliseconds, at first and at most. KCP waits
-/// 7 s, so that one lost datagram stalls a peer so long; a question is 24 bytes.
+/// Wait before a peer without room is asked for its window, in milliseconds: the first wait and the
+/// longest one. KCP waits 7 s, and so one lost datagram can stall a conversation for 7 s. A
+/// question costs only 24 bytes, so it can be asked sooner.
 const ASK: (u64, u64) = (500, 10_000);
 
-/// How long nothing has to be on the way for buffers to be given back, in milliseconds: then a
-/// burst isn't about to come.
+/// Unused buffers are freed when nothing has been in flight for this time, in milliseconds. After
+/// such a pause another burst is unlikely.
 const REST_AFTER: u64 = 1000;
 
 #[derive(Debug)]
@@ -29,23 +35,25 @@ pub struct Protocol {
     sender: Sender,
     receiver: Receiver,
     buffers: Buffers,
-    /// The acks of the datagram that is being read: kept for its memory.
+    /// The acks of the datagram that is being read. The vector is a field only to keep its memory.
     acked: Vec<(Seq, u64)>,
-    /// When the peer is asked for its window, and how long it is waited before the next time.
+    /// When the peer is asked for its window, and the wait before the question after that.
     ask: (u64, u64),
-    /// Whether the peer is to be told our window, because it asked, or because it is open again.
+    /// Whether our window has to be told to the peer. It has to if the peer asked, or if the window
+    /// is open again.
     tell: bool,
     announced: Announced,
     rest_due: u64,
 }
 
-/// What the peer believes of our window. That it is open again is told twice, since it may be lost.
+/// The peer's knowledge of our window. The peer is told twice that the window is open again,
+/// because a datagram may be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Announced {
     Open,
-    /// There is no room.
+    /// The peer knows that there is no room.
     Shut,
-    /// There is some again.
+    /// The peer was told once that there is some room again.
     Ajar,
 }
 
@@ -54,7 +62,8 @@ impl Protocol {
         Self::beginning_at(conv, settings, Seq(0))
     }
 
-    /// As `new`, with the first numbers of both directions: for tests of where they wrap.
+    /// Does the same as `new`, but with a chosen first number for both directions. Tests use it to
+    /// let the numbers wrap.
     pub fn beginning_at(conv: u32, settings: &Settings, first: Seq) -> Self {
         Self {
             conv,
@@ -76,10 +85,10 @@ impl Protocol {
 
     // ---- from the peer --------------------------------------------------------------------------
 
-    /// Takes a datagram in, without its nonce and checksum.
+    /// Takes in a datagram, without its nonce and checksum.
     ///
     /// # Errors
-    /// It isn't of this conversation, or can't be: nothing of it was used.
+    /// The datagram doesn't belong to this conversation, or can't. Nothing of it was used.
     pub fn input(&mut self, datagram: &[u8], now: u64) -> Result<(), Malformed> {
         for segment in parse(datagram) {
             let segment = segment?;
@@ -121,17 +130,17 @@ impl Protocol {
 
     // ---- from and to the application ------------------------------------------------------------
 
-    /// Takes as much of `data` as there is room for; returns how much.
+    /// Takes as much of `data` as there is room for. Returns the number of bytes taken.
     pub fn write(&mut self, data: &[u8]) -> usize {
         self.sender.write(data, &mut self.buffers)
     }
 
-    /// What was written is to be sent, also where it doesn't fill a segment.
+    /// Lets all written data be sent, even if it doesn't fill a segment.
     pub fn flush(&mut self) {
         self.sender.flush();
     }
 
-    /// Whether there is so much room that a writer is worth waking.
+    /// Whether there is enough room to make waking a blocked write worthwhile.
     pub fn has_room(&self) -> bool {
         self.sender.has_room()
     }
@@ -145,20 +154,20 @@ impl Protocol {
         self.receiver.is_readable()
     }
 
-    /// Reads what is there into `buf`; returns how much, 0 if nothing is.
+    /// Reads received bytes into `buf`. Returns their number, which is 0 if there are none.
     pub fn read(&mut self, buf: &mut [u8]) -> usize {
         let n = self.receiver.read(buf, &mut self.buffers);
         self.look_at_window();
         n
     }
 
-    /// Nobody reads any more: what comes is acked and thrown away.
+    /// Says that nobody reads any more. From now on received data is acked and thrown away.
     pub fn discard(&mut self) {
         self.receiver.discard(&mut self.buffers);
         self.look_at_window();
     }
 
-    /// Whether the peer is to be told of room that it doesn't know of.
+    /// Decides whether the peer has to be told of new room.
     fn look_at_window(&mut self) {
         let room = self.receiver.room();
         let next = match self.announced {
@@ -172,7 +181,8 @@ impl Protocol {
 
     // ---- to the peer ----------------------------------------------------------------------------
 
-    /// When [`transmit`](Self::transmit) is to be called at the latest; `u64::MAX`: not for a time.
+    /// The latest time for the next call of [`transmit`](Self::transmit). `u64::MAX` if there is no
+    /// such time.
     pub fn due(&self) -> u64 {
         if self.tell {
             return 0;
@@ -180,17 +190,18 @@ impl Protocol {
         self.sender.due().min(self.receiver.due()).min(self.ask.0).min(self.rest_due)
     }
 
-    /// Whether the peer has acked anything.
+    /// Whether the peer has acked any segment.
     pub fn is_proven(&self) -> bool {
         self.sender.is_proven()
     }
 
-    /// How many segments were sent again.
+    /// Number of segments that were sent again.
     pub fn repeats(&self) -> u64 {
         self.sender.repeats
     }
 
-    /// Lays out what is to be sent now: data first, so that full datagrams lie together.
+    /// Puts all segments that have to be sent now into `out`. Data comes first, so that full
+    /// datagrams lie together.
     pub fn transmit(&mut self, now: u64, out: &mut Outbox) {
         let room = self.receiver.room();
         let conv = self.conv;
@@ -223,7 +234,7 @@ impl Protocol {
         self.rest(now);
     }
 
-    /// Whether the peer has had no room for so long that it is to be asked.
+    /// Whether the peer has had no room for long enough to be asked for its window.
     fn is_time_to_ask(&mut self, now: u64) -> bool {
         let (due, wait) = &mut self.ask;
         if !self.sender.is_shut_out() {
@@ -241,7 +252,7 @@ impl Protocol {
         ask
     }
 
-    /// Gives buffers back once nothing has been on the way for a while.
+    /// Frees unused buffers when nothing has been in flight for [`REST_AFTER`].
     fn rest(&mut self, now: u64) {
         if self.buffers.is_small() || !self.sender.is_done() || self.receiver.is_readable() {
             self.rest_due = u64::MAX;

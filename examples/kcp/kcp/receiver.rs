@@ -1,19 +1,24 @@
-//! The receiving direction: segments in order for the reader, early ones, and acks that are owed.
+//! The receiving direction. It holds the segments that are ready for the reader, the early
+//! segments, and the acks that are owed. An early segment is one that arrived before an earlier
+//! segment.
 //!
-//! Invariants: `ready` and `early` together never hold more segments than the window, whatever the
-//! peer sends, nor a segment that wasn't announced as welcome; `early` begins with the place of
-//! `next`, which is empty. A peer's repeats cost it an ack each, and nothing else.
+//! Invariants:
+//! - `ready` and `early` together never hold more segments than the window, whatever the peer
+//!   sends. They hold no segment that the announced window didn't allow.
+//! - `early` begins with the place of segment `next`, and that place is empty.
+//! - A repeated segment causes one ack and nothing else.
 
 use std::collections::VecDeque;
 
 use super::buffers::Buffers;
 use super::segment::Seq;
 
-/// How long an ack may wait for others, in milliseconds: short beside a round trip, long enough for
-/// the datagrams of a burst to share one.
+/// Time that an ack may wait for others, in milliseconds. It is short compared with a round trip,
+/// and long enough for the acks of a burst to share a datagram.
 const ACK_DELAY: u64 = 1;
 
-/// So many don't wait: the peer's window should move while the burst still comes.
+/// From this number on, acks don't wait. The peer can then send new segments while the burst still
+/// arrives.
 const ACKS: usize = 32;
 
 #[derive(Debug)]
@@ -21,14 +26,14 @@ pub struct Receiver {
     window: usize,
     next: Seq,
     ready: VecDeque<Vec<u8>>,
-    /// How much of the front one was read.
+    /// Number of bytes of the front segment that were read already.
     read: usize,
     early: VecDeque<Option<Vec<u8>>>,
     acks: Vec<(Seq, u32)>,
-    /// The acks of before, which are sent once more while a segment is missing: a lost ack would
-    /// cost a segment.
+    /// The acks that were sent last. While a segment is missing they are sent once more, because
+    /// each lost ack would make the peer repeat a segment.
     before: Vec<(Seq, u32)>,
-    /// When acks are to be sent.
+    /// When the acks have to be sent.
     due: u64,
     /// Whether nobody reads any more.
     discards: bool,
@@ -51,8 +56,9 @@ impl Receiver {
 
     // ---- from the peer --------------------------------------------------------------------------
 
-    /// Segment `sn` came, which says that it was sent at `ts`. It is acked if it has its place, or
-    /// had it before; otherwise the peer sends it again when there is room.
+    /// Takes in segment `sn`. `ts` is the sending time that it carries. The segment is acked if
+    /// there is room for it, or if it was received before. Otherwise it is dropped, and the peer
+    /// sends it again later.
     pub fn push(&mut self, sn: Seq, ts: u32, data: &[u8], now: u64, buffers: &mut Buffers) {
         let place = sn.index_from(self.next);
         if place.is_some_and(|index| index >= self.room()) {
@@ -73,14 +79,14 @@ impl Receiver {
             }
             return;
         }
-        // It may be what early ones have waited for.
+        // Early segments may have waited for this one.
         while let Some(early @ Some(_)) = self.early.front_mut() {
             let Some(data) = early.take() else { break };
             self.accept(data, buffers);
         }
     }
 
-    /// The next segment is there.
+    /// Makes the next segment ready for the reader.
     fn accept(&mut self, data: Vec<u8>, buffers: &mut Buffers) {
         self.early.pop_front();
         self.next = self.next.plus(1);
@@ -93,22 +99,22 @@ impl Receiver {
 
     // ---- to the peer ----------------------------------------------------------------------------
 
-    /// All before this one have come.
+    /// All segments before this number have arrived.
     pub fn next(&self) -> Seq {
         self.next
     }
 
-    /// How many more segments there is room for.
+    /// Number of further segments that there is room for.
     pub fn room(&self) -> usize {
         self.window - self.ready.len()
     }
 
-    /// How many segments there is room for while nothing waits to be read.
+    /// Number of segments that there is room for when nothing waits to be read.
     pub fn window(&self) -> usize {
         self.window
     }
 
-    /// When acks are to be sent, at the latest.
+    /// The latest time to send the acks.
     pub fn due(&self) -> u64 {
         self.due
     }
@@ -118,8 +124,9 @@ impl Receiver {
         !self.acks.is_empty()
     }
 
-    /// Gives `send` the acks that are owed. Those before `next` need none of their own, since every
-    /// segment says `next`; the last one is sent all the same, for the round-trip time.
+    /// Calls `send` with each ack that is owed. Segments before `next` need no ack of their own,
+    /// because every segment carries `next`. The last ack is sent in any case, so that the peer can
+    /// measure the round-trip time.
     pub fn acks(&mut self, mut send: impl FnMut(Seq, u32)) {
         let last = self.acks.len().saturating_sub(1);
         let next = self.next;
@@ -140,7 +147,7 @@ impl Receiver {
         !self.ready.is_empty()
     }
 
-    /// Reads what is there into `buf`; returns how much.
+    /// Reads received bytes into `buf`. Returns their number.
     pub fn read(&mut self, mut buf: &mut [u8], buffers: &mut Buffers) -> usize {
         let len = buf.len();
         while !buf.is_empty()
@@ -160,7 +167,7 @@ impl Receiver {
         len - buf.len()
     }
 
-    /// Nobody reads any more: what is there and what comes is thrown away, and acked.
+    /// Says that nobody reads any more. Received and later data is thrown away, and acked.
     pub fn discard(&mut self, buffers: &mut Buffers) {
         self.discards = true;
         self.ready.drain(..).for_each(|data| buffers.give(data));

@@ -1,20 +1,21 @@
-//! Round-trip time, and how long to wait for an ack: RFC 6298 as KCP has it.
+//! The round-trip time, and the time to wait for an ack. It is RFC 6298 with KCP's changes.
 //!
-//! Invariants: a wait is between the mode's least and [`MOST`]; a measure past [`MOST`] is the
-//! peer's invention, and is left out.
+//! Invariants:
+//! - A wait is between the mode's least wait and [`MOST`].
+//! - A measured time over [`MOST`] is ignored, because only a peer that lies can cause it.
 
-/// The least wait in milliseconds, without and with `nodelay`: KCP's.
+/// The least wait in milliseconds, without and with `nodelay`. The numbers are KCP's.
 const LEAST: u32 = 100;
 const LEAST_NODELAY: u32 = 30;
 
-/// The longest wait that a measure makes, in milliseconds: KCP's.
+/// The longest wait that a measured time leads to, in milliseconds. The number is KCP's.
 const MOST: u32 = 60_000;
 
-/// The longest wait that repeating in vain makes, in milliseconds: a link that comes back is found
-/// so soon. KCP knows no end there.
+/// The longest wait after repeats without an ack, in milliseconds. So a link that works again is
+/// noticed within this time. KCP has no such limit.
 const MOST_IN_VAIN: u32 = 5000;
 
-/// The wait before anything was measured, in milliseconds: KCP's.
+/// The wait before the first measured time, in milliseconds. The number is KCP's.
 const FIRST: u32 = 200;
 
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub struct RoundTrip {
     deviation: u32,
     wait: u32,
     least: u32,
-    /// What a peer may take to answer, by the mode.
+    /// Time that the mode gives a peer to answer, in milliseconds.
     interval: u32,
 }
 
@@ -33,18 +34,19 @@ impl RoundTrip {
         Self { smoothed: 0, deviation: 0, wait: FIRST, least, interval }
     }
 
-    /// How long to wait for an ack before a segment is sent again, in milliseconds.
+    /// The time to wait for an ack before a segment is sent again, in milliseconds.
     pub fn wait(&self) -> u32 {
         self.wait
     }
 
-    /// How long after a wait of so long, which was too short.
+    /// The next wait after a wait of `wait` milliseconds has passed without an ack.
     pub fn next_wait(&self, wait: u32, nodelay: bool) -> u32 {
         let more = if nodelay { self.wait / 2 } else { self.wait };
         wait.saturating_add(more).min(self.wait.max(MOST_IN_VAIN))
     }
 
-    /// An ack came for what was sent at `ts`, by the clock whose low half is `now`.
+    /// Takes a measure from an ack. Its segment was sent at `ts`, and `now` is the low half of the
+    /// same clock.
     pub fn measure(&mut self, now: u32, ts: u32) {
         let taken = now.wrapping_sub(ts);
         if taken > MOST {
@@ -55,7 +57,8 @@ impl RoundTrip {
             self.deviation = taken / 2;
         } else {
             let off = taken.abs_diff(self.smoothed);
-            // Shorter than what is usual isn't a reason to wait longer: an eighth of the weight.
+            // A time shorter than usual is no reason to wait longer. So it has an eighth of the
+            // weight.
             let early = taken.saturating_add(self.deviation) < self.smoothed;
             let weight = if early { 32 } else { 4 };
             self.smoothed = toward(self.smoothed, taken, 8);
@@ -66,7 +69,7 @@ impl RoundTrip {
     }
 }
 
-/// `from`, moved by one `part` of the way to `to`.
+/// Returns `from`, moved towards `to` by the distance divided by `part`.
 fn toward(from: u32, to: u32, part: u32) -> u32 {
     if to >= from { from + (to - from) / part } else { from - (from - to) / part }
 }

@@ -1,27 +1,30 @@
-//! Segments: what a KCP datagram consists of, as bytes and as values.
+//! Segments, the parts of a KCP datagram, as bytes and as values.
 //!
 //! ```text
 //! conv u32 | cmd u8 | frg u8 | wnd u16 | ts u32 | sn u32 | una u32 | len u32 | len bytes
 //! ```
-//! All little endian. A datagram holds one segment or several, each with the same `conv`.
+//! All numbers are little endian. A datagram holds one or more segments, all with the same `conv`.
 //!
-//! Invariants: parsing never panics and never allocates, whatever the bytes are. A [`Seq`] is
-//! compared by distance alone, so that nothing here depends on where the numbers wrap.
+//! Invariants:
+//! - Parsing never panics and never allocates, whatever the bytes are.
+//! - A [`Seq`] is compared by distance alone. So nothing here depends on the point where the
+//!   numbers wrap.
 
 /// The length of a segment without its data, in bytes.
 pub const HEADER: usize = 24;
 
-/// The number of a segment. It wraps: 2^32 segments are 5.6 TB.
+/// The number of a segment. It wraps after 2^32 segments, which are 5.6 TB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seq(pub u32);
 
 impl Seq {
-    /// How far this one lies behind `other`; negative if it lies before it.
+    /// The distance from `other` to this number. It is negative if this one comes before `other`.
     pub fn since(self, other: Self) -> i32 {
         self.0.wrapping_sub(other.0) as i32
     }
 
-    /// The index of this one in a queue that begins with `first`; `None` if it lies before that.
+    /// The index of this number in a queue that begins with `first`. `None` if it comes before
+    /// `first`.
     pub fn index_from(self, first: Self) -> Option<usize> {
         usize::try_from(self.since(first)).ok()
     }
@@ -32,16 +35,16 @@ impl Seq {
     }
 }
 
-/// What a segment is for.
+/// The purpose of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// Data.
     Push = 81,
-    /// Segment `sn` has come, which was sent at `ts`.
+    /// Segment `sn`, which was sent at `ts`, has arrived.
     Ack = 82,
-    /// How large is your window?
+    /// Asks for the peer's window.
     Ask = 83,
-    /// My window is so large.
+    /// Tells the own window.
     Tell = 84,
 }
 
@@ -57,30 +60,32 @@ impl Command {
     }
 }
 
-/// One segment. `frg` isn't here: it numbers the parts of a message, and this is a byte stream.
+/// One segment. The field `frg` is left out. It numbers the parts of a message, and this is a byte
+/// stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment<'a> {
     pub conv: u32,
     pub command: Command,
-    /// How many more segments the sender of this has room for.
+    /// Number of further segments that its sender has room for.
     pub window: u16,
-    /// When it was sent, by the sender's clock, in milliseconds; in an ack, the pushed segment's.
+    /// When it was sent, by its sender's clock, in milliseconds. An ack repeats the `ts` of the
+    /// segment that it acks.
     pub ts: u32,
     pub sn: Seq,
-    /// All before this one have come.
+    /// All segments before this number have arrived.
     pub una: Seq,
     pub data: &'a [u8],
 }
 
-/// The datagram isn't made of segments, or of those that this conversation can have.
+/// The datagram doesn't consist of segments, or has a segment that its conversation can't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The segments of a datagram, in order. The first that is malformed is the last.
+/// The segments of a datagram, in order. The iterator ends after the first malformed one.
 #[derive(Debug, Clone)]
 pub struct Segments<'a>(&'a [u8]);
 
-/// Reads a datagram, from which the nonce and the checksum were taken.
+/// Parses a datagram. The nonce and the checksum must have been removed before.
 pub fn parse(datagram: &[u8]) -> Segments<'_> {
     Segments(datagram)
 }
@@ -100,7 +105,7 @@ impl<'a> Iterator for Segments<'a> {
     }
 }
 
-/// Takes one segment off the front.
+/// Removes one segment from the front.
 fn take<'a>(bytes: &mut &'a [u8]) -> Option<Segment<'a>> {
     let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
     let [c0, c1, c2, c3, cmd, _frg, w0, w1, rest_of_header @ ..] = *header;
@@ -120,12 +125,12 @@ fn take<'a>(bytes: &mut &'a [u8]) -> Option<Segment<'a>> {
 }
 
 impl Segment<'_> {
-    /// How many bytes it takes in a datagram.
+    /// Its size in a datagram, in bytes.
     pub fn size(&self) -> usize {
         HEADER + self.data.len()
     }
 
-    /// Appends it to a datagram.
+    /// Appends this segment to a datagram.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.conv.to_le_bytes());
         out.extend_from_slice(&[self.command as u8, 0]);

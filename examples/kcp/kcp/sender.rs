@@ -1,15 +1,22 @@
-//! The sending direction: data that waits, segments on the way, and which of them are sent again.
+//! The sending direction. It holds the data that waits and the segments in flight, and decides
+//! which segments are sent again.
 //!
-//! A segment is sent again when two acks of later segments came (one, when nothing new can be
-//! sent), or when its wait is over. There is no congestion control, as in all of kcptun's modes:
-//! the windows alone bound what is on the way.
+//! A segment is sent again in two cases:
+//! - Two acks of later segments have arrived. One ack is enough when nothing new can be sent.
+//! - The time to wait for its ack is over.
 //!
-//! Invariants: `flight` holds the segments from `first` to before `next`, in order, so that an ack
-//! finds its segment by index; it is never longer than the window. Only one who has sent something
-//! can be acked, which [`Sender::is_sane`] asks. Numbers are compared by distance.
+//! There is no congestion control, as in all of kcptun's modes. The windows are the only limit of
+//! the segments in flight.
 //!
-//! Costs: an ack is O(1), but for the walk over the segments before it that lack theirs; waits are
-//! only looked through when the earliest of them is over.
+//! Invariants:
+//! - `flight` holds the segments from `first` to before `next`, in order. So an ack finds its
+//!   segment by index.
+//! - `flight` is never longer than the window.
+//! - An ack of a segment that wasn't sent is refused. [`Sender::is_sane`] checks it.
+//! - Numbers are compared by distance, because they wrap.
+//!
+//! Costs: an ack is O(1), except for the walk over the earlier segments that still lack their acks.
+//! The waits are only searched when the earliest of them is over.
 
 use std::collections::VecDeque;
 
@@ -18,23 +25,24 @@ use super::rtt::RoundTrip;
 use super::segment::{Segment, Seq};
 use super::settings::{Mode, Settings};
 
-/// How large the peer's window is taken to be before it has said so, in segments: KCP's.
+/// The assumed window of a peer before it has announced one, in segments. The number is KCP's.
 const FIRST_WINDOW: u16 = 32;
 
-/// How many segments wait for room on the way, at least and at most: enough for the acks' thread to
-/// send on without waiting for the writer, little enough for short frames not to wait long.
+/// The least and the greatest limit of queued segments. The queue is long enough for the receiving
+/// thread to go on sending when acks arrive, without waiting for the writer. It is short enough for
+/// short frames not to wait long.
 const QUEUE: (usize, usize) = (16, 128);
 
-/// A segment on the way.
+/// A segment in flight.
 #[derive(Debug)]
 struct InFlight {
     data: Vec<u8>,
-    /// When it was sent last.
+    /// When it was last sent.
     sent: u64,
-    /// How long its ack is waited for, and until when.
+    /// The time to wait for its ack, and the end of that wait. In milliseconds.
     wait: u32,
     due: u64,
-    /// How many acks of later segments came since.
+    /// Number of acks of later segments since then.
     passed: u32,
     state: State,
 }
@@ -42,32 +50,32 @@ struct InFlight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Sent,
-    /// To be sent again: it is in `again`.
+    /// It has to be sent again, and is in `again`.
     Lost,
     Acked,
 }
 
 #[derive(Debug)]
 pub struct Sender {
-    /// The number of the first segment of all.
+    /// The number of the very first segment.
     begin: Seq,
     first: Seq,
     next: Seq,
     flight: VecDeque<InFlight>,
     again: Vec<Seq>,
-    /// Data that wasn't sent yet, in segments; all but the last are full.
+    /// Data that wasn't sent yet, in segments. All but the last are full.
     queue: VecDeque<Vec<u8>>,
-    /// Whether the last one may go although it isn't full.
+    /// Whether the last one may be sent although it isn't full.
     flushed: bool,
     window: usize,
-    /// The peer's window.
+    /// The window that the peer announced last.
     remote: usize,
     segment: usize,
     mode: Mode,
     pub rtt: RoundTrip,
-    /// No wait is over before this.
+    /// No wait ends before this time.
     due: u64,
-    /// How many segments were sent again.
+    /// Number of segments that were sent again.
     pub repeats: u64,
 }
 
@@ -94,7 +102,7 @@ impl Sender {
 
     // ---- from the application -------------------------------------------------------------------
 
-    /// Takes as much of `data` as there is room for; returns how much.
+    /// Takes as much of `data` as there is room for. Returns the number of bytes taken.
     pub fn write(&mut self, mut data: &[u8], buffers: &mut Buffers) -> usize {
         let len = data.len();
         while !data.is_empty() {
@@ -112,12 +120,12 @@ impl Sender {
         len - data.len()
     }
 
-    /// What was written may go, also where it doesn't fill a segment.
+    /// Lets all written data be sent, even if it doesn't fill a segment.
     pub fn flush(&mut self) {
         self.flushed = !self.queue.is_empty();
     }
 
-    /// Whether there is enough room for a writer to be worth waking.
+    /// Whether there is enough room to make waking a blocked write worthwhile.
     pub fn has_room(&self) -> bool {
         self.queue.len() <= self.most_queued() / 2
     }
@@ -126,25 +134,27 @@ impl Sender {
         (self.window / 2).clamp(QUEUE.0, QUEUE.1)
     }
 
-    /// Whether anything was acked.
+    /// Whether the peer has acked any segment.
     pub fn is_proven(&self) -> bool {
         self.first != self.begin
     }
 
-    /// Whether everything was acked.
+    /// Whether the peer has acked everything.
     pub fn is_done(&self) -> bool {
         self.flight.is_empty() && self.queue.is_empty()
     }
 
     // ---- from the peer --------------------------------------------------------------------------
 
-    /// Whether a peer of this sender's can have sent the segment: it acks nothing that wasn't sent.
+    /// Whether the segment can come from this sender's peer. It can't if it acks a segment that
+    /// wasn't sent.
     pub fn is_sane(&self, segment: &Segment<'_>, is_ack: bool) -> bool {
         segment.una.since(self.next) <= 0 && !(is_ack && segment.sn.since(self.next) >= 0)
     }
 
-    /// What every segment says: how far the peer has come, and how much more it takes. What an
-    /// older one says, which was overtaken, doesn't count.
+    /// Applies the two fields that every segment has: all segments before `una` have arrived at the
+    /// peer, and `window` is the room that the peer has. A segment that was overtaken by a newer
+    /// one is ignored.
     pub fn progress(&mut self, una: Seq, window: u16, buffers: &mut Buffers) {
         let Some(count) = una.index_from(self.first) else { return };
         for _ in 0..count {
@@ -155,7 +165,8 @@ impl Sender {
         self.remote = window.into();
     }
 
-    /// Segment `sn` has come. Returns whether it was on the way: acks may come twice, and late.
+    /// Records that the peer has received segment `sn`. Returns whether that segment was in flight.
+    /// It may not be, because an ack can arrive twice or late.
     pub fn ack(&mut self, sn: Seq, buffers: &mut Buffers) -> bool {
         let index = sn.index_from(self.first);
         let Some(segment) = index.and_then(|index| self.flight.get_mut(index)) else {
@@ -169,9 +180,9 @@ impl Sender {
         true
     }
 
-    /// After the acks of a datagram: the segments that were passed by enough of them are lost.
-    /// `acks` are those that [`ack`](Self::ack) knew, with when what they ack was sent, sorted by
-    /// `sn`.
+    /// Finds lost segments after the acks of a datagram. A segment is lost if enough later segments
+    /// were acked. `acks` are the acks for which [`ack`](Self::ack) returned true, sorted by `sn`.
+    /// Each comes with the time at which its segment was sent.
     pub fn find_lost(&mut self, acks: &[(Seq, u64)]) {
         let Some(&(highest, _)) = acks.last() else { return };
         let before = highest.index_from(self.first).unwrap_or(0);
@@ -182,7 +193,8 @@ impl Sender {
                 continue;
             }
             let sn = self.first.plus(index);
-            // An ack says nothing about what was sent (again) after the segment that it acks.
+            // An ack says nothing about segments that were sent, or sent again, after the acked
+            // segment.
             let passed = acks.iter().rev().take_while(|(ack, _)| ack.since(sn) > 0);
             let passed = passed.filter(|(_, sent)| *sent >= segment.sent).take(enough as usize);
             segment.passed += passed.count() as u32;
@@ -196,22 +208,22 @@ impl Sender {
 
     // ---- to the peer ----------------------------------------------------------------------------
 
-    /// How many segments may be on the way.
+    /// Limit of the segments in flight.
     fn limit(&self) -> usize {
         self.window.min(self.remote)
     }
 
-    /// Whether the peer has no room, and something waits for it.
+    /// Whether data waits while the peer has no room.
     pub fn is_shut_out(&self) -> bool {
         self.remote == 0 && !self.queue.is_empty()
     }
 
-    /// When a wait is over, or nothing will be.
+    /// When the next wait ends. `u64::MAX` if there is none.
     pub fn due(&self) -> u64 {
         self.due
     }
 
-    /// Gives `send` what is to be sent now: `(sn, data)`.
+    /// Calls `send` with the number and the data of each segment that has to be sent now.
     pub fn transmit(&mut self, now: u64, mut send: impl FnMut(Seq, &[u8])) {
         if now >= self.due {
             self.find_overdue(now);
@@ -248,14 +260,14 @@ impl Sender {
         self.flushed &= !self.queue.is_empty();
     }
 
-    /// Whether the front of the queue may go: it is full, or flushed.
+    /// Whether the front of the queue may be sent. It may if it is full or flushed.
     fn may_send(&self) -> bool {
         self.flushed
             || self.queue.len() > 1
             || self.queue.front().is_some_and(|data| data.len() == self.segment)
     }
 
-    /// Looks through the waits, and finds when the next one is over.
+    /// Marks the segments whose wait is over as lost, and finds the end of the next wait.
     fn find_overdue(&mut self, now: u64) {
         self.due = u64::MAX;
         for (index, segment) in self.flight.iter_mut().enumerate() {

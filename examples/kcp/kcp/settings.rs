@@ -1,19 +1,20 @@
-//! What can be set, with kcptun's names, meanings and defaults.
+//! The settings, with kcptun's names, meanings and defaults.
 //!
-//! Both ends need the same cipher and key. The rest may differ: each end tells its window, and
-//! takes segments of any size.
+//! Both ends need the same cipher and key. The other settings may differ, because each end
+//! announces its window and accepts segments of any size.
 
 use super::datagram::{Cipher, HEAD};
 use super::segment::HEADER;
 
-/// How eagerly segments are sent again: kcptun's modes. None of them has congestion control.
+/// kcptun's modes. A mode sets how early segments are sent again. No mode has congestion control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
-    /// Waits for acks begin at 30 ms instead of 100, and grow half as fast.
+    /// The least wait for an ack is 30 ms instead of 100, and waits grow half as fast.
     pub nodelay: bool,
-    /// How long the peer may take to answer, in milliseconds: kcptun's peers send acks so often.
+    /// Time that the peer may take to answer, in milliseconds. It is the interval at which kcptun
+    /// sends acks.
     pub interval: u32,
-    /// After how many acks of later segments a segment is sent again.
+    /// Number of acks of later segments after which a segment is sent again.
     pub resend: u32,
 }
 
@@ -27,28 +28,31 @@ impl Mode {
 /// The settings of a conversation, and of all conversations of an endpoint.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The largest datagram in bytes, nonce and checksum included: [`MTUS`](Self::MTUS).
+    /// The largest datagram in bytes, nonce and checksum included. [`MTUS`](Self::MTUS) has the
+    /// limits.
     pub mtu: usize,
-    /// How many segments may be on the way, and how many may wait for the reader.
+    /// Limit of the segments in flight.
     pub send_window: u16,
+    /// Limit of the received segments that wait for the reader.
     pub receive_window: u16,
     pub mode: Mode,
     pub cipher: Cipher,
     /// The shared secret.
     pub key: String,
-    /// The size of the socket's buffers in bytes, as far as the system allows it. They should hold
-    /// the windows of all conversations together.
+    /// Size of the socket's buffers in bytes, as far as the system allows it. The buffers should be
+    /// as large as the windows of all conversations together.
     pub socket_buffer: usize,
-    /// How many conversations an endpoint has at most, those that only linger included. What comes
-    /// beyond is dropped, so that a flood ends here.
+    /// Limit of the conversations of an endpoint, those that linger after their end included. At
+    /// the limit a new conversation is refused, or takes the place of an old one. So a flood can't
+    /// use up the memory.
     pub conversations: usize,
 }
 
 impl Settings {
-    /// What `mtu` can be: kcp-go's limits.
+    /// The limits of `mtu`, as in kcp-go.
     pub const MTUS: std::ops::RangeInclusive<usize> = 64..=1500;
 
-    /// kcptun's defaults for a client.
+    /// Returns kcptun's defaults for a client.
     pub fn client() -> Self {
         Self {
             mtu: 1350,
@@ -56,18 +60,18 @@ impl Settings {
             receive_window: 512,
             mode: Mode::FAST,
             cipher: Cipher::Aes,
-            key: "it's a secrect".into(), // kcptun's, and spelt so
+            key: "it's a secrect".into(), // kcptun's default, with this spelling
             socket_buffer: 4 << 20,
             conversations: 1024,
         }
     }
 
-    /// kcptun's defaults for a server.
+    /// Returns kcptun's defaults for a server.
     pub fn server() -> Self {
         Self { send_window: 1024, receive_window: 1024, ..Self::client() }
     }
 
-    /// The data of a full segment, in bytes.
+    /// Returns the size of a full segment's data, in bytes.
     pub fn segment(&self) -> usize {
         self.mtu.clamp(*Self::MTUS.start(), *Self::MTUS.end()) - HEAD - HEADER
     }

@@ -1,10 +1,13 @@
-//! The UDP socket: many datagrams in one system call, where the system can do that.
+//! The UDP socket. It moves many datagrams in one system call, where the system supports that.
 //!
-//! On Linux a run of datagrams of one length is sent in one call (GSO), and those that wait are
-//! received in one. The crate quinn-udp knows how, and does it one by one elsewhere.
+//! On Linux a run of datagrams of one length is sent in one call (GSO), and all datagrams that wait
+//! are received in one call. The crate quinn-udp does this. On other systems it sends and receives
+//! them one by one.
 //!
-//! Invariants: the socket is in non-blocking mode where there is `poll` to wait with, and otherwise
-//! blocks for [`WAIT`] at most; [`Socket::receive`] returns no later than that.
+//! Invariants:
+//! - Where the system has `poll`, the socket is in non-blocking mode. Elsewhere its calls block for
+//!   at most [`WAIT`].
+//! - [`Socket::receive`] returns after at most [`WAIT`].
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -13,17 +16,17 @@ use std::time::Duration;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::SockRef;
 
-/// How long the receiving thread waits at a time: so late it sees that it is to end, where the
-/// system doesn't wake it.
+/// Limit of one wait of the receiving thread. Where the system can't wake the thread, this is also
+/// the delay until it notices that it has to end.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// How long a datagram waits for room in the socket's buffer before it is lost.
+/// Time that a datagram waits for room in the socket's buffer before it is lost.
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(20);
 
-/// How many messages are received at once. Each may be many datagrams of one sender's.
+/// Number of messages that are received at once. Each may consist of many datagrams of one sender.
 const MESSAGES: usize = 8;
 
-/// How long a message may be: any.
+/// Room for one message, in bytes. No message can be longer.
 const MESSAGE: usize = 64 * 1024;
 
 #[derive(Debug)]
@@ -32,7 +35,7 @@ pub struct Socket {
     state: UdpSocketState,
 }
 
-/// Where messages are received into.
+/// The memory for received messages.
 pub struct Received {
     memory: Vec<u8>,
     metas: [RecvMeta; MESSAGES],
@@ -48,7 +51,7 @@ impl Received {
         }
     }
 
-    /// The datagrams that were received last, each with its sender.
+    /// Returns the datagrams of the last call of [`Socket::receive`], each with its sender.
     pub fn datagrams(&mut self) -> impl Iterator<Item = (SocketAddr, &mut [u8])> {
         let messages = self.memory.chunks_mut(MESSAGE).zip(&self.metas).take(self.count);
         messages.flat_map(|(message, meta)| {
@@ -59,14 +62,14 @@ impl Received {
         })
     }
 
-    /// Whether there may be more where these came from.
+    /// Whether more datagrams may be waiting in the socket.
     pub fn is_full(&self) -> bool {
         self.count == MESSAGES
     }
 }
 
 impl Socket {
-    /// With buffers of so many bytes, as far as the system allows that.
+    /// Sets the socket's buffers to `buffer` bytes, as far as the system allows that.
     pub fn new(socket: UdpSocket, buffer: usize) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let _ = state.set_recv_buffer_size((&socket).into(), buffer);
@@ -78,13 +81,13 @@ impl Socket {
         Ok(Self { socket, state })
     }
 
-    /// How many datagrams of one length can be sent at once.
+    /// Limit of the datagrams of one length that can be sent at once.
     pub fn most_at_once(&self) -> usize {
         self.state.max_gso_segments()
     }
 
-    /// Sends a run of datagrams of `len` bytes each; the last may be shorter. Waits a little for
-    /// room in the socket's buffer.
+    /// Sends a run of datagrams of `len` bytes each. The last may be shorter. If the socket's
+    /// buffer is full, it waits for room, at most for [`WAIT_FOR_ROOM`].
     ///
     /// # Errors
     /// The system didn't take them.
@@ -101,11 +104,12 @@ impl Socket {
         }
     }
 
-    /// Takes the datagrams that are there; if there are none, waits for some for [`WAIT`] at most,
-    /// or not at all.
+    /// Receives the datagrams that are there. If there are none and `wait` is set, it waits for
+    /// some, at most for [`WAIT`].
     ///
     /// # Errors
-    /// `WouldBlock` or `TimedOut` if there are none; or what the system says of an earlier send.
+    /// - `WouldBlock` or `TimedOut` if there are no datagrams.
+    /// - The system's error for an earlier send.
     pub fn receive(&self, into: &mut Received, wait: bool) -> io::Result<()> {
         into.count = 0;
         if wait {
@@ -130,14 +134,14 @@ impl Socket {
         }
     }
 
-    /// The calls wait by themselves.
+    /// Does nothing, because the socket's own calls wait here.
     #[cfg(not(unix))]
     fn wait(&self, _read: bool, _at_most: Duration) -> io::Result<()> {
         Ok(())
     }
 
-    /// Wakes the receiving thread for good, where the system does that; elsewhere it wakes up by
-    /// itself.
+    /// Wakes the receiving thread, and lets all its later waits return at once. Where the system
+    /// can't do that, the thread wakes up by itself after [`WAIT`].
     pub fn wake(&self) {
         let _ = SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both);
     }

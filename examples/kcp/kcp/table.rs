@@ -1,13 +1,18 @@
-//! The conversations of an endpoint: by address and number, few for each address, bounded in all.
+//! The conversations of an endpoint, by address and number. Their number is limited in all, for
+//! each host and for each address.
 //!
-//! What a flood can do here: nothing is kept of a datagram that begins nothing. Of conversations
-//! there are so many in all, a quarter of that from one host, and [`OF_AN_ADDRESS`] from one
-//! address. When there is no place, the oldest goes that has never acked anything of ours: whoever
-//! forges addresses can't do that. A conversation of the same address that has been silent goes
-//! before.
+//! A flood of datagrams is limited in this way:
+//! - A datagram that begins no conversation leaves nothing behind.
+//! - There are at most `most` conversations in all, a quarter of that from one host, and
+//!   [`OF_AN_ADDRESS`] from one address.
+//! - An address at its limit loses its conversation that has been silent longest, if that is silent
+//!   for [`SILENT`]. Otherwise the new one is refused.
+//! - At the other limits the oldest conversation is removed that has never acked a segment of ours.
+//!   A sender that forges addresses can't ack.
 //!
-//! Invariants: the counts are those of the map; what has ended is remembered for a while, so that
-//! late datagrams of it begin nothing.
+//! Invariants:
+//! - The counts match the map.
+//! - An ended conversation is remembered for a while, so that its late datagrams begin no new one.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -16,20 +21,22 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::conversation::Conversation;
 
-/// How many conversations an address has at most: a client has one, and a few from before it was
-/// started again.
+/// Limit of the conversations of one address. A client has one, and perhaps a few from before it
+/// was restarted.
 const OF_AN_ADDRESS: usize = 4;
 
-/// How many conversations wait to be accepted at most: kcp-go's number.
+/// Limit of the conversations that nobody has accepted yet. The number is kcp-go's.
 const BACKLOG: usize = 128;
 
-/// How long a conversation has been silent for a new one of its address to take its place, in
-/// milliseconds. Its client was started again; a busy one isn't ended by a datagram that is forged.
+/// A conversation that has been silent for this time may be replaced by a new one of its address,
+/// in milliseconds. Its client was probably restarted. A busy conversation can't be ended by a
+/// forged datagram, because it isn't silent.
 const SILENT: u64 = 1000;
 
-/// How long, in milliseconds, and how many conversations are remembered that have ended: as long as
-/// a datagram may be on the way.
+/// Time for which an ended conversation is remembered, in milliseconds. A datagram may be on the
+/// way for this time.
 const REMEMBERED: u64 = 60_000;
+/// Limit of the ended conversations that are remembered.
 const REMEMBERED_COUNT: usize = 1024;
 
 #[derive(Debug)]
@@ -37,13 +44,13 @@ pub struct Table {
     by_address: HashMap<SocketAddr, Vec<Arc<Conversation>>>,
     by_host: HashMap<IpAddr, usize>,
     count: usize,
-    /// How many at most.
+    /// Limit of `count`.
     most: usize,
-    /// Those that wait to be accepted.
+    /// The conversations that can be accepted.
     queue: VecDeque<Arc<Conversation>>,
-    /// How many there are that nobody has accepted, whether they are in the queue or not yet.
+    /// Number of conversations that nobody has accepted. Some of them aren't in the queue yet.
     unaccepted: usize,
-    /// What has ended, and when.
+    /// The ended conversations: when each ended, its address and its number.
     ended: VecDeque<(u64, SocketAddr, u32)>,
 }
 
@@ -72,18 +79,17 @@ impl Table {
         self.by_address.get(&peer)?.iter().find(|known| known.conv == conv).cloned()
     }
 
-    /// Whether it ended not long ago.
+    /// Whether this conversation has ended not long ago.
     pub fn has_ended(&self, peer: SocketAddr, conv: u32, now: u64) -> bool {
         let recent = self.ended.iter().rev().take_while(|(at, ..)| now < at + REMEMBERED);
         recent.map(|(_, peer, conv)| (*peer, *conv)).any(|ended| ended == (peer, conv))
     }
 
-    /// Adds a conversation that its peer has begun.
+    /// Adds a conversation that the peer has begun. Returns the conversation that was removed to
+    /// make room, if there was one.
     ///
     /// # Errors
     /// There is no place for it.
-    ///
-    /// Otherwise returns the conversation that it took the place of.
     pub fn add(
         &mut self,
         new: &Arc<Conversation>,
@@ -109,7 +115,7 @@ impl Table {
         Ok(gone)
     }
 
-    /// Adds one that needs nobody to accept it.
+    /// Adds a conversation that this end has begun. Nobody has to accept it.
     pub fn add_own(&mut self, own: &Arc<Conversation>) {
         own.accepted.store(true, SeqCst);
         self.insert(own);
@@ -122,20 +128,22 @@ impl Table {
         self.unaccepted += usize::from(!new.accepted.load(SeqCst));
     }
 
-    /// The conversation of an address that was silent for longest, if that is long enough.
+    /// Finds the conversation of this address that has been silent longest, if that is at least
+    /// [`SILENT`].
     fn most_silent(&self, peer: SocketAddr, now: u64) -> Option<Arc<Conversation>> {
         let all = self.by_address.get(&peer)?;
         let silent = all.iter().filter(|one| one.heard.load(SeqCst) + SILENT <= now);
         silent.min_by_key(|one| one.heard.load(SeqCst)).cloned()
     }
 
-    /// The oldest one, of those asked for, that has never acked anything.
+    /// Finds the oldest conversation in `among` whose peer has never acked a segment of ours.
     fn oldest_unproven(&self, among: impl Fn(&Conversation) -> bool) -> Option<Arc<Conversation>> {
         let unproven = self.all().filter(|one| !one.proven.load(SeqCst) && among(one));
         unproven.min_by_key(|one| one.since).cloned()
     }
 
-    /// A conversation of this address has begun indeed: those of its past go.
+    /// Removes the older, silent conversations of this address. `new` has just brought its first
+    /// byte, so the client was probably restarted. Returns the removed ones.
     pub fn supersede(&mut self, new: &Arc<Conversation>, now: u64) -> Vec<Arc<Conversation>> {
         let all = self.by_address.get(&new.peer).map(Vec::as_slice).unwrap_or_default();
         let past = all
@@ -148,7 +156,7 @@ impl Table {
         past
     }
 
-    /// Takes it out, if it is in.
+    /// Removes a conversation, if it is in the table.
     pub fn remove(&mut self, gone: &Arc<Conversation>, now: u64) {
         let Some(all) = self.by_address.get_mut(&gone.peer) else { return };
         let Some(index) = all.iter().position(|one| Arc::ptr_eq(one, gone)) else { return };
@@ -173,7 +181,7 @@ impl Table {
         self.ended.push_back((now, gone.peer, gone.conv));
     }
 
-    /// It may be accepted.
+    /// Lets a conversation be accepted, if it is still in the table.
     pub fn offer(&mut self, conversation: &Arc<Conversation>) {
         if self
             .find(conversation.peer, conversation.conv)
@@ -183,7 +191,7 @@ impl Table {
         }
     }
 
-    /// The next that is to be accepted.
+    /// Returns the next conversation to accept.
     pub fn accept(&mut self) -> Option<Arc<Conversation>> {
         let conversation = self.queue.pop_front()?;
         conversation.accepted.store(true, SeqCst);
@@ -191,13 +199,13 @@ impl Table {
         Some(conversation)
     }
 
-    /// Nobody accepts any more.
+    /// Removes all conversations that nobody has accepted. It is called when accepting ends.
     pub fn remove_unaccepted(&mut self, now: u64) {
         let unaccepted = self.all().filter(|one| !one.accepted.load(SeqCst)).cloned();
         unaccepted.collect::<Vec<_>>().iter().for_each(|one| self.remove(one, now));
     }
 }
 
-/// There is no place for another conversation.
+/// The error of a table that has no place for another conversation.
 #[derive(Debug)]
 pub struct Full;

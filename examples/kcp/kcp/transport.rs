@@ -1,13 +1,15 @@
 //! gmux's `Transport` over a conversation.
 //!
-//! KCP has no end on the wire. So `finish_write` waits until the peer has acked everything, and
-//! `can_finish` is false: `Session::close` says Ok when all was acked by the peer's KCP, and
-//! doesn't wait for its end, which would never come. A peer learns by keepalive alone that a
-//! session is over (or at once, where TLS runs over this: its end is on the wire). After a finish
-//! the conversation goes on answering for a while, since the peer repeats what it believes lost;
-//! after an abort it is gone at once.
+//! KCP has no message that ends a conversation. This has consequences for a session:
+//! - `finish_write` waits until the peer has acked everything.
+//! - `can_finish` is false. `Session::close` returns Ok when the peer's KCP has acked everything.
+//!   It doesn't wait for the peer's end, which would never come.
+//! - A peer learns only by keepalive that the session is over. With TLS over KCP it learns at once,
+//!   because TLS sends its own end.
+//! - After a finish the conversation goes on answering for a while, because the peer repeats
+//!   segments that it believes lost. After an abort it is removed at once.
 //!
-//! Invariant: the conversation leaves its endpoint when the halves and the control are dropped.
+//! Invariant: the conversation leaves its endpoint when both halves and the control are dropped.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
@@ -21,13 +23,14 @@ use super::conversation::Conversation;
 use super::ending::End;
 use super::link::Link;
 
-/// How long a write may wait for room, until gmux says otherwise: what `bound_writes` asks for.
+/// Time limit of a write that waits for room, until gmux sets another. `Halves::bound_writes`
+/// expects 10 ms.
 const WRITE_BOUND: Duration = Duration::from_millis(10);
 
-/// No bound, as a number of microseconds.
+/// The number of microseconds that means "no limit".
 const UNBOUNDED: u64 = u64::MAX;
 
-/// A conversation, to run a session over.
+/// A conversation that a session can run over.
 #[derive(Debug)]
 pub struct KcpTransport {
     handle: Arc<Handle>,
@@ -37,8 +40,9 @@ pub struct KcpTransport {
 struct Handle {
     link: Arc<Link>,
     conversation: Arc<Conversation>,
-    /// How long a read and a write may wait, in microseconds.
+    /// Time limit of a read, in microseconds.
     read_bound: AtomicU64,
+    /// Time limit of a write, in microseconds.
     write_bound: AtomicU64,
 }
 
