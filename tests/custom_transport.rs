@@ -1,4 +1,5 @@
-//! The `custom_transport` example goes through what every transport of the crate goes through.
+//! Runs the tests that every transport of the crate has to pass, with the transport of the
+//! `custom_transport` example.
 
 mod support;
 
@@ -58,7 +59,8 @@ fn it_tells_its_addresses() {
     });
 }
 
-/// Questions and answers one at a time: the threads that ask read and write by themselves.
+/// Sends questions and gets answers, one at a time. The asking threads read and write by
+/// themselves, without waking the session's threads.
 #[test]
 fn it_answers_a_thousand_questions() {
     test("it_answers_a_thousand_questions", || {
@@ -86,7 +88,7 @@ fn it_answers_a_thousand_questions() {
     });
 }
 
-/// The session has nothing to write, and keepalive is off: the answer leaves all the same.
+/// The session has nothing to write, and keepalive is off. The pong is sent nevertheless.
 #[test]
 fn it_answers_pings_while_its_session_is_idle() {
     test("it_answers_pings_while_its_session_is_idle", || {

@@ -1,6 +1,10 @@
-//! The KCP transport of the `kcp` example, `examples/kcp/kcp/`: sessions over it, through a link
-//! that loses, reorders and doubles; hostile datagrams; its ends. `kcp_protocol.rs` has the pure
-//! core, `peers_kcptun.rs` has kcptun's own programs.
+//! Tests of the KCP transport of the `kcp` example, `examples/kcp/kcp/`:
+//! - sessions over it, through a link that loses, reorders and doubles datagrams
+//! - its ends
+//! - hostile datagrams
+//!
+//! `kcp_protocol.rs` tests the pure protocol core, and `peers_kcptun.rs` tests it with kcptun's
+//! programs.
 
 #[cfg(feature = "rustls")]
 #[path = "support/certs.rs"]
@@ -33,7 +37,8 @@ fn settings() -> Settings {
 }
 
 fn config() -> Config {
-    // After its close a session's input stays for so long: KCP has no end that would be read.
+    // After a close the session's input stays until the close timeout, because KCP has no end that
+    // could be read.
     Config::new().version(2).close_timeout(Duration::from_secs(1))
 }
 
@@ -67,7 +72,7 @@ fn world(settings: &Settings, link: Link, config: &Config) -> World {
     let client =
         Session::client(kcp::connect(relay.addr(), settings).unwrap(), config.clone()).unwrap();
     let mut first = client.open("first").unwrap();
-    // KCP has no handshake: the server knows of us by our first byte
+    // KCP has no handshake. The server learns of the client by its first byte.
     first.write_all(b"!").unwrap();
     let server = Session::server(endpoint.accept().unwrap(), config.clone()).unwrap();
     assert_eq!(server.accept().unwrap().read(&mut [0; 9]).unwrap(), 1);
@@ -75,11 +80,12 @@ fn world(settings: &Settings, link: Link, config: &Config) -> World {
 }
 
 impl Drop for World {
-    /// Ends both sessions: a peer that isn't told stays until its keepalive has run out.
+    /// Ends both sessions. If only one were closed, the other would stay until its keepalive runs
+    /// out.
     fn drop(&mut self) {
         thread::scope(|scope| {
             for session in [&self.client, &self.server] {
-                // tests that say how it closes do so themselves
+                // The tests of closing check the result themselves.
                 scope.spawn(|| {
                     let _ = session.close();
                 });
@@ -88,7 +94,7 @@ impl Drop for World {
     }
 }
 
-/// Echoes every stream, in a thread of its own.
+/// Echoes every stream of the session, in a new thread.
 fn echo(session: Session) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         for stream in session.incoming().flatten() {
@@ -100,7 +106,7 @@ fn echo(session: Session) -> thread::JoinHandle<()> {
     })
 }
 
-/// Sends `len` bytes, ends the writing, and reads the same bytes back until the end.
+/// Sends `len` bytes, ends its writing, and checks that the same bytes and then the end come back.
 fn echoed(stream: &Stream, seed: u64, len: usize) {
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -217,14 +223,14 @@ fn tls_runs_over_it_and_its_end_is_on_the_wire() {
         let server = thread::spawn(move || {
             let tls = Tls::handshake(server, endpoint.accept().unwrap(), limit).unwrap();
             let session = Session::server(tls, config()).unwrap();
-            echo(session.clone()).join().unwrap(); // a clean end of the input ends the loop
+            echo(session.clone()).join().unwrap(); // The loop ends at a clean end of the input.
             session.close()
         });
         let tls =
             Tls::handshake(client, kcp::connect(relay.addr(), &settings).unwrap(), limit).unwrap();
         let client = Session::client(tls, config().close_timeout(limit)).unwrap();
         echoed(&client.open("echo").unwrap(), 3, 1 << 20);
-        client.close().unwrap(); // so the peer's close_notify has come
+        client.close().unwrap(); // Ok: the peer's close_notify has arrived.
         server.join().unwrap().unwrap();
     });
 }
@@ -293,7 +299,7 @@ fn a_finished_conversation_answers_for_a_while_and_an_aborted_one_is_gone() {
         server.control.finish_write().unwrap();
         server.control.abort();
         drop(server);
-        // The server's end is over, but what the client says is still acked.
+        // The server's end has ended, but data from the client is still acked.
         write_all(&mut client.writer, &Pattern::bytes(1, 3_000_000));
         client.control.finish_write().unwrap();
         assert_eq!(endpoint.conversations(), 1);
@@ -319,8 +325,9 @@ fn its_threads_end_with_the_last_conversation() {
             server.control.local_addr().unwrap().port(),
             client.control.local_addr().unwrap().port(),
         ];
-        until(|| ports.map(threads_of) == [2, 2]); // a thread has its name a moment after its start
-        drop(endpoint); // no more are accepted; these live on
+        // A thread gets its name shortly after its start.
+        until(|| ports.map(threads_of) == [2, 2]);
+        drop(endpoint); // Accepting ends. These conversations live on.
         client.writer.write_all(b"still here").unwrap();
         client.writer.flush().unwrap();
         assert_eq!(server.reader.read(&mut [0; 99]).unwrap(), 10);
@@ -330,7 +337,7 @@ fn its_threads_end_with_the_last_conversation() {
     });
 }
 
-/// How many threads the endpoint at a port has.
+/// Number of threads of the endpoint at this port.
 fn threads_of(port: u16) -> usize {
     threads()
         .iter()
@@ -352,7 +359,7 @@ fn a_closed_endpoint_wakes_who_accepts() {
 
 // ---- halves -------------------------------------------------------------------------------------
 
-/// Both ends' halves. The server's end has read the client's first byte.
+/// The halves of both ends. The server's end has read the client's first byte.
 fn halves(endpoint: &Endpoint, settings: &Settings) -> (Halves, Halves) {
     let mut client = split(kcp::connect(endpoint.local_addr(), settings).unwrap());
     client.writer.write_all(b"!").unwrap();
@@ -371,7 +378,8 @@ fn abort_wakes_both_halves() {
     test("abort", || {
         let settings = Settings { send_window: 8, receive_window: 8, ..settings() };
         let endpoint = endpoint(&settings);
-        let (client, _server) = halves(&endpoint, &settings); // whose application reads nothing
+        // The server's application reads nothing.
+        let (client, _server) = halves(&endpoint, &settings);
         let Halves { mut reader, mut writer, control, bound_writes, .. } = client;
         bound_writes.unwrap()(None).unwrap();
         let written = AtomicU64::new(0);
@@ -388,7 +396,8 @@ fn abort_wakes_both_halves() {
                     }
                 }
             });
-            // Eight are with the peer, sixteen may wait. A writer is woken when half of those went.
+            // The peer has eight segments, and sixteen may wait. A blocked write is woken when half
+            // of the sixteen were sent.
             until(|| written.load(SeqCst) >= 23 * 1306);
             control.abort();
             assert_eq!(reads.join().unwrap(), io::ErrorKind::ConnectionAborted);
@@ -422,10 +431,10 @@ fn reads_and_writes_keep_their_bounds() {
             let began = Instant::now();
             if client.writer.write(&[0; 9]).is_err() {
                 break began;
-            } // a late ack made room
+            } // A late ack has made room.
         };
         assert!(began.elapsed() >= bound);
-        client.writer.flush().unwrap(); // never waits
+        client.writer.flush().unwrap(); // It never waits.
     });
 }
 
@@ -443,7 +452,7 @@ fn a_reader_that_stalls_stops_neither_the_clock_nor_the_other_way() {
                 write_all(&mut writer, sent);
                 writer.flush().unwrap();
             });
-            // The server doesn't read, and writes a megabyte the other way meanwhile.
+            // Meanwhile the server doesn't read. It writes a megabyte in the other direction.
             let mut writer = server.writer;
             scope.spawn(move || {
                 write_all(&mut writer, &Pattern::bytes(8, 1_000_000));
@@ -459,7 +468,7 @@ fn a_reader_that_stalls_stops_neither_the_clock_nor_the_other_way() {
     });
 }
 
-/// `write_all` for a writer whose writes are bounded.
+/// `write_all` for a writer with a time limit.
 fn write_all(writer: &mut impl Write, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match writer.write(bytes) {
@@ -471,7 +480,7 @@ fn write_all(writer: &mut impl Write, mut bytes: &[u8]) {
 
 // ---- hostile datagrams --------------------------------------------------------------------------
 
-/// A peer that speaks KCP by hand, without a cipher.
+/// A peer that sends single KCP datagrams, without a cipher.
 struct Raw {
     socket: UdpSocket,
     protocol: Protocol,
@@ -488,7 +497,7 @@ impl Raw {
         self.socket.send(&seal(segments)).unwrap();
     }
 
-    /// Writes, and sends what the protocol makes of it; returns that.
+    /// Writes bytes and sends the protocol's datagram for them. Returns that datagram.
     fn say(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.protocol.write(bytes);
         self.protocol.flush();
@@ -499,7 +508,8 @@ impl Raw {
         segments
     }
 
-    /// Takes an answer, so that the server knows that we are there.
+    /// Takes in a datagram. The next `say` then acks it, which proves to the server that the peer
+    /// exists.
     fn hear(&mut self) {
         let mut buffer = [0; 2048];
         let len = self.socket.recv(&mut buffer).unwrap();
@@ -548,19 +558,20 @@ fn datagrams_that_make_no_sense_are_counted_and_change_nothing() {
         for len in (HEAD + 1..1500).step_by(2) {
             raw.socket.send(&random(len)).unwrap();
             if len % 20 == 1 {
-                thread::sleep(Duration::from_millis(1)); // so that the socket's buffer holds them
+                thread::sleep(Duration::from_millis(1)); // The socket's buffer must not overflow.
             }
         }
         let damaged = (HEAD + 1..1500).step_by(2).count() as u64;
         until(|| counters.checksum.load(SeqCst) == damaged);
-        // The checksum is right, but there are no segments: random ones, cut ones.
+        // The checksum is right, but the segments are malformed. First random bytes, then segments
+        // that are cut off.
         for len in 1..200 {
             raw.send(&random(len));
         }
         for len in 1..push(1, 0).len() {
             raw.send(&push(1, 0)[..len]);
         }
-        // Longer than a datagram may be, and all right otherwise: as large as a window of them.
+        // A valid segment, but in a datagram that is longer than allowed.
         let long = Segment {
             conv: 1,
             command: Command::Push,
@@ -575,7 +586,7 @@ fn datagrams_that_make_no_sense_are_counted_and_change_nothing() {
         raw.send(&bytes);
         let nonsense = 199 + push(1, 0).len() as u64 - 1 + 1;
         until(|| counters.malformed.load(SeqCst) == nonsense);
-        // Well-formed, but of no conversation, and not the begin of one.
+        // Well-formed, but of no conversation, and not the beginning of one.
         for sn in [32, 33, 1000, 1 << 31, u32::MAX] {
             raw.send(&push(1, sn));
         }
@@ -618,7 +629,7 @@ fn a_client_that_starts_again_takes_the_place_of_its_silent_past() {
         let mut old = split(endpoint.accept().unwrap());
         assert_eq!(old.reader.read(&mut [0; 99]).unwrap(), 6);
 
-        // At once: that may be a forged datagram. The old one goes on.
+        // A new conversation at once. It may be a forged datagram, so the old conversation goes on.
         let first = Raw {
             protocol: Protocol::new(2, &settings()),
             socket: raw.socket.try_clone().unwrap(),
@@ -630,7 +641,7 @@ fn a_client_that_starts_again_takes_the_place_of_its_silent_past() {
         assert_eq!(old.reader.read(&mut [0; 99]).unwrap(), 5);
         assert_eq!(endpoint.conversations(), 2);
 
-        thread::sleep(Duration::from_millis(1100)); // so long it has to have been silent
+        thread::sleep(Duration::from_millis(1100)); // The old one has to be silent for a second.
         Raw { protocol: Protocol::new(3, &settings()), socket: raw.socket.try_clone().unwrap() }
             .say(b"newer");
         let mut newer = split(endpoint.accept().unwrap());
@@ -644,7 +655,7 @@ fn a_client_that_starts_again_takes_the_place_of_its_silent_past() {
         }
         assert_eq!(endpoint.conversations(), 1);
 
-        // Late copies of what has ended begin nothing.
+        // Late copies of an ended conversation's datagrams begin no new conversation.
         let unknown = endpoint.counters().unknown.load(SeqCst);
         raw.send(&before);
         raw.send(&first);
@@ -658,14 +669,14 @@ fn a_flood_of_conversations_is_bounded_and_doesnt_lock_others_out() {
     test("flood", || {
         let settings = Settings { conversations: 40, ..settings() };
         let endpoint = endpoint(&settings);
-        // One that is there before, and has acked something of ours.
+        // A conversation from before the flood that has acked a segment of the server.
         let mut known = Raw::new(endpoint.local_addr(), 5);
         known.say(b"first");
         let mut server = split(endpoint.accept().unwrap());
         server.writer.write_all(b"hello").unwrap();
         server.writer.flush().unwrap();
         known.hear();
-        known.hear(); // the ack of our own, and their data, in any order
+        known.hear(); // The server's ack and its data come in any order.
         known.say(b"second");
 
         let sockets: Vec<_> = (0..100).map(|_| Raw::new(endpoint.local_addr(), 0)).collect();
@@ -677,7 +688,7 @@ fn a_flood_of_conversations_is_bounded_and_doesnt_lock_others_out() {
             assert!(endpoint.conversations() <= 10, "a quarter for one host");
         }
         assert!(endpoint.counters().refused.load(SeqCst) > 0, "five from an address");
-        // A new one is let in, and the known one is as it was.
+        // A new conversation is accepted, and the known one goes on.
         let mut late = Raw::new(endpoint.local_addr(), 6);
         late.say(b"late");
         until(|| {
@@ -720,7 +731,7 @@ fn fuzzed_datagrams_leave_an_endpoint_that_works() {
 
 // ---- nonce, checksum, cipher --------------------------------------------------------------------
 
-/// Gives 0, 1, 2 …
+/// A source of "random" bytes that returns 0, 1, 2 …
 struct Counting(u8);
 
 impl RngCore for Counting {
@@ -738,28 +749,28 @@ impl RngCore for Counting {
     }
 }
 
-/// What openssl makes of the nonce 0, 1, 2 …, the checksum, and the text: `-aes-256-cfb` and so on,
-/// with the key that PBKDF2 makes of "it's a secrect".
+/// Reference datagrams. Each is the nonce 0, 1, 2 …, the checksum and the text, encrypted by
+/// openssl with `-aes-256-cfb` and so on. The key is made by PBKDF2 from "it's a secrect".
 const VECTORS: [(Cipher, &str); 4] = [
     (
         Cipher::Aes,
-        "86834343335b168ca911bf584a05f990bd441d394bf25be263c167617d6e6d56c70123a9d156a4c4a1e446689c2ed093\
-         c73b8a755d8648c640f9f60e266a98e36e",
+        "86834343335b168ca911bf584a05f990bd441d394bf25be263c167617d6e6d56c70123a9d156a4c4a1e44668\
+         9c2ed093c73b8a755d8648c640f9f60e266a98e36e",
     ),
     (
         Cipher::Aes192,
-        "b9db59f7dd1bce4922855fb7f8f8e26117cb0eee141045e159f078ecd709b27d76745a403aadc5935ddd57c317ac6f84\
-         20be98231c8e2de399f44939bceb6d518b",
+        "b9db59f7dd1bce4922855fb7f8f8e26117cb0eee141045e159f078ecd709b27d76745a403aadc5935ddd57c3\
+         17ac6f8420be98231c8e2de399f44939bceb6d518b",
     ),
     (
         Cipher::Aes128,
-        "ddd7e0a7981ba3e2a7f6d51f2a266318f6699aa7997dafbeab2a9f3374ee239cbe32ffb545a5636ca29801cd256a1294\
-         4a11384dbfaef69f1a364f44a6597ad540",
+        "ddd7e0a7981ba3e2a7f6d51f2a266318f6699aa7997dafbeab2a9f3374ee239cbe32ffb545a5636ca29801cd\
+         256a12944a11384dbfaef69f1a364f44a6597ad540",
     ),
     (
         Cipher::None,
-        "000102030405060708090a0b0c0d0e0fa34960f07365676d656e7473206f6620736f6d65206c656e6774682c206e6f74\
-         2061206d756c7469706c65206f66203136",
+        "000102030405060708090a0b0c0d0e0fa34960f07365676d656e7473206f6620736f6d65206c656e6774682c\
+         206e6f742061206d756c7469706c65206f66203136",
     ),
 ];
 
@@ -773,7 +784,8 @@ fn datagrams_are_closed_as_kcptun_closes_them() {
         let hex: String = datagram.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, expected, "{cipher:?}");
         assert_eq!(crypt.open(&mut datagram.clone()), Ok(&text[..]));
-        // Damaged at any place behind the nonce, cut, or closed with another key.
+        // A datagram that is damaged at any place after the nonce, cut off, or encrypted with
+        // another key.
         for at in 16..datagram.len() {
             let mut damaged = datagram.clone();
             damaged[at] ^= 4;

@@ -1,7 +1,7 @@
-//! The `kcp` example as its users meet it: two programs, half-close, TLS over KCP, options.
-//! `peers_kcptun.rs` has it beside kcptun's own.
+//! Tests of the `kcp` example as its users run it, as two programs: half-close, TLS over KCP,
+//! options. `peers_kcptun.rs` tests it with kcptun's programs.
 //!
-//! Plain `cargo test` builds the examples first; with `--test kcp_program` alone, run
+//! Plain `cargo test` builds the examples first. For `--test kcp_program` alone, run
 //! `cargo build --examples` before.
 
 mod support;
@@ -14,7 +14,7 @@ use std::thread;
 
 use support::{Pattern, test};
 
-/// The built example: it lies beside the directory that this test's executable is in.
+/// The built example. Its directory lies beside the directory of this test's executable.
 fn kcp() -> Command {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples").join("kcp");
@@ -22,7 +22,7 @@ fn kcp() -> Command {
     Command::new(path)
 }
 
-/// A running program. It doesn't outlive its test.
+/// A running program. Its drop kills it.
 struct Running {
     child: Child,
     addr: SocketAddr,
@@ -34,7 +34,7 @@ impl Running {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().unwrap().unwrap();
         let addr = first.strip_prefix("listening on ").unwrap().parse().unwrap();
-        thread::spawn(move || lines.for_each(drop)); // so that it never waits for us
+        thread::spawn(move || lines.for_each(drop)); // The program must not block on its output.
         Self { child, addr }
     }
 }
@@ -46,7 +46,7 @@ impl Drop for Running {
     }
 }
 
-/// A client and a server in front of `target`; returns the client's address, too.
+/// Starts a server in front of `target`, and a client of that server.
 fn forwarders(
     target: &TcpListener,
     both: &[&str],
@@ -67,14 +67,14 @@ fn target() -> TcpListener {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
 }
 
-/// Sends all, ends the writing, and only then gets the answer: all of it back, once.
+/// Sends a megabyte and ends its writing. Only then the target sends everything back.
 fn question_and_answer(target: &TcpListener, client: &Running) {
     let question = Pattern::bytes(9, 1_000_000);
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut tcp = target.accept().unwrap().0;
             let mut all = Vec::new();
-            tcp.read_to_end(&mut all).unwrap(); // the half-close comes through
+            tcp.read_to_end(&mut all).unwrap(); // The half-close arrives.
             tcp.write_all(&all).unwrap();
         });
         let mut tcp = TcpStream::connect(client.addr).unwrap();
@@ -107,15 +107,15 @@ fn without_half_close_an_end_of_the_stream_ends_the_connection() {
             let mut tcp = TcpStream::connect(client.addr).unwrap();
             tcp.write_all(b"!").unwrap();
             let mut far = target.accept().unwrap().0;
-            // A socket that is closed with unread input resets its connection, and the answer is
-            // lost.
+            // Read the question first. A socket that is closed with unread input resets its
+            // connection, and the answer would be lost.
             far.read_exact(&mut [0]).unwrap();
             far.write_all(&Pattern::bytes(2, 300_000)).unwrap();
             drop(far);
             let mut answer = Vec::new();
-            tcp.read_to_end(&mut answer).unwrap(); // whole, whoever closes
+            tcp.read_to_end(&mut answer).unwrap(); // The answer is whole, whichever end closes.
             assert!(answer == Pattern::bytes(2, 300_000));
-            // We don't end our side; after a moment it is ended for us.
+            // The client doesn't end its side. The program soon does it instead.
             while tcp.write_all(b"?").is_ok() {
                 thread::yield_now();
             }
@@ -138,7 +138,7 @@ fn what_kcptun_has_and_this_hasnt_is_refused() {
     }
 }
 
-/// A PEM file: base64 between two lines.
+/// Returns a PEM file, which is base64 between two lines.
 #[cfg(feature = "rustls")]
 fn pem(what: &str, der: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -177,7 +177,7 @@ fn tls_over_kcp_is_two_options_away() {
         let (client, server) = forwarders(&target, &["--half-close"], &of_server, &right);
         question_and_answer(&target, &client);
 
-        // Another name than the certificate's: no connection.
+        // With another name than the certificate's there is no connection.
         let remote = server.addr.to_string();
         let start =
             ["client", "--listen", "127.0.0.1:0", "--remote", &remote, "--key", "of this test"];

@@ -1,5 +1,6 @@
-//! The protocol core of the `kcp` example, `examples/kcp/kcp/protocol.rs`: two ends in virtual time
-//! over a link that loses, reorders and doubles; and a hostile peer, segment by segment.
+//! Tests of the protocol core of the `kcp` example, `examples/kcp/kcp/protocol.rs`:
+//! - two ends in virtual time, over a link that loses, reorders and doubles datagrams
+//! - a hostile peer, segment by segment
 
 #[allow(dead_code, unused_imports, reason = "a part of the example")]
 #[path = "../examples/kcp/kcp/mod.rs"]
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 
 // ---- two ends and a link ------------------------------------------------------------------------
 
-/// What happens to datagrams, of a hundred each.
+/// The faults of a link, each in percent of the datagrams.
 #[derive(Debug, Clone, Copy)]
 struct Link {
     loss: u64,
@@ -28,21 +29,22 @@ struct Link {
 
 const PERFECT: Link = Link { loss: 0, late: 0, double: 0, seed: 1 };
 
-/// How long a datagram is on the way, in virtual milliseconds; a late one takes so much longer.
+/// Time that a datagram is on the way, in virtual milliseconds.
 const DELAY: u64 = 10;
+/// Extra time of a late datagram, in virtual milliseconds.
 const LATER: u64 = 7;
 
 struct End {
     protocol: Protocol,
     to_write: u64,
     written: u64,
-    /// How many bytes came; each was right.
+    /// Number of received bytes. Each was checked.
     came: u64,
     reads: bool,
 }
 
 impl End {
-    /// Does what an application does: reads all there is, writes what goes, flushes.
+    /// Acts as an application: reads everything that is there, writes as much as fits, and flushes.
     fn work(&mut self) {
         let mut buf = [0; 5000];
         while self.reads {
@@ -72,7 +74,7 @@ fn pattern(at: u64) -> u8 {
     (at ^ (at >> 8).wrapping_mul(31) ^ (at >> 16).wrapping_mul(17)) as u8
 }
 
-/// A datagram on the way: when it comes, its number, to whom, its bytes.
+/// A datagram on the way: time of arrival, its number, its destination, its bytes.
 type Datagram = (u64, u64, usize, Vec<u8>);
 
 struct World {
@@ -113,7 +115,8 @@ impl World {
         (self.random >> 33) % 100 < of_a_hundred
     }
 
-    /// One instant: everybody does what can be done now. Then time goes on to the next event.
+    /// Runs one instant. Both ends do everything that they can do now. Then time goes on to the
+    /// next event.
     fn step(&mut self) {
         for who in 0..2 {
             self.ends[who].work();
@@ -147,7 +150,8 @@ impl World {
         self.on_the_way.push(Reverse((self.now + DELAY + late, self.sent, to, bytes)));
     }
 
-    /// Until all has come and everything is acked, within so many virtual milliseconds.
+    /// Runs until everything has arrived and is acked. It must not take longer than `within`
+    /// virtual milliseconds.
     fn run(&mut self, within: u64) {
         let until = self.now + within;
         while !self.is_done() {
@@ -168,7 +172,7 @@ impl World {
     }
 }
 
-/// Takes the datagrams out, without their heads.
+/// Removes the datagrams, and returns them without their heads.
 fn datagrams(outbox: &mut Outbox) -> Vec<Vec<u8>> {
     let (bytes, ends) = outbox.parts();
     let mut start = 0;
@@ -205,7 +209,8 @@ fn a_link_that_loses_nothing_has_nothing_sent_again() {
     world.ends[0].to_write = 3_000_000;
     world.run(1_000_000);
     assert_eq!(world.ends[0].protocol.repeats(), 0);
-    // A window of 64 for each round trip of 20 ms, an ack that waits 1 ms: no time is lost.
+    // The lower limit of the time is one window of 64 segments for each round trip of 20 ms, and 1
+    // ms for which an ack waits. The transfer needs no more.
     assert!(world.now < 3_000_000 / (64 * 1306) * 23 + 100, "{}", world.now);
 }
 
@@ -236,7 +241,11 @@ fn numbers_and_the_clock_may_wrap() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn any_link_any_window_any_begin(
         loss in 0u64..30, late in 0u64..40, double in 0u64..40, seed: u64,
@@ -259,7 +268,7 @@ fn a_reader_that_stalls_holds_no_more_than_its_window_and_goes_on_when_asked() {
         world.ends[1].reads = false;
         let until = 30_000;
         while world.now < until {
-            world.step(); // there is always something to wait for: a question, or its answer
+            world.step(); // The next event is a question for the window, or its answer.
         }
         let mut buf = vec![0; 1_000_000];
         let n = world.ends[1].protocol.read(&mut buf);
@@ -275,7 +284,8 @@ fn an_opened_window_is_told_and_needs_no_question() {
     let mut world = World::new(PERFECT, &settings(Mode::FAST, 64), 0, 0);
     world.ends[0].to_write = 64 * 1306 * 2;
     world.ends[1].reads = false;
-    // After a question and its answer: nothing is on the way or owed, and the next question is far.
+    // Run until a question was answered, nothing is on the way or owed, and the next question is
+    // not near.
     while world.now < 300
         || !world.on_the_way.is_empty()
         || world.ends[0].protocol.due() < world.now + 300
@@ -301,7 +311,7 @@ fn bytes(segments: &[Segment<'_>]) -> Vec<u8> {
     bytes
 }
 
-/// An end that has sent segments `first` to `first + 3`, and what it sends next.
+/// Returns an end that has sent segments `first` to `first + 3`.
 fn sender_of_four(first: u32) -> Protocol {
     let mut protocol = Protocol::beginning_at(7, &settings(Mode::FAST, 64), Seq(first));
     assert_eq!(protocol.write(&[1; 4 * 1306]), 4 * 1306);
@@ -315,7 +325,7 @@ fn sent(protocol: &mut Protocol, now: u64) -> Vec<Vec<u8>> {
     datagrams(&mut outbox)
 }
 
-/// The first numbers that are worth trying: none of the checks depends on them.
+/// First numbers to try. The result of no check depends on them.
 const FIRSTS: [u32; 4] = [0, 1000, u32::MAX - 1, i32::MAX as u32 - 1];
 
 #[test]
@@ -334,7 +344,7 @@ fn an_ack_of_what_was_never_sent_changes_nothing() {
             let datagram =
                 bytes(&[segment(Command::Ack, first.wrapping_add(sn), first.wrapping_add(una))]);
             assert_eq!(protocol.input(&datagram, 1), Err(Malformed), "{sn} {una}");
-            // What was good before it in the datagram isn't used either.
+            // A good segment before it in the same datagram isn't used either.
             let good = segment(Command::Ack, first, first.wrapping_add(4));
             let mixed = bytes(&[
                 good,
@@ -378,7 +388,7 @@ fn timestamps_may_be_anything() {
                     .input(&bytes(&[Segment { ts, ..segment(Command::Ack, sn, 0) }]), now + 1)
                     .unwrap();
             }
-            // It goes on within the longest wait there is.
+            // It sends again within the longest wait.
             let again: usize =
                 (0..3).map(|n| sent(&mut protocol, now + 60_001 * (n + 1)).len()).sum();
             assert!(again > 0, "{ts} {now}");
@@ -396,7 +406,7 @@ fn data_beyond_the_window_has_no_place_and_no_ack() {
             protocol.input(&bytes(&[push]), 0).unwrap();
             assert_eq!(sent(&mut protocol, 10), Vec::<Vec<u8>>::new());
         }
-        // What came before already is acked, and nothing else.
+        // Segments that were received before are acked, and nothing else happens.
         for sn in [u32::MAX, u32::MAX - 1000, 1 << 31] {
             let push =
                 Segment { data: b"x", ..segment(Command::Push, first.wrapping_add(sn), first) };
@@ -480,7 +490,7 @@ fn datagrams_that_arent_made_of_segments_change_nothing() {
         protocol.input(&good, 0).unwrap();
         assert!(protocol.is_readable());
     }
-    // The number of parts that follow means nothing in a stream: 255 is as good as 0.
+    // In a stream the field `frg` has no meaning, so 255 is as good as 0.
     let mut parts = good.clone();
     parts[5] = 255;
     let mut protocol = Protocol::new(7, &settings(Mode::FAST, 64));
@@ -519,15 +529,26 @@ fn any_segment() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn no_datagrams_make_it_panic_or_hold_more_than_its_windows(
         datagrams in prop::collection::vec(
-            (prop::collection::vec(any_segment(), 1..4).prop_map(|segments| segments.concat()), 0u64..5000),
+            (
+                prop::collection::vec(any_segment(), 1..4).prop_map(|segments| segments.concat()),
+                0u64..5000,
+            ),
             1..12,
         ),
         first in prop_oneof![Just(0u32), Just(u32::MAX - 3), any::<u32>()],
-        mut now in prop_oneof![Just(0u64), (u64::from(u32::MAX) - 9)..=u64::from(u32::MAX), 0u64..1 << 50],
+        mut now in prop_oneof![
+            Just(0u64),
+            (u64::from(u32::MAX) - 9)..=u64::from(u32::MAX),
+            0u64..1 << 50,
+        ],
     ) {
         let mut protocol = Protocol::beginning_at(7, &settings(Mode::FAST3, 32), Seq(first));
         let mut buf = [0; 100];
@@ -536,7 +557,7 @@ proptest! {
             protocol.flush();
             let _ = protocol.input(&datagram, now);
             now += later;
-            // An answer for each segment, and the window once over at most.
+            // At most one answer for each segment, and each segment of the window once.
             prop_assert!(sent(&mut protocol, now).len() <= 32 + 20);
             protocol.read(&mut buf);
         }

@@ -1,9 +1,9 @@
-//! A serial line as a transport: what can't be seen of the peer's end, what `close` says, and what
-//! becomes of the threads.
+//! Tests of a serial line as a transport. A serial line can't show that the peer has ended. The
+//! tests show the result of `close`, and the end of the threads.
 //!
-//! The line is two pseudoterminals whose masters are copied to each other, as `socat pty pty` does;
-//! `tests/peers` runs the same over socat's. The recipe is the one in the manual's page on
-//! transports.
+//! The line consists of two pseudoterminals. Their masters are copied to each other, as
+//! `socat pty pty` does. `tests/peers` runs the same tests over a line of socat. The recipe for a
+//! transport comes from the manual's page on transports.
 #![cfg(target_os = "linux")]
 
 #[cfg(feature = "rustls")]
@@ -34,19 +34,19 @@ use tempfile::TempDir;
 
 // ---- the recipe ---------------------------------------------------------------------------------
 
-/// Opens one end, raw, with reads that return after a tenth of a second.
+/// Opens one end in raw mode. Reads return after a tenth of a second.
 fn open(path: &Path) -> io::Result<File> {
     let line = OpenOptions::new().read(true).write(true).open(path)?;
     let mut settings = tcgetattr(&line)?;
     settings.make_raw();
     settings.special_codes[SpecialCodeIndex::VMIN] = 0;
     settings.special_codes[SpecialCodeIndex::VTIME] = 1; // tenths of a second
-    tcsetattr(&line, OptionalActions::Flush, &settings)?; // and what came before is thrown away
+    tcsetattr(&line, OptionalActions::Flush, &settings)?; // This discards old input.
     Ok(line)
 }
 
-/// The read half: a serial line has no end, so a read of nothing means "not yet". When it is told
-/// that it is over, it says so.
+/// The read half. A serial line has no end, so a read of no bytes means "not yet". `over` ends the
+/// read half.
 struct Reading {
     line: File,
     over: Arc<AtomicBool>,
@@ -62,8 +62,9 @@ impl Read for Reading {
     }
 }
 
-/// Both halves, and how to end the read half after the close. The write half is opened by itself,
-/// so that its mode is its own: it doesn't block, so it can be interrupted, too.
+/// Returns both halves, and a flag that ends the read half after the close. The write half is
+/// opened separately, because it needs another mode. It doesn't block, so it can be interrupted
+/// too.
 fn halves(path: &Path) -> (Reading, File, Arc<AtomicBool>) {
     let over = Arc::new(AtomicBool::new(false));
     let reading = Reading { line: open(path).unwrap(), over: Arc::clone(&over) };
@@ -72,11 +73,12 @@ fn halves(path: &Path) -> (Reading, File, Arc<AtomicBool>) {
     (reading, writing, over)
 }
 
-/// The other way: one file that doesn't block, in turns.
+/// The other recipe: one file that doesn't block, for reading and writing in turns.
 fn in_turns(path: &Path) -> Shared<File> {
     let line = open(path).unwrap();
     let mut settings = tcgetattr(&line).unwrap();
-    settings.special_codes[SpecialCodeIndex::VMIN] = 1; // with 0, nothing would be an end of file
+    // 0 would make a read of no bytes an end of file.
+    settings.special_codes[SpecialCodeIndex::VMIN] = 1;
     tcsetattr(&line, OptionalActions::Now, &settings).unwrap();
     fcntl_setfl(&line, OFlags::NONBLOCK).unwrap();
     Shared::new(line)
@@ -84,17 +86,17 @@ fn in_turns(path: &Path) -> Shared<File> {
 
 // ---- the line -----------------------------------------------------------------------------------
 
-/// Two ends of a line that stays when they are closed.
+/// A line with two ends. The line stays when its ends are closed.
 struct Line {
     ends: [PathBuf; 2],
-    /// Kept open, so that what is between the ends never sees a hang-up while the line is there.
+    /// Both ends, kept open. So the copiers or socat see no hang-up while the line exists.
     held: Vec<File>,
     copiers: Vec<JoinHandle<()>>,
     socat: Option<(Child, TempDir)>,
 }
 
 impl Line {
-    /// Our own, or, if the variable `GMUX_SERIAL` says so, socat's.
+    /// Makes a line by itself, or by socat if the variable `GMUX_SERIAL` is `socat`.
     fn new() -> Self {
         match std::env::var("GMUX_SERIAL") {
             Ok(program) if program == "socat" => Self::by_socat(),
@@ -139,7 +141,7 @@ impl Line {
 }
 
 impl Drop for Line {
-    /// With nobody left at the ends, the reads between them end.
+    /// Closes the ends. Then the reads of the copiers end.
     fn drop(&mut self) {
         self.held.clear();
         if let Some((socat, _)) = &mut self.socat {
@@ -152,16 +154,16 @@ impl Drop for Line {
     }
 }
 
-/// Small frames: at 115200 baud a frame of the default size takes three seconds, and keepalive
-/// waits behind it.
+/// Small frames. At 115200 baud a frame of the default size takes three seconds, and a keepalive
+/// message would wait behind it.
 fn config() -> Config {
     Config::new().version(2).max_frame_size(1024).close_timeout(SHORT)
 }
 
-/// A close timeout that some tests wait for.
+/// The close timeout. Some tests wait until it has passed.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Data in both directions at once, on two streams.
+/// Sends data in both directions at once, on two streams.
 fn both_ways(client: &Session, server: &Session, size: usize) {
     let ours = ["0", "1"].map(|name| client.open(name).unwrap());
     let theirs = ours.each_ref().map(|_| server.accept().unwrap());
@@ -179,9 +181,9 @@ fn both_ways(client: &Session, server: &Session, size: usize) {
     });
 }
 
-// ---- what holds ---------------------------------------------------------------------------------
+// ---- the recipe works ---------------------------------------------------------------------------
 
-/// Both ends close, each without waiting for the other. Then the line serves the next session.
+/// Both ends close without waiting for each other. Then the line serves the next session.
 #[test]
 fn a_serial_line_carries_data_both_ways_and_then_another_session() {
     test("a_serial_line_carries_data_both_ways_and_then_another_session", || {
@@ -189,7 +191,8 @@ fn a_serial_line_carries_data_both_ways_and_then_another_session() {
         for _ in 0..2 {
             let [(a, a_writes, a_over), (b, b_writes, b_over)] =
                 line.ends.each_ref().map(|end| halves(end));
-            // The close timeout is beyond the watchdog: that must not be what lets the line go.
+            // The close timeout is longer than the watchdog's. So the test fails if only the close
+            // timeout frees the line.
             let config = config().close_timeout(Duration::from_secs(600));
             let client =
                 Session::client(Pair::new(a, a_writes).without_end(), config.clone()).unwrap();
@@ -199,7 +202,8 @@ fn a_serial_line_carries_data_both_ways_and_then_another_session() {
             assert!(!server.is_closed(), "it can't know");
             server.close().unwrap();
             for (over, session) in [(a_over, &client), (b_over, &server)] {
-                until(|| reader_and_writer(session) == (true, false)); // the read half is at work
+                // Only the reader thread is left.
+                until(|| reader_and_writer(session) == (true, false));
                 over.store(true, SeqCst);
                 threads_end(session);
             }
@@ -231,7 +235,7 @@ fn the_peer_of_a_closed_session_hears_of_it_by_keepalive_alone() {
         let server_config = config().keepalive_interval(SHORT / 4).keepalive_timeout(SHORT);
         let client = Session::client(
             Pair::new(a, a_writes).without_end(),
-            config().keepalive_interval(SHORT / 4), // so that it isn't silent before
+            config().keepalive_interval(SHORT / 4), // It must not be silent before the close.
         );
         let client = client.unwrap();
         let server = Session::server(Pair::new(b, b_writes).without_end(), server_config).unwrap();
@@ -241,18 +245,18 @@ fn the_peer_of_a_closed_session_hears_of_it_by_keepalive_alone() {
         let mut theirs = server.accept().unwrap();
         client.close().unwrap();
         let mut text = String::new();
-        // what was sent before the close comes, and its end
+        // Data sent before the close arrives, and then the stream's end.
         theirs.read_to_string(&mut text).unwrap();
         assert_eq!(text, "all");
         assert!(matches!(server.accept(), Err(Error::KeepaliveTimeout(_))));
         a_over.store(true, SeqCst);
         threads_end(&client);
-        threads_end(&server); // its reads are bounded, so it needs no abort
+        threads_end(&server); // Its reads have a time limit, so it needs no abort.
     });
 }
 
-/// TLS has an end of its own: the peer hears of a close at once, and so the close says that it has
-/// read all.
+/// TLS has an end of its own. The peer learns of a close at once, and so Ok from the close means
+/// that the peer has read everything.
 #[cfg(feature = "rustls")]
 #[test]
 fn tls_over_a_serial_line_brings_the_end_that_it_lacks() {
@@ -282,7 +286,7 @@ fn tls_over_a_serial_line_brings_the_end_that_it_lacks() {
     });
 }
 
-/// Nobody takes what is written: the line is full. A write half that doesn't block is let go of.
+/// Nobody reads from the line, and it is full. A write half that doesn't block can still end.
 #[test]
 fn a_close_over_a_line_that_takes_nothing_says_what_is_lost_and_ends() {
     test("a_close_over_a_line_that_takes_nothing_says_what_is_lost_and_ends", || {
@@ -290,19 +294,21 @@ fn a_close_over_a_line_that_takes_nothing_says_what_is_lost_and_ends() {
         let (reading, writing, _) = halves(&line.ends[0]);
         let client = Session::client(Pair::new(reading, writing).without_end(), config()).unwrap();
         let mut stream = client.open("lost").unwrap();
-        stream.write_all(&vec![7; 200_000]).unwrap(); // accepted: more than two ttys and socat hold
+        // Accepted. It is more than two ttys and socat hold.
+        stream.write_all(&vec![7; 200_000]).unwrap();
         let closed = client.close();
         assert!(matches!(closed, Err(Error::CloseIncomplete { unsent: 1.., .. })), "{closed:?}");
         threads_end(&client);
         drop(stream);
-        // What lies in the line would keep what is between the ends from ending.
+        // Empty the line. Bytes in it would keep the copiers from ending.
         while (&line.held[1]).read(&mut [0; 4096]).unwrap() > 0 {}
     });
 }
 
-// ---- what doesn't -------------------------------------------------------------------------------
+// ---- without the recipe it doesn't --------------------------------------------------------------
 
-/// The default of a pair is an end: a close waits for the peer's, which never comes.
+/// By default a pair is assumed to have an end. So a close waits for the peer's end, which never
+/// comes.
 #[test]
 fn a_pair_that_is_said_to_have_an_end_waits_for_it_in_vain() {
     test("a_pair_that_is_said_to_have_an_end_waits_for_it_in_vain", || {
@@ -317,8 +323,8 @@ fn a_pair_that_is_said_to_have_an_end_waits_for_it_in_vain() {
     });
 }
 
-/// Reads that block until something comes: the thread stays after the close, and eats what comes
-/// next.
+/// Reads without a time limit. The reader thread stays after the close, and consumes the next bytes
+/// of the line.
 #[test]
 fn a_read_that_is_not_bounded_stays_and_eats_what_comes_next() {
     test("a_read_that_is_not_bounded_stays_and_eats_what_comes_next", || {
@@ -331,7 +337,7 @@ fn a_read_that_is_not_bounded_stays_and_eats_what_comes_next() {
         let session = Session::client(pair, config()).unwrap();
         session.close().unwrap();
         until(|| reader_and_writer(&session) == (true, false));
-        thread::sleep(2 * SHORT); // past the close timeout: that it is over can't be waited for
+        thread::sleep(2 * SHORT); // There is no event for the passing of the close timeout.
         assert_eq!(reader_and_writer(&session), (true, false));
         let mut far = OpenOptions::new().write(true).open(&line.ends[1]).unwrap();
         far.write_all(b"x").unwrap();

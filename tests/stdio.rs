@@ -1,8 +1,8 @@
-//! The `stdio` example as its users meet it: the built program, with children of our own. The same
-//! through a real sshd is in `peers_ssh.rs`.
+//! Tests of the `stdio` example as its users run it: the built program, with child processes.
+//! `peers_ssh.rs` tests the same through a real sshd.
 //!
-//! Plain `cargo test` builds the examples first; with `--test stdio` alone, run `cargo build
-//! --examples` before.
+//! Plain `cargo test` builds the examples first. For `--test stdio` alone, run
+//! `cargo build --examples` before.
 #![cfg(unix)]
 
 #[path = "../examples/stdio/own.rs"]
@@ -20,7 +20,7 @@ use gmux::{Config, Error, Session};
 use support::peers::example;
 use support::{Pattern, test, until};
 
-/// `stdio check` over a shell's command, in which `$0` is the program.
+/// Runs `stdio check` over a shell command. In that command `$0` is the program.
 fn check(options: &[&str], script: &str) -> Output {
     let stdio = example("stdio");
     Command::new(&stdio)
@@ -54,11 +54,11 @@ fn a_hundred_streams_at_once_go_through_a_childs_stdio_and_finish_one_side_first
 #[test]
 fn the_childs_exit_code_is_reported_and_passed_on() {
     test("the_childs_exit_code_is_reported_and_passed_on", || {
-        // It never was a server.
+        // A command that never serves.
         let done = check(&[], "exit 7");
         assert_eq!(done.status.code(), Some(7), "{done:?}");
         assert!(text(&done.stderr).contains("the command ended with exit status: 7"), "{done:?}");
-        // All went well before.
+        // A command that serves well, and then fails.
         let done = check(&[], "\"$0\" serve; exit 3");
         assert_eq!(done.status.code(), Some(3), "{done:?}");
         assert!(text(&done.stdout).contains("all came back"), "{done:?}");
@@ -86,7 +86,8 @@ fn what_the_child_says_on_its_standard_error_passes_through() {
     });
 }
 
-/// The banner is shown, and what to do. A prompt is shorter than a frame's header, and waits.
+/// The error shows the text and an advice. A prompt is shorter than a frame's header, so the
+/// session waits for more.
 #[test]
 fn a_child_that_writes_text_first_is_a_clear_error() {
     test("a_child_that_writes_text_first_is_a_clear_error", || {
@@ -114,7 +115,7 @@ fn a_child_that_writes_text_first_is_a_clear_error() {
 #[test]
 fn a_child_that_goes_on_after_the_close_is_killed_and_that_is_said() {
     test("a_child_that_goes_on_after_the_close_is_killed_and_that_is_said", || {
-        // it holds the output
+        // `sleep` keeps the output open.
         let done = check(&["--streams", "1"], "\"$0\" serve; exec sleep 600");
         assert_eq!(done.status.code(), Some(1), "{done:?}");
         let said = text(&done.stderr);
@@ -129,13 +130,13 @@ fn a_child_that_goes_on_after_the_close_is_killed_and_that_is_said() {
 
 // ---- a program's own standard input and output --------------------------------------------------
 
-/// Tells the child below that it is one.
+/// The variable that makes the test below run as a child process.
 const CHILD: &str = "GMUX_TEST_STDIO_CHILD";
 
-/// libtest writes to standard output before a test; the session begins behind this.
+/// libtest writes to standard output before a test. The session begins after this marker.
 const MARKER: &[u8] = b"\nfrom here on it is gmux\n";
 
-/// Not a test, but a child: it prints while it serves, closes first, and lives on.
+/// Not a test, but a child process. It prints while it serves, closes first, and lives on.
 #[test]
 #[ignore = "the test that needs it runs it as a child process"]
 fn a_child_that_closes_first() {
@@ -204,7 +205,7 @@ fn a_program_ends_its_side_over_its_own_stdio_and_may_print_meanwhile() {
 
 // ---- forward ------------------------------------------------------------------------------------
 
-/// A forwarder that runs, with its command, which serves.
+/// A running forwarder, with its command, which serves.
 struct Forwarder {
     process: Child,
     addr: String,
@@ -236,7 +237,7 @@ impl Forwarder {
         TcpStream::connect(&self.addr).unwrap()
     }
 
-    /// The process that serves.
+    /// The id of the process that serves.
     fn serving(&self) -> u32 {
         let file = self.dir.path().join("serving");
         until(|| file.exists());
@@ -252,12 +253,12 @@ impl Forwarder {
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
-        let _ = self.process.kill(); // it may have ended
+        let _ = self.process.kill(); // It may have ended already.
         let _ = self.process.wait();
     }
 }
 
-/// The test's client finishes its side, the service answers after that.
+/// The client finishes its side. The service answers only after that.
 #[test]
 fn a_forwarded_connection_passes_half_close_through() {
     test("a_forwarded_connection_passes_half_close_through", || {
@@ -281,7 +282,7 @@ fn a_forwarded_connection_passes_half_close_through() {
             answer
         });
         assert!(answer.iter().rev().eq(&sent));
-        // What anything prints in the serving process doesn't get between the frames.
+        // Output of other code in the serving process doesn't get between the frames.
         if Path::new("/proc/self/fd").exists() {
             let fd = |number| {
                 fs::read_link(format!("/proc/{}/fd/{number}", forwarder.serving())).unwrap()
@@ -292,7 +293,7 @@ fn a_forwarded_connection_passes_half_close_through() {
     });
 }
 
-/// The user of the port is reset, and the reason stands in the forwarder's standard error.
+/// The user's connection is reset. The forwarder prints the reason to standard error.
 #[test]
 fn a_target_that_is_not_allowed_or_not_there_is_no_clean_end() {
     test("a_target_that_is_not_allowed_or_not_there_is_no_clean_end", || {

@@ -1,5 +1,5 @@
-//! The UDP relay of the tests, and the load, do what they say: what they show of others is worth no
-//! more than that.
+//! Tests of two test tools, the UDP relay and the load. Tests that use them are only as reliable as
+//! the tools.
 
 mod support;
 
@@ -25,7 +25,7 @@ fn number(socket: &UdpSocket) -> (u32, SocketAddr) {
     (u32::from_le_bytes(bytes), from)
 }
 
-/// Which of `count` numbered datagrams arrive, in the order in which they do.
+/// Sends `count` numbered datagrams. Returns the numbers that arrive, in the order of arrival.
 fn arrived(link: Link, count: u32) -> (Vec<u32>, Counts) {
     let client = socket();
     let server = socket();
@@ -34,7 +34,8 @@ fn arrived(link: Link, count: u32) -> (Vec<u32>, Counts) {
     for each in 0..count {
         client.send_to(&each.to_le_bytes(), relay.addr()).unwrap();
         if each % 50 == 49 {
-            until(|| relay.counts().received == u64::from(each) + 1); // not more than buffers hold
+            // The buffers must not overflow.
+            until(|| relay.counts().received == u64::from(each) + 1);
             let left = |seen: &[u32]| {
                 let counts = relay.counts();
                 seen.len() as u64 + counts.lost < counts.received + counts.doubled + counts.damaged
@@ -96,7 +97,7 @@ fn a_damaged_copy_comes_behind_the_right_one() {
             let right = each == next;
             next += u32::from(right);
             if !right {
-                // The copy of 2 may be 3, and 3 itself is taken for the wrong one then.
+                // A damaged copy of 2 may read as 3. Then the real 3 looks like the damaged one.
                 assert!((each ^ (next - 1)).count_ones() <= 1);
             }
             !right
@@ -181,7 +182,7 @@ fn a_dead_link_passes_nothing_until_it_is_mended_and_a_drop_ends_all() {
 
 // ---- the load -----------------------------------------------------------------------------------
 
-/// A forwarder for one connection that does `spoil` to each piece on its way down.
+/// Runs the load through a forwarder that applies `spoil` to each piece on the way back.
 fn through_a_forwarder(spoil: fn(&mut Vec<u8>, usize), closes: Closes) -> (io::Result<()>, Target) {
     let patience = Duration::from_secs(20);
     let target = Target::start(patience).unwrap();
@@ -240,7 +241,7 @@ fn a_transfer_sees_bytes_that_are_wrong_missing_or_too_many() {
                 piece.remove(2_000_000 - at);
             }
         };
-        // The receipt has eight bytes, behind which nothing may come.
+        // The receipt has eight bytes, and nothing may follow it.
         let too_many: fn(&mut Vec<u8>, usize) = |piece, at| {
             if at + piece.len() == 3_000_008 {
                 piece.push(0);
