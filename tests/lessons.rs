@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -19,6 +19,7 @@ use gmux::{Config, Error, Session, Stream};
 use support::blocked::blocked;
 use support::lab::{FAR, Lab, data, quiet, quiet_versions};
 use support::links::{check, send};
+use support::pages::{missing, named_tests};
 use support::raw::{Raw, against_server};
 use support::{Pattern, pair, pair_of, test, test_for, until, versions};
 
@@ -792,53 +793,6 @@ fn without_threads() {
 }
 
 // ---- the page -----------------------------------------------------------------------------------
-
-/// Names of the tests in a source file: functions behind `#[test]`, and names that a macro makes
-/// tests of (`name: call(…);`).
-fn tests_in(text: &str) -> HashSet<String> {
-    let mut names = HashSet::new();
-    let mut after_attribute = false;
-    for line in text.lines().map(str::trim) {
-        if line == "#[test]" {
-            after_attribute = true;
-        } else if after_attribute && let Some(rest) = line.strip_prefix("fn ") {
-            names.extend(rest.split('(').next().map(str::to_owned));
-            after_attribute = false;
-        }
-    }
-    for block in text.split("\nscenarios! {").skip(1) {
-        let block = block.split("\n}").next().unwrap_or_default();
-        let lines = block.lines().filter_map(|line| line.trim().split_once(':'));
-        names.extend(lines.map(|(name, _)| name.to_owned()));
-    }
-    names
-}
-
-/// What a page names as tests:
-/// `` `file.rs::name` ``, the file relative to the crate's root, or to `tests`.
-fn named_tests(page: &str) -> Vec<(String, String)> {
-    let quoted = page.split('`').skip(1).step_by(2);
-    let named = quoted.filter_map(|text| text.split_once(".rs::"));
-    named.map(|(file, name)| (format!("{file}.rs"), name.to_owned())).collect()
-}
-
-/// What is wrong with a page: tests that it names and that aren't there. `read` gives a file's
-/// text.
-fn missing(page: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let mut files: HashMap<String, Option<HashSet<String>>> = HashMap::new();
-    let mut wrong = Vec::new();
-    for (file, name) in named_tests(page) {
-        let path = if file.contains('/') { file.clone() } else { format!("tests/{file}") };
-        let tests =
-            files.entry(file.clone()).or_insert_with(|| read(&path).map(|text| tests_in(&text)));
-        match tests {
-            None => wrong.push(format!("{path}: no such file")),
-            Some(tests) if !tests.contains(&name) => wrong.push(format!("{path}: no test {name}")),
-            Some(_) => {}
-        }
-    }
-    wrong
-}
 
 #[test]
 fn every_test_that_the_manual_names_exists() {

@@ -9,6 +9,7 @@ pub mod forwarders;
 pub mod lab;
 pub mod links;
 pub mod load;
+pub mod pages;
 pub mod peers;
 pub mod puppet;
 pub mod raw;
