@@ -3,6 +3,8 @@
 //!
 //! The transport of these tests owes an answer after every read that brought something, or that is
 //! tried again. Only a flush sends it.
+//!
+//! Promises: P81, P93.
 
 mod support;
 

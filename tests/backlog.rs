@@ -4,6 +4,8 @@
 //! The time limits are small where time isn't the point. What must come by a wake-up has no limit
 //! to rescue it: then the stall timeout is `None`, and the watchdog bounds the test. `GMUX_FULL`
 //! makes the bursts as large as `tests/full bursts` says.
+//!
+//! Promises: P57, P61, P62, P109.
 
 mod support;
 

@@ -3,6 +3,8 @@
 //!
 //! `cargo metadata` tells what was resolved for this machine, from the lock file, without a
 //! network.
+//!
+//! Promises: P114.
 
 use std::collections::BTreeSet;
 use std::process::Command;

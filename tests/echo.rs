@@ -5,6 +5,8 @@
 //! `tests/full echo` runs it at full size, optimised: 4 MiB each way on 17, 64, 128 and 512
 //! streams, five rounds each. A frozen session would cut streams after 30 s, so every test says
 //! that nothing was cut.
+//!
+//! Promises: P73.
 
 mod support;
 

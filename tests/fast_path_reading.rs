@@ -5,6 +5,8 @@
 //! Most tests run over a [`Line`]: a transport whose bounded reads last until the test lets them
 //! end, so that a caller stays in its turn for as long as the test wants. It records which thread
 //! reads. Over real sockets: tests/fast_path_reading_sockets.rs.
+//!
+//! Promises: P15, P42, P47, P61.
 
 mod support;
 

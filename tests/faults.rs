@@ -9,6 +9,8 @@
 //! `GMUX_FAULT_SEED=n` runs one seed, a hundred times: threads take turns as they like, so once may
 //! not be enough. `GMUX_FULL` runs 10,000 seeds instead of a few hundred; `GMUX_FAULT_SEEDS=a..b`
 //! runs those.
+//!
+//! Promises: P1.
 
 mod support;
 

@@ -3,6 +3,8 @@
 //!
 //! Plain `cargo test` builds the examples first; with `--test forward` alone, run
 //! `cargo build --example forward` before.
+//!
+//! Promises: none; it shows the example of that name as its users meet it.
 #![cfg(unix)]
 
 mod support;

@@ -4,6 +4,8 @@
 //! The targets take the library's source files by path. So this test has a `main` of its own: with
 //! the usual harness these files would be compiled for tests, and the library's unit tests would
 //! run a second time here.
+//!
+//! Promises: none; it replays inputs against source files that it takes by path.
 
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 

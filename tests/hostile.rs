@@ -4,6 +4,8 @@
 //! threads, log and panics; beside it, in the same process, a well-behaved peer is served.
 //! `GMUX_FULL` makes the attacks as large as the table says, and measures what the well-behaved
 //! peer gets beside them.
+//!
+//! Promises: P66, P110, P113.
 #![cfg(target_os = "linux")]
 
 #[path = "hostile/attacks.rs"]

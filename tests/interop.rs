@@ -5,6 +5,8 @@
 //! of ours that smux would tolerate in silence makes it leave with an error. Without Go, or
 //! Debian's package of smux, the tests say `LEFT OUT` and do nothing; with `GMUX_INTEROP=required`
 //! that fails.
+//!
+//! Promises: P12, P32, P36, P56, P106.
 
 mod support;
 

@@ -1,6 +1,8 @@
 //! Tests of the protocol core of the `kcp` example, `examples/kcp/kcp/protocol.rs`:
 //! - two ends in virtual time, over a link that loses, reorders and doubles datagrams
 //! - a hostile peer, segment by segment
+//!
+//! Promises: none; it shows the example `kcp`, which isn't a part of the crate.
 
 #[allow(dead_code, unused_imports, reason = "a part of the example")]
 #[path = "../examples/kcp/kcp/mod.rs"]

@@ -4,6 +4,8 @@
 //! The checker reads the text of `src`: it blanks comments and literals, cuts out what is compiled
 //! for tests only, and resolves every path that begins with `crate` or `super`, in imports and in
 //! code alike. It checks itself on made-up sources below.
+//!
+//! Promises: P114.
 
 use std::collections::HashMap;
 use std::fs;

@@ -2,6 +2,8 @@
 //! while the reader keeps up, never past the half of the budget when it stops, and shrink back when
 //! it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`, `rtt100`),
 //! with Go peers too.
+//!
+//! Promises: P76.
 
 mod support;
 

@@ -3,6 +3,8 @@
 //! The process-wide pool keeps buffers on purpose, so they are counted apart. They are the only
 //! blocks of bytes that are allocated zeroed and never grow. A session's window is allocated so,
 //! too: it is added, unless it has grown and is counted by itself.
+//!
+//! Promises: P67, P71.
 
 mod support;
 

@@ -4,6 +4,8 @@
 //! For what is fatal: the error names the fault, every stream sees it, and what was received before
 //! it can still be read. For what isn't: it is counted, answered as the table says or not at all,
 //! and the session goes on.
+//!
+//! Promises: P5, P7, P11, P12, P42, P62, P66, P68, P69, P70, P74, P84, P108, P111, P112.
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! What a session says in the log about its peer's odd input: which session, which stream, and not
 //! more than so often.
+//!
+//! Promises: P84, P87.
 
 mod support;
 

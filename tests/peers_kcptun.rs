@@ -3,6 +3,8 @@
 //!
 //! A transfer (`support/load.rs`) compares every byte in both directions. kcptun knows no
 //! half-close: who is done closes all.
+//!
+//! Promises: none; it shows the example `kcp`, which isn't a part of the crate.
 
 mod support;
 

@@ -2,6 +2,8 @@
 //! on loopback. `./tests/peers ssh` runs this; `stdio.rs` has the counterparts without ssh.
 //!
 //! It works as root and as any other user: sshd lets in whoever started it.
+//!
+//! Promises: none; it shows the example `stdio` through a program of others.
 #![cfg(unix)]
 
 mod support;

@@ -5,6 +5,8 @@
 //! is measured is the process. Where the system doesn't allow what a test needs, it says so on the
 //! terminal (`LEFT OUT: …`). `GMUX_FULL` repeats what the small run does once, and there what would
 //! be left out fails.
+//!
+//! Promises: P9, P33, P34, P35, P38, P46, P55, P80.
 #![cfg(target_os = "linux")]
 
 #[path = "processes/child.rs"]

@@ -1,5 +1,7 @@
 //! The API table: every setting and its rules, ids and names, the traits, error kinds, what is
 //! `Send` and `Debug`.
+//!
+//! Promises: P5, P6, P8, P44, P83, P85, P86, P95, P108, P115.
 
 mod support;
 

@@ -1,4 +1,6 @@
 //! The promises, *Closing a stream*.
+//!
+//! Promises: P25, P26, P27, P28, P29, P30.
 
 mod support;
 

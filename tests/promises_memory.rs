@@ -1,4 +1,6 @@
 //! The promises, *Memory*.
+//!
+//! Promises: P66, P67, P68, P69.
 
 mod support;
 

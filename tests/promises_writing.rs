@@ -1,4 +1,6 @@
 //! The promises, *Writing*.
+//!
+//! Promises: P18, P19, P20, P21, P22, P23, P24, P25.
 
 mod support;
 

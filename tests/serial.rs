@@ -4,6 +4,8 @@
 //! The line consists of two pseudoterminals. Their masters are copied to each other, as
 //! `socat pty pty` does. `tests/peers` runs the same tests over a line of socat. The recipe for a
 //! transport comes from the manual's page on transports.
+//!
+//! Promises: P40, P94.
 #![cfg(target_os = "linux")]
 
 #[cfg(feature = "rustls")]

@@ -1,4 +1,6 @@
 //! The shortest way through everything: if this fails, look here first.
+//!
+//! Promises: P1, P6.
 
 mod support;
 

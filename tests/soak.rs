@@ -13,6 +13,8 @@
 //! It is measured between rounds, while nothing runs: threads, descriptors, live allocations,
 //! resident memory. The first round warms up: it fills the pool, the tables of the runtime and the
 //! allocator's own.
+//!
+//! Promises: P1, P80.
 #![cfg(unix)]
 
 mod support;

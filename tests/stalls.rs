@@ -6,6 +6,8 @@
 //! `stall_timeout` after the pause is shown in virtual time (src/proto/keepalive.rs); here
 //! keepalive is off, so a session whose timer wasn't told to look then would look again after an
 //! hour, and the watchdog would say so.
+//!
+//! Promises: P77, P78.
 
 mod support;
 

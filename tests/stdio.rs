@@ -3,6 +3,8 @@
 //!
 //! Plain `cargo test` builds the examples first. For `--test stdio` alone, run
 //! `cargo build --examples` before.
+//!
+//! Promises: none; it shows the example of that name as its users meet it.
 #![cfg(unix)]
 
 #[path = "../examples/stdio/own.rs"]

@@ -1,6 +1,8 @@
 //! A real TLS connection (rustls) in `transport::Shared`: the transport that it is for. It can't be
 //! split, holds decrypted bytes that no readiness tells of, and says `UnexpectedEof` when it was
 //! cut off.
+//!
+//! Promises: P89.
 
 #[path = "support/certs.rs"]
 mod certs;

@@ -2,6 +2,8 @@
 //! what comes of a peer that doesn't speak TLS, or speaks it to one that doesn't.
 //!
 //! After each test no thread and no descriptor may be left, so they run one after another.
+//!
+//! Promises: P99, P100.
 
 #[path = "support/authority.rs"]
 mod authority;

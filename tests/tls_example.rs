@@ -2,6 +2,8 @@
 //!
 //! Plain `cargo test --features rustls` builds the examples first; with `--test tls_example` alone,
 //! run `cargo build --features rustls --example tls` before.
+//!
+//! Promises: none; it shows the example `tls` as its users meet it.
 
 mod support;
 

@@ -1,6 +1,8 @@
 //! What comes over a TLS connection, record by record: new keys in the middle of both directions
 //! full, records in odd pieces, damaged, cut off, or behind the end. The peer is rustls itself,
 //! driven by hand, so that it can do what a session's end never does.
+//!
+//! Promises: P97, P98.
 
 #[path = "support/certs.rs"]
 mod certs;

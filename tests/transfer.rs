@@ -3,6 +3,8 @@
 //!
 //! Plain `cargo test` builds the examples first; with `--test transfer` alone, run
 //! `cargo build --examples` before.
+//!
+//! Promises: none; it shows examples as their users meet them.
 #![cfg(unix)]
 
 // The comparison after a run is the example's own; a run that goes well can't show that it sees

@@ -1,6 +1,8 @@
 //! Every transport: what it carries, how it ends, and what each promises beyond that.
 //!
 //! The scenarios that all of them go through are in `support::links`.
+//!
+//! Promises: P3, P9, P24, P36, P40, P46, P80, P88, P89, P90, P91, P92, P94, P95.
 
 mod support;
 

@@ -5,6 +5,8 @@
 //! for what its next frame answers ([`Player::due`]). Compared is, per stream: SYN with its name,
 //! the PSH frames as they were cut, FIN, each byte for byte; UPD by rule (at the first read, then
 //! every half window, merged at will). NOPs belong to no stream, and are compared by their bytes.
+//!
+//! Promises: P107.
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! What wakes a blocked `accept`: every cause that applies, one by one, each when the call was seen
 //! asleep.
+//!
+//! Promises: P31, P43, P47, P60.
 
 mod support;
 
