@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use gmux::copy::{Duplex, Fault, Side};
 use gmux::wire::Command;
 use gmux::{Config, CopyError, CopyOptions, Error, Session, Stream, copy_bidirectional};
-use support::lab::{Lab, quiet};
+use support::scripted::{Script, quiet};
 use support::{Pattern, pair, tcp, test, versions};
 
 /// The sessions under a stream, which live as long as a test wants.
@@ -394,16 +394,16 @@ fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
 #[test]
 fn a_copy_is_done_when_the_transport_has_everything() {
     test("a_copy_is_done_when_the_transport_has_everything", || {
-        let (lab, session) = Lab::client(quiet());
+        let (script, session) = Script::client(quiet());
         let stream = session.open("").unwrap();
-        lab.frame(1, Command::Fin, stream.id(), &[]);
+        script.frame(1, Command::Fin, stream.id(), &[]);
         let (socket, peer) = tcp();
         let copy = thread::spawn(move || copy_bidirectional(&socket, &stream));
         write_all(&peer, b"data").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_to_end(&peer).unwrap(), b"");
-        lab.blocked(); // it takes nothing
-        lab.fail_read(ErrorKind::ConnectionReset);
+        script.blocked(); // it takes nothing
+        script.fail_read(ErrorKind::ConnectionReset);
         let error = copy.join().unwrap().unwrap_err();
         assert_eq!(
             (error.fault, error.kind(), error.copied.a_to_b),

@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 use gmux::transport::{Control, Halves, Transport};
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, Session, Stream};
-use support::lab::{FAR, Lab, LabTransport, asleep, data, processed, quiet};
 use support::raw::{Raw, against_server};
+use support::scripted::{FAR, Script, ScriptedTransport, asleep, data, processed, quiet};
 use support::{Pattern, test, until};
 
 // ---- the caller's turn --------------------------------------------------------------------------
 
 type OnFlush = Box<dyn FnMut() -> io::Result<()> + Send>;
 
-/// A lab that says its writes are bounded, as sockets do.
+/// A script that says its writes are bounded, as sockets do.
 struct Bounded {
-    lab: LabTransport,
+    script: ScriptedTransport,
     on_flush: OnFlush,
 }
 
@@ -47,15 +47,15 @@ impl Write for Flushing {
 
 impl Transport for Bounded {
     fn split(self) -> io::Result<Halves> {
-        let mut halves = self.lab.split()?.bounded_writes(true);
+        let mut halves = self.script.split()?.bounded_writes(true);
         halves.writer = Box::new(Flushing(halves.writer, self.on_flush));
         Ok(halves)
     }
 }
 
-/// A server's session over a lab with bounded writes, and the stream 3 of a peer that has asked.
+/// A server's session over a script with bounded writes, and the stream 3 of a peer that has asked.
 struct Asked {
-    lab: Lab,
+    script: Script,
     session: Session,
     stream: Stream,
     /// Which threads wrote, and flushed.
@@ -72,13 +72,13 @@ fn asked_with(
     mut on_write: impl FnMut(bool) -> io::Result<()> + Send + 'static,
     mut on_flush: impl FnMut() -> io::Result<()> + Send + 'static,
 ) -> Asked {
-    let lab = Lab::new();
+    let script = Script::new();
     let wrote = Arc::default();
     let flushed = Arc::default();
     let threads = Arc::clone(&wrote);
     let flushers = Arc::clone(&flushed);
     let record = |list: &Mutex<Vec<ThreadId>>| list.lock().unwrap().push(thread::current().id());
-    lab.on_write(move || {
+    script.on_write(move || {
         record(&threads);
         on_write(!thread::current().name().is_some_and(|name| name.starts_with("gmux-writer-")))
     });
@@ -86,10 +86,11 @@ fn asked_with(
         record(&flushers);
         on_flush()
     });
-    let session = Session::server(Bounded { lab: lab.transport(), on_flush }, quiet()).unwrap();
-    lab.frame(1, Command::Syn, 3, b"asked");
+    let session =
+        Session::server(Bounded { script: script.transport(), on_flush }, quiet()).unwrap();
+    script.frame(1, Command::Syn, 3, b"asked");
     let stream = session.accept().unwrap();
-    let asked = Asked { lab, session, stream, wrote, flushed };
+    let asked = Asked { script, session, stream, wrote, flushed };
     asked.ask(b"?");
     asked
 }
@@ -97,7 +98,7 @@ fn asked_with(
 impl Asked {
     /// The peer asks, and the application reads that; then the writer thread is parked.
     fn ask(&self, question: &[u8]) {
-        self.lab.frame(1, Command::Psh, 3, question);
+        self.script.frame(1, Command::Psh, 3, question);
         (&self.stream).read_exact(&mut vec![0; question.len()]).unwrap();
         self.parked();
     }
@@ -133,11 +134,11 @@ fn said(frames: &[Frame]) -> Vec<String> {
 fn an_answer_leaves_on_the_thread_that_writes_it() {
     test("an_answer_leaves_on_the_thread_that_writes_it", || {
         let asked = asked();
-        asked.lab.allow_all();
+        asked.script.allow_all();
         for round in 0..20 {
             assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
             // Without any wait: it has been written and flushed when the call returns.
-            assert_eq!(asked.lab.frames().len(), round + 1);
+            assert_eq!(asked.script.frames().len(), round + 1);
             assert_eq!(
                 (asked.mine().len(), asked.flushed.lock().unwrap().len()),
                 (round + 1, round + 1)
@@ -146,7 +147,7 @@ fn an_answer_leaves_on_the_thread_that_writes_it() {
             asked.ask(b"again?");
         }
         assert!(asked.mine().iter().all(|&mine| mine), "{:?}", asked.mine());
-        assert_eq!(data(&asked.lab.frames(), 3), b"answer".repeat(20));
+        assert_eq!(data(&asked.script.frames(), 3), b"answer".repeat(20));
     });
 }
 
@@ -156,25 +157,30 @@ fn what_a_callers_turn_leaves_goes_out_before_any_other_frame() {
         let whole = 8 + "the answer".len();
         for cut in [1, 4, 7, 8, 9, whole - 1] {
             let asked = asked();
-            asked.lab.allow(cut);
+            asked.script.allow(cut);
             assert_eq!((&asked.stream).write(b"the answer").unwrap(), 10);
-            assert_eq!(asked.lab.blocked(), whole - cut, "the writer thread goes on with the rest");
+            assert_eq!(
+                asked.script.blocked(),
+                whole - cut,
+                "the writer thread goes on with the rest"
+            );
             // All of these wait behind it, the express lane and NOP too.
             let mut other = asked.session.open("other").unwrap();
             other.write_all(b"express").unwrap();
-            asked.lab.frame(1, Command::Psh, 3, b"more?");
+            asked.script.frame(1, Command::Psh, 3, b"more?");
             (&asked.stream).read_exact(&mut [0; 5]).unwrap();
             (&asked.stream).write_all(b", and more").unwrap();
             asked.stream.close().unwrap();
-            assert_eq!(asked.lab.blocked(), whole - cut);
-            asked.lab.allow_all();
-            let frames =
-                asked.lab.until_frames(|frames| support::lab::count(frames, Command::Fin, 3) == 1);
+            assert_eq!(asked.script.blocked(), whole - cut);
+            asked.script.allow_all();
+            let frames = asked
+                .script
+                .until_frames(|frames| support::scripted::count(frames, Command::Fin, 3) == 1);
             let said = said(&frames);
             assert_eq!(said[0], "Psh 3 the answer", "cut at {cut}: {said:?}");
             assert_eq!(data(&frames, 3), b"the answer, and more");
             assert_eq!(
-                data(&asked.lab.until_frames(|frames| !data(frames, 2).is_empty()), 2),
+                data(&asked.script.until_frames(|frames| !data(frames, 2).is_empty()), 2),
                 b"express"
             );
             assert_eq!(
@@ -198,17 +204,17 @@ fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
         {
             let asked =
                 asked_with(move |caller| if caller { Err(kind.into()) } else { Ok(()) }, || Ok(()));
-            asked.lab.allow_all();
+            asked.script.allow_all();
             (&asked.stream).write_all(b"answer").unwrap();
             (&asked.stream).flush().unwrap(); // the writer thread does it, and tells
-            assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer"], "{kind}");
+            assert_eq!(said(&asked.script.frames()), ["Psh 3 answer"], "{kind}");
             assert_eq!(asked.mine(), [true, false], "{kind}");
             // The fast path isn't lost for later.
             asked.ask(b"again?");
             (&asked.stream).write_all(b"!").unwrap();
             (&asked.stream).flush().unwrap();
             assert_eq!(asked.mine(), [true, false, true, false], "{kind}");
-            assert_eq!(data(&asked.lab.frames(), 3), b"answer!");
+            assert_eq!(data(&asked.script.frames(), 3), b"answer!");
             assert_eq!(asked.session.close_reason().map(|e| e.to_string()), None);
         }
     });
@@ -222,13 +228,13 @@ fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
             if std::mem::take(&mut first) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         };
         let asked = asked_with(|_| Ok(()), not_first);
-        asked.lab.allow_all();
+        asked.script.allow_all();
         (&asked.stream).write_all(b"answer").unwrap();
-        asked.lab.wait(|state| (state.flushes == 1).then_some(()));
+        asked.script.wait(|state| (state.flushes == 1).then_some(()));
         let flushed = asked.flushed.lock().unwrap().clone();
         let me = thread::current().id();
         assert!(flushed.len() == 2 && flushed[0] == me && flushed[1] != me, "{flushed:?}");
-        assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer"]);
+        assert_eq!(said(&asked.script.frames()), ["Psh 3 answer"]);
     });
 }
 
@@ -240,18 +246,18 @@ fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
     assert!(seen(&reason), "{reason:?}");
     until(|| (&asked.stream).write(b"more").is_err());
     assert!(asked.session.open("late").is_err());
-    asked.lab.frame(1, Command::Psh, 3, b"what came all the same");
+    asked.script.frame(1, Command::Psh, 3, b"what came all the same");
     let mut text = [0; 22];
     (&asked.stream).read_exact(&mut text).unwrap();
     assert_eq!(&text, b"what came all the same");
-    assert!(asked.lab.frames().is_empty());
+    assert!(asked.script.frames().is_empty());
 }
 
 #[test]
 fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
     test("a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads", || {
         let asked = asked_with(|_| Err(io::ErrorKind::BrokenPipe.into()), || Ok(()));
-        asked.lab.allow_all();
+        asked.script.allow_all();
         assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
         assert_write_failed(
             &asked,
@@ -265,10 +271,10 @@ fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
 #[test]
 fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller() {
     test("a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller", || {
-        // The lab takes its hook out while it runs: a panic on the caller's thread is the first and
+        // The script takes its hook out while it runs: a panic on the caller's thread is the first and
         // only call.
         let asked = asked_with(|_| panic!("the transport panics, as ordered"), || Ok(()));
-        asked.lab.allow_all();
+        asked.script.allow_all();
         assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
         assert_write_failed(&asked, |error| error.to_string().contains("as ordered"));
         assert_eq!(asked.mine(), [true]);
@@ -296,15 +302,15 @@ fn a_session_that_closes_during_a_callers_turn_sends_all_of_it_first() {
     test("a_session_that_closes_during_a_callers_turn_sends_all_of_it_first", || {
         for piece in [3, 8, 11, usize::MAX] {
             let (asked, inside, release) = held();
-            asked.lab.allow_all();
+            asked.script.allow_all();
             let mut other = asked.session.open("other").unwrap();
-            asked.lab.until_frames(|frames| frames.len() == 1);
+            asked.script.until_frames(|frames| frames.len() == 1);
             asked.parked();
-            asked.lab.wait(|state| {
+            asked.script.wait(|state| {
                 state.written.clear();
                 Some(())
             });
-            asked.lab.piecewise(piece);
+            asked.script.piecewise(piece);
 
             let stream = asked.stream.clone();
             let writer = thread::spawn(move || (&stream).write(b"the last answer").unwrap());
@@ -313,15 +319,15 @@ fn a_session_that_closes_during_a_callers_turn_sends_all_of_it_first() {
             other.close().unwrap();
             let session = asked.session.clone();
             let closer = support::blocked::blocked(move || session.close());
-            assert!(!asked.lab.wait(|state| Some(state.finished)));
+            assert!(!asked.script.wait(|state| Some(state.finished)));
             release.send(()).unwrap();
             assert_eq!(writer.join().unwrap(), 15);
-            asked.lab.wait(|state| state.finished.then_some(()));
+            asked.script.wait(|state| state.finished.then_some(()));
             assert_eq!(
-                said(&asked.lab.frames()),
+                said(&asked.script.frames()),
                 ["Psh 3 the last answer", "Psh 2 other", "Fin 2"]
             );
-            asked.lab.eof();
+            asked.script.eof();
             closer.join().unwrap();
         }
     });
@@ -332,15 +338,15 @@ fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
     test("a_session_that_closes_behind_a_partial_turn_finishes_it", || {
         for cut in [3, 8, 11] {
             let asked = asked();
-            asked.lab.allow(cut);
+            asked.script.allow(cut);
             (&asked.stream).write_all(b"the last answer").unwrap();
-            assert_eq!(asked.lab.blocked(), 23 - cut);
+            assert_eq!(asked.script.blocked(), 23 - cut);
             let session = asked.session.clone();
             let closer = support::blocked::blocked(move || session.close());
-            asked.lab.allow_all();
-            asked.lab.wait(|state| state.finished.then_some(()));
-            assert_eq!(said(&asked.lab.frames()), ["Psh 3 the last answer"]);
-            asked.lab.eof();
+            asked.script.allow_all();
+            asked.script.wait(|state| state.finished.then_some(()));
+            assert_eq!(said(&asked.script.frames()), ["Psh 3 the last answer"]);
+            asked.script.eof();
             closer.join().unwrap();
         }
     });
@@ -350,7 +356,7 @@ fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
 fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
     test("a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data", || {
         let (asked, inside, release) = held();
-        asked.lab.allow(10); // within the frame
+        asked.script.allow(10); // within the frame
         let stream = asked.stream.clone();
         let writer = thread::spawn(move || (&stream).write(b"answer").unwrap());
         inside.recv().unwrap();
@@ -362,12 +368,12 @@ fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
         };
         release.send(()).unwrap();
         assert_eq!(writer.join().unwrap(), 6);
-        assert_eq!(asked.lab.blocked(), 4);
-        asked.lab.allow_all();
-        asked.lab.wait(|state| state.finished.then_some(()));
-        asked.lab.eof();
+        assert_eq!(asked.script.blocked(), 4);
+        asked.script.allow_all();
+        asked.script.wait(|state| state.finished.then_some(()));
+        asked.script.eof();
         drain.join().unwrap();
-        assert_eq!(said(&asked.lab.frames()), ["Psh 3 answer", "Fin 3"]);
+        assert_eq!(said(&asked.script.frames()), ["Psh 3 answer", "Fin 3"]);
     });
 }
 
@@ -376,7 +382,7 @@ fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
     test("a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits", || {
         // A stream's FIN that goes out in another stream's turn is handed over like any other.
         let (asked, inside, release) = held();
-        asked.lab.allow_all();
+        asked.script.allow_all();
         let stream = asked.stream.clone();
         let writer = thread::spawn(move || (&stream).write(b"answer").unwrap());
         inside.recv().unwrap();
@@ -387,10 +393,10 @@ fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
         asked.stream.close().unwrap();
         let session = asked.session.clone();
         let drain = support::blocked::started(move || session.drain(FAR));
-        asked.lab.wait(|state| state.finished.then_some(()));
-        asked.lab.eof();
+        asked.script.wait(|state| state.finished.then_some(()));
+        asked.script.eof();
         drain.join().unwrap();
-        let said = said(&asked.lab.frames());
+        let said = said(&asked.script.frames());
         assert_eq!(said[0], "Psh 3 answer");
         assert_eq!(said.iter().filter(|line| line.starts_with("Fin")).count(), 2, "{said:?}");
     });
@@ -416,10 +422,10 @@ fn who_may_not_wait_does_not_take_the_turn() {
         ];
         for (name, set) in near {
             let asked = asked();
-            asked.lab.allow_all();
+            asked.script.allow_all();
             set(&asked.stream);
             assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
-            asked.lab.until_frames(|frames| frames.len() == 1);
+            asked.script.until_frames(|frames| frames.len() == 1);
             assert_eq!(asked.mine(), [false], "{name}");
         }
         let far: [Setting; 3] = [
@@ -429,7 +435,7 @@ fn who_may_not_wait_does_not_take_the_turn() {
         ];
         for set in far {
             let asked = asked();
-            asked.lab.allow_all();
+            asked.script.allow_all();
             set(&asked.stream);
             (&asked.stream).write_all(b"answer").unwrap();
             assert_eq!(asked.mine(), [true]);
@@ -441,28 +447,28 @@ fn who_may_not_wait_does_not_take_the_turn() {
 fn what_is_no_answer_keeps_to_the_queue() {
     test("what_is_no_answer_keeps_to_the_queue", || {
         let asked = asked();
-        asked.lab.allow_all();
+        asked.script.allow_all();
         (&asked.stream).write_all(b"1").unwrap();
         assert_eq!(asked.mine(), [true]);
         // A thread that writes again without having read.
         for (n, text) in [(2, "2"), (3, "3"), (4, "4")] {
             asked.parked();
             (&asked.stream).write_all(text.as_bytes()).unwrap();
-            asked.lab.until_frames(|frames| frames.len() == n);
+            asked.script.until_frames(|frames| frames.len() == n);
             assert_eq!(asked.mine()[n - 1..], [false]);
         }
         // One that has more to read.
-        asked.lab.frame(1, Command::Psh, 3, b"two bytes, of which one is read");
+        asked.script.frame(1, Command::Psh, 3, b"two bytes, of which one is read");
         (&asked.stream).read_exact(&mut [0]).unwrap();
         asked.parked();
         (&asked.stream).write_all(b"5").unwrap();
-        asked.lab.until_frames(|frames| frames.len() == 5);
+        asked.script.until_frames(|frames| frames.len() == 5);
         assert_eq!(asked.mine()[4..], [false]);
         (&asked.stream).read_exact(&mut [0; 30]).unwrap();
         // More than an answer.
         asked.parked();
         (&asked.stream).write_all(&[7; 2049]).unwrap();
-        asked.lab.until_frames(|frames| frames.len() == 6);
+        asked.script.until_frames(|frames| frames.len() == 6);
         assert!(asked.mine()[5..].iter().all(|mine| !mine));
         // What is left of these is an answer: it is read up.
         asked.parked();
@@ -473,7 +479,7 @@ fn what_is_no_answer_keeps_to_the_queue() {
         asked.parked();
         let writes = asked.mine().len();
         asked.session.open("ours").unwrap().write_all(b"hello").unwrap();
-        asked.lab.until_frames(|frames| !data(frames, 2).is_empty());
+        asked.script.until_frames(|frames| !data(frames, 2).is_empty());
         assert!(asked.mine()[writes..].iter().all(|mine| !mine));
     });
 }
@@ -481,16 +487,16 @@ fn what_is_no_answer_keeps_to_the_queue() {
 #[test]
 fn a_transport_that_does_not_bound_its_writes_is_left_to_the_writer_thread() {
     test("a_transport_that_does_not_bound_its_writes_is_left_to_the_writer_thread", || {
-        let (lab, session) = Lab::server(quiet());
+        let (script, session) = Script::server(quiet());
         let wrote: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
         let threads = Arc::clone(&wrote);
-        lab.on_write(move || {
+        script.on_write(move || {
             threads.lock().unwrap().push(thread::current().id());
             Ok(())
         });
-        lab.allow_all();
-        lab.frame(1, Command::Syn, 3, b"asked");
-        lab.frame(1, Command::Psh, 3, b"?");
+        script.allow_all();
+        script.frame(1, Command::Syn, 3, b"asked");
+        script.frame(1, Command::Psh, 3, b"?");
         let mut stream = session.accept().unwrap();
         stream.read_exact(&mut [0]).unwrap();
         asleep(&format!("gmux-writer-{}", number(&session)));
@@ -504,10 +510,10 @@ fn a_transport_that_does_not_bound_its_writes_is_left_to_the_writer_thread() {
 fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
     test("while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread", || {
         let (asked, inside, release) = held();
-        asked.lab.allow_all();
-        asked.lab.frame(1, Command::Syn, 5, b"asked too");
+        asked.script.allow_all();
+        asked.script.frame(1, Command::Syn, 5, b"asked too");
         let second = asked.session.accept().unwrap();
-        asked.lab.frame(1, Command::Psh, 5, b"?");
+        asked.script.frame(1, Command::Psh, 5, b"?");
         (&second).read_exact(&mut [0]).unwrap();
         let stream = asked.stream.clone();
         let first = thread::spawn(move || (&stream).write(b"first").unwrap());
@@ -516,7 +522,7 @@ fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
         release.send(()).unwrap();
         first.join().unwrap();
         (&second).flush().unwrap();
-        assert_eq!(said(&asked.lab.frames()), ["Psh 3 first", "Psh 5 second"]);
+        assert_eq!(said(&asked.script.frames()), ["Psh 3 first", "Psh 5 second"]);
         assert_eq!(asked.wrote.lock().unwrap().len(), 2);
     });
 }

@@ -21,7 +21,7 @@ use gmux::transport::{Control, Halves, Transport};
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, Session, Stream};
 use support::faulty::Rng;
-use support::lab::{asleep, blocked, data, quiet};
+use support::scripted::{asleep, blocked, data, quiet};
 use support::{Pattern, test, until};
 
 // ---- a line that the test moves -----------------------------------------------------------------

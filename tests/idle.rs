@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use gmux::transport::{Control, Halves, Shared, Transport};
 use gmux::{Config, Session, Stream};
-use support::lab::quiet;
+use support::scripted::quiet;
 use support::{tcp, test, test_for, until};
 
 // ---- a writer whose peer doesn't read -----------------------------------------------------------

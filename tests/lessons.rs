@@ -19,10 +19,10 @@ use gmux::transport::{Shared, Transport};
 use gmux::wire::Command;
 use gmux::{Config, Error, Session, Stream};
 use support::blocked::blocked;
-use support::lab::{FAR, Lab, data, quiet, quiet_versions};
 use support::links::{check, send};
 use support::pages::{missing, named_tests};
 use support::raw::{Raw, against_server};
+use support::scripted::{FAR, Script, data, quiet, quiet_versions};
 use support::{Pattern, pair, pair_of, test, test_for, until, versions};
 
 /// A count for plain `cargo test`, or the full one (`GMUX_FULL`).
@@ -288,18 +288,18 @@ fn tiny_reads_lose_nothing() {
 fn accepted_bytes_are_copied() {
     test("accepted_bytes_are_copied", || {
         for len in [100, 100_000] {
-            let (lab, session) = Lab::client(quiet());
+            let (script, session) = Script::client(quiet());
             let mut stream = session.open("").unwrap();
-            lab.blocked();
+            script.blocked();
             let mut bytes = vec![1; len];
             stream.write_all(&bytes).unwrap();
             stream.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
             assert_eq!(stream.flush().unwrap_err().kind(), ErrorKind::TimedOut);
             bytes.fill(2);
-            lab.allow_all();
-            let frames = lab.until_frames(|frames| data(frames, 3).len() == len);
+            script.allow_all();
+            let frames = script.until_frames(|frames| data(frames, 3).len() == len);
             assert!(data(&frames, 3).iter().all(|&byte| byte == 1));
-            lab.eof();
+            script.eof();
         }
     });
 }
@@ -443,7 +443,7 @@ fn updates_ignore_an_expired_deadline() {
         let mut stream = session.accept().unwrap();
         stream.read_exact(&mut [0]).unwrap(); // some of it is there
         assert_eq!(consumed(&mut raw), 1);
-        support::lab::processed(&mut raw, &session, 2);
+        support::scripted::processed(&mut raw, &session, 2);
         stream.set_deadline(Some(Instant::now()));
         stream.set_no_data_timeout(Some(Duration::from_nanos(1))).unwrap();
         stream.read_exact(&mut vec![0; 39_999]).unwrap();
@@ -461,17 +461,17 @@ fn streams_share_the_link_by_bytes() {
     const QUEUE: usize = 2 << 20;
     const STREAMS: usize = 4;
     test("streams_share_the_link_by_bytes", || {
-        let (lab, session) =
-            Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
+        let (script, session) =
+            Script::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
         let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
-        lab.blocked();
+        script.blocked();
         for (mut stream, piece) in streams.iter().zip([100, 3000, 50_000, QUEUE]) {
             vec![1; QUEUE].chunks(piece).for_each(|piece| stream.write_all(piece).unwrap());
         }
         // Half of what waits goes out: nobody has run dry.
-        lab.allow(STREAMS * QUEUE / 2);
-        lab.wait(|state| (state.written.len() >= STREAMS * QUEUE / 2).then_some(()));
-        let whole = lab.frames();
+        script.allow(STREAMS * QUEUE / 2);
+        script.wait(|state| (state.written.len() >= STREAMS * QUEUE / 2).then_some(()));
+        let whole = script.frames();
         let shares: Vec<_> = streams.iter().map(|stream| data(&whole, stream.id()).len()).collect();
         let even = shares.iter().sum::<usize>() / STREAMS;
         assert!(even > QUEUE / 3, "{shares:?}");
@@ -491,17 +491,17 @@ fn many_streams_share_a_slow_link_frame_by_frame() {
     /// What goes out before the link's pace is known, and some.
     const BEGINNING: usize = 4 << 20;
     test("many_streams_share_a_slow_link_frame_by_frame", || {
-        let (lab, session) =
-            Lab::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
+        let (script, session) =
+            Script::client(quiet().max_send_buffer(QUEUE).close_timeout(Duration::from_millis(1)));
         let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
-        lab.blocked();
+        script.blocked();
         streams.iter().for_each(|mut stream| stream.write_all(&vec![1; QUEUE]).unwrap());
         for _ in 0..3 * BEGINNING / (64 << 10) {
             thread::sleep(Duration::from_millis(1)); // the link's pace: more makes no difference
-            lab.allow(64 << 10);
-            lab.blocked();
+            script.allow(64 << 10);
+            script.blocked();
         }
-        let frames = lab.frames();
+        let frames = script.frames();
         let mut before = 0;
         let later = frames.iter().skip_while(|frame| {
             before += frame.payload.len();
@@ -534,19 +534,23 @@ fn a_new_stream_does_not_wait_behind_the_old_ones() {
     const AHEAD: usize = 2 * (256 << 10) + 3 * (128 << 10) + (64 << 10);
     test("a_new_stream_does_not_wait_behind_the_old_ones", || {
         for len in [100, 100_000] {
-            let (lab, session) = Lab::client(quiet().max_send_buffer(QUEUE));
+            let (script, session) = Script::client(quiet().max_send_buffer(QUEUE));
             let old: Vec<_> = (0..3).map(|_| session.open("").unwrap()).collect();
-            lab.blocked();
+            script.blocked();
             old.iter().for_each(|mut stream| stream.write_all(&vec![1; QUEUE]).unwrap());
-            lab.allow(1 << 20);
-            lab.wait(|state| (state.written.len() == 1 << 20).then_some(()));
+            script.allow(1 << 20);
+            script.wait(|state| (state.written.len() == 1 << 20).then_some(()));
             let mut new = session.open("new").unwrap();
             new.write_all(&vec![2; len]).unwrap();
-            lab.allow(AHEAD + len);
-            lab.wait(|state| (state.written.len() == (1 << 20) + AHEAD + len).then_some(()));
-            assert_eq!(data(&lab.frames(), new.id()).len(), len, "it had to wait for the others");
-            lab.allow_all();
-            lab.eof();
+            script.allow(AHEAD + len);
+            script.wait(|state| (state.written.len() == (1 << 20) + AHEAD + len).then_some(()));
+            assert_eq!(
+                data(&script.frames(), new.id()).len(),
+                len,
+                "it had to wait for the others"
+            );
+            script.allow_all();
+            script.eof();
         }
     });
 }
@@ -558,16 +562,17 @@ fn a_ping_goes_before_bulk_data() {
     test("a_ping_goes_before_bulk_data", || {
         let config =
             quiet().keepalive_disabled(false).keepalive_interval(Duration::from_millis(10));
-        let (lab, session) = Lab::client(config.keepalive_timeout(FAR).max_send_buffer(QUEUE));
+        let (script, session) =
+            Script::client(config.keepalive_timeout(FAR).max_send_buffer(QUEUE));
         let mut stream = session.open("").unwrap();
         stream.write_all(&vec![1; QUEUE]).unwrap();
         let mut pings = 0;
         while pings == 0 {
             // pings are due by time alone; the queue is enough for 2.5 s of these
             thread::sleep(Duration::from_millis(10));
-            lab.allow(1 << 16);
-            lab.wait(|state| (state.offered > 0 || state.written.len() >= QUEUE).then_some(()));
-            lab.wait(|state| {
+            script.allow(1 << 16);
+            script.wait(|state| (state.offered > 0 || state.written.len() >= QUEUE).then_some(()));
+            script.wait(|state| {
                 assert!(state.written.len() < QUEUE, "all of the bulk data went first");
                 let mut rest = &state.written[..];
                 while let Some((frame, after)) = gmux::wire::Frame::decode(rest).unwrap() {
@@ -577,8 +582,8 @@ fn a_ping_goes_before_bulk_data() {
                 Some(())
             });
         }
-        lab.allow_all();
-        lab.eof();
+        script.allow_all();
+        script.eof();
     });
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Session};
-use support::lab::{Lab, quiet};
+use support::scripted::{Script, quiet};
 use support::{tcp, until};
 
 /// Tests run one at a time: they measure the process.
@@ -230,9 +230,9 @@ fn accepted_data_occupies_little_whatever_the_frame_size() {
     test("accepted_data_occupies_little_whatever_the_frame_size", || {
         for max_frame_size in [1, 100, 4095, 32_768] {
             for piece in [1000, 33_000] {
-                let (lab, session) = Lab::client(config(max_frame_size));
+                let (script, session) = Script::client(config(max_frame_size));
                 let mut stream = session.open("").unwrap();
-                lab.blocked(); // the writer is stuck with the SYN
+                script.blocked(); // the writer is stuck with the SYN
                 let all = || POOLED.load(Relaxed) + OTHERS.load(Relaxed);
                 stream.set_nonblocking(true).unwrap();
                 let data = vec![1; piece];

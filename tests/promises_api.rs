@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, MuxConn, MuxStream, Session, SessionStats, Stream};
-use support::lab::{FAR, Lab, quiet, quiet_versions};
 use support::raw::{against_client, against_server};
+use support::scripted::{FAR, Script, quiet, quiet_versions};
 use support::{pair, pair_of, tcp, test, until};
 
 const fn is_shared<T: Send + Sync + Clone + Debug + 'static>() {}
@@ -141,12 +141,12 @@ fn the_extremes_that_the_rules_allow_work() {
 #[test]
 fn the_defaults_are_the_seeds() {
     test("the_defaults_are_the_seeds", || {
-        let (lab, session) = Lab::client(Config::default());
+        let (script, session) = Script::client(Config::default());
         let mut stream = session.open("").unwrap();
-        lab.blocked(); // SYN: nothing is taken out of the queue meanwhile
+        script.blocked(); // SYN: nothing is taken out of the queue meanwhile
         assert_eq!(stream.write(&[0; 300_000]).unwrap(), 262_144, "max_send_buffer");
-        lab.allow_all();
-        lab.eof();
+        script.allow_all();
+        script.eof();
 
         let (mut raw, session) = against_client(Config::default(), 1);
         let mut stream = session.open("").unwrap();
@@ -390,10 +390,10 @@ fn io_errors_have_the_error_inside() {
         ));
         assert!(matches!(error.downcast::<Error>(), Ok(Error::Closed)));
 
-        let (lab, session) = Lab::server(quiet());
-        lab.frame(1, Command::Syn, 1, &[]);
+        let (script, session) = Script::server(quiet());
+        script.frame(1, Command::Syn, 1, &[]);
         let mut stream = session.accept().unwrap();
-        lab.fail_read(ErrorKind::HostUnreachable);
+        script.fail_read(ErrorKind::HostUnreachable);
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::HostUnreachable);
         let inner = Error::from(error);
@@ -411,10 +411,10 @@ fn io_errors_have_the_error_inside() {
 #[test]
 fn truncation_is_never_unexpected_eof() {
     test("truncation_is_never_unexpected_eof", || {
-        let (lab, session) = Lab::server(quiet());
-        lab.frame(1, Command::Syn, 1, &[]);
+        let (script, session) = Script::server(quiet());
+        script.frame(1, Command::Syn, 1, &[]);
         let mut stream = session.accept().unwrap();
-        lab.fail_read(ErrorKind::UnexpectedEof);
+        script.fail_read(ErrorKind::UnexpectedEof);
         assert_eq!(stream.read_exact(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
         // `read_exact`'s own, after a clean end, is.
         let (mut raw, session) = against_server(quiet(), 1);

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use gmux::transport::{Control, Halves, Shared, Transport};
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Error, Session, Stream};
-use support::lab::{FAR, Lab, asleep, blocked, data, quiet};
 use support::raw::{End, against_client};
+use support::scripted::{FAR, Script, asleep, blocked, data, quiet};
 use support::{close_beside_a_peer_that_stays, pair, tcp, test, until, versions};
 
 /// Whether a close said that so many bytes were too late, since the peer had ended before.
@@ -27,19 +27,19 @@ fn peer_ended_before(closed: &Result<(), Error>, bytes: u64) -> bool {
 #[test]
 fn a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error() {
     test("a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-        lab.piecewise(3);
+        let (script, session) = Script::client(quiet().close_timeout(FAR));
+        script.piecewise(3);
         let mut stream = session.open("").unwrap();
         stream.write_all(b"too late").unwrap();
-        lab.blocked();
+        script.blocked();
         let close = blocked("late-close", {
             let session = session.clone();
             move || session.close()
         });
-        lab.eof();
-        until(|| !lab.wait(|state| Some(state.reading)));
+        script.eof();
+        until(|| !script.wait(|state| Some(state.reading)));
         asleep("late-close");
-        lab.allow_all();
+        script.allow_all();
         let closed = close.join().unwrap();
         assert!(peer_ended_before(&closed, 8), "{closed:?}");
         assert!(peer_ended_before(&session.close(), 8), "a second close says the same");
@@ -59,16 +59,16 @@ fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_la
         "what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close",
         || {
             for queued in [0, 5] {
-                let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-                lab.piecewise(3);
+                let (script, session) = Script::client(quiet().close_timeout(FAR));
+                script.piecewise(3);
                 let mut stream = session.open("").unwrap();
                 stream.write_all(b"with the writer").unwrap();
-                lab.blocked();
+                script.blocked();
                 stream.write_all(&vec![7; queued]).unwrap();
-                lab.frame(1, Command::Fin, 3, &[]); // so that the end cuts nothing off
-                lab.eof();
+                script.frame(1, Command::Fin, 3, &[]); // so that the end cuts nothing off
+                script.eof();
                 assert!(session.closed().recv().is_err());
-                lab.allow_all();
+                script.allow_all();
                 let closed = session.close();
                 assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
             }
@@ -81,18 +81,18 @@ fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_la
 #[test]
 fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
     test("what_a_write_held_that_failed_after_the_peers_end_is_counted", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        let (script, session) = Script::client(quiet().close_timeout(FAR));
         let (fails, told) = mpsc::channel::<()>();
-        lab.on_write(move || {
+        script.on_write(move || {
             told.recv().map_err(std::io::Error::other)?;
             Err(ErrorKind::BrokenPipe.into())
         });
         let mut stream = session.open("").unwrap();
         stream.write_all(b"never sent").unwrap();
-        lab.allow_all();
+        script.allow_all();
         until(|| session.stats().unsent == 10 && stream.stats().unsent == 10);
         stream.close().unwrap(); // so that the end cuts nothing off
-        lab.eof();
+        script.eof();
         assert!(session.closed().recv().is_err());
         assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
         fails.send(()).unwrap();
@@ -107,16 +107,16 @@ fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
 fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
     test("of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read", || {
         for whole in [100, 10_000] {
-            let (lab, session) = Lab::server(quiet().close_timeout(FAR));
-            lab.on_write(|| Err(ErrorKind::BrokenPipe.into()));
-            lab.allow_all();
-            lab.frame(1, Command::Syn, 3, &[]);
+            let (script, session) = Script::server(quiet().close_timeout(FAR));
+            script.on_write(|| Err(ErrorKind::BrokenPipe.into()));
+            script.allow_all();
+            script.frame(1, Command::Syn, 3, &[]);
             let mut stream = session.accept().unwrap();
             stream.write_all(b"x").unwrap();
             until(|| session.close_reason().is_some());
             let frame = Frame::new(1, Command::Psh, 3, vec![7; whole]).unwrap().encode();
-            lab.send(&frame[..8 + whole / 2]);
-            lab.eof();
+            script.send(&frame[..8 + whole / 2]);
+            script.eof();
             let mut came = Vec::new();
             let end = stream.read_to_end(&mut came).unwrap_err();
             assert_eq!((came.len(), end.kind()), (whole / 2, ErrorKind::BrokenPipe));
@@ -128,18 +128,19 @@ fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
 #[test]
 fn a_peer_that_ended_first_and_had_everything_is_no_error() {
     test("a_peer_that_ended_first_and_had_everything_is_no_error", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-        lab.allow_all();
+        let (script, session) = Script::client(quiet().close_timeout(FAR));
+        script.allow_all();
         let mut stream = session.open("").unwrap();
         stream.write_all(b"in time").unwrap();
         stream.flush().unwrap();
         drop(stream);
         until(|| session.num_streams() == 0);
-        lab.until_frames(|frames| frames.iter().any(|frame| frame.header.command == Command::Fin));
-        lab.eof();
+        script
+            .until_frames(|frames| frames.iter().any(|frame| frame.header.command == Command::Fin));
+        script.eof();
         assert!(session.closed().recv().is_err());
         session.close().unwrap();
-        assert_eq!(data(&lab.frames(), 3), b"in time");
+        assert_eq!(data(&script.frames(), 3), b"in time");
     });
 }
 
@@ -148,14 +149,14 @@ fn a_peer_that_ended_first_and_had_everything_is_no_error() {
 fn a_reset_is_what_the_close_says() {
     test("a_reset_is_what_the_close_says", || {
         // In memory, where its order is certain: everything is handed over, then the input fails.
-        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-        lab.allow_all();
+        let (script, session) = Script::client(quiet().close_timeout(FAR));
+        script.allow_all();
         let close = blocked("reset-close", {
             let session = session.clone();
             move || session.close()
         });
-        lab.wait(|state| state.finished.then_some(()));
-        lab.fail_read(ErrorKind::ConnectionReset);
+        script.wait(|state| state.finished.then_some(()));
+        script.fail_read(ErrorKind::ConnectionReset);
         assert_eq!(close.join().unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
 
         // Over TCP: a peer that goes with unread input.
@@ -241,14 +242,14 @@ fn both_ends_close_at_once_and_are_ok() {
 fn the_end_of_the_input_ends_the_output_in_order() {
     test("the_end_of_the_input_ends_the_output_in_order", || {
         for open in [false, true] {
-            let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-            lab.allow_all();
+            let (script, session) = Script::client(quiet().close_timeout(FAR));
+            script.allow_all();
             let stream = open.then(|| session.open("left open").unwrap());
-            lab.eof();
-            lab.wait(|state| state.finished.then_some(()));
+            script.eof();
+            script.wait(|state| state.finished.then_some(()));
             assert!(session.closed().recv().is_err());
             until(|| support::gmux_threads().iter().all(|name| name == "gmux-timer"));
-            assert!(!lab.wait(|state| Some(state.aborted)));
+            assert!(!script.wait(|state| Some(state.aborted)));
             drop(stream);
         }
     });
@@ -258,20 +259,20 @@ fn the_end_of_the_input_ends_the_output_in_order() {
 #[test]
 fn an_output_that_can_not_be_ended_is_aborted_after_the_close_timeout() {
     test("an_output_that_can_not_be_ended_is_aborted_after_the_close_timeout", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(Duration::from_millis(20)));
+        let (script, session) = Script::client(quiet().close_timeout(Duration::from_millis(20)));
         let mut stream = session.open("").unwrap();
         stream.write_all(b"stuck").unwrap();
-        lab.blocked();
-        lab.frame(1, Command::Fin, 3, &[]);
-        lab.eof();
-        lab.wait(|state| state.aborted.then_some(()));
+        script.blocked();
+        script.frame(1, Command::Fin, 3, &[]);
+        script.eof();
+        script.wait(|state| state.aborted.then_some(()));
         let closed = session.close();
         assert!(matches!(closed, Err(Error::CloseIncomplete { .. })), "{closed:?}");
     });
 }
 
 /// A transport that can't tell its peer that writing is over.
-struct Mute(Lab);
+struct Mute(Script);
 
 struct MuteControl(Box<dyn Control>);
 
@@ -301,21 +302,21 @@ impl Control for MuteControl {
 #[test]
 fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() {
     test("where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over", || {
-        let lab = Lab::new();
-        let session = Session::client(Mute(lab.clone()), quiet().close_timeout(FAR)).unwrap();
+        let script = Script::new();
+        let session = Session::client(Mute(script.clone()), quiet().close_timeout(FAR)).unwrap();
         let mut stream = session.open("").unwrap();
         stream.write_all(b"all of it").unwrap();
-        lab.blocked();
+        script.blocked();
         let close = blocked("mute-close", {
             let session = session.clone();
             move || session.close()
         });
-        lab.allow_all();
+        script.allow_all();
         close.join().unwrap().unwrap();
-        assert_eq!(data(&lab.frames(), 3), b"all of it");
-        assert!(lab.wait(|state| Some(state.finished)));
+        assert_eq!(data(&script.frames(), 3), b"all of it");
+        assert!(script.wait(|state| Some(state.finished)));
         session.close().unwrap();
-        lab.eof();
+        script.eof();
         drop(stream);
 
         // `Shared` without `on_finish`, and with it.
@@ -356,23 +357,23 @@ fn what_is_received_while_closing_is_life() {
                 .keepalive_interval(TIMEOUT / 4)
                 .keepalive_timeout(TIMEOUT)
                 .close_timeout(FAR);
-            let (lab, session) = Lab::client(config);
-            lab.allow_all();
+            let (script, session) = Script::client(config);
+            script.allow_all();
             let close = blocked("alive-close", {
                 let session = session.clone();
                 move || session.close()
             });
-            lab.wait(|state| state.finished.then_some(()));
+            script.wait(|state| state.finished.then_some(()));
             let begin = Instant::now();
             let mut last = begin;
             let mut longest = Duration::ZERO;
             while begin.elapsed() < 3 * TIMEOUT {
-                lab.frame(1, Command::Nop, 0, &[]);
+                script.frame(1, Command::Nop, 0, &[]);
                 thread::sleep(TIMEOUT / 40); // time itself is under test
                 longest = longest.max(last.elapsed());
                 last = Instant::now();
             }
-            lab.eof();
+            script.eof();
             let closed = close.join().unwrap();
             if longest > TIMEOUT / 2 {
                 continue; // the machine was late, so the session may have been right
@@ -390,8 +391,8 @@ fn a_silent_peer_ends_a_close_by_keepalive() {
         let tick = Duration::from_millis(20);
         let config =
             Config::new().keepalive_interval(tick).keepalive_timeout(2 * tick).close_timeout(FAR);
-        let (lab, session) = Lab::client(config);
-        lab.allow_all();
+        let (script, session) = Script::client(config);
+        script.allow_all();
         let closed = session.close();
         assert!(matches!(closed, Err(Error::KeepaliveTimeout(_))), "{closed:?}");
     });

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::{Command, Frame};
 use gmux::{Error, Session};
-use support::lab::{FAR, Lab, asleep, blocked, count, data, processed, quiet};
 use support::raw::{End, against_client, against_server};
+use support::scripted::{FAR, Script, asleep, blocked, count, data, processed, quiet};
 use support::{Pattern, close_beside_a_peer_that_stays, gmux_threads, pair, test, until};
 
 /// "No new streams."
@@ -45,14 +45,14 @@ fn a_closed_session_opens_and_accepts_nothing() {
 #[test]
 fn a_session_that_is_ending_opens_nothing() {
     test("a_session_that_is_ending_opens_nothing", || {
-        let (lab, session) = Lab::client(quiet());
-        lab.hold_abort(true);
-        lab.send([1, 99, 0, 0, 0, 0, 0, 0]);
+        let (script, session) = Script::client(quiet());
+        script.hold_abort(true);
+        script.send([1, 99, 0, 0, 0, 0, 0, 0]);
         until(|| session.is_closed()); // `closed()` waits for the streams to know
         assert!(matches!(session.open("zombie"), Err(Error::InvalidCommand(99))));
         assert!(matches!(session.accept(), Err(Error::InvalidCommand(99))));
         assert!(matches!(session.close(), Err(Error::InvalidCommand(99))));
-        lab.hold_abort(false);
+        script.hold_abort(false);
         assert!(matches!(session.open("zombie"), Err(Error::InvalidCommand(99))));
     });
 }
@@ -153,11 +153,11 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
 #[test]
 fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
     test("a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(Duration::from_millis(50)));
-        lab.allow_all();
+        let (script, session) = Script::client(quiet().close_timeout(Duration::from_millis(50)));
+        script.allow_all();
         let before = Instant::now();
         close_beside_a_peer_that_stays(&session);
-        lab.wait(|state| {
+        script.wait(|state| {
             assert!(state.finished);
             state.aborted.then_some(())
         });
@@ -170,25 +170,25 @@ fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
 #[test]
 fn close_returns_when_the_peer_has_ended_its_side_too() {
     test("close_returns_when_the_peer_has_ended_its_side_too", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+        let (script, session) = Script::client(quiet().close_timeout(FAR));
         let mut stream = session.open("").unwrap();
         stream.write_all(b"last words").unwrap();
-        lab.blocked();
+        script.blocked();
         let close = blocked("close-returns", {
             let session = session.clone();
             move || session.close()
         });
-        assert!(!lab.wait(|state| Some(state.finished)), "nothing is handed over yet");
-        lab.allow_all();
-        lab.wait(|state| state.finished.then_some(()));
-        assert_eq!(data(&lab.frames(), 3), b"last words");
+        assert!(!script.wait(|state| Some(state.finished)), "nothing is handed over yet");
+        script.allow_all();
+        script.wait(|state| state.finished.then_some(()));
+        assert_eq!(data(&script.frames(), 3), b"last words");
         asleep("close-returns");
-        lab.eof();
+        script.eof();
         close.join().unwrap().unwrap();
         assert_eq!((session.num_streams(), session.stats().streams), (0, 0));
         drop(stream);
         until(|| gmux_threads().is_empty());
-        assert!(!lab.wait(|state| Some(state.aborted)), "nothing is left to be aborted");
+        assert!(!script.wait(|state| Some(state.aborted)), "nothing is left to be aborted");
     });
 }
 
@@ -245,13 +245,13 @@ fn close_after_the_end_says_what_it_was() {
 fn the_last_drop_closes_and_waits() {
     test("the_last_drop_closes_and_waits", || {
         for stream_is_last in [false, true] {
-            let (lab, session) = Lab::client(quiet().close_timeout(FAR));
+            let (script, session) = Script::client(quiet().close_timeout(FAR));
             let mut stream = session.open("").unwrap();
             stream.write_all(b"accepted").unwrap();
-            lab.blocked();
+            script.blocked();
             let name = format!("last-drop-{stream_is_last}");
             let last = blocked(&name, {
-                let lab = lab.clone();
+                let script = script.clone();
                 move || {
                     if stream_is_last {
                         drop(session);
@@ -260,18 +260,18 @@ fn the_last_drop_closes_and_waits() {
                         drop(stream);
                         drop(session);
                     }
-                    lab.wait(|state| Some(state.finished))
+                    script.wait(|state| Some(state.finished))
                 }
             });
-            lab.allow_all();
+            script.allow_all();
             assert!(last.join().unwrap(), "the drop returned before everything was handed over");
-            assert_eq!(data(&lab.frames(), 3), b"accepted");
+            assert_eq!(data(&script.frames(), 3), b"accepted");
             assert_eq!(
-                count(&lab.frames(), Command::Fin, 3),
+                count(&script.frames(), Command::Fin, 3),
                 1,
                 "its stream was closed by the drop"
             );
-            lab.eof();
+            script.eof();
         }
     });
 }
@@ -281,10 +281,10 @@ fn the_last_drop_closes_and_waits() {
 #[test]
 fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
     test("a_last_drop_on_a_notifiers_thread_does_not_wait", || {
-        let (lab, session) = Lab::client(quiet().version(2).close_timeout(FAR));
+        let (script, session) = Script::client(quiet().version(2).close_timeout(FAR));
         let stream = session.open("").unwrap();
         (&stream).write_all(b"accepted").unwrap();
-        lab.blocked();
+        script.blocked();
         let (done, dropped) = mpsc::channel();
         let last = stream.clone();
         stream.set_close_notifier(move |_| {
@@ -293,19 +293,19 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
         });
         drop(stream);
         drop(session);
-        lab.idle();
-        assert!(!lab.wait(|state| Some(state.finished)));
-        lab.upd(3, 1000, 65_536); // the stream fails by itself
+        script.idle();
+        assert!(!script.wait(|state| Some(state.finished)));
+        script.upd(3, 1000, 65_536); // the stream fails by itself
         let name = dropped.recv().unwrap();
         assert!(name.starts_with("gmux-notify-"), "{name}");
         // The very last handle is the notifier's own, dropped after it. That doesn't wait for the
         // transport either: the thread goes.
         let cut = &name[..name.len().min(15)]; // as the system has it
         until(|| !gmux_threads().iter().any(|name| name == cut));
-        assert!(!lab.wait(|state| Some(state.finished || state.aborted)));
-        lab.allow_all();
-        lab.wait(|state| state.finished.then_some(()));
-        lab.eof();
+        assert!(!script.wait(|state| Some(state.finished || state.aborted)));
+        script.allow_all();
+        script.wait(|state| state.finished.then_some(()));
+        script.eof();
     });
 }
 
@@ -314,12 +314,12 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
 #[test]
 fn a_close_wakes_every_blocked_call() {
     test("a_close_wakes_every_blocked_call", || {
-        let (lab, session) = Lab::client(quiet().max_send_buffer(10).close_timeout(FAR));
+        let (script, session) = Script::client(quiet().max_send_buffer(10).close_timeout(FAR));
         let mut calls = Vec::new();
         for i in 0..2 {
             let stream = session.open("").unwrap();
             (&stream).write_all(&[0; 10]).unwrap();
-            lab.blocked();
+            script.blocked();
             let reader = stream.clone();
             let writer = stream.clone();
             let flusher = stream.clone();
@@ -340,9 +340,9 @@ fn a_close_wakes_every_blocked_call() {
             assert_eq!(call.join().unwrap().unwrap_err().kind(), ErrorKind::NotConnected);
         }
         asleep("c-close");
-        lab.allow_all();
-        lab.wait(|state| state.finished.then_some(()));
-        lab.eof();
+        script.allow_all();
+        script.wait(|state| state.finished.then_some(()));
+        script.eof();
         close.join().unwrap().unwrap();
     });
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use gmux::Error;
 use gmux::wire::Command;
-use support::lab::{FAR, Lab, blocked, count, data, processed, quiet, quiet_versions};
 use support::raw::{End, against_client, against_server};
+use support::scripted::{FAR, Script, blocked, count, data, processed, quiet, quiet_versions};
 use support::{Pattern, pair, test, until};
 
 /// "Closing a stream never blocks, nor does dropping a handle that isn't the session's last; FIN
@@ -22,7 +22,8 @@ use support::{Pattern, pair, test, until};
 fn closing_never_blocks_and_fin_follows_what_was_accepted() {
     test("closing_never_blocks_and_fin_follows_what_was_accepted", || {
         for by_drop in [false, true] {
-            let (lab, session) = Lab::client(quiet().max_send_buffer(100_000).close_timeout(FAR));
+            let (script, session) =
+                Script::client(quiet().max_send_buffer(100_000).close_timeout(FAR));
             let sent = Pattern::bytes(1, 100_000);
             let streams: Vec<_> = (0..3).map(|_| session.open("").unwrap()).collect();
             for mut stream in &streams {
@@ -49,9 +50,9 @@ fn closing_never_blocks_and_fin_follows_what_was_accepted() {
                 drop(stream);
             }
             assert_eq!(session.num_streams(), 0);
-            lab.allow_all();
+            script.allow_all();
             let ids = [3, 5, 7];
-            let frames = lab
+            let frames = script
                 .until_frames(|frames| ids.iter().all(|&id| count(frames, Command::Fin, id) > 0));
             for id in ids {
                 assert!(data(&frames, id) == sent);
@@ -60,10 +61,10 @@ fn closing_never_blocks_and_fin_follows_what_was_accepted() {
                 assert_eq!(of_stream.first().unwrap().header.command, Command::Syn);
                 assert_eq!(of_stream.last().unwrap().header.command, Command::Fin);
             }
-            lab.eof();
+            script.eof();
             session.close().unwrap();
             assert!(
-                ids.iter().all(|&id| count(&lab.frames(), Command::Fin, id) == 1),
+                ids.iter().all(|&id| count(&script.frames(), Command::Fin, id) == 1),
                 "exactly once"
             );
         }
@@ -114,13 +115,13 @@ fn a_handler_that_panics_looks_like_one_that_has_finished() {
 #[test]
 fn fin_ignores_deadlines() {
     test("fin_ignores_deadlines", || {
-        let (lab, session) = Lab::client(quiet());
+        let (script, session) = Script::client(quiet());
         let mut stream = session.open("").unwrap();
         stream.write_all(b"data").unwrap();
         stream.set_deadline(Some(Instant::now()));
         stream.close().unwrap();
-        lab.allow_all();
-        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        script.allow_all();
+        let frames = script.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         assert_eq!(data(&frames, 3), b"data");
     });
 }

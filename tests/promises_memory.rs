@@ -9,8 +9,8 @@ use std::sync::Mutex;
 
 use gmux::wire::{Command, Frame};
 use gmux::{Error, Session};
-use support::lab::{FAR, Lab, count, processed, quiet};
 use support::raw::{Raw, against_server};
+use support::scripted::{FAR, Script, count, processed, quiet};
 use support::{Pattern, until};
 
 const MIB: usize = 1 << 20;
@@ -153,9 +153,9 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
         for (max, piece) in
             [(1, 1), (1000, 7), (65_536, 65_536), (262_144, 1_000_000), (100_000, 1)]
         {
-            let (lab, session) = Lab::client(quiet().max_send_buffer(max));
+            let (script, session) = Script::client(quiet().max_send_buffer(max));
             let streams = [session.open("").unwrap(), session.open("").unwrap()];
-            lab.blocked();
+            script.blocked();
             let bytes = vec![1; piece];
             let mut accepted = 0;
             for mut stream in &streams {
@@ -163,14 +163,14 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
                 accepted += std::iter::from_fn(|| stream.write(&bytes).ok()).sum::<usize>();
                 assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::WouldBlock);
             }
-            let in_flight = lab.blocked();
+            let in_flight = script.blocked();
             assert!(
                 accepted <= 2 * max + in_flight,
                 "{accepted} bytes accepted, {in_flight} of them in a write"
             );
             assert!(accepted >= 2 * max);
-            lab.allow_all();
-            let sent = lab.until_frames(|frames| {
+            script.allow_all();
+            let sent = script.until_frames(|frames| {
                 frames
                     .iter()
                     .filter(|frame| frame.header.command == Command::Psh)
@@ -179,7 +179,7 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
                     >= accepted
             });
             assert!(sent.iter().all(|frame| frame.payload.len() <= 32_768));
-            lab.eof();
+            script.eof();
         }
     });
 }
@@ -189,29 +189,31 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
 #[test]
 fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
     test("the_peers_closed_streams_count_until_their_fin_is_handed_over", || {
-        let (lab, session) = Lab::server(quiet().max_streams(2));
-        lab.frame(1, Command::Syn, 1, &[]);
-        lab.frame(1, Command::Syn, 3, &[]);
+        let (script, session) = Script::server(quiet().max_streams(2));
+        script.frame(1, Command::Syn, 1, &[]);
+        script.frame(1, Command::Syn, 3, &[]);
         let streams = [session.accept().unwrap(), session.accept().unwrap()];
         assert_eq!(session.num_streams(), 2);
         drop(streams);
         assert_eq!(session.num_streams(), 0);
-        lab.frame(1, Command::Syn, 5, &[]);
-        lab.idle();
+        script.frame(1, Command::Syn, 5, &[]);
+        script.idle();
         let stats = session.stats();
         assert_eq!((stats.streams, stats.streams_peak, stats.streams_refused), (0, 2, 1));
-        lab.allow_all();
-        lab.until_frames(|frames| [1, 3, 5].iter().all(|&id| count(frames, Command::Fin, id) == 1));
+        script.allow_all();
+        script.until_frames(|frames| {
+            [1, 3, 5].iter().all(|&id| count(frames, Command::Fin, id) == 1)
+        });
         // The FINs were written; that they are counted follows at once, but after it.
         let mut id = 7;
         until(|| {
-            lab.frame(1, Command::Syn, id, &[]);
-            lab.idle();
+            script.frame(1, Command::Syn, id, &[]);
+            script.idle();
             id += 2;
             session.num_streams() > 0
         });
         assert_eq!(session.accept().unwrap().id(), id - 2);
-        lab.eof();
+        script.eof();
     });
 }
 
@@ -219,7 +221,7 @@ fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
 #[test]
 fn our_closed_streams_count_until_their_fin_is_handed_over() {
     test("our_closed_streams_count_until_their_fin_is_handed_over", || {
-        let (lab, session) = Lab::client(quiet().max_streams(2).close_timeout(FAR));
+        let (script, session) = Script::client(quiet().max_streams(2).close_timeout(FAR));
         let a = session.open("a").unwrap();
         let b = session.open("b").unwrap();
         let error = session.open("c").unwrap_err();
@@ -228,8 +230,8 @@ fn our_closed_streams_count_until_their_fin_is_handed_over() {
         drop(a);
         assert_eq!(session.num_streams(), 1);
         assert!(matches!(session.open("c"), Err(Error::TooManyStreams { max: 2 })));
-        lab.allow_all();
-        lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        script.allow_all();
+        script.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         let mut opened = None;
         until(|| {
             // that FIN is counted follows at once, but after it was written
@@ -238,9 +240,9 @@ fn our_closed_streams_count_until_their_fin_is_handed_over() {
         });
         assert_eq!(opened.as_ref().unwrap().id(), 7, "a failed open used no id up");
         // The peer's streams have a limit of their own.
-        lab.frame(1, Command::Syn, 2, &[]);
+        script.frame(1, Command::Syn, 2, &[]);
         assert_eq!(session.accept().unwrap().id(), 2);
-        lab.eof();
+        script.eof();
         drop(b);
     });
 }

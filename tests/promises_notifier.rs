@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use gmux::wire::Command;
 use gmux::{Error, Session, Stream};
-use support::lab::{FAR, Lab, blocked, quiet};
 use support::raw::{Raw, against_client, against_server};
+use support::scripted::{FAR, Script, blocked, quiet};
 use support::{close_beside_a_peer_that_stays, gmux_threads, pair, test, until};
 
 fn thread_name() -> String {
@@ -365,20 +365,20 @@ fn a_sessions_threads_have_names_and_go_when_it_ends() {
 #[test]
 fn a_panic_in_the_transports_read_ends_the_session_with_an_error() {
     test("a_panic_in_the_transports_read_ends_the_session_with_an_error", || {
-        let (lab, session) = Lab::client(quiet().close_timeout(FAR));
-        lab.allow_all();
+        let (script, session) = Script::client(quiet().close_timeout(FAR));
+        script.allow_all();
         let stream = session.open("").unwrap();
         let read = blocked("panic-read", {
             let mut stream = stream.clone();
             move || stream.read(&mut [0]).unwrap_err()
         });
-        lab.panic_read();
+        script.panic_read();
         assert!(read.join().unwrap().to_string().contains("panicked"));
         assert!(session.closed().recv().is_err());
         let reason = session.close_reason().unwrap().to_string();
         assert!(reason.contains("panicked") && reason.contains("as ordered"), "{reason}");
         assert!(session.close().is_err());
-        lab.wait(|state| state.aborted.then_some(()));
+        script.wait(|state| state.aborted.then_some(()));
     });
 }
 
@@ -387,13 +387,13 @@ fn a_panic_in_the_transports_read_ends_the_session_with_an_error() {
 #[test]
 fn a_panic_in_the_transports_write_ends_the_session_with_an_error() {
     test("a_panic_in_the_transports_write_ends_the_session_with_an_error", || {
-        let (lab, session) = Lab::server(quiet().close_timeout(Duration::from_millis(50)));
-        lab.frame(1, Command::Syn, 1, &[]);
-        lab.frame(1, Command::Psh, 1, b"before");
+        let (script, session) = Script::server(quiet().close_timeout(Duration::from_millis(50)));
+        script.frame(1, Command::Syn, 1, &[]);
+        script.frame(1, Command::Psh, 1, b"before");
         let mut stream = session.accept().unwrap();
-        lab.idle();
-        lab.on_write(|| panic!("the lab's write panics, as ordered"));
-        lab.allow_all();
+        script.idle();
+        script.on_write(|| panic!("the script's write panics, as ordered"));
+        script.allow_all();
         stream.write_all(b"x").unwrap();
         assert!(session.closed().recv().is_err());
         let reason = session.close_reason().unwrap().to_string();

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Error, Session, Stream};
-use support::lab::{FAR, Lab, asleep, blocked, processed, quiet, quiet_versions};
 use support::raw::{Raw, against_server};
+use support::scripted::{FAR, Script, asleep, blocked, processed, quiet, quiet_versions};
 use support::{Pattern, pair, test, until};
 
 /// What a read of one byte says.
@@ -240,23 +240,23 @@ fn an_expired_deadline_still_returns_data_and_the_end() {
 #[test]
 fn a_transports_hiccups_never_surface() {
     test("a_transports_hiccups_never_surface", || {
-        let (lab, session) = Lab::server(quiet().version(2));
-        lab.piecewise(7);
+        let (script, session) = Script::server(quiet().version(2));
+        script.piecewise(7);
         let kinds = [ErrorKind::Interrupted, ErrorKind::WouldBlock, ErrorKind::TimedOut];
         let mut writes = 0;
-        lab.on_write(move || {
+        script.on_write(move || {
             writes += 1;
             if writes % 4 == 0 { Ok(()) } else { Err(kinds[writes % 4 - 1].into()) }
         });
-        lab.allow_all();
+        script.allow_all();
         let sent = Pattern::bytes(3, 2000);
-        lab.frame(2, Command::Syn, 1, b"hiccups");
+        script.frame(2, Command::Syn, 1, b"hiccups");
         for piece in sent.chunks(100) {
-            kinds.into_iter().for_each(|kind| lab.fail_read(kind));
-            lab.frame(2, Command::Psh, 1, piece);
+            kinds.into_iter().for_each(|kind| script.fail_read(kind));
+            script.frame(2, Command::Psh, 1, piece);
         }
-        kinds.into_iter().for_each(|kind| lab.fail_read(kind));
-        lab.frame(2, Command::Fin, 1, &[]);
+        kinds.into_iter().for_each(|kind| script.fail_read(kind));
+        script.frame(2, Command::Fin, 1, &[]);
         let mut stream = session.accept().unwrap();
         assert_eq!(stream.name(), "hiccups");
         let mut got = Vec::new();
@@ -264,10 +264,10 @@ fn a_transports_hiccups_never_surface() {
         assert!(got == sent);
         stream.write_all(&sent).unwrap();
         stream.flush().unwrap();
-        let frames = lab.until_frames(|frames| support::lab::data(frames, 1).len() == 2000);
-        assert!(support::lab::data(&frames, 1) == sent);
+        let frames = script.until_frames(|frames| support::scripted::data(frames, 1).len() == 2000);
+        assert!(support::scripted::data(&frames, 1) == sent);
         drop(stream);
-        lab.eof();
+        script.eof();
         session.close().unwrap();
     });
 }

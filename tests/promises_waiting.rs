@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::{Command, Frame};
 use gmux::{Error, MuxConn, MuxStream, Stream};
-use support::lab::{FAR, Lab, blocked, processed, quiet};
 use support::raw::{against_client, against_server};
+use support::scripted::{FAR, Script, blocked, processed, quiet};
 use support::{Pattern, pair, test, until};
 
 const SHORT: Duration = Duration::from_millis(40);
@@ -86,10 +86,10 @@ fn settings_reach_calls_that_are_blocked() {
 #[test]
 fn the_earlier_of_deadline_and_timeout_wins() {
     test("the_earlier_of_deadline_and_timeout_wins", || {
-        let (lab, session) = Lab::client(quiet().max_send_buffer(1));
+        let (script, session) = Script::client(quiet().max_send_buffer(1));
         let mut stream = session.open("").unwrap();
         stream.write_all(b"x").unwrap();
-        lab.blocked();
+        script.blocked();
         stream.set_nonblocking(true).unwrap();
         while stream.write(b"x").is_ok() {}
         stream.set_nonblocking(false).unwrap();
@@ -334,22 +334,22 @@ fn data_in_the_other_direction_counts() {
 #[test]
 fn accepted_data_and_other_streams_do_not_count() {
     test("accepted_data_and_other_streams_do_not_count", || {
-        let (lab, session) = Lab::server(quiet());
-        lab.frame(1, Command::Syn, 1, &[]);
-        lab.frame(1, Command::Syn, 3, &[]);
+        let (script, session) = Script::server(quiet());
+        script.frame(1, Command::Syn, 1, &[]);
+        script.frame(1, Command::Syn, 3, &[]);
         let mut stream = session.accept().unwrap();
         let other = session.accept().unwrap();
         stream.write_all(b"blocked").unwrap();
-        lab.blocked();
+        script.blocked();
         let over = Arc::new(AtomicBool::new(false));
         let busy = thread::spawn({
             let mut stream = stream.clone();
-            let lab = lab.clone();
+            let script = script.clone();
             let over = Arc::clone(&over);
             move || {
                 while !over.load(SeqCst) {
-                    lab.frame(1, Command::Nop, 0, &[]);
-                    lab.frame(1, Command::Psh, 3, b"x");
+                    script.frame(1, Command::Nop, 0, &[]);
+                    script.frame(1, Command::Psh, 3, b"x");
                     (&other).read_exact(&mut [0]).unwrap();
                     stream.set_nonblocking(false).unwrap();
                     let _ = stream.write(b"y"); // until there is no room any more
@@ -362,8 +362,8 @@ fn accepted_data_and_other_streams_do_not_count() {
         assert!(matches!(read(&stream), Err(Error::NoData(SHORT))));
         over.store(true, SeqCst);
         busy.join().unwrap();
-        lab.allow_all();
-        lab.eof();
+        script.allow_all();
+        script.eof();
     });
 }
 
@@ -452,13 +452,13 @@ fn parts_of_a_large_payload_are_data_to_both_clocks() {
 /// to be done again.
 fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
     let config = quiet().version(version);
-    let (lab, session) = Lab::server(config);
-    lab.allow_all();
+    let (script, session) = Script::server(config);
+    script.allow_all();
     let payload = Pattern::bytes(1, 60_000);
     let frame = Frame::new(version, Command::Psh, 1, payload.clone()).unwrap().encode();
-    lab.frame(version, Command::Syn, 1, &[]);
+    script.frame(version, Command::Syn, 1, &[]);
     let mut stream = session.accept().unwrap();
-    lab.idle();
+    script.idle();
     let mut last = Instant::now();
     stream.set_no_data_timeout(Some(timeout)).unwrap();
     session.set_no_data_timeout(Some(timeout)).unwrap();
@@ -470,9 +470,9 @@ fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
     for part in frame.chunks(frame.len().div_ceil(6)) {
         thread::sleep(timeout / 2); // time itself is under test
         let sent = Instant::now();
-        lab.send(part);
+        script.send(part);
         if session.close_reason().is_none() {
-            lab.taken();
+            script.taken();
         }
         // The clock was set back between `sent` and now, and before that at `last` at the earliest.
         in_time &= last.elapsed() < timeout;
@@ -482,7 +482,7 @@ fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
     // The session has the rest of its timeout for this look.
     let reason = session.close_reason();
     in_time &= last.elapsed() < timeout;
-    lab.eof();
+    script.eof();
     if in_time {
         assert!(reason.is_none(), "the session's clock: {reason:?}");
         assert!(read.expect("the stream's clock") == payload);

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Config, Error, INITIAL_WINDOW, Session, Stream};
-use support::lab::{asleep, blocked, processed, quiet};
 use support::raw::{Raw, against_client, against_server};
+use support::scripted::{asleep, blocked, processed, quiet};
 use support::{Pattern, pair, test, until};
 
 const MIB: usize = 1 << 20;
@@ -297,7 +297,7 @@ fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
                 })
             })
             .collect();
-        (0..STREAMS).for_each(|i| support::lab::asleep(&format!("writer-{i}")));
+        (0..STREAMS).for_each(|i| support::scripted::asleep(&format!("writer-{i}")));
         let read_all = |i: usize| {
             let mut got = Vec::new();
             (&streams[i]).read_to_end(&mut got).unwrap();

@@ -13,23 +13,23 @@ use std::time::{Duration, Instant};
 
 use gmux::wire::Command;
 use gmux::{Error, Stream};
-use support::lab::{FAR, Lab, asleep, blocked, count, data, quiet, quiet_versions};
 use support::raw::against_client;
+use support::scripted::{FAR, Script, asleep, blocked, count, data, quiet, quiet_versions};
 use support::{Pattern, pair, test};
 
 const SHORT: Duration = Duration::from_millis(20);
 
 /// A stream of a session whose transport takes nothing: SYN and one byte (`first`) are in a write
 /// that is blocked, nothing is queued.
-fn behind_a_blocked_transport(max_send_buffer: usize) -> (Lab, gmux::Session, Stream) {
-    let (lab, session) = Lab::client(quiet().max_send_buffer(max_send_buffer));
+fn behind_a_blocked_transport(max_send_buffer: usize) -> (Script, gmux::Session, Stream) {
+    let (script, session) = Script::client(quiet().max_send_buffer(max_send_buffer));
     let mut stream = session.open("").unwrap();
-    lab.blocked(); // SYN alone
-    lab.allow(8);
-    lab.until_frames(|frames| frames.len() == 1);
+    script.blocked(); // SYN alone
+    script.allow(8);
+    script.until_frames(|frames| frames.len() == 1);
     stream.write_all(b"f").unwrap();
-    lab.blocked();
-    (lab, session, stream)
+    script.blocked();
+    (script, session, stream)
 }
 
 /// "`write` takes what there is room for and returns that count ..."
@@ -38,15 +38,15 @@ fn a_write_takes_what_there_is_room_for_and_says_how_much() {
     test("a_write_takes_what_there_is_room_for_and_says_how_much", || {
         // Small copies are made in one way, large ones in another.
         for room in [10, 4096, 5000, 100_000] {
-            let (lab, _session, mut stream) = behind_a_blocked_transport(room);
+            let (script, _session, mut stream) = behind_a_blocked_transport(room);
             let sent = Pattern::bytes(1, 2 * room);
             assert_eq!(stream.write(&sent[..room / 2]).unwrap(), room / 2);
             assert_eq!(stream.write(&sent[room / 2..]).unwrap(), room - room / 2, "a part");
             stream.set_nonblocking(true).unwrap();
             assert_eq!(stream.write(&sent[room..]).unwrap_err().kind(), ErrorKind::WouldBlock);
             assert_eq!(stream.write(&[]).unwrap(), 0, "nothing needs no room");
-            lab.allow_all();
-            let frames = lab.until_frames(|frames| data(frames, 3).len() > room);
+            script.allow_all();
+            let frames = script.until_frames(|frames| data(frames, 3).len() > room);
             assert!(data(&frames, 3)[1..] == sent[..room]);
         }
     });
@@ -134,13 +134,13 @@ fn a_write_that_timed_out_took_nothing() {
 #[test]
 fn an_expired_deadline_still_lets_bytes_be_written_while_there_is_room() {
     test("an_expired_deadline_still_lets_bytes_be_written_while_there_is_room", || {
-        let (lab, _session, mut stream) = behind_a_blocked_transport(100);
+        let (script, _session, mut stream) = behind_a_blocked_transport(100);
         stream.set_write_deadline(Some(Instant::now()));
         assert_eq!(stream.write(&[1; 60]).unwrap(), 60);
         assert_eq!(stream.write(&[2; 60]).unwrap(), 40);
         assert_eq!(stream.write(&[3; 60]).unwrap_err().kind(), ErrorKind::TimedOut);
-        lab.allow_all();
-        let frames = lab.until_frames(|frames| data(frames, 3).len() == 101);
+        script.allow_all();
+        let frames = script.until_frames(|frames| data(frames, 3).len() == 101);
         assert_eq!(data(&frames, 3)[1..], [[1; 60].as_slice(), &[2; 40]].concat());
     });
 }
@@ -197,25 +197,25 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
 #[test]
 fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
     test("a_flush_waits_for_the_bytes_before_it_and_no_others", || {
-        let (lab, _session, mut stream) = behind_a_blocked_transport(1000);
+        let (script, _session, mut stream) = behind_a_blocked_transport(1000);
         stream.write_all(b"before").unwrap();
         let flush = blocked("flusher", {
             let mut stream = stream.clone();
             move || stream.flush().unwrap()
         });
         stream.write_all(&[7; 900]).unwrap();
-        lab.allow(9); // the frame that was blocked
+        script.allow(9); // the frame that was blocked
         asleep("flusher");
-        assert_eq!(data(&lab.frames(), 3), b"f");
+        assert_eq!(data(&script.frames(), 3), b"f");
         // What came after it was merged into the same frame, or the writer took its turn before:
         // either way it is handed over in time.
-        lab.allow_all();
+        script.allow_all();
         flush.join().unwrap();
-        assert!(data(&lab.frames(), 3).starts_with(b"fbefore"));
+        assert!(data(&script.frames(), 3).starts_with(b"fbefore"));
 
         // A flush with nothing outstanding doesn't wait.
         stream.flush().unwrap();
-        assert_eq!(data(&lab.frames(), 3).len(), 907);
+        assert_eq!(data(&script.frames(), 3).len(), 907);
         stream.set_write_deadline(Some(Instant::now()));
         stream.flush().unwrap();
     });
@@ -225,16 +225,16 @@ fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
 #[test]
 fn a_flush_returns_though_later_bytes_are_stuck() {
     test("a_flush_returns_though_later_bytes_are_stuck", || {
-        let (lab, _session, mut stream) = behind_a_blocked_transport(100_000);
+        let (script, _session, mut stream) = behind_a_blocked_transport(100_000);
         let flush = blocked("flush-first", {
             let mut stream = stream.clone();
             move || stream.flush().unwrap()
         });
         stream.write_all(&[7; 50_000]).unwrap();
-        lab.allow(9);
+        script.allow(9);
         flush.join().unwrap();
-        assert!(data(&lab.frames(), 3) == b"f");
-        assert!(lab.blocked() > 32_768);
+        assert!(data(&script.frames(), 3) == b"f");
+        assert!(script.blocked() > 32_768);
     });
 }
 
@@ -242,7 +242,7 @@ fn a_flush_returns_though_later_bytes_are_stuck() {
 #[test]
 fn a_flush_that_timed_out_withdraws_nothing() {
     test("a_flush_that_timed_out_withdraws_nothing", || {
-        let (lab, _session, mut stream) = behind_a_blocked_transport(1000);
+        let (script, _session, mut stream) = behind_a_blocked_transport(1000);
         stream.write_all(b"kept").unwrap();
         stream.set_write_timeout(Some(SHORT)).unwrap();
         assert_eq!(stream.flush().unwrap_err().kind(), ErrorKind::TimedOut);
@@ -253,9 +253,9 @@ fn a_flush_that_timed_out_withdraws_nothing() {
         assert_eq!(stream.flush().unwrap_err().kind(), ErrorKind::WouldBlock);
         stream.set_nonblocking(false).unwrap();
         stream.set_write_deadline(Some(Instant::now() + FAR));
-        lab.allow_all();
+        script.allow_all();
         stream.flush().unwrap();
-        assert_eq!(data(&lab.frames(), 3), b"fkept");
+        assert_eq!(data(&script.frames(), 3), b"fkept");
     });
 }
 
@@ -264,14 +264,14 @@ fn a_flush_that_timed_out_withdraws_nothing() {
 #[test]
 fn the_transport_is_flushed_when_nothing_is_left_to_write() {
     test("the_transport_is_flushed_when_nothing_is_left_to_write", || {
-        let (lab, session) = Lab::client(quiet());
-        lab.allow_all();
+        let (script, session) = Script::client(quiet());
+        script.allow_all();
         let mut stream = session.open("").unwrap();
         stream.write_all(b"x").unwrap();
-        lab.until_frames(|frames| data(frames, 3) == b"x");
-        let before = lab.wait(|state| (state.flushes > 0).then_some(state.flushes));
+        script.until_frames(|frames| data(frames, 3) == b"x");
+        let before = script.wait(|state| (state.flushes > 0).then_some(state.flushes));
         stream.write_all(b"y").unwrap();
-        lab.wait(|state| (state.flushes > before).then_some(()));
+        script.wait(|state| (state.flushes > before).then_some(()));
     });
 }
 
@@ -280,15 +280,15 @@ fn the_transport_is_flushed_when_nothing_is_left_to_write() {
 #[test]
 fn after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes() {
     test("after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes", || {
-        let (lab, _session, mut stream) = behind_a_blocked_transport(1000);
+        let (script, _session, mut stream) = behind_a_blocked_transport(1000);
         stream.write_all(b"last").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
         assert!(matches!(Error::from(stream.write(b"x").unwrap_err()), Error::WriteShutdown));
         assert_eq!(stream.write(b"").unwrap(), 0);
-        lab.allow_all();
+        script.allow_all();
         stream.flush().unwrap();
-        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        let frames = script.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         assert_eq!(
             (data(&frames, 3), frames.last().unwrap().header.command),
             (b"flast".to_vec(), Command::Fin)
@@ -524,13 +524,13 @@ fn small_writes_are_whole() {
 #[test]
 fn a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit() {
     test("a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit", || {
-        let (_lab, _session, mut stream) = behind_a_blocked_transport(4096);
+        let (_script, _session, mut stream) = behind_a_blocked_transport(4096);
         assert_eq!(stream.write(&[0; 4000]).unwrap(), 4000);
         stream.set_nonblocking(true).unwrap();
         assert_eq!(stream.write(&[0; 97]).unwrap_err().kind(), ErrorKind::WouldBlock);
         assert!(matches!(Error::from(stream.write_all(&[0; 97]).unwrap_err()), Error::WouldBlock));
         assert_eq!(stream.write(&[0; 96]).unwrap(), 96);
-        let (_lab, _session, mut stream) = behind_a_blocked_transport(4095);
+        let (_script, _session, mut stream) = behind_a_blocked_transport(4095);
         assert_eq!(stream.write(&[0; 4000]).unwrap(), 4000);
         assert_eq!(stream.write(&[0; 97]).unwrap(), 95);
     });
@@ -541,7 +541,7 @@ fn a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit() {
 #[test]
 fn a_write_all_that_fails_says_how_much_was_accepted() {
     test("a_write_all_that_fails_says_how_much_was_accepted", || {
-        let (lab, _session, stream) = behind_a_blocked_transport(10_000);
+        let (script, _session, stream) = behind_a_blocked_transport(10_000);
         let midway = blocked("midway", {
             let mut stream = stream.clone();
             move || stream.write_all(&[1; 15_000]).unwrap_err()
@@ -560,8 +560,8 @@ fn a_write_all_that_fails_says_how_much_was_accepted() {
         assert!(matches!(**source, Error::Timeout));
         assert!(matches!(Error::from(behind.join().unwrap()), Error::Timeout), "it took nothing");
         stream.shutdown(Shutdown::Write).unwrap();
-        lab.allow_all();
-        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        script.allow_all();
+        let frames = script.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         assert_eq!(data(&frames, 3)[1..], [1; 10_000]);
     });
 }
@@ -574,7 +574,7 @@ fn every_way_to_write_all_is_one_call() {
     }
     test("every_way_to_write_all_is_one_call", || {
         const LEN: usize = 50_000;
-        let (lab, _session, stream) = behind_a_blocked_transport(10_000);
+        let (script, _session, stream) = behind_a_blocked_transport(10_000);
         let mut object: Box<dyn gmux::MuxStream> = Box::new(stream.clone());
         let first = blocked("object", move || object.write_all(&[b'o'; LEN]).unwrap());
         // Each piece of the text by a call of its own would let the others in between.
@@ -585,10 +585,10 @@ fn every_way_to_write_all_is_one_call() {
         let third = blocked("generic", move || generic(by_value, LEN));
         let mut boxed: Box<dyn gmux::MuxStream> = Box::new(stream.clone());
         let fourth = blocked("boxed", move || write!(boxed, "b{}", "x".repeat(LEN)).unwrap());
-        lab.allow_all();
+        script.allow_all();
         [first, second, third, fourth].into_iter().for_each(|thread| thread.join().unwrap());
         (&stream).flush().unwrap();
-        let frames = lab.until_frames(|frames| data(frames, 3).len() == 4 * LEN + 2);
+        let frames = script.until_frames(|frames| data(frames, 3).len() == 4 * LEN + 2);
         let data = data(&frames, 3);
         let runs: Vec<_> = data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
         assert_eq!(
@@ -609,11 +609,11 @@ fn text_that_cannot_be_formatted_is_not_written() {
         }
     }
     test("text_that_cannot_be_formatted_is_not_written", || {
-        let (lab, _session, mut stream) = behind_a_blocked_transport(10_000);
+        let (script, _session, mut stream) = behind_a_blocked_transport(10_000);
         assert!(write!(stream, "half of it {Broken}").is_err());
         stream.close().unwrap();
-        lab.allow_all();
-        let frames = lab.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
+        script.allow_all();
+        let frames = script.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         assert_eq!(data(&frames, 3), b"f");
     });
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gmux::wire::Command;
 use gmux::{Config, Error, Session};
-use support::lab::{Lab, count, data};
+use support::scripted::{Script, count, data};
 use support::{pair, raw, test};
 
 /// The refusal's FIN went to the stream that was open.
@@ -47,7 +47,7 @@ fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
 #[test]
 fn a_shutdown_after_the_sessions_close_sends_no_fin() {
     test("a_shutdown_after_the_sessions_close_sends_no_fin", || {
-        let (lab, session) = Lab::client(Config::new().keepalive_disabled(true));
+        let (script, session) = Script::client(Config::new().keepalive_disabled(true));
         let mut stream = session.open("cut").unwrap();
         stream.write_all(b"part").unwrap();
         let closed = stream.closed();
@@ -55,14 +55,14 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
             let session = session.clone();
             move || session.close()
         });
-        closed.recv().unwrap_err(); // the close has begun, and waits for the lab to let it write
+        closed.recv().unwrap_err(); // the close has begun, and waits for the script to let it write
         assert_eq!(stream.write(b"rest").unwrap_err().kind(), ErrorKind::NotConnected);
         let _ = stream.shutdown(Shutdown::Write);
-        lab.allow_all();
-        lab.wait(|state| state.finished.then_some(()));
-        lab.eof();
+        script.allow_all();
+        script.wait(|state| state.finished.then_some(()));
+        script.eof();
         closer.join().unwrap().unwrap();
-        let frames = lab.frames();
+        let frames = script.frames();
         assert_eq!(
             (data(&frames, 3).as_slice(), count(&frames, Command::Fin, 3)),
             (b"part".as_slice(), 0)

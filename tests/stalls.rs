@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use gmux::wire::Command;
 use gmux::{Config, Error, Session, Stream};
 use support::blocked::started;
-use support::lab::{processed, quiet};
 use support::raw::{Raw, against_server};
+use support::scripted::{processed, quiet};
 use support::{Pattern, pair, tcp, test, test_for, until};
 
 /// The smallest budget that version 2 allows: one first window.

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 use gmux::{Error, ReadPause, Session, StreamStats, WriterState};
-use support::lab::{FAR, Lab, blocked, quiet, quiet_versions};
 use support::raw::{against_client, against_server};
+use support::scripted::{FAR, Script, blocked, quiet, quiet_versions};
 use support::{pair, test, until};
 
 /// A transport that takes nothing: the writer is in it, and everything that was accepted waits
@@ -21,9 +21,9 @@ use support::{pair, test, until};
 fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
     test("a_stream_whose_peer_takes_nothing_shows_what_waits_and_who", || {
         for (version, config) in [1, 2].into_iter().zip(quiet_versions()) {
-            let (lab, session) = Lab::client(config.max_send_buffer(100_000));
+            let (script, session) = Script::client(config.max_send_buffer(100_000));
             let mut stream = session.open("stuck").unwrap();
-            lab.blocked();
+            script.blocked();
             assert_eq!(stream.write(&[7; 300_000]).unwrap(), 100_000);
             let calls = [
                 blocked("v-write", {
@@ -87,8 +87,8 @@ fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
             ];
             assert!(told.iter().all(|part| text.contains(part)), "{text}");
 
-            lab.allow_all();
-            lab.eof();
+            script.allow_all();
+            script.eof();
             calls.into_iter().for_each(|call| call.join().unwrap());
             let seen = stream.stats();
             assert_eq!(
@@ -247,10 +247,10 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
 #[test]
 fn debug_can_be_used_inside_the_transport() {
     test("debug_can_be_used_inside_the_transport", || {
-        let lab = Lab::new();
+        let script = Script::new();
         let known = Arc::new(OnceLock::<Session>::new());
         let seen = Arc::new(AtomicU32::new(0));
-        lab.on_write({
+        script.on_write({
             let known = Arc::clone(&known);
             let seen = Arc::clone(&seen);
             move || {
@@ -263,15 +263,15 @@ fn debug_can_be_used_inside_the_transport() {
                 Ok(())
             }
         });
-        lab.allow_all();
-        let session = Session::client(lab.transport(), quiet()).unwrap();
+        script.allow_all();
+        let session = Session::client(script.transport(), quiet()).unwrap();
         known.set(session.clone()).unwrap();
         let mut stream = session.open("").unwrap();
         stream.write_all(b"x").unwrap();
         until(|| seen.load(SeqCst) > 0);
-        lab.eof();
+        script.eof();
         assert!(session.closed().recv().is_err());
-        lab.on_write(|| Ok(())); // the closure holds the session
+        script.on_write(|| Ok(())); // the closure holds the session
     });
 }
 

@@ -6,7 +6,6 @@ pub mod blocked;
 pub mod census;
 pub mod faulty;
 pub mod forwarders;
-pub mod lab;
 pub mod links;
 pub mod load;
 pub mod pages;
@@ -14,6 +13,7 @@ pub mod peers;
 pub mod puppet;
 pub mod raw;
 pub mod relay;
+pub mod scripted;
 pub mod udp_relay;
 
 use std::io::Write;

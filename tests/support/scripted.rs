@@ -50,30 +50,30 @@ struct Shared {
 
 /// The test's end.
 #[derive(Clone, Default)]
-pub struct Lab(Arc<Shared>);
+pub struct Script(Arc<Shared>);
 
-impl Lab {
+impl Script {
     /// Nothing to be read, nothing may be written.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A server's session over a new lab.
+    /// A server's session over a new script.
     pub fn server(config: Config) -> (Self, Session) {
-        let lab = Self::new();
-        let session = Session::server(lab.transport(), config).unwrap();
-        (lab, session)
+        let script = Self::new();
+        let session = Session::server(script.transport(), config).unwrap();
+        (script, session)
     }
 
-    /// A client's session over a new lab.
+    /// A client's session over a new script.
     pub fn client(config: Config) -> (Self, Session) {
-        let lab = Self::new();
-        let session = Session::client(lab.transport(), config).unwrap();
-        (lab, session)
+        let script = Self::new();
+        let session = Session::client(script.transport(), config).unwrap();
+        (script, session)
     }
 
-    pub fn transport(&self) -> LabTransport {
-        LabTransport(self.clone())
+    pub fn transport(&self) -> ScriptedTransport {
+        ScriptedTransport(self.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -86,7 +86,7 @@ impl Lab {
         result
     }
 
-    /// Waits until the lab is in a state that `seen` wants.
+    /// Waits until the script is in a state that `seen` wants.
     pub fn wait<R>(&self, mut seen: impl FnMut(&mut State) -> Option<R>) -> R {
         let mut state = self.lock();
         loop {
@@ -210,19 +210,23 @@ pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
         .count()
 }
 
-pub struct LabTransport(Lab);
+pub struct ScriptedTransport(Script);
 
-struct LabReader(Lab);
-struct LabWriter(Lab);
-struct LabControl(Lab);
+struct ScriptedReader(Script);
+struct ScriptedWriter(Script);
+struct ScriptedControl(Script);
 
-impl Transport for LabTransport {
+impl Transport for ScriptedTransport {
     fn split(self) -> io::Result<Halves> {
-        Ok(Halves::new(LabReader(self.0.clone()), LabWriter(self.0.clone()), LabControl(self.0)))
+        Ok(Halves::new(
+            ScriptedReader(self.0.clone()),
+            ScriptedWriter(self.0.clone()),
+            ScriptedControl(self.0),
+        ))
     }
 }
 
-impl Control for LabControl {
+impl Control for ScriptedControl {
     fn finish_write(&self) -> io::Result<()> {
         self.0.change(|state| state.finished = true);
         Ok(())
@@ -234,7 +238,7 @@ impl Control for LabControl {
     }
 }
 
-impl Read for LabReader {
+impl Read for ScriptedReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut state = self.0.lock();
         loop {
@@ -252,7 +256,7 @@ impl Read for LabReader {
                 Some(Input::Fail(kind)) => return Err(kind.into()),
                 Some(Input::Panic) => {
                     drop(state);
-                    panic!("the lab's read panics, as ordered");
+                    panic!("the scripted read panics, as ordered");
                 }
                 Some(Input::Eof) => {
                     state.input.push_front(Input::Eof);
@@ -269,7 +273,7 @@ impl Read for LabReader {
     }
 }
 
-impl Write for LabWriter {
+impl Write for ScriptedWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(buf)])
     }
