@@ -144,7 +144,7 @@ impl Pipeline {
             .or_else(|| queue.next_bulk().map(|c| (c, Lane::Bulk)))
         {
             let header = |command, length| Header { version: 1, command, length, stream_id: 3 };
-            let turn = stream.take_turn(sender, lane, 1 << 20, |frame| match frame {
+            let transmitted = stream.transmit(sender, lane, 1 << 20, |frame| match frame {
                 Transmit::Syn => batch.push_small(header(Command::Syn, 5), b"bench"),
                 Transmit::Data(payload) => {
                     batch.push_frame(
@@ -154,8 +154,8 @@ impl Pipeline {
                 }
                 Transmit::Update { .. } | Transmit::Fin => {}
             });
-            stream.hand_over(turn.data, turn.fin, self.now);
-            if turn.again {
+            stream.hand_over(transmitted.data, transmitted.fin, self.now);
+            if transmitted.again {
                 queue.again(stream);
             }
         }

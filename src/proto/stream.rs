@@ -9,7 +9,7 @@
 //! sent; a stream waits in each lane at most once (the scheduled flags); frames leave in the order
 //! SYN, (UPD, data)*, FIN, then UPD alone.
 
-mod turns;
+mod transmit;
 mod view;
 mod windows;
 mod writing;

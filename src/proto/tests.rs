@@ -61,7 +61,7 @@ impl End {
     fn transmit(&mut self, name: &str) -> bool {
         let mut any = false;
         while let Some(lane) = self.core.schedule() {
-            self.core.begin_turn(lane);
+            self.core.begin_transmit(lane);
             let mut data = 0;
             let mut fin = false;
             let turn = self.log.len();
@@ -210,7 +210,7 @@ fn a_window_update_goes_by_the_express_lane_though_the_stream_waits_in_bulk() {
     assert_eq!(end.core.schedule(), None, "it is in each lane at most once");
     end.core.announce();
     assert_eq!(end.core.schedule(), Some(Lane::Express));
-    end.core.begin_turn(Lane::Express);
+    end.core.begin_transmit(Lane::Express);
     assert!(matches!(
         end.core.poll_transmit(Lane::Express, 0),
         Some(Transmit::Update { consumed: 0, window: 64 })

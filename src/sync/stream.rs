@@ -41,7 +41,7 @@ mod endings;
 mod line;
 mod peer;
 mod reading;
-mod turns;
+mod transmit;
 mod view;
 mod waits;
 mod writing;
@@ -284,12 +284,12 @@ impl SharedStream {
     /// unlocking.
     fn settle(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
         state.settle_grant(env);
-        self.settle_turns(env, state)
+        self.reschedule_only(env, state)
     }
 
     /// The same after a change that leaves the receiving window alone.
     #[inline]
-    fn settle_turns(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
+    fn reschedule_only(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
         let mut bell = Bell::default();
         while let Some(lane) = state.core.schedule() {
             bell = bell.and(env.shaper.schedule(Arc::clone(self), lane));

@@ -24,7 +24,7 @@ impl Writer {
             && let Some(stream) = self.queue.next_bulk()
         {
             let allowance = self.pace.allowance(self.queue.waiting() + 1);
-            self.turn(session, stream, Lane::Bulk, allowance);
+            self.transmit(session, stream, Lane::Bulk, allowance);
         }
     }
 
@@ -47,7 +47,7 @@ impl Writer {
         while !self.has_small(bytes)
             && let Some(stream) = self.queue.next_express()
         {
-            self.turn(session, stream, Lane::Express, EXPRESS_BYTES);
+            self.transmit(session, stream, Lane::Express, EXPRESS_BYTES);
         }
     }
 
@@ -64,7 +64,7 @@ impl Writer {
         self.batch.push_small(header, &[]);
     }
 
-    fn turn(
+    fn transmit(
         &mut self,
         session: &SessionShared,
         stream: Arc<SharedStream>,
@@ -84,7 +84,7 @@ impl Writer {
         let traced = &mut self.traced;
         let mut frames = 0;
         let tracing = is_tracing();
-        let turn = stream.take_turn(&session.env, lane, allowance, |frame| {
+        let transmitted = stream.transmit(&session.env, lane, allowance, |frame| {
             frames += 1;
             let header = match &frame {
                 Transmit::Syn => header(Command::Syn, stream.name.bytes().len()),
@@ -108,14 +108,14 @@ impl Writer {
         for header in self.traced.drain(..) {
             trace!(target: "gmux::writer", "session {}: {header}", session.number);
         }
-        if turn.again {
+        if transmitted.again {
             self.queue.again(Arc::clone(&stream));
         }
-        if turn.wake_writer {
+        if transmitted.wake_writer {
             stream.wake_writer();
         }
-        if turn.data > 0 || turn.fin {
-            self.sent.push(Sent { stream, data: turn.data, fin: turn.fin });
+        if transmitted.data > 0 || transmitted.fin {
+            self.sent.push(Sent { stream, data: transmitted.data, fin: transmitted.fin });
         }
     }
 }

@@ -89,7 +89,7 @@ fn transmit(core: &mut Core) -> (usize, bool) {
     let mut data = 0;
     let mut fin = false;
     while let Some(lane) = core.schedule() {
-        core.begin_turn(lane);
+        core.begin_transmit(lane);
         while let Some(frame) = core.poll_transmit(lane, usize::MAX) {
             match frame {
                 Transmit::Data(payload) => data += payload.len(),
@@ -414,7 +414,7 @@ fn little_data_goes_by_the_express_lane_unless_the_stream_waits_in_bulk() {
     assert_eq!(lanes(&mut much), [Some(Lane::Bulk), None]);
     // A part was sent by the express lane meanwhile, so that what is left is little: it is queued
     // already.
-    much.begin_turn(Lane::Express);
+    much.begin_transmit(Lane::Express);
     assert!(much.poll_transmit(Lane::Express, usize::MAX).is_some());
     accept(&mut much, 10);
     assert_eq!(lanes(&mut much), [None, None]);
@@ -422,7 +422,7 @@ fn little_data_goes_by_the_express_lane_unless_the_stream_waits_in_bulk() {
 }
 
 #[test]
-fn a_turn_sends_what_its_lane_allows() {
+fn transmit_sends_what_its_lane_allows() {
     let mut express = core(2);
     accept(&mut express, 100);
     assert!(express.poll_transmit(Lane::Express, 99).is_none(), "whole frames alone");

@@ -6,7 +6,7 @@
 mod endings;
 mod peer;
 mod reading;
-mod turns;
+mod transmit;
 mod unasked;
 mod waits;
 mod writing;
@@ -159,33 +159,33 @@ impl Bench {
     // ---- the session's writer -------------------------------------------------------------------
 
     /// The stream's turn in the lane in which it is queued, handed to the transport at once.
-    fn turn(&mut self) -> Option<Vec<Sent>> {
+    fn transmit(&mut self) -> Option<Vec<Sent>> {
         let lane = match self.queue.next_express() {
             Some(_) => Lane::Express,
             None => self.queue.next_bulk().map(|_| Lane::Bulk)?,
         };
         let mut sent = Vec::new();
-        let turn =
-            self.stream.take_turn(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
-        self.stream.hand_over(turn.data, turn.fin, self.start);
-        if turn.wake_writer {
+        let transmitted =
+            self.stream.transmit(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
+        self.stream.hand_over(transmitted.data, transmitted.fin, self.start);
+        if transmitted.wake_writer {
             self.stream.wake_writer();
         }
-        if turn.again {
+        if transmitted.again {
             self.queue.again(Arc::clone(&self.stream));
         }
         Some(sent)
     }
 
     /// All that the stream has to send.
-    fn turns(&mut self) -> Vec<Sent> {
-        std::iter::from_fn(|| self.turn()).flatten().collect()
+    fn transmit_all(&mut self) -> Vec<Sent> {
+        std::iter::from_fn(|| self.transmit()).flatten().collect()
     }
 
     /// Bytes of data among what it has to send.
     fn send_data(&mut self) -> usize {
         let data = |sent: &Sent| if let Sent::Data(data) = sent { data.len() } else { 0 };
-        self.turns().iter().map(data).sum()
+        self.transmit_all().iter().map(data).sum()
     }
 }
 
@@ -233,12 +233,12 @@ fn a_name_has_its_bytes_and_its_text() {
 #[test]
 fn a_new_stream_is_queued_for_its_syn() {
     let mut ours = Bench::opened(Config::new(), true);
-    assert_eq!(ours.turns(), []);
+    assert_eq!(ours.transmit_all(), []);
     ours.stream.queue_now(&ours.env);
-    assert_eq!(ours.turns(), [Sent::Syn]);
+    assert_eq!(ours.transmit_all(), [Sent::Syn]);
     let mut theirs = Bench::v1();
     theirs.stream.queue_now(&theirs.env);
-    assert_eq!(theirs.turns(), []);
+    assert_eq!(theirs.transmit_all(), []);
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl SharedStream {
         self.pass_on(&state, max);
         let unasked = state.unasked > 0 || failed.is_some();
         state.settle_unasked(env);
-        let bell = self.settle_turns(env, &mut state);
+        let bell = self.reschedule_only(env, &mut state);
         let is_answer = failed.is_none() && state.take_answer(done, &mut call);
         drop(state);
         if unasked {
@@ -176,7 +176,7 @@ impl SharedStream {
 
     /// Unlocks the stream in the middle of a write: what was accepted may leave.
     fn unlock(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>) {
-        let bell = self.settle_turns(env, &mut state);
+        let bell = self.reschedule_only(env, &mut state);
         drop(state);
         env.shaper.ring(bell);
     }

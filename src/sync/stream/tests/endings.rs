@@ -116,13 +116,13 @@ fn a_closed_stream_owes_its_fin_and_is_over_when_that_is_handed_over() {
     let mut bench = Bench::v1();
     let ended = bench.stream.close(&bench.env);
     assert!(ended.closed && !ended.over, "its FIN isn't out yet");
-    assert_eq!(bench.turns(), [Sent::Fin]);
+    assert_eq!(bench.transmit_all(), [Sent::Fin]);
     assert!(!bench.stream.close(&bench.env).closed, "a second close closes nothing");
 
     // FIN was handed over before: the close is the last thing.
     let mut bench = Bench::v1();
     let _ = bench.stream.finish(&bench.env);
-    assert_eq!(bench.turns(), [Sent::Fin]);
+    assert_eq!(bench.transmit_all(), [Sent::Fin]);
     assert!(bench.stream.close(&bench.env).over);
 }
 

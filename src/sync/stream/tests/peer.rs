@@ -57,13 +57,13 @@ fn small_data_says_what_it_needs_when_it_could_not_be_merged() {
 fn data_that_nobody_wants_is_taken_and_counts_as_consumed() {
     let mut bench = Bench::v2();
     let _ = bench.stream.shut_read(&bench.env);
-    assert_eq!(bench.turns(), []);
+    assert_eq!(bench.transmit_all(), []);
     let mut wakes = Wakes::default();
     let small = bench.stream.deliver_small(&bench.env, &[0; 100], bench.start, &mut wakes).unwrap();
     assert!(matches!(small, Small::Done));
-    assert_eq!(bench.turns(), [Sent::Update(100, 65536)], "the first data that is consumed");
+    assert_eq!(bench.transmit_all(), [Sent::Update(100, 65536)], "the first data that is consumed");
     assert_eq!(bench.stream.admit(&bench.env, 40_000).unwrap(), Received::Discard);
-    assert_eq!(bench.turns(), [Sent::Update(40_100, 65536)]);
+    assert_eq!(bench.transmit_all(), [Sent::Update(40_100, 65536)]);
     assert_eq!(bench.stream.occupied(), 0);
 }
 
@@ -81,7 +81,7 @@ fn data_that_was_admitted_and_isnt_wanted_any_more_counts_as_consumed() {
         &mut Wakes::default(),
     );
     assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
-    assert_eq!(bench.turns(), [Sent::Update(50_000, 65536)]);
+    assert_eq!(bench.transmit_all(), [Sent::Update(50_000, 65536)]);
 }
 
 #[test]
@@ -187,8 +187,8 @@ fn wakes_know_whose_they_are() {
         // A writer of the same stream.
         assert_eq!(a.write(&[0; 10]).unwrap(), 10);
         let writer = a.blocked(|stream, env| write(stream, env, b"x"));
-        let turn = a.stream.take_turn(&a.env, Lane::Express, usize::MAX, |_| {});
-        assert_eq!(turn.data, 10);
+        let transmitted = a.stream.transmit(&a.env, Lane::Express, usize::MAX, |_| {});
+        assert_eq!(transmitted.data, 10);
         a.stream.update(&a.env, (10, 300_000), a.start, &mut wakes).unwrap();
         assert!(wakes.only_reader().is_none() && wakes.are_only_for(&a.stream));
         // And another stream.
@@ -290,7 +290,7 @@ fn a_stream_that_was_announced_owes_an_update_before_the_first_read() {
     let mut bench = Bench::v2();
     bench.stream.announce();
     bench.stream.queue_now(&bench.env);
-    assert_eq!(bench.turns(), [Sent::Update(0, 16384)]);
+    assert_eq!(bench.transmit_all(), [Sent::Update(0, 16384)]);
 }
 
 #[test]

@@ -60,19 +60,19 @@ fn what_is_read_counts_as_consumed_however_it_was_copied() {
     let mut bench = Bench::v2();
     deliver_large(&bench);
     assert_eq!(bench.read(100).unwrap().len(), 100);
-    assert_eq!(bench.turns(), [Sent::Update(100, 65536)]);
+    assert_eq!(bench.transmit_all(), [Sent::Update(100, 65536)]);
     for _ in 0..6 {
         deliver_large(&bench);
     }
     // Half a window is due with these: they are counted one by one, and together.
     assert_eq!(bench.read(40_000).unwrap().len(), 40_000);
-    assert_eq!(bench.turns(), [Sent::Update(40_100, 65536)]);
+    assert_eq!(bench.transmit_all(), [Sent::Update(40_100, 65536)]);
     bench.stream.peer_fin(bench.start);
     let mut all = Vec::new();
     assert_eq!(bench.stream.write_to(&bench.env, &mut all).unwrap(), 7 * LARGE as u64 - 40_100);
     // A writer is counted as it goes: this was due before all was read, so the window doesn't grow
     // yet.
-    assert_eq!(bench.turns(), [Sent::Update(7 * LARGE as u32, 65536)]);
+    assert_eq!(bench.transmit_all(), [Sent::Update(7 * LARGE as u32, 65536)]);
 }
 
 #[test]
@@ -229,17 +229,17 @@ fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
             stream.write_to(env, &mut out)
         });
         heard.recv().unwrap();
-        assert_eq!(bench.turns(), []);
+        assert_eq!(bench.transmit_all(), []);
         go.send(()).unwrap();
         heard.recv().unwrap();
         assert_eq!(
-            bench.turns(),
+            bench.transmit_all(),
             [Sent::Update(40_000, 65536)],
             "the first, and the others unread"
         );
         go.send(()).unwrap();
         heard.recv().unwrap();
-        assert_eq!(bench.turns(), [Sent::Update(80_000, 65536)]);
+        assert_eq!(bench.transmit_all(), [Sent::Update(80_000, 65536)]);
         go.send(()).unwrap();
         bench.stream.peer_fin(bench.start);
         assert_eq!(mover.join().unwrap().unwrap(), 120_000);
@@ -263,10 +263,10 @@ fn shutting_down_while_a_writer_has_a_chunk_counts_the_rest_as_consumed() {
         });
         heard.recv().unwrap();
         let _ = bench.stream.shut_read(&bench.env);
-        assert_eq!(bench.turns(), [], "the chunk is out");
+        assert_eq!(bench.transmit_all(), [], "the chunk is out");
         go.send(()).unwrap();
         assert!(mover.join().unwrap().is_err());
-        assert_eq!(bench.turns(), [Sent::Update(40_000, 65536)]);
+        assert_eq!(bench.transmit_all(), [Sent::Update(40_000, 65536)]);
         assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
     });
 }
@@ -346,6 +346,10 @@ fn shutting_down_ends_a_writer_that_holds_the_rest() {
         assert_eq!((bench.stream.occupied(), bench.env.budget.used()), (0, 0));
         go.send(()).unwrap();
         assert_eq!(mover.join().unwrap().unwrap(), 100);
-        assert_eq!(bench.turns(), [Sent::Update(5000, 65536)], "all of it counts as consumed");
+        assert_eq!(
+            bench.transmit_all(),
+            [Sent::Update(5000, 65536)],
+            "all of it counts as consumed"
+        );
     });
 }

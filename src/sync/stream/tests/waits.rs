@@ -212,7 +212,7 @@ fn a_writer_waits_while_another_fills_buffers() {
         }
         bench.stream.wake_writer();
         assert_eq!(writer.join().unwrap().unwrap(), 6);
-        assert_eq!(bench.turns(), [Sent::Data(b"first second".to_vec())]);
+        assert_eq!(bench.transmit_all(), [Sent::Data(b"first second".to_vec())]);
     });
 }
 

@@ -33,7 +33,7 @@ fn what_is_accepted_is_sent_in_its_order() {
         assert_eq!(bench.write(&data[at..at + n]).unwrap(), n);
         at += n;
     }
-    let sent = bench.turns().into_iter().flat_map(|sent| match sent {
+    let sent = bench.transmit_all().into_iter().flat_map(|sent| match sent {
         Sent::Data(data) => data,
         other => panic!("{other:?}"),
     });
@@ -50,7 +50,7 @@ fn a_write_takes_what_there_is_room_for() {
         assert_eq!(bench.write(&pattern(5_001)).unwrap(), 5_000);
         assert_eq!(bench.send_data(), 10_000);
         assert_eq!(bench.write(b"").unwrap(), 0);
-        assert_eq!(bench.turns(), []);
+        assert_eq!(bench.transmit_all(), []);
     });
 }
 
@@ -81,8 +81,8 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
         let writers = [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"four")));
         // The turn wakes one; the other has only the first to wake it.
         assert!(bench.queue.next_express().is_some());
-        let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
-        assert!(turn.wake_writer);
+        let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
+        assert!(transmitted.wake_writer);
         bench.stream.wake_writer();
         assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 4));
         assert_eq!(bench.waiting(), NOBODY);
@@ -97,7 +97,7 @@ fn pieces_of_writes_at_once_stay_together() {
             .map(|i| bench.spawn(move |stream, env| write(stream, env, &vec![i; 100_000])))
             .collect();
         assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 100_000));
-        let data = bench.turns().into_iter().flat_map(|sent| match sent {
+        let data = bench.transmit_all().into_iter().flat_map(|sent| match sent {
             Sent::Data(data) => data,
             other => panic!("{other:?}"),
         });
@@ -110,10 +110,10 @@ fn pieces_of_writes_at_once_stay_together() {
 fn a_write_after_an_ending_fails_and_accepts_nothing() {
     let mut bench = Bench::v1();
     let _ = bench.stream.finish(&bench.env);
-    assert_eq!(bench.turns(), [Sent::Fin]);
+    assert_eq!(bench.transmit_all(), [Sent::Fin]);
     assert!(matches!(bench.write(&pattern(100)), Err(Error::WriteShutdown)));
     assert!(matches!(bench.write(&pattern(100_000)), Err(Error::WriteShutdown)));
-    assert_eq!(bench.turns(), []);
+    assert_eq!(bench.transmit_all(), []);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn write_all(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<()> {
 /// The bytes that are sent, all of them data.
 fn sent(bench: &mut Bench) -> Vec<u8> {
     let data = |sent| if let Sent::Data(data) = sent { data } else { panic!("{sent:?}") };
-    bench.turns().into_iter().flat_map(data).collect()
+    bench.transmit_all().into_iter().flat_map(data).collect()
 }
 
 #[test]
@@ -348,10 +348,10 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
                 "it took nothing"
             );
             // What was accepted is sent, and FIN behind it.
-            let mut turns = bench.turns();
-            assert_eq!(turns.last() == Some(&Sent::Fin), i < 2);
-            turns.retain(|sent| *sent != Sent::Fin);
-            assert!(turns.iter().all(
+            let mut sent = bench.transmit_all();
+            assert_eq!(sent.last() == Some(&Sent::Fin), i < 2);
+            sent.retain(|sent| *sent != Sent::Fin);
+            assert!(sent.iter().all(
                 |sent| matches!(sent, Sent::Data(data) if data.iter().all(|byte| *byte == 1))
             ));
         }

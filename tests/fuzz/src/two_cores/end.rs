@@ -369,7 +369,7 @@ impl End {
         let Some(id) = self.lanes[lane as usize].pop_front() else { return false };
         let rules = self.rules;
         let cell = self.cell(id);
-        cell.core.begin_turn(lane);
+        cell.core.begin_transmit(lane);
         let mut left = allowance;
         let mut data = 0;
         let mut fin = false;

@@ -120,7 +120,7 @@ impl World {
             (0, _) => self.open(at),
             (1, _) => end.accept(),
             (2 | 3, _) => self.turn(at, choices),
-            (4, _) => _ = self.take_every_turn(at),
+            (4, _) => _ = self.transmit_all(at),
             (5, _) => end.hand_over(),
             (6, _) => _ = self.deliver(at),
             (7, _) => {
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// Every turn that waits, whole; returns whether there was one.
-    fn take_every_turn(&mut self, at: usize) -> bool {
+    fn transmit_all(&mut self, at: usize) -> bool {
         let mut any = false;
         loop {
             let express = self.ends[at].turn(Lane::Express, 2048, usize::MAX, &mut self.wires[at]);
@@ -177,7 +177,7 @@ impl World {
             assert!(round < 100_000, "the two ends keep each other busy for ever");
             let mut moved = false;
             for at in 0..2 {
-                moved |= !self.ends[at].dumb && self.take_every_turn(at);
+                moved |= !self.ends[at].dumb && self.transmit_all(at);
                 self.ends[at].hand_over();
                 while !self.ends[at].deaf && self.deliver(at) {
                     moved = true;

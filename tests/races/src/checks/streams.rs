@@ -96,12 +96,12 @@ pub const CHECKS: &[Check] = &[
         body: stream_unasked,
     },
     Check {
-        name: "stream_turns",
+        name: "stream_schedule",
         about: "scheduled flag against poll_transmit: writes, window updates and FIN from three \
                 threads; all is sent, none twice",
         time: false,
         reaches: false,
-        body: stream_turns,
+        body: stream_schedule,
     },
     Check {
         name: "stream_limits",
@@ -190,7 +190,7 @@ impl Lab {
             loop {
                 let finish = env.shaper.has(Order::Finish);
                 if let Some((stream, lane)) = next(&mut queue) {
-                    take_turn(env, &stream, lane, &mut queue, &mut sent);
+                    transmit(env, &stream, lane, &mut queue, &mut sent);
                 } else if finish {
                     assert!(!queue.has_turns());
                     assert_eq!(stream.id, 3);
@@ -212,14 +212,14 @@ fn next(queue: &mut Queue) -> Option<(Arc<SharedStream>, Lane)> {
     express.or_else(|| queue.next_bulk().map(|stream| (stream, Lane::Bulk)))
 }
 
-fn take_turn(
+fn transmit(
     env: &Env,
     stream: &Arc<SharedStream>,
     lane: Lane,
     queue: &mut Queue,
     sent: &mut Sent,
 ) {
-    let turn = stream.take_turn(env, lane, MAX_PAYLOAD, |frame| match frame {
+    let transmitted = stream.transmit(env, lane, MAX_PAYLOAD, |frame| match frame {
         Transmit::Syn => sent.frames.push('S'),
         Transmit::Update { .. } => sent.frames.push('U'),
         Transmit::Fin => sent.frames.push('F'),
@@ -228,14 +228,14 @@ fn take_turn(
             sent.data.extend_from_slice(&payload.into_buffer()[crate::wire::HEADER_LEN..]);
         }
     });
-    if turn.again {
+    if transmitted.again {
         queue.again(Arc::clone(stream));
     }
-    if turn.wake_writer {
+    if transmitted.wake_writer {
         stream.wake_writer();
     }
-    if turn.data > 0 || turn.fin {
-        stream.hand_over(turn.data, turn.fin, Instant::now());
+    if transmitted.data > 0 || transmitted.fin {
+        stream.hand_over(transmitted.data, transmitted.fin, Instant::now());
     }
 }
 
@@ -531,7 +531,7 @@ fn stream_unasked() {
     assert_eq!(goes_on.join().unwrap().unwrap(), PIECE);
 }
 
-fn stream_turns() {
+fn stream_schedule() {
     let config = Config::new().version(2).max_stream_buffer(8);
     let (lab, mut queue) = lab(config);
     let parker = queue.parker();
@@ -554,7 +554,7 @@ fn stream_turns() {
             }
             let idle = taken.is_empty();
             for (stream, lane) in taken {
-                take_turn(env, &stream, lane, &mut queue, &mut sent);
+                transmit(env, &stream, lane, &mut queue, &mut sent);
             }
             if idle && finish {
                 return sent;

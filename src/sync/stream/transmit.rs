@@ -12,39 +12,40 @@ use crate::wire::HEADER_LEN;
 
 impl SharedStream {
     /// The stream's turn: passes its frames to `emit`, which mustn't block.
-    pub(crate) fn take_turn(
+    pub(crate) fn transmit(
         self: &Arc<Self>,
         env: &Env,
         lane: Lane,
         mut allowance: usize,
         mut emit: impl FnMut(Transmit),
-    ) -> Turn {
+    ) -> Transmitted {
         let mut state = self.state.lock();
         state.core.cap_window(env.window_cap());
-        state.core.begin_turn(lane);
-        let mut turn = Turn::default();
+        state.core.begin_transmit(lane);
+        let mut transmitted = Transmitted::default();
         while let Some(frame) = state.core.poll_transmit(lane, allowance) {
             match &frame {
                 Transmit::Data(payload) => {
-                    turn.data += payload.len();
+                    transmitted.data += payload.len();
                     // With its header: a turn of tiny frames is no larger on the wire than others.
                     allowance = allowance.saturating_sub(HEADER_LEN + payload.len());
                 }
-                Transmit::Fin => turn.fin = true,
+                Transmit::Fin => transmitted.fin = true,
                 Transmit::Syn | Transmit::Update { .. } => {}
             }
             emit(frame);
         }
-        turn.wake_writer = turn.data > 0 && state.has_room_for_head(env.config.max_send_buffer);
+        transmitted.wake_writer =
+            transmitted.data > 0 && state.has_room_for_head(env.config.max_send_buffer);
         state.settle_grant(env);
         while let Some(lane) = state.core.schedule() {
             match lane {
-                Lane::Bulk => turn.again = true,
+                Lane::Bulk => transmitted.again = true,
                 // the writer looks again before it parks
                 Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(),
             }
         }
-        turn
+        transmitted
     }
 
     /// Wakes the write that is the next to get room.
@@ -91,7 +92,7 @@ impl SharedStream {
 /// What a turn at the writer did.
 #[derive(Debug, Default)]
 #[must_use]
-pub(crate) struct Turn {
+pub(crate) struct Transmitted {
     /// Bytes of data, and whether FIN went with them.
     pub(crate) data: usize,
     pub(crate) fin: bool,

@@ -43,7 +43,7 @@ impl<C> StreamCore<C> {
     }
 
     /// The stream's turn in `lane` begins: it isn't queued there any more.
-    pub(crate) fn begin_turn(&mut self, lane: Lane) {
+    pub(crate) fn begin_transmit(&mut self, lane: Lane) {
         match lane {
             Lane::Express => self.in_express = false,
             Lane::Bulk => self.in_bulk = false,

@@ -4,33 +4,35 @@ use super::*;
 use crate::error::Error;
 
 #[test]
-fn a_turn_sends_what_the_stream_owes_and_says_how_much() {
+fn transmit_sends_what_the_stream_owes_and_says_how_much() {
     let mut bench = Bench::opened(Config::new(), true);
     assert_eq!(bench.write(&pattern(1000)).unwrap(), 1000);
     let _ = bench.stream.finish(&bench.env);
     assert!(bench.queue.next_express().is_some());
     let mut sent = Vec::new();
-    let turn = bench
+    let transmitted = bench
         .stream
-        .take_turn(&bench.env, Lane::Express, usize::MAX, |frame| sent.push(Sent::of(frame)));
+        .transmit(&bench.env, Lane::Express, usize::MAX, |frame| sent.push(Sent::of(frame)));
     assert_eq!(sent, [Sent::Syn, Sent::Data(pattern(1000)), Sent::Fin]);
-    assert_eq!((turn.data, turn.fin, turn.again, turn.wake_writer), (1000, true, false, false));
+    assert_eq!(
+        (transmitted.data, transmitted.fin, transmitted.again, transmitted.wake_writer),
+        (1000, true, false, false)
+    );
 }
 
 #[test]
-fn a_turn_in_bulk_keeps_to_its_allowance_and_asks_for_another() {
+fn a_bulk_transmit_keeps_to_its_allowance_and_asks_for_another() {
     let bench = Bench::new(Config::new().max_frame_size(1000));
     assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
     let mut lengths = Vec::new();
     let mut take = |allowance| {
-        let turn =
-            bench.stream.take_turn(&bench.env, Lane::Bulk, allowance, |frame| {
-                match Sent::of(frame) {
-                    Sent::Data(data) => lengths.push(data.len()),
-                    other => panic!("{other:?}"),
-                }
-            });
-        (turn.data, turn.again)
+        let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, allowance, |frame| {
+            match Sent::of(frame) {
+                Sent::Data(data) => lengths.push(data.len()),
+                other => panic!("{other:?}"),
+            }
+        });
+        (transmitted.data, transmitted.again)
     };
     // A frame may exceed what is left of the allowance, the next doesn't begin.
     assert_eq!(take(2500), (3000, true));
@@ -40,56 +42,56 @@ fn a_turn_in_bulk_keeps_to_its_allowance_and_asks_for_another() {
 }
 
 #[test]
-fn what_is_left_of_a_turn_goes_by_the_express_lane_when_it_is_little() {
+fn what_a_bulk_transmit_leaves_goes_by_the_express_lane_when_it_is_little() {
     let mut bench = Bench::new(Config::new().max_frame_size(1000));
     assert_eq!(bench.write(&pattern(4000)).unwrap(), 4000);
     assert!(bench.queue.next_bulk().is_some());
-    let turn = bench.stream.take_turn(&bench.env, Lane::Bulk, 2000, |_| {});
-    assert_eq!((turn.data, turn.again), (2000, false));
+    let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, 2000, |_| {});
+    assert_eq!((transmitted.data, transmitted.again), (2000, false));
     assert!(bench.queue.next_express().is_some(), "2000 bytes are left");
 }
 
 #[test]
-fn a_turn_wakes_a_write_that_waits_once_there_is_room() {
+fn transmit_wakes_a_blocked_write_once_there_is_room() {
     watched(|| {
         let mut bench = Bench::with_queue(10_000);
         assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
         assert!(bench.queue.next_bulk().is_some());
         // Nobody waits: nobody is to be woken.
-        let nothing = bench.stream.take_turn(&bench.env, Lane::Express, 0, |_| {});
+        let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
         assert!(!nothing.wake_writer);
         let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
         // A turn that sends nothing makes no room.
-        let nothing = bench.stream.take_turn(&bench.env, Lane::Express, 0, |_| {});
+        let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
         assert_eq!((nothing.data, nothing.wake_writer), (0, false));
-        let turn = bench.stream.take_turn(&bench.env, Lane::Bulk, usize::MAX, |_| {});
-        assert_eq!((turn.data, turn.wake_writer), (10_000, true));
+        let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, usize::MAX, |_| {});
+        assert_eq!((transmitted.data, transmitted.wake_writer), (10_000, true));
         bench.stream.wake_writer();
         assert_eq!(writer.join().unwrap().unwrap(), 4);
     });
 }
 
 #[test]
-fn a_turn_without_a_waiting_write_wakes_nobody() {
+fn transmit_without_a_blocked_write_wakes_nobody() {
     let bench = Bench::v1();
     assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
-    let turn = bench.stream.take_turn(&bench.env, Lane::Bulk, usize::MAX, |_| {});
-    assert_eq!((turn.data, turn.wake_writer), (10_000, false));
+    let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, usize::MAX, |_| {});
+    assert_eq!((transmitted.data, transmitted.wake_writer), (10_000, false));
 }
 
 #[test]
 fn a_stream_is_over_when_it_is_closed_and_its_fin_was_handed_over() {
     let bench = Bench::v1();
     let _ = bench.stream.finish(&bench.env);
-    let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
-    assert!(turn.fin);
+    let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
+    assert!(transmitted.fin);
     assert!(!bench.stream.hand_over(0, true, bench.start), "its application may still read");
 
     let bench = Bench::v1();
     assert_eq!(bench.write(b"last words").unwrap(), 10);
     let _ = bench.stream.close(&bench.env);
-    let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
-    assert_eq!((turn.data, turn.fin), (10, true));
+    let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
+    assert_eq!((transmitted.data, transmitted.fin), (10, true));
     assert!(!bench.stream.hand_over(10, false, bench.start), "its FIN isn't out");
     assert!(bench.stream.hand_over(0, true, bench.start));
     assert!(!bench.stream.hand_over(0, false, bench.start), "it is over once");
@@ -107,8 +109,8 @@ fn flush_returns_when_what_was_accepted_before_it_is_handed_over() {
         assert_eq!(bench.waiting(), (0, 0, 2));
         // A turn takes the data, which isn't enough: the transport has to have it.
         assert!(bench.queue.next_express().is_some());
-        let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
-        assert_eq!(turn.data, 11);
+        let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
+        assert_eq!(transmitted.data, 11);
         assert!(!bench.stream.hand_over(5, false, bench.start));
         assert!(flush.join().unwrap().is_ok());
         until(|| bench.waiting() == (0, 0, 1));
@@ -133,7 +135,7 @@ fn data_that_is_handed_over_restarts_the_no_data_clock() {
     assert!(!bench.stream.hand_over(0, false, later));
     assert_eq!(since(&bench), set, "FIN and UPD aren't data");
     assert_eq!(bench.write(b"data").unwrap(), 4);
-    let turn = bench.stream.take_turn(&bench.env, Lane::Express, usize::MAX, |_| {});
-    assert!(!bench.stream.hand_over(turn.data, turn.fin, later));
+    let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
+    assert!(!bench.stream.hand_over(transmitted.data, transmitted.fin, later));
     assert_eq!(since(&bench), later);
 }
