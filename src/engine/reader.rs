@@ -33,7 +33,7 @@ use crate::sync::close::Phase;
 use crate::sync::shaper::Order;
 use crate::sync::stream::{SharedStream, Wakes};
 use crate::transport::{Backoff, BoundReads};
-use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
+use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
 use crate::wire::{Command, Header, decode_update};
 
 pub(super) use turns::callers_turn;
@@ -365,7 +365,7 @@ impl Reader<'_> {
     }
 
     /// A large payload is complete.
-    fn collected(&mut self, header: Header, payload: Payload) -> Result<()> {
+    fn collected(&mut self, header: Header, payload: PayloadBuffer) -> Result<()> {
         let start = payload.start;
         let len = usize::from(header.length);
         match self.input.pending.take() {

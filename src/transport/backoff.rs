@@ -51,7 +51,8 @@ impl Backoff {
     }
 }
 
-/// Pauses of the threads that take turns at one transport: what one of them does ends the others'.
+/// Pauses of the threads that share one transport. Progress in one thread ends the pauses of the
+/// others.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     /// How often something was done.

@@ -1,16 +1,19 @@
-//! A transport that can't be split: both threads take turns at it, under a lock.
+//! A transport that can't be split. The reading and the writing thread have exclusive access to it
+//! by a lock.
 //!
-//! The lock is one of the two that are held across transport I/O. For this to work, a turn must be
-//! short: **reads and writes of the inner transport have to be bounded, to a few milliseconds**, by
-//! its own timeouts or by non-blocking mode. A turn that could do nothing (`WouldBlock`,
-//! `TimedOut`) gives the lock up, so that the other direction moves: with both directions full at
-//! once nothing is stuck.
+//! The lock is one of the two that are held across transport I/O. So exclusive access must be
+//! short: **reads and writes of the inner transport have to be bounded to a few milliseconds**, by
+//! its own timeouts or by non-blocking mode. A call that could do nothing (`WouldBlock`,
+//! `TimedOut`) gives up the lock, so that the other direction moves. Therefore nothing is stuck
+//! when both directions are full at once.
 //!
-//! Invariants: the lock is handed over fairly (a thread that waits for it gets it before the one
-//! that gives it up takes it again); readiness is waited for outside the lock, and only after a
-//! read said `WouldBlock` (a TLS connection may hold decrypted bytes that no readiness tells of). A
-//! write may read as well (rustls's does, when it can't write), so a read is tried again after each
-//! write, ready or not.
+//! # Invariants
+//! - The lock is handed over fairly: a thread that waits for it gets it before the thread that
+//!   gives it up can take it again.
+//! - Readiness is waited for outside the lock, and only after a read returned `WouldBlock`. A TLS
+//!   connection may hold decrypted bytes that readiness doesn't show.
+//! - A read is tried again after each write, ready or not. A write may read as well: rustls's does
+//!   when it can't write.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -34,11 +37,11 @@ const READY_FOR_NOTHING: u32 = 16;
 /// Any `Read + Write + Send` object as a transport.
 ///
 /// For what can't be split: another TLS library's connection, a serial port. (For rustls there is
-/// `Tls`, with the feature `rustls`, which isn't bound to turns.)
+/// `Tls`, with the feature `rustls`. Its reads and writes don't exclude each other.)
 ///
 /// Both its reads and its writes must return at once, or within a few milliseconds, with
 /// `WouldBlock` or `TimedOut` when there is nothing to do. **Non-blocking mode is the way to
-/// that**, as in the example: no turn waits with the lock. Such a transport is asked again after a
+/// that**, as in the example: no call waits with the lock. Such a transport is asked again after a
 /// pause. It is 1 ms at first, doubles up to 40 ms while nothing is read or written, and falls back
 /// to 1 ms at the first byte either way. So what comes after a silence waits up to 40 ms to be
 /// noticed, and an answer about as long again as it took to come, but no more than 40 ms.
@@ -77,7 +80,7 @@ pub struct Shared<T> {
 }
 
 impl<T: Read + Write + Send + 'static> Shared<T> {
-    /// A transport that asks `inner` in turns.
+    /// Returns a transport that calls `inner` for one read, write or flush at a time.
     pub fn new(inner: T) -> Self {
         Self { inner, readiness: None, finish: None, abort: None }
     }
@@ -125,8 +128,8 @@ impl<T> std::fmt::Debug for Shared<T> {
     }
 }
 
-/// What both halves and the control hold.
-struct Turns<T> {
+/// Exclusive access to the inner transport, shared by both halves and the control.
+struct Exclusive<T> {
     /// Guards the transport itself, for one read, write or flush at a time.
     inner: Mutex<T>,
     /// There was a write since the last read began.
@@ -135,9 +138,9 @@ struct Turns<T> {
     pauses: Pauses,
 }
 
-impl<T> Turns<T> {
-    /// One turn: locks, does `io`, and hands the lock to whoever waits.
-    fn turn<R>(&self, io: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
+impl<T> Exclusive<T> {
+    /// Does `io` once with exclusive access, then hands the lock to the thread that waits for it.
+    fn once<R>(&self, io: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
         self.check()?;
         let mut inner = self.inner.lock();
         let result = io(&mut inner);
@@ -153,12 +156,13 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Turns until one does something.
-    fn turns<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
+    /// Repeats `io`, each time with exclusive access, until it returns something other than "not
+    /// yet". Pauses in between.
+    fn until_done<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
         let mut pausing = self.pauses.begin();
         loop {
             let started = Instant::now();
-            match self.turn(&mut io) {
+            match self.once(&mut io) {
                 Err(error) if is_not_yet(&error) => pausing.after(started),
                 other => {
                     self.pauses.end();
@@ -168,9 +172,10 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Turns at writing or flushing.
-    fn write_turns<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
-        self.turns(|inner| {
+    /// Repeats a write or a flush like [`until_done`](Self::until_done), and notes each try for the
+    /// reader.
+    fn write_until_done<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
+        self.until_done(|inner| {
             let result = io(inner);
             self.wrote.store(true, Ordering::SeqCst);
             result
@@ -192,24 +197,24 @@ fn is_not_yet(error: &io::Error) -> bool {
 }
 
 struct SharedReader<T> {
-    turns: Arc<Turns<T>>,
+    exclusive: Arc<Exclusive<T>>,
     readiness: Option<Readiness>,
 }
 
 impl<T: Read> Read for SharedReader<T> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(readiness) = &mut self.readiness else {
-            return self.turns.turns(|inner| inner.read(buf));
+            return self.exclusive.until_done(|inner| inner.read(buf));
         };
-        let mut pausing = self.turns.pauses.begin();
+        let mut pausing = self.exclusive.pauses.begin();
         let mut in_vain = 0;
         loop {
-            self.turns.wrote.store(false, Ordering::SeqCst);
+            self.exclusive.wrote.store(false, Ordering::SeqCst);
             let round = Instant::now();
-            match self.turns.turn(|inner| inner.read(buf)) {
+            match self.exclusive.once(|inner| inner.read(buf)) {
                 Err(error) if is_not_yet(&error) => {}
                 other => {
-                    self.turns.pauses.end();
+                    self.exclusive.pauses.end();
                     return other;
                 }
             }
@@ -220,9 +225,9 @@ impl<T: Read> Read for SharedReader<T> {
                     Ok(()) => pausing.after(round),
                     Err(error) if is_not_yet(&error) => {
                         in_vain = 0;
-                        self.turns.check()?;
+                        self.exclusive.check()?;
                         pausing.after(started);
-                        if !self.turns.wrote.load(Ordering::SeqCst) {
+                        if !self.exclusive.wrote.load(Ordering::SeqCst) {
                             continue;
                         }
                     }
@@ -234,25 +239,25 @@ impl<T: Read> Read for SharedReader<T> {
     }
 }
 
-struct SharedWriter<T>(Arc<Turns<T>>);
+struct SharedWriter<T>(Arc<Exclusive<T>>);
 
 impl<T: Write> Write for SharedWriter<T> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write_turns(|inner| taken(inner.write(buf)?, !buf.is_empty()))
+        self.0.write_until_done(|inner| taken(inner.write(buf)?, !buf.is_empty()))
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let offered = bufs.iter().any(|buf| !buf.is_empty());
-        self.0.write_turns(|inner| taken(inner.write_vectored(bufs)?, offered))
+        self.0.write_until_done(|inner| taken(inner.write_vectored(bufs)?, offered))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.write_turns(T::flush)
+        self.0.write_until_done(T::flush)
     }
 }
 
 struct SharedControl<T> {
-    turns: Arc<Turns<T>>,
+    exclusive: Arc<Exclusive<T>>,
     finish: Mutex<Option<Finish<T>>>,
     abort: Mutex<Option<Hook>>,
 }
@@ -266,16 +271,16 @@ impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
         let finish = self.finish.lock().take();
         match finish {
             Some(finish) => {
-                self.turns.turns(finish)?;
-                self.turns.write_turns(T::flush)
+                self.exclusive.until_done(finish)?;
+                self.exclusive.write_until_done(T::flush)
             }
             None => Ok(()),
         }
     }
 
     fn abort(&self) {
-        self.turns.aborted.store(true, Ordering::SeqCst);
-        self.turns.pauses.end();
+        self.exclusive.aborted.store(true, Ordering::SeqCst);
+        self.exclusive.pauses.end();
         let abort = self.abort.lock().take();
         if let Some(abort) = abort {
             abort();
@@ -285,16 +290,16 @@ impl<T: Read + Write + Send + 'static> Control for SharedControl<T> {
 
 impl<T: Read + Write + Send + 'static> Transport for Shared<T> {
     fn split(self) -> io::Result<Halves> {
-        let turns = Arc::new(Turns {
+        let exclusive = Arc::new(Exclusive {
             inner: Mutex::new(self.inner),
             wrote: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             pauses: Pauses::default(),
         });
-        let writer = SharedWriter(Arc::clone(&turns));
+        let writer = SharedWriter(Arc::clone(&exclusive));
         let finish = Mutex::new(self.finish);
         let abort = Mutex::new(self.abort);
-        let control = SharedControl { turns: Arc::clone(&turns), finish, abort };
-        Ok(Halves::new(SharedReader { turns, readiness: self.readiness }, writer, control))
+        let control = SharedControl { exclusive: Arc::clone(&exclusive), finish, abort };
+        Ok(Halves::new(SharedReader { exclusive, readiness: self.readiness }, writer, control))
     }
 }

@@ -2,19 +2,20 @@
 //! which does one read.
 //!
 //! After a header the caller says where the payload goes: past it ([`skip`](FrameReader::skip)),
-//! into the reader's own window ([`inline`](FrameReader::inline), for small ones), or straight into
-//! a pooled buffer ([`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect)).
-//! Between the header and that choice the caller may wait for budget.
+//! into the reader's own read buffer ([`inline`](FrameReader::inline), for small ones), or straight
+//! into a pooled buffer ([`prepare`](FrameReader::prepare), then
+//! [`collect`](FrameReader::collect)). Between the header and that choice the caller may wait for
+//! budget.
 //!
 //! # Reading ahead
 //! Bulk data comes as a run of frames of one length. While a run lasts, a read asks for the rest of
 //! the payload *and* for whole frames behind it, each in a pooled buffer of its own, header and
 //! all: if the guess is right, up to eight frames arrive with one system call and lie where they
-//! belong. If it is wrong, what was read ahead is copied to the window and parsed from there.
+//! belong. If it is wrong, what was read ahead is copied to the read buffer and parsed from there.
 //!
 //! Invariants: any split of the input gives the same steps; the input that isn't parsed yet is the
-//! window's `start..end`, then `ahead` in its order; while a payload is being collected both are
-//! empty; buffers are held ahead only while one is.
+//! read buffer's `start..end`, then `ahead` in its order; while a payload is being collected both
+//! are empty; buffers are held ahead only while one is.
 
 mod fill;
 
@@ -24,24 +25,24 @@ use super::header::{Command, HEADER_LEN, Header};
 use crate::error::{Error, Result, start_of};
 use crate::pool::{Buffer, BufferPool};
 
-/// Size of the window, in bytes: small frames arrive this much at a time. A session has one of
+/// Size of the read buffer, in bytes: small frames arrive this much at a time. A session has one of
 /// these for its whole life, so it is what an idle session costs; after a wrong guess it may keep
-/// up to [`WINDOW_KEPT`].
-const WINDOW: usize = 16 * 1024;
+/// up to [`READ_BUFFER_KEPT`].
+const READ_BUFFER: usize = 16 * 1024;
 
-/// What the window may keep, in bytes, of what a wrong guess made it grow to: one frame of the
+/// What the read buffer may keep, in bytes, of what a wrong guess made it grow to: one frame of the
 /// default size. A session is to keep 64 KiB at most, of which this is the largest part.
-const WINDOW_KEPT: usize = 2 * WINDOW + 4096;
+const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 
 /// How many payloads of one length make a run: pairs happen by chance.
 const RUN: usize = 3;
 
-/// The largest payload that fits the window with its header; the caller collects larger ones.
+/// The largest payload that fits the read buffer with its header; the caller collects larger ones.
 pub(crate) const INLINE_MAX: usize = 4096;
 
 /// How much of what follows a collected payload is read with it outside of a run, in bytes: enough
 /// for the next header and some small frames, little enough that the next large payload isn't
-/// copied out of the window.
+/// copied out of the read buffer.
 const LOOKAHEAD: usize = 512;
 
 /// How many frames are read ahead at most: with the one that is being collected, as much as a
@@ -55,7 +56,7 @@ enum State {
     Inline(Header),
     Collect {
         header: Header,
-        payload: Payload,
+        payload: PayloadBuffer,
     },
     Skip {
         left: usize,
@@ -64,7 +65,7 @@ enum State {
 
 /// A payload in a pooled buffer, from `start` on.
 #[derive(Debug)]
-pub(crate) struct Payload {
+pub(crate) struct PayloadBuffer {
     pub(crate) buffer: Buffer,
     pub(crate) start: usize,
     /// How much of it has come, in bytes.
@@ -93,13 +94,13 @@ pub(crate) enum Step {
     /// The payload asked for with `inline`: see [`FrameReader::payload`].
     Inline(Header),
     /// The payload asked for with `collect`.
-    Collected(Header, Payload),
+    Collected(Header, PayloadBuffer),
 }
 
 pub(crate) struct FrameReader {
     /// The session's protocol version.
     version: u8,
-    window: Vec<u8>,
+    read_buffer: Vec<u8>,
     start: usize,
     end: usize,
     /// The inline payload returned last lies here, just before `start`.
@@ -121,7 +122,7 @@ impl FrameReader {
         Self {
             version,
             ahead_bytes,
-            window: vec![0; WINDOW],
+            read_buffer: vec![0; READ_BUFFER],
             start: 0,
             end: 0,
             payload: 0..0,
@@ -157,7 +158,8 @@ impl FrameReader {
                         self.spill();
                         continue;
                     }
-                    let Some(header) = decode(&self.window[self.start..self.end], self.version)?
+                    let Some(header) =
+                        decode(&self.read_buffer[self.start..self.end], self.version)?
                     else {
                         return Ok(Step::NeedInput);
                     };
@@ -187,7 +189,7 @@ impl FrameReader {
                     let n = available.min(wanted);
                     let at = payload.start + payload.filled;
                     payload.buffer[at..at + n]
-                        .copy_from_slice(&self.window[self.start..self.start + n]);
+                        .copy_from_slice(&self.read_buffer[self.start..self.start + n]);
                     self.start += n;
                     payload.filled += n;
                     if n == wanted {
@@ -219,19 +221,19 @@ impl FrameReader {
         }
     }
 
-    /// Copies what was read ahead to the window; returns whether there was anything.
+    /// Copies what was read ahead to the read buffer; returns whether there was anything.
     fn spill(&mut self) -> bool {
         if self.ahead.is_empty() {
             return false;
         }
-        debug_assert_eq!(self.start, self.end, "what is read ahead comes after the window");
-        self.window.clear();
+        debug_assert_eq!(self.start, self.end, "what is read ahead comes after the read buffer");
+        self.read_buffer.clear();
         self.start = 0;
         for (buffer, filled) in self.ahead.drain(..) {
-            self.window.extend_from_slice(&buffer[..filled]);
+            self.read_buffer.extend_from_slice(&buffer[..filled]);
         }
-        self.end = self.window.len();
-        self.window.resize(self.end.max(WINDOW), 0);
+        self.end = self.read_buffer.len();
+        self.read_buffer.resize(self.end.max(READ_BUFFER), 0);
         true
     }
 
@@ -248,7 +250,8 @@ impl FrameReader {
         }
     }
 
-    /// Takes the payload of the header just returned, at most [`INLINE_MAX`] bytes, in the window.
+    /// Takes the payload of the header just returned, at most [`INLINE_MAX`] bytes, in the read
+    /// buffer.
     pub(crate) fn inline(&mut self) {
         if let State::Undecided(header) = self.state {
             debug_assert!(usize::from(header.length) <= INLINE_MAX);
@@ -259,7 +262,7 @@ impl FrameReader {
 
     /// A buffer for the payload of the header just returned: the one that it lies in already, or
     /// one from the pool. The caller gives it to [`collect`](Self::collect), or parses no further.
-    pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<Payload> {
+    pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<PayloadBuffer> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
         debug_assert!(
@@ -274,9 +277,9 @@ impl FrameReader {
         }
         match self.adopt() {
             Some((buffer, filled)) => {
-                Some(Payload { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN })
+                Some(PayloadBuffer { buffer, start: HEADER_LEN, filled: filled - HEADER_LEN })
             }
-            None => pool.fit(length).map(|buffer| Payload { buffer, start: 0, filled: 0 }),
+            None => pool.fit(length).map(|buffer| PayloadBuffer { buffer, start: 0, filled: 0 }),
         }
     }
 
@@ -286,7 +289,7 @@ impl FrameReader {
     }
 
     /// Takes the payload of the header just returned in what `prepare` said.
-    pub(crate) fn collect(&mut self, payload: Payload) {
+    pub(crate) fn collect(&mut self, payload: PayloadBuffer) {
         if let State::Undecided(header) = self.state {
             self.state = State::Collect { header, payload };
         }
@@ -294,7 +297,7 @@ impl FrameReader {
 
     /// The payload of the `Inline` step just returned.
     pub(crate) fn payload(&self) -> &[u8] {
-        &self.window[self.payload.clone()]
+        &self.read_buffer[self.payload.clone()]
     }
 
     /// The input has ended. If that was inside a data frame, what has come of its payload is all
@@ -387,7 +390,7 @@ mod tests {
                 Step::Inline(header) => {
                     frames.push(Frame { header, payload: reader.payload().to_vec() })
                 }
-                Step::Collected(header, Payload { buffer, start, .. }) => {
+                Step::Collected(header, PayloadBuffer { buffer, start, .. }) => {
                     let payload = buffer[start..start + usize::from(header.length)].to_vec();
                     frames.push(Frame { header, payload });
                 }
@@ -447,7 +450,7 @@ mod tests {
                     let payload = reader.prepare(pool).unwrap();
                     reader.collect(payload);
                 }
-                Step::Collected(header, Payload { buffer, start, .. }) => {
+                Step::Collected(header, PayloadBuffer { buffer, start, .. }) => {
                     let payload = &buffer[start..start + usize::from(header.length)];
                     assert!(payload.iter().all(|byte| *byte == payload[0]));
                     starts.push(start);
@@ -572,7 +575,9 @@ mod tests {
                         let payload = reader.prepare(&pool).unwrap();
                         reader.collect(payload);
                     }
-                    Step::Collected(_, Payload { buffer, start, .. }) => seen.push(buffer[start]),
+                    Step::Collected(_, PayloadBuffer { buffer, start, .. }) => {
+                        seen.push(buffer[start])
+                    }
                     step @ Step::Inline(_) => panic!("{step:?}"),
                 }
             }
@@ -632,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_a_wrong_guess_made_grow_a_little_is_kept() {
+    fn a_read_buffer_that_a_wrong_guess_made_grow_a_little_is_kept() {
         let pool = BufferPool::new();
         let small = Frame::new(1, Command::Psh, 3, [1; 10]).unwrap().encode();
         let bytes = [bulk(5, 32768), small.repeat(20_000)].concat();
@@ -648,16 +653,16 @@ mod tests {
                 step @ Step::Collected(..) => panic!("{step:?}"),
             }
         }
-        assert_eq!(reader.window.len(), WINDOW);
+        assert_eq!(reader.read_buffer.len(), READ_BUFFER);
         assert!(
-            (2 * WINDOW..=4 * WINDOW).contains(&reader.window.capacity()),
+            (2 * READ_BUFFER..=4 * READ_BUFFER).contains(&reader.read_buffer.capacity()),
             "{}",
-            reader.window.capacity()
+            reader.read_buffer.capacity()
         );
     }
 
     #[test]
-    fn a_window_that_a_wrong_guess_made_grow_is_given_back() {
+    fn a_read_buffer_that_a_wrong_guess_made_grow_is_given_back() {
         let pool = BufferPool::new();
         let small = Frame::new(1, Command::Psh, 3, [1; 10]).unwrap().encode();
         let many = small.len() * 20_000;
@@ -675,17 +680,20 @@ mod tests {
                 Step::Inline(_) => seen += reader.payload().len() + HEADER_LEN,
                 step @ Step::Collected(..) => panic!("{step:?}"),
             }
-            largest = largest.max(reader.window.capacity());
+            largest = largest.max(reader.read_buffer.capacity());
         }
         assert_eq!(seen, many);
-        assert!(largest > WINDOW_KEPT, "{largest}: the guess was wrong by seven frames");
-        assert_eq!((reader.window.len(), reader.window.capacity()), (WINDOW, WINDOW));
+        assert!(largest > READ_BUFFER_KEPT, "{largest}: the guess was wrong by seven frames");
+        assert_eq!(
+            (reader.read_buffer.len(), reader.read_buffer.capacity()),
+            (READ_BUFFER, READ_BUFFER)
+        );
     }
 
     #[test]
     fn the_rest_of_a_frame_moves_when_the_next_might_not_fit_behind_it() {
         let room = HEADER_LEN + INLINE_MAX;
-        for (start, moves) in [(WINDOW - room, false), (WINDOW - room + 1, true)] {
+        for (start, moves) in [(READ_BUFFER - room, false), (READ_BUFFER - room + 1, true)] {
             let pool = BufferPool::new();
             let bytes = [bulk(1, start - HEADER_LEN), bulk(1, 100)].concat();
             let (mut first, mut rest) = bytes.split_at(start + 3);
@@ -713,7 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn small_frames_come_a_window_at_a_time() {
+    fn small_frames_come_a_read_buffer_at_a_time() {
         let small = Frame::new(1, Command::Psh, 3, [1; 100]).unwrap().encode();
         let pool = BufferPool::new();
         let bytes = small.repeat(3000);
@@ -733,9 +741,9 @@ mod tests {
             }
         }
         assert_eq!(seen, 300_000);
-        // A frame that is cut at the window's end moves to its beginning: all but its part of each
-        // read is new.
-        let least = bytes.len() / WINDOW + 1;
+        // A frame that is cut at the read buffer's end moves to its beginning: all but its part of
+        // each read is new.
+        let least = bytes.len() / READ_BUFFER + 1;
         assert!((least..=least + 2).contains(&input.reads), "{} reads", input.reads);
     }
 

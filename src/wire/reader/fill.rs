@@ -1,12 +1,15 @@
-//! One read of the transport, to where the bytes belong: the window, a payload's buffer, buffers
-//! ahead.
+//! One read of the transport, to where the bytes belong: the read buffer, a payload's buffer,
+//! buffers ahead.
 //!
-//! Invariant: a read into the window never moves a payload that was returned.
+//! Invariant: a read into the read buffer never moves a payload that was returned.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
 
-use super::{AHEAD, FrameReader, INLINE_MAX, LOOKAHEAD, Payload, RUN, State, WINDOW, WINDOW_KEPT};
+use super::{
+    AHEAD, FrameReader, INLINE_MAX, LOOKAHEAD, PayloadBuffer, READ_BUFFER, READ_BUFFER_KEPT, RUN,
+    State,
+};
 use crate::pool::{Buffer, BufferPool};
 use crate::wire::header::{HEADER_LEN, Header};
 
@@ -20,18 +23,24 @@ impl FrameReader {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            self.window.truncate(WINDOW);
-            if self.window.capacity() > WINDOW_KEPT {
-                self.window.shrink_to(WINDOW);
+            self.read_buffer.truncate(READ_BUFFER);
+            if self.read_buffer.capacity() > READ_BUFFER_KEPT {
+                self.read_buffer.shrink_to(READ_BUFFER);
             }
-        } else if self.window.len() - self.start < HEADER_LEN + INLINE_MAX {
-            self.window.copy_within(self.start..self.end, 0);
+        } else if self.read_buffer.len() - self.start < HEADER_LEN + INLINE_MAX {
+            self.read_buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
         if let State::Collect { header, payload } = &mut self.state {
             return match self.run.1.saturating_sub(RUN - 1) {
-                0 => Self::fill_payload(input, *header, payload, &mut self.window, &mut self.end),
+                0 => Self::fill_payload(
+                    input,
+                    *header,
+                    payload,
+                    &mut self.read_buffer,
+                    &mut self.end,
+                ),
                 run => {
                     while self.spare.len()
                         < run.min(AHEAD).min(self.ahead_bytes / self.run.0.max(1))
@@ -46,18 +55,18 @@ impl FrameReader {
         // In a run, the header alone: what follows is read to where it belongs.
         let in_run =
             self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
-        let until = if in_run { HEADER_LEN } else { self.window.len() };
-        let n = input.read(&mut self.window[self.end..until])?;
-        self.end = (self.end + n).min(self.window.len());
+        let until = if in_run { HEADER_LEN } else { self.read_buffer.len() };
+        let n = input.read(&mut self.read_buffer[self.end..until])?;
+        self.end = (self.end + n).min(self.read_buffer.len());
         Ok(n)
     }
 
-    /// Reads the rest of a payload, and a little of what follows into the empty window.
+    /// Reads the rest of a payload, and a little of what follows into the empty read buffer.
     fn fill_payload(
         input: &mut (impl Read + ?Sized),
         header: Header,
-        payload: &mut Payload,
-        window: &mut [u8],
+        payload: &mut PayloadBuffer,
+        read_buffer: &mut [u8],
         end: &mut usize,
     ) -> io::Result<usize> {
         let rest = &mut payload.buffer
@@ -65,7 +74,7 @@ impl FrameReader {
         let wanted = rest.len();
         let n = input.read_vectored(&mut [
             IoSliceMut::new(rest),
-            IoSliceMut::new(&mut window[..LOOKAHEAD]),
+            IoSliceMut::new(&mut read_buffer[..LOOKAHEAD]),
         ])?;
         payload.filled += n.min(wanted);
         *end = n.saturating_sub(wanted).min(LOOKAHEAD);
@@ -76,7 +85,7 @@ impl FrameReader {
     fn fill_run(
         input: &mut (impl Read + ?Sized),
         header: Header,
-        payload: &mut Payload,
+        payload: &mut PayloadBuffer,
         spare: &mut Vec<Buffer>,
         ahead: &mut VecDeque<(Buffer, usize)>,
     ) -> io::Result<usize> {

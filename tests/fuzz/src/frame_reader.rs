@@ -7,7 +7,7 @@ use crate::choices::{Choices, payload};
 use crate::error::Error;
 use crate::pool::BufferPool;
 use crate::wire::HEADER_LEN;
-use crate::wire::reader::{FrameReader, INLINE_MAX, Payload, Step};
+use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
 
 /// What came of an input, in order.
 #[derive(Debug, PartialEq)]
@@ -205,7 +205,7 @@ fn in_pieces(
                     payload: Some(reader.payload().to_vec()),
                 });
             }
-            Ok(Step::Collected(header, Payload { buffer, start, .. })) => {
+            Ok(Step::Collected(header, PayloadBuffer { buffer, start, .. })) => {
                 let payload = buffer[start..start + usize::from(header.length)].to_vec();
                 seen.push(Seen::Frame { head: head(header), payload: Some(payload) });
             }
