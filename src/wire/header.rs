@@ -1,8 +1,8 @@
 //! The 8-byte frame header: `VERSION u8 | CMD u8 | LENGTH u16 LE | STREAM ID u32 LE`.
 //!
-//! Invariants: a [`Header`] that was decoded has a known command; whether its version and length
-//! are allowed is for the frame reader's caller to say ([`Header::check`]), who knows the session's
-//! version.
+//! Invariant: a [`Header`] that was decoded has a known command. Its version and length may still
+//! be wrong. The frame reader's caller checks them ([`Header::check`]), because it knows the
+//! session's version.
 
 use std::fmt;
 
@@ -19,19 +19,20 @@ pub const MAX_PAYLOAD: usize = 65535;
 /// Length of an UPD frame's payload: CONSUMED u32 LE, WINDOW u32 LE.
 pub const UPDATE_LEN: usize = 8;
 
-/// What a frame is for.
+/// The purpose of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Command {
-    /// Opens a stream; the payload is its name.
+    /// Opens a stream. The payload is the stream's name.
     Syn = 0,
-    /// The sender's side of the stream is finished.
+    /// Finishes the sender's side of the stream.
     Fin = 1,
-    /// Data.
+    /// Carries data.
     Psh = 2,
-    /// Keepalive; stream id 0.
+    /// Keeps the session alive. The stream id is 0.
     Nop = 3,
-    /// Version 2: bytes consumed by the receiving application, and its window.
+    /// Tells the sender how many bytes the receiving application has consumed, and its window.
+    /// Version 2 only.
     Upd = 4,
 }
 
@@ -62,16 +63,16 @@ impl TryFrom<u8> for Command {
 pub struct Header {
     /// Protocol version, 1 or 2.
     pub version: u8,
-    /// What the frame is for.
+    /// The frame's purpose.
     pub command: Command,
     /// Length of the payload that follows, in bytes.
     pub length: u16,
-    /// The stream that the frame belongs to; 0 for NOP.
+    /// The stream that the frame belongs to, or 0 for NOP.
     pub stream_id: u32,
 }
 
 impl Header {
-    /// The header as it lies on the wire.
+    /// Returns the header as it lies on the wire.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
@@ -85,8 +86,8 @@ impl Header {
     /// Reads a header.
     ///
     /// # Errors
-    /// [`Error::InvalidCommand`] for a command byte that isn't in the protocol. The version isn't
-    /// looked at.
+    /// Returns [`Error::InvalidCommand`] for a command byte that isn't in the protocol. The version
+    /// isn't checked.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
         Ok(Self {
             version: bytes[0],
@@ -96,10 +97,11 @@ impl Header {
         })
     }
 
-    /// Checks what every session checks, whatever its streams: the length that the command allows.
+    /// Checks the rules that hold whatever the state of the streams. The command must allow the
+    /// length, and the version must know the command.
     ///
     /// # Errors
-    /// [`Error::InvalidProtocol`].
+    /// Returns [`Error::InvalidProtocol`] with the broken rule.
     pub fn check(&self) -> Result<()> {
         let reason = match (self.command, self.length) {
             (Command::Fin, 1..) => "FIN has no payload",
@@ -121,22 +123,22 @@ impl fmt::Display for Header {
     }
 }
 
-/// A whole frame: what tools, tests and hand-written peers exchange.
+/// A whole frame, for tools, tests and hand-written peers.
 ///
-/// The data path has no use for it: there, payloads stay in the pool's buffers.
+/// The data path doesn't use it. There, payloads stay in the pool's buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The header; its `length` is the payload's.
+    /// The header. Its `length` is that of the payload.
     pub header: Header,
     /// The payload.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// A frame with the length filled in.
+    /// Returns a frame with the length filled in.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] if the payload has more than 65535 bytes.
+    /// Returns [`Error::NameTooLong`] if the payload has more than 65535 bytes.
     pub fn new(
         version: u8,
         command: Command,
@@ -150,7 +152,7 @@ impl Frame {
         Ok(Self { header: Header { version, command, length, stream_id }, payload })
     }
 
-    /// An UPD frame.
+    /// Returns an UPD frame.
     #[must_use]
     pub fn update(stream_id: u32, consumed: u32, window: u32) -> Self {
         let header =
@@ -158,7 +160,7 @@ impl Frame {
         Self { header, payload: encode_update(consumed, window).to_vec() }
     }
 
-    /// The frame as it lies on the wire.
+    /// Returns the frame as it lies on the wire.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.header.encode().to_vec();
@@ -166,11 +168,11 @@ impl Frame {
         bytes
     }
 
-    /// Splits the first whole frame off `bytes`: the frame and what follows it, or `None` if it
-    /// isn't whole yet.
+    /// Splits the first frame off `bytes`. Returns the frame and the bytes that follow it, or
+    /// `None` if the frame isn't complete yet.
     ///
     /// # Errors
-    /// [`Error::InvalidCommand`].
+    /// Returns [`Error::InvalidCommand`] for a command byte that isn't in the protocol.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, &[u8])>> {
         let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = Header::decode(head)?;
@@ -187,7 +189,7 @@ impl fmt::Display for Frame {
     }
 }
 
-/// An UPD frame's payload.
+/// Returns an UPD frame's payload.
 pub(crate) fn encode_update(consumed: u32, window: u32) -> [u8; UPDATE_LEN] {
     let mut payload = [0; UPDATE_LEN];
     LittleEndian::write_u32(&mut payload[..4], consumed);
@@ -195,7 +197,7 @@ pub(crate) fn encode_update(consumed: u32, window: u32) -> [u8; UPDATE_LEN] {
     payload
 }
 
-/// CONSUMED and WINDOW of an UPD frame's payload; `None` if it hasn't 8 bytes.
+/// Returns CONSUMED and WINDOW of an UPD frame's payload, or `None` if the payload hasn't 8 bytes.
 pub(crate) fn decode_update(payload: &[u8]) -> Option<(u32, u32)> {
     let payload: &[u8; UPDATE_LEN] = payload.try_into().ok()?;
     Some((LittleEndian::read_u32(&payload[..4]), LittleEndian::read_u32(&payload[4..])))

@@ -1,7 +1,7 @@
-//! The wire format: headers and frames, and the two state machines that cut a byte stream into
-//! frames and lay frames out for vectored writes.
+//! The wire format: headers, frames, and two state machines. One cuts a byte stream into frames.
+//! The other lays frames out for vectored writes.
 //!
-//! Invariant: nothing here knows of streams, or of sessions' state.
+//! Invariant: nothing here knows the state of streams or sessions.
 
 mod header;
 pub(crate) mod reader;

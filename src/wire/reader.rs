@@ -1,21 +1,29 @@
-//! Cuts a byte stream into frames: a state machine without I/O, but for [`FrameReader::fill`],
+//! Cuts a byte stream into frames. The state machine does no I/O, except in [`FrameReader::fill`],
 //! which does one read.
 //!
-//! After a header the caller says where the payload goes: past it ([`skip`](FrameReader::skip)),
-//! into the reader's own read buffer ([`inline`](FrameReader::inline), for small ones), or straight
-//! into a pooled buffer ([`prepare`](FrameReader::prepare), then
-//! [`collect`](FrameReader::collect)). Between the header and that choice the caller may wait for
-//! budget.
+//! After each header with a payload, the caller chooses a place for the payload:
+//!
+//! | call | place |
+//! |---|---|
+//! | [`skip`](FrameReader::skip) | none, the payload is read past |
+//! | [`inline`](FrameReader::inline) | the reader's own read buffer, for small payloads |
+//! | [`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect) | a pooled buffer |
+//!
+//! Between the header and that choice the caller may wait for budget.
 //!
 //! # Reading ahead
-//! Bulk data comes as a run of frames of one length. While a run lasts, a read asks for the rest of
-//! the payload *and* for whole frames behind it, each in a pooled buffer of its own, header and
-//! all: if the guess is right, up to eight frames arrive with one system call and lie where they
-//! belong. If it is wrong, what was read ahead is copied to the read buffer and parsed from there.
+//! Bulk data comes as a run of frames of one length. During a run, one read asks for the rest of
+//! the payload and for whole frames behind it. Each of these frames is read into a pooled buffer of
+//! its own, with its header. If the guess is right, up to eight frames arrive with one system call,
+//! each in the place where it belongs. If the guess is wrong, the bytes that were read ahead are
+//! copied to the read buffer and parsed from there.
 //!
-//! Invariants: any split of the input gives the same steps; the input that isn't parsed yet is the
-//! read buffer's `start..end`, then `ahead` in its order; while a payload is being collected both
-//! are empty; buffers are held ahead only while one is.
+//! # Invariants
+//! - Any split of the input gives the same steps.
+//! - The unparsed input is the read buffer's `start..end`, then the buffers of `ahead` in their
+//!   order.
+//! - While a payload is collected, both are empty.
+//! - Buffers are held ahead only while a payload is collected.
 
 mod fill;
 
@@ -25,33 +33,34 @@ use super::header::{Command, HEADER_LEN, Header};
 use crate::error::{Error, Result, start_of};
 use crate::pool::{Buffer, BufferPool};
 
-/// Size of the read buffer, in bytes: small frames arrive this much at a time. A session has one of
-/// these for its whole life, so it is what an idle session costs; after a wrong guess it may keep
-/// up to [`READ_BUFFER_KEPT`].
+/// Size of the read buffer, in bytes. One read brings up to this amount of small frames. A session
+/// has a read buffer for its whole life, so this size is part of the cost of an idle session. After
+/// a wrong guess the buffer may keep up to [`READ_BUFFER_KEPT`].
 const READ_BUFFER: usize = 16 * 1024;
 
-/// What the read buffer may keep, in bytes, of what a wrong guess made it grow to: one frame of the
-/// default size. A session is to keep 64 KiB at most, of which this is the largest part.
+/// Largest capacity that the read buffer keeps after a wrong guess, in bytes: one frame of the
+/// default size. An idle session may keep 64 KiB at most, and this is the largest part of it.
 const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 
-/// How many payloads of one length make a run: pairs happen by chance.
+/// Number of successive payloads of one length that make a run. Two of them may come by chance.
 const RUN: usize = 3;
 
-/// The largest payload that fits the read buffer with its header; the caller collects larger ones.
+/// Largest payload that `inline` accepts, in bytes. It fits the read buffer with its header. The
+/// caller collects larger payloads.
 pub(crate) const INLINE_MAX: usize = 4096;
 
-/// How much of what follows a collected payload is read with it outside of a run, in bytes: enough
-/// for the next header and some small frames, little enough that the next large payload isn't
-/// copied out of the read buffer.
+/// Number of bytes behind a collected payload that are read with it outside of a run. They are
+/// enough for the next header and some small frames. They are few, so that little of the next large
+/// payload has to be copied out of the read buffer.
 const LOOKAHEAD: usize = 512;
 
-/// How many frames are read ahead at most: with the one that is being collected, as much as a
-/// sender's batch.
+/// Limit of the frames that are read ahead. Together with the frame that is collected, they are as
+/// much as a sender's batch.
 const AHEAD: usize = 7;
 
 enum State {
     Header,
-    /// A header was returned; its payload has no place yet.
+    /// A header was returned. Its payload has no place yet.
     Undecided(Header),
     Inline(Header),
     Collect {
@@ -63,18 +72,20 @@ enum State {
     },
 }
 
-/// A payload in a pooled buffer, from `start` on.
+/// A pooled buffer that holds a payload from `start` on.
 #[derive(Debug)]
 pub(crate) struct PayloadBuffer {
     pub(crate) buffer: Buffer,
     pub(crate) start: usize,
-    /// How much of it has come, in bytes.
+    /// Bytes of the payload that have come.
     filled: usize,
 }
 
-/// Decodes the header at the beginning of what has come; `None` if it isn't whole yet. The version
-/// comes first: what a command byte means depends on it. And it is looked at as soon as it is
-/// there, since a peer that speaks something else may say little, and wait.
+/// Decodes the header at the beginning of `come`, the received bytes. Returns `None` if the header
+/// isn't complete yet.
+///
+/// The version is checked first, because the meaning of a command byte depends on it. It is checked
+/// as soon as its byte is there, because a peer of another protocol may send a few bytes and wait.
 fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
     match come.first() {
         Some(&theirs) if theirs != ours => {
@@ -84,16 +95,16 @@ fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
     }
 }
 
-/// What [`FrameReader::next`] found.
+/// The result of [`FrameReader::next`].
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Nothing whole: call `fill`.
+    /// Nothing is complete. Call `fill`.
     NeedInput,
-    /// A header. If its length isn't 0, say where the payload goes.
+    /// A header. If its length isn't 0, choose the place of the payload.
     Header(Header),
-    /// The payload asked for with `inline`: see [`FrameReader::payload`].
+    /// The payload that was asked for with `inline`. [`FrameReader::payload`] returns it.
     Inline(Header),
-    /// The payload asked for with `collect`.
+    /// The payload that was asked for with `collect`.
     Collected(Header, PayloadBuffer),
 }
 
@@ -103,21 +114,22 @@ pub(crate) struct FrameReader {
     read_buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// The inline payload returned last lies here, just before `start`.
+    /// The place of the inline payload that was returned last, just before `start`.
     payload: std::ops::Range<usize>,
     state: State,
-    /// What was read ahead: buffers, and how much of each is filled; all but the last are full.
+    /// Buffers that were read ahead, each with its number of filled bytes. All except the last are
+    /// full.
     ahead: VecDeque<(Buffer, usize)>,
-    /// How much may be read ahead, in bytes.
+    /// Number of bytes that may be read ahead.
     ahead_bytes: usize,
-    /// Buffers to read ahead into.
+    /// Empty buffers to read ahead into.
     spare: Vec<Buffer>,
-    /// The length of the last large payload, and how many of that length came in a row.
+    /// The length of the last large payload, and the number of payloads of that length in a row.
     run: (usize, usize),
 }
 
 impl FrameReader {
-    /// A reader for a session of `version`, which reads at most `ahead_bytes` ahead.
+    /// Returns a reader for a session of `version`. It reads at most `ahead_bytes` ahead.
     pub(crate) fn new(version: u8, ahead_bytes: usize) -> Self {
         Self {
             version,
@@ -133,11 +145,11 @@ impl FrameReader {
         }
     }
 
-    /// The next step, from what has been read so far.
+    /// Returns the next step, from the bytes that have been read so far.
     ///
     /// # Errors
-    /// `InvalidVersion` for a header of another version, from its first byte on; else
-    /// `InvalidCommand` for one with an unknown command.
+    /// Returns `InvalidVersion` for a header of another version, as soon as its first byte has
+    /// come. Otherwise returns `InvalidCommand` for a header with an unknown command.
     pub(crate) fn next(&mut self) -> Result<Step> {
         loop {
             let available = self.end - self.start;
@@ -147,8 +159,8 @@ impl FrameReader {
                         && let Some((front, filled)) = self.ahead.front()
                         && let Some(header) = decode(&front[..*filled], self.version)?
                     {
-                        // As guessed: the frame is what the buffer was for, and nothing lies behind
-                        // it in there.
+                        // The guess was right: the frame has the length of its buffer, and nothing
+                        // lies behind it in that buffer.
                         if HEADER_LEN + usize::from(header.length) == front.len() {
                             self.state = State::Undecided(header);
                             return Ok(Step::Header(header));
@@ -212,7 +224,7 @@ impl FrameReader {
                         return Ok(Step::NeedInput);
                     }
                 }
-                // The caller didn't choose: reading past is the only choice that can't go wrong.
+                // The caller didn't choose. Reading past is the only choice that can't go wrong.
                 State::Undecided(header) => {
                     self.state = State::Undecided(header);
                     self.skip();
@@ -221,7 +233,7 @@ impl FrameReader {
         }
     }
 
-    /// Copies what was read ahead to the read buffer; returns whether there was anything.
+    /// Copies the bytes that were read ahead to the read buffer. Returns whether there were any.
     fn spill(&mut self) -> bool {
         if self.ahead.is_empty() {
             return false;
@@ -237,7 +249,8 @@ impl FrameReader {
         true
     }
 
-    /// If the frame whose header was just returned lies in a buffer of its own, that buffer.
+    /// Returns the buffer of the frame whose header was just returned, if the frame lies in a
+    /// buffer of its own.
     fn adopt(&mut self) -> Option<(Buffer, usize)> {
         if self.start == self.end { self.ahead.pop_front() } else { None }
     }
@@ -250,8 +263,8 @@ impl FrameReader {
         }
     }
 
-    /// Takes the payload of the header just returned, at most [`INLINE_MAX`] bytes, in the read
-    /// buffer.
+    /// Puts the payload of the header just returned into the read buffer. The payload has at most
+    /// [`INLINE_MAX`] bytes.
     pub(crate) fn inline(&mut self) {
         if let State::Undecided(header) = self.state {
             debug_assert!(usize::from(header.length) <= INLINE_MAX);
@@ -260,8 +273,9 @@ impl FrameReader {
         }
     }
 
-    /// A buffer for the payload of the header just returned: the one that it lies in already, or
-    /// one from the pool. The caller gives it to [`collect`](Self::collect), or parses no further.
+    /// Returns a buffer for the payload of the header just returned. It is the buffer in which the
+    /// payload lies already, or one from the pool. The caller passes it to
+    /// [`collect`](Self::collect), or parses no further.
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<PayloadBuffer> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
@@ -283,26 +297,26 @@ impl FrameReader {
         }
     }
 
-    /// Lets go of the buffers that nothing was read into: the caller is about to wait.
+    /// Gives back the buffers that nothing was read into. Called when the caller is about to wait.
     pub(crate) fn rest(&mut self) {
         self.spare.clear();
     }
 
-    /// Takes the payload of the header just returned in what `prepare` said.
+    /// Collects the payload of the header just returned in the buffer that `prepare` returned.
     pub(crate) fn collect(&mut self, payload: PayloadBuffer) {
         if let State::Undecided(header) = self.state {
             self.state = State::Collect { header, payload };
         }
     }
 
-    /// The payload of the `Inline` step just returned.
+    /// Returns the payload of the `Inline` step just returned.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.read_buffer[self.payload.clone()]
     }
 
-    /// The input has ended. If that was inside a data frame, what has come of its payload is all
-    /// that there will be: it becomes the next step, as if the frame had been so long. Returns
-    /// whether there is any.
+    /// Makes the received part of a data frame the next step, as if the frame had that length.
+    /// Called when the input has ended, because then the rest will never come. Returns whether
+    /// there is such a part.
     pub(crate) fn cut_short(&mut self) -> bool {
         let (header, come) = match &mut self.state {
             State::Inline(header) => (header, self.end - self.start),
@@ -316,7 +330,8 @@ impl FrameReader {
         true
     }
 
-    /// Whether a frame has begun and isn't whole: an end of input now is a truncation.
+    /// Returns whether a frame has begun and isn't complete. Then an end of the input is a
+    /// truncation.
     pub(crate) fn inside_frame(&self) -> bool {
         self.end > self.start || !matches!(self.state, State::Header)
     }
@@ -361,8 +376,8 @@ mod tests {
         }
     }
 
-    /// All frames of `data` as the reader sees them; where a payload goes depends on its length
-    /// alone.
+    /// Returns all frames of `data` as the reader sees them. The place of a payload depends on its
+    /// length alone, except that payloads of stream 9 are skipped.
     fn frames(data: &[u8], sizes: Vec<usize>) -> (Vec<Frame>, bool) {
         let pool = BufferPool::new();
         let mut input = Pieces { data, sizes: sizes.into_iter().cycle() };
@@ -399,15 +414,20 @@ mod tests {
     }
 
     fn frame() -> impl Strategy<Value = Frame> {
-        let length = prop_oneof![3 => 0..40usize, 2 => 0..5000usize, 1 => 4090..4100usize, 1 => 0..65536usize, 8 => Just(5000usize)];
+        let length = prop_oneof![
+            3 => 0..40usize,
+            2 => 0..5000usize,
+            1 => 4090..4100usize,
+            1 => 0..65536usize,
+            8 => Just(5000usize),
+        ];
         (0..=4u8, 0..12u32, length, any::<u8>()).prop_map(|(command, id, length, seed)| {
             let payload: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(31) ^ seed).collect();
             Frame::new(1, Command::try_from(command).unwrap(), id, payload).unwrap()
         })
     }
 
-    /// Input that gives all there is room for, and counts the reads; a read ends at a cut at the
-    /// latest.
+    /// Input that fills each read as far as there is data, and counts the reads.
     struct Counted<'a> {
         data: &'a [u8],
         reads: usize,
@@ -431,8 +451,8 @@ mod tests {
             .collect()
     }
 
-    /// Reads `count` frames to buffers of their own; returns where in its buffer each payload lay,
-    /// and how many reads it took.
+    /// Reads `count` frames to buffers of their own. Returns the offset of each payload in its
+    /// buffer, and the number of reads.
     fn collect(
         reader: &mut FrameReader,
         input: &mut Counted<'_>,
@@ -468,10 +488,10 @@ mod tests {
         let mut input = Counted { data: &bytes, reads: 0 };
         let mut reader = FrameReader::new(1, 1 << 20);
         let mut next = |n| collect(&mut reader, &mut input, &pool, n);
-        // Outside of a run a frame takes a read, the first two with what its header came with. A
-        // header in front of its payload was read ahead.
+        // Outside of a run each frame takes a read, and the first header takes one of its own. A
+        // payload whose offset is 8 has its header in front of it, so it was read ahead.
         assert_eq!(next(2), (vec![0, 0], 3));
-        // The third of a length makes a run: one frame ahead, then three, then seven.
+        // The third frame of a length makes a run: one frame is read ahead, then three, then seven.
         assert_eq!(next(2), (vec![0, 8], 1));
         assert_eq!(next(4), (vec![0, 8, 8, 8], 2));
         for _ in 0..3 {
@@ -494,8 +514,7 @@ mod tests {
             let mut input = Counted { data: &bytes, reads: 0 };
             let mut reader = FrameReader::new(1, allowed);
             collect(&mut reader, &mut input, &pool, 2);
-            // What is read ahead is counted from its own run on, in which it grows by one a frame
-            // at first.
+            // Reading ahead begins with the run, and then grows by one frame with each frame.
             let (starts, _) = collect(&mut reader, &mut input, &pool, 32);
             let longest = starts.split(|start| *start == 0).map(<[usize]>::len).max();
             assert_eq!(longest, Some(ahead), "{allowed} bytes allowed");
@@ -527,7 +546,7 @@ mod tests {
                     Step::Inline(_) | Step::Collected(..) => break,
                 }
             }
-            // The next two are read one by one, and the third begins a run.
+            // The next frames are read one by one, until the third begins a run.
             let (starts, _) = collect(&mut reader, &mut input, &pool, 4);
             assert_eq!(starts, [0, 0, 0, 8]);
         }
@@ -535,7 +554,7 @@ mod tests {
 
     #[test]
     fn frames_that_were_read_ahead_can_be_skipped_whole_or_in_part() {
-        // Everything at once, and with a cut inside of what is read ahead.
+        // The input comes at once, or with a cut inside the frames that are read ahead.
         let frame = HEADER_LEN + 32768;
         for cut in [13 * frame, 6 * frame + 100, 6 * frame + 3] {
             let pool = BufferPool::new();
@@ -543,7 +562,7 @@ mod tests {
             let mut reader = FrameReader::new(1, 1 << 20);
             let mut input = Counted { data: &bytes[..cut], reads: 0 };
             collect(&mut reader, &mut input, &pool, 5);
-            // The sixth.
+            // Skip the sixth frame.
             loop {
                 match reader.next().unwrap() {
                     Step::Header(_) => break reader.skip(),
@@ -553,7 +572,7 @@ mod tests {
                     step => panic!("{step:?}"),
                 }
             }
-            // The seventh, of which the cut leaves a part.
+            // Skip the seventh frame, of which the cut leaves a part.
             if cut < bytes.len() {
                 loop {
                     match reader.next().unwrap() {
@@ -582,8 +601,8 @@ mod tests {
                 }
             }
             let rest: Vec<u8> = (0..13).collect();
-            // With the cut inside the seventh's header, that header came later, and the frame was
-            // collected.
+            // If the cut lies inside the seventh frame's header, that header came later, and the
+            // frame was collected.
             let first = if cut == 6 * frame + 100 { 7 } else { 6 };
             assert_eq!(seen, rest[first..], "cut at {cut}");
         }
@@ -608,7 +627,7 @@ mod tests {
         let pool = BufferPool::new();
         let bytes = bulk(20, 32768);
         let frame = HEADER_LEN + 32768;
-        // Into the payload of the ninth: seven buffers wait behind it.
+        // The input ends inside the ninth payload. Seven empty buffers wait behind it.
         let mut input = Counted { data: &bytes[..8 * frame + 100], reads: 0 };
         let mut reader = FrameReader::new(1, 1 << 20);
         collect(&mut reader, &mut input, &pool, 8);
@@ -627,7 +646,8 @@ mod tests {
         let held = pool.idle();
         reader.rest();
         assert_eq!(pool.idle(), held + 7);
-        // They are also let go of before a read that may wait for long: outside of a payload.
+        // Outside of a payload, a read may wait for long. The buffers are also given back before
+        // it.
         input.data = &bytes[8 * frame + 100..9 * frame];
         collect(&mut reader, &mut input, &pool, 1);
         let held = pool.idle();
@@ -741,8 +761,8 @@ mod tests {
             }
         }
         assert_eq!(seen, 300_000);
-        // A frame that is cut at the read buffer's end moves to its beginning: all but its part of
-        // each read is new.
+        // A frame that is cut at the read buffer's end moves to the buffer's beginning. The rest of
+        // each read is new data.
         let least = bytes.len() / READ_BUFFER + 1;
         assert!((least..=least + 2).contains(&input.reads), "{} reads", input.reads);
     }
@@ -752,14 +772,14 @@ mod tests {
         for bytes in [[2, 1, 0, 0, 0, 0, 0, 0], [3, 99, 0, 0, 0, 0, 0, 0]] {
             let mut reader = FrameReader::new(1, 1 << 20);
             reader.fill(&mut &bytes[..], &BufferPool::new()).unwrap();
-            let theirs = bytes[0];
-            assert!(
-                matches!(reader.next(), Err(Error::InvalidVersion { ours: 1, theirs: t, .. }) if t == theirs)
-            );
+            match reader.next() {
+                Err(Error::InvalidVersion { ours: 1, theirs, .. }) => assert_eq!(theirs, bytes[0]),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
-    /// A shell's prompt is shorter than a header, and nothing follows it.
+    /// A shell's prompt is shorter than a header, and no byte follows it.
     #[test]
     fn another_version_is_said_as_soon_as_its_byte_is_there() {
         let mut reader = FrameReader::new(1, 1 << 20);
@@ -773,7 +793,9 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(if cfg!(miri) { 4 } else { 200 })))]
+        #![proptest_config(ProptestConfig::with_cases(
+            ProptestConfig::default().cases.min(if cfg!(miri) { 4 } else { 200 })
+        ))]
 
         #[test]
         fn any_split_gives_the_same_frames(
@@ -793,7 +815,10 @@ mod tests {
         }
 
         #[test]
-        fn decode_undoes_encode(sent in frame(), rest in prop::collection::vec(any::<u8>(), 0..20)) {
+        fn decode_undoes_encode(
+            sent in frame(),
+            rest in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
             let mut bytes = sent.encode();
             bytes.extend_from_slice(&rest);
             let (seen, left) = Frame::decode(&bytes).unwrap().unwrap();

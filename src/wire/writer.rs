@@ -1,52 +1,58 @@
-//! Lays frames out for the transport: large payloads stay where `write` copied them, with their
-//! header in front; small ones and control frames are gathered in one scratch buffer. The lot goes
-//! out in vectored writes.
+//! Lays frames out for the transport. Large payloads stay where `write` copied them, with their
+//! header in front. Small payloads and control frames are gathered in one scratch buffer. All of
+//! them are sent in vectored writes.
 //!
-//! Invariants: bytes leave in the order in which frames were pushed; after a partial write the
-//! batch continues with the next unsent byte; a segment is never empty.
+//! # Invariants
+//! - Bytes leave in the order in which frames were pushed.
+//! - After a partial write the batch continues with the next unsent byte.
+//! - A segment is never empty.
 
 use std::io::{self, IoSlice, Write};
 
 use super::header::{HEADER_LEN, Header};
 use crate::pool::Buffer;
 
-/// A batch is full with so many bytes: eight default frames, what a socket's send buffer takes at
-/// once.
+/// Size at which a batch is full, in bytes: eight default frames. A socket's send buffer takes
+/// about as much at once.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// No turn is taken when a batch has so many segments: what fits one `writev` of 64, far below the
-/// limit of 1024 that systems set. The last turn may exceed it with small frames; the rest goes out
-/// with the next write.
+/// Number of segments at which a batch is full. They fit one `writev` of 64 segments, which is far
+/// below the systems' limit of 1024. The last stream that transmits into a batch may exceed this
+/// number with small frames. Then the rest is sent with the next write.
 pub(crate) const BATCH_SEGMENTS: usize = 60;
 
-/// Payloads up to this length, in bytes, are copied into the scratch: it costs less than a segment
-/// of their own.
+/// Longest payload, in bytes, that is copied into the scratch buffer. Up to this length a copy
+/// costs less than a segment of its own.
 const SCRATCH_MAX: usize = 1024;
 
-/// What a batch keeps of its scratch while it is idle, in bytes: a page.
+/// Scratch memory that an idle batch keeps, in bytes: one page.
 const SCRATCH_KEPT: usize = 4096;
 
 enum Segment {
-    /// So many bytes of the scratch, from where the segment before it stopped.
+    /// This number of bytes of the scratch buffer. They begin where the scratch segment before it
+    /// ended.
     Scratch(usize),
+    /// A whole frame in a buffer of its own.
     Frame(Buffer),
 }
 
+/// Frames on their way to the transport.
 #[derive(Default)]
 pub(crate) struct Batch {
     segments: Vec<Segment>,
     scratch: Vec<u8>,
     /// Unsent bytes.
     left: usize,
-    /// The first segment with unsent bytes, how many of its bytes are sent, and where the next
-    /// scratch segment begins.
+    /// Index of the first segment with unsent bytes.
     segment: usize,
+    /// Bytes of that segment that are sent.
     sent: usize,
+    /// Offset at which the next scratch segment begins.
     scratch_at: usize,
 }
 
 impl Batch {
-    /// Bytes to be sent.
+    /// Returns the number of unsent bytes.
     pub(crate) fn len(&self) -> usize {
         self.left
     }
@@ -59,17 +65,17 @@ impl Batch {
         self.left == 0
     }
 
-    /// Whether no further frame should be pushed before this is sent.
+    /// Returns whether the batch should be sent before a further frame is pushed.
     pub(crate) fn is_full(&self) -> bool {
         self.left >= BATCH_BYTES || self.segments.len() >= BATCH_SEGMENTS
     }
 
-    /// Whether it keeps more memory than an idle session should.
+    /// Returns whether the batch keeps more memory than an idle session should keep.
     pub(crate) fn is_heavy(&self) -> bool {
         self.scratch.capacity() > SCRATCH_KEPT || self.segments.capacity() > 2 * BATCH_SEGMENTS
     }
 
-    /// Gives back what a burst needed.
+    /// Gives back the memory that a burst needed.
     pub(crate) fn rest(&mut self) {
         self.scratch.shrink_to(SCRATCH_KEPT);
         self.segments.shrink_to(BATCH_SEGMENTS);
@@ -87,7 +93,8 @@ impl Batch {
         }
     }
 
-    /// Appends a frame that lies in `frame` from byte 8 on; the header is written in front of it.
+    /// Appends a frame. Its payload lies in `frame` from byte 8 on. The header is written in front
+    /// of the payload.
     pub(crate) fn push_frame(&mut self, header: Header, mut frame: Buffer) {
         match frame.split_first_chunk_mut::<HEADER_LEN>() {
             Some((head, payload)) if payload.len() > SCRATCH_MAX => {
@@ -100,10 +107,11 @@ impl Batch {
         }
     }
 
-    /// One write; returns its count. When all is sent, the batch is empty and can be filled again.
+    /// Does one write and returns its byte count. When all bytes are sent, the batch is empty and
+    /// can be filled again.
     ///
     /// # Errors
-    /// The transport's; `WriteZero` if it takes nothing.
+    /// Returns the transport's error, or `WriteZero` if the transport takes no bytes.
     pub(crate) fn write_to(&mut self, output: &mut (impl Write + ?Sized)) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); BATCH_SEGMENTS + 4];
         let mut count = 0;
@@ -167,7 +175,7 @@ mod tests {
     use crate::wire::{Command, Frame};
     use proptest::prelude::*;
 
-    /// Output that takes pieces of given sizes.
+    /// Output that accepts pieces of given sizes.
     struct Pieces {
         data: Vec<u8>,
         sizes: std::iter::Cycle<std::vec::IntoIter<usize>>,
@@ -198,7 +206,10 @@ mod tests {
     proptest! {
         #[test]
         fn partial_writes_lose_and_repeat_nothing(
-            lengths in prop::collection::vec(prop_oneof![0..30usize, 1020..1030usize, 0..40000usize], 1..50),
+            lengths in prop::collection::vec(
+                prop_oneof![0..30usize, 1020..1030usize, 0..40000usize],
+                1..50,
+            ),
             sizes in prop::collection::vec(prop_oneof![1..20usize, 1..100_000usize], 1..6),
         ) {
             let pool = BufferPool::new();

@@ -1,5 +1,5 @@
-//! One read of the transport, to where the bytes belong: the read buffer, a payload's buffer,
-//! buffers ahead.
+//! One read of the transport, directly to the places where the bytes belong: the read buffer, a
+//! payload's buffer, or buffers ahead.
 //!
 //! Invariant: a read into the read buffer never moves a payload that was returned.
 
@@ -14,7 +14,8 @@ use crate::pool::{Buffer, BufferPool};
 use crate::wire::header::{HEADER_LEN, Header};
 
 impl FrameReader {
-    /// One read from the transport; returns its count, 0 at the end of the input.
+    /// Does one read from the transport and returns its byte count, which is 0 at the end of the
+    /// input.
     pub(crate) fn fill(
         &mut self,
         input: &mut (impl Read + ?Sized),
@@ -51,8 +52,9 @@ impl FrameReader {
                 }
             };
         }
-        self.spare.clear(); // a wait that may be long holds no buffers
-        // In a run, the header alone: what follows is read to where it belongs.
+        self.spare.clear(); // the read may wait for long, so hold no buffers
+        // In a run, read the header alone. The bytes behind it are read to the place where they
+        // belong.
         let in_run =
             self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
         let until = if in_run { HEADER_LEN } else { self.read_buffer.len() };
@@ -61,7 +63,7 @@ impl FrameReader {
         Ok(n)
     }
 
-    /// Reads the rest of a payload, and a little of what follows into the empty read buffer.
+    /// Reads the rest of a payload. Reads a few of the bytes behind it into the empty read buffer.
     fn fill_payload(
         input: &mut (impl Read + ?Sized),
         header: Header,
@@ -81,7 +83,7 @@ impl FrameReader {
         Ok(n)
     }
 
-    /// Reads the rest of a payload, and whole frames behind it.
+    /// Reads the rest of a payload, and whole frames behind it into spare buffers.
     fn fill_run(
         input: &mut (impl Read + ?Sized),
         header: Header,
@@ -94,7 +96,7 @@ impl FrameReader {
         let wanted = rest.len();
         let mut slices = [const { None }; AHEAD + 1];
         slices[0] = Some(IoSliceMut::new(rest));
-        // The last spare buffer is the first to be filled: it is the first to be popped.
+        // The last spare buffer is filled first, because it is popped first.
         for (slice, buffer) in slices[1..].iter_mut().zip(spare.iter_mut().rev()) {
             *slice = Some(IoSliceMut::new(buffer));
         }
