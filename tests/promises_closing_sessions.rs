@@ -60,8 +60,8 @@ fn a_session_that_is_ending_opens_nothing() {
 /// "Accepted data is flushed; streams that the application closed get their FIN, others get none
 /// ...; `finish_write`."
 #[test]
-fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {
-    test("what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin", || {
+fn a_close_sends_accepted_bytes_and_closed_streams_alone_get_fin() {
+    test("a_close_sends_accepted_bytes_and_closed_streams_alone_get_fin", || {
         let config = quiet().max_send_buffer(8 << 20).close_timeout(FAR);
         let (mut raw, session) = against_client(config, 1);
         let sent = Pattern::bytes(1, 6 << 20); // more than the system's socket buffers hold
@@ -87,8 +87,8 @@ fn what_was_accepted_reaches_a_slow_reader_and_closed_streams_alone_get_fin() {
 
 /// "**others get none** (their peers see an error, not a clean end)"
 #[test]
-fn the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
-    test("the_peers_of_streams_that_were_not_closed_see_an_error_after_the_data", || {
+fn peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
+    test("peers_of_streams_that_were_not_closed_see_an_error_after_the_data", || {
         let (client, server) = pair(quiet());
         let open = client.open("open").unwrap();
         let closed = client.open("closed").unwrap();
