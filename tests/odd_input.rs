@@ -721,48 +721,48 @@ fn without_a_session_handle_the_backlog_and_later_streams_are_refused() {
 const MOST_REFUSALS: u32 = 65_536;
 
 /// A session whose writer is stuck at its first byte, with as many refusals queued as may be.
-fn refusing() -> (support::puppet::Puppet, Session) {
-    let (puppet, transport) = support::puppet::puppet(1);
-    puppet.shut();
+fn refusing() -> (support::frame_peer::FramePeer, Session) {
+    let (peer, transport) = support::frame_peer::frame_peer(1);
+    peer.shut();
     let session = Session::server(transport, config(1).max_name_len(0)).unwrap();
     let _ = session.open("something to be stuck with").unwrap();
-    puppet.wait_stuck();
+    peer.wait_stuck();
     for id in 0..MOST_REFUSALS {
-        puppet.syn(2 * id + 1, "n"); // longer than max_name_len
+        peer.syn(2 * id + 1, "n"); // longer than max_name_len
     }
     until(|| session.stats().streams_refused == u64::from(MOST_REFUSALS));
     assert!(!session.is_closed());
-    (puppet, session)
+    (peer, session)
 }
 
 #[test]
 fn refusals_that_cant_be_sent_end_the_session_when_they_are_too_many() {
     test("refusals_that_cant_be_sent_end_the_session_when_they_are_too_many", || {
-        let (puppet, session) = refusing();
-        puppet.syn(3, "one too many");
+        let (peer, session) = refusing();
+        peer.syn(3, "one too many");
         let error = session.accept().unwrap_err();
         assert!(matches!(error, Error::Flood { refusals: 65_536 }), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::InvalidData);
-        assert!(puppet.is_aborted());
+        assert!(peer.is_aborted());
     });
 }
 
 #[test]
 fn as_many_refusals_as_may_wait_are_all_sent_when_the_transport_goes_on() {
     test("as_many_refusals_as_may_wait_are_all_sent_when_the_transport_goes_on", || {
-        let (mut puppet, session) = refusing();
-        puppet.open();
-        assert_eq!(puppet.recv().header.command, Command::Syn);
+        let (mut peer, session) = refusing();
+        peer.open();
+        assert_eq!(peer.recv().header.command, Command::Syn);
         let mut refused: Vec<u32> = Vec::new();
         while refused.len() < MOST_REFUSALS as usize {
-            let header = puppet.recv().header;
+            let header = peer.recv().header;
             assert_eq!(header.command, Command::Fin);
             if header.stream_id != 2 {
                 refused.push(header.stream_id);
             }
         }
         assert!(refused.iter().zip(0..).all(|(&id, n)| id == 2 * n + 1), "once each, in order");
-        puppet.syn(3, "");
+        peer.syn(3, "");
         assert_eq!(session.accept().unwrap().id(), 3);
     });
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use gmux::wire::Command;
 use gmux::{Config, Error, Session, Stream};
 use support::blocked::{Blocked, blocked, started};
-use support::puppet::{Puppet, puppet};
+use support::frame_peer::{FramePeer, frame_peer};
 
 /// A timeout that is waited for.
 const SHORT: Duration = Duration::from_millis(30);
@@ -40,7 +40,7 @@ const ALL: [Call; 4] = [ReadCall, WriteTo, WriteCall, Flush];
 /// A stream on which the call has to block: nothing has come, the transport takes nothing, and for
 /// `write` the queue is full.
 struct Scene {
-    puppet: Puppet,
+    peer: FramePeer,
     stream: Stream,
     session: Session,
     call: Call,
@@ -50,16 +50,16 @@ struct Scene {
 
 impl Scene {
     fn new(call: Call, version: u8, config: Config) -> Self {
-        let (puppet, transport) = puppet(version);
+        let (peer, transport) = frame_peer(version);
         let config = config.version(version).max_send_buffer(4096).close_timeout(FAR);
         let session = Session::server(transport, config).unwrap();
-        puppet.syn(3, "scene");
+        peer.syn(3, "scene");
         let stream = session.accept().unwrap();
-        let mut scene = Self { puppet, stream, session, call, accepted: 0 };
+        let mut scene = Self { peer, stream, session, call, accepted: 0 };
         if WRITES.contains(&call) {
-            scene.puppet.shut();
+            scene.peer.shut();
             scene.accepted = (&scene.stream).write(b"x").unwrap();
-            scene.puppet.wait_stuck(); // from here on nothing is taken out of the queue
+            scene.peer.wait_stuck(); // from here on nothing is taken out of the queue
         }
         if call == WriteCall {
             scene.accepted += fill(&scene.stream);
@@ -108,32 +108,32 @@ impl Scene {
     fn satisfy(&mut self, call: Blocked<io::Result<u64>>) {
         match self.call {
             ReadCall => {
-                self.puppet.psh(3, "!");
+                self.peer.psh(3, "!");
                 assert_eq!(call.join().unwrap(), 1);
             }
             WriteTo => {
-                self.puppet.psh(3, "!");
-                self.puppet.fin(3);
+                self.peer.psh(3, "!");
+                self.peer.fin(3);
                 assert_eq!(call.join().unwrap(), 1);
             }
             WriteCall => {
-                self.puppet.open();
+                self.peer.open();
                 assert_eq!(call.join().unwrap(), 4);
-                let data = self.puppet.expect_data(3, self.accepted + 4);
+                let data = self.peer.expect_data(3, self.accepted + 4);
                 assert!(data.starts_with(b"x") && data.ends_with(b"\0more"));
                 self.stream.close().unwrap();
                 self.expect_fin();
             }
             Flush => {
-                self.puppet.open();
+                self.peer.open();
                 call.join().unwrap();
-                assert_eq!(self.puppet.expect_data(3, 1), b"x");
+                assert_eq!(self.peer.expect_data(3, 1), b"x");
             }
         }
     }
 
     fn expect_fin(&mut self) {
-        let frame = self.puppet.recv();
+        let frame = self.peer.recv();
         assert_eq!((frame.header.command, frame.header.stream_id), (Command::Fin, 3), "{frame}");
     }
 
@@ -212,11 +212,11 @@ fn data_reaches_the_writer_of_a_blocked_write_to_at_once() {
         let stream = scene.stream.clone();
         let call = blocked(move || stream.write_to(&mut Tell(tell)));
         for piece in ["a", "bc"] {
-            scene.puppet.psh(3, piece);
+            scene.peer.psh(3, piece);
             assert_eq!(told.recv().unwrap(), piece.as_bytes());
             call.assert_asleep();
         }
-        scene.puppet.fin(3);
+        scene.peer.fin(3);
         assert_eq!(call.join().unwrap(), 3);
     });
 }
@@ -234,7 +234,7 @@ fn without_credit(config: Config) -> Scene {
         scene.accepted += (&scene.stream).write(&[0; 5000]).unwrap();
     }
     assert_eq!(scene.accepted, gmux::INITIAL_WINDOW as usize);
-    scene.puppet.expect_data(3, scene.accepted);
+    scene.peer.expect_data(3, scene.accepted);
     scene
 }
 
@@ -244,14 +244,14 @@ fn credit_wakes_write() {
         let mut scene = without_credit(Config::new());
         for (consumed, more) in [(2, 2), (6, 2)] {
             let call = scene.block();
-            scene.puppet.upd(3, 0, gmux::INITIAL_WINDOW); // says nothing new, or is old
+            scene.peer.upd(3, 0, gmux::INITIAL_WINDOW); // says nothing new, or is old
             call.assert_asleep();
-            scene.puppet.upd(3, consumed, gmux::INITIAL_WINDOW); // room for a half of it
+            scene.peer.upd(3, consumed, gmux::INITIAL_WINDOW); // room for a half of it
             call.assert_asleep();
-            scene.puppet.upd(3, consumed, gmux::INITIAL_WINDOW + more);
+            scene.peer.upd(3, consumed, gmux::INITIAL_WINDOW + more);
             assert_eq!(call.join().unwrap(), 4);
-            scene.puppet.expect_data(3, 4);
-            scene.puppet.upd(3, consumed, gmux::INITIAL_WINDOW);
+            scene.peer.expect_data(3, 4);
+            scene.peer.upd(3, consumed, gmux::INITIAL_WINDOW);
         }
     });
 }
@@ -262,7 +262,7 @@ fn credit_wakes_write() {
 fn fin_wakes_reads_with_a_clean_end() {
     each("fin_wakes_reads_with_a_clean_end", &READS, |scene| {
         let call = scene.block();
-        scene.puppet.fin(3);
+        scene.peer.fin(3);
         assert_eq!(call.join().unwrap(), 0);
     });
 }
@@ -272,7 +272,7 @@ fn fin_starts_the_stall_clock_of_a_write_without_credit() {
     support::test("fin_starts_the_stall_clock_of_a_write_without_credit", || {
         let scene = without_credit(Config::new().half_close_stall(Some(SHORT)));
         let call = scene.block();
-        scene.puppet.fin(3);
+        scene.peer.fin(3);
         fails_with!(call, BrokenPipe, Error::PeerFinished(SHORT));
     });
 }
@@ -286,7 +286,7 @@ fn fin_leaves_writes_alone_that_wait_for_the_transport() {
         stall,
         |mut scene| {
             let call = scene.block();
-            scene.puppet.fin(3);
+            scene.peer.fin(3);
             // That the FIN came is seen by the reading side.
             assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0);
             std::thread::sleep(SHORT * 2); // nothing may happen: there is no event for that
@@ -538,13 +538,13 @@ fn a_flush_outlives_the_shutdown_of_its_direction_since_the_data_still_goes_out(
 fn dropping_other_handles_leaves_a_call_alone() {
     each("dropping_other_handles_leaves_a_call_alone", &ALL, |scene| {
         let call = scene.block();
-        let Scene { puppet, stream, session, call: kind, .. } = scene;
+        let Scene { peer, stream, session, call: kind, .. } = scene;
         drop(session);
         drop(stream);
         call.assert_asleep();
         match kind {
-            ReadCall | WriteTo => puppet.fin(3),
-            WriteCall | Flush => puppet.open(),
+            ReadCall | WriteTo => peer.fin(3),
+            WriteCall | Flush => peer.open(),
         }
         assert_eq!(call.join().unwrap(), if kind == WriteCall { 4 } else { 0 });
     });
@@ -560,7 +560,7 @@ fn session_close_wakes_every_call_before_it_is_done() {
         if WRITES.contains(&scene.call) {
             closing.assert_asleep();
         }
-        scene.puppet.open();
+        scene.peer.open();
         closing.join().unwrap();
     });
 }
@@ -571,7 +571,7 @@ fn session_close_wakes_every_call_before_it_is_done() {
 fn a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind() {
     each("a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind", &ALL, |scene| {
         let call = scene.block();
-        scene.puppet.fail_read(ErrorKind::ConnectionReset);
+        scene.peer.fail_read(ErrorKind::ConnectionReset);
         fails_with!(call, ConnectionReset, Error::Io(source) if source.kind() == ErrorKind::ConnectionReset);
     });
 }
@@ -580,13 +580,13 @@ fn a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind() {
 fn a_failing_write_of_the_transport_wakes_writes_at_once() {
     each("a_failing_write_of_the_transport_wakes_writes_at_once", &WRITES, |scene| {
         let call = scene.block();
-        scene.puppet.fail_write(ErrorKind::HostUnreachable);
+        scene.peer.fail_write(ErrorKind::HostUnreachable);
         fails_with!(call, HostUnreachable, Error::Io(_));
         // What the peer sent before can still be read; then comes the first error.
-        scene.puppet.psh(3, "late");
+        scene.peer.psh(3, "late");
         let mut late = [0; 4];
         (&scene.stream).read_exact(&mut late).unwrap();
-        scene.puppet.end();
+        scene.peer.end();
         let error = (&scene.stream).read(&mut late).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::HostUnreachable);
     });
@@ -598,15 +598,15 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
         let name = "a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close_timeout_passes";
         for call in READS {
             support::test(name, || {
-                let (puppet, transport) = puppet(1);
+                let (peer, transport) = frame_peer(1);
                 let close_timeout = if ends { FAR } else { SHORT };
                 let session =
                     Session::server(transport, Config::new().close_timeout(close_timeout)).unwrap();
-                puppet.syn(3, "scene");
+                peer.syn(3, "scene");
                 let scene =
-                    Scene { stream: session.accept().unwrap(), puppet, session, call, accepted: 0 };
+                    Scene { stream: session.accept().unwrap(), peer, session, call, accepted: 0 };
                 let call = scene.block();
-                scene.puppet.fail_write(ErrorKind::HostUnreachable);
+                scene.peer.fail_write(ErrorKind::HostUnreachable);
                 let writing = scene.session.open("something to write").unwrap();
                 if ends {
                     let flush = started(move || (&writing).flush());
@@ -614,7 +614,7 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
                     // for
                     let _ = flush.join();
                     call.assert_asleep();
-                    scene.puppet.end();
+                    scene.peer.end();
                 }
                 fails_with!(call, HostUnreachable, Error::Io(_));
             });
@@ -626,7 +626,7 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
 fn the_end_of_the_input_wakes_every_call_with_an_error() {
     each("the_end_of_the_input_wakes_every_call_with_an_error", &ALL, |scene| {
         let call = scene.block();
-        scene.puppet.end();
+        scene.peer.end();
         fails_with!(call, ConnectionAborted, Error::ConnectionLost(lost) if lost.ours + lost.theirs > 0);
     });
 }
@@ -635,7 +635,7 @@ fn the_end_of_the_input_wakes_every_call_with_an_error() {
 fn a_fault_of_the_peers_wakes_every_call() {
     each("a_fault_of_the_peers_wakes_every_call", &ALL, |scene| {
         let call = scene.block();
-        scene.puppet.bytes([scene.puppet.version, 77, 0, 0, 0, 0, 0, 0]);
+        scene.peer.bytes([scene.peer.version, 77, 0, 0, 0, 0, 0, 0]);
         fails_with!(call, InvalidData, Error::InvalidCommand(77));
     });
 }
@@ -648,7 +648,7 @@ fn an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there() {
             || {
                 let scene = Scene::new(call, 2, Config::new());
                 let call = scene.block();
-                scene.puppet.upd(3, 1_000_000, 65536);
+                scene.peer.upd(3, 1_000_000, 65536);
                 fails_with!(
                     call,
                     InvalidData,
@@ -666,7 +666,7 @@ fn a_stalled_streams_writes_wake_when_it_is_cut() {
     each_with("a_stalled_streams_writes_wake_when_it_is_cut", &WRITES, config, |scene| {
         let call = scene.block();
         for _ in 0..6 {
-            scene.puppet.psh(3, [7; 60_000]); // nobody reads
+            scene.peer.psh(3, [7; 60_000]); // nobody reads
         }
         fails_with!(call, ConnectionAborted, Error::Stalled { after: SHORT, .. });
         assert!(!scene.session.is_closed());
@@ -710,7 +710,7 @@ fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport
             }
             for (call, scene) in scenes {
                 fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
-                support::until(|| scene.puppet.is_aborted()); // the timer has that done apart
+                support::until(|| scene.peer.is_aborted()); // the timer has that done apart
             }
         },
     );
@@ -723,7 +723,7 @@ fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     support::test("keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck", || {
         for call in WRITES {
             let scene = Scene::new(call, 1, impatient(Config::new()));
-            scene.puppet.turn_deaf();
+            scene.peer.turn_deaf();
             fails_with!(started(scene.run()), ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
             fails_with!(started(scene.run()), ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use gmux::wire::Command;
 use gmux::{Config, Error, Session};
 use support::blocked::{Blocked, blocked, started};
-use support::puppet::{Puppet, puppet};
+use support::frame_peer::{FramePeer, frame_peer};
 use support::test;
 
 /// A timeout that is waited for.
@@ -19,10 +19,10 @@ const SHORT: Duration = Duration::from_millis(30);
 /// One that isn't: if it is the cause, the watchdog barks first.
 const FAR: Duration = Duration::from_secs(3600);
 
-fn session(config: Config) -> (Puppet, Session) {
-    let (puppet, transport) = puppet(1);
+fn session(config: Config) -> (FramePeer, Session) {
+    let (peer, transport) = frame_peer(1);
     let session = Session::server(transport, config.close_timeout(FAR)).unwrap();
-    (puppet, session)
+    (peer, session)
 }
 
 /// An `accept` that returns the stream's name.
@@ -45,10 +45,10 @@ macro_rules! fails_with {
 #[test]
 fn a_stream_wakes_accept() {
     test("a_stream_wakes_accept", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         for (id, name) in [(3, ""), (5, "named")] {
             let call = accepting(&session);
-            puppet.syn(id, name);
+            peer.syn(id, name);
             assert_eq!(call.join().unwrap(), name);
         }
     });
@@ -57,16 +57,16 @@ fn a_stream_wakes_accept() {
 #[test]
 fn a_stream_wakes_accept_timeout_and_incoming() {
     test("a_stream_wakes_accept_timeout_and_incoming", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let acceptor = session.clone();
         let call = blocked(move || acceptor.accept_timeout(FAR).map(|stream| stream.id()));
-        puppet.syn(3, "");
+        peer.syn(3, "");
         assert_eq!(call.join().unwrap(), 3);
         let acceptor = session.clone();
         let call = blocked(move || {
             acceptor.incoming().map(|stream| stream.unwrap().id()).collect::<Vec<_>>()
         });
-        puppet.syn(5, "");
+        peer.syn(5, "");
         call.assert_asleep();
         session.close().unwrap();
         assert_eq!(call.join(), [5]);
@@ -76,9 +76,9 @@ fn a_stream_wakes_accept_timeout_and_incoming() {
 #[test]
 fn one_stream_wakes_one_accept_and_two_wake_two() {
     test("one_stream_wakes_one_accept_and_two_wake_two", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let mut calls = (0..3).map(|_| accepting(&session)).collect::<Vec<_>>();
-        puppet.syn(3, "first");
+        peer.syn(3, "first");
         support::until(|| calls.iter().any(Blocked::is_finished));
         let first = calls.iter().position(Blocked::is_finished).unwrap();
         assert_eq!(calls.remove(first).join().unwrap(), "first");
@@ -90,7 +90,7 @@ fn one_stream_wakes_one_accept_and_two_wake_two() {
         for id in [5, 7] {
             both.extend(gmux::wire::Frame::new(1, Command::Syn, id, *b"more").unwrap().encode());
         }
-        puppet.bytes(both);
+        peer.bytes(both);
         for call in calls {
             assert_eq!(call.join().unwrap(), "more");
         }
@@ -102,18 +102,18 @@ fn one_stream_wakes_one_accept_and_two_wake_two() {
 #[test]
 fn a_deadline_ends_the_wait() {
     test("a_deadline_ends_the_wait", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         session.set_deadline(Some(Instant::now() + SHORT));
         fails_with!(started(accept(&session)), Error::Timeout);
         fails_with!(started(accept(&session)), Error::Timeout);
         assert_eq!(io::Error::from(Error::Timeout).kind(), ErrorKind::TimedOut);
         // A stream that is there is accepted all the same.
-        puppet.syn(3, "queued");
+        peer.syn(3, "queued");
         support::until(|| session.num_streams() == 1);
         assert_eq!(accept(&session)().unwrap(), "queued");
         session.set_deadline(None);
         let call = accepting(&session);
-        puppet.syn(5, "later");
+        peer.syn(5, "later");
         assert_eq!(call.join().unwrap(), "later");
     });
 }
@@ -121,7 +121,7 @@ fn a_deadline_ends_the_wait() {
 #[test]
 fn a_deadline_set_or_moved_nearer_meanwhile_reaches_a_blocked_accept() {
     test("a_deadline_set_or_moved_nearer_meanwhile_reaches_a_blocked_accept", || {
-        let (_puppet, session) = session(Config::new());
+        let (_peer, session) = session(Config::new());
         for before in [None, Some(FAR)] {
             for ahead in [Duration::ZERO, SHORT] {
                 session.set_deadline(before.map(|before| Instant::now() + before));
@@ -137,7 +137,7 @@ fn a_deadline_set_or_moved_nearer_meanwhile_reaches_a_blocked_accept() {
 fn a_deadline_moved_further_or_removed_doesnt_fire() {
     test("a_deadline_moved_further_or_removed_doesnt_fire", || {
         for further in [Some(FAR), None] {
-            let (puppet, session) = session(Config::new());
+            let (peer, session) = session(Config::new());
             let mut ahead = Duration::from_millis(100);
             let call = loop {
                 let deadline = Instant::now() + ahead;
@@ -157,7 +157,7 @@ fn a_deadline_moved_further_or_removed_doesnt_fire() {
                 ahead *= 2;
             };
             call.assert_asleep();
-            puppet.syn(3, "after all");
+            peer.syn(3, "after all");
             assert_eq!(call.join().unwrap(), "after all");
         }
     });
@@ -166,7 +166,7 @@ fn a_deadline_moved_further_or_removed_doesnt_fire() {
 #[test]
 fn the_earlier_of_deadline_and_accept_timeout_wins_also_when_moved_meanwhile() {
     test("the_earlier_of_deadline_and_accept_timeout_wins_also_when_moved_meanwhile", || {
-        let (_puppet, session) = session(Config::new());
+        let (_peer, session) = session(Config::new());
         session.set_deadline(Some(Instant::now() + FAR));
         assert!(matches!(session.accept_timeout(SHORT), Err(Error::Timeout)));
         let acceptor = session.clone();
@@ -181,8 +181,8 @@ fn the_earlier_of_deadline_and_accept_timeout_wins_also_when_moved_meanwhile() {
 #[test]
 fn close_in_another_thread_wakes_accept_before_it_is_done() {
     test("close_in_another_thread_wakes_accept_before_it_is_done", || {
-        let (puppet, session) = session(Config::new());
-        puppet.shut();
+        let (peer, session) = session(Config::new());
+        peer.shut();
         let mut stream = session.open("").unwrap();
         stream.write_all(b"x").unwrap();
         let call = accepting(&session);
@@ -190,7 +190,7 @@ fn close_in_another_thread_wakes_accept_before_it_is_done() {
         let closing = started(move || closer.close());
         fails_with!(call, Error::Closed);
         closing.assert_asleep();
-        puppet.open();
+        peer.open();
         closing.join().unwrap();
     });
 }
@@ -198,7 +198,7 @@ fn close_in_another_thread_wakes_accept_before_it_is_done() {
 #[test]
 fn drain_wakes_accept() {
     test("drain_wakes_accept", || {
-        let (_puppet, session) = session(Config::new());
+        let (_peer, session) = session(Config::new());
         let stream = session.open("keeps the drain waiting").unwrap();
         let call = accepting(&session);
         let drainer = session.clone();
@@ -213,11 +213,11 @@ fn drain_wakes_accept() {
 #[test]
 fn the_peers_clean_end_wakes_accept_and_ends_incoming() {
     test("the_peers_clean_end_wakes_accept_and_ends_incoming", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let call = accepting(&session);
         let other = session.clone();
         let incoming = blocked(move || other.incoming().count());
-        puppet.end();
+        peer.end();
         fails_with!(call, Error::PeerClosed);
         assert_eq!(incoming.join(), 0);
     });
@@ -226,13 +226,13 @@ fn the_peers_clean_end_wakes_accept_and_ends_incoming() {
 #[test]
 fn an_end_with_streams_open_wakes_accept_with_an_error_and_incoming_yields_it_once() {
     test("an_end_with_streams_open_wakes_accept_with_an_error_and_incoming_yields_it_once", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let _open = session.open("").unwrap();
         let call = accepting(&session);
         let other = session.clone();
         let incoming =
             blocked(move || other.incoming().map(|stream| stream.unwrap_err()).collect::<Vec<_>>());
-        puppet.end();
+        peer.end();
         fails_with!(call, Error::ConnectionLost(_));
         let errors = incoming.join();
         assert!(matches!(errors[..], [Error::ConnectionLost(_)]), "{errors:?}");
@@ -242,9 +242,9 @@ fn an_end_with_streams_open_wakes_accept_with_an_error_and_incoming_yields_it_on
 #[test]
 fn a_failing_read_of_the_transport_wakes_accept() {
     test("a_failing_read_of_the_transport_wakes_accept", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let call = accepting(&session);
-        puppet.fail_read(ErrorKind::ConnectionReset);
+        peer.fail_read(ErrorKind::ConnectionReset);
         fails_with!(call, Error::Io(source) if source.kind() == ErrorKind::ConnectionReset);
     });
 }
@@ -253,9 +253,9 @@ fn a_failing_read_of_the_transport_wakes_accept() {
 #[test]
 fn a_failing_write_of_the_transport_wakes_accept_at_once() {
     test("a_failing_write_of_the_transport_wakes_accept_at_once", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let call = accepting(&session);
-        puppet.fail_write(ErrorKind::HostUnreachable);
+        peer.fail_write(ErrorKind::HostUnreachable);
         let _stream = session.open("something to write").unwrap();
         fails_with!(call, Error::Io(source) if source.kind() == ErrorKind::HostUnreachable);
         fails_with!(started(accept(&session)), Error::Io(_)); // as a later call does
@@ -265,9 +265,9 @@ fn a_failing_write_of_the_transport_wakes_accept_at_once() {
 #[test]
 fn a_fault_of_the_peers_wakes_accept() {
     test("a_fault_of_the_peers_wakes_accept", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let call = accepting(&session);
-        puppet.frame(Command::Fin, 3, b"?");
+        peer.frame(Command::Fin, 3, b"?");
         fails_with!(call, Error::InvalidProtocol { .. });
     });
 }
@@ -276,7 +276,7 @@ fn a_fault_of_the_peers_wakes_accept() {
 fn the_sessions_no_data_timeout_set_or_shortened_meanwhile_wakes_accept() {
     test("the_sessions_no_data_timeout_set_or_shortened_meanwhile_wakes_accept", || {
         for before in [None, Some(FAR)] {
-            let (_puppet, session) = session(Config::new());
+            let (_peer, session) = session(Config::new());
             session.set_no_data_timeout(before).unwrap();
             let call = accepting(&session);
             session.set_no_data_timeout(Some(SHORT)).unwrap();
@@ -291,17 +291,17 @@ fn keepalive_expiry_wakes_accept_also_with_the_writer_stuck_in_the_transport() {
         for (stuck, deaf) in [(false, false), (true, false), (true, true)] {
             let silence = Duration::from_millis(300);
             let config = Config::new().keepalive_interval(silence / 3).keepalive_timeout(silence);
-            let (puppet, session) = session(config);
+            let (peer, session) = session(config);
             if deaf {
-                puppet.turn_deaf();
+                peer.turn_deaf();
             }
             if stuck {
-                puppet.shut();
+                peer.shut();
                 let _ = session.open("").unwrap();
             }
             let call = started(accept(&session));
             if stuck {
-                puppet.wait_stuck();
+                peer.wait_stuck();
             }
             match call.join() {
                 Err(Error::KeepaliveTimeout(after)) => assert_eq!(after, silence),
@@ -314,9 +314,9 @@ fn keepalive_expiry_wakes_accept_also_with_the_writer_stuck_in_the_transport() {
 #[test]
 fn every_accept_that_is_blocked_wakes_at_the_end() {
     test("every_accept_that_is_blocked_wakes_at_the_end", || {
-        let (puppet, session) = session(Config::new());
+        let (peer, session) = session(Config::new());
         let calls = [(); 4].map(|()| accepting(&session));
-        puppet.end();
+        peer.end();
         for call in calls {
             fails_with!(call, Error::PeerClosed);
         }

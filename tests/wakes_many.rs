@@ -14,24 +14,24 @@ use std::time::{Duration, Instant};
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Session, Stream};
 use support::blocked::{Blocked, blocked, started};
-use support::puppet::{Puppet, puppet};
+use support::frame_peer::{FramePeer, frame_peer};
 use support::{test, until};
 
 const FAR: Duration = Duration::from_secs(3600);
 const VERSIONS: [u8; 2] = [1, 2];
 
 struct Scene {
-    puppet: Puppet,
+    peer: FramePeer,
     stream: Stream,
     session: Session,
 }
 
 fn scene(version: u8) -> Scene {
-    let (puppet, transport) = puppet(version);
+    let (peer, transport) = frame_peer(version);
     let config = Config::new().version(version).max_send_buffer(4096).close_timeout(FAR);
     let session = Session::server(transport, config).unwrap();
-    puppet.syn(3, "scene");
-    Scene { stream: session.accept().unwrap(), puppet, session }
+    peer.syn(3, "scene");
+    Scene { stream: session.accept().unwrap(), peer, session }
 }
 
 /// A read of at most `most` bytes that returns what it got.
@@ -58,10 +58,10 @@ fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
 /// Shuts the transport, and fills the stream's queue to the last byte; returns how much was
 /// accepted.
 fn fill(scene: &Scene) -> usize {
-    scene.puppet.shut();
+    scene.peer.shut();
     let mut stream = &scene.stream;
     let mut accepted = stream.write(b"x").unwrap();
-    scene.puppet.wait_stuck();
+    scene.peer.wait_stuck();
     scene.stream.set_nonblocking(true).unwrap();
     while let Ok(n) = stream.write(&[b'x'; 5000]) {
         accepted += n;
@@ -86,7 +86,7 @@ fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
             let scene = scene(version);
             let mut calls: Vec<_> = (0..3).map(|_| read(&scene.stream, 16)).collect();
             for piece in [&b"one"[..], b"two", b"three"] {
-                scene.puppet.psh(3, piece);
+                scene.peer.psh(3, piece);
                 assert_eq!(take_finished(&mut calls).unwrap(), piece);
                 for call in &calls {
                     call.assert_asleep();
@@ -108,7 +108,7 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
                 // One frame: one wake-up from the reader thread, the others come from reader to
                 // reader.
                 let sent: Vec<u8> = (0..4).flat_map(|byte| vec![byte; size]).collect();
-                scene.puppet.psh(3, &sent);
+                scene.peer.psh(3, &sent);
                 let mut got: Vec<u8> =
                     calls.into_iter().flat_map(|call| call.join().unwrap()).collect();
                 got.sort_unstable();
@@ -128,7 +128,7 @@ fn a_read_that_times_out_as_data_comes_loses_none() {
             let limited = started(move || stream.read_exact(&mut [0; 4]));
             // Data comes about when the limit passes: the delay is swept over it.
             std::thread::sleep(Duration::from_micros(8_000 + 50 * round));
-            scene.puppet.psh(3, "data");
+            scene.peer.psh(3, "data");
             let first = limited.join();
             scene.stream.set_read_timeout(None).unwrap();
             if let Err(error) = first {
@@ -136,7 +136,7 @@ fn a_read_that_times_out_as_data_comes_loses_none() {
                 (&scene.stream).read_exact(&mut [0; 4]).unwrap();
             }
         }
-        scene.puppet.fin(3);
+        scene.peer.fin(3);
         assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0, "nothing came twice");
     });
 }
@@ -167,7 +167,7 @@ fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Ve
         let (called, calls) = mpsc::channel();
         let (leave, leaves) = mpsc::channel();
         let stream = scene.stream.clone();
-        scene.puppet.psh(3, "busy");
+        scene.peer.psh(3, "busy");
         let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
         assert_eq!(calls.recv().unwrap(), 4);
         let readers: Vec<_> = (0..3).map(|_| read(&scene.stream, 16)).collect();
@@ -186,9 +186,9 @@ fn a_fin_behind_a_slow_write_to_reaches_every_waiting_reader() {
     test("a_fin_behind_a_slow_write_to_reaches_every_waiting_reader", || {
         while_write_to_is_busy(
             |scene| {
-                scene.puppet.fin(3);
+                scene.peer.fin(3);
                 // That the FIN came is seen when the next stream is there.
-                scene.puppet.syn(5, "");
+                scene.peer.syn(5, "");
                 scene.session.accept().unwrap();
             },
             |read| assert_eq!(read.unwrap(), b""),
@@ -211,7 +211,7 @@ fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
     test("the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader", || {
         while_write_to_is_busy(
             |scene| {
-                scene.puppet.end();
+                scene.peer.end();
                 assert!(scene.session.closed().recv().is_err());
             },
             |read| assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionAborted),
@@ -229,11 +229,11 @@ fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
             let (called, calls) = mpsc::channel();
             let (leave, leaves) = mpsc::channel();
             let stream = scene.stream.clone();
-            scene.puppet.psh(3, [1; 5000]);
+            scene.peer.psh(3, [1; 5000]);
             let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
             assert_eq!(calls.recv().unwrap(), 5000);
-            scene.puppet.psh(3, [2; 5000]);
-            scene.puppet.end();
+            scene.peer.psh(3, [2; 5000]);
+            scene.peer.end();
             assert!(scene.session.closed().recv().is_err());
             let readers: Vec<_> = (0..3).map(|_| read(&scene.stream, 2)).collect();
             for reader in &readers {
@@ -273,12 +273,12 @@ fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
                 let filled = fill(&scene);
                 let calls: Vec<_> =
                     (0..6).map(|byte| (byte, write(&scene.stream, byte, size))).collect();
-                scene.puppet.open();
+                scene.peer.open();
                 let mut accepted = BTreeMap::new();
                 for (byte, call) in calls {
                     accepted.insert(byte, call.join().unwrap());
                 }
-                let data = scene.puppet.expect_data(3, filled + accepted.values().sum::<usize>());
+                let data = scene.peer.expect_data(3, filled + accepted.values().sum::<usize>());
                 let mut runs = data[filled..].chunk_by(|a, b| a == b).collect::<Vec<_>>();
                 runs.sort_unstable();
                 let expected: Vec<_> = accepted.iter().map(|(&byte, &n)| vec![byte; n]).collect();
@@ -295,18 +295,18 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
         let window = gmux::INITIAL_WINDOW;
         let mut scene = scene(2);
         (&scene.stream).write_all(&vec![0; window as usize]).unwrap();
-        scene.puppet.expect_data(3, window as usize);
+        scene.peer.expect_data(3, window as usize);
         let mut calls: Vec<_> = (1..=3).map(|byte| write(&scene.stream, byte, 1)).collect();
-        scene.puppet.upd(3, 1, window);
+        scene.peer.upd(3, 1, window);
         assert_eq!(take_finished(&mut calls).unwrap(), 1);
         for call in &calls {
             call.assert_asleep();
         }
-        scene.puppet.upd(3, 3, window); // one UPD, room for both
+        scene.peer.upd(3, 3, window); // one UPD, room for both
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
-        let mut sent = scene.puppet.expect_data(3, 3);
+        let mut sent = scene.peer.expect_data(3, 3);
         sent.sort_unstable();
         assert_eq!(sent, [1, 2, 3]);
     });
@@ -319,12 +319,12 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
         let window = gmux::INITIAL_WINDOW;
         let mut scene = scene(2);
         (&scene.stream).write_all(&vec![0; window as usize]).unwrap();
-        scene.puppet.expect_data(3, window as usize);
+        scene.peer.expect_data(3, window as usize);
         let calls: Vec<_> = (1..=3).map(|byte| write(&scene.stream, byte, 1)).collect();
-        scene.puppet.shut();
+        scene.peer.shut();
         let _other = scene.session.open("something to be stuck with").unwrap();
-        scene.puppet.wait_stuck();
-        scene.puppet.upd(3, 3, window); // room for all three, and one wake-up
+        scene.peer.wait_stuck();
+        scene.peer.upd(3, 3, window); // room for all three, and one wake-up
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
@@ -338,7 +338,7 @@ fn handed_over_data_wakes_every_flush() {
             let scene = scene(version);
             fill(&scene);
             let calls = [(); 3].map(|()| flush(&scene.stream));
-            scene.puppet.open();
+            scene.peer.open();
             for call in calls {
                 call.join().unwrap();
             }
@@ -375,7 +375,7 @@ fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
             for call in &accepts {
                 call.assert_asleep();
             }
-            scene.puppet.end();
+            scene.peer.end();
         }
         for call in accepts {
             assert!(call.join().is_err());
@@ -386,13 +386,13 @@ fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
 #[test]
 fn the_sessions_end_wakes_everybody() {
     test("the_sessions_end_wakes_everybody", || {
-        everybody(|scene| scene.puppet.end(), ErrorKind::ConnectionAborted, true);
+        everybody(|scene| scene.peer.end(), ErrorKind::ConnectionAborted, true);
         everybody(
-            |scene| scene.puppet.fail_read(ErrorKind::ConnectionReset),
+            |scene| scene.peer.fail_read(ErrorKind::ConnectionReset),
             ErrorKind::ConnectionReset,
             true,
         );
-        let fault = |scene: &Scene| scene.puppet.frame(Command::Fin, 3, b"?");
+        let fault = |scene: &Scene| scene.peer.frame(Command::Fin, 3, b"?");
         everybody(fault, ErrorKind::InvalidData, true);
     });
 }
@@ -432,7 +432,7 @@ fn the_sessions_close_wakes_everybody() {
         let close = |scene: &Scene| {
             let session = scene.session.clone();
             let closing = blocked(move || session.close());
-            scene.puppet.open();
+            scene.peer.open();
             closing.join().unwrap();
         };
         everybody(close, ErrorKind::NotConnected, true);
@@ -447,12 +447,12 @@ fn many_streams_in_one_read_each_wake_their_reader() {
         let ids: Vec<u32> = (5..45).step_by(2).collect();
         let mut calls = Vec::new();
         for &id in &ids {
-            scene.puppet.syn(id, "");
+            scene.peer.syn(id, "");
             calls.push(read(&scene.session.accept().unwrap(), 16));
         }
         let frame = |id: u32| Frame::new(1, Command::Psh, id, id.to_le_bytes()).unwrap().encode();
         // Twice over, so that streams alternate.
-        scene.puppet.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
+        scene.peer.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
         for (id, call) in ids.into_iter().zip(calls) {
             assert!(call.join().unwrap().starts_with(&id.to_le_bytes()));
         }

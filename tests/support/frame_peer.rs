@@ -36,7 +36,7 @@ struct Shared {
 }
 
 /// The test's end of it.
-pub struct Puppet {
+pub struct FramePeer {
     pub version: u8,
     input: Sender<Input>,
     shared: Arc<Shared>,
@@ -45,21 +45,21 @@ pub struct Puppet {
 }
 
 /// The session's end.
-pub struct Strings {
+pub struct FramePeerTransport {
     input: Receiver<Input>,
     tell: Sender<Input>,
     shared: Arc<Shared>,
 }
 
 /// A transport that lets everything through, until it is told otherwise.
-pub fn puppet(version: u8) -> (Puppet, Strings) {
+pub fn frame_peer(version: u8) -> (FramePeer, FramePeerTransport) {
     let (tell, input) = unbounded();
     let shared = Arc::new(Shared::default());
-    let strings = Strings { input, tell: tell.clone(), shared: Arc::clone(&shared) };
-    (Puppet { version, input: tell, shared, seen: 0 }, strings)
+    let transport = FramePeerTransport { input, tell: tell.clone(), shared: Arc::clone(&shared) };
+    (FramePeer { version, input: tell, shared, seen: 0 }, transport)
 }
 
-impl Puppet {
+impl FramePeer {
     // ---- what the session receives --------------------------------------------------------------
 
     pub fn bytes(&self, bytes: impl Into<Vec<u8>>) {
@@ -168,27 +168,31 @@ impl Puppet {
 }
 
 /// A test that is over lets the session's threads go.
-impl Drop for Puppet {
+impl Drop for FramePeer {
     fn drop(&mut self) {
         self.change(|gate| (gate.shut, gate.deaf) = (false, false));
         self.end();
     }
 }
 
-impl Transport for Strings {
+impl Transport for FramePeerTransport {
     fn split(self) -> io::Result<Halves> {
         let Self { input, tell, shared } = self;
-        let reader = Inlet { input, left: Vec::new() };
-        Ok(Halves::new(reader, Outlet(Arc::clone(&shared)), Cut { tell, shared }))
+        let reader = FramePeerReader { input, left: Vec::new() };
+        Ok(Halves::new(
+            reader,
+            FramePeerWriter(Arc::clone(&shared)),
+            FramePeerControl { tell, shared },
+        ))
     }
 }
 
-struct Inlet {
+struct FramePeerReader {
     input: Receiver<Input>,
     left: Vec<u8>,
 }
 
-impl Read for Inlet {
+impl Read for FramePeerReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.left.is_empty() {
             match self.input.recv() {
@@ -204,9 +208,9 @@ impl Read for Inlet {
     }
 }
 
-struct Outlet(Arc<Shared>);
+struct FramePeerWriter(Arc<Shared>);
 
-impl Write for Outlet {
+impl Write for FramePeerWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let mut gate = self.0.gate.lock();
         loop {
@@ -235,12 +239,12 @@ impl Write for Outlet {
     }
 }
 
-struct Cut {
+struct FramePeerControl {
     tell: Sender<Input>,
     shared: Arc<Shared>,
 }
 
-impl Control for Cut {
+impl Control for FramePeerControl {
     /// A peer that runs this crate ends its side when it has read the end.
     fn finish_write(&self) -> io::Result<()> {
         let _ = self.tell.send(Input::End); // the reader may be gone
