@@ -35,8 +35,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::census::Margin;
 use support::faulty::{CALLERS, INJECTED};
+use support::process_snapshot::Margin;
 
 use leaks::Leaks;
 use plan::Plan;

@@ -28,8 +28,8 @@ use std::time::Duration;
 use gmux::{Config, Error, Session, Stream};
 use host::{Guard, Peer, left_out, run, run_as};
 use support::blocked::{Blocked, blocked, started};
-use support::census::{Census, Counting, Margin, namesakes};
 use support::links::{Any, assert_lost};
+use support::process_snapshot::{Counting, Margin, ProcessSnapshot, namesakes};
 use support::test_for;
 use traffic::Moved;
 
@@ -54,11 +54,11 @@ fn alone(name: &str, body: impl FnOnce()) {
 fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
     let all = namesakes();
     scenario(0);
-    let before = Census::settled(all);
+    let before = ProcessSnapshot::settled(all);
     for k in 1..=times {
         scenario(k);
     }
-    let after = Census::settled(all);
+    let after = ProcessSnapshot::settled(all);
     println!("before: {before}\nafter:  {after}");
     after.assert_back_to(&before, MARGIN);
 }
@@ -550,8 +550,8 @@ impl Crowd {
     /// Its threads, and what it holds.
     fn count(&mut self) -> (usize, String) {
         let text = self.peer.ask("count");
-        let (threads, census) = text.split_once(' ').unwrap();
-        (threads.parse().unwrap(), census.to_owned())
+        let (threads, snapshot) = text.split_once(' ').unwrap();
+        (threads.parse().unwrap(), snapshot.to_owned())
     }
 
     /// It makes a session, and that works.
@@ -597,10 +597,10 @@ impl Crowd {
 /// More threads than the child has, and less than systems allow.
 const PLENTY: usize = 1000;
 
-/// Descriptors in the text of a census, and blocks.
-fn descriptors_and_blocks(census: &str) -> (i64, i64) {
+/// Descriptors in the text of a snapshot, and blocks.
+fn descriptors_and_blocks(snapshot: &str) -> (i64, i64) {
     let number = |what: &str| {
-        let words: Vec<&str> = census.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> = snapshot.split([' ', ',']).filter(|word| !word.is_empty()).collect();
         let at = words.iter().position(|word| *word == what).unwrap();
         words[at - 1].parse().unwrap()
     };
@@ -628,8 +628,8 @@ fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
         crowd.peer.ask("settle");
 
         // With no thread to be had; with one (the timer's); with two (the reader's too).
-        let (threads, census) = crowd.count();
-        let before = descriptors_and_blocks(&census);
+        let (threads, snapshot) = crowd.count();
+        let before = descriptors_and_blocks(&snapshot);
         for (k, more) in [0, 1, 2].into_iter().enumerate() {
             crowd.limit("nproc", threads + more);
             crowd.fails();

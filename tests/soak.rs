@@ -28,8 +28,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gmux::{Config, Error, Session, Stream};
-use support::census::{Census, Counting, Margin, namesakes};
 use support::links::{Any, over_narrow_pipes};
+use support::process_snapshot::{Counting, Margin, ProcessSnapshot, namesakes};
 use support::{Pattern, test_for, until};
 
 #[global_allocator]
@@ -438,7 +438,7 @@ fn finish(session: &Session, end: End) {
 const WORKERS: u64 = 6;
 
 /// Runs connections with seeds `from..to`, and waits for the last thread's end.
-fn round(from: u64, to: u64, streams: u64) -> Census {
+fn round(from: u64, to: u64, streams: u64) -> ProcessSnapshot {
     let all = namesakes();
     thread::scope(|scope| {
         for worker in 0..WORKERS {
@@ -450,7 +450,7 @@ fn round(from: u64, to: u64, streams: u64) -> Census {
             });
         }
     });
-    Census::settled(all)
+    ProcessSnapshot::settled(all)
 }
 
 fn first_seed() -> u64 {
@@ -464,20 +464,20 @@ fn many_sessions_and_streams_leave_nothing_behind() {
         LazyLock::force(&PATTERN);
         TALLY.reset();
         let began = Instant::now();
-        let first = Census::now();
+        let first = ProcessSnapshot::now();
         println!("before anything: {first}");
-        let mut base: Option<Census> = None;
+        let mut base: Option<ProcessSnapshot> = None;
         for k in 0..rounds {
             let at = |k: u64| first_seed() + connections * k / rounds;
-            let census = round(at(k), at(k + 1), streams);
-            println!("{:6.1} s: {}; {census}", began.elapsed().as_secs_f64(), *TALLY);
+            let snapshot = round(at(k), at(k + 1), streams);
+            println!("{:6.1} s: {}; {snapshot}", began.elapsed().as_secs_f64(), *TALLY);
             if k == 0 {
                 assert_eq!(
-                    (census.threads, census.descriptors),
+                    (snapshot.threads, snapshot.descriptors),
                     (first.threads, first.descriptors)
                 );
             }
-            census.assert_back_to(base.get_or_insert(census), MARGIN);
+            snapshot.assert_back_to(base.get_or_insert(snapshot), MARGIN);
         }
     });
 }
@@ -494,7 +494,7 @@ fn a_session_forgets_its_streams() {
             let config = config(version);
             let sessions =
                 (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
-            let mut base: Option<Census> = None;
+            let mut base: Option<ProcessSnapshot> = None;
             for k in 0..rounds {
                 // Streams of both ends at once, so that ids and turns interleave.
                 thread::scope(|scope| {
@@ -530,19 +530,20 @@ fn a_session_forgets_its_streams() {
                 assert_eq!((ours.num_streams(), theirs.num_streams()), (0, 0));
                 let stats = ours.stats();
                 assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0));
-                let census = Census::now();
+                let snapshot = ProcessSnapshot::now();
                 println!(
                     "{:6.1} s: version {version}, one session: {} streams ({} writers without \
-                     window); {census}",
+                     window); {snapshot}",
                     began.elapsed().as_secs_f64(),
                     stats.streams_opened + stats.streams_received,
                     TALLY.stalled.load(Relaxed)
                 );
                 // The session lives: what its threads have at hand varies.
-                census.assert_back_to(base.get_or_insert(census), Margin { blocks: 100, ..MARGIN });
+                snapshot
+                    .assert_back_to(base.get_or_insert(snapshot), Margin { blocks: 100, ..MARGIN });
             }
             drop(sessions);
-            Census::settled(all);
+            ProcessSnapshot::settled(all);
         }
     });
 }
@@ -561,7 +562,7 @@ fn one_stream_carries_more_than_its_counters_hold() {
         for version in [1, 2] {
             let all = namesakes();
             let began = Instant::now();
-            let before = Census::settled(all);
+            let before = ProcessSnapshot::settled(all);
             let (client, server) = support::pair(Config::new().version(version));
             let mut out = client.open("long").unwrap();
             let mut inn = server.accept().unwrap();
@@ -605,13 +606,13 @@ fn one_stream_carries_more_than_its_counters_hold() {
             server.close().unwrap();
             drop(client);
             drop(server);
-            let census = Census::settled(all);
+            let snapshot = ProcessSnapshot::settled(all);
             println!(
-                "version {version}: {total} bytes on one stream in {:.1} s; {census}",
+                "version {version}: {total} bytes on one stream in {:.1} s; {snapshot}",
                 began.elapsed().as_secs_f64()
             );
             // The first one fills the pool: with a receive budget, and what is on its way out.
-            census.assert_back_to(
+            snapshot.assert_back_to(
                 &before,
                 Margin { resident: 24 << 20, blocks: 20, pooled: 8 << 20 },
             );

@@ -32,7 +32,7 @@ use authority::{
     Authority, CLIENT, Identity, Purpose, SERVER, VERSIONS, Valid, client, client_config,
     client_to, server, server_config,
 };
-use support::census::Census;
+use support::process_snapshot::ProcessSnapshot;
 use support::{tcp, test, until};
 
 /// A handshake that takes longer hangs.
@@ -47,11 +47,11 @@ fn alone(name: &str, body: impl FnOnce()) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     test(name, || {
-        let before = Census::settled(usize::MAX); // other tests' threads wait for their turn
+        let before = ProcessSnapshot::settled(usize::MAX); // other tests' threads wait for their turn
         body();
         // The last of a session goes a moment after its threads. What stays is the watchdog's.
         until(|| {
-            let now = Census::now();
+            let now = ProcessSnapshot::now();
             (now.threads, now.descriptors) == (before.threads, before.descriptors)
         });
     });

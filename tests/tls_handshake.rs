@@ -25,7 +25,7 @@ use rustls::{
     RootCertStore, ServerConfig, ServerConnection,
 };
 
-use support::census::Census;
+use support::process_snapshot::ProcessSnapshot;
 use support::{tcp, test, until};
 
 /// A deadline that isn't met but by a fault: the watchdog barks first.
@@ -37,11 +37,11 @@ const SHORT: Duration = Duration::from_millis(300);
 fn alone(name: &str, body: impl FnOnce()) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = Census::now();
+    let before = ProcessSnapshot::now();
     test(name, || {
         body();
         until(|| {
-            let now = Census::now();
+            let now = ProcessSnapshot::now();
             (now.threads, now.descriptors) == (before.threads, before.descriptors)
         });
     });

@@ -6,8 +6,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::census::{Census, Counting, Margin, namesakes};
 use crate::support::gmux_threads;
+use crate::support::process_snapshot::{Counting, Margin, ProcessSnapshot, namesakes};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -30,7 +30,7 @@ pub struct Leaks {
     margin: Margin,
     /// Threads that are called as the test's own while no seed runs.
     namesakes: usize,
-    first: Option<Census>,
+    first: Option<ProcessSnapshot>,
 }
 
 impl Leaks {
@@ -59,25 +59,25 @@ impl Leaks {
     /// by whoever needs it first, isn't made again by the same seeds; what they lost, they lose
     /// each time, so that one block a batch is seen.
     pub fn check(&mut self, batch: &[u64], again: impl Fn()) {
-        let mut census = Census::settled(self.namesakes);
+        let mut snapshot = ProcessSnapshot::settled(self.namesakes);
         if let (Some(from), Some(to)) = (batch.first(), batch.last()) {
-            println!("after seeds {from} to {to}: {census}");
+            println!("after seeds {from} to {to}: {snapshot}");
         }
-        let first = *self.first.get_or_insert(census);
-        if census.blocks > first.blocks + self.margin.blocks {
+        let first = *self.first.get_or_insert(snapshot);
+        if snapshot.blocks > first.blocks + self.margin.blocks {
             for _ in 0..AGAIN {
                 again();
                 self.settle(batch);
             }
-            let more = Census::settled(self.namesakes);
+            let more = ProcessSnapshot::settled(self.namesakes);
             println!("after the same seeds, {AGAIN} times: {more}");
             assert!(
-                more.blocks < census.blocks + AGAIN,
-                "allocations, time after time: {more}\nbefore: {census}"
+                more.blocks < snapshot.blocks + AGAIN,
+                "allocations, time after time: {more}\nbefore: {snapshot}"
             );
-            self.first = Some(Census { blocks: more.blocks, ..first });
-            census = more;
+            self.first = Some(ProcessSnapshot { blocks: more.blocks, ..first });
+            snapshot = more;
         }
-        census.assert_back_to(self.first.get_or_insert(census), self.margin);
+        snapshot.assert_back_to(self.first.get_or_insert(snapshot), self.margin);
     }
 }

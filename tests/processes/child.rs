@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use gmux::{Config, Error, Session, Stream};
 
-use super::support::census::{Census, namesakes};
 use super::support::links::Any;
+use super::support::process_snapshot::{ProcessSnapshot, namesakes};
 use super::support::{Pattern, threads};
 use super::traffic::{self, Moved};
 
@@ -111,7 +111,7 @@ fn talk(addr: &str, role: &str, config: Config) {
     });
     drop(stream);
     drop(session);
-    say(Census::settled(all).threads);
+    say(ProcessSnapshot::settled(all).threads);
 }
 
 /// How many streams [`upload`] sends, and how much on each, in bytes.
@@ -153,8 +153,8 @@ fn crowd(addr: &str) {
     let spare = TcpStream::connect(addr).unwrap();
     for command in commands() {
         match &*command {
-            "count" => say(format!("{} {}", threads().len(), Census::now())),
-            "settle" => say(Census::settled(all)),
+            "count" => say(format!("{} {}", threads().len(), ProcessSnapshot::now())),
+            "settle" => say(ProcessSnapshot::settled(all)),
             "try" => match Session::client(connections.pop().unwrap(), Config::new()) {
                 Ok(session) => {
                     let stream = session.open("crowded").unwrap();

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod blocked;
-pub mod census;
 pub mod faulty;
 pub mod forwarders;
 pub mod frame_peer;
@@ -11,6 +10,7 @@ pub mod links;
 pub mod load;
 pub mod pages;
 pub mod peers;
+pub mod process_snapshot;
 pub mod raw;
 pub mod relay;
 pub mod scripted;

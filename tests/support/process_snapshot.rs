@@ -63,7 +63,7 @@ unsafe impl GlobalAlloc for Counting {
 
 /// What there is at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Census {
+pub struct ProcessSnapshot {
     /// Threads whose name begins with `gmux-`.
     pub threads: usize,
     /// Open descriptors.
@@ -76,7 +76,7 @@ pub struct Census {
     pub pooled: i64,
 }
 
-impl Census {
+impl ProcessSnapshot {
     pub fn now() -> Self {
         Self {
             threads: gmux_threads().len(),
@@ -133,7 +133,7 @@ pub struct Margin {
     pub pooled: i64,
 }
 
-impl fmt::Display for Census {
+impl fmt::Display for ProcessSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
