@@ -1,8 +1,8 @@
 //! Mixed traffic over transports that go wrong, driven by seeds.
 //!
 //! A seed says what happens ([`plan`]): the kind of transport, its faults, streams in both
-//! directions, how each end uses and ends them, and how the sessions end. The traffic keeps books
-//! ([`traffic`]) of what was accepted, finished and read; afterwards the books have to agree
+//! directions, how each end uses and ends them, and how the sessions end. The traffic keeps a
+//! ledger ([`traffic`]) of what was accepted, finished and read; afterwards the ledger has to agree
 //! ([`verdict`]). Every few seeds the process has to be as it was ([`leaks`]): no thread, no memory
 //! more.
 //!
@@ -14,10 +14,10 @@
 
 mod support;
 
-#[path = "faults/books.rs"]
-mod books;
 #[path = "faults/leaks.rs"]
 mod leaks;
+#[path = "faults/ledger.rs"]
+mod ledger;
 #[path = "faults/plan.rs"]
 mod plan;
 #[path = "faults/traffic.rs"]

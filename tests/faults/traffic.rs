@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 use gmux::{Error, Session, Stream};
 
-use crate::books::{Dropped, ReadEnd, World, WriteEnd};
 use crate::guard;
+use crate::ledger::{Dropped, Ledger, ReadEnd, WriteEnd};
 use crate::plan::{Action, Ending, Manner, Plan};
 use crate::support::Pattern;
 use crate::support::faulty::{self, INJECTED, Rng};
@@ -24,7 +24,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let mut rng = Rng::new(!plan.seed);
     let ((a, a_gone), (b, b_gone)) =
         faulty::connect(plan.kind, plan.capacities, plan.resets, plan.faults.clone(), &mut rng);
-    let (world, all_done) = World::new(plan);
+    let (ledger, all_done) = Ledger::new(plan);
     let sessions = [
         created(plan, 0, || Session::client(a, plan.config.clone())),
         created(plan, 1, || Session::server(b, plan.config.clone())),
@@ -33,25 +33,25 @@ pub fn run(plan: &Plan) -> Outcome {
     let keep = plan.ending != Ending::LastDrop || plan.trigger.is_some();
     if keep {
         for end in [0, 1] {
-            *world.sessions[end].lock().unwrap() = sessions[end].clone();
+            *ledger.sessions[end].lock().unwrap() = sessions[end].clone();
         }
     }
     thread::scope(|scope| {
         for (end, session) in sessions.into_iter().enumerate() {
             let Some(session) = session else { continue };
             let acceptor = session.clone();
-            let world = &world;
+            let ledger = &ledger;
             let rng = (rng.fork(), rng.fork());
-            start(scope, world, move || open(scope, world, end, &session, rng.0));
-            start(scope, world, move || accept(scope, world, end, &acceptor, rng.1, !keep));
+            start(scope, ledger, move || open(scope, ledger, end, &session, rng.0));
+            start(scope, ledger, move || accept(scope, ledger, end, &acceptor, rng.1, !keep));
         }
         // All is done, or it can't be any more.
         for closed in &closed {
             select! { recv(all_done) -> _ => break, recv(closed) -> _ => {} }
         }
         if keep {
-            let Ending::Close(first) = plan.ending else { return close_both(&world, 0) };
-            close_both(&world, first);
+            let Ending::Close(first) = plan.ending else { return close_both(&ledger, 0) };
+            close_both(&ledger, first);
         }
     });
     // Both transports have been let go of, so the sessions' threads are at their end.
@@ -61,12 +61,12 @@ pub fn run(plan: &Plan) -> Outcome {
     for closed in &closed {
         assert!(closed.recv().is_err());
     }
-    verdict::judge(&world, keep)
+    verdict::judge(&ledger, keep)
 }
 
-fn close_both(world: &World<'_>, first: usize) {
-    close(world, first);
-    close(world, 1 - first);
+fn close_both(ledger: &Ledger<'_>, first: usize) {
+    close(ledger, first);
+    close(ledger, 1 - first);
 }
 
 /// Starts a session. A panic of the transport's is an error then, and leaves nothing behind.
@@ -87,51 +87,51 @@ fn created(
 /// Starts a thread whose panic is the seed's failure.
 fn start<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
-    world: &'e World<'_>,
+    ledger: &'e Ledger<'_>,
     run: impl FnOnce() + Send + 's,
 ) {
-    let seed = world.plan.seed;
+    let seed = ledger.plan.seed;
     let thread = thread::Builder::new().name(format!("seed-{seed}"));
     thread.spawn_scoped(scope, move || guard(seed, run)).expect("a thread");
 }
 
-fn close(world: &World<'_>, end: usize) {
-    let Some(session) = world.session(end) else { return };
-    world.closing[end].store(true, SeqCst);
+fn close(ledger: &Ledger<'_>, end: usize) {
+    let Some(session) = ledger.session(end) else { return };
+    ledger.closing[end].store(true, SeqCst);
     let result = session.close();
-    world.closes[end].lock().unwrap().get_or_insert(result);
+    ledger.closes[end].lock().unwrap().get_or_insert(result);
 }
 
 /// Opens this end's streams.
 fn open<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
-    world: &'e World<'_>,
+    ledger: &'e Ledger<'_>,
     end: usize,
     session: &Session,
     mut rng: Rng,
 ) {
-    let ours = world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener == end);
+    let ours = ledger.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener == end);
     for (index, _) in ours {
         let Ok(stream) = session.open(index.to_string()) else {
-            let over = session.close_reason().is_some() || world.closing[end].load(SeqCst);
+            let over = session.close_reason().is_some() || ledger.closing[end].load(SeqCst);
             assert!(over, "a session that is open opens no stream");
             return;
         };
-        use_stream(scope, world, end, index, stream, &mut rng);
+        use_stream(scope, ledger, end, index, stream, &mut rng);
     }
 }
 
 /// Accepts the other end's streams; with `few`, no more than there are.
 fn accept<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
-    world: &'e World<'_>,
+    ledger: &'e Ledger<'_>,
     end: usize,
     session: &Session,
     mut rng: Rng,
     few: bool,
 ) {
     let mut theirs =
-        world.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener != end);
+        ledger.plan.streams.iter().enumerate().filter(|(_, stream)| stream.opener != end);
     loop {
         let next = theirs.next().map(|(index, _)| index);
         if few && next.is_none() {
@@ -157,40 +157,40 @@ fn accept<'s, 'e: 's>(
             }
         };
         assert_eq!(stream.name().parse().ok(), next, "streams are accepted in their order");
-        use_stream(scope, world, end, next.expect("a stream that was opened"), stream, &mut rng);
+        use_stream(scope, ledger, end, next.expect("a stream that was opened"), stream, &mut rng);
     }
 }
 
 /// Starts the threads that use one end of a stream.
 fn use_stream<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
-    world: &'e World<'_>,
+    ledger: &'e Ledger<'_>,
     end: usize,
     index: usize,
     stream: Stream,
     rng: &mut Rng,
 ) {
-    let book = &world.ends[index][end];
-    assert!(!book.exists.swap(true, SeqCst), "a stream was accepted twice");
-    *book.closed.lock().unwrap() = Some(stream.closed());
+    let entry = &ledger.ends[index][end];
+    assert!(!entry.exists.swap(true, SeqCst), "a stream was accepted twice");
+    *entry.closed.lock().unwrap() = Some(stream.closed());
     let mut user = |stream| User {
         scope,
-        world,
+        ledger,
         index,
         end,
         stream,
         rng: rng.fork(),
-        out: Pattern::new(pattern(world.plan.seed, index, end)),
-        inn: Pattern::new(pattern(world.plan.seed, index, 1 - end)),
+        out: Pattern::new(pattern(ledger.plan.seed, index, end)),
+        inn: Pattern::new(pattern(ledger.plan.seed, index, 1 - end)),
         buf: Vec::new(),
     };
-    let done = Arc::new(Done(world));
-    let plan = &world.plan.streams[index];
+    let done = Arc::new(Done(ledger));
+    let plan = &ledger.plan.streams[index];
     let mut first = user(stream.clone());
     first.notify();
     if plan.ping_pong {
         let opened = plan.opener == end;
-        start(scope, world, move || {
+        start(scope, ledger, move || {
             if opened {
                 first.ask()
             } else {
@@ -203,12 +203,12 @@ fn use_stream<'s, 'e: 's>(
     }
     let mut second = user(stream);
     let also_done = Arc::clone(&done);
-    start(scope, world, move || {
+    start(scope, ledger, move || {
         first.write_all();
         drop(first);
         drop(done);
     });
-    start(scope, world, move || {
+    start(scope, ledger, move || {
         second.read_all();
         drop(second);
         drop(also_done);
@@ -216,7 +216,7 @@ fn use_stream<'s, 'e: 's>(
 }
 
 /// One end of a stream is done when this is dropped.
-struct Done<'e, 'p>(&'e World<'p>);
+struct Done<'e, 'p>(&'e Ledger<'p>);
 
 impl Drop for Done<'_, '_> {
     fn drop(&mut self) {
@@ -232,7 +232,7 @@ fn pattern(seed: u64, index: usize, end: usize) -> u64 {
 /// A thread with a handle to one end of a stream.
 struct User<'s, 'e, 'p> {
     scope: &'s Scope<'s, 'e>,
-    world: &'e World<'p>,
+    ledger: &'e Ledger<'p>,
     index: usize,
     end: usize,
     stream: Stream,
@@ -243,24 +243,24 @@ struct User<'s, 'e, 'p> {
 }
 
 impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
-    fn way_out(&self) -> &'e crate::books::Way {
-        &self.world.ways[self.index][self.end]
+    fn way_out(&self) -> &'e crate::ledger::Way {
+        &self.ledger.ways[self.index][self.end]
     }
 
-    fn way_in(&self) -> &'e crate::books::Way {
-        &self.world.ways[self.index][1 - self.end]
+    fn way_in(&self) -> &'e crate::ledger::Way {
+        &self.ledger.ways[self.index][1 - self.end]
     }
 
-    fn book(&self) -> &'e crate::books::End {
-        &self.world.ends[self.index][self.end]
+    fn entry(&self) -> &'e crate::ledger::End {
+        &self.ledger.ends[self.index][self.end]
     }
 
     fn manner(&self) -> Manner {
-        self.world.plan.streams[self.index].manner[self.end]
+        self.ledger.plan.streams[self.index].manner[self.end]
     }
 
     fn notify(&self) {
-        let dropped = Dropped(Arc::clone(&self.book().notifiers));
+        let dropped = Dropped(Arc::clone(&self.entry().notifiers));
         dropped.0.set.fetch_add(1, SeqCst);
         self.stream.set_close_notifier(move |stream| {
             let notifiers = &dropped.0;
@@ -383,20 +383,20 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             Error::NoData(_) => self.stream.set_no_data_timeout(None).unwrap(),
             hard => return Err(hard),
         }
-        assert!(self.book().limited.load(SeqCst), "{error} without a limit");
-        self.world.soft_errors.fetch_add(1, SeqCst);
+        assert!(self.entry().limited.load(SeqCst), "{error} without a limit");
+        self.ledger.soft_errors.fetch_add(1, SeqCst);
         Ok(())
     }
 
     /// Now and then, something beside reading and writing.
     fn quirk(&mut self) {
-        if !self.rng.chance(self.world.plan.streams[self.index].quirks) {
+        if !self.rng.chance(self.ledger.plan.streams[self.index].quirks) {
             return;
         }
         let short = Some(Duration::from_millis(1));
         let kind = self.rng.below(9);
         if kind < 5 {
-            self.book().limited.store(true, SeqCst);
+            self.entry().limited.store(true, SeqCst);
         }
         match kind {
             0 => self.stream.set_read_timeout(short).unwrap(),
@@ -407,7 +407,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             5 => self.notify(),
             6 => {
                 let clone = self.stream.clone();
-                start(self.scope, self.world, move || drop(clone));
+                start(self.scope, self.ledger, move || drop(clone));
             }
             _ => {
                 if let Err(error) = self.stream.flush() {
@@ -420,35 +420,35 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
 
     /// Bytes were accepted or read: the plan may want something to happen now.
     fn moved(&self, n: usize) {
-        let now = self.world.progress.fetch_add(n as u64, SeqCst) + n as u64;
-        let Some(trigger) = self.world.plan.trigger else { return };
-        if now < trigger.at || self.world.fired.swap(true, SeqCst) {
+        let now = self.ledger.progress.fetch_add(n as u64, SeqCst) + n as u64;
+        let Some(trigger) = self.ledger.plan.trigger else { return };
+        if now < trigger.at || self.ledger.fired.swap(true, SeqCst) {
             return;
         }
-        let world = self.world;
+        let ledger = self.ledger;
         let end = trigger.end;
         match trigger.action {
             Action::Close => {}
-            Action::CloseTwice => start(self.scope, world, move || close(world, end)),
-            Action::CloseBoth => start(self.scope, world, move || close(world, 1 - end)),
+            Action::CloseTwice => start(self.scope, ledger, move || close(ledger, end)),
+            Action::CloseBoth => start(self.scope, ledger, move || close(ledger, 1 - end)),
             Action::Drain => {
-                if let Some(session) = world.session(end) {
-                    world.closing[end].store(true, SeqCst);
+                if let Some(session) = ledger.session(end) {
+                    ledger.closing[end].store(true, SeqCst);
                     let _ = session.drain(Duration::from_millis(3)); // `close` says how it went
                 }
             }
         }
-        close(world, end);
+        close(ledger, end);
     }
 
     // ---- what threads do ------------------------------------------------------------------------
 
     fn write_all(&mut self) {
         let manner = self.manner();
-        let mut left = self.world.plan.streams[self.index].bytes[self.end];
+        let mut left = self.ledger.plan.streams[self.index].bytes[self.end];
         let mut end = WriteEnd::Done;
         while left > 0 {
-            if self.book().leaving.load(SeqCst) {
+            if self.entry().leaving.load(SeqCst) {
                 end = WriteEnd::Stopped;
                 break;
             }
@@ -478,7 +478,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             self.stream.shutdown(Shutdown::Write).is_ok()
         };
         // Asked after the call: then it came before the session's close.
-        let closing = self.world.closing[self.end].load(SeqCst);
+        let closing = self.ledger.closing[self.end].load(SeqCst);
         way.finished_in_time.store(finished && !closing, SeqCst);
     }
 
@@ -513,7 +513,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
                 self.way_out().finish_asked.store(true, SeqCst);
                 self.stream.close().unwrap();
             }
-            Manner::DropAt(_) => self.book().leaving.store(true, SeqCst),
+            Manner::DropAt(_) => self.entry().leaving.store(true, SeqCst),
             _ => {}
         }
     }
@@ -537,12 +537,12 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
 
     /// Requests, each followed by its answer.
     fn ask(&mut self) {
-        let mut left = self.world.plan.streams[self.index].bytes[self.end];
+        let mut left = self.ledger.plan.streams[self.index].bytes[self.end];
         let mut write_end = WriteEnd::Done;
         let mut read_end = None;
         'asks: while left > 0 {
             let most = self.rng.pick(&[5, 200, 200, 2500]);
-            let n = left.min(1 + self.rng.below(most)).min(self.world.plan.request_max);
+            let n = left.min(1 + self.rng.below(most)).min(self.ledger.plan.request_max);
             if let Err(error) = self.write_next(n) {
                 write_end = WriteEnd::Failed(error);
                 break;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use gmux::Error;
 
-use crate::books::{Notifiers, ReadEnd, World, WriteEnd};
+use crate::ledger::{Ledger, Notifiers, ReadEnd, WriteEnd};
 use crate::plan::{Action, Ending, Manner};
 use crate::support::faulty::Kind;
 use crate::support::until;
@@ -40,9 +40,9 @@ pub struct Outcome {
     pub notified: Vec<Arc<Notifiers>>,
 }
 
-/// Judges a seed whose transports are gone. `kept`: the books hold its sessions.
-pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
-    let plan = world.plan;
+/// Judges a seed whose transports are gone. `kept`: the ledger holds its sessions.
+pub fn judge(ledger: &Ledger<'_>, kept: bool) -> Outcome {
+    let plan = ledger.plan;
     let mut outcome = Outcome {
         kind: plan.kind,
         hard: plan.is_hard(),
@@ -52,17 +52,17 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
         stopped: 0,
         missing: 0,
         bytes: 0,
-        soft_errors: world.soft_errors.load(SeqCst),
+        soft_errors: ledger.soft_errors.load(SeqCst),
         notified: Vec::new(),
     };
     for index in 0..plan.streams.len() {
         for sender in [0, 1] {
-            way(world, index, sender, &mut outcome);
-            end(world, index, sender, &mut outcome);
+            way(ledger, index, sender, &mut outcome);
+            end(ledger, index, sender, &mut outcome);
         }
     }
     for end in [0, 1] {
-        if let Some(session) = world.sessions[end].lock().unwrap().take() {
+        if let Some(session) = ledger.sessions[end].lock().unwrap().take() {
             assert!(
                 session.is_closed() && session.close_reason().is_some(),
                 "session {end} gives no reason"
@@ -72,13 +72,13 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
             until(|| session.stats().receive_buffered == 0);
         }
         if let (true, true, Some(Err(error))) =
-            (plan.is_sound(), kept, world.closes[end].lock().unwrap().as_ref())
+            (plan.is_sound(), kept, ledger.closes[end].lock().unwrap().as_ref())
         {
             // Streams that their reader closed early may still have had something to send when the
             // other end was done.
             let late = matches!(error, gmux::Error::CloseIncomplete { peer_ended: true, .. });
             let other =
-                late.then(|| world.closes[1 - end].lock().unwrap().clone().unwrap_or(Ok(())));
+                late.then(|| ledger.closes[1 - end].lock().unwrap().clone().unwrap_or(Ok(())));
             assert!(matches!(other, Some(Ok(()))), "closing session {end} failed: {error}");
         }
     }
@@ -86,9 +86,9 @@ pub fn judge(world: &World<'_>, kept: bool) -> Outcome {
 }
 
 /// One direction of one stream.
-fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
-    let plan = world.plan;
-    let way = &world.ways[index][sender];
+fn way(ledger: &Ledger<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
+    let plan = ledger.plan;
+    let way = &ledger.ways[index][sender];
     let reader = 1 - sender;
     let accepted = way.accepted.load(SeqCst);
     let read = way.read.load(SeqCst);
@@ -110,13 +110,13 @@ fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
         None => outcome.missing += 1,
     }
     assert!(read <= accepted, "read but never accepted: {}", what());
-    let exists = |end: usize| world.ends[index][end].exists.load(SeqCst);
+    let exists = |end: usize| ledger.ends[index][end].exists.load(SeqCst);
     // While a session drains, it refuses streams; on this wire that looks like one that was closed
     // at once.
     let refuses = plan
         .trigger
         .is_some_and(|trigger| trigger.action == Action::Drain && trigger.end == sender);
-    let refused = refuses && !exists(sender) && world.fired.load(SeqCst);
+    let refused = refuses && !exists(sender) && ledger.fired.load(SeqCst);
     if let (Some(ReadEnd::Eof), false) = (&read_end, refused) {
         assert!(way.finish_asked.load(SeqCst), "a clean end that nobody asked for: {}", what());
         assert_eq!(read, accepted, "a clean end with data missing: {}", what());
@@ -133,9 +133,9 @@ fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
     // Nothing was lost on the way, so what was finished arrives whole.
     let manner = plan.streams[index].manner;
     let closed = |end: usize| {
-        plan.trigger.is_some() && world.closing[end].load(SeqCst) && was_early(world, end)
+        plan.trigger.is_some() && ledger.closing[end].load(SeqCst) && was_early(ledger, end)
     };
-    let closed_well = world.closes[sender].lock().unwrap().as_ref().is_none_or(Result::is_ok);
+    let closed_well = ledger.closes[sender].lock().unwrap().as_ref().is_none_or(Result::is_ok);
     let reads_on = matches!(manner[reader], Manner::Finish | Manner::StopReading(_));
     if reads_on && way.finished_in_time.load(SeqCst) && closed_well && !closed(reader) {
         let whole = matches!(read_end, Some(ReadEnd::Eof | ReadEnd::Stopped));
@@ -181,21 +181,21 @@ fn way(world: &World<'_>, index: usize, sender: usize, outcome: &mut Outcome) {
 }
 
 /// Whether a session was closed by the trigger, and not when all was done.
-fn was_early(world: &World<'_>, end: usize) -> bool {
-    world.plan.trigger.is_some_and(|trigger| {
-        world.fired.load(SeqCst) && (trigger.end == end || trigger.action == Action::CloseBoth)
+fn was_early(ledger: &Ledger<'_>, end: usize) -> bool {
+    ledger.plan.trigger.is_some_and(|trigger| {
+        ledger.fired.load(SeqCst) && (trigger.end == end || trigger.action == Action::CloseBoth)
     })
 }
 
 /// One end of one stream.
-fn end(world: &World<'_>, index: usize, end: usize, outcome: &mut Outcome) {
-    let book = &world.ends[index][end];
-    if !book.exists.load(SeqCst) {
+fn end(ledger: &Ledger<'_>, index: usize, end: usize, outcome: &mut Outcome) {
+    let entry = &ledger.ends[index][end];
+    if !entry.exists.load(SeqCst) {
         return;
     }
-    until(|| book.notifiers.called.load(SeqCst) > 0); // it may be called on a thread of its own
-    outcome.notified.push(Arc::clone(&book.notifiers));
-    let closed = book.closed.lock().unwrap().take().expect("it exists");
+    until(|| entry.notifiers.called.load(SeqCst) > 0); // it may be called on a thread of its own
+    outcome.notified.push(Arc::clone(&entry.notifiers));
+    let closed = entry.closed.lock().unwrap().take().expect("it exists");
     assert!(closed.recv().is_err());
 }
 

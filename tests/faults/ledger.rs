@@ -1,5 +1,5 @@
-//! What the traffic keeps books of: for each direction of each stream what was accepted, finished
-//! and read, and for each end what it was told.
+//! What the traffic keeps a ledger of: for each direction of each stream what was accepted,
+//! finished and read, and for each end what it was told.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -73,8 +73,8 @@ pub struct End {
     pub leaving: AtomicBool,
 }
 
-/// One seed's books.
-pub struct World<'p> {
+/// One seed's ledger.
+pub struct Ledger<'p> {
     pub plan: &'p Plan,
     /// By stream, then by sender: 0 the client, 1 the server.
     pub ways: Vec<[Way; 2]>,
@@ -92,12 +92,12 @@ pub struct World<'p> {
     done: Mutex<Option<Sender<()>>>,
 }
 
-impl<'p> World<'p> {
-    /// The books, and what disconnects when all ends of all streams are done.
+impl<'p> Ledger<'p> {
+    /// The ledger, and what disconnects when all ends of all streams are done.
     pub fn new(plan: &'p Plan) -> (Self, Receiver<()>) {
         let (done, all_done) = crossbeam_channel::bounded(0);
         let n = plan.streams.len();
-        let world = Self {
+        let ledger = Self {
             plan,
             ways: (0..n).map(|_| Default::default()).collect(),
             ends: (0..n).map(|_| Default::default()).collect(),
@@ -110,7 +110,7 @@ impl<'p> World<'p> {
             left: AtomicUsize::new(2 * n),
             done: Mutex::new(Some(done)),
         };
-        (world, all_done)
+        (ledger, all_done)
     }
 
     /// One end of one stream is done.
