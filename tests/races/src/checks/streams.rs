@@ -151,7 +151,7 @@ pub fn stream(id: u32) -> Arc<SharedStream> {
 }
 
 /// A stream and its surroundings.
-struct Lab {
+struct Fixture {
     env: Env,
     stream: Arc<SharedStream>,
 }
@@ -163,22 +163,22 @@ struct Sent {
     frames: String,
 }
 
-fn lab(config: Config) -> (Arc<Lab>, Queue) {
+fn fixture(config: Config) -> (Arc<Fixture>, Queue) {
     config.validate().expect("a configuration that sessions take");
     let (shaper, queue) = shaper();
     let stream = SharedStream::new(3, Name::new(b"", None), &config, true, Instant::now());
     let env = Env::new(config, shaper);
-    (Arc::new(Lab { env, stream }), queue)
+    (Arc::new(Fixture { env, stream }), queue)
 }
 
-impl Lab {
+impl Fixture {
     /// Runs `work` on a thread.
     fn spawn<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Env, &Arc<SharedStream>) -> T + Send + 'static,
     ) -> thread::JoinHandle<T> {
-        let lab = Arc::clone(self);
-        thread::spawn(move || work(&lab.env, &lab.stream))
+        let fixture = Arc::clone(self);
+        thread::spawn(move || work(&fixture.env, &fixture.stream))
     }
 
     /// The writer thread: what the engine's does, without a transport. Ends on the order to finish,
@@ -276,11 +276,11 @@ fn deliver(env: &Env, stream: &Arc<SharedStream>, data: &[u8], wakes: &mut Wakes
 }
 
 fn stream_reads() {
-    let (lab, _queue) = lab(Config::new());
+    let (fixture, _queue) = fixture(Config::new());
     let (count, counted) = crossbeam_channel::unbounded();
     let readers = [2, 3].map(|size| {
         let count = count.clone();
-        lab.spawn(move |env, stream| {
+        fixture.spawn(move |env, stream| {
             let mut buf = vec![0; size];
             loop {
                 match stream.read(env, &mut buf, || false).unwrap() {
@@ -292,7 +292,7 @@ fn stream_reads() {
     });
     let mut wakes = Wakes::default();
     for data in [&b"abc"[..], b"d", b"efgh"] {
-        deliver(&lab.env, &lab.stream, data, &mut wakes);
+        deliver(&fixture.env, &fixture.stream, data, &mut wakes);
         if data.len() != 1 {
             wakes.send(); // the second waits for the third's
         }
@@ -302,68 +302,73 @@ fn stream_reads() {
     while all.len() < 8 {
         all.extend(counted.recv().unwrap());
     }
-    assert!(lab.stream.peer_fin(Instant::now()));
+    assert!(fixture.stream.peer_fin(Instant::now()));
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     all.sort_unstable();
     assert_eq!(all, b"abcdefgh");
-    assert_eq!(lab.env.budget.used(), 0);
+    assert_eq!(fixture.env.budget.used(), 0);
 }
 
 fn stream_reads_pass_on() {
-    let (lab, _queue) = lab(Config::new());
-    let readers =
-        [(); 3].map(|()| lab.spawn(|env, stream| stream.read(env, &mut [0; 2], || false).unwrap()));
+    let (fixture, _queue) = fixture(Config::new());
+    let readers = [(); 3]
+        .map(|()| fixture.spawn(|env, stream| stream.read(env, &mut [0; 2], || false).unwrap()));
     let mut wakes = Wakes::default();
-    deliver(&lab.env, &lab.stream, b"abcdef", &mut wakes);
+    deliver(&fixture.env, &fixture.stream, b"abcdef", &mut wakes);
     wakes.send(); // one wake-up, and three who wait
     assert_eq!(readers.map(|reader| reader.join().unwrap()), [2, 2, 2]);
 }
 
 /// Delivers a chunk of its own, too large to be copied under the lock.
-fn deliver_large(lab: &Lab, data: &[u8], wakes: &mut Wakes) {
-    let mut buffer = lab.env.pool.get(data.len()).unwrap();
+fn deliver_large(fixture: &Fixture, data: &[u8], wakes: &mut Wakes) {
+    let mut buffer = fixture.env.pool.get(data.len()).unwrap();
     buffer[..data.len()].copy_from_slice(data);
-    let charge = lab.env.budget.charge(charge_for(&buffer));
-    lab.stream.admit(&lab.env, data.len()).unwrap();
-    lab.stream.deliver(&lab.env, Chunk::new(buffer, 0, data.len(), charge), Instant::now(), wakes);
+    let charge = fixture.env.budget.charge(charge_for(&buffer));
+    fixture.stream.admit(&fixture.env, data.len()).unwrap();
+    fixture.stream.deliver(
+        &fixture.env,
+        Chunk::new(buffer, 0, data.len(), charge),
+        Instant::now(),
+        wakes,
+    );
 }
 
 fn stream_reads_cut() {
-    let (lab, _queue) = lab(Config::new());
-    let reader = lab.spawn(|env, stream| stream.read(env, &mut [0; 6000], || false));
+    let (fixture, _queue) = fixture(Config::new());
+    let reader = fixture.spawn(|env, stream| stream.read(env, &mut [0; 6000], || false));
     let mut wakes = Wakes::default();
-    deliver_large(&lab, &[1; 5000], &mut wakes);
+    deliver_large(&fixture, &[1; 5000], &mut wakes);
     wakes.send();
     let _ = match choose(2) {
-        0 => lab.stream.fail(&lab.env, Error::Timeout, true),
-        _ => lab.stream.close(&lab.env),
+        0 => fixture.stream.fail(&fixture.env, Error::Timeout, true),
+        _ => fixture.stream.close(&fixture.env),
     };
     assert!(!matches!(reader.join().unwrap(), Ok(0)), "there was no FIN");
-    assert_eq!(lab.env.budget.used(), 0);
+    assert_eq!(fixture.env.budget.used(), 0);
 }
 
 fn stream_reads_large() {
     const LEN: usize = 5000;
-    let (lab, _queue) = lab(Config::new());
+    let (fixture, _queue) = fixture(Config::new());
     let readers =
-        [6000, 4500].map(|size| lab.spawn(move |env, stream| read_to_end(env, stream, size)));
+        [6000, 4500].map(|size| fixture.spawn(move |env, stream| read_to_end(env, stream, size)));
     let mut wakes = Wakes::default();
     for byte in [1, 2] {
-        deliver_large(&lab, &[byte; LEN], &mut wakes);
+        deliver_large(&fixture, &[byte; LEN], &mut wakes);
         wakes.send();
     }
-    lab.stream.peer_fin(Instant::now());
+    fixture.stream.peer_fin(Instant::now());
     let all = readers.map(|reader| reader.join().unwrap()).concat();
     let count = |byte| all.iter().filter(|&&other| other == byte).count();
     assert_eq!((all.len(), count(1), count(2)), (2 * LEN, LEN, LEN));
-    assert_eq!(lab.env.budget.used(), 0);
+    assert_eq!(fixture.env.budget.used(), 0);
 }
 
 fn stream_writes() {
-    let (lab, queue) = lab(Config::new().max_send_buffer(3));
-    let writer = lab.writer(queue);
+    let (fixture, queue) = fixture(Config::new().max_send_buffer(3));
+    let writer = fixture.writer(queue);
     let writes = [b"aaaa", b"bbbb"].map(|data| {
-        lab.spawn(move |env, stream| {
+        fixture.spawn(move |env, stream| {
             write_all(env, stream, data).unwrap();
             stream.flush().unwrap();
         })
@@ -371,7 +376,7 @@ fn stream_writes() {
     for write in writes {
         write.join().unwrap();
     }
-    lab.finish();
+    fixture.finish();
     let sent = writer.join().unwrap();
     assert!(
         sent.data == b"aaaabbbb" || sent.data == b"bbbbaaaa",
@@ -382,19 +387,20 @@ fn stream_writes() {
 
 fn stream_writes_large() {
     const LEN: usize = 5000;
-    let (lab, queue) = lab(Config::new().max_send_buffer(3 * LEN).max_frame_size(LEN - 100));
-    let writer = lab.writer(queue);
+    let (fixture, queue) =
+        fixture(Config::new().max_send_buffer(3 * LEN).max_frame_size(LEN - 100));
+    let writer = fixture.writer(queue);
     let writes = [1, 2, 3].map(|byte| {
         // The third is small, and mustn't come between the pieces of the others.
         let len = if byte == 3 { 10 } else { LEN };
-        lab.spawn(move |env, stream| {
+        fixture.spawn(move |env, stream| {
             let written = stream.write(env, &vec![byte; len], Take::WhatFits).unwrap();
             env.shaper.ring(written.bell);
             (byte, written.accepted)
         })
     });
     let accepted = writes.map(|write| write.join().unwrap());
-    lab.finish();
+    fixture.finish();
     let sent = writer.join().unwrap();
     let mut runs: Vec<(u8, usize)> =
         sent.data.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
@@ -405,11 +411,11 @@ fn stream_writes_large() {
 /// A write that is at the head of the line, and waits for more room than there ever is, gives up:
 /// the one behind it fits.
 fn stream_line_gives_up() {
-    let (lab, _queue) = lab(Config::new().max_send_buffer(5000));
-    write_all(&lab.env, &lab.stream, &[0; 4950]).unwrap(); // and nobody sends
-    lab.stream.set_timeout(Direction::Write, Some(2 * SECOND));
+    let (fixture, _queue) = fixture(Config::new().max_send_buffer(5000));
+    write_all(&fixture.env, &fixture.stream, &[0; 4950]).unwrap(); // and nobody sends
+    fixture.stream.set_timeout(Direction::Write, Some(2 * SECOND));
     let given_up = Arc::new(AtomicUsize::new(0));
-    let head = lab.spawn({
+    let head = fixture.spawn({
         let given_up = Arc::clone(&given_up);
         move |env, stream| {
             let result = stream.write(env, &[1; 97], Take::WhatFits);
@@ -418,7 +424,7 @@ fn stream_line_gives_up() {
         }
     });
     advance(SECOND);
-    let next = lab.spawn(|env, stream| {
+    let next = fixture.spawn(|env, stream| {
         stream.write(env, &[2; 30], Take::WhatFits).map(|written| written.accepted)
     });
     while given_up.load(SeqCst) == 0 {
@@ -447,38 +453,38 @@ impl std::io::Write for Slow {
 }
 
 fn stream_lent() {
-    let (lab, _queue) = lab(Config::new());
+    let (fixture, _queue) = fixture(Config::new());
     let (say, heard) = crossbeam_channel::unbounded();
     let (go, told) = crossbeam_channel::unbounded();
-    let mover = lab.spawn(|env, stream| stream.write_to(env, &mut Slow(say, told)));
+    let mover = fixture.spawn(|env, stream| stream.write_to(env, &mut Slow(say, told)));
     let mut wakes = Wakes::default();
-    deliver_large(&lab, &[1; 5000], &mut wakes);
+    deliver_large(&fixture, &[1; 5000], &mut wakes);
     wakes.send();
     heard.recv().unwrap();
     let _ = match choose(2) {
-        0 => lab.stream.fail(&lab.env, Error::Timeout, true),
-        _ => lab.stream.close(&lab.env),
+        0 => fixture.stream.fail(&fixture.env, Error::Timeout, true),
+        _ => fixture.stream.close(&fixture.env),
     };
     assert_eq!(
-        (lab.stream.occupied(), lab.env.budget.used()),
+        (fixture.stream.occupied(), fixture.env.budget.used()),
         (0, 0),
         "the writer is still inside"
     );
     go.send(()).unwrap();
     assert!(mover.join().unwrap().is_err(), "there was no FIN");
-    assert_eq!((lab.stream.occupied(), lab.env.budget.used()), (0, 0));
+    assert_eq!((fixture.stream.occupied(), fixture.env.budget.used()), (0, 0));
 }
 
 fn stream_credit() {
-    let (lab, queue) = lab(Config::new().version(2).max_send_buffer(1 << 20));
-    let env = &lab.env;
-    let stream = &lab.stream;
-    let writer = lab.writer(queue);
+    let (fixture, queue) = fixture(Config::new().version(2).max_send_buffer(1 << 20));
+    let env = &fixture.env;
+    let stream = &fixture.stream;
+    let writer = fixture.writer(queue);
     // The window a stream begins with is used up.
     write_all(env, stream, &[0; INITIAL_WINDOW as usize]).unwrap();
     stream.flush().unwrap(); // a peer can't have consumed what wasn't sent
     let writes = [1, 2]
-        .map(|byte| lab.spawn(move |env, stream| write_all(env, stream, &[byte; 4]).unwrap()));
+        .map(|byte| fixture.spawn(move |env, stream| write_all(env, stream, &[byte; 4]).unwrap()));
     let mut wakes = Wakes::default();
     for consumed in [3, 8] {
         stream.update(env, (consumed, INITIAL_WINDOW), Instant::now(), &mut wakes).unwrap();
@@ -487,7 +493,7 @@ fn stream_credit() {
     for write in writes {
         write.join().unwrap();
     }
-    lab.finish();
+    fixture.finish();
     let sent = writer.join().unwrap();
     let mut rest = sent.data[INITIAL_WINDOW as usize..].to_vec();
     rest.sort_unstable();
@@ -496,28 +502,29 @@ fn stream_credit() {
 
 fn stream_unasked() {
     const PIECE: usize = 4096;
-    let (lab, _queue) = lab(Config::new().version(2));
-    let other = SharedStream::new(5, Name::new(b"", None), &lab.env.config, false, Instant::now());
+    let (fixture, _queue) = fixture(Config::new().version(2));
+    let other =
+        SharedStream::new(5, Name::new(b"", None), &fixture.env.config, false, Instant::now());
     // Four streams hold all that there is past the shares, and these two hold theirs.
     let first = u64::from(INITIAL_WINDOW);
-    (0..4).for_each(|_| assert_eq!(lab.env.allowance.take(0, first), first));
-    let share = [&lab.stream, &other]
-        .map(|stream| stream.write(&lab.env, &[0; 1 << 16], Take::WhatFits).unwrap().accepted);
+    (0..4).for_each(|_| assert_eq!(fixture.env.allowance.take(0, first), first));
+    let share = [&fixture.stream, &other]
+        .map(|stream| stream.write(&fixture.env, &[0; 1 << 16], Take::WhatFits).unwrap().accepted);
     let write = |stream: &Arc<SharedStream>| {
         let stream = Arc::clone(stream);
-        lab.spawn(move |env, _| {
+        fixture.spawn(move |env, _| {
             stream.write(env, &[1; PIECE], Take::WhatFits).map(|written| written.accepted)
         })
     };
-    let fails = write(&lab.stream);
+    let fails = write(&fixture.stream);
     let goes_on = write(&other);
-    let failing = lab.spawn(|env, stream| {
+    let failing = fixture.spawn(|env, stream| {
         let _ = stream.fail(env, Error::Closed, false);
     });
     // Enough for one of them, past the two shares.
     let give = |bytes: usize| {
-        lab.env.allowance.change(bytes as u64, 0);
-        lab.env.wake_unasked(false);
+        fixture.env.allowance.change(bytes as u64, 0);
+        fixture.env.wake_unasked(false);
     };
     give(share[0] + share[1] + PIECE);
     failing.join().unwrap();
@@ -533,9 +540,9 @@ fn stream_unasked() {
 
 fn stream_schedule() {
     let config = Config::new().version(2).max_stream_buffer(8);
-    let (lab, mut queue) = lab(config);
+    let (fixture, mut queue) = fixture(config);
     let parker = queue.parker();
-    let writer = lab.spawn(move |env, _| {
+    let writer = fixture.spawn(move |env, _| {
         let mut sent = Sent::default();
         loop {
             let finish = env.shaper.has(Order::Finish);
@@ -564,13 +571,13 @@ fn stream_schedule() {
             }
         }
     });
-    let write = lab.spawn(|env, stream| write_all(env, stream, &[7; 3000]).unwrap());
-    let more = lab.spawn(|env, stream| {
+    let write = fixture.spawn(|env, stream| write_all(env, stream, &[7; 3000]).unwrap());
+    let more = fixture.spawn(|env, stream| {
         for _ in 0..2 {
             write_all(env, stream, b"x").unwrap();
         }
     });
-    let read = lab.spawn(|env, stream| {
+    let read = fixture.spawn(|env, stream| {
         let mut got = 0;
         while got < 8 {
             got += stream.read(env, &mut [0; 4], || false).unwrap();
@@ -578,14 +585,14 @@ fn stream_schedule() {
     });
     let mut wakes = Wakes::default();
     for _ in 0..2 {
-        deliver(&lab.env, &lab.stream, b"1234", &mut wakes);
+        deliver(&fixture.env, &fixture.stream, b"1234", &mut wakes);
         wakes.send();
     }
     write.join().unwrap();
     more.join().unwrap();
-    let _ = lab.stream.finish(&lab.env);
+    let _ = fixture.stream.finish(&fixture.env);
     read.join().unwrap();
-    lab.finish();
+    fixture.finish();
     let Sent { data, frames } = writer.join().unwrap();
     assert_eq!(data.len(), 3002, "{frames}");
     assert!(frames.starts_with('S') && frames.matches('S').count() == 1, "{frames}");
@@ -599,14 +606,14 @@ fn stream_schedule() {
 /// Each of three waiting calls ends by a limit that is set while it waits, or before, or after;
 /// time passes it at any moment.
 fn stream_limits() {
-    let (lab, _queue) = lab(Config::new().max_send_buffer(1));
-    let stream = &lab.stream;
-    write_all(&lab.env, stream, b"x").unwrap(); // its queue is full, and nobody sends
-    let read = lab.spawn(|env, stream| stream.read(env, &mut [0], || false).map(drop));
-    let write = lab.spawn(|env, stream| stream.write(env, b"y", Take::WhatFits).map(drop));
-    let flush = lab.spawn(|_, stream| stream.flush());
+    let (fixture, _queue) = fixture(Config::new().max_send_buffer(1));
+    let stream = &fixture.stream;
+    write_all(&fixture.env, stream, b"x").unwrap(); // its queue is full, and nobody sends
+    let read = fixture.spawn(|env, stream| stream.read(env, &mut [0], || false).map(drop));
+    let write = fixture.spawn(|env, stream| stream.write(env, b"y", Take::WhatFits).map(drop));
+    let flush = fixture.spawn(|_, stream| stream.flush());
     let kind = facade::sched::choose(4);
-    let set = lab.spawn(move |_, stream| match kind {
+    let set = fixture.spawn(move |_, stream| match kind {
         0 => {
             stream.set_deadline(Direction::Read, Some(Instant::now()));
             stream.set_deadline(Direction::Write, Some(Instant::now()));
@@ -624,7 +631,7 @@ fn stream_limits() {
     });
     if kind == 2 {
         // It fires for one call at a time, and its clock starts again: time has to pass for each.
-        let clock = lab.spawn(|_, _| {
+        let clock = fixture.spawn(|_, _| {
             for _ in 0..12 {
                 advance(2 * SECOND);
                 thread::yield_now();
@@ -650,11 +657,11 @@ fn stream_limits() {
 }
 
 fn stream_limits_move() {
-    let (lab, _queue) = lab(Config::new());
+    let (fixture, _queue) = fixture(Config::new());
     let start = Instant::now();
-    let read = lab.spawn(|env, stream| stream.read(env, &mut [0], || false));
+    let read = fixture.spawn(|env, stream| stream.read(env, &mut [0], || false));
     let far = facade::sched::choose(2) == 0;
-    let mover = lab.spawn(move |_, stream| {
+    let mover = fixture.spawn(move |_, stream| {
         stream.set_deadline(Direction::Read, Some(start + 5 * SECOND));
         stream.set_deadline(Direction::Read, if far { None } else { Some(start + 50 * SECOND) });
         stream.set_deadline(Direction::Read, Some(start + 2 * SECOND));
@@ -673,10 +680,10 @@ fn stream_limits_move() {
 }
 
 fn stream_endings() {
-    let (lab, queue) = lab(Config::new().max_send_buffer(2));
-    let writer = lab.writer(queue);
+    let (fixture, queue) = fixture(Config::new().max_send_buffer(2));
+    let writer = fixture.writer(queue);
     let calls = [
-        lab.spawn(|env, stream| {
+        fixture.spawn(|env, stream| {
             let mut total = 0;
             loop {
                 match stream.read(env, &mut [0; 2], || false) {
@@ -686,17 +693,17 @@ fn stream_endings() {
                 }
             }
         }),
-        lab.spawn(|env, stream| (0, write_all(env, stream, b"abcdef").err())),
-        lab.spawn(|_, stream| (0, stream.flush().err())),
+        fixture.spawn(|env, stream| (0, write_all(env, stream, b"abcdef").err())),
+        fixture.spawn(|_, stream| (0, stream.flush().err())),
     ];
-    let deliverer = lab.spawn(|env, stream| {
+    let deliverer = fixture.spawn(|env, stream| {
         let mut wakes = Wakes::default();
         deliver(env, stream, b"123", &mut wakes);
         wakes.send();
     });
     let how = facade::sched::choose(4);
-    let env = &lab.env;
-    let stream = &lab.stream;
+    let env = &fixture.env;
+    let stream = &fixture.stream;
     let ended = match how {
         0 => stream.close(env),
         1 => stream.fail(env, Error::Timeout, false),
@@ -709,7 +716,7 @@ fn stream_endings() {
     let [(read, read_error), (_, write_error), (_, flush_error)] =
         calls.map(|call| call.join().unwrap());
     deliverer.join().unwrap();
-    lab.finish();
+    fixture.finish();
     let sent = writer.join().unwrap();
     assert!(read <= 3 && read_error.is_some(), "a read ends with an error, for there was no FIN");
     for error in [read_error, write_error.clone(), flush_error].into_iter().flatten() {
@@ -734,19 +741,19 @@ fn stream_endings() {
 }
 
 fn stream_double_close() {
-    let (lab, queue) = lab(Config::new());
-    let writer = lab.writer(queue);
+    let (fixture, queue) = fixture(Config::new());
+    let writer = fixture.writer(queue);
     let called = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&called);
     let notifier = move |_: &Arc<SharedStream>| {
         count.fetch_add(1, SeqCst);
     };
-    let _ = lab.stream.set_notifier(Box::new(notifier));
-    write_all(&lab.env, &lab.stream, b"ab").unwrap();
+    let _ = fixture.stream.set_notifier(Box::new(notifier));
+    write_all(&fixture.env, &fixture.stream, b"ab").unwrap();
     let results = Arc::new(Mutex::new((0, 0)));
     let ending = |end: fn(&Env, &Arc<SharedStream>) -> crate::sync::stream::Ended| {
         let results = Arc::clone(&results);
-        lab.spawn(move |env, stream| {
+        fixture.spawn(move |env, stream| {
             let mut ended = end(env, stream);
             let mut results = results.lock();
             results.0 += usize::from(ended.first);
@@ -767,7 +774,7 @@ fn stream_double_close() {
     for thread in threads {
         thread.join().unwrap();
     }
-    lab.finish();
+    fixture.finish();
     let sent = writer.join().unwrap();
     let results = results.lock();
     assert_eq!((results.0, results.1, called.load(SeqCst)), (1, 1, 1), "ended, closed, notified");
@@ -776,11 +783,11 @@ fn stream_double_close() {
 }
 
 fn stream_notifier() {
-    let (lab, _queue) = lab(Config::new());
+    let (fixture, _queue) = fixture(Config::new());
     let calls = Arc::new(Mutex::new(Vec::new()));
     let setters = [1, 2].map(|n| {
         let calls = Arc::clone(&calls);
-        lab.spawn(move |_, stream| {
+        fixture.spawn(move |_, stream| {
             let (replaced, due) = stream.set_notifier(Box::new(move |_| calls.lock().push(n)));
             if let Some(due) = due {
                 due(stream);
@@ -788,7 +795,7 @@ fn stream_notifier() {
             usize::from(replaced.is_some())
         })
     });
-    let closer = lab.spawn(|env, stream| {
+    let closer = fixture.spawn(|env, stream| {
         if let Some(notifier) = stream.close(env).notifier.take() {
             notifier(stream);
         }
