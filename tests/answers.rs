@@ -150,7 +150,7 @@ impl Control for Asked {
 }
 
 /// A server's session over an answering transport, and the raw other end.
-fn scene() -> (Session, TcpStream, Arc<Answers>) {
+fn fixture() -> (Session, TcpStream, Arc<Answers>) {
     let (a, b) = tcp();
     let answers = Arc::new(Answers::default());
     let config = Config::new().keepalive_disabled(true).close_timeout(Duration::from_secs(600));
@@ -165,7 +165,7 @@ fn nop() -> Vec<u8> {
 #[test]
 fn each_answer_is_sent_though_nothing_else_is() {
     test("each_answer_is_sent_though_nothing_else_is", || {
-        let (session, mut peer, answers) = scene();
+        let (session, mut peer, answers) = fixture();
         let mut seed = 1;
         for _ in 0..5000 {
             peer.write_all(&nop()).unwrap();
@@ -193,7 +193,7 @@ fn until_spinning(mut done: impl FnMut() -> bool) {
 #[test]
 fn an_answer_to_a_read_that_is_tried_again_is_sent() {
     test("an_answer_to_a_read_that_is_tried_again_is_sent", || {
-        let (session, mut peer, answers) = scene();
+        let (session, mut peer, answers) = fixture();
         for _ in 0..100 {
             answers.hides.store(true, SeqCst);
             let before = answers.owed.load(SeqCst);
@@ -244,7 +244,7 @@ fn callers_that_read_have_answers_sent_too() {
 #[test]
 fn an_answer_waits_for_a_writer_that_is_stuck_and_is_sent_before_the_end() {
     test("an_answer_waits_for_a_writer_that_is_stuck_and_is_sent_before_the_end", || {
-        let (session, mut peer, answers) = scene();
+        let (session, mut peer, answers) = fixture();
         let stream = session.open("stuck").unwrap();
         let mut syn = [0; 8 + 5];
         peer.read_exact(&mut syn).unwrap();
@@ -270,7 +270,7 @@ fn an_answer_waits_for_a_writer_that_is_stuck_and_is_sent_before_the_end() {
 #[test]
 fn a_panic_in_the_question_ends_the_session_with_an_error() {
     test("a_panic_in_the_question_ends_the_session_with_an_error", || {
-        let (session, mut peer, answers) = scene();
+        let (session, mut peer, answers) = fixture();
         answers.panics.store(true, SeqCst);
         peer.write_all(&nop()).unwrap();
         let error = session.accept().unwrap_err();

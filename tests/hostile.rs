@@ -8,12 +8,12 @@
 //! Promises: P66, P110, P113.
 #![cfg(target_os = "linux")]
 
+#[path = "hostile/attack_run.rs"]
+mod attack_run;
 #[path = "hostile/attacks.rs"]
 mod attacks;
 #[path = "hostile/matrix.rs"]
 mod matrix;
-#[path = "hostile/scene.rs"]
-mod scene;
 mod support;
 #[path = "hostile/victim.rs"]
 mod victim;
@@ -22,9 +22,9 @@ use std::io::Write;
 use std::panic::catch_unwind;
 use std::time::Duration;
 
+use attack_run::{Outcome, Sent, Traffic, Victim};
 use attacks::{ALL, Answers, Attack, Fate, SLOW, SLOW_CONNECTIONS};
 use gmux::wire::{Command, Frame};
-use scene::{Outcome, Sent, Traffic, Victim};
 use support::test_for;
 
 fn full() -> bool {
@@ -124,7 +124,7 @@ fn every_attack_costs_no_more_than_the_settings_allow() {
                 for &version in attack.versions {
                     let name = format!("the attack {} v{version}", attack.name);
                     let outcome = test_for(&name, Duration::from_secs(120), || {
-                        scene::attack(attack, version, full())
+                        attack_run::attack(attack, version, full())
                     });
                     if catch_unwind(|| assert_bounded(attack, version, &outcome)).is_err() {
                         failed.push((attack.name, version));
@@ -152,7 +152,7 @@ fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
             for version in [1, 2] {
                 // for longer than the keepalive's timeout
                 let pause = Duration::from_millis(if full() { 1000 } else { 200 });
-                let [slow, over] = scene::slow(&SLOW, version, SLOW_CONNECTIONS, pause);
+                let [slow, over] = attack_run::slow(&SLOW, version, SLOW_CONNECTIONS, pause);
                 let connections = SLOW_CONNECTIONS as u64;
                 let bound = 2 * 1024 * 1024 + connections * SLOW_CONNECTION;
                 println!(
@@ -211,7 +211,7 @@ fn pieces(pace: u64, apart: bool, make: impl Fn(u32) -> Vec<u8>) -> Vec<Vec<u8>>
         let piece = make(n);
         sent += piece.len() as u64;
         match all.last_mut() {
-            Some(last) if !apart && last.len() < scene::part(pace) => last.extend(piece),
+            Some(last) if !apart && last.len() < attack_run::part(pace) => last.extend(piece),
             _ => all.push(piece),
         }
         if sent >= pace * 5 / 4 {
@@ -269,7 +269,7 @@ fn others_keep_their_share_beside_every_attack() {
                 let mut turns = 0;
                 while turns < LEAST_TURNS || (turns < MOST_TURNS && share < SHARE) {
                     for (i, traffic) in [&good, &bad].into_iter().enumerate() {
-                        let (bytes, millis) = scene::beside(&mut victim, SLICE, pace, traffic);
+                        let (bytes, millis) = attack_run::beside(&mut victim, SLICE, pace, traffic);
                         served[i] += bytes;
                         cpu[i] += millis;
                     }

@@ -8,13 +8,13 @@
 //! Promises: P81.
 #![cfg(target_os = "linux")]
 
-#[path = "panics/scene.rs"]
-mod scene;
+#[path = "panics/panic_run.rs"]
+mod panic_run;
 mod support;
 #[path = "panics/trap.rs"]
 mod trap;
 
-use scene::{Ending, Scene};
+use panic_run::{Ending, PanicRun};
 use support::test_for;
 use trap::{Kind, LOGGER, Over, Trap};
 
@@ -23,10 +23,10 @@ use std::time::Duration;
 
 /// A test of this file: the log, the threads and the timer are the process's, so no other runs
 /// meanwhile.
-fn alone(name: &str, body: impl FnOnce(&Scene)) {
+fn alone(name: &str, body: impl FnOnce(&PanicRun)) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    test_for(name, Duration::from_secs(120), || body(&Scene::begin()));
+    test_for(name, Duration::from_secs(120), || body(&PanicRun::begin()));
 }
 
 fn is_full() -> bool {
@@ -51,15 +51,15 @@ fn kinds(n: usize, round: usize) -> Vec<Kind> {
 const NO_LINE: (usize, Kind) = (0, Kind::Text);
 
 /// Runs the script for each call of the transport's that it makes.
-fn each_call(scene: &Scene, over: Over, endings: [&[Ending]; 2]) {
+fn each_call(run: &PanicRun, over: Over, endings: [&[Ending]; 2]) {
     for (round, (version, ending)) in rounds(endings).into_iter().enumerate() {
         let counted = Trap::new(over, 0, Kind::Text);
-        scene.play(&counted, NO_LINE, version, ending);
+        run.play(&counted, NO_LINE, version, ending);
         assert!(counted.count() > 10, "only {} calls: {:?}", counted.count(), counted.names());
         // Threads decide how many calls there are: some more than were counted.
         for n in 1..=counted.count() + 2 {
             for kind in kinds(n, round) {
-                scene.play(&Trap::new(over, n, kind), NO_LINE, version, ending);
+                run.play(&Trap::new(over, n, kind), NO_LINE, version, ending);
             }
         }
     }
@@ -67,9 +67,9 @@ fn each_call(scene: &Scene, over: Over, endings: [&[Ending]; 2]) {
 
 #[test]
 fn a_transport_that_panics_at_any_call_costs_its_session_alone() {
-    alone("a_transport_that_panics_at_any_call_costs_its_session_alone", |scene| {
+    alone("a_transport_that_panics_at_any_call_costs_its_session_alone", |run| {
         each_call(
-            scene,
+            run,
             Over::Halves,
             [&[Ending::Close, Ending::NoData], &[Ending::Drop, Ending::Lost]],
         );
@@ -78,30 +78,30 @@ fn a_transport_that_panics_at_any_call_costs_its_session_alone() {
 
 #[test]
 fn a_pair_whose_halves_or_hook_panic_costs_its_session_alone() {
-    alone("a_pair_whose_halves_or_hook_panic_costs_its_session_alone", |scene| {
-        each_call(scene, Over::Pair, [&[Ending::NoData], &[Ending::Close, Ending::Drop]]);
+    alone("a_pair_whose_halves_or_hook_panic_costs_its_session_alone", |run| {
+        each_call(run, Over::Pair, [&[Ending::NoData], &[Ending::Close, Ending::Drop]]);
     });
 }
 
 #[test]
 fn a_shared_transport_whose_closures_panic_costs_its_session_alone() {
-    alone("a_shared_transport_whose_closures_panic_costs_its_session_alone", |scene| {
-        each_call(scene, Over::Shared, [&[Ending::NoData], &[Ending::Close]]);
+    alone("a_shared_transport_whose_closures_panic_costs_its_session_alone", |run| {
+        each_call(run, Over::Shared, [&[Ending::NoData], &[Ending::Close]]);
     });
 }
 
 #[test]
 fn a_logger_that_panics_at_any_line_costs_the_line_alone() {
-    alone("a_logger_that_panics_at_any_line_costs_the_line_alone", |scene| {
+    alone("a_logger_that_panics_at_any_line_costs_the_line_alone", |run| {
         let rounds = rounds([&[Ending::Close, Ending::NoData], &[Ending::NoData, Ending::Lost]]);
         for (round, (version, ending)) in rounds.into_iter().enumerate() {
             let sound = || Trap::new(Over::Halves, 0, Kind::Text);
-            scene.play(&sound(), (usize::MAX, Kind::Text), version, ending);
+            run.play(&sound(), (usize::MAX, Kind::Text), version, ending);
             let lines = LOGGER.count();
             assert!(lines > 10, "only {lines} lines");
             for n in 1..=lines + 2 {
                 for kind in kinds(n, round) {
-                    scene.play(&sound(), (n, kind), version, ending);
+                    run.play(&sound(), (n, kind), version, ending);
                 }
             }
         }
@@ -112,10 +112,10 @@ fn a_logger_that_panics_at_any_line_costs_the_line_alone() {
 /// limits any more.
 #[test]
 fn a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout() {
-    alone("a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout", |scene| {
+    alone("a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout", |run| {
         LOGGER.only_timers(true);
         for kind in Kind::ALL {
-            scene.play(&Trap::new(Over::Halves, 0, kind), (1, kind), 1, Ending::NoData);
+            run.play(&Trap::new(Over::Halves, 0, kind), (1, kind), 1, Ending::NoData);
             assert!(LOGGER.count() > 0, "the timer said nothing");
         }
         LOGGER.only_timers(false);

@@ -39,7 +39,7 @@ fn handshake() -> (Tls, ClientConnection, TcpStream) {
 }
 
 /// The same with a session at the server's end.
-fn scene() -> (Session, ClientConnection, TcpStream) {
+fn fixture() -> (Session, ClientConnection, TcpStream) {
     let (server, client, socket) = handshake();
     let config = Config::new().keepalive_disabled(true).close_timeout(Duration::from_secs(600));
     (Session::server(server, config).unwrap(), client, socket)
@@ -137,7 +137,7 @@ fn closes_meet() {
 fn new_keys_in_the_middle_of_both_directions_full() {
     test("new_keys_in_the_middle_of_both_directions_full", || {
         const SIZE: usize = 4 << 20;
-        let (session, mut client, mut socket) = scene();
+        let (session, mut client, mut socket) = fixture();
         let echo = thread::spawn({
             let session = session.clone();
             move || {
@@ -199,7 +199,7 @@ fn new_keys_in_the_middle_of_both_directions_full() {
 #[test]
 fn new_keys_are_answered_by_a_session_that_is_silent() {
     test("new_keys_are_answered_by_a_session_that_is_silent", || {
-        let (session, mut client, mut socket) = scene();
+        let (session, mut client, mut socket) = fixture();
         for _ in 0..20 {
             // rustls takes 32 such answers with no data between them.
             client.refresh_traffic_keys().unwrap();
@@ -220,7 +220,7 @@ fn new_keys_are_answered_by_a_session_that_is_silent() {
 #[test]
 fn any_number_of_requests_for_new_keys_leaves_a_silent_session_alive() {
     test("any_number_of_requests_for_new_keys_leaves_a_silent_session_alive", || {
-        let (session, mut client, mut socket) = scene();
+        let (session, mut client, mut socket) = fixture();
         for requests in 1..=1000 {
             client.refresh_traffic_keys().unwrap();
             socket.write_all(&encrypted(&mut client, &frame(Command::Nop, &[]))).unwrap();
@@ -301,7 +301,7 @@ fn read_on(session: &Session) -> (Vec<u8>, bool) {
 fn pieces_of_any_size_are_the_same_stream() {
     test("pieces_of_any_size_are_the_same_stream", || {
         for size in [1, 2, 3, 5, 7, 100, 3021, 4096, 100_000] {
-            let (session, mut client, mut socket) = scene();
+            let (session, mut client, mut socket) = fixture();
             socket.set_nodelay(true).unwrap();
             let data = Pattern::bytes(5, 20_000);
             let bytes = stream_of(&mut client, &data);
@@ -322,7 +322,7 @@ fn a_damaged_record_is_an_error_behind_what_came_before() {
     test("a_damaged_record_is_an_error_behind_what_came_before", || {
         let mut rng = Rng::new(1);
         for _ in 0..150 {
-            let (session, mut client, mut socket) = scene();
+            let (session, mut client, mut socket) = fixture();
             let data = Pattern::bytes(5, 20_000);
             let mut bytes = stream_of(&mut client, &data);
             let at = rng.below(bytes.len());
@@ -349,7 +349,7 @@ fn a_cut_anywhere_is_an_error_behind_what_came_before() {
     test("a_cut_anywhere_is_an_error_behind_what_came_before", || {
         let mut rng = Rng::new(2);
         for _ in 0..100 {
-            let (session, mut client, mut socket) = scene();
+            let (session, mut client, mut socket) = fixture();
             let data = Pattern::bytes(5, 20_000);
             let bytes = stream_of(&mut client, &data);
             let at = rng.below(bytes.len());
@@ -369,7 +369,7 @@ fn a_cut_anywhere_is_an_error_behind_what_came_before() {
 fn junk_behind_the_end_is_ignored() {
     test("junk_behind_the_end_is_ignored", || {
         for later in [false, true] {
-            let (session, mut client, mut socket) = scene();
+            let (session, mut client, mut socket) = fixture();
             let data = Pattern::bytes(5, 20_000);
             let mut bytes = stream_of(&mut client, &data);
             client.send_close_notify();
@@ -393,7 +393,7 @@ fn junk_behind_the_end_is_ignored() {
 fn a_damaged_record_is_answered_by_an_alert() {
     test("a_damaged_record_is_answered_by_an_alert", || {
         for _ in 0..20 {
-            let (session, mut client, mut socket) = scene();
+            let (session, mut client, mut socket) = fixture();
             let mut bytes = encrypted(&mut client, &frame(Command::Nop, &[]));
             *bytes.last_mut().unwrap() ^= 1;
             socket.write_all(&bytes).unwrap();

@@ -39,7 +39,7 @@ const ALL: [Call; 4] = [ReadCall, WriteTo, WriteCall, Flush];
 
 /// A stream on which the call has to block: nothing has come, the transport takes nothing, and for
 /// `write` the queue is full.
-struct Scene {
+struct Fixture {
     peer: FramePeer,
     stream: Stream,
     session: Session,
@@ -48,23 +48,23 @@ struct Scene {
     accepted: usize,
 }
 
-impl Scene {
+impl Fixture {
     fn new(call: Call, version: u8, config: Config) -> Self {
         let (peer, transport) = frame_peer(version);
         let config = config.version(version).max_send_buffer(4096).close_timeout(FAR);
         let session = Session::server(transport, config).unwrap();
-        peer.syn(3, "scene");
+        peer.syn(3, "fixture");
         let stream = session.accept().unwrap();
-        let mut scene = Self { peer, stream, session, call, accepted: 0 };
+        let mut fixture = Self { peer, stream, session, call, accepted: 0 };
         if WRITES.contains(&call) {
-            scene.peer.shut();
-            scene.accepted = (&scene.stream).write(b"x").unwrap();
-            scene.peer.wait_stuck(); // from here on nothing is taken out of the queue
+            fixture.peer.shut();
+            fixture.accepted = (&fixture.stream).write(b"x").unwrap();
+            fixture.peer.wait_stuck(); // from here on nothing is taken out of the queue
         }
         if call == WriteCall {
-            scene.accepted += fill(&scene.stream);
+            fixture.accepted += fill(&fixture.stream);
         }
-        scene
+        fixture
     }
 
     fn run(&self) -> impl FnOnce() -> io::Result<u64> + Send + 'static {
@@ -162,16 +162,21 @@ fn fill(stream: &Stream) -> usize {
 }
 
 /// Runs a test for each of `calls`, on both versions.
-fn each(name: &str, calls: &[Call], test: impl Fn(Scene)) {
+fn each(name: &str, calls: &[Call], test: impl Fn(Fixture)) {
     each_with(name, calls, |config| config, test);
 }
 
-fn each_with(name: &str, calls: &[Call], config: impl Fn(Config) -> Config, test: impl Fn(Scene)) {
+fn each_with(
+    name: &str,
+    calls: &[Call],
+    config: impl Fn(Config) -> Config,
+    test: impl Fn(Fixture),
+) {
     for version in [1, 2] {
         for &call in calls {
             let case = format!("{name}: {call:?}, version {version}");
             println!("{case}");
-            support::test(&case, || test(Scene::new(call, version, config(Config::new()))));
+            support::test(&case, || test(Fixture::new(call, version, config(Config::new()))));
         }
     }
 }
@@ -189,9 +194,9 @@ macro_rules! fails_with {
 
 #[test]
 fn data_wakes_read() {
-    each("data_wakes_read", &[ReadCall], |mut scene| {
-        scene.is_usable();
-        scene.is_usable(); // and again
+    each("data_wakes_read", &[ReadCall], |mut fixture| {
+        fixture.is_usable();
+        fixture.is_usable(); // and again
     });
 }
 
@@ -207,51 +212,53 @@ fn data_reaches_the_writer_of_a_blocked_write_to_at_once() {
             Ok(())
         }
     }
-    each("data_reaches_the_writer_of_a_blocked_write_to_at_once", &[WriteTo], |scene| {
+    each("data_reaches_the_writer_of_a_blocked_write_to_at_once", &[WriteTo], |fixture| {
         let (tell, told) = mpsc::channel();
-        let stream = scene.stream.clone();
+        let stream = fixture.stream.clone();
         let call = blocked(move || stream.write_to(&mut Tell(tell)));
         for piece in ["a", "bc"] {
-            scene.peer.psh(3, piece);
+            fixture.peer.psh(3, piece);
             assert_eq!(told.recv().unwrap(), piece.as_bytes());
             call.assert_asleep();
         }
-        scene.peer.fin(3);
+        fixture.peer.fin(3);
         assert_eq!(call.join().unwrap(), 3);
     });
 }
 
 #[test]
 fn room_wakes_write_and_a_taken_queue_wakes_flush() {
-    each("room_wakes_write_and_a_taken_queue_wakes_flush", &WRITES, |mut scene| scene.is_usable());
+    each("room_wakes_write_and_a_taken_queue_wakes_flush", &WRITES, |mut fixture| {
+        fixture.is_usable()
+    });
 }
 
 /// A version 2 stream whose window is used up; everything was sent, so nothing but credit can help.
-fn without_credit(config: Config) -> Scene {
-    let mut scene = Scene::new(ReadCall, 2, config); // its gate is open
-    scene.call = WriteCall;
-    while scene.accepted < gmux::INITIAL_WINDOW as usize {
-        scene.accepted += (&scene.stream).write(&[0; 5000]).unwrap();
+fn without_credit(config: Config) -> Fixture {
+    let mut fixture = Fixture::new(ReadCall, 2, config); // its gate is open
+    fixture.call = WriteCall;
+    while fixture.accepted < gmux::INITIAL_WINDOW as usize {
+        fixture.accepted += (&fixture.stream).write(&[0; 5000]).unwrap();
     }
-    assert_eq!(scene.accepted, gmux::INITIAL_WINDOW as usize);
-    scene.peer.expect_data(3, scene.accepted);
-    scene
+    assert_eq!(fixture.accepted, gmux::INITIAL_WINDOW as usize);
+    fixture.peer.expect_data(3, fixture.accepted);
+    fixture
 }
 
 #[test]
 fn credit_wakes_write() {
     support::test("credit_wakes_write", || {
-        let mut scene = without_credit(Config::new());
+        let mut fixture = without_credit(Config::new());
         for (consumed, more) in [(2, 2), (6, 2)] {
-            let call = scene.block();
-            scene.peer.upd(3, 0, gmux::INITIAL_WINDOW); // says nothing new, or is old
+            let call = fixture.block();
+            fixture.peer.upd(3, 0, gmux::INITIAL_WINDOW); // says nothing new, or is old
             call.assert_asleep();
-            scene.peer.upd(3, consumed, gmux::INITIAL_WINDOW); // room for a half of it
+            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW); // room for a half of it
             call.assert_asleep();
-            scene.peer.upd(3, consumed, gmux::INITIAL_WINDOW + more);
+            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW + more);
             assert_eq!(call.join().unwrap(), 4);
-            scene.peer.expect_data(3, 4);
-            scene.peer.upd(3, consumed, gmux::INITIAL_WINDOW);
+            fixture.peer.expect_data(3, 4);
+            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW);
         }
     });
 }
@@ -260,9 +267,9 @@ fn credit_wakes_write() {
 
 #[test]
 fn fin_wakes_reads_with_a_clean_end() {
-    each("fin_wakes_reads_with_a_clean_end", &READS, |scene| {
-        let call = scene.block();
-        scene.peer.fin(3);
+    each("fin_wakes_reads_with_a_clean_end", &READS, |fixture| {
+        let call = fixture.block();
+        fixture.peer.fin(3);
         assert_eq!(call.join().unwrap(), 0);
     });
 }
@@ -270,9 +277,9 @@ fn fin_wakes_reads_with_a_clean_end() {
 #[test]
 fn fin_starts_the_stall_clock_of_a_write_without_credit() {
     support::test("fin_starts_the_stall_clock_of_a_write_without_credit", || {
-        let scene = without_credit(Config::new().half_close_stall(Some(SHORT)));
-        let call = scene.block();
-        scene.peer.fin(3);
+        let fixture = without_credit(Config::new().half_close_stall(Some(SHORT)));
+        let call = fixture.block();
+        fixture.peer.fin(3);
         fails_with!(call, BrokenPipe, Error::PeerFinished(SHORT));
     });
 }
@@ -284,14 +291,14 @@ fn fin_leaves_writes_alone_that_wait_for_the_transport() {
         "fin_leaves_writes_alone_that_wait_for_the_transport",
         &WRITES,
         stall,
-        |mut scene| {
-            let call = scene.block();
-            scene.peer.fin(3);
+        |mut fixture| {
+            let call = fixture.block();
+            fixture.peer.fin(3);
             // That the FIN came is seen by the reading side.
-            assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0);
+            assert_eq!((&fixture.stream).read(&mut [0]).unwrap(), 0);
             std::thread::sleep(SHORT * 2); // nothing may happen: there is no event for that
             call.assert_asleep();
-            scene.satisfy(call);
+            fixture.satisfy(call);
         },
     );
 }
@@ -300,80 +307,84 @@ fn fin_leaves_writes_alone_that_wait_for_the_transport() {
 
 #[test]
 fn a_deadline_ends_the_wait_and_takes_nothing() {
-    each("a_deadline_ends_the_wait_and_takes_nothing", &ALL, |mut scene| {
-        scene.set_deadline(Some(Instant::now() + SHORT));
-        fails_with!(started(scene.run()), TimedOut, Error::Timeout);
+    each("a_deadline_ends_the_wait_and_takes_nothing", &ALL, |mut fixture| {
+        fixture.set_deadline(Some(Instant::now() + SHORT));
+        fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
         // It has passed for later calls too.
-        fails_with!(started(scene.run()), TimedOut, Error::Timeout);
-        scene.set_deadline(None);
-        scene.is_usable();
+        fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
+        fixture.set_deadline(None);
+        fixture.is_usable();
     });
 }
 
 #[test]
 fn a_deadline_set_meanwhile_reaches_a_blocked_call() {
-    each("a_deadline_set_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
+    each("a_deadline_set_meanwhile_reaches_a_blocked_call", &ALL, |mut fixture| {
         for ahead in [Duration::ZERO, SHORT] {
-            let call = scene.block();
-            scene.set_deadline(Some(Instant::now() + ahead));
+            let call = fixture.block();
+            fixture.set_deadline(Some(Instant::now() + ahead));
             fails_with!(call, TimedOut, Error::Timeout);
-            scene.set_deadline(None);
+            fixture.set_deadline(None);
         }
-        let call = scene.block();
-        scene.stream.set_deadline(Some(Instant::now())); // both directions at once
+        let call = fixture.block();
+        fixture.stream.set_deadline(Some(Instant::now())); // both directions at once
         fails_with!(call, TimedOut, Error::Timeout);
-        scene.set_deadline(None);
-        scene.is_usable();
+        fixture.set_deadline(None);
+        fixture.is_usable();
     });
 }
 
 #[test]
 fn a_deadline_moved_nearer_reaches_a_blocked_call() {
-    each("a_deadline_moved_nearer_reaches_a_blocked_call", &ALL, |mut scene| {
-        scene.set_deadline(Some(Instant::now() + FAR));
-        let call = scene.block();
-        scene.set_deadline(Some(Instant::now() + SHORT));
+    each("a_deadline_moved_nearer_reaches_a_blocked_call", &ALL, |mut fixture| {
+        fixture.set_deadline(Some(Instant::now() + FAR));
+        let call = fixture.block();
+        fixture.set_deadline(Some(Instant::now() + SHORT));
         fails_with!(call, TimedOut, Error::Timeout);
-        scene.set_deadline(None);
-        scene.is_usable();
+        fixture.set_deadline(None);
+        fixture.is_usable();
     });
 }
 
 /// Blocks a call with a limit, and lifts the limit in time; then the old point in time passes, and
 /// the call still waits.
-fn lifted_in_time(scene: &mut Scene, limit: impl Fn(&Scene, Duration), lift: impl Fn(&Scene)) {
+fn lifted_in_time(
+    fixture: &mut Fixture,
+    limit: impl Fn(&Fixture, Duration),
+    lift: impl Fn(&Fixture),
+) {
     let mut ahead = Duration::from_millis(100);
     let call = loop {
         let set = Instant::now();
-        limit(scene, ahead);
-        let call = started(scene.run());
+        limit(fixture, ahead);
+        let call = started(fixture.run());
         // Seeing it asleep takes a while; on a machine that is too slow the limit is further away
         // next time.
         std::thread::sleep(ahead / 4);
-        lift(scene);
+        lift(fixture);
         if set.elapsed() < ahead {
             // the old point passes
             std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now()));
             break call;
         }
         // it was late: the call has timed out, or has to
-        scene.stream.set_deadline(Some(Instant::now()));
+        fixture.stream.set_deadline(Some(Instant::now()));
         let _ = call.join();
-        scene.stream.set_deadline(None);
+        fixture.stream.set_deadline(None);
         ahead *= 2;
     };
     call.assert_asleep();
-    scene.satisfy(call);
+    fixture.satisfy(call);
 }
 
 #[test]
 fn a_deadline_moved_further_or_removed_doesnt_fire() {
     for further in [Some(FAR), None] {
-        each("a_deadline_moved_further_or_removed_doesnt_fire", &ALL, |mut scene| {
+        each("a_deadline_moved_further_or_removed_doesnt_fire", &ALL, |mut fixture| {
             lifted_in_time(
-                &mut scene,
-                |scene, ahead| scene.set_deadline(Some(Instant::now() + ahead)),
-                |scene| scene.set_deadline(further.map(|ahead| Instant::now() + ahead)),
+                &mut fixture,
+                |fixture, ahead| fixture.set_deadline(Some(Instant::now() + ahead)),
+                |fixture| fixture.set_deadline(further.map(|ahead| Instant::now() + ahead)),
             );
         });
     }
@@ -381,48 +392,49 @@ fn a_deadline_moved_further_or_removed_doesnt_fire() {
 
 #[test]
 fn the_other_directions_deadline_and_timeout_dont_matter() {
-    each("the_other_directions_deadline_and_timeout_dont_matter", &ALL, |mut scene| {
-        scene.set_other_deadline(Some(Instant::now()));
-        let call = scene.block();
-        scene.set_other_deadline(Some(Instant::now()));
+    each("the_other_directions_deadline_and_timeout_dont_matter", &ALL, |mut fixture| {
+        fixture.set_other_deadline(Some(Instant::now()));
+        let call = fixture.block();
+        fixture.set_other_deadline(Some(Instant::now()));
         call.assert_asleep();
-        scene.satisfy(call);
+        fixture.satisfy(call);
     });
 }
 
 #[test]
 fn a_timeout_ends_the_wait_and_takes_nothing() {
-    each("a_timeout_ends_the_wait_and_takes_nothing", &ALL, |mut scene| {
-        scene.set_timeout(Some(SHORT));
-        fails_with!(started(scene.run()), TimedOut, Error::Timeout);
-        fails_with!(started(scene.run()), TimedOut, Error::Timeout); // each call has its own
-        scene.set_timeout(None);
-        scene.is_usable();
+    each("a_timeout_ends_the_wait_and_takes_nothing", &ALL, |mut fixture| {
+        fixture.set_timeout(Some(SHORT));
+        fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
+        fails_with!(started(fixture.run()), TimedOut, Error::Timeout); // each call has its own
+        fixture.set_timeout(None);
+        fixture.is_usable();
     });
 }
 
 #[test]
 fn a_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
     for before in [None, Some(FAR)] {
-        each("a_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
-            scene.set_timeout(before);
-            scene.set_deadline(before.map(|ahead| Instant::now() + ahead)); // the earlier one wins
-            let call = scene.block();
-            scene.set_timeout(Some(SHORT));
+        each("a_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call", &ALL, |mut fixture| {
+            fixture.set_timeout(before);
+            // The earlier of the two limits applies.
+            fixture.set_deadline(before.map(|ahead| Instant::now() + ahead));
+            let call = fixture.block();
+            fixture.set_timeout(Some(SHORT));
             fails_with!(call, TimedOut, Error::Timeout);
-            scene.set_timeout(None);
-            scene.is_usable();
+            fixture.set_timeout(None);
+            fixture.is_usable();
         });
     }
 }
 
 #[test]
 fn a_timeout_lengthened_meanwhile_doesnt_fire() {
-    each("a_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut scene| {
+    each("a_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut fixture| {
         lifted_in_time(
-            &mut scene,
-            |scene, ahead| scene.set_timeout(Some(ahead)),
-            |scene| scene.set_timeout(Some(FAR)),
+            &mut fixture,
+            |fixture, ahead| fixture.set_timeout(Some(ahead)),
+            |fixture| fixture.set_timeout(Some(FAR)),
         );
     });
 }
@@ -434,11 +446,11 @@ fn a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable() {
         "a_no_data_timeout_ends_the_wait_and_the_stream_stays_usable",
         &ALL,
         no_data,
-        |mut scene| {
-            fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
-            fails_with!(started(scene.run()), TimedOut, Error::NoData(SHORT));
-            scene.stream.set_no_data_timeout(None).unwrap();
-            scene.is_usable();
+        |mut fixture| {
+            fails_with!(started(fixture.run()), TimedOut, Error::NoData(SHORT));
+            fails_with!(started(fixture.run()), TimedOut, Error::NoData(SHORT));
+            fixture.stream.set_no_data_timeout(None).unwrap();
+            fixture.is_usable();
         },
     );
 }
@@ -449,13 +461,13 @@ fn a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
         each(
             "a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call",
             &ALL,
-            |mut scene| {
-                scene.stream.set_no_data_timeout(before).unwrap();
-                let call = scene.block();
-                scene.stream.set_no_data_timeout(Some(SHORT)).unwrap();
+            |mut fixture| {
+                fixture.stream.set_no_data_timeout(before).unwrap();
+                let call = fixture.block();
+                fixture.stream.set_no_data_timeout(Some(SHORT)).unwrap();
                 fails_with!(call, TimedOut, Error::NoData(SHORT));
-                scene.stream.set_no_data_timeout(None).unwrap();
-                scene.is_usable();
+                fixture.stream.set_no_data_timeout(None).unwrap();
+                fixture.is_usable();
             },
         );
     }
@@ -463,23 +475,23 @@ fn a_no_data_timeout_set_or_shortened_meanwhile_reaches_a_blocked_call() {
 
 #[test]
 fn a_no_data_timeout_lengthened_meanwhile_doesnt_fire() {
-    each("a_no_data_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut scene| {
+    each("a_no_data_timeout_lengthened_meanwhile_doesnt_fire", &ALL, |mut fixture| {
         lifted_in_time(
-            &mut scene,
-            |scene, ahead| scene.stream.set_no_data_timeout(Some(ahead)).unwrap(),
-            |scene| scene.stream.set_no_data_timeout(Some(FAR)).unwrap(),
+            &mut fixture,
+            |fixture, ahead| fixture.stream.set_no_data_timeout(Some(ahead)).unwrap(),
+            |fixture| fixture.stream.set_no_data_timeout(Some(FAR)).unwrap(),
         );
     });
 }
 
 #[test]
 fn non_blocking_mode_set_meanwhile_reaches_a_blocked_call() {
-    each("non_blocking_mode_set_meanwhile_reaches_a_blocked_call", &ALL, |mut scene| {
-        let call = scene.block();
-        scene.stream.set_nonblocking(true).unwrap();
+    each("non_blocking_mode_set_meanwhile_reaches_a_blocked_call", &ALL, |mut fixture| {
+        let call = fixture.block();
+        fixture.stream.set_nonblocking(true).unwrap();
         fails_with!(call, WouldBlock, Error::WouldBlock);
-        scene.stream.set_nonblocking(false).unwrap();
-        scene.is_usable();
+        fixture.stream.set_nonblocking(false).unwrap();
+        fixture.is_usable();
     });
 }
 
@@ -487,9 +499,9 @@ fn non_blocking_mode_set_meanwhile_reaches_a_blocked_call() {
 
 #[test]
 fn close_in_another_thread_wakes_every_call() {
-    each("close_in_another_thread_wakes_every_call", &ALL, |scene| {
-        let call = scene.block();
-        scene.stream.close().unwrap();
+    each("close_in_another_thread_wakes_every_call", &ALL, |fixture| {
+        let call = fixture.block();
+        fixture.stream.close().unwrap();
         fails_with!(call, NotConnected, Error::Closed);
     });
 }
@@ -497,48 +509,52 @@ fn close_in_another_thread_wakes_every_call() {
 #[test]
 fn shutdown_of_its_direction_wakes_a_call() {
     for both in [false, true] {
-        each("shutdown_of_its_direction_wakes_a_call", &[ReadCall, WriteTo, WriteCall], |scene| {
-            let call = scene.block();
-            match (scene.call, both) {
-                (_, true) => scene.stream.shutdown(Shutdown::Both).unwrap(),
-                (WriteCall, false) => scene.stream.shutdown(Shutdown::Write).unwrap(),
-                (_, false) => scene.stream.shutdown(Shutdown::Read).unwrap(),
-            }
-            match scene.call {
-                WriteCall => fails_with!(call, BrokenPipe, Error::WriteShutdown),
-                _ => assert_eq!(call.join().unwrap(), 0),
-            }
-        });
+        each(
+            "shutdown_of_its_direction_wakes_a_call",
+            &[ReadCall, WriteTo, WriteCall],
+            |fixture| {
+                let call = fixture.block();
+                match (fixture.call, both) {
+                    (_, true) => fixture.stream.shutdown(Shutdown::Both).unwrap(),
+                    (WriteCall, false) => fixture.stream.shutdown(Shutdown::Write).unwrap(),
+                    (_, false) => fixture.stream.shutdown(Shutdown::Read).unwrap(),
+                }
+                match fixture.call {
+                    WriteCall => fails_with!(call, BrokenPipe, Error::WriteShutdown),
+                    _ => assert_eq!(call.join().unwrap(), 0),
+                }
+            },
+        );
     }
 }
 
 #[test]
 fn shutdown_of_the_other_direction_leaves_a_call_alone() {
-    each("shutdown_of_the_other_direction_leaves_a_call_alone", &ALL, |mut scene| {
-        let call = scene.block();
-        let other = if READS.contains(&scene.call) { Shutdown::Write } else { Shutdown::Read };
-        scene.stream.shutdown(other).unwrap();
+    each("shutdown_of_the_other_direction_leaves_a_call_alone", &ALL, |mut fixture| {
+        let call = fixture.block();
+        let other = if READS.contains(&fixture.call) { Shutdown::Write } else { Shutdown::Read };
+        fixture.stream.shutdown(other).unwrap();
         call.assert_asleep();
-        scene.satisfy(call);
+        fixture.satisfy(call);
     });
 }
 
 #[test]
 fn a_flush_outlives_the_shutdown_of_its_direction_since_the_data_still_goes_out() {
-    each("a_flush_outlives_the_shutdown_of_its_direction", &[Flush], |mut scene| {
-        let call = scene.block();
-        scene.stream.shutdown(Shutdown::Write).unwrap();
+    each("a_flush_outlives_the_shutdown_of_its_direction", &[Flush], |mut fixture| {
+        let call = fixture.block();
+        fixture.stream.shutdown(Shutdown::Write).unwrap();
         call.assert_asleep();
-        scene.satisfy(call);
-        scene.expect_fin();
+        fixture.satisfy(call);
+        fixture.expect_fin();
     });
 }
 
 #[test]
 fn dropping_other_handles_leaves_a_call_alone() {
-    each("dropping_other_handles_leaves_a_call_alone", &ALL, |scene| {
-        let call = scene.block();
-        let Scene { peer, stream, session, call: kind, .. } = scene;
+    each("dropping_other_handles_leaves_a_call_alone", &ALL, |fixture| {
+        let call = fixture.block();
+        let Fixture { peer, stream, session, call: kind, .. } = fixture;
         drop(session);
         drop(stream);
         call.assert_asleep();
@@ -552,15 +568,15 @@ fn dropping_other_handles_leaves_a_call_alone() {
 
 #[test]
 fn session_close_wakes_every_call_before_it_is_done() {
-    each("session_close_wakes_every_call_before_it_is_done", &ALL, |scene| {
-        let call = scene.block();
-        let session = scene.session.clone();
+    each("session_close_wakes_every_call_before_it_is_done", &ALL, |fixture| {
+        let call = fixture.block();
+        let session = fixture.session.clone();
         let closing = started(move || session.close());
         fails_with!(call, NotConnected, Error::Closed);
-        if WRITES.contains(&scene.call) {
+        if WRITES.contains(&fixture.call) {
             closing.assert_asleep();
         }
-        scene.peer.open();
+        fixture.peer.open();
         closing.join().unwrap();
     });
 }
@@ -569,25 +585,29 @@ fn session_close_wakes_every_call_before_it_is_done() {
 
 #[test]
 fn a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind() {
-    each("a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind", &ALL, |scene| {
-        let call = scene.block();
-        scene.peer.fail_read(ErrorKind::ConnectionReset);
-        fails_with!(call, ConnectionReset, Error::Io(source) if source.kind() == ErrorKind::ConnectionReset);
+    each("a_failing_read_of_the_transport_wakes_every_call_with_its_own_kind", &ALL, |fixture| {
+        let call = fixture.block();
+        fixture.peer.fail_read(ErrorKind::ConnectionReset);
+        fails_with!(
+            call,
+            ConnectionReset,
+            Error::Io(source) if source.kind() == ErrorKind::ConnectionReset
+        );
     });
 }
 
 #[test]
 fn a_failing_write_of_the_transport_wakes_writes_at_once() {
-    each("a_failing_write_of_the_transport_wakes_writes_at_once", &WRITES, |scene| {
-        let call = scene.block();
-        scene.peer.fail_write(ErrorKind::HostUnreachable);
+    each("a_failing_write_of_the_transport_wakes_writes_at_once", &WRITES, |fixture| {
+        let call = fixture.block();
+        fixture.peer.fail_write(ErrorKind::HostUnreachable);
         fails_with!(call, HostUnreachable, Error::Io(_));
         // What the peer sent before can still be read; then comes the first error.
-        scene.peer.psh(3, "late");
+        fixture.peer.psh(3, "late");
         let mut late = [0; 4];
-        (&scene.stream).read_exact(&mut late).unwrap();
-        scene.peer.end();
-        let error = (&scene.stream).read(&mut late).unwrap_err();
+        (&fixture.stream).read_exact(&mut late).unwrap();
+        fixture.peer.end();
+        let error = (&fixture.stream).read(&mut late).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::HostUnreachable);
     });
 }
@@ -595,26 +615,27 @@ fn a_failing_write_of_the_transport_wakes_writes_at_once() {
 #[test]
 fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close_timeout_passes() {
     for ends in [true, false] {
-        let name = "a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close_timeout_passes";
+        let name = "a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close_\
+                    timeout_passes";
         for call in READS {
             support::test(name, || {
                 let (peer, transport) = frame_peer(1);
                 let close_timeout = if ends { FAR } else { SHORT };
                 let session =
                     Session::server(transport, Config::new().close_timeout(close_timeout)).unwrap();
-                peer.syn(3, "scene");
-                let scene =
-                    Scene { stream: session.accept().unwrap(), peer, session, call, accepted: 0 };
-                let call = scene.block();
-                scene.peer.fail_write(ErrorKind::HostUnreachable);
-                let writing = scene.session.open("something to write").unwrap();
+                peer.syn(3, "fixture");
+                let fixture =
+                    Fixture { stream: session.accept().unwrap(), peer, session, call, accepted: 0 };
+                let call = fixture.block();
+                fixture.peer.fail_write(ErrorKind::HostUnreachable);
+                let writing = fixture.session.open("something to write").unwrap();
                 if ends {
                     let flush = started(move || (&writing).flush());
                     // nothing was written: it says so, or has nothing to wait
                     // for
                     let _ = flush.join();
                     call.assert_asleep();
-                    scene.peer.end();
+                    fixture.peer.end();
                 }
                 fails_with!(call, HostUnreachable, Error::Io(_));
             });
@@ -624,18 +645,22 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
 
 #[test]
 fn the_end_of_the_input_wakes_every_call_with_an_error() {
-    each("the_end_of_the_input_wakes_every_call_with_an_error", &ALL, |scene| {
-        let call = scene.block();
-        scene.peer.end();
-        fails_with!(call, ConnectionAborted, Error::ConnectionLost(lost) if lost.ours + lost.theirs > 0);
+    each("the_end_of_the_input_wakes_every_call_with_an_error", &ALL, |fixture| {
+        let call = fixture.block();
+        fixture.peer.end();
+        fails_with!(
+            call,
+            ConnectionAborted,
+            Error::ConnectionLost(lost) if lost.ours + lost.theirs > 0
+        );
     });
 }
 
 #[test]
 fn a_fault_of_the_peers_wakes_every_call() {
-    each("a_fault_of_the_peers_wakes_every_call", &ALL, |scene| {
-        let call = scene.block();
-        scene.peer.bytes([scene.peer.version, 77, 0, 0, 0, 0, 0, 0]);
+    each("a_fault_of_the_peers_wakes_every_call", &ALL, |fixture| {
+        let call = fixture.block();
+        fixture.peer.bytes([fixture.peer.version, 77, 0, 0, 0, 0, 0, 0]);
         fails_with!(call, InvalidData, Error::InvalidCommand(77));
     });
 }
@@ -646,15 +671,15 @@ fn an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there() {
         support::test(
             "an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there",
             || {
-                let scene = Scene::new(call, 2, Config::new());
-                let call = scene.block();
-                scene.peer.upd(3, 1_000_000, 65536);
+                let fixture = Fixture::new(call, 2, Config::new());
+                let call = fixture.block();
+                fixture.peer.upd(3, 1_000_000, 65536);
                 fails_with!(
                     call,
                     InvalidData,
                     Error::Consumed { stream: 3, consumed: 1_000_000, .. }
                 );
-                assert!(!scene.session.is_closed());
+                assert!(!fixture.session.is_closed());
             },
         );
     }
@@ -663,30 +688,30 @@ fn an_impossible_update_fails_its_stream_alone_and_wakes_every_call_there() {
 #[test]
 fn a_stalled_streams_writes_wake_when_it_is_cut() {
     let config = |config: Config| config.max_receive_buffer(262_144).stall_timeout(Some(SHORT));
-    each_with("a_stalled_streams_writes_wake_when_it_is_cut", &WRITES, config, |scene| {
-        let call = scene.block();
+    each_with("a_stalled_streams_writes_wake_when_it_is_cut", &WRITES, config, |fixture| {
+        let call = fixture.block();
         for _ in 0..6 {
-            scene.peer.psh(3, [7; 60_000]); // nobody reads
+            fixture.peer.psh(3, [7; 60_000]); // nobody reads
         }
         fails_with!(call, ConnectionAborted, Error::Stalled { after: SHORT, .. });
-        assert!(!scene.session.is_closed());
+        assert!(!fixture.session.is_closed());
     });
 }
 
 #[test]
 fn the_sessions_no_data_timeout_wakes_every_call() {
-    each("the_sessions_no_data_timeout_wakes_every_call", &ALL, |scene| {
-        scene.session.set_no_data_timeout(Some(FAR)).unwrap();
-        let call = scene.block();
-        scene.session.set_no_data_timeout(Some(SHORT)).unwrap();
+    each("the_sessions_no_data_timeout_wakes_every_call", &ALL, |fixture| {
+        fixture.session.set_no_data_timeout(Some(FAR)).unwrap();
+        let call = fixture.block();
+        fixture.session.set_no_data_timeout(Some(SHORT)).unwrap();
         fails_with!(call, TimedOut, Error::NoData(SHORT));
-        assert!(matches!(scene.session.close_reason(), Some(Error::NoData(SHORT))));
+        assert!(matches!(fixture.session.close_reason(), Some(Error::NoData(SHORT))));
     });
 }
 
 // ---- keepalive ----------------------------------------------------------------------------------
 
-/// Long enough to set a scene on a busy machine.
+/// Long enough to set up a fixture on a busy machine.
 const SILENCE: Duration = Duration::from_millis(600);
 
 fn impatient(config: Config) -> Config {
@@ -700,17 +725,17 @@ fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport
     support::test(
         "keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport",
         || {
-            let mut scenes = Vec::new();
+            let mut fixtures = Vec::new();
             for version in [1, 2] {
                 for call in ALL {
-                    let scene = Scene::new(call, version, impatient(Config::new()));
+                    let fixture = Fixture::new(call, version, impatient(Config::new()));
                     // all at once: they wait for the same while
-                    scenes.push((started(scene.run()), scene));
+                    fixtures.push((started(fixture.run()), fixture));
                 }
             }
-            for (call, scene) in scenes {
+            for (call, fixture) in fixtures {
                 fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
-                support::until(|| scene.peer.is_aborted()); // the timer has that done apart
+                support::until(|| fixture.peer.is_aborted()); // the timer has that done apart
             }
         },
     );
@@ -722,10 +747,18 @@ fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport
 fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     support::test("keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck", || {
         for call in WRITES {
-            let scene = Scene::new(call, 1, impatient(Config::new()));
-            scene.peer.turn_deaf();
-            fails_with!(started(scene.run()), ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
-            fails_with!(started(scene.run()), ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
+            let fixture = Fixture::new(call, 1, impatient(Config::new()));
+            fixture.peer.turn_deaf();
+            fails_with!(
+                started(fixture.run()),
+                ConnectionAborted,
+                Error::KeepaliveTimeout(SILENCE)
+            );
+            fails_with!(
+                started(fixture.run()),
+                ConnectionAborted,
+                Error::KeepaliveTimeout(SILENCE)
+            );
         }
     });
 }
@@ -783,7 +816,7 @@ fn a_connection_reset_wakes_every_call() {
             (&stream).flush().unwrap();
             peer.read_exact(&mut [0; 8]).unwrap();
             let writer = stream.clone();
-            let scene = started(move || match call {
+            let blocked = started(move || match call {
                 ReadCall => (&stream).read(&mut [0]).map(drop),
                 WriteTo => stream.write_to(&mut io::sink()).map(drop),
                 WriteCall => (&stream).write_all(&vec![0; 64_000_000]),
@@ -792,9 +825,9 @@ fn a_connection_reset_wakes_every_call() {
                     (&stream).flush()?;
                 },
             });
-            scene.assert_asleep();
+            blocked.assert_asleep();
             drop(peer);
-            let error = scene.join().unwrap_err();
+            let error = blocked.join().unwrap_err();
             // The writer may meet the reset first; it says "broken pipe" when the reader took the
             // error.
             assert!(

@@ -20,18 +20,18 @@ use support::{test, until};
 const FAR: Duration = Duration::from_secs(3600);
 const VERSIONS: [u8; 2] = [1, 2];
 
-struct Scene {
+struct Fixture {
     peer: FramePeer,
     stream: Stream,
     session: Session,
 }
 
-fn scene(version: u8) -> Scene {
+fn fixture(version: u8) -> Fixture {
     let (peer, transport) = frame_peer(version);
     let config = Config::new().version(version).max_send_buffer(4096).close_timeout(FAR);
     let session = Session::server(transport, config).unwrap();
-    peer.syn(3, "scene");
-    Scene { stream: session.accept().unwrap(), peer, session }
+    peer.syn(3, "fixture");
+    Fixture { stream: session.accept().unwrap(), peer, session }
 }
 
 /// A read of at most `most` bytes that returns what it got.
@@ -57,16 +57,16 @@ fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
 
 /// Shuts the transport, and fills the stream's queue to the last byte; returns how much was
 /// accepted.
-fn fill(scene: &Scene) -> usize {
-    scene.peer.shut();
-    let mut stream = &scene.stream;
+fn fill(fixture: &Fixture) -> usize {
+    fixture.peer.shut();
+    let mut stream = &fixture.stream;
     let mut accepted = stream.write(b"x").unwrap();
-    scene.peer.wait_stuck();
-    scene.stream.set_nonblocking(true).unwrap();
+    fixture.peer.wait_stuck();
+    fixture.stream.set_nonblocking(true).unwrap();
     while let Ok(n) = stream.write(&[b'x'; 5000]) {
         accepted += n;
     }
-    scene.stream.set_nonblocking(false).unwrap();
+    fixture.stream.set_nonblocking(false).unwrap();
     accepted
 }
 
@@ -83,10 +83,10 @@ fn take_finished<T>(calls: &mut Vec<Blocked<T>>) -> T {
 fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
     test("one_piece_of_data_wakes_one_reader_and_the_others_sleep_on", || {
         for version in VERSIONS {
-            let scene = scene(version);
-            let mut calls: Vec<_> = (0..3).map(|_| read(&scene.stream, 16)).collect();
+            let fixture = fixture(version);
+            let mut calls: Vec<_> = (0..3).map(|_| read(&fixture.stream, 16)).collect();
             for piece in [&b"one"[..], b"two", b"three"] {
-                scene.peer.psh(3, piece);
+                fixture.peer.psh(3, piece);
                 assert_eq!(take_finished(&mut calls).unwrap(), piece);
                 for call in &calls {
                     call.assert_asleep();
@@ -103,12 +103,12 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
     test("a_reader_that_leaves_data_behind_wakes_the_next", || {
         for version in VERSIONS {
             for size in [1, 5000] {
-                let scene = scene(version);
-                let calls: Vec<_> = (0..4).map(|_| read(&scene.stream, size)).collect();
+                let fixture = fixture(version);
+                let calls: Vec<_> = (0..4).map(|_| read(&fixture.stream, size)).collect();
                 // One frame: one wake-up from the reader thread, the others come from reader to
                 // reader.
                 let sent: Vec<u8> = (0..4).flat_map(|byte| vec![byte; size]).collect();
-                scene.peer.psh(3, &sent);
+                fixture.peer.psh(3, &sent);
                 let mut got: Vec<u8> =
                     calls.into_iter().flat_map(|call| call.join().unwrap()).collect();
                 got.sort_unstable();
@@ -121,23 +121,23 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
 #[test]
 fn a_read_that_times_out_as_data_comes_loses_none() {
     test("a_read_that_times_out_as_data_comes_loses_none", || {
-        let scene = scene(1);
+        let fixture = fixture(1);
         for round in 0..80u64 {
-            scene.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-            let mut stream = scene.stream.clone();
+            fixture.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+            let mut stream = fixture.stream.clone();
             let limited = started(move || stream.read_exact(&mut [0; 4]));
             // Data comes about when the limit passes: the delay is swept over it.
             std::thread::sleep(Duration::from_micros(8_000 + 50 * round));
-            scene.peer.psh(3, "data");
+            fixture.peer.psh(3, "data");
             let first = limited.join();
-            scene.stream.set_read_timeout(None).unwrap();
+            fixture.stream.set_read_timeout(None).unwrap();
             if let Err(error) = first {
                 assert_eq!(error.kind(), ErrorKind::TimedOut);
-                (&scene.stream).read_exact(&mut [0; 4]).unwrap();
+                (&fixture.stream).read_exact(&mut [0; 4]).unwrap();
             }
         }
-        scene.peer.fin(3);
-        assert_eq!((&scene.stream).read(&mut [0]).unwrap(), 0, "nothing came twice");
+        fixture.peer.fin(3);
+        assert_eq!((&fixture.stream).read(&mut [0]).unwrap(), 0, "nothing came twice");
     });
 }
 
@@ -161,17 +161,17 @@ impl Write for Slow {
 
 /// While `write_to` is busy with the data, readers wait for their turn; what happens then has to
 /// reach all of them.
-fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Vec<u8>>)) {
+fn while_write_to_is_busy(happens: impl Fn(&Fixture), check: impl Fn(io::Result<Vec<u8>>)) {
     for version in VERSIONS {
-        let scene = scene(version);
+        let fixture = fixture(version);
         let (called, calls) = mpsc::channel();
         let (leave, leaves) = mpsc::channel();
-        let stream = scene.stream.clone();
-        scene.peer.psh(3, "busy");
+        let stream = fixture.stream.clone();
+        fixture.peer.psh(3, "busy");
         let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
         assert_eq!(calls.recv().unwrap(), 4);
-        let readers: Vec<_> = (0..3).map(|_| read(&scene.stream, 16)).collect();
-        happens(&scene);
+        let readers: Vec<_> = (0..3).map(|_| read(&fixture.stream, 16)).collect();
+        happens(&fixture);
         leave.send(()).unwrap();
         for reader in readers {
             check(reader.join());
@@ -185,11 +185,11 @@ fn while_write_to_is_busy(happens: impl Fn(&Scene), check: impl Fn(io::Result<Ve
 fn a_fin_behind_a_slow_write_to_reaches_every_waiting_reader() {
     test("a_fin_behind_a_slow_write_to_reaches_every_waiting_reader", || {
         while_write_to_is_busy(
-            |scene| {
-                scene.peer.fin(3);
+            |fixture| {
+                fixture.peer.fin(3);
                 // That the FIN came is seen when the next stream is there.
-                scene.peer.syn(5, "");
-                scene.session.accept().unwrap();
+                fixture.peer.syn(5, "");
+                fixture.session.accept().unwrap();
             },
             |read| assert_eq!(read.unwrap(), b""),
         );
@@ -200,7 +200,7 @@ fn a_fin_behind_a_slow_write_to_reaches_every_waiting_reader() {
 fn shutdown_read_behind_a_slow_write_to_reaches_every_waiting_reader() {
     test("shutdown_read_behind_a_slow_write_to_reaches_every_waiting_reader", || {
         while_write_to_is_busy(
-            |scene| scene.stream.shutdown(Shutdown::Read).unwrap(),
+            |fixture| fixture.stream.shutdown(Shutdown::Read).unwrap(),
             |read| assert_eq!(read.unwrap(), b""),
         );
     });
@@ -210,9 +210,9 @@ fn shutdown_read_behind_a_slow_write_to_reaches_every_waiting_reader() {
 fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
     test("the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader", || {
         while_write_to_is_busy(
-            |scene| {
-                scene.peer.end();
-                assert!(scene.session.closed().recv().is_err());
+            |fixture| {
+                fixture.peer.end();
+                assert!(fixture.session.closed().recv().is_err());
             },
             |read| assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionAborted),
         );
@@ -225,17 +225,17 @@ fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
 fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
     test("data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader", || {
         for version in VERSIONS {
-            let scene = scene(version);
+            let fixture = fixture(version);
             let (called, calls) = mpsc::channel();
             let (leave, leaves) = mpsc::channel();
-            let stream = scene.stream.clone();
-            scene.peer.psh(3, [1; 5000]);
+            let stream = fixture.stream.clone();
+            fixture.peer.psh(3, [1; 5000]);
             let busy = blocked(move || stream.write_to(&mut Slow { called, leave: leaves }));
             assert_eq!(calls.recv().unwrap(), 5000);
-            scene.peer.psh(3, [2; 5000]);
-            scene.peer.end();
-            assert!(scene.session.closed().recv().is_err());
-            let readers: Vec<_> = (0..3).map(|_| read(&scene.stream, 2)).collect();
+            fixture.peer.psh(3, [2; 5000]);
+            fixture.peer.end();
+            assert!(fixture.session.closed().recv().is_err());
+            let readers: Vec<_> = (0..3).map(|_| read(&fixture.stream, 2)).collect();
             for reader in &readers {
                 reader.assert_asleep(); // the data isn't theirs while `write_to` has its turn
             }
@@ -254,7 +254,7 @@ fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
 fn a_deadline_reaches_readers_that_wait_for_their_turn() {
     test("a_deadline_reaches_readers_that_wait_for_their_turn", || {
         while_write_to_is_busy(
-            |scene| scene.stream.set_read_deadline(Some(Instant::now())),
+            |fixture| fixture.stream.set_read_deadline(Some(Instant::now())),
             |read| assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut),
         );
     });
@@ -269,16 +269,16 @@ fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
     test("room_reaches_every_writer_and_each_calls_bytes_are_contiguous", || {
         for version in VERSIONS {
             for size in [100, 20_000] {
-                let mut scene = scene(version);
-                let filled = fill(&scene);
+                let mut fixture = fixture(version);
+                let filled = fill(&fixture);
                 let calls: Vec<_> =
-                    (0..6).map(|byte| (byte, write(&scene.stream, byte, size))).collect();
-                scene.peer.open();
+                    (0..6).map(|byte| (byte, write(&fixture.stream, byte, size))).collect();
+                fixture.peer.open();
                 let mut accepted = BTreeMap::new();
                 for (byte, call) in calls {
                     accepted.insert(byte, call.join().unwrap());
                 }
-                let data = scene.peer.expect_data(3, filled + accepted.values().sum::<usize>());
+                let data = fixture.peer.expect_data(3, filled + accepted.values().sum::<usize>());
                 let mut runs = data[filled..].chunk_by(|a, b| a == b).collect::<Vec<_>>();
                 runs.sort_unstable();
                 let expected: Vec<_> = accepted.iter().map(|(&byte, &n)| vec![byte; n]).collect();
@@ -293,20 +293,20 @@ fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
 fn a_little_credit_wakes_one_writer_and_more_the_next() {
     test("a_little_credit_wakes_one_writer_and_more_the_next", || {
         let window = gmux::INITIAL_WINDOW;
-        let mut scene = scene(2);
-        (&scene.stream).write_all(&vec![0; window as usize]).unwrap();
-        scene.peer.expect_data(3, window as usize);
-        let mut calls: Vec<_> = (1..=3).map(|byte| write(&scene.stream, byte, 1)).collect();
-        scene.peer.upd(3, 1, window);
+        let mut fixture = fixture(2);
+        (&fixture.stream).write_all(&vec![0; window as usize]).unwrap();
+        fixture.peer.expect_data(3, window as usize);
+        let mut calls: Vec<_> = (1..=3).map(|byte| write(&fixture.stream, byte, 1)).collect();
+        fixture.peer.upd(3, 1, window);
         assert_eq!(take_finished(&mut calls).unwrap(), 1);
         for call in &calls {
             call.assert_asleep();
         }
-        scene.peer.upd(3, 3, window); // one UPD, room for both
+        fixture.peer.upd(3, 3, window); // one UPD, room for both
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
-        let mut sent = scene.peer.expect_data(3, 3);
+        let mut sent = fixture.peer.expect_data(3, 3);
         sent.sort_unstable();
         assert_eq!(sent, [1, 2, 3]);
     });
@@ -317,14 +317,14 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
 fn a_writer_that_leaves_room_behind_wakes_the_next() {
     test("a_writer_that_leaves_room_behind_wakes_the_next", || {
         let window = gmux::INITIAL_WINDOW;
-        let mut scene = scene(2);
-        (&scene.stream).write_all(&vec![0; window as usize]).unwrap();
-        scene.peer.expect_data(3, window as usize);
-        let calls: Vec<_> = (1..=3).map(|byte| write(&scene.stream, byte, 1)).collect();
-        scene.peer.shut();
-        let _other = scene.session.open("something to be stuck with").unwrap();
-        scene.peer.wait_stuck();
-        scene.peer.upd(3, 3, window); // room for all three, and one wake-up
+        let mut fixture = fixture(2);
+        (&fixture.stream).write_all(&vec![0; window as usize]).unwrap();
+        fixture.peer.expect_data(3, window as usize);
+        let calls: Vec<_> = (1..=3).map(|byte| write(&fixture.stream, byte, 1)).collect();
+        fixture.peer.shut();
+        let _other = fixture.session.open("something to be stuck with").unwrap();
+        fixture.peer.wait_stuck();
+        fixture.peer.upd(3, 3, window); // room for all three, and one wake-up
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
@@ -335,10 +335,10 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
 fn handed_over_data_wakes_every_flush() {
     test("handed_over_data_wakes_every_flush", || {
         for version in VERSIONS {
-            let scene = scene(version);
-            fill(&scene);
-            let calls = [(); 3].map(|()| flush(&scene.stream));
-            scene.peer.open();
+            let fixture = fixture(version);
+            fill(&fixture);
+            let calls = [(); 3].map(|()| flush(&fixture.stream));
+            fixture.peer.open();
             for call in calls {
                 call.join().unwrap();
             }
@@ -350,18 +350,18 @@ fn handed_over_data_wakes_every_flush() {
 
 /// Three readers, writers and flushes each, and three `accept`s, all blocked; `happens` has to wake
 /// all of them.
-fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
+fn everybody(happens: impl Fn(&Fixture), kind: ErrorKind, accepts_too: bool) {
     for version in VERSIONS {
-        let scene = scene(version);
-        fill(&scene);
-        let reads = [(); 3].map(|()| read(&scene.stream, 16));
-        let writes = [(); 3].map(|()| write(&scene.stream, 1, 16));
-        let flushes = [(); 3].map(|()| flush(&scene.stream));
+        let fixture = fixture(version);
+        fill(&fixture);
+        let reads = [(); 3].map(|()| read(&fixture.stream, 16));
+        let writes = [(); 3].map(|()| write(&fixture.stream, 1, 16));
+        let flushes = [(); 3].map(|()| flush(&fixture.stream));
         let accepts = [(); 3].map(|()| {
-            let session = scene.session.clone();
+            let session = fixture.session.clone();
             blocked(move || session.accept().map(drop))
         });
-        happens(&scene);
+        happens(&fixture);
         for call in reads {
             assert_eq!(call.join().unwrap_err().kind(), kind);
         }
@@ -375,7 +375,7 @@ fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
             for call in &accepts {
                 call.assert_asleep();
             }
-            scene.peer.end();
+            fixture.peer.end();
         }
         for call in accepts {
             assert!(call.join().is_err());
@@ -386,13 +386,13 @@ fn everybody(happens: impl Fn(&Scene), kind: ErrorKind, accepts_too: bool) {
 #[test]
 fn the_sessions_end_wakes_everybody() {
     test("the_sessions_end_wakes_everybody", || {
-        everybody(|scene| scene.peer.end(), ErrorKind::ConnectionAborted, true);
+        everybody(|fixture| fixture.peer.end(), ErrorKind::ConnectionAborted, true);
         everybody(
-            |scene| scene.peer.fail_read(ErrorKind::ConnectionReset),
+            |fixture| fixture.peer.fail_read(ErrorKind::ConnectionReset),
             ErrorKind::ConnectionReset,
             true,
         );
-        let fault = |scene: &Scene| scene.peer.frame(Command::Fin, 3, b"?");
+        let fault = |fixture: &Fixture| fixture.peer.frame(Command::Fin, 3, b"?");
         everybody(fault, ErrorKind::InvalidData, true);
     });
 }
@@ -400,7 +400,7 @@ fn the_sessions_end_wakes_everybody() {
 #[test]
 fn the_streams_close_wakes_everybody_on_it() {
     test("the_streams_close_wakes_everybody_on_it", || {
-        everybody(|scene| scene.stream.close().unwrap(), ErrorKind::NotConnected, false);
+        everybody(|fixture| fixture.stream.close().unwrap(), ErrorKind::NotConnected, false);
     });
 }
 
@@ -408,7 +408,7 @@ fn the_streams_close_wakes_everybody_on_it() {
 fn a_deadline_wakes_everybody_on_the_stream() {
     test("a_deadline_wakes_everybody_on_the_stream", || {
         everybody(
-            |scene| scene.stream.set_deadline(Some(Instant::now())),
+            |fixture| fixture.stream.set_deadline(Some(Instant::now())),
             ErrorKind::TimedOut,
             false,
         );
@@ -419,7 +419,7 @@ fn a_deadline_wakes_everybody_on_the_stream() {
 fn non_blocking_mode_wakes_everybody_on_the_stream() {
     test("non_blocking_mode_wakes_everybody_on_the_stream", || {
         everybody(
-            |scene| scene.stream.set_nonblocking(true).unwrap(),
+            |fixture| fixture.stream.set_nonblocking(true).unwrap(),
             ErrorKind::WouldBlock,
             false,
         );
@@ -429,10 +429,10 @@ fn non_blocking_mode_wakes_everybody_on_the_stream() {
 #[test]
 fn the_sessions_close_wakes_everybody() {
     test("the_sessions_close_wakes_everybody", || {
-        let close = |scene: &Scene| {
-            let session = scene.session.clone();
+        let close = |fixture: &Fixture| {
+            let session = fixture.session.clone();
             let closing = blocked(move || session.close());
-            scene.peer.open();
+            fixture.peer.open();
             closing.join().unwrap();
         };
         everybody(close, ErrorKind::NotConnected, true);
@@ -443,16 +443,16 @@ fn the_sessions_close_wakes_everybody() {
 #[test]
 fn many_streams_in_one_read_each_wake_their_reader() {
     test("many_streams_in_one_read_each_wake_their_reader", || {
-        let scene = scene(1);
+        let fixture = fixture(1);
         let ids: Vec<u32> = (5..45).step_by(2).collect();
         let mut calls = Vec::new();
         for &id in &ids {
-            scene.peer.syn(id, "");
-            calls.push(read(&scene.session.accept().unwrap(), 16));
+            fixture.peer.syn(id, "");
+            calls.push(read(&fixture.session.accept().unwrap(), 16));
         }
         let frame = |id: u32| Frame::new(1, Command::Psh, id, id.to_le_bytes()).unwrap().encode();
         // Twice over, so that streams alternate.
-        scene.peer.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
+        fixture.peer.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
         for (id, call) in ids.into_iter().zip(calls) {
             assert!(call.join().unwrap().starts_with(&id.to_le_bytes()));
         }

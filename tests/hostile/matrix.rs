@@ -156,13 +156,13 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
 }
 
 /// A session with a stream in each state; those that live.
-struct Scene {
+struct Fixture {
     raw: Raw,
     session: Session,
     streams: Vec<Stream>,
 }
 
-impl Scene {
+impl Fixture {
     fn new(version: u8) -> Self {
         let config = Config::new().version(version).keepalive_disabled(true);
         let (mut raw, session) = against_server(config, version);
@@ -202,49 +202,49 @@ impl Scene {
 }
 
 fn check(version: u8, command: Command, length: Length, id: Id) {
-    let mut scene = Scene::new(version);
-    let before = scene.session.stats();
-    scene.raw.frame(command, id.number(), &length.payload());
+    let mut fixture = Fixture::new(version);
+    let before = fixture.session.stats();
+    fixture.raw.frame(command, id.number(), &length.payload());
     let expected = expected(version, command, length, id);
     if let Expected::Fatal(why) = expected {
-        assert!(scene.session.closed().recv().is_err());
-        match scene.session.close_reason() {
+        assert!(fixture.session.closed().recv().is_err());
+        match fixture.session.close_reason() {
             Some(Error::InvalidProtocol { frame, reason }) => {
                 assert_eq!((frame.command, frame.stream_id, reason), (command, id.number(), why));
                 assert_eq!(usize::from(frame.length), length.payload().len());
             }
             other => panic!("{other:?}"),
         }
-        for stream in &scene.streams {
+        for stream in &fixture.streams {
             until(|| (&mut &*stream).write(b"x").is_err()); // streams are told one after the other
         }
         return;
     }
     match expected {
         Expected::Opens => {
-            let stream = scene.session.accept().unwrap();
+            let stream = fixture.session.accept().unwrap();
             assert_eq!((stream.id(), stream.name_bytes()), (id.number(), &length.payload()[..]));
             drop(stream);
-            scene.raw.expect(Command::Fin, id.number());
+            fixture.raw.expect(Command::Fin, id.number());
         }
         Expected::Refused => {
-            let _ = scene.raw.expect(Command::Fin, id.number());
+            let _ = fixture.raw.expect(Command::Fin, id.number());
         }
         Expected::Delivers(n) => {
             let mut data = vec![0; n];
-            let mut stream = scene.stream(id);
+            let mut stream = fixture.stream(id);
             stream.read_exact(&mut data).unwrap();
             assert!(data == length.payload());
             if version == 2 {
-                scene.raw.expect(Command::Upd, id.number()); // the first read's
+                fixture.raw.expect(Command::Upd, id.number()); // the first read's
             }
         }
-        Expected::Ends => assert_eq!(scene.stream(id).read(&mut [0; 9]).unwrap(), 0),
+        Expected::Ends => assert_eq!(fixture.stream(id).read(&mut [0; 9]).unwrap(), 0),
         Expected::Fails => {
             if id != Id::HalfClosedByUs {
-                scene.raw.expect(Command::Fin, id.number());
+                fixture.raw.expect(Command::Fin, id.number());
             }
-            let error = Error::from(scene.stream(id).read(&mut [0; 9]).unwrap_err());
+            let error = Error::from(fixture.stream(id).read(&mut [0; 9]).unwrap_err());
             assert!(
                 matches!(error, Error::Consumed { stream, .. } if stream == id.number()),
                 "{error:?}"
@@ -253,9 +253,9 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
         Expected::Ignored | Expected::Nothing | Expected::Fatal(_) => {}
     }
     // The frame is dealt with when the next one is.
-    scene.raw.nop();
-    until(|| scene.session.stats().frames_received == before.frames_received + 2);
-    let after = scene.session.stats();
+    fixture.raw.nop();
+    until(|| fixture.session.stats().frames_received == before.frames_received + 2);
+    let after = fixture.session.stats();
     let count = |wanted: bool| u64::from(wanted);
     assert_eq!(after.frames_ignored - before.frames_ignored, count(expected == Expected::Ignored));
     assert_eq!(
@@ -268,15 +268,15 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
     );
     assert_eq!(after.streams_cut - before.streams_cut, count(expected == Expected::Fails));
     assert_eq!(after.receive_buffered, 0);
-    scene.raw.assert_alive(&scene.session, 101);
+    fixture.raw.assert_alive(&fixture.session, 101);
     // The other streams are none the worse.
-    for other in scene
+    for other in fixture
         .streams
         .iter()
         .filter(|stream| stream.id() != id.number() || expected == Expected::Nothing)
     {
         if other.id() != Id::HalfClosedByThem.number() {
-            scene.raw.psh(other.id(), "on");
+            fixture.raw.psh(other.id(), "on");
             let mut data = [0; 2];
             (&mut &*other).read_exact(&mut data).unwrap();
             assert_eq!(&data, b"on");

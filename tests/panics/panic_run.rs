@@ -46,9 +46,9 @@ struct Bystander {
     descriptors: usize,
 }
 
-pub struct Scene(Bystander);
+pub struct PanicRun(Bystander);
 
-impl Scene {
+impl PanicRun {
     pub fn begin() -> Self {
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(count_panics);
@@ -186,7 +186,7 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl Drop for PanicRun {
     fn drop(&mut self) {
         let _ = self.0.session.take();
     }
