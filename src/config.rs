@@ -1,27 +1,43 @@
-//! What a session can be told, with the rules that every value has to keep.
+//! The settings of a session, with their defaults and rules.
 //!
-//! Invariant: a [`Config`] inside a session has passed [`Config::validate`]; nothing behind it
-//! checks a value again.
+//! Invariant: a [`Config`] inside a session has passed [`Config::validate`]. No later code checks a
+//! value again.
 
 #[path = "config/validate.rs"] // benches and checks take this file by its path
 mod validate;
 
 use std::time::Duration;
 
-/// Version 2: the window that both ends assume on a new stream until the first UPD, in bytes (a
-/// constant of the protocol, smux's `initialPeerWindow`). A session sends so much unasked on four
-/// streams at once; on further ones 16384 bytes, or less with more than 128 streams, but never less
-/// than 4096, until their peer has announced a window or others' has been.
+#[cfg(doc)]
+use crate::error::Error;
+
+/// The window that both ends of a version 2 session assume on a new stream until the first UPD, in
+/// bytes.
+///
+/// It is a constant of the protocol, smux's `initialPeerWindow`. The frame UPD announces a window.
+///
+/// This crate sends that many bytes before the first UPD on four streams at once. On other streams
+/// it sends less until their peer has announced a window, or those of other streams have been
+/// announced:
+///
+/// | open streams | bytes before the first UPD |
+/// |---|---|
+/// | up to 128 | 16384 |
+/// | more | fewer, but at least 4096 |
 pub const INITIAL_WINDOW: u32 = 262_144;
 
-/// A session's settings: by-value setters over the defaults of the Go package.
+/// The settings of a session. The setters take and return it by value. The defaults are those of
+/// the Go package.
 ///
 /// ```
 /// use std::time::Duration;
 /// let config = gmux::Config::new().version(2).keepalive_interval(Duration::from_secs(5));
 /// config.validate()?;
 /// let refused = gmux::Config::new().max_frame_size(0).validate().unwrap_err();
-/// assert_eq!(refused.to_string(), "configuration: max_frame_size = 0, but it must be 1 to 65535 bytes");
+/// assert_eq!(
+///     refused.to_string(),
+///     "configuration: max_frame_size = 0, but it must be 1 to 65535 bytes"
+/// );
 /// # Ok::<(), gmux::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -41,15 +57,15 @@ pub struct Config {
     pub(crate) max_name_len: usize,
     pub(crate) max_send_buffer: usize,
     pub(crate) close_timeout: Duration,
-    /// `None`: what the version's default is.
+    /// `None`: the default of the version, see [`stall`](Config::stall).
     stall_timeout: Option<Option<Duration>>,
     pub(crate) half_close_stall: Option<Duration>,
     pub(crate) no_data_timeout: Option<Duration>,
 }
 
-/// Every value of a [`Config`], as a session uses it; from [`Config::settings`].
+/// Every value of a [`Config`] as a session uses it, returned by [`Config::settings`].
 ///
-/// Each field is described at the setter of its name.
+/// The setter of the same name describes each field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -67,7 +83,7 @@ pub struct Settings {
     pub max_receive_buffer: usize,
     /// See [`Config::max_stream_buffer`].
     pub max_stream_buffer: usize,
-    /// See [`Config::max_stream_window`]. At least `max_stream_buffer`.
+    /// See [`Config::max_stream_window`]. It is at least `max_stream_buffer`.
     pub max_stream_window: usize,
     /// See [`Config::accept_backlog`].
     pub accept_backlog: usize,
@@ -113,122 +129,133 @@ impl Default for Config {
     }
 }
 
-/// How long the budget may stay used up before a version 2 stream is cut, unless configured
-/// otherwise: three times the time that a person calls a hang, and as long as the default keepalive
-/// timeout.
+/// Default of `stall_timeout` on version 2. It is three times the 10 s after which a person calls a
+/// program hung, and as long as the default keepalive timeout.
 const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a full backlog may stop the reading, unless configured otherwise: long enough for a
-/// burst, and for an accept loop that is busy with a stream; short enough that a program which
-/// waits for data and doesn't accept gets moving again while somebody still waits for it. As long
-/// as the default close timeout.
+/// Default of `accept_stall_timeout`. It is as long as the default close timeout, for two reasons:
+///
+/// - It is long enough for a burst of streams, and for an accept loop that is busy with one stream.
+/// - It is short enough for a program that waits for data and doesn't accept. Such a program gets
+///   its data while its users still wait for it.
 const ACCEPT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
-    /// The defaults.
+    /// Returns the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Protocol version: 1 (the default), or 2 with per-stream sliding windows. Both ends must be
-    /// configured alike.
+    /// Sets the protocol version: 1 (the default), or 2, which has a window for each stream. Both
+    /// ends must be configured alike.
     #[must_use]
     pub fn version(mut self, version: u8) -> Self {
         self.version = version;
         self
     }
 
-    /// Switches keepalive off (default: on). A peer that vanishes without a word is then only
-    /// noticed by no-data timeouts and by the transport.
+    /// Switches keepalive off if `disabled` (default: keepalive is on). Without keepalive, only
+    /// no-data timeouts and the transport notice a peer that vanishes without closing the
+    /// connection.
     #[must_use]
     pub fn keepalive_disabled(mut self, disabled: bool) -> Self {
         self.keepalive_disabled = disabled;
         self
     }
 
-    /// How often a NOP frame is sent (default: 10 s).
+    /// Sets the interval at which keepalive sends a NOP frame (default: 10 s).
     #[must_use]
     pub fn keepalive_interval(mut self, interval: Duration) -> Self {
         self.keepalive_interval = interval;
         self
     }
 
-    /// How long nothing at all may come from the peer before the session ends with
+    /// Sets the time without any byte from the peer after which the session ends with
     /// [`Error::KeepaliveTimeout`] (default: 30 s).
     ///
-    /// It ends 50 ms later than that, so that a process which was stopped can take in first what
-    /// has come meanwhile; and a [`keepalive_interval`](Self::keepalive_interval) later where the
-    /// process was stopped, or the machine very busy, at that moment.
+    /// The session ends 50 ms after that time. So a process that was stopped can first read the
+    /// data that has come meanwhile. If the process was stopped at that moment, or the machine was
+    /// very busy, the session ends one [`keepalive_interval`](Self::keepalive_interval) after that
+    /// time.
     #[must_use]
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         self.keepalive_timeout = timeout;
         self
     }
 
-    /// The largest payload that is sent in one frame, in bytes (default: 32768). Larger frames are
-    /// accepted.
+    /// Sets the largest payload that is sent in one frame, in bytes (default: 32768). Larger frames
+    /// are accepted from the peer.
     #[must_use]
     pub fn max_frame_size(mut self, bytes: usize) -> Self {
         self.max_frame_size = bytes;
         self
     }
 
-    /// The session's receive budget: how much received and unread data all its streams may hold
-    /// together, in bytes (default: 4 MiB). When it is used up, the session stops reading the
-    /// transport. On version 2 it may be twice as much while a write of the session waits for the
-    /// peer's window: what the peer grants may lie behind that data.
+    /// Sets the session's receive budget: the limit for the received and unread data of all its
+    /// streams together, in bytes (default: 4 MiB). When it is used up, the session stops reading
+    /// the transport.
+    ///
+    /// On version 2 the limit is twice this while a write of the session waits for the peer's
+    /// window. The UPD that announces that window may lie behind the data that doesn't fit.
     ///
     /// Where reading depends on writing (an echo, a proxy), version 2 needs at least 8192 bytes for
-    /// each stream that is open at once: the default is for 512 streams.
+    /// each stream that is open at once. The default is enough for 512 streams.
     #[must_use]
     pub fn max_receive_buffer(mut self, bytes: usize) -> Self {
         self.max_receive_buffer = bytes;
         self
     }
 
-    /// Version 2: the window that a stream announces to its peer at first, in bytes (default:
-    /// 65536). It grows up to [`max_stream_window`](Self::max_stream_window).
+    /// Sets the window that a version 2 stream announces to its peer at first, in bytes (default:
+    /// 65536). The window grows up to [`max_stream_window`](Self::max_stream_window).
     ///
-    /// It is smaller where streams are many: no window that is announced is larger than
-    /// `max_receive_buffer` / 2 / open streams, or than 8192 bytes if that is more. And while more
-    /// than half of `max_receive_buffer` is granted to the peer, a new stream's window begins with
-    /// 16384 bytes and is at most half as large as what was read of the stream.
+    /// Where streams are many, windows are smaller:
+    ///
+    /// - Half of `max_receive_buffer` may be granted to the peer. No announced window is larger
+    ///   than this half divided by the number of open streams, or 8192 bytes if that is more.
+    /// - While more than this half is granted, a new stream's window begins with 16384 bytes. Then
+    ///   it is at most half of the bytes read from the stream, until it reaches its normal size.
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;
         self
     }
 
-    /// Version 2: what a stream's window may grow to, in bytes, while its reader keeps up (default:
-    /// half of `max_receive_buffer`). Windows grow only while all of them together are granted less
-    /// than that half. `max_stream_buffer` or less switches growing off. A stream's throughput is
-    /// at most its window divided by the round-trip time.
+    /// Sets the largest window that a version 2 stream may grow to while its reader keeps up, in
+    /// bytes (default: half of `max_receive_buffer`).
+    ///
+    /// Windows grow only while all of them together are granted less than that half. A value of
+    /// `max_stream_buffer` or less switches growing off. A stream's throughput is at most its
+    /// window divided by the round-trip time.
     #[must_use]
     pub fn max_stream_window(mut self, bytes: usize) -> Self {
         self.max_stream_window = Some(bytes);
         self
     }
 
-    /// How many streams of the peer may wait for `accept` (default: 1024). While so many wait, a
-    /// further one stops the reading of the whole session, for
-    /// [`accept_stall_timeout`](Self::accept_stall_timeout); after that it is refused with FIN.
+    /// Sets the number of the peer's streams that may wait for `accept` (default: 1024). While this
+    /// backlog is full, a further stream stops the reading of the whole session for
+    /// [`accept_stall_timeout`](Self::accept_stall_timeout). After that, further streams are
+    /// refused with FIN.
     #[must_use]
     pub fn accept_backlog(mut self, streams: usize) -> Self {
         self.accept_backlog = streams;
         self
     }
 
-    /// How long a full backlog may stop the reading of the session (default: 5 s).
+    /// Sets the time for which a full backlog may stop the reading of the session (default: 5 s).
     ///
-    /// So a burst of streams waits in the transport until the program has accepted what is before
-    /// it. Meanwhile no stream gets data, the accepted ones neither. The time is counted from the
-    /// pause's begin or from the last `accept`, whichever is later. When it has passed, streams are
-    /// refused with FIN until half of the backlog is free; then the next pause is possible.
+    /// So a burst of streams waits in the transport until the program has accepted the streams
+    /// before it. Meanwhile no stream gets data, not even an accepted one. The time is counted from
+    /// the beginning of the pause or from the last `accept`, whichever is later. After that time,
+    /// streams are refused with FIN until half of the backlog is free. Then the next pause is
+    /// possible.
     ///
-    /// `Some(Duration::ZERO)` refuses at once. `None` waits as long as it takes. Keepalive is
-    /// suspended during the pause: with `None` a peer that has died is found only after the next
-    /// `accept`. The pause ends at once when the session is closed, drained or ends, and when the
+    /// `Some(Duration::ZERO)` refuses at once. `None` waits without limit. Keepalive is suspended
+    /// during the pause. So with `None`, a dead peer is found only after the next `accept`.
+    ///
+    /// The pause ends at once when the session is closed, drained or ends. It also ends when the
     /// last [`Session`](crate::Session) handle is dropped.
     #[must_use]
     pub fn accept_stall_timeout(mut self, timeout: Option<Duration>) -> Self {
@@ -236,72 +263,74 @@ impl Config {
         self
     }
 
-    /// How many streams either end may have open at once (default: 65536): the peer's further ones
-    /// are refused with FIN, [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A
-    /// stream counts until it is closed and its FIN was handed to the transport.
+    /// Sets the number of streams that each end may have open at once (default: 65536). Further
+    /// streams of the peer are refused with FIN. At this end, [`open`](crate::Session::open) fails
+    /// with [`Error::TooManyStreams`]. A stream counts until it is closed and its FIN was handed to
+    /// the transport.
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
     }
 
-    /// The longest name that a stream of the peer may have, in bytes (default: 4096). Others are
-    /// refused with FIN.
+    /// Sets the longest name that a stream of the peer may have, in bytes (default: 4096). Streams
+    /// with longer names are refused with FIN.
     #[must_use]
     pub fn max_name_len(mut self, bytes: usize) -> Self {
         self.max_name_len = bytes;
         self
     }
 
-    /// How much accepted and unsent data a stream may hold, in bytes (default: 262144). `write`
-    /// waits beyond it.
+    /// Sets the limit for the accepted and unsent data of a stream, in bytes (default: 262144).
+    /// When it is reached, `write` waits.
     #[must_use]
     pub fn max_send_buffer(mut self, bytes: usize) -> Self {
         self.max_send_buffer = bytes;
         self
     }
 
-    /// How long closing a session may take (default: 5 s): sending what was accepted, then waiting
-    /// for the peer to end its side.
+    /// Sets the time that closing a session may take (default: 5 s). A close sends the accepted
+    /// data, then waits for the peer to end its side.
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// How long the receive budget may stay used up before the stream that holds most of it is cut
-    /// with [`Error::Stalled`] (default: never on version 1, 30 s on version 2).
+    /// Sets the time for which the receive budget may stay used up (default: no limit on version 1,
+    /// 30 s on version 2). After that, the stream that holds most of it is cut with
+    /// [`Error::Stalled`].
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.stall_timeout = Some(timeout);
         self
     }
 
-    /// Version 2: how long a writer waits for window after the peer's FIN before it fails with
-    /// [`Error::PeerFinished`] (default: 60 s; `None`: for ever).
+    /// Sets the time that a version 2 write waits for window after the peer's FIN (default: 60 s;
+    /// `None`: no limit). After that it fails with [`Error::PeerFinished`].
     #[must_use]
     pub fn half_close_stall(mut self, timeout: Option<Duration>) -> Self {
         self.half_close_stall = timeout;
         self
     }
 
-    /// The no-data timeout that new streams start with (default: none).
+    /// Sets the no-data timeout of new streams (default: none).
     #[must_use]
     pub fn no_data_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.no_data_timeout = timeout;
         self
     }
 
-    /// What the session will go by: each value as it was set, or its default, also where that
-    /// depends on another field.
+    /// Returns every setting in force: the value that was set, or else the default. Some defaults
+    /// depend on other settings.
     ///
     /// ```
     /// use std::time::Duration;
     /// let config = gmux::Config::new().version(2).max_receive_buffer(1 << 20);
     /// let settings = config.settings();
     /// assert_eq!((settings.version, settings.keepalive_timeout), (2, Duration::from_secs(30)));
-    /// assert_eq!(settings.max_stream_window, 1 << 19); // half of the receive buffer, unless set
-    /// assert_eq!(settings.stall_timeout, Some(Duration::from_secs(30))); // version 2's
+    /// assert_eq!(settings.max_stream_window, 1 << 19); // the default: half of the receive buffer
+    /// assert_eq!(settings.stall_timeout, Some(Duration::from_secs(30))); // version 2's default
     /// ```
     #[must_use]
     pub fn settings(&self) -> Settings {
@@ -342,7 +371,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    /// The field that `validate` complains of; panics if it doesn't.
+    /// Returns the field that `validate` refuses. Panics if it refuses none.
     fn refused(config: Config) -> &'static str {
         match config.validate() {
             Err(Error::Config { field, value, rule }) => {

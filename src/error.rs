@@ -1,8 +1,10 @@
-//! Every way in which a call, a stream or a session can fail.
+//! The errors of calls, streams and sessions.
 //!
-//! Invariants: an [`Error`] is cheap to clone (one fatal error is shown to every stream of a
-//! session); it keeps the fault's origin and source; [`Error::kind`] is the only place that maps it
-//! to an [`io::ErrorKind`].
+//! Invariants:
+//! - An [`Error`] is cheap to clone, because every stream of a session returns the same fatal
+//!   error.
+//! - It keeps the fault's origin and source.
+//! - Only [`Error::kind`] maps it to an [`io::ErrorKind`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,11 +14,12 @@ use std::time::Duration;
 use crate::wire::Header;
 use foreign::Foreign;
 
-#[path = "error/foreign.rs"] // benches and checks take this file by its path
+// Benches and checks compile this file by its path, so it names the paths of its modules.
+#[path = "error/foreign.rs"]
 mod foreign;
-#[path = "error/lost.rs"] // as above
+#[path = "error/lost.rs"]
 mod lost;
-#[path = "error/questions.rs"] // as above
+#[path = "error/questions.rs"]
 mod questions;
 
 pub use foreign::Received;
@@ -29,7 +32,7 @@ pub(crate) use lost::Setup;
 /// A [`Result`](std::result::Result) whose error is gmux's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call, a stream or a whole session failed.
+/// The reason why a call, a stream or a whole session failed.
 ///
 /// `Read` and `Write` calls return it inside an [`io::Error`], from which it can be downcast:
 ///
@@ -47,9 +50,9 @@ pub enum Error {
     /// A configuration field breaks a rule.
     #[error("configuration: {field} = {value}, but {rule}")]
     Config {
-        /// The field, as its setter is called.
+        /// The field, which is the name of its setter.
         field: &'static str,
-        /// The value it had.
+        /// The refused value.
         value: String,
         /// The rule that it breaks.
         rule: &'static str,
@@ -59,12 +62,12 @@ pub enum Error {
     NameTooLong {
         /// Length of the name, in bytes.
         len: usize,
-        /// The longest that can be sent, in bytes.
+        /// The longest name that can be sent, in bytes.
         max: usize,
     },
-    /// The call is on a stream or session that was closed at this end: by
-    /// [`close`](crate::Stream::close), the drop of the last handle, or, of a session, by
-    /// [`drain`](crate::Session::drain). For a loop over `accept` that is the normal end.
+    /// The stream or session of the call was closed at this end. Three things close it:
+    /// [`close`](crate::Stream::close), the drop of the last handle, or, for a session,
+    /// [`drain`](crate::Session::drain). For a loop over `accept` this is the normal end.
     #[error(
         "closed at this end, by this program: to go on, open another stream, or another session"
     )]
@@ -81,12 +84,14 @@ pub enum Error {
          calls never wait)"
     )]
     ZeroTimeout,
-    /// A `write_all` failed after a part of its bytes was accepted. They stay accepted and are
-    /// sent, so the peer gets a record that isn't whole: shut the stream down. The error's kind is
-    /// that of `source`.
+    /// A `write_all` failed after a part of its bytes was accepted. These bytes stay accepted and
+    /// are sent, so the peer gets an incomplete record. The error's kind is that of `source`.
     ///
-    /// That is right where records tell their length. Where the end of file is what says that all
-    /// has come, it would make a torn answer look whole: there, close the session instead.
+    /// The right reaction depends on your protocol:
+    ///
+    /// - Where each record tells its length, shut the stream down.
+    /// - Where the end of file marks the end of the data, a shutdown would make an incomplete
+    ///   answer look complete. Close the session instead.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -110,49 +115,51 @@ pub enum Error {
     PartialWrite {
         /// Bytes that were accepted, from the start of the buffer on.
         accepted: usize,
-        /// Why no more were.
+        /// The reason why no more bytes were accepted.
         source: Arc<Self>,
     },
-    /// As many streams as `max_streams` are open from this end.
+    /// This end has as many streams open as `max_streams` allows.
     #[error("{max} streams are open from this end already: close some, or raise max_streams")]
     TooManyStreams {
         /// The configured `max_streams`.
         max: usize,
     },
-    /// The session ran out of stream ids (2³¹ streams from one end). Its streams go on.
+    /// This end has used up its stream ids (2³¹ streams from one end). The session's open streams
+    /// go on.
     #[error(
         "this end has used up the session's stream ids: open a new session, over a new connection"
     )]
     GoAway,
 
     // ---- time -----------------------------------------------------------------------------------
-    /// The deadline or timeout of a call passed. The stream or session stays usable.
+    /// The deadline or timeout of a call has passed. The stream or session stays usable.
     #[error("timeout: the call's deadline or timeout passed before it could be done")]
     Timeout,
-    /// A [`drain`](crate::Session::drain) took longer than it was given, and streams were left. The
+    /// The time of a [`drain`](crate::Session::drain) has passed, and streams were left. The
     /// session is closed all the same.
     #[error(
         "drain: {streams} streams were still open, or had something to send, after {after:?}, and \
-         were cut off: close \
-         them sooner (Session::streams lists them), or give drain more time"
+         were cut off: close them sooner (Session::streams lists them), or give drain more time"
     )]
     DrainIncomplete {
         /// Streams that weren't closed at this end, or whose FIN couldn't be handed to the
         /// transport.
         streams: usize,
-        /// How long drain had waited.
+        /// The time that drain had waited.
         after: Duration,
     },
-    /// The call would have to wait, on a stream in non-blocking mode.
+    /// The call would have to wait, but its stream is in non-blocking mode, or its thread is one of
+    /// gmux's own.
     #[error("operation would block")]
     WouldBlock,
-    /// The no-data timeout passed: no payload crossed the stream (or the session) for this long.
+    /// The no-data timeout has passed: no payload crossed the stream (or the session) for this
+    /// time.
     #[error("no data crossed for {0:?}")]
     NoData(Duration),
-    /// Nothing at all was received for the keepalive timeout.
+    /// The keepalive timeout has passed: no byte was received from the peer for this time.
     #[error("keepalive: nothing was received from the peer for {0:?}")]
     KeepaliveTimeout(Duration),
-    /// The receive budget stayed used up and this stream, which held most of it, was cut.
+    /// The receive budget stayed used up, so this stream, which held most of it, was cut.
     #[error(
         "stalled: the session's receive buffer stayed full for {after:?} and this stream held \
          most of it ({held} bytes): read faster, or raise max_receive_buffer"
@@ -163,7 +170,7 @@ pub enum Error {
         /// The configured `stall_timeout`.
         after: Duration,
     },
-    /// The peer has sent FIN and gave no more window to write into for `half_close_stall`.
+    /// The peer has sent FIN, and granted no window to write into for `half_close_stall`.
     #[error(
         "the peer finished its side and granted no window for {0:?}: it has most likely closed \
          the stream"
@@ -171,12 +178,12 @@ pub enum Error {
     PeerFinished(Duration),
 
     // ---- the peer's faults ----------------------------------------------------------------------
-    /// A frame that the protocol doesn't allow.
+    /// The peer sent a frame that the protocol doesn't allow.
     #[error("invalid protocol: {reason} ({frame})")]
     InvalidProtocol {
         /// The frame's header.
         frame: Header,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
     /// The peer reports more bytes as consumed than were sent.
@@ -189,7 +196,7 @@ pub enum Error {
         /// Bytes that were sent since the stream began.
         sent: u64,
     },
-    /// The peer sent data past every window that was granted.
+    /// The peer sent data beyond every window that it was granted.
     #[error(
         "window overrun: the peer sent {received} bytes on stream {stream}, {allowed} were allowed"
     )]
@@ -198,66 +205,68 @@ pub enum Error {
         stream: u32,
         /// Bytes received since the stream began.
         received: u64,
-        /// Bytes that the windows granted so far allow, with the slack.
+        /// Bytes that the windows granted so far allow, including the tolerance.
         allowed: u64,
     },
-    /// A command byte that isn't in the protocol.
+    /// The peer sent a command byte that isn't in the protocol.
     #[error("invalid command {0:#04x}: is the peer speaking gmux or smux at all?")]
     InvalidCommand(u8),
-    /// A frame of another protocol version. Or no frame at all: if text came in a frame's place,
-    /// the message shows its start.
+    /// The peer sent a frame of another protocol version, or no frame at all. If text came in the
+    /// place of a frame, the message shows its start.
     #[error("{}", Foreign(*.ours, *.theirs, .peer, .received))]
     #[non_exhaustive]
     InvalidVersion {
         /// The configured version.
         ours: u8,
-        /// The version byte that came.
+        /// The first byte that came, where a frame has its version.
         theirs: u8,
-        /// The peer's address, where the transport knows it.
+        /// The peer's address if the transport knows it.
         peer: Option<SocketAddr>,
-        /// What came in the frame's place, from the version byte on: as much of it as had come by
-        /// then, 1 to 64 bytes.
+        /// The bytes that came in the place of the frame, from the version byte on. There are 1 to
+        /// 64 of them, as many as had come by then.
         received: Received,
     },
-    /// The peer opens streams faster than their refusals can be sent.
+    /// The peer opens streams faster than their refusals can be sent to it.
     #[error("flood: {refusals} refused streams wait for their answer to be sent")]
     Flood {
-        /// Refusals that were queued.
+        /// The number of queued refusals.
         refusals: usize,
     },
 
     // ---- the transport --------------------------------------------------------------------------
-    /// The peer ended the connection, between frames, with no stream cut off.
+    /// The peer ended the connection between frames, and cut off no stream.
     #[error("the peer closed the connection")]
     PeerClosed,
-    /// A session's [`close`](crate::Session::close) can't say that everything that was accepted
-    /// went out before the peer's end. Either [`close_timeout`](crate::Config::close_timeout)
-    /// passed, or the peer ended its side first.
+    /// A session's [`close`](crate::Session::close) can't confirm that all accepted data was sent
+    /// before the peer's end. Either [`close_timeout`](crate::Config::close_timeout) has passed, or
+    /// the peer ended its side first.
     #[error("close: {}", Incomplete(*.unsent, *.after, *.peer_ended))]
     #[non_exhaustive]
     CloseIncomplete {
-        /// Accepted bytes of which the transport hasn't said that it has them. They are lost. Whole
-        /// batches are counted, so up to 256 KiB of them may have been sent. With 0, everything was
-        /// handed over, and the peer hasn't ended its side: what it hasn't read yet is lost if this
-        /// process, or its host, ends now.
+        /// The accepted bytes that the transport hasn't confirmed. They are lost. Whole batches are
+        /// counted, so up to 256 KiB of these bytes may have been sent.
+        ///
+        /// With 0, everything was handed over, but the peer hasn't ended its side. Data that the
+        /// peer hasn't read yet is lost if this process, or its host, ends now.
         unsent: u64,
-        /// How long the close had taken by then.
+        /// The time that the close had taken.
         after: Duration,
-        /// Whether the peer had ended its side before this end had. It can't have read what is
-        /// `unsent`.
+        /// Whether the peer had ended its side before this end had. Then the peer can't have read
+        /// the `unsent` bytes.
         peer_ended: bool,
     },
     /// The connection ended inside a frame, or while streams had not finished. The peer's program
-    /// may have died or left its streams open, or it doesn't take this end for what it is.
+    /// may have died, or may have left its streams open. Or the peer expected something else than a
+    /// gmux session at this end.
     #[error("connection lost: {0}")]
     ConnectionLost(Lost),
-    /// The transport failed. If that was before anything came from the peer, the text asks what may
-    /// have made the peer leave.
+    /// The transport failed. If nothing had come from the peer before, the text asks about the
+    /// likely reasons for the peer's leaving.
     #[error("transport: {0}")]
     Io(#[source] Arc<io::Error>),
 }
 
-/// What a close left undone: the message of [`Error::CloseIncomplete`].
+/// The message of [`Error::CloseIncomplete`], from its fields `unsent`, `after` and `peer_ended`.
 struct Incomplete(u64, Duration, bool);
 
 impl std::fmt::Display for Incomplete {
@@ -267,40 +276,37 @@ impl std::fmt::Display for Incomplete {
             (0, true) => write!(
                 f,
                 "the peer ended the connection, and this end could not end its own direction \
-                 within {after:?}: \
-                 does something block in the transport?"
+                 within {after:?}: does something block in the transport?"
             ),
             (_, true) => write!(
                 f,
                 "the peer ended the connection before {unsent} accepted bytes were sent, and they \
-                 are lost: \
-                 let the peer close after it has read what it wants"
+                 are lost: let the peer close after it has read what it wants"
             ),
             (0, false) => write!(
                 f,
                 "everything was sent, but the peer has not ended its side within {after:?}, and \
-                 may not have read it all: \
-                 let the peer read or close, or raise close_timeout"
+                 may not have read it all: let the peer read or close, or raise close_timeout"
             ),
             (_, false) => write!(
                 f,
-                "{unsent} accepted bytes could not be sent within {after:?}, and are lost: \
-                 is the peer reading? let it read, or raise close_timeout"
+                "{unsent} accepted bytes could not be sent within {after:?}, and are lost: is the \
+                 peer reading? let it read, or raise close_timeout"
             ),
         }
     }
 }
 
 impl Error {
-    /// Whether a transport's end of file is what ended the session: its output may still be ended
-    /// in order.
+    /// Whether a transport's end of file ended the session. Then the session's output may still be
+    /// ended in order.
     pub(crate) fn is_end_of_input(&self) -> bool {
         matches!(self, Self::PeerClosed | Self::ConnectionLost(_))
     }
 
-    /// The [`io::ErrorKind`] under which the error reaches `Read` and `Write` callers.
+    /// Returns the [`io::ErrorKind`] of the error that `Read` and `Write` callers get.
     ///
-    /// Truncation is never `UnexpectedEof`, which `read_exact` uses for itself.
+    /// A cut-off stream is never `UnexpectedEof`, because `read_exact` uses that kind for itself.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind::{
@@ -330,8 +336,8 @@ impl Error {
             | Self::InvalidVersion { .. }
             | Self::Flood { .. } => InvalidData,
             Self::Io(source) => match source.kind() {
-                // A transport may say "end of file" of itself; to a stream's reader that is a
-                // truncation.
+                // A transport may report its own end as `UnexpectedEof`. For a stream's reader that
+                // is a cut-off stream.
                 io::ErrorKind::UnexpectedEof => ConnectionAborted,
                 kind => kind,
             },
@@ -340,7 +346,8 @@ impl Error {
 }
 
 impl Error {
-    /// The error of a transport over which nothing came from the peer: see [`Lost`].
+    /// Adds questions to the error of a transport over which nothing came from the peer: see
+    /// [`Lost`].
     pub(crate) fn unheard(self, setup: Setup) -> Self {
         match self {
             Self::Io(error) => Self::Io(lost::unheard(error, setup)),
@@ -356,9 +363,10 @@ impl From<Error> for io::Error {
 }
 
 impl From<io::Error> for Error {
-    /// The error inside, if it came from a stream or a session. Any other, such as a file's,
-    /// becomes [`Io`](Error::Io), which reads as a fault of the session's transport: don't convert
-    /// those.
+    /// Returns the [`Error`] inside, if `error` came from a stream or a session.
+    ///
+    /// Don't convert other errors, such as a file's. They become [`Io`](Error::Io), which means a
+    /// fault of the session's transport.
     fn from(error: io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(inner) => inner,

@@ -1,14 +1,17 @@
-//! Buffers that are used again: the seed's allocator.
+//! A pool of reusable buffers: the allocator of Go's gmux.
 //!
-//! Classes are the powers of two from 1 to 65536 bytes, so that at most half of a buffer is unused,
-//! and some more for the data path, which lays an 8-byte header and a payload side by side.
-//! Received payloads, which are charged for what they occupy, have quarter steps between the powers
-//! of two from 4096 bytes on.
+//! A class holds the buffers of one size. There are three kinds of classes:
 //!
-//! Invariants: a buffer returns to the class that it came from, when it is dropped; a class keeps
-//! at most 1 MiB of idle buffers, or 4 MiB if it is one of those that bulk data goes through, and
-//! gives the rest back to the system; the locks are leaves (nothing is locked, and nothing of a
-//! user's is called, while one is held).
+//! - The powers of two from 1 to 65536 bytes. At most half of a buffer is unused.
+//! - Sizes for the data path, which puts an 8-byte header and a payload side by side.
+//! - Quarter steps between the powers of two, from 4096 bytes on. They are for received payloads,
+//!   which are charged for the size of their buffer.
+//!
+//! Invariants:
+//! - A dropped buffer returns to the class that it came from.
+//! - A class keeps at most 1 MiB of idle buffers, or 4 MiB if bulk data goes through it. It gives
+//!   the rest back to the system.
+//! - The locks are leaves: while one is held, no other lock is taken and no user's code is called.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, LazyLock};
@@ -20,8 +23,8 @@ use crate::wire::{HEADER_LEN, MAX_PAYLOAD};
 /// The largest buffer of a power-of-two class, in bytes.
 pub const MAX_BUFFER: usize = 65536;
 
-/// The data path's classes: a header and what applications like to write, up to the default
-/// `max_frame_size`; and the largest payload.
+/// The data path's classes. Each fits a header and a payload. The payloads are the usual write
+/// sizes of applications up to the default `max_frame_size`, and the largest payload.
 const FRAME_BUFFERS: [usize; 5] = [
     HEADER_LEN + 4096,
     HEADER_LEN + 8192,
@@ -30,29 +33,34 @@ const FRAME_BUFFERS: [usize; 5] = [
     HEADER_LEN + MAX_PAYLOAD,
 ];
 
-/// How many idle bytes a class keeps. A burst beyond it is given back. Bulk data goes through the
-/// powers of two from 4096 bytes on and the frames' classes: those keep a full session's worth, 4
-/// MiB. The others 1 MiB, since it is the peer who chooses the sizes of frames, and all of this is
-/// kept for the process's life: 64 MiB at the very most.
+/// Returns the limit of the idle bytes that a class keeps. More is given back to the system.
+///
+/// | classes | limit | reason |
+/// |---|---|---|
+/// | powers of two from 4096 bytes on, and the data path's | 4 MiB | Bulk data goes through them, and 4 MiB is the default receive budget of a session |
+/// | the others | 1 MiB | The peer chooses the sizes of frames, and idle buffers are kept for the process's life |
+///
+/// Together that is 64 MiB at most.
 const fn kept_bytes(class: usize) -> usize {
     let is_for_bulk = class >= FIRST_LARGE && class < POWERS + FRAME_BUFFERS.len();
     if is_for_bulk { 4 << 20 } else { 1 << 20 }
 }
 
-/// The class of [`QUARTERS_FROM`].
+/// The class of buffers of [`QUARTERS_FROM`] bytes.
 const FIRST_LARGE: usize = QUARTERS_FROM.trailing_zeros() as usize;
 
-/// Power-of-two classes: 2⁰ to 2¹⁶; those after them are the data path's.
+/// The number of power-of-two classes, 2⁰ to 2¹⁶. The data path's classes come after them.
 const POWERS: usize = 17;
 
-/// Where quarter steps begin, in bytes, and over how many powers of two they go: up to 65536.
+/// The size from which quarter steps exist, in bytes.
 const QUARTERS_FROM: usize = 4096;
+/// The number of powers of two that have quarter steps behind them: 4096 to 32768.
 const QUARTER_POWERS: usize = 4;
 
-/// All classes: powers, frames, then three quarter steps within each power.
+/// The number of all classes: powers of two, frames, then three quarter steps for each power.
 const CLASSES: usize = POWERS + FRAME_BUFFERS.len() + 3 * QUARTER_POWERS;
 
-/// The size of a class's buffers.
+/// Returns the size of a class's buffers, in bytes.
 fn size_of_class(class: usize) -> usize {
     let Some(special) = class.checked_sub(POWERS) else { return 1 << class };
     match FRAME_BUFFERS.get(special) {
@@ -64,7 +72,7 @@ fn size_of_class(class: usize) -> usize {
     }
 }
 
-/// The class for [`BufferPool::fit`].
+/// Returns the class for [`BufferPool::fit`].
 fn fit_class(size: usize) -> Option<usize> {
     let class = msb(size)?;
     if size <= QUARTERS_FROM {
@@ -76,7 +84,7 @@ fn fit_class(size: usize) -> Option<usize> {
     Some(if steps == 4 { class } else { quarters + steps - 1 })
 }
 
-/// The class for [`BufferPool::frame`], and the size of a header and the payload.
+/// Returns the class for [`BufferPool::frame`], and the size of a header with the payload.
 fn frame_class(payload: usize) -> (usize, usize) {
     let size = (HEADER_LEN + payload).min(HEADER_LEN + MAX_PAYLOAD);
     let close = |&frame: &usize| size <= frame && frame - size < size / 8;
@@ -84,13 +92,14 @@ fn frame_class(payload: usize) -> (usize, usize) {
     (special.or_else(|| fit_class(size)).unwrap_or(POWERS + FRAME_BUFFERS.len() - 1), size)
 }
 
-/// What an idle buffer costs beside its bytes, about: its place here, and the allocator's overhead.
+/// The approximate cost of an idle buffer beside its bytes: its place in the list, and the
+/// allocator's overhead.
 const PLACE: usize = 48;
 
 /// Idle buffers of one size.
 struct Class {
     size: usize,
-    /// How many bytes it keeps idle, about.
+    /// The approximate limit of its idle bytes.
     kept: usize,
     idle: Mutex<Vec<Box<[u8]>>>,
 }
@@ -131,40 +140,41 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// An empty pool.
+    /// Returns an empty pool.
     #[must_use]
     pub fn new() -> Self {
         Self { classes: Arc::new(std::array::from_fn(Class::new)) }
     }
 
-    /// The pool that all sessions of the process share.
+    /// Returns the pool that all sessions of the process share.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: LazyLock<BufferPool> = LazyLock::new(BufferPool::new);
         &SHARED
     }
 
-    /// A buffer of `size` bytes; `None` unless `size` is 1 to 65536. Its contents are unspecified:
-    /// zeros, or what an earlier user of this pool left there.
+    /// Returns a buffer of `size` bytes, or `None` unless `size` is 1 to 65536. Its contents are
+    /// unspecified: zeros, or bytes of an earlier user of this pool.
     #[must_use]
     pub fn get(&self, size: usize) -> Option<Buffer> {
         let class = msb(size)?;
         Some(self.take(class, size))
     }
 
-    /// A buffer for a header and `payload` bytes (1 to 65535), of a class of the data path where
-    /// that wastes less.
+    /// Returns a buffer for a header and `payload` bytes (1 to 65535). Its class is one of the data
+    /// path if that wastes less.
     pub(crate) fn frame(&self, payload: usize) -> Buffer {
         let (class, size) = frame_class(payload);
         self.take(class, size)
     }
 
-    /// What the buffer that [`frame`](Self::frame) gives for `payload` bytes occupies, in bytes.
+    /// Returns the capacity, in bytes, of the buffer that [`frame`](Self::frame) returns for
+    /// `payload` bytes.
     pub(crate) fn frame_capacity(payload: usize) -> usize {
         size_of_class(frame_class(payload).0)
     }
 
-    /// A buffer of `size` bytes (1 to 65536) that wastes at most a fifth of itself, above 4096
-    /// bytes.
+    /// Returns a buffer of `size` bytes (1 to 65536). Above 4096 bytes, at most a fifth of it is
+    /// unused.
     pub(crate) fn fit(&self, size: usize) -> Option<Buffer> {
         Some(self.take(fit_class(size)?, size))
     }
@@ -176,7 +186,7 @@ impl BufferPool {
         }
     }
 
-    /// How many idle buffers wait, over all classes.
+    /// Returns the number of idle buffers, over all classes.
     #[must_use]
     pub fn idle(&self) -> usize {
         self.classes.iter().map(|class| class.idle.lock().len()).sum()
@@ -195,8 +205,8 @@ impl std::fmt::Debug for BufferPool {
     }
 }
 
-/// The class of a size: the exponent of the smallest power of two that holds it; `None` unless 1 to
-/// 65536.
+/// Returns the power-of-two class of a size: the exponent of the smallest power of two that is
+/// large enough. `None` unless `size` is 1 to 65536.
 ///
 /// ```
 /// assert_eq!(gmux::pool::msb(1), Some(0));
@@ -211,7 +221,7 @@ pub fn msb(size: usize) -> Option<usize> {
     }
 }
 
-/// A buffer out of a [`BufferPool`], to which it returns when it is dropped. It derefs to its `len`
+/// A buffer from a [`BufferPool`], to which it returns when it is dropped. It derefs to its `len`
 /// bytes.
 pub struct Buffer {
     data: Box<[u8]>,
@@ -220,18 +230,18 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The pool that it goes back to.
+    /// Returns the pool that the buffer goes back to.
     pub(crate) fn pool(&self) -> Option<&BufferPool> {
         self.home.as_ref().map(|(pool, _)| pool)
     }
 
-    /// What the buffer occupies, in bytes: its class's size.
+    /// Returns the bytes that the buffer occupies: the size of its class.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.data.len()
     }
 
-    /// Shortens or lengthens the buffer within its capacity; more than that is cut to it.
+    /// Shortens or lengthens the buffer. A length above its capacity is cut to the capacity.
     pub fn set_len(&mut self, len: usize) {
         self.len = len.min(self.data.len());
     }

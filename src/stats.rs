@@ -1,15 +1,17 @@
-//! What a session counts: atomics that the engine raises, and the snapshot that users read.
+//! The counters of a session: atomics that the engine raises, and the snapshots that users read.
 //!
-//! Invariant: counting never locks and never waits; each counter is monotonic except the gauges,
-//! which say so.
+//! Invariants: counting never locks and never waits. Each counter is monotonic, except those that
+//! are marked as gauges.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A snapshot of a session's counters, from [`Session::stats`](crate::Session::stats).
+/// A snapshot of a session's counters and of its present state, from
+/// [`Session::stats`](crate::Session::stats).
 ///
-/// Counters are read one by one while the session goes on, so they may be a frame apart.
+/// The counters are read one after the other while the session goes on. So they may differ by a
+/// frame or so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
@@ -23,24 +25,31 @@ pub struct SessionStats {
     pub bytes_sent: u64,
     /// Streams opened from this end.
     pub streams_opened: u64,
-    /// Streams that the peer opened and that were put in the backlog.
+    /// Streams that the peer opened and that were put into the backlog.
     pub streams_received: u64,
-    /// Streams of the peer that were refused with FIN (backlog or limit reached, name too long,
-    /// session closing).
+    /// Streams of the peer that were refused with FIN. The reason is a full backlog, a reached
+    /// limit, a name that is too long, or a session that is closing.
     pub streams_refused: u64,
-    /// Streams that were cut because they stalled the session, or failed for a fault of the peer.
+    /// Streams that were cut alone, because they stalled the session, or because of a fault of the
+    /// peer.
     pub streams_cut: u64,
-    /// Frames that were read past, though few peers send such: data for streams that are unknown,
-    /// or over here, or whose peer had sent FIN; FIN or UPD for streams that never were; a second
-    /// FIN; a SYN for a stream that is open. Not FIN and UPD for streams that are over: they cross
-    /// with our own FIN all the time.
+    /// Frames that were ignored and that few peers send:
+    ///
+    /// - data for a stream that is unknown, that is over here, or whose peer had sent FIN
+    /// - FIN or UPD for a stream that never existed
+    /// - a second FIN
+    /// - a SYN for a stream that is open
+    ///
+    /// FIN and UPD for streams that are over don't count, because they cross with this end's FIN
+    /// all the time.
     pub frames_ignored: u64,
-    /// How often the session stopped reading because its budget was used up.
+    /// The number of times that the session stopped reading because its receive budget was used up.
     pub receive_pauses: u64,
-    /// How often the session stopped reading because its backlog was full (see
+    /// The number of times that the session stopped reading because its backlog was full (see
     /// [`accept_stall_timeout`](crate::Config::accept_stall_timeout)).
     pub accept_pauses: u64,
-    /// Gauge: received and unread data, in bytes as they are charged to `max_receive_buffer`.
+    /// Gauge: received and unread data, in bytes as charged to
+    /// [`max_receive_buffer`](crate::Config::max_receive_buffer).
     pub receive_buffered: u64,
     /// Gauge: streams that aren't closed.
     pub streams: u64,
@@ -52,24 +61,25 @@ pub struct SessionStats {
     pub accepts_waiting: u64,
     /// Gauge: accepted bytes that the transport hasn't taken yet, over all streams.
     pub unsent: u64,
-    /// Whether the session has stopped reading, for what, and how long it has. While it has, it
-    /// learns nothing of the peer: no data, no end, no new window for its own writes.
+    /// The cause and duration of a pause in which the session has stopped reading, if there is one.
+    /// During a pause the session learns nothing from the peer: no data, no end, no new window for
+    /// its own writes.
     pub paused: Option<ReadPause>,
-    /// What the writer thread does.
+    /// The state of the writer thread.
     pub writer: WriterState,
 }
 
-/// Why a session has stopped reading, and for how long.
+/// The reason why a session has stopped reading, and the time since then.
 ///
-/// Its text says what to do about it.
+/// Its text (`Display`) includes a remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadPause {
-    /// Received and unread data uses up
-    /// [`max_receive_buffer`](crate::Config::max_receive_buffer). The stream whose
-    /// [`unread`](StreamStats::unread) is largest is the one to read, or to close.
+    /// Received and unread data uses up [`max_receive_buffer`](crate::Config::max_receive_buffer).
+    /// Read or close the stream with the largest [`unread`](StreamStats::unread).
     ReceiveBuffer(Duration),
-    /// As many streams as [`accept_backlog`](crate::Config::accept_backlog) wait for `accept`.
+    /// As many streams wait for `accept` as [`accept_backlog`](crate::Config::accept_backlog)
+    /// allows.
     AcceptBacklog(Duration),
 }
 
@@ -79,8 +89,7 @@ impl fmt::Display for ReadPause {
             Self::ReceiveBuffer(lasting) => write!(
                 f,
                 "reading is paused for {lasting:?}: the receive buffer is full (read or close the \
-                 stream that holds \
-                 most, or raise max_receive_buffer)"
+                 stream that holds most, or raise max_receive_buffer)"
             ),
             Self::AcceptBacklog(lasting) => write!(
                 f,
@@ -91,19 +100,19 @@ impl fmt::Display for ReadPause {
     }
 }
 
-/// What a session's writer thread does.
+/// The state of a session's writer thread.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriterState {
-    /// It has nothing to do, and sleeps.
+    /// It has no work, and sleeps.
     #[default]
     Parked,
-    /// It prepares frames, or is about to.
+    /// It prepares frames, or will do so at once.
     Working,
-    /// It is in the transport's `write`, `flush` or half-close, for so long. Longer than a moment
-    /// means that the peer doesn't read, or that the link is slow or dead.
+    /// It has been in the transport's `write`, `flush` or half-close for this time. More than a
+    /// moment means that the peer doesn't read, or that the link is slow or dead.
     InTransport(Duration),
-    /// It has ended: everything was sent after a close, or the transport takes no more.
+    /// It has ended. Either everything was sent after a close, or the transport takes no more data.
     Ended,
 }
 
@@ -114,22 +123,25 @@ pub enum WriterState {
 pub struct StreamStats {
     /// The stream's id on the wire.
     pub id: u32,
-    /// The name that it was opened with; bytes that aren't UTF-8 are replaced.
+    /// The name that the stream was opened with. Bytes that aren't UTF-8 are replaced.
     pub name: String,
-    /// How long ago it was opened, or its SYN came, to 10 ms.
+    /// The time since the stream was opened here, or since its SYN came, to 10 ms.
     pub age: Duration,
-    /// Payload received, in bytes; a large frame counts when its header has come.
+    /// Payload received, in bytes. A large frame counts as a whole when its header has come.
     pub bytes_received: u64,
     /// Payload handed to the transport, in bytes.
     pub bytes_sent: u64,
     /// Received bytes that no read has taken yet.
     pub unread: u64,
-    /// Accepted bytes that the transport hasn't taken yet; those that a failed stream threw away
-    /// aren't counted.
+    /// Accepted bytes that the transport hasn't taken yet. Bytes that a failed stream threw away
+    /// don't count.
     pub unsent: u64,
-    /// How many more bytes the peer's window lets be written; `None` on version 1, which has no
-    /// windows. A writer that waits with 0 here waits for the peer's application to read: this
-    /// stream, or, before it has read anything of this one, other new streams of the session.
+    /// The rest of the peer's window: the bytes that may still be written into it. `None` on
+    /// version 1, which has no windows.
+    ///
+    /// A write that waits while this is 0 waits until the peer's application reads this stream.
+    /// Before the peer has read anything from this stream, reading other new streams of the session
+    /// also helps.
     pub credit: Option<u64>,
     /// Calls of `read` and `write_to` that wait for data.
     pub readers_waiting: u32,
@@ -137,7 +149,7 @@ pub struct StreamStats {
     pub writers_waiting: u32,
     /// Calls of `flush` that wait.
     pub flushes_waiting: u32,
-    /// Whether the peer has finished its side (FIN): nothing more will come.
+    /// Whether the peer has finished its side (FIN). Then no more data will come.
     pub peer_finished: bool,
 }
 
@@ -172,7 +184,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// A snapshot, without the gauges, which live elsewhere.
+    /// Returns a snapshot without the gauges, which are kept elsewhere.
     pub(crate) fn snapshot(&self) -> SessionStats {
         SessionStats {
             frames_received: self.frames_received.value(),

@@ -1,11 +1,12 @@
 //! [`Stream`]: one named stream of a session, to be used like a `TcpStream`.
 //!
-//! Invariant: a handle counts twice, in its stream and in its session; the last one of a stream
-//! closes it, the last one of a session closes that.
+//! Invariant: a handle counts twice, in its stream and in its session. The last handle of a stream
+//! closes the stream. The last handle of a session closes the session.
 
-#[path = "stream/data.rs"] // benches and checks take this file by its path
+// Benches and checks compile this file by its path, so it names the paths of its modules.
+#[path = "stream/data.rs"]
 mod data;
-#[path = "stream/limits.rs"] // as above
+#[path = "stream/limits.rs"]
 mod limits;
 
 use std::fmt;
@@ -22,35 +23,42 @@ use crate::session::Session;
 use crate::stats::StreamStats;
 use crate::sync::stream::SharedStream;
 
-/// One stream of a [`Session`](crate::Session): ordered, reliable, both ways, with a name.
+/// One stream of a [`Session`]: a named, ordered, reliable connection in both
+/// directions.
 ///
-/// It is used like a [`TcpStream`](std::net::TcpStream): `Read` and `Write` are implemented for
-/// `Stream` and `&Stream`, so one thread may read while another writes; `Clone` gives another
+/// It is used like a [`TcpStream`](std::net::TcpStream). `Read` and `Write` are implemented for
+/// `Stream` and `&Stream`, so one thread may read while another writes. `Clone` gives another
 /// handle to the same stream. Dropping the last handle closes it.
 ///
 /// # Blocking
-/// `read` waits until at least one byte has come, and returns what is there; `Ok(0)` is the peer's
-/// clean end. `flush` waits until everything accepted has been handed to the transport.
+/// `read` waits until at least one byte has come, and returns the bytes that are there. `Ok(0)` is
+/// the peer's clean end. `flush` waits until everything accepted has been handed to the transport.
 ///
-/// `write` copies what there is room for ([`max_send_buffer`](crate::Config::max_send_buffer) and,
-/// on version 2, the peer's window) and returns that count. It waits only while there is no room at
-/// all. At most 4096 bytes are written whole, though: `write` waits until all of them fit. (Unless
-/// `max_send_buffer` or half of the peer's window is less than 4096; then it takes what fits.)
+/// `write` copies as many bytes as there is room for, and returns their number. The room is limited
+/// by [`max_send_buffer`](crate::Config::max_send_buffer) and, on version 2, by the peer's window.
+/// `write` waits only while there is no room at all.
 ///
-/// `write_all` is one call, whatever its length: nothing of other calls comes between its bytes.
-/// While it waits for room, other writes of the stream wait for it. Those that wait are served in
-/// the order in which they came. Each has its own limit, and its time runs from its start; a
-/// non-blocking one fails with `WouldBlock`. `write!` formats its text first and then writes it by
-/// one `write_all`. A [`BufWriter`](std::io::BufWriter) has a buffer of its own and isn't covered:
-/// give each record to `write_all`.
+/// There is one exception: a `write` of at most 4096 bytes waits until all of them fit. (If
+/// `max_send_buffer` or half of the peer's window is less than 4096, it takes as many bytes as
+/// fit.)
 ///
-/// `Ok` means accepted here, as with any socket: only the peer's application can confirm more.
+/// `write_all` is one call, whatever its length: bytes of other calls never come between its bytes.
+/// While it waits for room, other writes of the stream wait for it. Waiting writes are served in
+/// the order in which they came. Each has its own limit, which runs from its own start. A
+/// non-blocking write fails with `WouldBlock` instead of waiting.
+///
+/// `write!` formats its text first, then writes it by one `write_all`. A
+/// [`BufWriter`](std::io::BufWriter) has a buffer of its own, so its writes may be split anywhere.
+/// Give each record to `write_all` instead.
+///
+/// As with any socket, `Ok` means accepted here. Only the peer's application can confirm more.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
 /// # use gmux::{Config, Session};
 /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
-/// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+/// # let client = Session::client(a, Config::new())?;
+/// # let server = Session::server(b, Config::new())?;
 /// let stream = client.open("records")?;
 /// let mut theirs = server.accept()?;
 /// std::thread::scope(|scope| {
@@ -59,7 +67,7 @@ use crate::sync::stream::SharedStream;
 ///         scope.spawn(move || {
 ///             let mut record = (text.len() as u32).to_be_bytes().to_vec();
 ///             record.extend_from_slice(text.as_bytes());
-///             stream.write_all(&record) // length and text by one call
+///             stream.write_all(&record) // length and text in one call
 ///         });
 ///     }
 ///     for _ in 0..2 {
@@ -74,24 +82,30 @@ use crate::sync::stream::SharedStream;
 /// # Ok::<(), io::Error>(())
 /// ```
 ///
-/// A `write_all` that fails after a part of its bytes was accepted (a timeout, a close) returns
-/// [`Error::PartialWrite`] with the count. They stay accepted, and are sent. Only then can a record
-/// be incomplete: shut the stream down, as the example there does. Every other error of a write
-/// means that none of its bytes were accepted.
+/// If a `write_all` fails after a part of its bytes was accepted (a timeout, a close), it returns
+/// [`Error::PartialWrite`] with the number of accepted bytes. These bytes stay accepted and are
+/// sent. Only then can a record be incomplete, so shut the stream down, as the example there does.
+/// Every other error of a write means that none of its bytes were accepted.
 ///
-/// A blocked call is woken by data or room, the peer's FIN, its deadline or timeout (also one that
-/// is set or moved meanwhile), the no-data timeout, `close` or `shutdown` in another thread, and
-/// the session's end, whatever its cause.
+/// These wake a blocked call:
+///
+/// - data or room
+/// - the peer's FIN
+/// - its deadline or timeout, even one that is set or moved meanwhile
+/// - the no-data timeout
+/// - `close` or `shutdown` in another thread
+/// - the session's end, whatever its cause
 ///
 /// # Endings
-/// Data that was received is always read first; then comes the ending. Truncation is never silent:
-/// `Ok(0)` means that the peer finished; if the session ends without that, reads fail.
+/// Received data is always read before the ending. Truncation is never silent: `Ok(0)` means that
+/// the peer finished the stream. If the session ends without the peer's FIN, reads fail.
 ///
 /// ```
 /// use std::io::{Read, Write};
 /// # use gmux::{Config, Session};
 /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
-/// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+/// # let client = Session::client(a, Config::new())?;
+/// # let server = Session::server(b, Config::new())?;
 /// let mut ours = client.open("greeting")?;
 /// let mut theirs = server.accept()?;
 /// ours.write_all(b"hello")?;
@@ -107,48 +121,49 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A new handle.
+    /// Returns a new handle.
     pub(crate) fn new(session: Arc<SessionShared>, stream: Arc<SharedStream>) -> Self {
         stream.add_handle();
         session.add_handle();
         Self { session, stream }
     }
 
-    /// The stream's id on the wire. Ids are unique within a session while the stream is open.
+    /// Returns the stream's id on the wire. Ids are unique within a session while the stream is
+    /// open.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.stream.id
     }
 
-    /// The name that it was opened with; bytes that aren't UTF-8 are replaced. Not for
-    /// authorisation: two different names may look alike here ([`name_bytes`](Self::name_bytes) is
-    /// for that).
+    /// Returns the name that the stream was opened with, as text. Bytes that aren't UTF-8 are
+    /// replaced, so two different names may look alike here. For authorisation use
+    /// [`name_bytes`](Self::name_bytes).
     #[must_use]
     pub fn name(&self) -> &str {
         self.stream.name.text()
     }
 
-    /// The name that it was opened with, exactly.
+    /// Returns the name that the stream was opened with, unchanged.
     #[must_use]
     pub fn name_bytes(&self) -> &[u8] {
         self.stream.name.bytes()
     }
 
-    /// This end's address, where the transport knows it.
+    /// Returns this end's address if the transport knows it.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.session.local_addr()
     }
 
-    /// The peer's address, where the transport knows it.
+    /// Returns the peer's address if the transport knows it.
     #[doc(alias = "remote_addr")]
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.session.peer_addr()
     }
 
-    /// Another handle to the same stream, as [`Clone`] gives it; the name and signature are
-    /// `TcpStream`'s.
+    /// Returns another handle to the same stream, as [`Clone`] does. The name and the signature are
+    /// those of `TcpStream::try_clone`.
     ///
     /// # Errors
     /// None at present.
@@ -156,15 +171,17 @@ impl Stream {
         Ok(self.clone())
     }
 
-    /// The session that it belongs to: a handle like any other, which keeps the session alive, and
-    /// whose drop may be the last. Where all other session handles are dropped already, it opens
-    /// streams, but accepts none: [`accept`](Session::accept) fails with [`Error::Closed`].
+    /// Returns a handle to the stream's session. It is a handle like any other: it keeps the
+    /// session alive, and its drop may be the last.
+    ///
+    /// If all other `Session` handles were dropped before, the returned one can open streams but
+    /// not accept them. [`accept`](Session::accept) fails with [`Error::Closed`].
     #[must_use]
     pub fn session(&self) -> Session {
         Session::new(Arc::clone(&self.session))
     }
 
-    /// What the stream has counted, and who waits in it.
+    /// Returns the stream's counters, and the number of calls that wait in it.
     ///
     /// ```
     /// use std::io::Write;
@@ -176,7 +193,7 @@ impl Stream {
     /// stream.flush()?;
     /// let stats = stream.stats();
     /// assert_eq!((stats.bytes_sent, stats.unsent), (1000, 0));
-    /// assert_eq!(stats.credit, Some(262_144 - 1000)); // what the peer's window has left
+    /// assert_eq!(stats.credit, Some(262_144 - 1000)); // the rest of the peer's window
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[must_use]
@@ -186,9 +203,11 @@ impl Stream {
 
     // ---- endings --------------------------------------------------------------------------------
 
-    /// Closes the stream, for all its handles: FIN follows what was accepted, unread data is thrown
-    /// away, and calls that are blocked fail with [`Error::Closed`]. Doesn't block. A second call
-    /// does nothing.
+    /// Closes the stream for all its handles. It doesn't block. A second call does nothing.
+    ///
+    /// - Accepted data is still sent, and FIN follows it.
+    /// - Unread data is thrown away.
+    /// - Blocked calls fail with [`Error::Closed`].
     ///
     /// # Errors
     /// None at present.
@@ -199,13 +218,14 @@ impl Stream {
         Ok(())
     }
 
-    /// Ends one direction, or both, and leaves the stream open. Doesn't block.
+    /// Ends one direction, or both, and leaves the stream open. It doesn't block.
     ///
-    /// After `Write`, FIN follows what was accepted, and writes fail with `BrokenPipe`. After
-    /// `Read`, reads return `Ok(0)`; what was buffered and what still comes is thrown away.
+    /// After `Write`, accepted data is still sent, FIN follows it, and writes fail with
+    /// `BrokenPipe`. After `Read`, reads return `Ok(0)`. Buffered data and later data is thrown
+    /// away.
     ///
     /// # Errors
-    /// `NotConnected` if the stream was closed here.
+    /// `NotConnected` if the stream was closed at this end.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if self.stream.is_closed() {
             return Err(Error::Closed.into());
@@ -219,19 +239,24 @@ impl Stream {
         Ok(())
     }
 
-    /// A channel that disconnects when the stream ends at this end: it is closed, fails, or its
-    /// session ends. Nothing is ever sent. For crossbeam's `select!`. A stream whose peer has
-    /// finished hasn't ended.
+    /// Returns a channel that disconnects when the stream ends at this end: when it is closed, when
+    /// it fails, or when its session ends. Nothing is ever sent on it. It suits crossbeam's
+    /// `select!`. The peer's FIN alone doesn't end the stream.
     #[must_use]
     pub fn closed(&self) -> Receiver<()> {
         self.stream.closed()
     }
 
-    /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it: on the
-    /// thread that closes it or its session, or, when it ends by itself, on a thread of its own (at
-    /// most 8 of those a session: a ninth notifier waits). Never on a session's threads, and never
-    /// under a lock; its panic hurts only itself. On a stream that has ended already it is called
-    /// at once. A second notifier replaces the first.
+    /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it.
+    ///
+    /// | the end | thread of the call |
+    /// |---|---|
+    /// | this program closes the stream or its session | the thread that closes |
+    /// | the stream ends by itself | a thread of its own, at most 8 a session (a ninth notifier waits) |
+    /// | the stream had ended before this call | the calling thread, at once |
+    ///
+    /// A notifier never runs on the session's reader or writer thread, and never under a lock. Its
+    /// panic affects only itself. A second notifier replaces the first.
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.
         let session = Arc::downgrade(&self.session);
@@ -254,12 +279,15 @@ impl Stream {
 
     // ---- data -----------------------------------------------------------------------------------
 
-    /// Writes everything that comes, until the peer's end, to `writer`, straight from the received
-    /// buffers; returns the count of bytes.
+    /// Writes all data that comes, until the peer's end, to `writer`. The data goes to it straight
+    /// from the received buffers. Returns the number of bytes.
     ///
     /// # Errors
-    /// The writer's error: what it didn't take stays in the stream, at the head. The stream's, as
-    /// `read` returns it. The bytes already moved aren't lost, but their count is.
+    /// - The error of `writer`. Data that it didn't take stays in the stream, in front of later
+    ///   data.
+    /// - The stream's error, as `read` returns it.
+    ///
+    /// Bytes that were moved before the error aren't lost, but their number is.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<u64> {
         self.stream.write_to(&self.session.env, writer)
     }
@@ -272,8 +300,8 @@ impl Clone for Stream {
 }
 
 impl Drop for Stream {
-    /// The last handle closes the stream. That doesn't block, unless it is also the last handle of
-    /// a session, which is then closed: see [`Session`](crate::Session).
+    /// Closes the stream if this is its last handle. That doesn't block, unless it is also the last
+    /// handle of the session. Then the session is closed: see [`Session`].
     fn drop(&mut self) {
         if self.stream.drop_handle()
             && let Some(notifier) = self.session.close_stream(&self.stream)
@@ -284,8 +312,9 @@ impl Drop for Stream {
     }
 }
 
-/// What it takes to understand a hang: [`StreamStats`], and why the stream is over, if it is. It
-/// never blocks; where another thread has the stream just then, that part is left out.
+/// Shows the state that explains a hang: [`StreamStats`], and the cause of the stream's end if it
+/// has ended. It never blocks. If another thread holds the stream at that moment, that part is left
+/// out.
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Stream");
@@ -293,7 +322,7 @@ impl fmt::Debug for Stream {
             .field("id", &self.id())
             .field("name", &self.name());
         let Some((stats, cause)) = self.stream.glance(Instant::now()) else {
-            return text.finish_non_exhaustive(); // another thread has it
+            return text.finish_non_exhaustive(); // another thread holds the stream
         };
         text.field("age", &stats.age)
             .field("received", &stats.bytes_received)

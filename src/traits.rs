@@ -1,8 +1,8 @@
-//! [`MuxConn`] and [`MuxStream`]: what code that doesn't care which multiplexer it runs over can
-//! ask for. The Go package's `MuxConnIF` and `StreamIF`.
+//! [`MuxConn`] and [`MuxStream`]: traits for code that is independent of its multiplexer. They are
+//! the Go package's `MuxConnIF` and `StreamIF`.
 //!
-//! Invariant: both are object-safe, and their methods do exactly what the methods of the same name
-//! do on [`Session`] and [`Stream`].
+//! Invariant: both traits are object-safe. Their methods do exactly the same as the methods of the
+//! same name of [`Session`] and [`Stream`].
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -27,7 +27,8 @@ use crate::{Session, Stream};
 /// }
 /// # use gmux::{Config, Session};
 /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
-/// # let (client, server) = (Session::client(a, Config::new())?, Session::server(b, Config::new())?);
+/// # let client = Session::client(a, Config::new())?;
+/// # let server = Session::server(b, Config::new())?;
 /// # std::thread::spawn(move || server.accept().unwrap().write_all(b"42").unwrap());
 /// assert_eq!(ask(&client, "answer")?, "42");
 /// # Ok::<(), std::io::Error>(())
@@ -69,10 +70,10 @@ pub trait MuxConn: Send + Sync {
     fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 }
 
-/// What [`MuxStream::set_close_notifier`] takes.
+/// The closure that [`MuxStream::set_close_notifier`] takes.
 pub type CloseNotifier = Box<dyn FnOnce(&dyn MuxStream) + Send>;
 
-/// A stream of a multiplexed connection. Its `write_all` is one call, as [`Stream`]'s is.
+/// A stream of a multiplexed connection. Its `write_all` is one call, as that of [`Stream`] is.
 pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::id`].
     fn id(&self) -> u32;

@@ -1,6 +1,6 @@
 //! The rules that the values of a [`Config`] keep.
 //!
-//! Invariant: every rule names the field, the value and what is allowed.
+//! Invariant: the error of every rule names the field, its value and the allowed values.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::wire::MAX_PAYLOAD;
 
 impl Config {
-    /// Checks every rule; sessions do it when they are made.
+    /// Checks every rule. A new session does this by itself.
     ///
     /// # Errors
-    /// [`Error::Config`] with the field, its value and the rule.
+    /// [`Error::Config`] with the field, its value and the rule, for the first rule that is broken.
     pub fn validate(&self) -> Result<()> {
         fn rule(
             kept: bool,

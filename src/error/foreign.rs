@@ -1,23 +1,23 @@
-//! What came where a frame was expected, for the text of
-//! [`Error::InvalidVersion`](crate::Error::InvalidVersion).
+//! The bytes that came in the place of a frame, and the text of
+//! [`Error::InvalidVersion`](crate::Error::InvalidVersion) about them.
 //!
-//! Most often that is text: a login banner, what a shell's startup file prints, a web server's
-//! answer. Its reader knows at once who wrote it, if it is shown. Or it is TLS, which one end has
-//! and the other hasn't.
+//! Most often the bytes are text: a login banner, the output of a shell's startup file, a web
+//! server's answer. A user who sees the text knows its origin at once. Or the bytes are TLS, which
+//! one end uses and the other doesn't.
 //!
-//! Invariant: a peer chose these bytes, and logs show them: they are escaped, and at most
-//! [`SHOWN`].
+//! Invariant: shown bytes are escaped, and at most [`SHOWN`]. The peer chose them, and they appear
+//! in logs.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// So many bytes are kept at most: the first line of most banners.
+/// Limit of the bytes that an error keeps. The first line of most banners is shorter.
 const SHOWN: usize = 64;
 
-/// What came in a frame's place, 1 to 64 bytes of it, in
-/// [`Error::InvalidVersion`](crate::Error::InvalidVersion). It is a `[u8]`; `Debug` shows it as an
-/// escaped byte string.
+/// The 1 to 64 bytes that came in the place of a frame, in
+/// [`Error::InvalidVersion`](crate::Error::InvalidVersion). It derefs to `[u8]`. `Debug` shows it
+/// as an escaped byte string.
 ///
 /// ```
 /// use gmux::{Config, Error, Session};
@@ -45,20 +45,20 @@ impl std::ops::Deref for Received {
     }
 }
 
-/// As in a program, since a `main` that returns an error shows that by `Debug`.
+/// Shows the bytes as an escaped literal. A `main` that returns an error prints it by `Debug`.
 impl fmt::Debug for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b\"{}\"", self.0.escape_ascii())
     }
 }
 
-/// The start of `bytes`, to be kept in an error.
+/// Returns the start of `bytes`, to be kept in an error.
 pub(crate) fn start_of(bytes: &[u8]) -> Received {
     Received(bytes.iter().copied().take(SHOWN).collect())
 }
 
-/// The start of the bytes that is text, if they begin with some. What follows a line may be frames:
-/// the program has begun behind the banner.
+/// Returns the text at the start of `bytes`, if there is some. Frames may follow a complete line of
+/// text, because a program may start to speak gmux behind a banner.
 pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
     let valid = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -66,15 +66,15 @@ pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
     };
     let is_shown = |c: char| !c.is_control() || matches!(c, '\t' | '\r' | '\n' | '\x1b'); // colours
     let text = valid.split(|c| !is_shown(c)).next().unwrap_or_default();
-    // A letter that is cut in two by the end is no reason to doubt.
+    // A letter that the end of `bytes` cuts in two still counts as text.
     let is_all = text.len() == valid.len()
         && std::str::from_utf8(bytes).err().is_none_or(|e| e.error_len().is_none());
     let is_line = text.ends_with('\n');
     (!text.is_empty() && (is_all || is_line)).then_some(text)
 }
 
-/// The message: both versions (this end's, then the peer's) and what to do, or the text that came
-/// instead.
+/// The message of the error. Either it has both versions (this end's, then the peer's) and a
+/// remedy, or it shows the text that came instead.
 pub(super) struct Foreign<'a>(
     pub(super) u8,
     pub(super) u8,
@@ -96,8 +96,7 @@ impl fmt::Display for Foreign<'_> {
             return write!(
                 f,
                 "no frame, but {what}: the peer{peer} {does} TLS, and this end doesn't: give TLS \
-                 to \
-                 both ends, or to none"
+                 to both ends, or to none"
             );
         }
         match (theirs, text(received)) {
@@ -114,10 +113,9 @@ impl fmt::Display for Foreign<'_> {
             (_, Some(text)) => write!(
                 f,
                 "no frame, but text: the peer{peer} sent {text:?} where this end expected a frame \
-                 of \
-                 version {ours}: {whose} does something else write to the connection, such as a \
-                 login banner, a shell's startup file, or a message of the peer's program? It has \
-                 to go elsewhere, to standard error for example"
+                 of version {ours}: {whose} does something else write to the connection, such as \
+                 a login banner, a shell's startup file, or a message of the peer's program? It \
+                 has to go elsewhere, to standard error for example"
             ),
         }
     }
@@ -158,7 +156,7 @@ mod tests {
         assert_eq!(start_of(&[7; 1000]).len(), SHOWN);
     }
 
-    /// A record's type and the major version of all of TLS, in both roles of the confusion.
+    /// The first two bytes are a record's type and TLS's major version. Both roles are tried.
     #[test]
     fn tls_in_a_frames_place_says_which_end_speaks_it() {
         let hello = said(22, b"\x16\x03\x01\x02\0\x01\0\x01\xfc");

@@ -1,14 +1,15 @@
-//! How a connection was lost, in words that lead on: where in the input, whose streams were cut
-//! off, and, if the peer left without a word, what may have made it leave.
+//! The circumstances of a lost connection: the place in the input, the streams that were cut off,
+//! and, if nothing came from the peer, questions about the likely reason.
 //!
-//! Invariant: what is asked about a peer is asked only while nothing has come from it; afterwards
-//! versions and roles are known to agree.
+//! Invariant: the text asks about the peer only while nothing has come from it. Once a frame has
+//! come, versions and roles are known to agree.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// How a connection was lost, in [`Error::ConnectionLost`](crate::Error::ConnectionLost).
+/// The circumstances of a lost connection, in
+/// [`Error::ConnectionLost`](crate::Error::ConnectionLost).
 ///
 /// ```
 /// use std::io::Read;
@@ -16,13 +17,13 @@ use std::sync::Arc;
 /// # let (a, b) = std::os::unix::net::UnixStream::pair()?;
 /// let client = Session::client(a, Config::new())?;
 /// let mut stream = client.open("question")?;
-/// drop(b); // a peer that leaves without a word
+/// drop(b); // the peer leaves and has sent nothing
 /// match Error::from(stream.read(&mut [0]).unwrap_err()) {
 ///     Error::ConnectionLost(lost) => {
 ///         assert_eq!((lost.ours, lost.theirs, lost.inside_frame), (1, 0, false));
 ///         assert!(lost.nothing_received && lost.to_string().contains("is one end client"));
 ///     }
-///     Error::Io(reset) => println!("the system told of it by {reset}"),
+///     Error::Io(reset) => println!("the system reported it as {reset}"),
 ///     other => panic!("{other}"),
 /// }
 /// # Ok::<(), std::io::Error>(())
@@ -30,28 +31,29 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// Whether it ended inside a frame, and not between two.
+    /// Whether the connection ended inside a frame, and not between two.
     pub inside_frame: bool,
-    /// Streams that this end opened, that it still reads, and that the peer had not finished.
+    /// The number of cut-off streams that this end opened. A stream is cut off if this end still
+    /// reads it and the peer had not finished it.
     pub ours: usize,
-    /// Such streams that the peer opened, accepted here or not.
+    /// The number of cut-off streams that the peer opened, whether accepted here or not.
     pub theirs: usize,
-    /// Whether not a single byte had come from the peer. Most likely this end isn't what the peer
-    /// expects, and the peer's own error or log says why.
+    /// Whether no byte had come from the peer. Then the peer most likely expected something else at
+    /// this end. The peer's own error or log has the reason.
     pub nothing_received: bool,
     pub(crate) setup: Setup,
 }
 
-/// What this end is, as far as the peer has to agree.
+/// The properties of this end with which the peer has to agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Setup {
     pub(crate) version: u8,
     pub(crate) role: &'static str,
-    /// The peer has an address: it isn't a child, or at the other end of pipes.
+    /// Whether the peer has an address. A child process and the other end of pipes have none.
     pub(crate) has_address: bool,
 }
 
-/// The text, since a `main` that returns an error shows that by `Debug`.
+/// Shows the same text as `Display`, since a `main` that returns an error prints it by `Debug`.
 impl fmt::Debug for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -87,8 +89,8 @@ impl fmt::Display for Setup {
         f.write_str(", before anything came from the peer: ")?;
         if !has_address {
             f.write_str(
-                "is the program at the other end running (its exit status and standard \
-                         error say so)? ",
+                "is the program at the other end running (its exit status and standard error say \
+                 so)? ",
             )?;
         }
         write!(
@@ -100,7 +102,7 @@ impl fmt::Display for Setup {
     }
 }
 
-/// A transport's error that came before anything from the peer.
+/// A transport's error that came before any byte of the peer.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{setup}")]
 struct Unheard {
@@ -109,8 +111,8 @@ struct Unheard {
     setup: Setup,
 }
 
-/// Adds the question to a transport's error, if that says that the peer has left. Others, such as a
-/// certificate that isn't trusted, have nothing to do with the peer's version.
+/// Adds the questions to a transport's error, if that error says that the peer has left. Other
+/// errors, such as a certificate that isn't trusted, have no relation to the peer's version.
 pub(super) fn unheard(error: Arc<io::Error>, setup: Setup) -> Arc<io::Error> {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error.kind() {

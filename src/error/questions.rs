@@ -1,18 +1,22 @@
-//! What a program asks an [`Error`] whose kind doesn't say enough: did time pass, did it close this
-//! itself, is all over?
+//! Questions about an [`Error`] that its kind doesn't answer. Did a time limit pass? Did this
+//! program close the stream itself? Is the whole session over?
 //!
-//! Invariant: a `write_all` that failed midway is asked for what made it fail.
+//! Invariant: for a `write_all` that failed after a part was accepted, the error that made it fail
+//! answers.
 
 use super::Error;
 
 impl Error {
-    /// Whether a limit of time passed that this end had set for a call: [`Timeout`](Self::Timeout),
-    /// [`NoData`](Self::NoData), [`DrainIncomplete`](Self::DrainIncomplete), and
-    /// [`CloseIncomplete`](Self::CloseIncomplete), unless that is because the peer had ended.
-    /// [`PartialWrite`](Self::PartialWrite) is asked of its source, here as below.
+    /// Whether a time limit has passed that this end had set for a call. These are such errors:
     ///
-    /// Unlike [`kind`](Self::kind) it doesn't hold for [`Io`](Self::Io), by which the system may
-    /// tell that the connection timed out.
+    /// - [`Timeout`](Self::Timeout)
+    /// - [`NoData`](Self::NoData)
+    /// - [`DrainIncomplete`](Self::DrainIncomplete)
+    /// - [`CloseIncomplete`](Self::CloseIncomplete), unless the peer had ended its side first
+    /// - [`PartialWrite`](Self::PartialWrite) if its source is one of these
+    ///
+    /// It is `false` for [`Io`](Self::Io), whose [`kind`](Self::kind) may be `TimedOut` when the
+    /// operating system has ended the connection for a timeout.
     ///
     /// ```
     /// use std::io::Read;
@@ -35,9 +39,10 @@ impl Error {
         }
     }
 
-    /// Whether the program itself closed, at this end, what the call needs:
-    /// [`Closed`](Self::Closed) and [`WriteShutdown`](Self::WriteShutdown). Where other threads
-    /// close streams and sessions, this is no fault.
+    /// Whether this program itself closed the stream, the session or the writing direction that the
+    /// call needs. The error is [`Closed`](Self::Closed), [`WriteShutdown`](Self::WriteShutdown),
+    /// or a [`PartialWrite`](Self::PartialWrite) with one of these as its source. It is no fault
+    /// where other threads close streams and sessions.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match self {
@@ -46,15 +51,16 @@ impl Error {
         }
     }
 
-    /// Whether the whole session is over, so that only a new connection helps:
-    /// [`PeerClosed`](Self::PeerClosed), [`CloseIncomplete`](Self::CloseIncomplete),
+    /// Whether the whole session is over, so that only a new connection helps. These are such
+    /// errors: [`PeerClosed`](Self::PeerClosed), [`CloseIncomplete`](Self::CloseIncomplete),
     /// [`ConnectionLost`](Self::ConnectionLost), [`Io`](Self::Io),
     /// [`KeepaliveTimeout`](Self::KeepaliveTimeout), [`InvalidProtocol`](Self::InvalidProtocol),
     /// [`InvalidCommand`](Self::InvalidCommand), [`InvalidVersion`](Self::InvalidVersion),
-    /// [`Flood`](Self::Flood) and [`DrainIncomplete`](Self::DrainIncomplete).
+    /// [`Flood`](Self::Flood), [`DrainIncomplete`](Self::DrainIncomplete), and a
+    /// [`PartialWrite`](Self::PartialWrite) with one of these as its source.
     ///
-    /// Not [`Closed`](Self::Closed) and [`NoData`](Self::NoData), which may be a stream's alone:
-    /// there [`Session::is_closed`](crate::Session::is_closed) knows.
+    /// It is `false` for [`Closed`](Self::Closed) and [`NoData`](Self::NoData), which may concern
+    /// one stream only. There [`Session::is_closed`](crate::Session::is_closed) gives the answer.
     #[must_use]
     pub fn is_session_over(&self) -> bool {
         match self {

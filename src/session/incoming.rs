@@ -1,12 +1,13 @@
-//! [`Incoming`]: the loop around `accept`.
+//! [`Incoming`]: the iterator over accepted streams.
 //!
-//! Invariant: it ends after a local close or the peer's clean end; any other error is yielded once.
+//! Invariant: the iterator ends after a local close or the peer's clean end. Any other error is
+//! yielded once.
 
 use super::Session;
 use crate::error::{Error, Result};
 use crate::stream::Stream;
 
-/// The peer's streams, as [`Session::incoming`] yields them.
+/// Iterates over the peer's streams, as [`Session::incoming`] does.
 ///
 /// ```no_run
 /// # fn serve(session: gmux::Session) -> gmux::Result<()> {
@@ -26,7 +27,7 @@ impl<'a> IntoIterator for &'a Session {
     }
 }
 
-/// The peer's streams, from [`Session::incoming`].
+/// The iterator over the peer's streams, from [`Session::incoming`].
 #[derive(Debug)]
 pub struct Incoming<'a> {
     session: &'a Session,

@@ -1,6 +1,7 @@
 //! `Read` and `Write`, for [`Stream`] and `&Stream`.
 //!
-//! Invariant: `write_all` and `write_fmt` are one call each to the stream, not several `write`s.
+//! Invariant: each `write_all` and each `write_fmt` is one call to the shared stream, not several
+//! `write`s.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Read, Write};
