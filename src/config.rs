@@ -3,7 +3,10 @@
 //! Invariant: a [`Config`] inside a session has passed [`Config::validate`]. No later code checks a
 //! value again.
 
-#[path = "config/validate.rs"] // benches and checks take this file by its path
+// Benches and checks compile this file by its path, so it names the paths of its modules.
+#[path = "config/budgets.rs"]
+mod budgets;
+#[path = "config/validate.rs"]
 mod validate;
 
 use std::time::Duration;
@@ -49,7 +52,7 @@ pub struct Config {
     pub(crate) max_frame_size: usize,
     pub(crate) max_receive_buffer: usize,
     pub(crate) max_stream_buffer: usize,
-    /// `None`: half of `max_receive_buffer`.
+    /// `None`: the whole [`grant_budget`](Config::grant_budget).
     max_stream_window: Option<usize>,
     pub(crate) accept_backlog: usize,
     pub(crate) accept_stall_timeout: Option<Duration>,
@@ -354,16 +357,6 @@ impl Config {
             no_data_timeout: self.no_data_timeout,
         }
     }
-
-    /// The largest window in force.
-    pub(crate) fn largest_window(&self) -> usize {
-        self.max_stream_window.unwrap_or(self.max_receive_buffer / 2).max(self.max_stream_buffer)
-    }
-
-    /// The stall timeout in force.
-    pub(crate) fn stall(&self) -> Option<Duration> {
-        self.stall_timeout.unwrap_or((self.version == 2).then_some(V2_STALL_TIMEOUT))
-    }
 }
 
 #[cfg(test)]
@@ -453,12 +446,5 @@ mod tests {
     fn keepalive_rules_dont_apply_when_it_is_off() {
         let config = Config::new().keepalive_disabled(true).keepalive_interval(Duration::ZERO);
         assert!(config.validate().is_ok());
-    }
-
-    #[test]
-    fn the_stall_timeout_depends_on_the_version_until_it_is_set() {
-        assert_eq!(Config::new().stall(), None);
-        assert_eq!(Config::new().version(2).stall(), Some(Duration::from_secs(30)));
-        assert_eq!(Config::new().stall_timeout(None).version(2).stall(), None);
     }
 }

@@ -71,9 +71,7 @@ pub(crate) struct SessionShared {
     acceptable: Condvar,
     room: Condvar,
     drained: Condvar,
-    /// What the names of the peer's streams may occupy: half as much as their data. They are
-    /// charged for as long as their streams live, so in the budget itself they could use up what
-    /// reading needs.
+    /// The budget for the names of the peer's streams, [`Config::name_budget`].
     names: Arc<Budget>,
     /// Taken out by the last of the two threads, so that the descriptor is closed though handles
     /// live on.
@@ -162,7 +160,7 @@ impl SessionShared {
             acceptable: Condvar::new(),
             room: Condvar::new(),
             drained: Condvar::new(),
-            names: Budget::new((config.max_receive_buffer / 2).max(config.max_name_len)),
+            names: Budget::new(config.name_budget()),
             local_addr,
             peer_addr,
             control: Mutex::new(Some(Arc::clone(&control))),

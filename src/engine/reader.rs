@@ -111,7 +111,7 @@ impl Input {
             transport,
             bound,
             control,
-            frames: FrameReader::new(config.version, config.max_receive_buffer / 4),
+            frames: FrameReader::new(config.version, config.read_ahead_budget()),
             wakes: Wakes::default(),
             now: Instant::now(),
             complaints: Complaints::default(),

@@ -307,24 +307,27 @@ struct Direction {
 
 impl Direction {
     const BUDGET: usize = 4 << 20;
+    /// The limit for all granted windows together.
+    const GRANT_BUDGET: usize = Self::BUDGET / 2;
 
     fn new() -> Self {
         Self { streams: Vec::new(), unasked: Unasked::default() }
     }
 
-    /// The largest window that may be announced, what may still be granted of half of the budget,
-    /// and whether that half is granted.
+    /// Returns the largest window that may be announced, the bytes that may still be granted, and
+    /// whether the grant budget is used up.
     fn limits(&self) -> (u32, u64, bool) {
-        let granted = self.streams.iter().map(|stream| stream.rx.granted()).sum();
-        let half = Self::BUDGET as u64 / 2;
-        (window_cap(Self::BUDGET, self.streams.len()), half.saturating_sub(granted), granted > half)
+        let granted: u64 = self.streams.iter().map(|stream| stream.rx.granted()).sum();
+        let budget = Self::GRANT_BUDGET as u64;
+        let cap = window_cap(Self::GRANT_BUDGET, self.streams.len());
+        (cap, budget.saturating_sub(granted), granted > budget)
     }
 
     fn open(&mut self) {
         let (_, _, crowded) = self.limits();
         let mut tx = SendWindow::new(true, 0);
         tx.disallow();
-        let sizes = WindowSizes { base: 65_536, max: Self::BUDGET / 2 };
+        let sizes = WindowSizes { base: 65_536, max: Self::GRANT_BUDGET };
         self.streams.push(OneWay { tx, rx: ReceiveWindow::new(true, sizes, 0), unread: 0 });
         if crowded {
             self.streams.last_mut().unwrap().rx.announce();
@@ -374,7 +377,7 @@ impl Direction {
         let stream = &mut self.streams[i];
         stream.rx.cap(cap, crowded);
         if let Some((consumed, window)) = stream.rx.take_update() {
-            assert!(window as usize <= 8192.max(Self::BUDGET / 2 / streams));
+            assert!(window as usize <= 8192.max(Self::GRANT_BUDGET / streams));
             let before = stream.tx.unasked();
             let _ = stream.tx.update(consumed, window);
             self.unasked.change(before, stream.tx.unasked());

@@ -83,23 +83,22 @@ impl Env {
         }
     }
 
-    /// How much more may be granted to streams whose windows grow. With everything that is granted
-    /// unread, the budget must not be used up: payloads that wait occupy at most a quarter more
-    /// than their length, and new streams begin with windows too, so half of it may be granted.
+    /// Returns how many bytes may still be granted to streams whose windows grow, out of
+    /// [`Config::grant_budget`].
     fn spare_grant(&self) -> u64 {
-        let limit = self.config.max_receive_buffer as u64 / 2;
+        let limit = self.config.grant_budget() as u64;
         limit.saturating_sub(self.granted.load(Relaxed))
     }
 
-    /// Whether half of the budget is granted.
+    /// Whether more than [`Config::grant_budget`] is granted.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.granted.load(SeqCst) > self.config.max_receive_buffer as u64 / 2
+        self.granted.load(SeqCst) > self.config.grant_budget() as u64
     }
 
-    /// The largest window that a stream may announce now, and whether half of the budget is
-    /// granted.
+    /// Returns the largest window that a stream may announce now, and whether the session
+    /// [is crowded](Self::is_crowded).
     fn window_cap(&self) -> (u32, bool) {
-        (window_cap(self.config.max_receive_buffer, self.allowance.streams()), self.is_crowded())
+        (window_cap(self.config.grant_budget(), self.allowance.streams()), self.is_crowded())
     }
 }
 

@@ -26,11 +26,11 @@ const LEAST_WINDOW: usize = 8192;
 /// ([`crate::proto::unasked`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
-/// The largest window that is announced with a budget of so many bytes and so many streams open:
-/// with all of these windows unread, half of the budget is used, as far as the least window allows
-/// (`manual::architecture` has the sum).
-pub(crate) fn window_cap(budget: usize, streams: usize) -> u32 {
-    let part = (budget / 2 / streams.max(1)).max(LEAST_WINDOW);
+/// Returns the largest window that may be announced while `streams` are open: an equal share of
+/// [`Config::grant_budget`](crate::config::Config::grant_budget), but at least [`LEAST_WINDOW`].
+/// `manual::architecture` has the sum.
+pub(crate) fn window_cap(grant_budget: usize, streams: usize) -> u32 {
+    let part = (grant_budget / streams.max(1)).max(LEAST_WINDOW);
     u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
 }
 
@@ -382,8 +382,8 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_a_part_of_half_the_budget_and_not_less_than_8192() {
-        const BUDGET: usize = 4 << 20;
+    fn a_window_is_a_part_of_the_grant_budget_and_not_less_than_8192() {
+        const BUDGET: usize = 2 << 20;
         let caps = [0, 1, 2, 32, 256, 257, 512, 65_536].map(|streams| window_cap(BUDGET, streams));
         assert_eq!(caps, [2 << 20, 2 << 20, 1 << 20, 65_536, 8192, 8192, 8192, 8192]);
         assert_eq!(window_cap(usize::MAX, 1), MAX_WINDOW);
