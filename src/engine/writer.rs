@@ -20,8 +20,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::SessionShared;
 use super::guard::{Theirs, guarded};
 use super::logging::trace;
-use super::pace::Pace;
 use super::patience::{Patience, is_not_yet};
+use super::quantum::Quantum;
 use crate::error::{Error, Result};
 use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
@@ -52,7 +52,7 @@ pub(super) struct Writer {
     traced: Vec<Header>,
     /// Frames in the batch.
     frames: u64,
-    pace: Pace,
+    quantum: Quantum,
     /// Whether the transport's `flush` was called since the last write.
     flushed: bool,
     /// How a caller's turn failed.
@@ -157,7 +157,7 @@ impl Writer {
             sent: Vec::new(),
             traced: Vec::new(),
             frames: 0,
-            pace: Pace::new(Instant::now()),
+            quantum: Quantum::new(Instant::now()),
             flushed: true,
             failed: None,
             late: false,
@@ -295,7 +295,7 @@ impl Writer {
         session.counters.bytes_sent.add(data as u64);
         if data > 0 {
             session.clock.payload(now);
-            self.pace.took(data, now);
+            self.quantum.record(data, now);
         }
         for Sent { stream, data, fin } in self.sent.drain(..) {
             if stream.hand_over(data, fin, now) {

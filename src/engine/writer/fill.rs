@@ -23,7 +23,7 @@ impl Writer {
         while !self.batch.is_full()
             && let Some(stream) = self.queue.next_bulk()
         {
-            let allowance = self.pace.allowance(self.queue.waiting() + 1);
+            let allowance = self.quantum.bytes(self.queue.waiting() + 1);
             self.transmit(session, stream, Lane::Bulk, allowance);
         }
     }

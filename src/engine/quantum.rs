@@ -23,31 +23,31 @@ const ROUND: Duration = Duration::from_millis(10);
 const TURNS_IN_ROUND: usize = 100;
 
 /// How fast the transport takes data, as last seen.
-pub(super) struct Pace {
+pub(super) struct Quantum {
     since: Instant,
-    bytes: usize,
+    taken: usize,
     /// Bytes in the time that a round may take.
     per_round: usize,
 }
 
-impl Pace {
+impl Quantum {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0, per_round: usize::MAX }
+        Self { since: now, taken: 0, per_round: usize::MAX }
     }
 
     /// The transport has taken so many bytes more.
-    pub(super) fn took(&mut self, bytes: usize, now: Instant) {
-        self.bytes += bytes;
+    pub(super) fn record(&mut self, bytes: usize, now: Instant) {
+        self.taken += bytes;
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= ROUND {
-            let per_round = self.bytes as f64 * (ROUND.as_secs_f64() / elapsed.as_secs_f64());
-            *self = Self { since: now, bytes: 0, per_round: per_round as usize };
+            let per_round = self.taken as f64 * (ROUND.as_secs_f64() / elapsed.as_secs_f64());
+            *self = Self { since: now, taken: 0, per_round: per_round as usize };
         }
     }
 
     /// What each of `streams` may send in its turn, in bytes. Any more than nothing is worth a
     /// frame.
-    pub(super) fn allowance(&self, streams: usize) -> usize {
+    pub(super) fn bytes(&self, streams: usize) -> usize {
         (self.per_round / streams.clamp(1, TURNS_IN_ROUND)).clamp(1, LARGEST)
     }
 }
@@ -56,48 +56,48 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// A pace at which `rate` bytes a second were taken, 256 KiB at a time.
-    fn at(rate: usize) -> Pace {
+    /// The quantum at which `rate` bytes a second were taken, 256 KiB at a time.
+    fn at(rate: usize) -> Quantum {
         let mut now = Instant::now();
-        let mut pace = Pace::new(now);
+        let mut quantum = Quantum::new(now);
         let batch = Duration::from_secs_f64(BATCH_BYTES as f64 / rate as f64);
         for _ in 0..=(2 * ROUND.as_nanos() / batch.as_nanos()) {
             now += batch;
-            pace.took(BATCH_BYTES, now);
+            quantum.record(BATCH_BYTES, now);
         }
-        pace
+        quantum
     }
 
     #[test]
     fn turns_are_large_until_the_rate_is_known_and_on_fast_links() {
-        assert_eq!(Pace::new(Instant::now()).allowance(1000), LARGEST);
-        assert_eq!(at(2_000_000_000).allowance(16), LARGEST);
-        assert_eq!(at(2_000_000_000).allowance(10_000), LARGEST);
+        assert_eq!(Quantum::new(Instant::now()).bytes(1000), LARGEST);
+        assert_eq!(at(2_000_000_000).bytes(16), LARGEST);
+        assert_eq!(at(2_000_000_000).bytes(10_000), LARGEST);
     }
 
     #[test]
     fn a_round_takes_ten_milliseconds_where_a_frame_each_allows_it() {
-        let pace = at(125_000_000);
-        assert_eq!(pace.allowance(1), LARGEST);
+        let quantum = at(125_000_000);
+        assert_eq!(quantum.bytes(1), LARGEST);
         for streams in [16, 50, 64] {
-            let round = pace.allowance(streams) * streams;
+            let round = quantum.bytes(streams) * streams;
             assert!((1_100_000..=1_250_000).contains(&round), "{streams}: {round}");
         }
     }
 
     #[test]
     fn a_turn_lasts_a_hundred_microseconds_however_many_streams_there_are() {
-        assert_eq!(at(1_000_000_000).allowance(10_000), at(1_000_000_000).allowance(100));
-        assert!((90_000..=100_000).contains(&at(1_000_000_000).allowance(10_000)));
+        assert_eq!(at(1_000_000_000).bytes(10_000), at(1_000_000_000).bytes(100));
+        assert!((90_000..=100_000).contains(&at(1_000_000_000).bytes(10_000)));
     }
 
     #[test]
     fn after_a_pause_a_turn_is_one_frame_until_the_rate_is_known_again() {
         let now = Instant::now();
-        let mut pace = Pace::new(now);
-        pace.took(0, now + Duration::from_secs(60));
-        assert_eq!(pace.allowance(1), 1);
-        pace.took(10 * LARGEST, now + Duration::from_secs(60) + ROUND);
-        assert_eq!(pace.allowance(10), LARGEST);
+        let mut quantum = Quantum::new(now);
+        quantum.record(0, now + Duration::from_secs(60));
+        assert_eq!(quantum.bytes(1), 1);
+        quantum.record(10 * LARGEST, now + Duration::from_secs(60) + ROUND);
+        assert_eq!(quantum.bytes(10), LARGEST);
     }
 }
