@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::complaints::shown;
 use super::guard::{caught, guarded, is_said, said};
 use super::logging::{debug, info, warn};
+use super::warn_limiter::shown;
 use super::{SessionShared, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::close::{InputEnd, Phase};

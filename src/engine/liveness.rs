@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::complaints::shown;
 use super::logging::{trace, warn};
+use super::warn_limiter::shown;
 use super::{SessionShared, timer};
 use crate::error::Error;
 use crate::proto::keepalive::{Due, Signs};

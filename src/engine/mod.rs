@@ -37,7 +37,6 @@ use crate::transport::{Control, Halves};
 use crate::wire::MAX_PAYLOAD;
 
 mod accepting;
-mod complaints;
 mod ending;
 mod guard;
 mod liveness;
@@ -49,6 +48,7 @@ mod reader;
 mod threads;
 pub(crate) mod timer;
 mod view;
+mod warn_limiter;
 mod writer;
 
 pub(crate) use ending::call_notifier;

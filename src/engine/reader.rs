@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::complaints::Complaints;
 use super::guard::{Theirs, guarded};
 use super::logging::trace;
 use super::patience::is_not_yet;
+use super::warn_limiter::WarnLimiter;
 use super::{SessionShared, TheirControl};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -70,7 +70,7 @@ pub(super) fn run(session: &Arc<SessionShared>) {
         drop(slot);
         if let Some(mut input) = input {
             input.wakes.send();
-            input.complaints.say_unsaid(session.number);
+            input.warnings.report_suppressed(session.number);
             return session.end_of_input(input.let_go().err().unwrap_or(error));
         }
     }
@@ -88,7 +88,7 @@ pub(super) struct Input {
     wakes: Wakes,
     /// When the last transport read returned.
     now: Instant,
-    complaints: Complaints,
+    warnings: WarnLimiter,
     /// Where the payload that is being collected goes.
     pending: Option<Pending>,
     talk: Talk,
@@ -114,7 +114,7 @@ impl Input {
             frames: FrameReader::new(config.version, config.read_ahead_budget()),
             wakes: Wakes::default(),
             now: Instant::now(),
-            complaints: Complaints::default(),
+            warnings: WarnLimiter::default(),
             pending: None,
             talk: Talk::default(),
             crowded: false,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Reader, SessionShared};
 use crate::config::Config;
-use crate::engine::complaints::shown;
+use crate::engine::warn_limiter::shown;
 use crate::sync::pause::Cause;
 
 /// How long a pause says nothing: a reader that is a moment behind is nothing to report, a second
@@ -40,7 +40,7 @@ impl Reader<'_> {
             announced = true;
             let now = Instant::now();
             let say = || explain(session, cause, now - begun);
-            self.input.complaints.say(now, session.number, say);
+            self.input.warnings.warn(now, session.number, say);
         };
         let now = Instant::now();
         self.input.now = now;
@@ -49,7 +49,7 @@ impl Reader<'_> {
             let over = session.lifecycle.is_over();
             let what = if over { "the session is over" } else { "reading goes on" };
             let say = || format!("{what} after a pause of {:.1?}", now - begun);
-            self.input.complaints.say(now, session.number, say);
+            self.input.warnings.warn(now, session.number, say);
         }
         outcome
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{INLINE_MAX, Pending, Reader};
-use crate::engine::complaints::shown;
+use crate::engine::warn_limiter::shown;
 use crate::error::{Error, Result};
 use crate::proto::registry::{Admission, Refusal};
 use crate::sync::pause::Cause;
@@ -98,7 +98,7 @@ impl Reader<'_> {
         let id = header.stream_id;
         session.counters.streams_refused.add(1);
         session.registry.lock().streams.refused(id);
-        self.input.complaints.say(self.input.now, session.number, || {
+        self.input.warnings.warn(self.input.now, session.number, || {
             let name = name.map(|name| format!(" {}", shown(name))).unwrap_or_default();
             format!("stream {id}{name} is refused: {}", refusal.reason())
         });
@@ -117,7 +117,7 @@ impl Reader<'_> {
 
     /// A stream fails alone, for a fault of the peer's.
     pub(super) fn fail(&mut self, stream: &Arc<SharedStream>, error: Error) {
-        self.input.complaints.say(self.input.now, self.session.number, || {
+        self.input.warnings.warn(self.input.now, self.session.number, || {
             format!("stream {} {} fails: {error}", stream.id, shown(stream.name.bytes()))
         });
         self.session.fail_stream(stream, error, false);
@@ -135,7 +135,7 @@ impl Reader<'_> {
     pub(super) fn late(&mut self, stream: &Arc<SharedStream>) {
         self.session.counters.frames_ignored.add(1);
         if stream.first_late() {
-            self.input.complaints.say(self.input.now, self.session.number, || {
+            self.input.warnings.warn(self.input.now, self.session.number, || {
                 let id = stream.id;
                 let name = shown(stream.name.bytes());
                 format!(

@@ -1,7 +1,7 @@
 //! Warnings that a peer can provoke, at a bounded rate: a flood must not fill the disk with its own
 //! log.
 //!
-//! Invariants: at most [`Complaints::RATE`] of them a second and session; what is left out is
+//! Invariants: at most [`WarnLimiter::RATE`] of them a second and session; what is left out is
 //! counted, and the count is said; of a name that a peer chose, a line has at most [`NAME_SHOWN`]
 //! bytes.
 
@@ -25,38 +25,38 @@ pub(super) fn shown(name: &[u8]) -> String {
 
 /// Owned by a session's reader thread.
 #[derive(Default)]
-pub(super) struct Complaints {
+pub(super) struct WarnLimiter {
     second: Option<Instant>,
-    said: u32,
-    unsaid: u64,
+    logged: u32,
+    suppressed: u64,
 }
 
-impl Complaints {
+impl WarnLimiter {
     /// Warnings a second: enough to see what goes on, too few to fill a disk.
     const RATE: u32 = 10;
 
-    pub(super) fn say(&mut self, now: Instant, session: u64, text: impl FnOnce() -> String) {
+    pub(super) fn warn(&mut self, now: Instant, session: u64, text: impl FnOnce() -> String) {
         if self
             .second
             .is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1))
         {
-            self.say_unsaid(session);
+            self.report_suppressed(session);
             *self = Self { second: Some(now), ..Self::default() };
         }
-        if self.said < Self::RATE {
-            self.said += 1;
+        if self.logged < Self::RATE {
+            self.logged += 1;
             warn!(target: "gmux::reader", "session {session}: {}", text());
         } else {
-            self.unsaid += 1;
+            self.suppressed += 1;
         }
     }
 
     /// Says how many were left out since that was said last: before the next one, and at the end of
     /// the session's input.
-    pub(super) fn say_unsaid(&mut self, session: u64) {
-        let unsaid = std::mem::take(&mut self.unsaid);
-        if unsaid > 0 {
-            warn!(target: "gmux::reader", "session {session}: {unsaid} more such warnings were \
+    pub(super) fn report_suppressed(&mut self, session: u64) {
+        let suppressed = std::mem::take(&mut self.suppressed);
+        if suppressed > 0 {
+            warn!(target: "gmux::reader", "session {session}: {suppressed} more such warnings were \
                                            left out");
         }
     }
