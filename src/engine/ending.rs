@@ -257,61 +257,61 @@ impl SessionShared {
         for (stream, mut ended) in ended {
             due.extend(ended.notifier.take().map(|notifier| (stream, notifier)));
         }
-        let mut notices = self.notices.lock();
-        notices.due.extend(due);
+        let mut notifiers = self.notifiers.lock();
+        notifiers.queue.extend(due);
         // who is there sees to the rest
-        let wanted = notices.due.len().min(NOTIFY_THREADS - notices.threads);
-        notices.threads += wanted;
-        drop(notices);
+        let wanted = notifiers.queue.len().min(NOTIFIER_THREADS - notifiers.threads);
+        notifiers.threads += wanted;
+        drop(notifiers);
         for _ in 0..wanted {
-            self.start_notifying();
+            self.start_notifier_thread();
         }
     }
 
     /// Starts one of the threads that call notifiers, which is counted already.
-    fn start_notifying(&self) {
+    fn start_notifier_thread(&self) {
         let number = self.number;
         // A notifier gets a handle, which needs the session; all others may be gone by the time
         // that the thread runs.
         let session = self.me.upgrade();
         let started = spawn(format!("gmux-notify-{number}"), move || {
             while let Some((stream, notifier)) =
-                session.as_ref().and_then(|session| session.next_notice())
+                session.as_ref().and_then(|session| session.next_notifier())
             {
                 call_notifier(number, notifier, &stream);
             }
             drop(session);
         });
         if let Err(error) = started {
-            let mut notices = self.notices.lock();
-            notices.threads -= 1;
+            let mut notifiers = self.notifiers.lock();
+            notifiers.threads -= 1;
             // With no thread at all, the notifiers stay with their streams, for the threads that
             // close those.
-            let due = if notices.threads == 0 {
-                std::mem::take(&mut notices.due)
+            let due = if notifiers.threads == 0 {
+                std::mem::take(&mut notifiers.queue)
             } else {
                 VecDeque::new()
             };
-            let said = std::mem::replace(&mut notices.lack_said, true);
-            drop(notices);
+            let said = std::mem::replace(&mut notifiers.lack_logged, true);
+            drop(notifiers);
             if !said {
                 warn!(target: "gmux::session", "session {number}: no thread for close notifiers \
                                                 (not said again): {error}");
             }
             for (stream, notifier) in due {
                 if let Some(notifier) = stream.keep_notifier(notifier) {
-                    self.notices.lock().due.push_back((stream, notifier)); // for the next such thread
+                    self.notifiers.lock().queue.push_back((stream, notifier)); // for the next such thread
                 }
             }
         }
     }
 
     /// The next notifier for one of the threads that call them, which ends when there is none.
-    fn next_notice(&self) -> Option<(Arc<SharedStream>, Notifier)> {
-        let mut notices = self.notices.lock();
-        let next = notices.due.pop_front();
+    fn next_notifier(&self) -> Option<(Arc<SharedStream>, Notifier)> {
+        let mut notifiers = self.notifiers.lock();
+        let next = notifiers.queue.pop_front();
         if next.is_none() {
-            notices.threads -= 1;
+            notifiers.threads -= 1;
         }
         next
     }
@@ -330,16 +330,16 @@ enum Output {
 /// A peer can make a stream fail with 24 bytes: a thread for each, with notifiers that take their
 /// time, would be as many threads as there are streams. More than one, so that a notifier that
 /// waits doesn't hold up the others.
-const NOTIFY_THREADS: usize = 8;
+const NOTIFIER_THREADS: usize = 8;
 
 /// Close notifiers that are to be called on a thread of their own.
 #[derive(Default)]
-pub(super) struct Notices {
-    due: VecDeque<(Arc<SharedStream>, Notifier)>,
+pub(super) struct NotifierPool {
+    queue: VecDeque<(Arc<SharedStream>, Notifier)>,
     /// Threads that call them, or are about to.
     threads: usize,
     /// That no thread could be started was logged. The peer chooses how often streams fail.
-    lack_said: bool,
+    lack_logged: bool,
 }
 
 /// Runs something of the user's on a thread of its own, or here if there is none to be had.

@@ -95,7 +95,7 @@ pub(crate) struct SessionShared {
     pause: Pause,
     keepalive: Mutex<Keepalive>,
     /// A leaf.
-    notices: Mutex<ending::Notices>,
+    notifiers: Mutex<ending::NotifierPool>,
 }
 
 type TheirControl = Theirs<Box<dyn Control>>;
@@ -175,7 +175,7 @@ impl SessionShared {
             clock: liveness::Clock::new(now),
             pause: Pause::default(),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
-            notices: Mutex::default(),
+            notifiers: Mutex::default(),
             env: Env::new(config, shaper),
         });
         let parker = queue.parker();
