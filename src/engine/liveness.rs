@@ -14,7 +14,7 @@ use super::logging::{trace, warn};
 use super::warn_limiter::shown;
 use super::{SessionShared, timer};
 use crate::error::Error;
-use crate::proto::keepalive::{Due, Signs};
+use crate::proto::keepalive::{TimerAction, TimerInput};
 use crate::stats::WriterState;
 use crate::sync::close::Phase;
 use crate::sync::pause::Cause;
@@ -118,7 +118,7 @@ impl SessionShared {
             if self.lifecycle.is_in(Phase::Closing) { None } else { self.no_data_timeout() };
         // Before `received`, which is stamped before a pause is seen to be over.
         let pause = self.pause();
-        let signs = Signs {
+        let input = TimerInput {
             now,
             late,
             received: self.clock.instant(&self.clock.received),
@@ -128,14 +128,14 @@ impl SessionShared {
             short: pause.filter(|&(_, cause)| cause == Cause::Budget).map(|(since, _)| since),
             deadline: self.lifecycle.deadline(),
         };
-        let (due, next) = self.keepalive.lock().poll(signs);
-        match due {
-            Due::Nothing => {}
-            Due::Ping => self.env.shaper.order(Order::Ping),
-            Due::Stalled(after) => self.cut_the_largest(after),
-            Due::Silent(timeout) => self.end(Error::KeepaliveTimeout(timeout)),
-            Due::NoData(timeout) => self.end(Error::NoData(timeout)),
-            Due::Overdue => self.overdue(),
+        let (action, next) = self.keepalive.lock().poll(input);
+        match action {
+            TimerAction::Nothing => {}
+            TimerAction::Ping => self.env.shaper.order(Order::Ping),
+            TimerAction::Stalled(after) => self.cut_the_largest(after),
+            TimerAction::Silent(timeout) => self.end(Error::KeepaliveTimeout(timeout)),
+            TimerAction::NoData(timeout) => self.end(Error::NoData(timeout)),
+            TimerAction::Overdue => self.overdue(),
         }
         // A session always has a next look, so that the timer's thread lives as long as a session
         // does.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// What the timer finds when it looks at a session.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Signs {
+pub(crate) struct TimerInput {
     pub(crate) now: Instant,
     /// How much later this look is than was asked for.
     pub(crate) late: Duration,
@@ -26,7 +26,7 @@ pub(crate) struct Signs {
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum TimerAction {
     Nothing,
     /// Send a NOP.
     Ping,
@@ -71,21 +71,21 @@ impl Keepalive {
     }
 
     /// What is due now, and when to look again.
-    pub(crate) fn poll(&mut self, signs: Signs) -> (Due, Option<Instant>) {
-        let Signs { now, late, received, payload, no_data, paused, short, deadline } = signs;
+    pub(crate) fn poll(&mut self, input: TimerInput) -> (TimerAction, Option<Instant>) {
+        let TimerInput { now, late, received, payload, no_data, paused, short, deadline } = input;
         let mut next = deadline;
         let mut soonest = |at: Option<Instant>| next = [next, at].into_iter().flatten().min();
 
         if deadline.is_some_and(|deadline| deadline <= now) {
-            return (Due::Overdue, None);
+            return (TimerAction::Overdue, None);
         }
         if let Some(timeout) = no_data {
             match payload.checked_add(timeout) {
-                Some(at) if at <= now => return (Due::NoData(timeout), None),
+                Some(at) if at <= now => return (TimerAction::NoData(timeout), None),
                 at => soonest(at),
             }
         }
-        let mut due = Due::Nothing;
+        let mut action = TimerAction::Nothing;
         if let Some((interval, timeout)) = self.period {
             // A session that refuses to read can't know whether its peer lives.
             if !paused {
@@ -102,7 +102,7 @@ impl Keepalive {
                             }),
                         };
                         if judged.is_some_and(|judged| judged <= now) {
-                            return (Due::Silent(timeout), None);
+                            return (TimerAction::Silent(timeout), None);
                         }
                         self.suspected = Some((received, judged));
                         soonest(judged);
@@ -112,7 +112,7 @@ impl Keepalive {
             }
             if self.ping_at.is_some_and(|at| at <= now) {
                 self.ping_at = now.checked_add(interval);
-                due = Due::Ping;
+                action = TimerAction::Ping;
             }
             soonest(self.ping_at);
         }
@@ -124,16 +124,16 @@ impl Keepalive {
                     self.cut_at = Some(now);
                     soonest(now.checked_add(stall));
                     // A ping that was due too goes out at the next look.
-                    if due == Due::Ping {
+                    if action == TimerAction::Ping {
                         self.ping_at = Some(now);
                         soonest(Some(now));
                     }
-                    due = Due::Stalled(stall);
+                    action = TimerAction::Stalled(stall);
                 }
                 at => soonest(at),
             }
         }
-        (due, next)
+        (action, next)
     }
 }
 
@@ -143,12 +143,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn signs(start: Instant, seconds: u32) -> Signs {
+    fn input(start: Instant, seconds: u32) -> TimerInput {
         let now = start + SECOND * seconds;
         let late = Duration::ZERO;
         let received = start;
         let payload = start;
-        Signs {
+        TimerInput {
             now,
             late,
             received,
@@ -164,25 +164,37 @@ mod tests {
     fn pings_every_interval_and_dies_after_the_timeout() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 10, SECOND * 30)), None, start);
-        assert_eq!(keepalive.poll(signs(start, 0)), (Due::Nothing, Some(start + SECOND * 10)));
-        assert_eq!(keepalive.poll(signs(start, 10)), (Due::Ping, Some(start + SECOND * 20)));
-        assert_eq!(keepalive.poll(signs(start, 11)), (Due::Nothing, Some(start + SECOND * 20)));
-        assert_eq!(keepalive.poll(signs(start, 20)), (Due::Ping, Some(start + SECOND * 30)));
+        assert_eq!(
+            keepalive.poll(input(start, 0)),
+            (TimerAction::Nothing, Some(start + SECOND * 10))
+        );
+        assert_eq!(
+            keepalive.poll(input(start, 10)),
+            (TimerAction::Ping, Some(start + SECOND * 20))
+        );
+        assert_eq!(
+            keepalive.poll(input(start, 11)),
+            (TimerAction::Nothing, Some(start + SECOND * 20))
+        );
+        assert_eq!(
+            keepalive.poll(input(start, 20)),
+            (TimerAction::Ping, Some(start + SECOND * 30))
+        );
         let judged = start + SECOND * 30 + SECOND_LOOK;
-        assert_eq!(keepalive.poll(signs(start, 30)), (Due::Ping, Some(judged)));
-        let second = Signs { now: judged, ..signs(start, 30) };
-        assert_eq!(keepalive.poll(second), (Due::Silent(SECOND * 30), None));
-        let heard = Signs { received: start + SECOND * 29, ..signs(start, 40) };
-        assert_eq!(keepalive.poll(heard).0, Due::Ping);
+        assert_eq!(keepalive.poll(input(start, 30)), (TimerAction::Ping, Some(judged)));
+        let second = TimerInput { now: judged, ..input(start, 30) };
+        assert_eq!(keepalive.poll(second), (TimerAction::Silent(SECOND * 30), None));
+        let heard = TimerInput { received: start + SECOND * 29, ..input(start, 40) };
+        assert_eq!(keepalive.poll(heard).0, TimerAction::Ping);
     }
 
     /// Looks at the session until it is silent, `late` each time; when that was.
     fn found_out(keepalive: &mut Keepalive, start: Instant, first: u32, late: Duration) -> Instant {
-        let mut signs = Signs { late, ..signs(start, first) };
+        let mut input = TimerInput { late, ..input(start, first) };
         loop {
-            match keepalive.poll(signs) {
-                (Due::Silent(_), _) => return signs.now,
-                (_, next) => signs.now = next.expect("a next look") + late,
+            match keepalive.poll(input) {
+                (TimerAction::Silent(_), _) => return input.now,
+                (_, next) => input.now = next.expect("a next look") + late,
             }
         }
     }
@@ -191,14 +203,15 @@ mod tests {
     fn a_timer_that_overslept_gives_one_more_interval() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND, SECOND * 3)), None, start);
-        let overslept = Signs { late: SECOND * 4, ..signs(start, 5) };
-        assert_eq!(keepalive.poll(overslept).0, Due::Ping);
+        let overslept = TimerInput { late: SECOND * 4, ..input(start, 5) };
+        assert_eq!(keepalive.poll(overslept).0, TimerAction::Ping);
         // The reader has run: what came meanwhile is there.
-        let heard = Signs { received: start + SECOND * 5, ..signs(start, 6) };
-        assert_eq!(keepalive.poll(heard).0, Due::Ping);
+        let heard = TimerInput { received: start + SECOND * 5, ..input(start, 6) };
+        assert_eq!(keepalive.poll(heard).0, TimerAction::Ping);
         // And the next silence is another one.
-        let overslept = Signs { late: SECOND * 4, received: heard.received, ..signs(start, 20) };
-        assert_eq!(keepalive.poll(overslept).0, Due::Ping);
+        let overslept =
+            TimerInput { late: SECOND * 4, received: heard.received, ..input(start, 20) };
+        assert_eq!(keepalive.poll(overslept).0, TimerAction::Ping);
     }
 
     #[test]
@@ -206,10 +219,13 @@ mod tests {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 2, SECOND * 3)), None, start);
         // Stopped from the first second to just after the third: the timer is hardly late.
-        let woken = Signs { late: SECOND / 1000, ..signs(start, 3) };
-        assert_eq!(keepalive.poll(woken), (Due::Ping, Some(start + SECOND * 3 + SECOND_LOOK)));
-        let heard = Signs { received: woken.now, now: woken.now + SECOND_LOOK, ..woken };
-        assert_eq!(keepalive.poll(heard).0, Due::Nothing);
+        let woken = TimerInput { late: SECOND / 1000, ..input(start, 3) };
+        assert_eq!(
+            keepalive.poll(woken),
+            (TimerAction::Ping, Some(start + SECOND * 3 + SECOND_LOOK))
+        );
+        let heard = TimerInput { received: woken.now, now: woken.now + SECOND_LOOK, ..woken };
+        assert_eq!(keepalive.poll(heard).0, TimerAction::Nothing);
     }
 
     #[test]
@@ -228,28 +244,29 @@ mod tests {
     fn a_paused_reader_stops_the_keepalive_but_not_the_no_data_clock() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 10, SECOND * 30)), None, start);
-        let paused = Signs { paused: true, ..signs(start, 300) };
-        assert_eq!(keepalive.poll(paused).0, Due::Ping);
-        let no_data = Signs { no_data: Some(SECOND * 40), ..paused };
-        assert_eq!(keepalive.poll(no_data).0, Due::NoData(SECOND * 40));
+        let paused = TimerInput { paused: true, ..input(start, 300) };
+        assert_eq!(keepalive.poll(paused).0, TimerAction::Ping);
+        let no_data = TimerInput { no_data: Some(SECOND * 40), ..paused };
+        assert_eq!(keepalive.poll(no_data).0, TimerAction::NoData(SECOND * 40));
     }
 
     #[test]
     fn a_stall_is_cut_once_per_timeout() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(None, Some(SECOND * 5), start);
-        let paused = |seconds| Signs { paused: true, short: Some(start), ..signs(start, seconds) };
-        assert_eq!(keepalive.poll(paused(4)), (Due::Nothing, Some(start + SECOND * 5)));
+        let paused =
+            |seconds| TimerInput { paused: true, short: Some(start), ..input(start, seconds) };
+        assert_eq!(keepalive.poll(paused(4)), (TimerAction::Nothing, Some(start + SECOND * 5)));
         assert_eq!(
             keepalive.poll(paused(5)),
-            (Due::Stalled(SECOND * 5), Some(start + SECOND * 10))
+            (TimerAction::Stalled(SECOND * 5), Some(start + SECOND * 10))
         );
-        assert_eq!(keepalive.poll(paused(6)).0, Due::Nothing);
-        assert_eq!(keepalive.poll(paused(10)).0, Due::Stalled(SECOND * 5));
-        assert_eq!(keepalive.poll(signs(start, 99)), (Due::Nothing, None));
+        assert_eq!(keepalive.poll(paused(6)).0, TimerAction::Nothing);
+        assert_eq!(keepalive.poll(paused(10)).0, TimerAction::Stalled(SECOND * 5));
+        assert_eq!(keepalive.poll(input(start, 99)), (TimerAction::Nothing, None));
         // A reader that waits for something else is nobody's fault who holds data.
-        let for_accept = Signs { paused: true, ..signs(start, 99) };
-        assert_eq!(keepalive.poll(for_accept), (Due::Nothing, None));
+        let for_accept = TimerInput { paused: true, ..input(start, 99) };
+        assert_eq!(keepalive.poll(for_accept), (TimerAction::Nothing, None));
     }
 
     #[test]
@@ -257,31 +274,37 @@ mod tests {
         let start = Instant::now();
         let mut keepalive =
             Keepalive::new(Some((SECOND * 5, SECOND * 30)), Some(SECOND * 5), start);
-        let paused = Signs { paused: true, short: Some(start), ..signs(start, 5) };
-        assert_eq!(keepalive.poll(paused), (Due::Stalled(SECOND * 5), Some(start + SECOND * 5)));
-        assert_eq!(keepalive.poll(paused).0, Due::Ping);
+        let paused = TimerInput { paused: true, short: Some(start), ..input(start, 5) };
+        assert_eq!(
+            keepalive.poll(paused),
+            (TimerAction::Stalled(SECOND * 5), Some(start + SECOND * 5))
+        );
+        assert_eq!(keepalive.poll(paused).0, TimerAction::Ping);
     }
 
     #[test]
     fn the_close_deadline_comes_before_everything() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND, SECOND)), Some(SECOND), start);
-        let all =
-            Signs { no_data: Some(SECOND), deadline: Some(start + SECOND * 2), ..signs(start, 2) };
-        assert_eq!(keepalive.poll(all).0, Due::Overdue);
+        let all = TimerInput {
+            no_data: Some(SECOND),
+            deadline: Some(start + SECOND * 2),
+            ..input(start, 2)
+        };
+        assert_eq!(keepalive.poll(all).0, TimerAction::Overdue);
     }
 
     #[test]
     fn the_no_data_timeout_is_due_at_its_moment_and_looked_at_by_then() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(None, None, start);
-        let signs = |seconds| Signs { no_data: Some(SECOND * 40), ..signs(start, seconds) };
-        assert_eq!(keepalive.poll(signs(39)), (Due::Nothing, Some(start + SECOND * 40)));
-        assert_eq!(keepalive.poll(signs(40)), (Due::NoData(SECOND * 40), None));
-        let crossed = Signs { payload: start + SECOND * 30, ..signs(40) };
-        assert_eq!(keepalive.poll(crossed), (Due::Nothing, Some(start + SECOND * 70)));
+        let input = |seconds| TimerInput { no_data: Some(SECOND * 40), ..input(start, seconds) };
+        assert_eq!(keepalive.poll(input(39)), (TimerAction::Nothing, Some(start + SECOND * 40)));
+        assert_eq!(keepalive.poll(input(40)), (TimerAction::NoData(SECOND * 40), None));
+        let crossed = TimerInput { payload: start + SECOND * 30, ..input(40) };
+        assert_eq!(keepalive.poll(crossed), (TimerAction::Nothing, Some(start + SECOND * 70)));
         // A close deadline that is nearer is looked at first.
-        let closing = Signs { deadline: Some(start + SECOND * 50), ..crossed };
-        assert_eq!(keepalive.poll(closing), (Due::Nothing, Some(start + SECOND * 50)));
+        let closing = TimerInput { deadline: Some(start + SECOND * 50), ..crossed };
+        assert_eq!(keepalive.poll(closing), (TimerAction::Nothing, Some(start + SECOND * 50)));
     }
 }
