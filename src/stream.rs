@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use crate::engine::{SessionShared, Theirs, call_notifier};
+use crate::engine::{SessionShared, UserObject, call_notifier};
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::stats::StreamStats;
@@ -260,7 +260,7 @@ impl Stream {
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.
         let session = Arc::downgrade(&self.session);
-        let notifier = Theirs::new(
+        let notifier = UserObject::new(
             self.session.number,
             "a close notifier panicked when it was dropped",
             notifier,

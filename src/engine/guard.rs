@@ -5,7 +5,7 @@
 //! said again.
 //!
 //! Invariants: no panic leaves [`caught`]; of what was thrown only texts are dropped, since a drop
-//! may panic, too; a user's thing that we keep is [`Theirs`], so that dropping it is guarded too,
+//! may panic, too; a user's thing that we keep is [`UserObject`], so that dropping it is guarded too,
 //! whoever does it last.
 
 use std::any::Any;
@@ -69,16 +69,16 @@ pub(super) fn is_said(error: &Error) -> bool {
 }
 
 /// A thing of a user's. Whoever drops it survives that.
-pub(crate) struct Theirs<T> {
+pub(crate) struct UserObject<T> {
     session: u64,
     /// What the log says of a panic in its drop.
     what: &'static str,
-    thing: Option<T>,
+    object: Option<T>,
 }
 
-impl<T> Theirs<T> {
-    pub(crate) fn new(session: u64, what: &'static str, thing: T) -> Self {
-        Self { session, what, thing: Some(thing) }
+impl<T> UserObject<T> {
+    pub(crate) fn new(session: u64, what: &'static str, object: T) -> Self {
+        Self { session, what, object: Some(object) }
     }
 
     /// The thing itself, to be called under a guard.
@@ -86,7 +86,7 @@ impl<T> Theirs<T> {
     /// # Errors
     /// It has been let go of.
     pub(super) fn get(&self) -> io::Result<&T> {
-        self.thing.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.object.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// As [`get`](Self::get).
@@ -94,34 +94,34 @@ impl<T> Theirs<T> {
     /// # Errors
     /// It has been let go of.
     pub(super) fn get_mut(&mut self) -> io::Result<&mut T> {
-        self.thing.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.object.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Gives it out, for a call that takes it.
     pub(crate) fn take(mut self) -> Option<T> {
-        self.thing.take()
+        self.object.take()
     }
 
     /// Drops it.
     ///
     /// # Errors
     /// It panicked in its drop.
-    pub(super) fn let_go(mut self) -> Result<()> {
-        self.drop_it()
+    pub(super) fn release(mut self) -> Result<()> {
+        self.drop_object()
     }
 
-    fn drop_it(&mut self) -> Result<()> {
-        let thing = self.thing.take();
+    fn drop_object(&mut self) -> Result<()> {
+        let object = self.object.take();
         guarded(self.session, self.what, move || {
-            drop(thing);
+            drop(object);
             Ok(())
         })
     }
 }
 
-impl<T> Drop for Theirs<T> {
+impl<T> Drop for UserObject<T> {
     fn drop(&mut self) {
-        let _ = self.drop_it();
+        let _ = self.drop_object();
     }
 }
 

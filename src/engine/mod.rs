@@ -52,7 +52,7 @@ mod warn_limiter;
 mod writer;
 
 pub(crate) use ending::call_notifier;
-pub(crate) use guard::Theirs;
+pub(crate) use guard::UserObject;
 use guard::guarded;
 use logging::{debug, info};
 use threads::{on_own_thread, spawn};
@@ -75,7 +75,7 @@ pub(crate) struct SessionShared {
     names: Arc<Budget>,
     /// Taken out by the last of the two threads, so that the descriptor is closed though handles
     /// live on.
-    control: Mutex<Option<Arc<TheirControl>>>,
+    control: Mutex<Option<Arc<UserControl>>>,
     local_addr: Option<SocketAddr>,
     peer_addr: Option<SocketAddr>,
     aborted: AtomicBool,
@@ -98,7 +98,7 @@ pub(crate) struct SessionShared {
     notifiers: Mutex<ending::NotifierPool>,
 }
 
-type TheirControl = Theirs<Box<dyn Control>>;
+type UserControl = UserObject<Box<dyn Control>>;
 
 struct Accepting {
     streams: Registry<Arc<SharedStream>>,
@@ -125,14 +125,20 @@ impl SessionShared {
         let number = NUMBER.fetch_add(1, SeqCst);
         let halves = guarded(number, "the transport panicked when it was split", || Ok(split()?))?;
         let Halves { reader, writer, control, bounded_writes, bound_writes, bound_reads } = halves;
-        let reader =
-            Theirs::new(number, "the transport panicked when its read half was dropped", reader);
-        let writer =
-            Theirs::new(number, "the transport panicked when its write half was dropped", writer);
+        let reader = UserObject::new(
+            number,
+            "the transport panicked when its read half was dropped",
+            reader,
+        );
+        let writer = UserObject::new(
+            number,
+            "the transport panicked when its write half was dropped",
+            writer,
+        );
         let control =
-            Theirs::new(number, "the transport panicked when its control was dropped", control);
+            UserObject::new(number, "the transport panicked when its control was dropped", control);
         let bound =
-            |set| Theirs::new(number, "the transport panicked when a bound was dropped", set);
+            |set| UserObject::new(number, "the transport panicked when a bound was dropped", set);
         let bound_writes = bound_writes.map(bound);
         let bound_reads = bound_reads.map(bound);
         let (local_addr, peer_addr, can_finish) =

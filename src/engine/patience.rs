@@ -12,7 +12,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::SessionShared;
-use super::guard::Theirs;
+use super::guard::UserObject;
 use crate::error::{Error, Result};
 use crate::transport::{Backoff, BoundWrites};
 
@@ -28,13 +28,13 @@ const GROWTH: u32 = 4;
 
 pub(super) struct Patience {
     /// Bounds the transport's writes, where that can be changed.
-    set: Option<Theirs<BoundWrites>>,
+    set: Option<UserObject<BoundWrites>>,
     bound: Duration,
     backoff: Backoff,
 }
 
 impl Patience {
-    pub(super) fn new(set: Option<Theirs<BoundWrites>>) -> Self {
+    pub(super) fn new(set: Option<UserObject<BoundWrites>>) -> Self {
         Self { set, bound: SMALL, backoff: Backoff::default() }
     }
 

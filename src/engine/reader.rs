@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::guard::{Theirs, guarded};
+use super::guard::{UserObject, guarded};
 use super::logging::trace;
 use super::patience::is_not_yet;
 use super::warn_limiter::WarnLimiter;
-use super::{SessionShared, TheirControl};
+use super::{SessionShared, UserControl};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
@@ -71,7 +71,7 @@ pub(super) fn run(session: &Arc<SessionShared>) {
         if let Some(mut input) = input {
             input.wakes.send();
             input.warnings.report_suppressed(session.number);
-            return session.end_of_input(input.let_go().err().unwrap_or(error));
+            return session.end_of_input(input.release().err().unwrap_or(error));
         }
     }
 }
@@ -79,11 +79,11 @@ pub(super) fn run(session: &Arc<SessionShared>) {
 /// The reader's own state: held by the reader thread while it works, and by a caller during its
 /// turn.
 pub(super) struct Input {
-    transport: Theirs<Box<dyn Read + Send>>,
+    transport: UserObject<Box<dyn Read + Send>>,
     /// Bounds the transport's reads, where that can be done.
-    bound: Option<Theirs<BoundReads>>,
+    bound: Option<UserObject<BoundReads>>,
     /// Asked after each read. A reference of its own, since the session's lies behind a lock.
-    control: Arc<TheirControl>,
+    control: Arc<UserControl>,
     frames: FrameReader,
     wakes: Wakes,
     /// When the last transport read returned.
@@ -102,9 +102,9 @@ pub(super) struct Input {
 
 impl Input {
     pub(super) fn new(
-        transport: Theirs<Box<dyn Read + Send>>,
-        bound: Option<Theirs<BoundReads>>,
-        control: Arc<TheirControl>,
+        transport: UserObject<Box<dyn Read + Send>>,
+        bound: Option<UserObject<BoundReads>>,
+        control: Arc<UserControl>,
         config: &Config,
     ) -> Self {
         Self {
@@ -127,8 +127,8 @@ impl Input {
     ///
     /// # Errors
     /// The read half panicked in its drop.
-    fn let_go(self) -> Result<()> {
-        self.transport.let_go()
+    fn release(self) -> Result<()> {
+        self.transport.release()
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::SessionShared;
-use super::guard::{Theirs, guarded};
+use super::guard::{UserObject, guarded};
 use super::logging::trace;
 use super::patience::{Patience, is_not_yet};
 use super::quantum::Quantum;
@@ -43,7 +43,7 @@ const KEPT_TURNS: usize = 64;
 /// The writer's own state: held by the writer thread while it works, and by a caller during its
 /// turn.
 pub(super) struct Writer {
-    transport: Theirs<Box<dyn Write + Send>>,
+    transport: UserObject<Box<dyn Write + Send>>,
     patience: Patience,
     queue: Queue,
     batch: Batch,
@@ -123,8 +123,8 @@ fn conclude(
     // Should the peer have ended meanwhile, nothing else says so.
     writer.iter_mut().for_each(|writer| writer.lose(session, result.is_err()));
     // The write half may panic here, too; what follows has to be done all the same.
-    let let_go = writer.map_or(Ok(()), |writer| writer.transport.let_go());
-    let result = let_go.and(result.map_err(|error| session.judge_failure(error)));
+    let released = writer.map_or(Ok(()), |writer| writer.transport.release());
+    let result = released.and(result.map_err(|error| session.judge_failure(error)));
     if let Err(error) = &result {
         session.fail_write(error.clone());
     }
@@ -145,7 +145,7 @@ enum Work {
 
 impl Writer {
     pub(super) fn new(
-        transport: Theirs<Box<dyn Write + Send>>,
+        transport: UserObject<Box<dyn Write + Send>>,
         patience: Patience,
         queue: Queue,
     ) -> Self {
