@@ -42,13 +42,13 @@ mod guard;
 mod liveness;
 mod logging;
 mod lost;
-mod patience;
 mod quantum;
 mod reader;
 mod threads;
 pub(crate) mod timer;
 mod view;
 mod warn_limiter;
+mod write_bound;
 mod writer;
 
 pub(crate) use ending::call_notifier;
@@ -186,7 +186,7 @@ impl SessionShared {
         });
         let parker = queue.parker();
         *session.writer.lock() =
-            Some(writer::Writer::new(writer, patience::Patience::new(bound_writes), queue));
+            Some(writer::Writer::new(writer, write_bound::WriteBound::new(bound_writes), queue));
         *session.reader.lock() =
             Some(reader::Input::new(reader, bound_reads, control, &session.env.config));
         session.clone().start_threads(parker)?;

@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 
 use super::guard::{UserObject, guarded};
 use super::logging::trace;
-use super::patience::is_not_yet;
 use super::warn_limiter::WarnLimiter;
+use super::write_bound::is_retryable;
 use super::{SessionShared, UserControl};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -240,7 +240,7 @@ impl Reader<'_> {
     fn see_to_answers(&self, read: &io::Result<usize>) -> io::Result<()> {
         let is_over = match read {
             Ok(n) => *n == 0,
-            Err(error) => !is_not_yet(error),
+            Err(error) => !is_retryable(error),
         };
         if !is_over && self.input.control.get()?.wants_flush() {
             self.session.env.shaper.order(Order::Flush);

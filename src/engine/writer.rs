@@ -20,8 +20,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::SessionShared;
 use super::guard::{UserObject, guarded};
 use super::logging::trace;
-use super::patience::{Patience, is_not_yet};
 use super::quantum::Quantum;
+use super::write_bound::{WriteBound, is_retryable};
 use crate::error::{Error, Result};
 use crate::sync::close::Phase;
 use crate::sync::shaper::{Order, Parker, Queue};
@@ -44,7 +44,7 @@ const KEPT_TURNS: usize = 64;
 /// turn.
 pub(super) struct Writer {
     transport: UserObject<Box<dyn Write + Send>>,
-    patience: Patience,
+    write_bound: WriteBound,
     queue: Queue,
     batch: Batch,
     sent: Vec<Sent>,
@@ -146,12 +146,12 @@ enum Work {
 impl Writer {
     pub(super) fn new(
         transport: UserObject<Box<dyn Write + Send>>,
-        patience: Patience,
+        write_bound: WriteBound,
         queue: Queue,
     ) -> Self {
         Self {
             transport,
-            patience,
+            write_bound,
             queue,
             batch: Batch::default(),
             sent: Vec::new(),
@@ -214,7 +214,7 @@ impl Writer {
         if !self.batch.is_empty()
             || !self.flushed
             || self.failed.is_some()
-            || !self.patience.is_short()
+            || !self.write_bound.is_small()
         {
             return Ok(Work::Finished);
         }
@@ -229,12 +229,12 @@ impl Writer {
                 self.touch(session);
                 return Ok(Work::Finished);
             }
-            Err(error) if is_not_yet(&error) => return Ok(Work::Finished),
+            Err(error) if is_retryable(&error) => return Ok(Work::Finished),
             Err(error) => return Err(error.into()),
         }
         match self.transport.get_mut().and_then(|output| output.flush()) {
             Ok(()) => self.flushed = true,
-            Err(error) if is_not_yet(&error) => {}
+            Err(error) if is_retryable(&error) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(if self.flushed && !self.queue.has_turns() { Work::Done } else { Work::Finished })
@@ -249,10 +249,10 @@ impl Writer {
             let started = Instant::now();
             match self.write_once(session) {
                 Ok(_) => {
-                    self.patience.moved();
+                    self.write_bound.progressed();
                     self.touch(session);
                 }
-                Err(error) => self.patience.retry(session, error, started)?,
+                Err(error) => self.write_bound.retry(session, error, started)?,
             }
         }
         session.clock.writer_leaves();
@@ -310,10 +310,10 @@ impl Writer {
             let started = Instant::now();
             match self.transport.get_mut().and_then(|output| output.flush()) {
                 Ok(()) => break,
-                Err(error) => self.patience.retry(session, error, started)?,
+                Err(error) => self.write_bound.retry(session, error, started)?,
             }
         }
-        self.patience.moved();
+        self.write_bound.progressed();
         session.clock.writer_leaves();
         self.flushed = true;
         Ok(())

@@ -46,7 +46,7 @@ const SLOW_TURNS: u32 = 8;
 
 /// So much of the budget has to be free for a caller, in bytes, that it can't run into its end:
 /// what one frame may occupy, and some.
-const ROOM: usize = 2 * MAX_BUFFER;
+const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 
 /// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't
 /// begin another one after half of [`READ_BOUND`], so that a peer whose frames for others trickle
@@ -170,7 +170,7 @@ impl Reader<'_> {
         if self.input.crowded {
             self.input.crowded = self.session.registry.lock().streams.makes_wait();
         }
-        !self.input.crowded && self.session.env.budget.has_room(ROOM)
+        !self.input.crowded && self.session.env.budget.has_room(INLINE_MIN_BUDGET)
     }
 
     /// Whether the stream that is about to be woken is likely to be read again at once: asked once

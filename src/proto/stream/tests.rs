@@ -188,7 +188,7 @@ fn few_bytes_are_accepted_whole_where_they_are_sure_to_fit_some_time() {
     assert!(matches!(core.writable(4096, 1), Writable::Full { starved: false }), "the queue");
     // A writer is worth waking when all of what it waits for fits.
     assert!(transmit(&mut core).0 > 0);
-    assert!(core.is_roomy(MAX_QUEUE, 4095) && !core.is_roomy(MAX_QUEUE, 4096));
+    assert!(core.worth_waking(MAX_QUEUE, 4095) && !core.worth_waking(MAX_QUEUE, 4096));
 }
 
 #[test]
@@ -317,20 +317,20 @@ fn a_writer_starves_without_credit_when_the_peer_has_finished() {
 #[test]
 fn a_waiting_writer_is_worth_waking_with_credit_and_half_a_queue() {
     let mut core = core(2);
-    for (accepted, roomy) in [(0, true), (500, true), (1, false)] {
+    for (accepted, worth) in [(0, true), (500, true), (1, false)] {
         accept(&mut core, accepted);
-        assert_eq!(core.is_roomy(MAX_SEND, 1), roomy, "{accepted} more");
+        assert_eq!(core.worth_waking(MAX_SEND, 1), worth, "{accepted} more");
     }
     // Behind a small window half of a large queue is never reached: all of it counts.
     assert_eq!(transmit(&mut core), (501, false));
     assert_eq!(core.update(501, 10), Ok(false), "less than before");
-    assert!(core.is_roomy(MAX_SEND, 1));
+    assert!(core.worth_waking(MAX_SEND, 1));
     accept(&mut core, 10);
-    assert!(!core.is_roomy(MAX_SEND, 1), "no credit");
+    assert!(!core.worth_waking(MAX_SEND, 1), "no credit");
     assert_eq!(transmit(&mut core), (10, false));
-    assert!(!core.is_roomy(MAX_SEND, 1), "nor with an empty queue");
+    assert!(!core.worth_waking(MAX_SEND, 1), "nor with an empty queue");
     assert_eq!(core.update(511, 10), Ok(true));
-    assert!(core.is_roomy(1, 1) && core.is_roomy(0, 1), "an empty queue, of whatever size");
+    assert!(core.worth_waking(1, 1) && core.worth_waking(0, 1), "an empty queue, of whatever size");
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl<C> StreamCore<C> {
 
     /// Whether a writer that waits for `least` bytes is worth waking: the window has room, and half
     /// of the queue is free, or all of it (half of `max` is never reached behind a small window).
-    pub(crate) fn is_roomy(&self, max: usize, least: usize) -> bool {
+    pub(crate) fn worth_waking(&self, max: usize, least: usize) -> bool {
         let queued = self.outbox.len();
         (queued <= max / 2 && self.may_have_room(max, least))
             || (queued == 0 && self.tx.reach() >= least)

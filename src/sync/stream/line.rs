@@ -144,7 +144,7 @@ impl State {
 
     /// Whether there is so much room that the head is worth waking for it.
     pub(super) fn has_room_for_head(&self, max: usize) -> bool {
-        self.awaited(max).is_some_and(|least| self.core.is_roomy(max, least))
+        self.awaited(max).is_some_and(|least| self.core.worth_waking(max, least))
     }
 }
 

@@ -78,7 +78,7 @@ impl State {
 
 /// A call whose limit is nearer than this leaves the transport to the session's threads: twice what
 /// a bounded read or write may take.
-const PATIENCE: Duration = Duration::from_millis(20);
+const INLINE_MIN_TIME: Duration = Duration::from_millis(20);
 
 fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Instant>) {
     match limit {
@@ -90,9 +90,9 @@ fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Inst
     }
 }
 
-/// Whether a call with this limit may spend [`PATIENCE`] in the transport.
-pub(super) fn is_far(limit: Option<Instant>, now: Instant) -> bool {
-    limit.is_none_or(|limit| limit.saturating_duration_since(now) >= PATIENCE)
+/// Whether a call with this limit may spend [`INLINE_MIN_TIME`] in the transport.
+pub(super) fn allows_inline(limit: Option<Instant>, now: Instant) -> bool {
+    limit.is_none_or(|limit| limit.saturating_duration_since(now) >= INLINE_MIN_TIME)
 }
 
 impl SharedStream {
@@ -127,7 +127,7 @@ impl SharedStream {
             };
             let now = Instant::now();
             let limit = state.limit(Direction::Read, &mut call, now)?;
-            if nothing && !tried && env.standby.is_offered() && is_far(limit, now) {
+            if nothing && !tried && env.standby.is_offered() && allows_inline(limit, now) {
                 drop(state);
                 tried = !lead();
                 state = self.state.lock();
@@ -300,7 +300,7 @@ mod tests {
         let chunk = Chunk::new(env.pool.get(64).unwrap(), 0, 64, env.budget.charge(64));
         stream.deliver(&env, chunk, Instant::now(), &mut Wakes::default());
         stream.state.lock().reading = Reading::Writing;
-        stream.set_timeout(Direction::Read, Some(PATIENCE * 3)); // far enough for a turn
+        stream.set_timeout(Direction::Read, Some(INLINE_MIN_TIME * 3)); // far enough for a turn
         let turns = Cell::new(0);
         let lead = || {
             turns.set(turns.get() + 1);

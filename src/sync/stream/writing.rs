@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use super::waits::{Direction, is_far};
+use super::waits::{Direction, allows_inline};
 use super::{COPY_LOCKED, Env, SharedStream, State};
 use crate::error::{Error, Result};
 use crate::proto::outbox::Payload;
@@ -46,13 +46,13 @@ impl State {
         let is_answer = self.answerable
             && n <= EXPRESS_BYTES
             && self.core.inbox().is_empty()
-            && self.is_patient(call);
+            && self.allows_inline(call);
         self.answerable &= !is_answer;
         is_answer
     }
 
     /// Whether a write may spend some time in the transport.
-    fn is_patient(&self, call: &mut Call) -> bool {
+    fn allows_inline(&self, call: &mut Call) -> bool {
         if self.nonblocking {
             return false;
         }
@@ -62,7 +62,7 @@ impl State {
         }
         let now = Instant::now();
         match deadline.limit(call, now) {
-            Ok(limit) => is_far(limit, now),
+            Ok(limit) => allows_inline(limit, now),
             Err(_) => false,
         }
     }

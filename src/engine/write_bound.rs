@@ -26,20 +26,20 @@ const LARGE: Duration = Duration::from_secs(1);
 /// By how much the bound grows at a time: 10, 40, 160, 640 ms, a second.
 const GROWTH: u32 = 4;
 
-pub(super) struct Patience {
+pub(super) struct WriteBound {
     /// Bounds the transport's writes, where that can be changed.
     set: Option<UserObject<BoundWrites>>,
     bound: Duration,
     backoff: Backoff,
 }
 
-impl Patience {
+impl WriteBound {
     pub(super) fn new(set: Option<UserObject<BoundWrites>>) -> Self {
         Self { set, bound: SMALL, backoff: Backoff::default() }
     }
 
     /// The transport did something.
-    pub(super) fn moved(&mut self) {
+    pub(super) fn progressed(&mut self) {
         self.backoff.reset();
         self.set_bound(SMALL);
     }
@@ -52,7 +52,7 @@ impl Patience {
         error: io::Error,
         started: Instant,
     ) -> Result<()> {
-        if !is_not_yet(&error) {
+        if !is_retryable(&error) {
             return Err(error.into());
         }
         if error.kind() != io::ErrorKind::Interrupted {
@@ -64,7 +64,7 @@ impl Patience {
     }
 
     /// Whether a caller may write: the bound is what it relies upon.
-    pub(super) fn is_short(&self) -> bool {
+    pub(super) fn is_small(&self) -> bool {
         self.bound == SMALL
     }
 
@@ -82,7 +82,7 @@ impl Patience {
 }
 
 /// Whether a failed call is to be tried again.
-pub(super) fn is_not_yet(error: &io::Error) -> bool {
+pub(super) fn is_retryable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
