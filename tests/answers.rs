@@ -4,7 +4,7 @@
 //! The transport of these tests owes an answer after every read that brought something, or that is
 //! tried again. Only a flush sends it.
 //!
-//! Promises: P81, P93.
+//! Promises: P82, P95.
 
 mod support;
 

@@ -5,7 +5,7 @@
 //! to rescue it: then the stall timeout is `None`, and the watchdog bounds the test. `GMUX_FULL`
 //! makes the bursts as large as `tests/full bursts` says.
 //!
-//! Promises: P57, P61, P62, P109.
+//! Promises: P58, P62, P63, P111.
 
 mod support;
 

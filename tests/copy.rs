@@ -1,7 +1,7 @@
 //! `copy_bidirectional`: half-close, counts, the first cause, idleness, what each end sees after a
 //! failure.
 //!
-//! Promises: P101, P102, P103, P104, P105.
+//! Promises: P103, P104, P105, P106, P107.
 #![cfg(unix)]
 
 mod support;

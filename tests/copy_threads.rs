@@ -1,6 +1,6 @@
 //! How many threads a copy takes: counted over the process, so this is the only test in it.
 //!
-//! Promises: P104.
+//! Promises: P106.
 #![cfg(target_os = "linux")]
 
 mod support;

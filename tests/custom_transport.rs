@@ -1,7 +1,7 @@
 //! Runs the tests that every transport of the crate has to pass, with the transport of the
 //! `custom_transport` example.
 //!
-//! Promises: P88, P93, P95.
+//! Promises: P90, P95, P97.
 
 mod support;
 

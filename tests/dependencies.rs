@@ -4,7 +4,7 @@
 //! `cargo metadata` tells what was resolved for this machine, from the lock file, without a
 //! network.
 //!
-//! Promises: P114.
+//! Promises: P116.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -6,7 +6,7 @@
 //! streams, five rounds each. A frozen session would cut streams after 30 s, so every test says
 //! that nothing was cut.
 //!
-//! Promises: P73.
+//! Promises: P74.
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! The fast paths and how they hand over: a caller's turn and what it leaves to the writer thread,
 //! reading ahead and what interrupts it, windows that grow and shrink.
 //!
-//! Promises: P24, P25, P32, P43, P45, P47, P76, P81, P108.
+//! Promises: P24, P25, P33, P44, P46, P48, P77, P82, P110.
 
 mod support;
 

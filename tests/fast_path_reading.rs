@@ -6,7 +6,7 @@
 //! end, so that a caller stays in its turn for as long as the test wants. It records which thread
 //! reads. Over real sockets: tests/fast_path_reading_sockets.rs.
 //!
-//! Promises: P15, P42, P47, P61.
+//! Promises: P15, P43, P48, P62.
 
 mod support;
 

@@ -5,7 +5,7 @@
 //! idle`) the figures are measured, and have limits: voluntary context switches a second and
 //! session, over 10 s, for 100 sessions.
 //!
-//! Promises: P82.
+//! Promises: P83.
 
 mod support;
 

@@ -6,7 +6,7 @@
 //! Debian's package of smux, the tests say `LEFT OUT` and do nothing; with `GMUX_INTEROP=required`
 //! that fails.
 //!
-//! Promises: P12, P32, P36, P56, P106.
+//! Promises: P12, P33, P37, P57, P108.
 
 mod support;
 

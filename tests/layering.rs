@@ -5,7 +5,7 @@
 //! for tests only, and resolves every path that begins with `crate` or `super`, in imports and in
 //! code alike. It checks itself on made-up sources below.
 //!
-//! Promises: P114.
+//! Promises: P116.
 
 use std::collections::HashMap;
 use std::fs;

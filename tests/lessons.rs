@@ -2,7 +2,7 @@
 //! other file here shows it. The whole list, each line with its tests, is in src/manual/testing.md;
 //! that page is checked at the end of this file.
 //!
-//! Promises: P1, P2, P3, P4, P7, P10, P28, P29, P55, P56, P64, P72, P79, P92, P110.
+//! Promises: P1, P2, P3, P4, P7, P10, P28, P29, P56, P57, P65, P73, P80, P94, P112.
 
 mod support;
 

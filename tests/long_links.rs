@@ -3,7 +3,7 @@
 //! it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`, `rtt100`),
 //! with Go peers too.
 //!
-//! Promises: P76.
+//! Promises: P77.
 
 mod support;
 

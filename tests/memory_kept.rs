@@ -4,7 +4,7 @@
 //! blocks of bytes that are allocated zeroed and never grow. A session's window is allocated so,
 //! too: it is added, unless it has grown and is counted by itself.
 //!
-//! Promises: P67, P71.
+//! Promises: P68, P72.
 
 mod support;
 

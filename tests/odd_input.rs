@@ -5,7 +5,7 @@
 //! it can still be read. For what isn't: it is counted, answered as the table says or not at all,
 //! and the session goes on.
 //!
-//! Promises: P5, P7, P11, P12, P42, P62, P66, P68, P69, P70, P74, P84, P108, P111, P112.
+//! Promises: P5, P7, P11, P12, P43, P63, P67, P69, P70, P71, P75, P85, P110, P113, P114.
 
 mod support;
 

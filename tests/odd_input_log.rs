@@ -1,7 +1,7 @@
 //! What a session says in the log about its peer's odd input: which session, which stream, and not
 //! more than so often.
 //!
-//! Promises: P84, P87.
+//! Promises: P85, P88, P89.
 
 mod support;
 

@@ -5,7 +5,7 @@
 //! A script is run once to count what it calls; then again for each call, which panics. The logger
 //! is the process's, so this is a binary of its own, and its tests run one at a time.
 //!
-//! Promises: P81.
+//! Promises: P82.
 #![cfg(target_os = "linux")]
 
 #[path = "panics/panic_run.rs"]

@@ -5,7 +5,7 @@
 //! What each part shows is at its heading. `peers_tls/openssl.rs` says how the openssl program is
 //! made to renew keys in the middle of binary data.
 //!
-//! Promises: P97, P98.
+//! Promises: P99, P100.
 
 #[path = "support/authority.rs"]
 mod authority;

@@ -6,7 +6,7 @@
 //! terminal (`LEFT OUT: …`). `GMUX_FULL` repeats what the small run does once, and there what would
 //! be left out fails.
 //!
-//! Promises: P9, P33, P34, P35, P38, P46, P55, P80.
+//! Promises: P9, P34, P35, P36, P39, P47, P56, P81.
 #![cfg(target_os = "linux")]
 
 #[path = "processes/child.rs"]

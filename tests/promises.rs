@@ -1,6 +1,8 @@
-//! The page of promises (`src/manual/promises.md`) and the heads of the test files agree: each
-//! promise names tests that exist, and the head of each test file names the promises that its
-//! tests show.
+//! The page of promises (`src/manual/promises.md`) and the heads of the test files agree.
+//!
+//! - The promises have consecutive numbers.
+//! - Each promise names at least one test in `tests/*.rs`, and all tests that it names exist.
+//! - The head of each test file names the promises that name one of its tests, and no others.
 //!
 //! The checker checks itself on a made-up page below.
 //!

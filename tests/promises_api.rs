@@ -1,7 +1,7 @@
 //! The API table: every setting and its rules, ids and names, the traits, error kinds, what is
 //! `Send` and `Debug`.
 //!
-//! Promises: P5, P6, P8, P44, P83, P85, P86, P95, P108, P115.
+//! Promises: P5, P6, P8, P45, P84, P86, P87, P97, P109, P110, P117.
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! The promises, *Closing a session*: what `close` says, and when. (What else a close does:
 //! `promises_closing_sessions.rs`. With real processes: `processes.rs`.)
 //!
-//! Promises: P33, P35, P36, P37, P38, P40, P41, P45, P91.
+//! Promises: P34, P36, P37, P38, P39, P41, P42, P46, P93.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The promises, *Closing a session*.
 //!
-//! Promises: P11, P31, P32, P33, P34, P37, P38, P39, P42, P43, P44, P58.
+//! Promises: P11, P32, P33, P34, P35, P38, P39, P40, P43, P44, P45, P59.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The promises, *Closing a stream*.
 //!
-//! Promises: P25, P26, P27, P28, P29, P30.
+//! Promises: P25, P26, P27, P28, P29, P30, P31.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The promises, *Memory*.
 //!
-//! Promises: P66, P67, P68, P69.
+//! Promises: P67, P68, P69, P70.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The promises, *close notifier* and *Threads*; and `closed()`.
 //!
-//! Promises: P39, P63, P64, P65, P80, P81.
+//! Promises: P40, P64, P65, P66, P81, P82.
 
 mod support;
 

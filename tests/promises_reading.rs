@@ -1,6 +1,6 @@
 //! The promises, *Reading*.
 //!
-//! Promises: P10, P11, P12, P13, P14, P15, P16, P17, P83, P90.
+//! Promises: P10, P11, P12, P13, P14, P15, P16, P17, P84, P92.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The promises, *Waiting*, *No-data clock* and *accept*.
 //!
-//! Promises: P47, P48, P49, P51, P52, P53, P54, P58, P59.
+//! Promises: P48, P49, P50, P52, P53, P54, P55, P59, P60.
 
 mod support;
 

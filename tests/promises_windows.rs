@@ -1,6 +1,6 @@
 //! The promises, *Version 2 windows* and *Stalls*.
 //!
-//! Promises: P57, P72, P74, P75, P76, P77, P78.
+//! Promises: P58, P73, P75, P76, P77, P78, P79.
 
 mod support;
 

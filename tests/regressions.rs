@@ -1,6 +1,6 @@
 //! Faults that were found in this crate: each test failed before its fault was mended.
 //!
-//! Promises: P16, P28, P53, P63, P111, P112.
+//! Promises: P16, P28, P54, P64, P113, P114.
 
 mod support;
 

@@ -5,7 +5,7 @@
 //! `socat pty pty` does. `tests/peers` runs the same tests over a line of socat. The recipe for a
 //! transport comes from the manual's page on transports.
 //!
-//! Promises: P40, P94.
+//! Promises: P41, P96.
 #![cfg(target_os = "linux")]
 
 #[cfg(feature = "rustls")]

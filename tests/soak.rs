@@ -14,7 +14,7 @@
 //! resident memory. The first round warms up: it fills the pool, the tables of the runtime and the
 //! allocator's own.
 //!
-//! Promises: P1, P80.
+//! Promises: P1, P81.
 #![cfg(unix)]
 
 mod support;

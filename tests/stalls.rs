@@ -7,7 +7,7 @@
 //! keepalive is off, so a session whose timer wasn't told to look then would look again after an
 //! hour, and the watchdog would say so.
 //!
-//! Promises: P77, P78.
+//! Promises: P78, P79.
 
 mod support;
 

@@ -2,7 +2,7 @@
 //! split, holds decrypted bytes that no readiness tells of, and says `UnexpectedEof` when it was
 //! cut off.
 //!
-//! Promises: P89.
+//! Promises: P91.
 
 #[path = "support/certs.rs"]
 mod certs;

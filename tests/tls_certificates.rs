@@ -3,7 +3,7 @@
 //!
 //! After each test no thread and no descriptor may be left, so they run one after another.
 //!
-//! Promises: P99, P100.
+//! Promises: P101, P102.
 
 #[path = "support/authority.rs"]
 mod authority;

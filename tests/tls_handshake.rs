@@ -1,7 +1,7 @@
 //! The handshake of `transport::Tls`: what it tells afterwards, how it fails, and that nothing is
 //! left behind then. The tests count the process's descriptors, so they run one at a time.
 //!
-//! Promises: P96, P99.
+//! Promises: P98, P101.
 #![cfg(target_os = "linux")]
 
 #[path = "support/certs.rs"]

@@ -2,7 +2,7 @@
 //! full, records in odd pieces, damaged, cut off, or behind the end. The peer is rustls itself,
 //! driven by hand, so that it can do what a session's end never does.
 //!
-//! Promises: P97, P98.
+//! Promises: P99, P100.
 
 #[path = "support/certs.rs"]
 mod certs;

@@ -1,7 +1,7 @@
 //! `transport::Tls`: what every transport has to go through, over TCP, Unix sockets and pipes, with
 //! TLS 1.3 and 1.2; and how it ends.
 //!
-//! Promises: P88, P89, P97, P98.
+//! Promises: P90, P91, P99, P100.
 
 #[path = "support/certs.rs"]
 mod certs;

@@ -2,7 +2,7 @@
 //!
 //! The scenarios that all of them go through are in `support::links`.
 //!
-//! Promises: P3, P9, P24, P36, P40, P46, P80, P88, P89, P90, P91, P92, P94, P95.
+//! Promises: P3, P9, P24, P37, P41, P47, P81, P90, P91, P92, P93, P94, P96, P97.
 
 mod support;
 

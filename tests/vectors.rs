@@ -6,7 +6,7 @@
 //! the PSH frames as they were cut, FIN, each byte for byte; UPD by rule (at the first read, then
 //! every half window, merged at will). NOPs belong to no stream, and are compared by their bytes.
 //!
-//! Promises: P107.
+//! Promises: P109.
 
 mod support;
 

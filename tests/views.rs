@@ -1,7 +1,7 @@
 //! What a program that hangs can be asked: `stats`, `streams` and `Debug` say who waits, for what,
 //! since when reading is paused, and what the writer does.
 //!
-//! Promises: P80, P85, P86.
+//! Promises: P39, P81, P86, P87, P89.
 
 mod support;
 

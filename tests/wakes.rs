@@ -5,7 +5,7 @@
 //! `wakes_accept.rs` does the same for `accept`, `wakes_many.rs` for several calls that are blocked
 //! at once.
 //!
-//! Promises: P10, P19, P26, P29, P31, P44, P45, P46, P47, P48, P49, P50, P51, P55, P77, P111.
+//! Promises: P10, P19, P26, P29, P32, P45, P46, P47, P48, P49, P50, P51, P52, P56, P78, P113.
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! What wakes a blocked `accept`: every cause that applies, one by one, each when the call was seen
 //! asleep.
 //!
-//! Promises: P31, P43, P47, P60.
+//! Promises: P32, P44, P48, P61.
 
 mod support;
 

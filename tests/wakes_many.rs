@@ -1,7 +1,7 @@
 //! Several calls that are blocked on one stream at once: one piece of data wakes one of them and,
 //! if that leaves some behind, the next; an ending wakes all.
 //!
-//! Promises: P15, P21, P26, P44, P49, P50.
+//! Promises: P15, P21, P26, P45, P50, P51.
 
 mod support;
 
