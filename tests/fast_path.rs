@@ -1,4 +1,4 @@
-//! The fast paths and how they hand over: a caller's turn and what it leaves to the writer thread,
+//! The fast paths and how they hand over: an inline write and what it leaves to the writer thread,
 //! reading ahead and what interrupts it, windows that grow and shrink.
 //!
 //! Promises: P24, P25, P33, P44, P46, P48, P77, P82, P110.
@@ -18,7 +18,7 @@ use support::raw::{Raw, against_server};
 use support::scripted::{FAR, Script, ScriptedTransport, asleep, data, processed, quiet};
 use support::{Pattern, test, until};
 
-// ---- the caller's turn --------------------------------------------------------------------------
+// ---- inline writes ------------------------------------------------------------------------------
 
 type OnFlush = Box<dyn FnMut() -> io::Result<()> + Send>;
 
@@ -152,8 +152,8 @@ fn an_answer_leaves_on_the_thread_that_writes_it() {
 }
 
 #[test]
-fn what_a_callers_turn_leaves_goes_out_before_any_other_frame() {
-    test("what_a_callers_turn_leaves_goes_out_before_any_other_frame", || {
+fn what_an_inline_write_leaves_goes_out_before_any_other_frame() {
+    test("what_an_inline_write_leaves_goes_out_before_any_other_frame", || {
         let whole = 8 + "the answer".len();
         for cut in [1, 4, 7, 8, 9, whole - 1] {
             let asked = asked();
@@ -269,10 +269,10 @@ fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
 }
 
 #[test]
-fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller() {
-    test("a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_caller", || {
-        // The script takes its hook out while it runs: a panic on the caller's thread is the first and
-        // only call.
+fn a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_caller() {
+    test("a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_caller", || {
+        // The script takes its hook out while it runs: a panic on the caller's thread is the first
+        // and only call.
         let asked = asked_with(|_| panic!("the transport panics, as ordered"), || Ok(()));
         asked.script.allow_all();
         assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
@@ -282,7 +282,7 @@ fn a_transport_that_panics_in_a_callers_turn_harms_the_session_and_not_the_calle
     });
 }
 
-/// A session whose next caller's turn stays in the transport until `release` is sent to; it says on
+/// A session whose next inline write stays in the transport until `release` is sent to; it says on
 /// `inside` that it is there.
 fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (enter, inside) = mpsc::channel();
@@ -298,8 +298,8 @@ fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
 }
 
 #[test]
-fn a_session_that_closes_during_a_callers_turn_sends_all_of_it_first() {
-    test("a_session_that_closes_during_a_callers_turn_sends_all_of_it_first", || {
+fn a_session_that_closes_during_an_inline_write_sends_all_of_it_first() {
+    test("a_session_that_closes_during_an_inline_write_sends_all_of_it_first", || {
         for piece in [3, 8, 11, usize::MAX] {
             let (asked, inside, release) = held();
             asked.script.allow_all();

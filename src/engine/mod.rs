@@ -87,7 +87,7 @@ pub(crate) struct SessionShared {
     writer: writer::Slot,
     reader: reader::Slot,
     /// Callers' turns at the writer: answers to what came.
-    answers: AtomicU32,
+    replies: AtomicU32,
     /// Whether the transport bounds its writes, so that callers may take the writer's turn.
     bounded_writes: bool,
     clock: liveness::Clock,
@@ -177,7 +177,7 @@ impl SessionShared {
             bounded_writes,
             writer: Mutex::new(None),
             reader: Mutex::new(None),
-            answers: AtomicU32::new(0),
+            replies: AtomicU32::new(0),
             clock: liveness::Clock::new(now),
             pause: Pause::default(),
             keepalive: Mutex::new(Keepalive::new(period, config.stall(), now)),
@@ -258,10 +258,10 @@ impl SessionShared {
     ) -> Result<usize> {
         let written = stream.write(&self.env, buf, take)?;
         let shaper = &self.env.shaper;
-        let turn =
-            written.is_answer && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
-        if turn && writer::callers_turn(self) {
-            self.answers.fetch_add(1, SeqCst);
+        let inline =
+            written.is_reply && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
+        if inline && writer::write_inline(self) {
+            self.replies.fetch_add(1, SeqCst);
         } else {
             shaper.ring(written.bell);
         }

@@ -4,7 +4,7 @@
 //! the batch), the bulk lane round-robin. Then: wake the writers for whom there is room; write;
 //! tell the streams. When nothing is left, flush (also when the transport asked for that), then
 //! finish if that was ordered, or park. A caller may do all this, once and in small, if the writer
-//! is idle: see [`callers_turn`].
+//! is idle: see [`write_inline`].
 //!
 //! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it;
 //! a frame is written whole before the next begins, whatever the transport takes at a time.
@@ -31,14 +31,14 @@ use crate::wire::writer::Batch;
 
 /// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a
 /// system takes it in one piece, or says at once that it can't.
-const TURN_BYTES: usize = 16 * 1024;
+const INLINE_WRITE_MAX: usize = 16 * 1024;
 
 /// How long the writer has to be idle to give back what a burst needed: then the next one isn't
 /// about to come, and a busy session doesn't allocate.
 const REST_AFTER: Duration = Duration::from_millis(100);
 
 /// How many turns' places an idle writer keeps.
-const KEPT_TURNS: usize = 64;
+const KEPT_TRANSMITS: usize = 64;
 
 /// The writer's own state: held by the writer thread while it works, and by a caller during its
 /// turn.
@@ -55,7 +55,7 @@ pub(super) struct Writer {
     quantum: Quantum,
     /// Whether the transport's `flush` was called since the last write.
     flushed: bool,
-    /// How a caller's turn failed.
+    /// The error of a failed inline write.
     failed: Option<Error>,
     /// The batch's data was counted as lost: it comes after the peer's end, or not at all.
     late: bool,
@@ -80,7 +80,7 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
         let mut slot = session.writer.lock();
         let Some(writer) = slot.as_mut() else { return };
         match guarded(session.number, WRITING, || writer.work(session)) {
-            Ok(Work::Done) => {
+            Ok(WriterOutcome::Idle) => {
                 let limit = writer.is_heavy().then_some(REST_AFTER);
                 drop(slot);
                 if !parker.park(&session.env.shaper, limit)
@@ -89,21 +89,21 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
                     writer.rest();
                 }
             }
-            Ok(Work::Finished) => return conclude(session, slot, Ok(())),
+            Ok(WriterOutcome::Finished) => return conclude(session, slot, Ok(())),
             Err(error) => return conclude(session, slot, Err(error)),
         }
     }
 }
 
-/// The caller's turn: does what the writer thread would have to be woken for, on the calling
+/// Writes inline: does what the writer thread would have to be woken for, on the calling
 /// thread, if the writer is idle. Never waits for a lock; waits for the transport only as long as
 /// that bounds its writes. Returns whether the work that the caller has queued is seen to.
-pub(super) fn callers_turn(session: &Arc<SessionShared>) -> bool {
+pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
     let Some(mut slot) = session.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
-    match guarded(session.number, WRITING, || writer.try_work(session)) {
-        Ok(Work::Done) => return true,
-        Ok(Work::Finished) => {}
+    match guarded(session.number, WRITING, || writer.write_one_batch(session)) {
+        Ok(InlineOutcome::Complete) => return true,
+        Ok(InlineOutcome::Incomplete) => {}
         Err(error) => writer.failed = Some(error),
     }
     drop(slot);
@@ -134,13 +134,20 @@ fn conclude(
     }
 }
 
-/// How far a piece of work got.
-enum Work {
-    /// Nothing is left to do.
-    Done,
-    /// For `work`: the session is closing, and everything is sent. For `try_work`: the writer
-    /// thread has to go on.
+/// How the writer thread's work ended.
+enum WriterOutcome {
+    /// Nothing is left to do: the thread parks.
+    Idle,
+    /// The session is closing, and everything is sent.
     Finished,
+}
+
+/// How an inline write ended.
+enum InlineOutcome {
+    /// Everything that was queued is written and flushed.
+    Complete,
+    /// The writer thread has to go on.
+    Incomplete,
 }
 
 impl Writer {
@@ -166,18 +173,18 @@ impl Writer {
 
     /// Whether it keeps more memory than an idle session should.
     fn is_heavy(&self) -> bool {
-        self.sent.capacity() > KEPT_TURNS || self.batch.is_heavy() || self.queue.is_heavy()
+        self.sent.capacity() > KEPT_TRANSMITS || self.batch.is_heavy() || self.queue.is_heavy()
     }
 
     /// Gives back what a burst needed.
     fn rest(&mut self) {
-        self.sent.shrink_to(KEPT_TURNS);
+        self.sent.shrink_to(KEPT_TRANSMITS);
         self.batch.rest();
         self.queue.rest();
     }
 
     /// Works until nothing is left.
-    fn work(&mut self, session: &Arc<SessionShared>) -> Result<Work> {
+    fn work(&mut self, session: &Arc<SessionShared>) -> Result<WriterOutcome> {
         let shaper = &session.env.shaper;
         loop {
             if shaper.has(Order::Stop) {
@@ -201,35 +208,39 @@ impl Writer {
             } else if !self.flushed {
                 self.flush(session)?;
             } else if finish {
-                return self.finish(session).map(|()| Work::Finished);
+                return self.finish(session).map(|()| WriterOutcome::Finished);
             } else {
-                return Ok(Work::Done);
+                return Ok(WriterOutcome::Idle);
             }
         }
     }
 
     /// One write of what waits. What the transport doesn't take stays in the batch, and the writer
     /// thread goes on with it before any other frame.
-    fn try_work(&mut self, session: &Arc<SessionShared>) -> Result<Work> {
+    fn write_one_batch(&mut self, session: &Arc<SessionShared>) -> Result<InlineOutcome> {
         if !self.batch.is_empty()
             || !self.flushed
             || self.failed.is_some()
             || !self.write_bound.is_small()
         {
-            return Ok(Work::Finished);
+            return Ok(InlineOutcome::Incomplete);
         }
-        self.fill_small(session, TURN_BYTES);
+        self.fill_small(session, INLINE_WRITE_MAX);
         if self.batch.is_empty() {
-            return Ok(if self.queue.has_turns() { Work::Finished } else { Work::Done });
+            return Ok(if self.queue.has_turns() {
+                InlineOutcome::Incomplete
+            } else {
+                InlineOutcome::Complete
+            });
         }
         self.flushed = false;
         match self.write_once(session) {
             Ok(_) if self.batch.is_empty() => self.hand_over(session),
             Ok(_) => {
                 self.touch(session);
-                return Ok(Work::Finished);
+                return Ok(InlineOutcome::Incomplete);
             }
-            Err(error) if is_retryable(&error) => return Ok(Work::Finished),
+            Err(error) if is_retryable(&error) => return Ok(InlineOutcome::Incomplete),
             Err(error) => return Err(error.into()),
         }
         match self.transport.get_mut().and_then(|output| output.flush()) {
@@ -237,7 +248,11 @@ impl Writer {
             Err(error) if is_retryable(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(if self.flushed && !self.queue.has_turns() { Work::Done } else { Work::Finished })
+        Ok(if self.flushed && !self.queue.has_turns() {
+            InlineOutcome::Complete
+        } else {
+            InlineOutcome::Incomplete
+        })
     }
 
     /// Writes the batch, and tells the streams.

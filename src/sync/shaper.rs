@@ -42,7 +42,7 @@ pub(crate) enum Order {
     Finish = 2,
     /// Stop at once.
     Stop = 4,
-    /// Go on with what a caller's turn left.
+    /// Go on with the rest of an inline write.
     Resume = 8,
     /// Flush the transport, which has something of its own to send.
     Flush = 16,

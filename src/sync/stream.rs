@@ -158,7 +158,7 @@ struct State {
     /// Data came after the peer's FIN.
     late: bool,
     /// Data came since a caller last took the writer's turn.
-    answerable: bool,
+    may_reply: bool,
     /// The stream's part of [`Env::granted`].
     granted: u64,
     /// The stream's part of what is sent unasked, over the session.
@@ -260,7 +260,7 @@ impl SharedStream {
             flush_waiters: 0,
             credit_at: None,
             late: false,
-            answerable: false,
+            may_reply: false,
             granted: 0,
             unasked: 0,
             queued: false,

@@ -178,7 +178,7 @@ impl Reader<'_> {
     pub(super) fn is_quick(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { talk, wakes, .. } = &mut *self.input;
-        let answers = self.session.answers.load(Relaxed);
+        let answers = self.session.replies.load(Relaxed);
         let stream = wakes.only_reader().unwrap_or(0);
         let interrupted = std::mem::take(&mut talk.interrupted);
         let goes_on = has_room

@@ -14,7 +14,7 @@ use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
 /// A batch takes so many express turns at most, whatever little they bring.
-const MAX_TURNS: usize = 1024;
+const MAX_TRANSMITS: usize = 1024;
 
 impl Writer {
     /// Fills the batch with what waits.
@@ -55,7 +55,7 @@ impl Writer {
     fn has_small(&self, bytes: usize) -> bool {
         self.batch.len() >= bytes
             || self.batch.segments() >= BATCH_SEGMENTS / 2
-            || self.sent.len() >= MAX_TURNS
+            || self.sent.len() >= MAX_TRANSMITS
     }
 
     /// A frame without a payload.

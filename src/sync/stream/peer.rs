@@ -110,7 +110,7 @@ impl SharedStream {
             Received::Late => Small::Late,
             Received::Discard => Small::Done,
             Received::Queue => {
-                state.answerable = true;
+                state.may_reply = true;
                 let merged = state.core.inbox().merge(data);
                 if merged > 0 && state.read_waiters > 0 {
                     Wakes::add(&mut wakes.readers, self);
@@ -139,7 +139,7 @@ impl SharedStream {
         let mut state = self.state.lock();
         state.no_data.touch(now);
         if state.core.wants_data() {
-            state.answerable = true;
+            state.may_reply = true;
             state.core.inbox().push(chunk);
             if state.read_waiters > 0 {
                 Wakes::add(&mut wakes.readers, self);

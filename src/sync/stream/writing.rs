@@ -35,20 +35,20 @@ pub(crate) struct Written {
     pub(crate) accepted: usize,
     pub(crate) bell: Bell,
     /// Whether the caller may take the writer's turn.
-    pub(crate) is_answer: bool,
+    pub(crate) is_reply: bool,
 }
 
 impl State {
     /// Whether a write of `n` bytes answers what came: then the thread that wrote takes the
     /// writer's turn, if that is idle. A thread that writes without reading in between, or has more
     /// to read already, is better served by the queue, where its writes merge.
-    fn take_answer(&mut self, n: usize, call: &mut Call) -> bool {
-        let is_answer = self.answerable
+    fn take_reply(&mut self, n: usize, call: &mut Call) -> bool {
+        let is_reply = self.may_reply
             && n <= EXPRESS_BYTES
             && self.core.inbox().is_empty()
             && self.allows_inline(call);
-        self.answerable &= !is_answer;
-        is_answer
+        self.may_reply &= !is_reply;
+        is_reply
     }
 
     /// Whether a write may spend some time in the transport.
@@ -136,7 +136,7 @@ impl SharedStream {
         let unasked = state.unasked > 0 || failed.is_some();
         state.settle_unasked(env);
         let bell = self.reschedule_only(env, &mut state);
-        let is_answer = failed.is_none() && state.take_answer(done, &mut call);
+        let is_reply = failed.is_none() && state.take_reply(done, &mut call);
         drop(state);
         if unasked {
             env.wake_unasked(false); // it may have been offered more than it took, or woken for it
@@ -150,7 +150,7 @@ impl SharedStream {
                     Error::PartialWrite { accepted: done, source: Arc::new(error) }
                 })
             }
-            _ => Ok(Written { accepted: done, bell, is_answer }),
+            _ => Ok(Written { accepted: done, bell, is_reply }),
         }
     }
 

@@ -4,11 +4,11 @@ use super::*;
 use crate::error::Error;
 use crate::sync::stream::Direction;
 
-/// Whether a write would be answered by the caller's turn.
-fn is_answer(bench: &Bench, data: &[u8]) -> bool {
+/// Whether a write would be a reply, to be written inline.
+fn is_reply(bench: &Bench, data: &[u8]) -> bool {
     let written = bench.stream.write(&bench.env, data, Take::WhatFits).unwrap();
     assert_eq!(written.accepted, data.len());
-    written.is_answer
+    written.is_reply
 }
 
 /// A stream that just read a request.
@@ -129,31 +129,31 @@ fn a_write_owes_a_ring_if_it_queued_the_stream() {
 #[test]
 fn a_write_answers_what_was_read_once() {
     let bench = asked();
-    assert!(is_answer(&bench, b"answer"));
-    assert!(!is_answer(&bench, b"and more"), "one turn a request");
+    assert!(is_reply(&bench, b"answer"));
+    assert!(!is_reply(&bench, b"and more"), "one turn a request");
     ask(&bench);
-    assert!(is_answer(&bench, b"answer"));
+    assert!(is_reply(&bench, b"answer"));
 }
 
 #[test]
 fn a_write_that_was_not_asked_for_is_no_answer() {
-    assert!(!is_answer(&Bench::v1(), b"greeting"));
+    assert!(!is_reply(&Bench::v1(), b"greeting"));
 }
 
 #[test]
 fn a_large_write_is_no_answer_and_leaves_the_right_to_a_small_one() {
     let bench = asked();
-    assert!(!is_answer(&bench, &pattern(2049)));
-    assert!(is_answer(&bench, &pattern(2048)));
+    assert!(!is_reply(&bench, &pattern(2049)));
+    assert!(is_reply(&bench, &pattern(2048)));
 }
 
 #[test]
 fn a_write_with_more_requests_to_read_is_no_answer() {
     let bench = asked();
     bench.deliver(b"another");
-    assert!(!is_answer(&bench, b"answer"));
+    assert!(!is_reply(&bench, b"answer"));
     assert_eq!(bench.read(100).unwrap(), b"another");
-    assert!(is_answer(&bench, b"answers"));
+    assert!(is_reply(&bench, b"answers"));
 }
 
 #[test]
@@ -161,28 +161,28 @@ fn a_write_that_has_no_time_is_no_answer() {
     let far = Duration::from_secs(3600);
     let bench = asked();
     bench.stream.set_nonblocking(true);
-    assert!(!is_answer(&bench, b"answer"));
+    assert!(!is_reply(&bench, b"answer"));
     bench.stream.set_nonblocking(false);
-    assert!(is_answer(&bench, b"answer"));
+    assert!(is_reply(&bench, b"answer"));
 
     // A deadline, a timeout; both near, passed, and far.
     for near in [Duration::ZERO, Duration::from_millis(10)] {
         let bench = asked();
         bench.stream.set_deadline(Direction::Write, Some(Instant::now() + near));
-        assert!(!is_answer(&bench, b"answer"));
+        assert!(!is_reply(&bench, b"answer"));
         bench.stream.set_deadline(Direction::Write, None);
         bench.stream.set_timeout(Direction::Write, Some(near + Duration::from_nanos(1)));
-        assert!(!is_answer(&bench, b"answer"));
+        assert!(!is_reply(&bench, b"answer"));
         bench.stream.set_timeout(Direction::Write, Some(far));
-        assert!(is_answer(&bench, b"answer"));
+        assert!(is_reply(&bench, b"answer"));
     }
     let bench = asked();
     bench.stream.set_deadline(Direction::Write, Some(Instant::now() + far));
-    assert!(is_answer(&bench, b"answer"));
+    assert!(is_reply(&bench, b"answer"));
     // The time that a read may take is not a write's.
     let bench = asked();
     bench.stream.set_deadline(Direction::Read, Some(bench.start));
-    assert!(is_answer(&bench, b"answer"));
+    assert!(is_reply(&bench, b"answer"));
 }
 
 /// A `write_all`.
@@ -380,5 +380,5 @@ fn a_write_alls_time_runs_while_it_waits_for_its_place() {
 #[test]
 fn a_small_write_all_is_an_answer() {
     let bench = asked();
-    assert!(bench.stream.write(&bench.env, b"answer", Take::All).unwrap().is_answer);
+    assert!(bench.stream.write(&bench.env, b"answer", Take::All).unwrap().is_reply);
 }

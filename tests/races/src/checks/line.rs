@@ -179,7 +179,7 @@ impl Write for WriteHalf {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !std::thread::current().name().is_some_and(|name| name.starts_with("gmux-writer")) {
-            facade::breaks::reach(); // a caller's turn
+            facade::breaks::reach(); // an inline write
         }
         let mut state = self.0.state.lock();
         while state.full && !state.aborted && !state.writes_fail {

@@ -62,12 +62,12 @@ checks! {
                                      session handle's drop against the reader's pause"
     a_full_backlog_refuses_in_time true "a full backlog: the stall timeout against an accept; \
                                          what is left out gets FIN"
-    callers_turn_alone false reaches "caller's turn: one stream, writes taken in part or not at \
+    inline_write_alone false reaches "inline write: one stream, writes taken in part or not at \
                                       all, and nobody else who would wake the writer"
-    callers_turn false reaches "caller's turn against the writer thread: answers on two streams, \
+    inline_write false reaches "inline write against the writer thread: answers on two streams, \
                                 partial and refused writes"
-    callers_turn_against_close false reaches "caller's turn against session close"
-    callers_turn_against_failure false reaches "caller's turn against failing writes and the \
+    inline_write_against_close false reaches "inline write against session close"
+    inline_write_against_failure false reaches "inline write against failing writes and the \
                                                 peer's end"
     callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the \
                                 peer's end, and a program that stops asking"
@@ -800,7 +800,7 @@ fn a_full_backlog_refuses_in_time() {
     close_well(&session, &line);
 }
 
-// ---- the caller's turn --------------------------------------------------------------------------
+// ---- inline writes ------------------------------------------------------------------------------
 
 /// Request and answer, on one stream.
 fn serve(stream: &mut Stream, rounds: usize) {
@@ -811,7 +811,7 @@ fn serve(stream: &mut Stream, rounds: usize) {
     }
 }
 
-fn callers_turn() {
+fn inline_write() {
     let (session, line) = server(quiet(), true);
     line.moods(4);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
@@ -849,7 +849,7 @@ fn callers_turn() {
     assert_eq!(data(&frames, 2), b"0123456789");
 }
 
-fn callers_turn_alone() {
+fn inline_write_alone() {
     let (session, line) = server(quiet(), true);
     line.moods(2);
     line.feed(&[PEER.syn(3)]);
@@ -866,7 +866,7 @@ fn callers_turn_alone() {
     close_well(&session, &line);
 }
 
-fn callers_turn_against_close() {
+fn inline_write_against_close() {
     let (session, line) = server(quiet(), true);
     line.moods(2);
     line.feed(&[PEER.syn(3), PEER.psh(3, b"ab")]);
@@ -895,7 +895,7 @@ fn callers_turn_against_close() {
     assert!(line.is_finished());
 }
 
-fn callers_turn_against_failure() {
+fn inline_write_against_failure() {
     let (session, line) = server(quiet(), true);
     line.moods(1);
     line.feed(&[PEER.syn(3), PEER.psh(3, b"ab")]);
