@@ -136,11 +136,10 @@ impl Default for Config {
 /// program hung, and as long as the default keepalive timeout.
 const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Default of `accept_stall_timeout`. It is as long as the default close timeout, for two reasons:
-///
-/// - It is long enough for a burst of streams, and for an accept loop that is busy with one stream.
-/// - It is short enough for a program that waits for data and doesn't accept. Such a program gets
-///   its data while its users still wait for it.
+/// Default of `accept_stall_timeout`. It must be long enough for a burst of streams, and for an
+/// accept loop that is busy with one stream. It must be short enough for a program that waits for
+/// data and doesn't accept. Such a program has to go on while its users still wait for it. The
+/// value is that of the default close timeout.
 const ACCEPT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
@@ -174,8 +173,8 @@ impl Config {
         self
     }
 
-    /// Sets the time without any byte from the peer after which the session ends with
-    /// [`Error::KeepaliveTimeout`] (default: 30 s).
+    /// Sets the keepalive timeout (default: 30 s). If no byte comes from the peer for this time,
+    /// the session ends with [`Error::KeepaliveTimeout`].
     ///
     /// The session ends 50 ms after that time. So a process that was stopped can first read the
     /// data that has come meanwhile. If the process was stopped at that moment, or the machine was
@@ -215,10 +214,11 @@ impl Config {
     ///
     /// Where streams are many, windows are smaller:
     ///
-    /// - Half of `max_receive_buffer` may be granted to the peer. No announced window is larger
-    ///   than this half divided by the number of open streams, or 8192 bytes if that is more.
-    /// - While more than this half is granted, a new stream's window begins with 16384 bytes. Then
-    ///   it is at most half of the bytes read from the stream, until it reaches its normal size.
+    /// - No announced window is larger than half of `max_receive_buffer` divided by the number of
+    ///   open streams, or 8192 bytes if that is more.
+    /// - All windows together may exceed half of `max_receive_buffer`. Meanwhile a new stream's
+    ///   window begins with 16384 bytes. Later it is at most half of the bytes that were read from
+    ///   the stream, but at least 16384 bytes.
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_seeds_and_valid_on_both_versions() {
+    fn defaults_are_those_of_go_and_valid_on_both_versions() {
         let config = Config::new();
         assert_eq!((config.version, config.keepalive_disabled), (1, false));
         assert_eq!(

@@ -188,7 +188,7 @@ mod tests {
         assert!(sources.any(|source| {
             source.downcast_ref::<Arc<io::Error>>().is_some_and(|io| io.get_ref().is_none())
         }));
-        // What isn't the peer's leaving stays as it is.
+        // An error that doesn't mean the peer's leaving stays as it is.
         let other = Error::from(io::Error::from(io::ErrorKind::InvalidData)).unheard(SETUP);
         assert_eq!(other.to_string(), "transport: invalid data");
         assert!(matches!(Error::Timeout.unheard(SETUP), Error::Timeout));
