@@ -1,5 +1,6 @@
 //! For showing that the checks bite: deliberate mistakes in a copy of the library, of which one is
-//! made at a time, see `bites`. And whether an execution got to what its check is about.
+//! made at a time, see `tests/races/mutants`. And whether an execution got to what its check is
+//! about.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
