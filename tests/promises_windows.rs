@@ -267,7 +267,7 @@ fn raw_fin(raw: &mut Raw, stream: Stream) {
     raw.expect(Command::Fin, id);
 }
 
-/// The lesson of smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write
+/// The known bug smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write
 /// because nobody reads the echo. When one of them begins to read, it gets everything, though
 /// sixteen others go on holding what they have; and then all do. Nobody is cut.
 #[test]

@@ -1,4 +1,4 @@
-//! Lessons from other multiplexers: what went wrong there, and the tests that they have, where no
+//! Known bugs of other multiplexers: what went wrong there, and the tests that they have, where no
 //! other file here shows it. The whole list, each line with its tests, is in src/manual/testing.md;
 //! that page is checked at the end of this file.
 //!
@@ -816,10 +816,10 @@ fn every_test_that_the_manual_names_exists() {
 
 /// A line of the page's tables without a test would be an empty promise.
 #[test]
-fn every_line_of_the_manuals_tables_of_lessons_names_a_test() {
+fn every_line_of_the_manuals_tables_of_known_bugs_names_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("src/manual/testing.md")).unwrap();
-    let tables = page.split("\n## ").filter(|section| section.starts_with("Lessons"));
+    let tables = page.split("\n## ").filter(|section| section.starts_with("Known bugs"));
     let rows: Vec<_> = tables.flat_map(str::lines).filter(|line| line.starts_with("| ")).collect();
     assert!(rows.len() > 60, "only {} lines were found", rows.len());
     let is_head = |row: &str| row.starts_with("| elsewhere") || row.starts_with("| seen in");
