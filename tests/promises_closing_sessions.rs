@@ -310,7 +310,7 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
 }
 
 /// "Every blocked call wakes": on all streams, and accept. (Each cause and call by itself:
-/// tests/wakes.rs.)
+/// tests/wakeups.rs.)
 #[test]
 fn a_close_wakes_every_blocked_call() {
     test("a_close_wakes_every_blocked_call", || {

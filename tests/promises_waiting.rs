@@ -52,7 +52,7 @@ fn settings_belong_to_the_stream_not_the_handle() {
 }
 
 /// "Deadlines, timeouts and no-data timeouts set meanwhile reach calls that are already blocked":
-/// by another handle. (Each call and cause: tests/wakes.rs.)
+/// by another handle. (Each call and cause: tests/wakeups.rs.)
 #[test]
 fn settings_reach_calls_that_are_blocked() {
     test("settings_reach_calls_that_are_blocked", || {

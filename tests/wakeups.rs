@@ -2,8 +2,8 @@
 //! on both versions. Every call is seen asleep before the cause comes, and points in time that
 //! mustn't be the cause are hours away.
 //!
-//! `wakes_accept.rs` does the same for `accept`, `wakes_many.rs` for several calls that are blocked
-//! at once.
+//! `wakeups_accept.rs` does the same for `accept`, `wakeups_many.rs` for several calls that are
+//! blocked at once.
 //!
 //! Promises: P10, P19, P26, P29, P32, P45, P46, P47, P48, P49, P50, P51, P52, P56, P78, P113.
 
