@@ -62,7 +62,7 @@ impl SessionShared {
         registry.streams.seal(Error::Closed);
         self.accepting_ended();
         let mut late = false;
-        while registry.streams.len() > 0 && !late && !self.lifecycle.is_over() {
+        while registry.streams.len() > 0 && !late && !self.lifecycle.is_closing_or_ended() {
             late = match limit {
                 Some(limit) => {
                     self.drained.wait_until(&mut registry, limit).timed_out()
@@ -170,7 +170,7 @@ impl SessionShared {
     /// The last of the two threads has ended: so does a local close that went well. What hasn't
     /// ended by itself is aborted.
     pub(super) fn end_with_threads(&self) {
-        let finished = self.lifecycle.is_finished();
+        let finished = self.lifecycle.ended_in_order();
         if let Some(cause) = self.lifecycle.end(Error::Closed) {
             self.ended(&cause, if finished { Output::Finish } else { Output::Abort });
         }

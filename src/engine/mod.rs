@@ -285,7 +285,7 @@ impl SessionShared {
             self.registry.lock().streams.closed(stream.id);
             self.drained.notify_all();
         }
-        if ended.over {
+        if ended.can_forget {
             self.forget(stream.id);
         }
         ended.notifier.take().or_else(|| stream.take_notifier())
@@ -316,7 +316,11 @@ impl SessionShared {
     /// Streams that aren't closed. A close of the session closes them all, though some may still
     /// have something to send.
     pub(crate) fn num_streams(&self) -> usize {
-        if self.lifecycle.is_over() { 0 } else { self.registry.lock().streams.open_count() }
+        if self.lifecycle.is_closing_or_ended() {
+            0
+        } else {
+            self.registry.lock().streams.open_count()
+        }
     }
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {

@@ -280,7 +280,10 @@ impl Reader<'_> {
     /// the data is delivered.
     fn deliver_what_came(&mut self, error: &Error) -> Result<()> {
         let by_transport = error.is_end_of_input() || matches!(error, Error::Io(_));
-        if by_transport && !self.session.lifecycle.is_over() && self.input.frames.cut_short() {
+        if by_transport
+            && !self.session.lifecycle.is_closing_or_ended()
+            && self.input.frames.cut_short()
+        {
             self.step()?;
         }
         Ok(())

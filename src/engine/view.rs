@@ -53,7 +53,7 @@ impl SessionShared {
     fn gauges(&self, table: &Table, unsent: u64) -> SessionStats {
         let now = Instant::now();
         SessionStats {
-            streams: if self.lifecycle.is_over() { 0 } else { table.open as u64 },
+            streams: if self.lifecycle.is_closing_or_ended() { 0 } else { table.open as u64 },
             streams_peak: table.peak as u64,
             backlog: table.backlog as u64,
             accepts_waiting: table.accepts as u64,
@@ -78,7 +78,7 @@ impl SessionShared {
     /// The streams that aren't closed here, in the order of their ids.
     pub(crate) fn stream_stats(&self) -> Vec<StreamStats> {
         let mut streams = self.registry.lock().streams.streams();
-        streams.retain(|stream| !stream.is_closed() && !self.lifecycle.is_over());
+        streams.retain(|stream| !stream.is_closed() && !self.lifecycle.is_closing_or_ended());
         streams.sort_unstable_by_key(|stream| stream.id);
         let now = Instant::now();
         streams.iter().map(|stream| stream.stats(now)).collect()

@@ -229,13 +229,13 @@ impl<C> StreamCore<C> {
 
     /// Whether the peer's end of a connection now would cut this stream off.
     pub(crate) fn is_cut_off_by_eof(&self) -> bool {
-        !self.is_finished() && self.wants_data()
+        !self.peer_fin_received() && self.wants_data()
     }
 
     // ---- writing --------------------------------------------------------------------------------
 
     /// Whether the peer has sent FIN: it may have closed, and never grant window again.
-    pub(crate) fn is_finished(&self) -> bool {
+    pub(crate) fn peer_fin_received(&self) -> bool {
         self.halves.receiving == Receiving::Ended
     }
 
@@ -286,7 +286,7 @@ impl<C> StreamCore<C> {
     }
 
     /// Whether the stream is of no more use: closed here, and its FIN was handed over.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn can_forget(&self) -> bool {
         self.closed && self.halves.sending == Sending::Finished
     }
 

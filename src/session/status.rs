@@ -15,7 +15,7 @@ impl Session {
     /// Returns whether the session was closed here, or has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.shared.lifecycle.is_over()
+        self.shared.lifecycle.is_closing_or_ended()
     }
 
     /// Returns a channel that disconnects when the session is closed here, or ends. Nothing is ever

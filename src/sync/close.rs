@@ -156,7 +156,7 @@ impl Lifecycle {
     }
 
     /// Whether the session was closed here, or has ended.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn is_closing_or_ended(&self) -> bool {
         self.phase.load(SeqCst) >= Phase::Closing as u8
     }
 
@@ -334,7 +334,7 @@ impl Lifecycle {
 
     /// Whether both directions have ended by themselves, and in order: then there is nothing to
     /// abort.
-    pub(crate) fn is_finished(&self) -> bool {
+    pub(crate) fn ended_in_order(&self) -> bool {
         let state = self.state.lock();
         self.can_finish && matches!((&state.written, &state.input), (Some(Ok(())), Some(Ok(()))))
     }
@@ -409,7 +409,7 @@ mod tests {
         for phase in PHASES {
             let life = life_in(phase);
             assert_eq!(PHASES.map(|other| life.is_in(other)), PHASES.map(|other| other == phase));
-            assert_eq!(life.is_over(), matches!(phase, Phase::Closing | Phase::Ended));
+            assert_eq!(life.is_closing_or_ended(), matches!(phase, Phase::Closing | Phase::Ended));
             assert_eq!(life.cause().is_some(), phase != Phase::Open);
         }
     }
@@ -502,7 +502,7 @@ mod tests {
                 assert!(life.outcome().is_none(), "the peer may not have read it");
                 assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Noted));
             }
-            assert!(matches!(life.outcome(), Some(Ok(()))) && life.is_finished());
+            assert!(matches!(life.outcome(), Some(Ok(()))) && life.ended_in_order());
             assert!(life.is_in(Phase::Closing));
             let _ = life.end(Error::Closed);
             assert!(matches!(life.outcome(), Some(Ok(()))), "the first stays");
@@ -527,7 +527,7 @@ mod tests {
                 assert!(life.outcome().is_none() && !life.is_input_over());
                 life.writer_done(Ok(()));
             }
-            assert!(matches!(life.outcome(), Some(Err(Error::GoAway))) && !life.is_finished());
+            assert!(matches!(life.outcome(), Some(Err(Error::GoAway))) && !life.ended_in_order());
         }
         // Time ran out: with the input failed, that is what it says.
         let life = life_in(Phase::Closing);
@@ -588,7 +588,7 @@ mod tests {
         life.writer_done(Ok(()));
         assert!(matches!(life.outcome(), Some(Ok(()))));
         let _ = life.overdue(0, Duration::ZERO);
-        assert!(matches!(life.outcome(), Some(Ok(()))) && !life.is_finished());
+        assert!(matches!(life.outcome(), Some(Ok(()))) && !life.ended_in_order());
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Reader<'_> {
         self.input.now = now;
         session.reader_resumes(now);
         if announced {
-            let over = session.lifecycle.is_over();
+            let over = session.lifecycle.is_closing_or_ended();
             let what = if over { "the session is over" } else { "reading goes on" };
             let say = || format!("{what} after a pause of {:.1?}", now - begun);
             self.input.warnings.warn(now, session.number, say);

@@ -357,21 +357,21 @@ fn a_flush_is_done_when_the_transport_has_it_all_or_never_will() {
 }
 
 #[test]
-fn a_stream_is_over_when_it_is_closed_and_its_fin_is_out() {
+fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_is_written() {
     let mut core = core(2);
-    assert!(!core.is_over());
+    assert!(!core.can_forget());
     Finish.take(&mut core);
     assert_eq!(transmit(&mut core), (0, true));
     core.hand_over(0, true);
-    assert!(!core.is_over(), "its application has it still");
+    assert!(!core.can_forget(), "its application has it still");
     Close.take(&mut core);
-    assert!(core.is_over());
+    assert!(core.can_forget());
     let mut core = super::tests::core(2);
     Close.take(&mut core);
     assert_eq!(transmit(&mut core), (0, true));
-    assert!(!core.is_over(), "taken isn't handed over");
+    assert!(!core.can_forget(), "taken isn't handed over");
     core.hand_over(0, true);
-    assert!(core.is_over());
+    assert!(core.can_forget());
 }
 
 #[test]

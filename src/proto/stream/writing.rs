@@ -37,7 +37,9 @@ impl<C> StreamCore<C> {
         }
         match self.room(max) {
             room if room >= least => Writable::Room(room),
-            _ => Writable::Full { starved: self.is_finished() && self.lacks_credit(max, least) },
+            _ => Writable::Full {
+                starved: self.peer_fin_received() && self.lacks_credit(max, least),
+            },
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Ended {
     /// Whether this closed it, for the first time.
     pub(crate) closed: bool,
     /// Whether that made it of no more use to the session.
-    pub(crate) over: bool,
+    pub(crate) can_forget: bool,
     /// Accepted bytes that this threw away.
     pub(crate) unsent: u64,
     /// Dropped first: who is told of the end finds the budget refunded.
@@ -56,7 +56,7 @@ impl SharedStream {
             notifier,
             first,
             closed,
-            over: closed && state.core.is_over(),
+            can_forget: closed && state.core.can_forget(),
             unsent: queued - state.core.queued(),
             _discarded: discarded,
             _channel: channel,

@@ -216,7 +216,7 @@ impl SharedStream {
     /// at this end it is ordinary: the peer didn't know.
     pub(crate) fn first_late(&self) -> bool {
         let mut state = self.state.lock();
-        state.core.is_finished() && !std::mem::replace(&mut state.late, true)
+        state.core.peer_fin_received() && !std::mem::replace(&mut state.late, true)
     }
 
     /// Tells the peer the window before the first read.

@@ -80,12 +80,12 @@ impl SharedStream {
             state.no_data.touch(now);
         }
         let wake = state.flush_waiters > 0;
-        let over = fin && state.core.is_over();
+        let can_forget = fin && state.core.can_forget();
         drop(state);
         if wake {
             self.flushed.notify_all();
         }
-        over
+        can_forget
     }
 }
 

@@ -52,7 +52,7 @@ impl SharedStream {
             readers_waiting: state.read_waiters,
             writers_waiting: state.write_waiters,
             flushes_waiting: state.flush_waiters,
-            peer_finished: core.is_finished(),
+            peer_finished: core.peer_fin_received(),
         }
     }
 

@@ -46,7 +46,8 @@ impl State {
     ) -> Result<Option<Instant>> {
         let now = Instant::now();
         let limit = self.limit(Direction::Write, call, now)?;
-        let Some(stall) = env.config.half_close_stall.filter(|_| self.core.is_finished()) else {
+        let Some(stall) = env.config.half_close_stall.filter(|_| self.core.peer_fin_received())
+        else {
             return Ok(limit);
         };
         // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller

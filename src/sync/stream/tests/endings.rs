@@ -76,7 +76,10 @@ fn half_an_ending_leaves_the_stream_to_its_application() {
         let channel = bench.stream.closed();
         assert!(matches!(bench.stream.set_notifier(called), (None, None)));
         let ended = end(&bench);
-        assert!(!ended.first && !ended.closed && !ended.over && ended.notifier.is_none(), "{name}");
+        assert!(
+            !ended.first && !ended.closed && !ended.can_forget && ended.notifier.is_none(),
+            "{name}"
+        );
         assert!(!has_ended(&bench) && !bench.stream.is_closed(), "{name}");
         assert_eq!(channel.try_recv(), Err(TryRecvError::Empty));
     }
@@ -115,7 +118,7 @@ fn each_ending_is_what_calls_then_report() {
 fn a_closed_stream_owes_its_fin_and_is_over_when_that_is_handed_over() {
     let mut bench = Bench::v1();
     let ended = bench.stream.close(&bench.env);
-    assert!(ended.closed && !ended.over, "its FIN isn't out yet");
+    assert!(ended.closed && !ended.can_forget, "its FIN isn't out yet");
     assert_eq!(bench.transmit_all(), [Sent::Fin]);
     assert!(!bench.stream.close(&bench.env).closed, "a second close closes nothing");
 
@@ -123,7 +126,7 @@ fn a_closed_stream_owes_its_fin_and_is_over_when_that_is_handed_over() {
     let mut bench = Bench::v1();
     let _ = bench.stream.finish(&bench.env);
     assert_eq!(bench.transmit_all(), [Sent::Fin]);
-    assert!(bench.stream.close(&bench.env).over);
+    assert!(bench.stream.close(&bench.env).can_forget);
 }
 
 #[test]

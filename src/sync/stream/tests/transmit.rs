@@ -80,7 +80,7 @@ fn transmit_without_a_blocked_write_wakes_nobody() {
 }
 
 #[test]
-fn a_stream_is_over_when_it_is_closed_and_its_fin_was_handed_over() {
+fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_was_written() {
     let bench = Bench::v1();
     let _ = bench.stream.finish(&bench.env);
     let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});

@@ -156,7 +156,7 @@ impl End {
         let ours = self
             .cells
             .iter()
-            .filter(|(id, cell)| self.role.opens(**id) && !cell.side.is_over())
+            .filter(|(id, cell)| self.role.opens(**id) && !cell.side.can_forget())
             .count();
         match self.registry.open(|id| id) {
             Ok(id) => {
@@ -334,7 +334,7 @@ impl End {
         cell.side.closed = true;
         cell.side.finished |= !cell.side.ending;
         cell.side.queued = 0;
-        let over = cell.core.is_over();
+        let over = cell.core.can_forget();
         self.registry.closed(id);
         if over {
             self.registry.forget(id);
@@ -442,7 +442,7 @@ impl End {
             cell.core.hand_over(data, fin);
             cell.side.handed += data as u64;
             cell.side.fin_handed |= fin;
-            if fin && cell.core.is_over() {
+            if fin && cell.core.can_forget() {
                 self.registry.forget(id);
             }
         }
@@ -495,7 +495,7 @@ impl End {
         let theirs = self
             .cells
             .iter()
-            .filter(|(id, cell)| !self.role.opens(**id) && !cell.side.is_over())
+            .filter(|(id, cell)| !self.role.opens(**id) && !cell.side.can_forget())
             .count();
         let waiting = self.cells.values().filter(|cell| !cell.in_hand).count();
         let limits = self.rules.limits;
@@ -705,9 +705,9 @@ impl End {
             assert_eq!(core.accepted(), rules.origin + side.accepted);
             let flushed = core.flushed(core.accepted()).map(|result| result.is_ok());
             assert_eq!(flushed, side.flushed(), "{id}: a flush, {side:?}");
-            assert_eq!(core.is_over(), side.is_over(), "{id}: {side:?}");
+            assert_eq!(core.can_forget(), side.can_forget(), "{id}: {side:?}");
             assert_eq!(core.has_ended(), side.closed || side.failed || side.ending);
-            entries += usize::from(!side.is_over());
+            entries += usize::from(!side.can_forget());
             open += usize::from(!side.closed);
         }
         assert_eq!(self.used.get(), occupied, "what is charged is what is occupied");

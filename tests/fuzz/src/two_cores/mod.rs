@@ -289,7 +289,7 @@ impl World {
             if let Some(receiver) = receiver
                 && receiver.reads_on()
                 && !sender.was_cut()
-                && !sender.is_over()
+                && !sender.can_forget()
             {
                 // A window begins with 16 KiB while half of the budget is granted.
                 let least = (self.rules.sizes.base.min(16_384) as u64 / 2).max(1);

@@ -97,7 +97,7 @@ impl Side {
     }
 
     /// Whether the stream is of no more use to its session.
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn can_forget(&self) -> bool {
         self.closed && self.fin_handed
     }
 

@@ -196,7 +196,7 @@ fn lifecycle_ends_once() {
     for thread in threads {
         thread.join().unwrap();
     }
-    assert!(life.is_in(Phase::Ended) && life.is_over());
+    assert!(life.is_in(Phase::Ended) && life.is_closing_or_ended());
     assert_eq!(ends.load(SeqCst), 1);
     assert!(closes.load(SeqCst) <= 1);
 }
