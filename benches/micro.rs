@@ -154,7 +154,7 @@ impl Pipeline {
                 }
                 Transmit::Update { .. } | Transmit::Fin => {}
             });
-            stream.hand_over(transmitted.data, transmitted.fin, self.now);
+            stream.mark_written(transmitted.data, transmitted.fin, self.now);
             if transmitted.again {
                 queue.again(stream);
             }

@@ -81,13 +81,13 @@ impl<'a> Pumps<'a> {
     ) -> Self {
         let now = Instant::now();
         let way = || Way { mode: Mode::Run, phase: Phase::Reading, moved: now, known: now };
-        let mut told = ends.map(|end| end.confirm_end().err());
-        let writable = [told[0].is_none(), told[1].is_none()];
-        for told in &mut told {
+        let mut at_start = ends.map(|end| end.confirm_end().err());
+        let writable = [at_start[0].is_none(), at_start[1].is_none()];
+        for error in &mut at_start {
             // That is also what a socket says whose writing was ended before, at this end.
-            told.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
+            error.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
         }
-        let state = Mutex::new(State { first: None, told, ways: [way(), way()] });
+        let state = Mutex::new(State { first: None, at_start, ways: [way(), way()] });
         Self {
             ends,
             options,
@@ -229,7 +229,7 @@ impl<'a> Pumps<'a> {
             }
         }
         let mut state = self.state.lock();
-        match state.told[way].take() {
+        match state.at_start[way].take() {
             _ if state.first.is_some() => Err(Ended::Stopped),
             Some(error) => Err(Ended::Failed(Fault::Read(Side::of(way)), error)),
             None => Ok(()),

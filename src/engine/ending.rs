@@ -108,7 +108,7 @@ impl SessionShared {
             let mut ended = stream.detach(&self.env, &cause);
             notifiers.extend(ended.notifier.take().map(|notifier| (notifier, stream)));
         }
-        let _ = self.lifecycle.told();
+        let _ = self.lifecycle.mark_notified();
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and
         // finish.
         self.env.budget.open();
@@ -202,7 +202,7 @@ impl SessionShared {
             // itself.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
-        let _ = self.lifecycle.told();
+        let _ = self.lifecycle.mark_notified();
         match output {
             Output::Abort => timer::forget(self.number),
             Output::Finish => self.env.shaper.order(Order::Finish),

@@ -235,7 +235,7 @@ impl Writer {
         }
         self.flushed = false;
         match self.write_once(session) {
-            Ok(_) if self.batch.is_empty() => self.hand_over(session),
+            Ok(_) if self.batch.is_empty() => self.mark_written(session),
             Ok(_) => {
                 self.touch(session);
                 return Ok(InlineOutcome::Incomplete);
@@ -271,7 +271,7 @@ impl Writer {
             }
         }
         session.clock.writer_leaves();
-        self.hand_over(session);
+        self.mark_written(session);
         Ok(())
     }
 
@@ -291,7 +291,7 @@ impl Writer {
     /// A part of the batch is with the transport: on a slow link the rest may take long, and that
     /// part is data crossing.
     fn touch(&self, session: &SessionShared) {
-        // if it is whole, `hand_over` follows
+        // if it is whole, `mark_written` follows
         let now = Instant::now();
         let whole = self.batch.is_empty();
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
@@ -301,7 +301,7 @@ impl Writer {
     }
 
     /// Tells the streams that the batch is with the transport.
-    fn hand_over(&mut self, session: &SessionShared) {
+    fn mark_written(&mut self, session: &SessionShared) {
         let now = Instant::now();
         let data: usize = self.sent.iter().map(|sent| sent.data).sum();
         self.late = false;
@@ -313,7 +313,7 @@ impl Writer {
             self.quantum.record(data, now);
         }
         for Sent { stream, data, fin } in self.sent.drain(..) {
-            if stream.hand_over(data, fin, now) {
+            if stream.mark_written(data, fin, now) {
                 session.forget(stream.id);
             }
         }

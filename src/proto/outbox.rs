@@ -226,8 +226,11 @@ impl Outbox {
     /// Takes the first frame out.
     pub(crate) fn pop(&mut self) -> Option<Payload> {
         let n = self.front_len();
-        let frame =
-            if self.payloads.front()?.is_frame_of(n) { self.take_front()? } else { self.cut(n)? };
+        let frame = if self.payloads.front()?.is_frame_of(n) {
+            self.take_front()?
+        } else {
+            self.copy_frame(n)?
+        };
         self.len -= n;
         if self.occupied > 2 * self.len + SLACK {
             self.refit_last(); // it was allowed for what is gone
@@ -245,7 +248,7 @@ impl Outbox {
     }
 
     /// Copies a frame of `n` bytes out of the buffers that hold it.
-    fn cut(&mut self, n: usize) -> Option<Payload> {
+    fn copy_frame(&mut self, n: usize) -> Option<Payload> {
         let mut frame = self.payloads.front()?.sibling(n);
         while frame.len() < n {
             let front = self.payloads.front_mut()?;

@@ -5,7 +5,7 @@
 //!
 //!   Open ──Finish──▶ Finishing ──FinTaken──▶ FinTaken    Open ──ShutRead──▶ Discarding
 //!                                              │           │                    │
-//!                                          FinHanded    PeerFin              PeerFin
+//!                                          FinWritten   PeerFin              PeerFin
 //!                                              ▼           ▼                    ▼
 //!                                           Finished     Ended ◀────────────────┘
 //! ```
@@ -41,7 +41,7 @@ pub(crate) enum Event {
     /// The writer thread took the FIN.
     FinTaken,
     /// The FIN was handed to the transport.
-    FinHanded,
+    FinWritten,
     /// The application will read no more.
     ShutRead,
     /// The peer's FIN came.
@@ -68,13 +68,13 @@ impl Halves {
         match (event, self.sending, self.receiving) {
             (Event::Finish, S::Open, _) => self.sending = S::Finishing,
             (Event::FinTaken, S::Finishing, _) => self.sending = S::FinTaken,
-            (Event::FinHanded, S::FinTaken, _) => self.sending = S::Finished,
+            (Event::FinWritten, S::FinTaken, _) => self.sending = S::Finished,
             (Event::ShutRead, _, R::Open) => self.receiving = R::Discarding,
             (Event::PeerFin, _, R::Open | R::Discarding) => self.receiving = R::Ended,
             // Said already, or too late to matter.
             (Event::Finish, S::Finishing | S::FinTaken | S::Finished, _)
             | (Event::FinTaken, S::Open | S::FinTaken | S::Finished, _)
-            | (Event::FinHanded, S::Open | S::Finishing | S::Finished, _)
+            | (Event::FinWritten, S::Open | S::Finishing | S::Finished, _)
             | (Event::ShutRead, _, R::Discarding | R::Ended)
             | (Event::PeerFin, _, R::Ended) => {}
         }
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     const EVENTS: [Event; 5] =
-        [Event::Finish, Event::FinTaken, Event::FinHanded, Event::ShutRead, Event::PeerFin];
+        [Event::Finish, Event::FinTaken, Event::FinWritten, Event::ShutRead, Event::PeerFin];
 
     #[test]
     fn no_transition_goes_back() {
@@ -115,7 +115,7 @@ mod tests {
         let mut halves = Halves::new();
         assert!(!halves.on(Event::FinTaken));
         assert!(
-            halves.on(Event::Finish) && halves.on(Event::FinTaken) && halves.on(Event::FinHanded)
+            halves.on(Event::Finish) && halves.on(Event::FinTaken) && halves.on(Event::FinWritten)
         );
         assert_eq!(halves, Halves { sending: Sending::Finished, receiving: Receiving::Open });
     }

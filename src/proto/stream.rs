@@ -93,7 +93,7 @@ pub(crate) struct StreamCore<C> {
     tx: SendWindow,
     rx: ReceiveWindow,
     /// Bytes handed to the transport.
-    handed: u64,
+    written: u64,
     /// The stream failed alone; what was received stays readable, then this is reported, even after
     /// FIN.
     failure: Option<Arc<Error>>,
@@ -111,7 +111,7 @@ pub(crate) struct StreamCore<C> {
     in_express: bool,
     in_bulk: bool,
     /// Nothing is sent any more: the session has ended.
-    mute: bool,
+    send_closed: bool,
 }
 
 impl<C> StreamCore<C> {
@@ -128,7 +128,7 @@ impl<C> StreamCore<C> {
             outbox: Outbox::new(),
             tx: SendWindow::new(version == 2, origin),
             rx: ReceiveWindow::new(version == 2, sizes, origin),
-            handed: origin,
+            written: origin,
             failure: None,
             ending: None,
             write_ending: None,
@@ -138,7 +138,7 @@ impl<C> StreamCore<C> {
             writing: false,
             in_express: false,
             in_bulk: false,
-            mute: false,
+            send_closed: false,
         }
     }
 
@@ -319,7 +319,7 @@ impl<C> StreamCore<C> {
     /// The session has ended: nothing is sent any more.
     pub(crate) fn end(&mut self, error: &Arc<Error>) -> Discarded<C> {
         self.ending.get_or_insert_with(|| Arc::clone(error));
-        self.mute = true;
+        self.send_closed = true;
         self.discard(false, true)
     }
 }

@@ -86,7 +86,7 @@ impl End {
                 self.sent.push_back(frame.clone());
                 self.log.push(frame);
             }
-            self.core.hand_over(data, fin);
+            self.core.mark_written(data, fin);
             assert!(self.log.len() > turn, "a turn is queued for something");
         }
         any
@@ -400,30 +400,31 @@ fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
             let mut back = Direction::new();
             // What each echo has read and not yet written.
             let mut held = vec![0; streams];
-            let settle = |there: &mut Direction, back: &mut Direction, held: &mut [usize]| loop {
-                let mut moved = 0;
-                for (i, held) in held.iter_mut().enumerate() {
-                    moved += there.send(i, piece);
-                    if *held == 0 {
-                        *held = there.read(i, piece);
-                        moved += *held;
+            let run_until_stuck =
+                |there: &mut Direction, back: &mut Direction, held: &mut [usize]| loop {
+                    let mut moved = 0;
+                    for (i, held) in held.iter_mut().enumerate() {
+                        moved += there.send(i, piece);
+                        if *held == 0 {
+                            *held = there.read(i, piece);
+                            moved += *held;
+                        }
+                        let n = back.send(i, *held);
+                        *held -= n;
+                        moved += n;
                     }
-                    let n = back.send(i, *held);
-                    *held -= n;
-                    moved += n;
-                }
-                if moved == 0 {
-                    return;
-                }
-            };
+                    if moved == 0 {
+                        return;
+                    }
+                };
             for open in 1..=streams {
                 there.open();
                 back.open();
                 if one_by_one {
-                    settle(&mut there, &mut back, &mut held[..open]);
+                    run_until_stuck(&mut there, &mut back, &mut held[..open]);
                 }
             }
-            settle(&mut there, &mut back, &mut held);
+            run_until_stuck(&mut there, &mut back, &mut held);
             let unread: usize = there.streams.iter().map(|stream| stream.unread).sum();
             let occupied = unread + unread / 4 + 65_536 + 64;
             let times = if streams <= 256 && !one_by_one { 1 } else { 2 };

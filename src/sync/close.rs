@@ -18,7 +18,8 @@
 //! [`Lifecycle::end`] returns the cause to one caller alone, who does what an end needs.
 //!
 //! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls and last drops.
-//! They are woken by everything that is reported: `writer_done`, `input_done`, an end, `told`.
+//! They are woken by everything that is reported: `writer_done`, `input_done`, an end,
+//! `mark_notified`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -68,13 +69,13 @@ struct State {
     /// What `close` says, once that is known.
     outcome: Option<Result<()>>,
     /// Whether every stream was told of the close or the end.
-    told: bool,
+    streams_notified: bool,
     closed: ClosedChannel,
 }
 
 impl State {
     /// Settles what `close` says, as soon as what is known decides it.
-    fn settle(&mut self, can_finish: bool) {
+    fn decide_outcome(&mut self, can_finish: bool) {
         if self.outcome.is_some() {
             return;
         }
@@ -83,7 +84,7 @@ impl State {
             // The peer ended first. Whether it could be told of our end, too, doesn't matter then.
             // What the streams had left is counted when they are told.
             (Phase::Ended, Some(Error::PeerClosed)) => {
-                self.written.as_ref().filter(|_| self.told).map(|_| self.nothing_late())
+                self.written.as_ref().filter(|_| self.streams_notified).map(|_| self.nothing_late())
             }
             (Phase::Closing, _) | (Phase::Ended, None | Some(Error::Closed)) => {
                 match (&self.written, &self.input) {
@@ -139,7 +140,7 @@ impl Lifecycle {
             input: None,
             late: 0,
             outcome: None,
-            told: false,
+            streams_notified: false,
             closed: None,
         };
         Self {
@@ -178,7 +179,7 @@ impl Lifecycle {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
-        state.settle(self.can_finish);
+        state.decide_outcome(self.can_finish);
         drop(state);
         self.changed.notify_all();
         result
@@ -191,7 +192,7 @@ impl Lifecycle {
     }
 
     /// The local close begins, at `now`; returns whether it does so now, for the first time, on a
-    /// session that is open. Then [`told`](Self::told) follows.
+    /// session that is open. Then [`mark_notified`](Self::mark_notified) follows.
     pub(crate) fn begin_close(&self, now: Instant, deadline: Option<Instant>) -> bool {
         self.change(|state| {
             let first = state.phase == Phase::Open;
@@ -206,9 +207,9 @@ impl Lifecycle {
 
     /// Every stream knows of the close or the end, and what they had left is counted; returns the
     /// channel, to be dropped.
-    pub(crate) fn told(&self) -> ClosedChannel {
+    pub(crate) fn mark_notified(&self) -> ClosedChannel {
         self.change(|state| {
-            state.told = true;
+            state.streams_notified = true;
             state.closed.take()
         })
     }
@@ -226,7 +227,7 @@ impl Lifecycle {
     }
 
     /// The session ends; returns, to the first caller alone, its cause: `cause`, or what ended it
-    /// before. Then [`told`](Self::told) follows.
+    /// before. Then [`mark_notified`](Self::mark_notified) follows.
     pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
         self.end_with(cause, None)
     }
@@ -244,7 +245,7 @@ impl Lifecycle {
     fn end_with(&self, cause: Error, incomplete: Option<Error>) -> Option<Arc<Error>> {
         self.change(|state| {
             if state.phase == Phase::Closing {
-                state.settle(self.can_finish);
+                state.decide_outcome(self.can_finish);
                 // An input that failed says more than the time that it took.
                 let known = state.input.clone().and_then(Result::err).or(incomplete.clone());
                 state.outcome.get_or_insert_with(|| Err(known.unwrap_or_else(|| cause.clone())));
@@ -356,7 +357,7 @@ impl Lifecycle {
     /// told.
     pub(crate) fn closed(&self) -> Receiver<()> {
         let mut state = self.state.lock();
-        if state.told {
+        if state.streams_notified {
             return disconnected();
         }
         state.closed.get_or_insert_with(|| bounded(0)).1.clone()
@@ -466,14 +467,14 @@ mod tests {
         assert!(life.end(Error::PeerClosed).is_some());
         let late = life.closed();
         assert!(open(&first) && open(&late), "streams are told first");
-        let _ = life.told();
+        let _ = life.mark_notified();
         assert!(!open(&first) && !open(&second) && !open(&late) && !open(&life.closed()));
 
         let life = Lifecycle::new(true);
         let channel = life.closed();
         assert!(life.begin_close(Instant::now(), None));
         assert!(open(&channel) && open(&life.closed()));
-        let _ = life.told();
+        let _ = life.mark_notified();
         assert!(!open(&channel) && !open(&life.closed()));
     }
 
@@ -569,7 +570,7 @@ mod tests {
         life.writer_done(Err(Error::GoAway));
         assert!(life.outcome().is_none(), "what the streams had left isn't counted yet");
         life.too_late(5);
-        let _ = life.told();
+        let _ = life.mark_notified();
         assert!(is_incomplete(life.outcome(), 5, true));
         // Its output couldn't be ended in time.
         for late in [0, 5] {
@@ -597,7 +598,7 @@ mod tests {
         assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(_)));
         assert!(matches!(input_done(&life, Error::Closed), InputEnd::Noted));
         assert!(!life.begin_close(Instant::now(), None));
-        let _ = life.told();
+        let _ = life.mark_notified();
         life.writer_done(Err(Error::GoAway)); // nobody is left to be told
         assert!(matches!(life.outcome(), Some(Ok(()))));
     }

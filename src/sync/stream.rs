@@ -17,7 +17,7 @@
 //! that finds its mark set waits like one that finds no data or no room.
 //!
 //! Invariants: whoever sets a mark clears it, also when a user's writer panics
-//! ([`reading::ReadTurn`]); every change is followed by [`SharedStream::settle`] under the same
+//! ([`reading::ReadTurn`]); every change is followed by [`SharedStream::reschedule`] under the same
 //! lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -184,7 +184,7 @@ impl State {
     }
 
     /// Brings the session's sum of grants up to date.
-    fn settle_grant(&mut self, env: &Env) {
+    fn update_granted(&mut self, env: &Env) {
         let granted = self.core.granted();
         if granted != self.granted {
             env.granted.fetch_add(granted.wrapping_sub(self.granted), Relaxed);
@@ -281,8 +281,8 @@ impl SharedStream {
     /// What every change ends with, under the lock: the stream is queued for what it owes, so that
     /// whoever locks it next (a session's close, say) knows that it is. The bell is for after
     /// unlocking.
-    fn settle(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
-        state.settle_grant(env);
+    fn reschedule(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
+        state.update_granted(env);
         self.reschedule_only(env, state)
     }
 
@@ -298,7 +298,7 @@ impl SharedStream {
 
     /// Queues the stream for whatever it owes: a new one's SYN.
     pub(crate) fn queue_now(self: &Arc<Self>, env: &Env) {
-        let bell = self.settle(env, &mut self.state.lock());
+        let bell = self.reschedule(env, &mut self.state.lock());
         env.shaper.ring(bell);
     }
 

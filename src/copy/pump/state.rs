@@ -57,6 +57,6 @@ impl Way {
 pub(super) struct State {
     pub(super) first: Option<(Fault, io::Error)>,
     /// What each connection said when it was asked at the start, and won't say again.
-    pub(super) told: [Option<io::Error>; 2],
+    pub(super) at_start: [Option<io::Error>; 2],
     pub(super) ways: [Way; 2],
 }

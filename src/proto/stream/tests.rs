@@ -341,9 +341,9 @@ fn a_flush_is_done_when_the_transport_has_it_all_or_never_will() {
     assert!(core.flushed(100).is_none());
     assert_eq!(transmit(&mut core), (100, false));
     assert!(core.flushed(100).is_none(), "taken isn't handed over");
-    core.hand_over(99, false);
+    core.mark_written(99, false);
     assert!(core.flushed(100).is_none() && core.flushed(99).is_some());
-    core.hand_over(1, false);
+    core.mark_written(1, false);
     assert!(matches!(core.flushed(100), Some(Ok(()))));
     for step in [Fail, Detach, FailWrite, End] {
         let mut core = super::tests::core(2);
@@ -362,7 +362,7 @@ fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_is_written() {
     assert!(!core.can_forget());
     Finish.take(&mut core);
     assert_eq!(transmit(&mut core), (0, true));
-    core.hand_over(0, true);
+    core.mark_written(0, true);
     assert!(!core.can_forget(), "its application has it still");
     Close.take(&mut core);
     assert!(core.can_forget());
@@ -370,7 +370,7 @@ fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_is_written() {
     Close.take(&mut core);
     assert_eq!(transmit(&mut core), (0, true));
     assert!(!core.can_forget(), "taken isn't handed over");
-    core.hand_over(0, true);
+    core.mark_written(0, true);
     assert!(core.can_forget());
 }
 

@@ -25,7 +25,7 @@ impl<C> StreamCore<C> {
     /// `None`.
     #[inline]
     pub(crate) fn schedule(&mut self) -> Option<Lane> {
-        if self.mute {
+        if self.send_closed {
             return None;
         }
         let data = self.outbox.len();
@@ -55,7 +55,7 @@ impl<C> StreamCore<C> {
     ///
     /// In the bulk lane a frame may exceed what is left of the allowance.
     pub(crate) fn poll_transmit(&mut self, lane: Lane, allowance: usize) -> Option<Transmit> {
-        if self.mute {
+        if self.send_closed {
             return None;
         }
         if std::mem::take(&mut self.syn_due) {
@@ -81,10 +81,10 @@ impl<C> StreamCore<C> {
     }
 
     /// `n` bytes of data, and FIN, were handed to the transport.
-    pub(crate) fn hand_over(&mut self, n: usize, fin: bool) {
-        self.handed += n as u64;
+    pub(crate) fn mark_written(&mut self, n: usize, fin: bool) {
+        self.written += n as u64;
         if fin {
-            self.halves.on(Event::FinHanded);
+            self.halves.on(Event::FinWritten);
         }
     }
 }

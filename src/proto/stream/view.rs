@@ -12,8 +12,8 @@ impl<C> StreamCore<C> {
     }
 
     /// Bytes handed to the transport since the stream began.
-    pub(crate) fn handed(&self) -> u64 {
-        self.handed
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Bytes that wait for the application.

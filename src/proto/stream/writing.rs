@@ -77,7 +77,7 @@ impl<C> StreamCore<C> {
     /// How many accepted bytes the transport hasn't taken yet, as far as it has said so. What a
     /// failed stream threw away isn't counted: its own calls have said that.
     pub(crate) fn unsent(&self) -> u64 {
-        if self.failure.is_some() { 0 } else { self.tx.accepted() - self.handed }
+        if self.failure.is_some() { 0 } else { self.tx.accepted() - self.written }
     }
 
     /// How many accepted bytes wait for the writer.
@@ -91,7 +91,7 @@ impl<C> StreamCore<C> {
         if self.closed {
             return Some(Err(Error::Closed));
         }
-        if self.handed >= target {
+        if self.written >= target {
             return Some(Ok(()));
         }
         self.broken().map(Err)

@@ -61,7 +61,7 @@ impl SharedStream {
             _discarded: discarded,
             _channel: channel,
         };
-        let bell = self.settle(env, &mut state);
+        let bell = self.reschedule(env, &mut state);
         self.wake_all(state);
         env.shaper.ring(bell);
         ended

@@ -87,7 +87,7 @@ impl SharedStream {
     pub(crate) fn admit(self: &Arc<Self>, env: &Env, n: usize) -> Result<Received, Error> {
         let mut state = self.state.lock();
         let received = state.core.receive(n).map_err(|counts| self.overrun(counts))?;
-        let bell = self.settle(env, &mut state); // what is discarded counts as consumed
+        let bell = self.reschedule(env, &mut state); // what is discarded counts as consumed
         drop(state);
         env.shaper.ring(bell);
         Ok(received)
@@ -122,7 +122,7 @@ impl SharedStream {
             }
         };
         state.no_data.touch(now);
-        let bell = self.settle(env, &mut state);
+        let bell = self.reschedule(env, &mut state);
         drop(state);
         env.shaper.ring(bell);
         Ok(small)
@@ -148,7 +148,7 @@ impl SharedStream {
         }
         // Closed or shut down since it was admitted: it counts as consumed.
         state.core.consumed(chunk.len(), 0);
-        let bell = self.settle(env, &mut state);
+        let bell = self.reschedule(env, &mut state);
         drop(state);
         drop(chunk);
         env.shaper.ring(bell);

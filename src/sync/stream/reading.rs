@@ -109,7 +109,7 @@ impl SharedStream {
         let spent = state.core.inbox().release_tail(env.pool, |n| env.budget.charge(n));
         let waiting = state.read_waiters > 0;
         let next = state.core.readable();
-        let bell = self.settle(env, &mut state);
+        let bell = self.reschedule(env, &mut state);
         drop(state);
         drop(spent);
         match next {
@@ -153,7 +153,7 @@ impl ReadTurn<'_> {
             if self.reading == Reading::Writing {
                 state.core.cap_window(self.env.window_cap());
                 state.core.consumed(std::mem::take(&mut self.consumed), self.env.spare_grant());
-                bell = self.stream.settle(self.env, &mut state);
+                bell = self.stream.reschedule(self.env, &mut state);
             }
             let mut spent = None;
             if used_up {

@@ -167,7 +167,7 @@ impl Bench {
         let mut sent = Vec::new();
         let transmitted =
             self.stream.transmit(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
-        self.stream.hand_over(transmitted.data, transmitted.fin, self.start);
+        self.stream.mark_written(transmitted.data, transmitted.fin, self.start);
         if transmitted.wake_writer {
             self.stream.wake_writer();
         }

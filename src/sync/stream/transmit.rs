@@ -37,7 +37,7 @@ impl SharedStream {
         }
         transmitted.wake_writer =
             transmitted.data > 0 && state.has_room_for_head(env.config.max_send_buffer);
-        state.settle_grant(env);
+        state.update_granted(env);
         while let Some(lane) = state.core.schedule() {
             match lane {
                 Lane::Bulk => transmitted.again = true,
@@ -73,9 +73,9 @@ impl SharedStream {
     }
 
     /// What a turn took was handed to the transport; returns whether the stream is over.
-    pub(crate) fn hand_over(&self, data: usize, fin: bool, now: Instant) -> bool {
+    pub(crate) fn mark_written(&self, data: usize, fin: bool, now: Instant) -> bool {
         let mut state = self.state.lock();
-        state.core.hand_over(data, fin);
+        state.core.mark_written(data, fin);
         if data > 0 {
             state.no_data.touch(now);
         }

@@ -44,7 +44,7 @@ impl SharedStream {
             name: self.name.text().to_owned(),
             age: self.born.age(now),
             bytes_received: core.received(),
-            bytes_sent: core.handed(),
+            bytes_sent: core.written(),
             unread: core.unread() as u64,
             unsent: core.unsent(),
             // A write may wait for what the session lets go unasked, though the window has room.

@@ -85,20 +85,20 @@ fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_was_written() {
     let _ = bench.stream.finish(&bench.env);
     let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
     assert!(transmitted.fin);
-    assert!(!bench.stream.hand_over(0, true, bench.start), "its application may still read");
+    assert!(!bench.stream.mark_written(0, true, bench.start), "its application may still read");
 
     let bench = Bench::v1();
     assert_eq!(bench.write(b"last words").unwrap(), 10);
     let _ = bench.stream.close(&bench.env);
     let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
     assert_eq!((transmitted.data, transmitted.fin), (10, true));
-    assert!(!bench.stream.hand_over(10, false, bench.start), "its FIN isn't out");
-    assert!(bench.stream.hand_over(0, true, bench.start));
-    assert!(!bench.stream.hand_over(0, false, bench.start), "it is over once");
+    assert!(!bench.stream.mark_written(10, false, bench.start), "its FIN isn't out");
+    assert!(bench.stream.mark_written(0, true, bench.start));
+    assert!(!bench.stream.mark_written(0, false, bench.start), "it is over once");
 }
 
 #[test]
-fn flush_returns_when_what_was_accepted_before_it_is_handed_over() {
+fn flush_returns_when_the_bytes_accepted_before_it_are_written() {
     watched(|| {
         let mut bench = Bench::v1();
         assert!(bench.stream.flush().is_ok(), "nothing was accepted");
@@ -111,10 +111,10 @@ fn flush_returns_when_what_was_accepted_before_it_is_handed_over() {
         assert!(bench.queue.next_express().is_some());
         let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
         assert_eq!(transmitted.data, 11);
-        assert!(!bench.stream.hand_over(5, false, bench.start));
+        assert!(!bench.stream.mark_written(5, false, bench.start));
         assert!(flush.join().unwrap().is_ok());
         until(|| bench.waiting() == (0, 0, 1));
-        assert!(!bench.stream.hand_over(6, false, bench.start));
+        assert!(!bench.stream.mark_written(6, false, bench.start));
         assert!(later.join().unwrap().is_ok());
         assert_eq!(bench.waiting(), NOBODY);
         let _ = bench.stream.close(&bench.env);
@@ -123,7 +123,7 @@ fn flush_returns_when_what_was_accepted_before_it_is_handed_over() {
 }
 
 #[test]
-fn data_that_is_handed_over_restarts_the_no_data_clock() {
+fn written_data_restarts_the_no_data_clock() {
     let bench = Bench::v1();
     let minute = Duration::from_secs(60);
     bench.stream.set_no_data_timeout(Some(minute));
@@ -132,10 +132,10 @@ fn data_that_is_handed_over_restarts_the_no_data_clock() {
     };
     let set = since(&bench);
     let later = set + Duration::from_secs(10);
-    assert!(!bench.stream.hand_over(0, false, later));
+    assert!(!bench.stream.mark_written(0, false, later));
     assert_eq!(since(&bench), set, "FIN and UPD aren't data");
     assert_eq!(bench.write(b"data").unwrap(), 4);
     let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
-    assert!(!bench.stream.hand_over(transmitted.data, transmitted.fin, later));
+    assert!(!bench.stream.mark_written(transmitted.data, transmitted.fin, later));
     assert_eq!(since(&bench), later);
 }

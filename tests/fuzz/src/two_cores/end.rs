@@ -133,7 +133,7 @@ impl End {
     }
 
     /// Queues a stream for what it owes, as every change of the application's does.
-    fn settle(&mut self, id: u32) {
+    fn reschedule(&mut self, id: u32) {
         while let Some(lane) = self.cell(id).core.schedule() {
             let queue = &mut self.lanes[lane as usize];
             assert!(!queue.contains(&id), "{id} is in lane {lane:?} already");
@@ -180,7 +180,7 @@ impl End {
         if self.rules.announce {
             self.cell(id).core.announce();
         }
-        self.settle(id);
+        self.reschedule(id);
     }
 
     pub(crate) fn accept(&mut self) {
@@ -201,7 +201,7 @@ impl End {
             let data = bytes(id, role, cell.side.accepted, n);
             cell.core.accept_small(&data, rules.max_frame, BufferPool::shared());
             cell.side.accepted += n as u64;
-            self.settle(id);
+            self.reschedule(id);
         }
     }
 
@@ -226,7 +226,7 @@ impl End {
                 }
             }
         }
-        self.settle(id);
+        self.reschedule(id);
     }
 
     pub(crate) fn read(&mut self, id: u32, n: usize) {
@@ -264,7 +264,7 @@ impl End {
             cell.side.consumed += n as u64;
         }
         let _ = cell.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n));
-        self.settle(id);
+        self.reschedule(id);
         let after = self.granted();
         let own = self.cell(id).core.granted();
         // A window that began small because half of the budget was granted has its base back at
@@ -298,7 +298,7 @@ impl End {
         );
         cell.side.read += done as u64;
         chunk.consume(done);
-        let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.cut;
+        let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.discards;
         let left = chunk.len();
         assert_eq!(cell.core.inbox().give_back(chunk).is_none(), keeps);
         let mut consumed = done;
@@ -315,7 +315,7 @@ impl End {
         let news = !cell.side.finished && !cell.side.ending;
         assert_eq!(cell.core.finish(), news);
         cell.side.finished |= news;
-        self.settle(id);
+        self.reschedule(id);
     }
 
     pub(crate) fn shut_read(&mut self, id: u32) {
@@ -323,7 +323,7 @@ impl End {
         let _ = cell.core.shut_read();
         cell.side.read_shut = true;
         cell.side.consumed += std::mem::take(&mut cell.side.queued);
-        self.settle(id);
+        self.reschedule(id);
     }
 
     pub(crate) fn close(&mut self, id: u32) {
@@ -339,7 +339,7 @@ impl End {
         if over {
             self.registry.forget(id);
         }
-        self.settle(id);
+        self.reschedule(id);
     }
 
     /// The stream fails alone.
@@ -349,10 +349,10 @@ impl End {
         cell.side.failed = true;
         cell.side.finished = true;
         if lossy {
-            cell.side.cut = true;
+            cell.side.discards = true;
             cell.side.queued = 0;
         }
-        self.settle(id);
+        self.reschedule(id);
     }
 
     // ---- the writer -----------------------------------------------------------------------------
@@ -376,7 +376,7 @@ impl End {
         for _ in 0..polls {
             let Some(frame) = cell.core.poll_transmit(lane, left) else { break };
             let side = &mut cell.side;
-            assert!(!side.muted, "{id}: a frame after the session's end");
+            assert!(!side.send_closed, "{id}: a frame after the session's end");
             let what = match frame {
                 Transmit::Syn => {
                     assert!(
@@ -431,17 +431,17 @@ impl End {
             wire.push_back(Packet { id, what });
         }
         self.batch.push((id, data, fin));
-        self.settle(id);
+        self.reschedule(id);
         true
     }
 
     /// The batch is with the transport.
-    pub(crate) fn hand_over(&mut self) {
+    pub(crate) fn mark_written(&mut self) {
         for (id, data, fin) in std::mem::take(&mut self.batch) {
             let cell = self.cell(id);
-            cell.core.hand_over(data, fin);
-            cell.side.handed += data as u64;
-            cell.side.fin_handed |= fin;
+            cell.core.mark_written(data, fin);
+            cell.side.written += data as u64;
+            cell.side.fin_written |= fin;
             if fin && cell.core.can_forget() {
                 self.registry.forget(id);
             }
@@ -543,7 +543,7 @@ impl End {
             Received::Late => {}
             Received::Discard => {
                 cell.side.consumed += n as u64;
-                self.settle(id);
+                self.reschedule(id);
             }
             Received::Queue => {
                 let pool = BufferPool::shared();
@@ -577,7 +577,7 @@ impl End {
             cell.core.consumed(len, 0);
             cell.side.consumed += if cell.side.closed { 0 } else { len as u64 };
             drop(chunk);
-            self.settle(id);
+            self.reschedule(id);
         }
     }
 
@@ -618,7 +618,7 @@ impl End {
             cell.side.ending = true;
         }
         let ids: Vec<u32> = self.cells.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.settle(id));
+        ids.into_iter().for_each(|id| self.reschedule(id));
     }
 
     fn stop_reading(&mut self) {
@@ -635,7 +635,7 @@ impl End {
         for cell in self.cells.values_mut() {
             cell.core.fail_write(&error);
             cell.side.write_failed = true;
-            cell.side.muted = true;
+            cell.side.send_closed = true;
         }
     }
 
@@ -661,7 +661,7 @@ impl End {
         for cell in self.cells.values_mut() {
             let _ = cell.core.end(&error);
             cell.side.ending = true;
-            cell.side.muted = true;
+            cell.side.send_closed = true;
         }
     }
 

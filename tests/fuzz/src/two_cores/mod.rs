@@ -121,7 +121,7 @@ impl World {
             (1, _) => end.accept(),
             (2 | 3, _) => self.turn(at, choices),
             (4, _) => _ = self.transmit_all(at),
-            (5, _) => end.hand_over(),
+            (5, _) => end.mark_written(),
             (6, _) => _ = self.deliver(at),
             (7, _) => {
                 for _ in 0..nth {
@@ -178,7 +178,7 @@ impl World {
             let mut moved = false;
             for at in 0..2 {
                 moved |= !self.ends[at].dumb && self.transmit_all(at);
-                self.ends[at].hand_over();
+                self.ends[at].mark_written();
                 while !self.ends[at].deaf && self.deliver(at) {
                     moved = true;
                 }
@@ -288,7 +288,7 @@ impl World {
         for (id, sender, receiver) in self.flows() {
             if let Some(receiver) = receiver
                 && receiver.reads_on()
-                && !sender.was_cut()
+                && !sender.has_discarded()
                 && !sender.can_forget()
             {
                 // A window begins with 16 KiB while half of the budget is granted.
@@ -311,12 +311,12 @@ impl World {
             if !receiver.reads_on() || receiver.unreachable {
                 continue;
             }
-            let sent = if sender.was_cut() { sender.transmitted } else { sender.accepted };
+            let sent = if sender.has_discarded() { sender.transmitted } else { sender.accepted };
             assert_eq!(
                 got, sent,
                 "{id}: bytes delivered, of those accepted: {sender:?} {receiver:?}"
             );
-            let wanted = sender.finished && !sender.muted || sender.fin_taken;
+            let wanted = sender.finished && !sender.send_closed || sender.fin_taken;
             assert_eq!(receiver.fin_arrived, wanted, "{id}: FIN: {sender:?} {receiver:?}");
         }
     }

@@ -14,12 +14,12 @@ pub(crate) struct Side {
     pub(crate) read_shut: bool,
     pub(crate) failed: bool,
     /// What was unread went with that failure.
-    pub(crate) cut: bool,
+    pub(crate) discards: bool,
     /// The session is closing, or has ended.
     pub(crate) ending: bool,
     pub(crate) write_failed: bool,
     /// Nothing leaves this end any more.
-    pub(crate) muted: bool,
+    pub(crate) send_closed: bool,
     /// Nothing that comes is delivered here any more.
     pub(crate) unreachable: bool,
 
@@ -27,9 +27,9 @@ pub(crate) struct Side {
     pub(crate) syn_due: bool,
     pub(crate) accepted: u64,
     pub(crate) transmitted: u64,
-    pub(crate) handed: u64,
+    pub(crate) written: u64,
     pub(crate) fin_taken: bool,
-    pub(crate) fin_handed: bool,
+    pub(crate) fin_written: bool,
     /// What the newest UPD said.
     pub(crate) window: u64,
     pub(crate) peer_consumed: u64,
@@ -69,17 +69,17 @@ impl Side {
             finished: false,
             read_shut: false,
             failed: false,
-            cut: false,
+            discards: false,
             ending: false,
             write_failed: false,
-            muted: false,
+            send_closed: false,
             unreachable: false,
             syn_due,
             accepted: 0,
             transmitted: 0,
-            handed: 0,
+            written: 0,
             fin_taken: false,
-            fin_handed: false,
+            fin_written: false,
             window: INITIAL_WINDOW.into(),
             peer_consumed: 0,
             arrived: 0,
@@ -98,12 +98,12 @@ impl Side {
 
     /// Whether the stream is of no more use to its session.
     pub(crate) fn can_forget(&self) -> bool {
-        self.closed && self.fin_handed
+        self.closed && self.fin_written
     }
 
     /// Whether accepted bytes may have been thrown away.
-    pub(crate) fn was_cut(&self) -> bool {
-        self.failed || self.muted
+    pub(crate) fn has_discarded(&self) -> bool {
+        self.failed || self.send_closed
     }
 
     /// What the peer's window leaves, in bytes.
@@ -149,7 +149,7 @@ impl Side {
     pub(crate) fn flushed(&self) -> Option<bool> {
         match self {
             Self { closed: true, .. } => Some(false),
-            _ if self.handed >= self.accepted => Some(true),
+            _ if self.written >= self.accepted => Some(true),
             _ if self.failed || self.ending || self.write_failed => Some(false),
             _ => None,
         }

@@ -182,7 +182,7 @@ fn lifecycle_ends_once() {
         run(|life, ends, _| {
             let end = life.input_done(Error::PeerClosed, true, std::time::Instant::now(), None);
             ends.fetch_add(usize::from(matches!(end, InputEnd::Ends(_))), SeqCst);
-            let _ = life.told();
+            let _ = life.mark_notified();
         }),
         run(|life, _, _| {
             life.fail_write(&Arc::new(Error::Timeout), None);
@@ -247,12 +247,12 @@ fn lifecycle_channel() {
         let life = Arc::clone(&life);
         move || {
             if life.begin_close(std::time::Instant::now(), None) {
-                let _ = life.told();
+                let _ = life.mark_notified();
             }
         }
     });
     if life.end(Error::PeerClosed).is_some() {
-        let _ = life.told();
+        let _ = life.mark_notified();
     }
     closer.join().unwrap();
     for watcher in watchers {

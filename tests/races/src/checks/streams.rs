@@ -212,13 +212,7 @@ fn next(queue: &mut Queue) -> Option<(Arc<SharedStream>, Lane)> {
     express.or_else(|| queue.next_bulk().map(|stream| (stream, Lane::Bulk)))
 }
 
-fn transmit(
-    env: &Env,
-    stream: &Arc<SharedStream>,
-    lane: Lane,
-    queue: &mut Queue,
-    sent: &mut Sent,
-) {
+fn transmit(env: &Env, stream: &Arc<SharedStream>, lane: Lane, queue: &mut Queue, sent: &mut Sent) {
     let transmitted = stream.transmit(env, lane, MAX_PAYLOAD, |frame| match frame {
         Transmit::Syn => sent.frames.push('S'),
         Transmit::Update { .. } => sent.frames.push('U'),
@@ -235,7 +229,7 @@ fn transmit(
         stream.wake_writer();
     }
     if transmitted.data > 0 || transmitted.fin {
-        stream.hand_over(transmitted.data, transmitted.fin, Instant::now());
+        stream.mark_written(transmitted.data, transmitted.fin, Instant::now());
     }
 }
 
