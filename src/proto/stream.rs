@@ -171,7 +171,7 @@ impl<C> StreamCore<C> {
     pub(crate) fn consumed(&mut self, n: usize, spare: u64) {
         if !self.closed {
             if self.inbox.is_empty() {
-                self.rx.drained();
+                self.rx.mark_caught_up();
             }
             self.rx.consume(n, spare);
         }

@@ -362,7 +362,7 @@ impl Direction {
         let n = most.min(stream.unread);
         stream.unread -= n;
         if stream.unread == 0 {
-            stream.rx.drained();
+            stream.rx.mark_caught_up();
         }
         stream.rx.cap(cap, crowded);
         stream.rx.consume(n, spare);

@@ -8,14 +8,14 @@ use crate::config::INITIAL_WINDOW;
 /// So many UPDs in a row without the application's having read all there was mean that it is slower
 /// than its peer, in which case the window is halved. On a long link a window arrives as a burst,
 /// and UPDs fall due within that, whatever the reader does; a burst brings four.
-const BEHIND: u8 = 8;
+const SHRINK_AFTER: u8 = 8;
 
 /// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't
 /// seen to run into it: on a long link UPDs may spread a peer's data so evenly over the round trip
 /// that it never comes near the window's end here, though that is what it waits for. (Sixty-four of
 /// a quarter each are sixteen windows: a link that the window limits takes 1.6 seconds for those at
 /// 100 ms, a stream that it doesn't limit long enough to be rare.)
-const KEPT_UP: u8 = 64;
+const GROW_AFTER: u8 = 64;
 
 /// Windows don't shrink below this for there being many streams: half of one still holds a write
 /// that is accepted whole.
@@ -47,10 +47,10 @@ pub(crate) struct WindowSizes {
 ///
 /// The window grows by itself. There is no measuring of round trips on this wire (NOP is never
 /// answered), so it is tuned on what is consumed: when an UPD is due, the peer has run into the
-/// window since the last one (*pressed*), and the application has read all there was at some time
-/// since (*drained*), then the window, not the reader, is what limits the stream, and it doubles,
-/// out of what the session has not granted yet. A stream whose reader is [`BEHIND`] gets half the
-/// window, down to the base.
+/// window since the last one (`peer_near_limit`), and the application has read all there was at
+/// some time since (`caught_up`), then the window, not the reader, is what limits the stream, and
+/// it doubles, out of what the session has not granted yet. A stream whose reader stays behind for
+/// [`SHRINK_AFTER`] UPDs gets half the window, down to the base.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     enforced: bool,
@@ -77,12 +77,12 @@ pub(crate) struct ReceiveWindow {
     /// Nothing was read yet.
     fresh: bool,
     due: bool,
-    pressed: bool,
-    drained: bool,
+    peer_near_limit: bool,
+    caught_up: bool,
     /// UPDs in a row between which the application never got to the end of what was there.
-    behind: u8,
+    updates_behind: u8,
     /// UPDs in a row between which it did, since the window grew.
-    kept_up: u8,
+    updates_caught_up: u8,
 }
 
 impl ReceiveWindow {
@@ -107,10 +107,10 @@ impl ReceiveWindow {
             largest: 0,
             fresh: true,
             due: false,
-            pressed: false,
-            drained: false,
-            behind: 0,
-            kept_up: 0,
+            peer_near_limit: false,
+            caught_up: false,
+            updates_behind: 0,
+            updates_caught_up: 0,
         }
     }
 
@@ -144,7 +144,7 @@ impl ReceiveWindow {
         self.received += n as u64;
         // Within a quarter of the end: what is left is less than what a sender likes to write at
         // once.
-        self.pressed |= self.received + u64::from(self.window / 4) >= self.limit;
+        self.peer_near_limit |= self.received + u64::from(self.window / 4) >= self.limit;
         let slack = u64::from(self.largest.max(INITIAL_WINDOW));
         if self.enforced && self.received > self.edge + slack {
             return Err((self.received, self.edge + slack));
@@ -185,17 +185,17 @@ impl ReceiveWindow {
     }
 
     fn resize(&mut self, spare: u64) {
-        let drained = std::mem::take(&mut self.drained);
-        // Kept until the reader has drained what pressed: a burst's last bytes may come before its
+        let caught_up = std::mem::take(&mut self.caught_up);
+        // Kept until the reader has caught up: a burst's last bytes may come before its
         // last UPD but one.
-        let pressed = drained && std::mem::take(&mut self.pressed);
-        (self.behind, self.kept_up) =
-            if drained { (0, self.kept_up + 1) } else { (self.behind + 1, 0) };
-        if self.behind == BEHIND {
-            self.behind = 0;
+        let peer_near_limit = caught_up && std::mem::take(&mut self.peer_near_limit);
+        (self.updates_behind, self.updates_caught_up) =
+            if caught_up { (0, self.updates_caught_up + 1) } else { (self.updates_behind + 1, 0) };
+        if self.updates_behind == SHRINK_AFTER {
+            self.updates_behind = 0;
             self.window /= 2;
-        } else if pressed || self.kept_up == KEPT_UP {
-            self.kept_up = 0;
+        } else if peer_near_limit || self.updates_caught_up == GROW_AFTER {
+            self.updates_caught_up = 0;
             let room =
                 self.max.saturating_sub(self.window).min(u32::try_from(spare).unwrap_or(u32::MAX));
             self.window += self.window.min(room);
@@ -223,8 +223,8 @@ impl ReceiveWindow {
 
     /// The application is about to be counted to have read all there is: what is on its way doesn't
     /// matter.
-    pub(crate) fn drained(&mut self) {
-        self.drained = true;
+    pub(crate) fn mark_caught_up(&mut self) {
+        self.caught_up = true;
     }
 
     /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller
@@ -289,12 +289,12 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_pressed_within_a_quarter_of_the_windows_end() {
+    fn a_peer_is_near_its_limit_within_a_quarter_of_the_windows_end() {
         for (left, window) in [(65536 / 4 + 1, 65536), (65536 / 4, 2 * 65536)] {
             let mut rx = ReceiveWindow::new(true, GROWING, 0);
             let n = INITIAL_WINDOW as usize - left; // where the protocol's first window ends
             rx.receive(n).unwrap();
-            rx.drained();
+            rx.mark_caught_up();
             rx.consume(n, u64::MAX);
             assert_eq!(rx.take_update().unwrap().1, window);
         }
@@ -347,7 +347,7 @@ mod tests {
     fn round(rx: &mut ReceiveWindow, spare: u64) -> u32 {
         let n = (rx.limit - rx.received) as usize;
         rx.receive(n).unwrap();
-        rx.drained();
+        rx.mark_caught_up();
         rx.consume(n, spare);
         rx.take_update().unwrap().1
     }
@@ -373,7 +373,7 @@ mod tests {
         let mut windows = Vec::new();
         for _ in 0..200 {
             rx.receive(40_000).unwrap();
-            rx.drained();
+            rx.mark_caught_up();
             rx.consume(40_000, u64::MAX);
             windows.extend(rx.take_update().map(|(_, window)| window));
         }
@@ -506,7 +506,7 @@ mod tests {
             rx.receive(1 << 20).unwrap();
             rx.consume(1 << 19, u64::MAX); // the rest of the burst is there already
             assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
-            rx.drained();
+            rx.mark_caught_up();
             rx.consume(1 << 19, u64::MAX);
             assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
         }
