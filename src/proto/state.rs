@@ -48,14 +48,14 @@ pub(crate) enum Event {
     PeerFin,
 }
 
-/// Both halves.
+/// The state of both halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Halves {
+pub(crate) struct StreamState {
     pub(crate) sending: Sending,
     pub(crate) receiving: Receiving,
 }
 
-impl Halves {
+impl StreamState {
     pub(crate) fn new() -> Self {
         Self { sending: Sending::Open, receiving: Receiving::Open }
     }
@@ -94,16 +94,16 @@ mod tests {
         // Every sequence of six events: the halves only move forward, and FIN is taken at most
         // once.
         for code in 0..5usize.pow(6) {
-            let mut halves = Halves::new();
+            let mut state = StreamState::new();
             let mut taken = 0;
             let mut code = code;
             for _ in 0..6 {
                 let event = EVENTS[code % 5];
-                let before = halves;
+                let before = state;
                 code /= 5;
-                let changed = halves.on(event);
-                assert_eq!(changed, halves != before);
-                assert!(halves.sending >= before.sending && halves.receiving >= before.receiving);
+                let changed = state.on(event);
+                assert_eq!(changed, state != before);
+                assert!(state.sending >= before.sending && state.receiving >= before.receiving);
                 taken += usize::from(event == Event::FinTaken && changed);
             }
             assert!(taken <= 1);
@@ -112,11 +112,11 @@ mod tests {
 
     #[test]
     fn fin_is_taken_only_when_the_application_finished() {
-        let mut halves = Halves::new();
-        assert!(!halves.on(Event::FinTaken));
+        let mut state = StreamState::new();
+        assert!(!state.on(Event::FinTaken));
         assert!(
-            halves.on(Event::Finish) && halves.on(Event::FinTaken) && halves.on(Event::FinWritten)
+            state.on(Event::Finish) && state.on(Event::FinTaken) && state.on(Event::FinWritten)
         );
-        assert_eq!(halves, Halves { sending: Sending::Finished, receiving: Receiving::Open });
+        assert_eq!(state, StreamState { sending: Sending::Finished, receiving: Receiving::Open });
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::chunks::{Chunk, Inbox};
 use super::outbox::{Outbox, Payload};
-use super::state::{Event, Halves, Receiving, Sending};
+use super::state::{Event, Receiving, Sending, StreamState};
 use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;
 
@@ -87,7 +87,7 @@ pub(crate) struct Discarded<C> {
 
 #[derive(Debug)]
 pub(crate) struct StreamCore<C> {
-    halves: Halves,
+    state: StreamState,
     inbox: Inbox<C>,
     outbox: Outbox,
     tx: SendWindow,
@@ -123,7 +123,7 @@ impl<C> StreamCore<C> {
     /// A stream that has carried `origin` bytes each way already.
     pub(crate) fn starting_at(origin: u64, version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
         Self {
-            halves: Halves::new(),
+            state: StreamState::new(),
             inbox: Inbox::new(),
             outbox: Outbox::new(),
             tx: SendWindow::new(version == 2, origin),
@@ -155,7 +155,7 @@ impl<C> StreamCore<C> {
         if !self.inbox.is_empty() {
             return Readable::Data;
         }
-        match (&self.failure, self.halves.receiving, &self.ending) {
+        match (&self.failure, self.state.receiving, &self.ending) {
             (Some(failure), _, _) => Readable::Failed(Error::clone(failure)),
             (None, Receiving::Ended, _) => Readable::Eof,
             (None, _, Some(ending)) => Readable::Failed(Error::clone(ending)),
@@ -179,7 +179,7 @@ impl<C> StreamCore<C> {
 
     /// What was granted to the peer and isn't consumed, in bytes.
     pub(crate) fn granted(&self) -> u64 {
-        if self.closed || self.halves.receiving == Receiving::Ended { 0 } else { self.rx.granted() }
+        if self.closed || self.state.receiving == Receiving::Ended { 0 } else { self.rx.granted() }
     }
 
     /// Tells the peer the window at once, before the first read.
@@ -194,11 +194,11 @@ impl<C> StreamCore<C> {
     /// # Errors
     /// Past every window granted: the bytes received and allowed. The stream has to fail.
     pub(crate) fn receive(&mut self, n: usize) -> Result<Received, (u64, u64)> {
-        if self.halves.receiving == Receiving::Ended || self.failure.is_some() {
+        if self.state.receiving == Receiving::Ended || self.failure.is_some() {
             return Ok(Received::Late);
         }
         self.rx.receive(n)?;
-        if self.closed || self.halves.receiving == Receiving::Discarding {
+        if self.closed || self.state.receiving == Receiving::Discarding {
             self.rx.consume(n, 0);
             return Ok(Received::Discard);
         }
@@ -212,7 +212,7 @@ impl<C> StreamCore<C> {
 
     /// FIN came; returns whether it is the first.
     pub(crate) fn peer_fin(&mut self) -> bool {
-        self.halves.on(Event::PeerFin)
+        self.state.on(Event::PeerFin)
     }
 
     /// UPD came; returns whether there is more credit than before.
@@ -236,7 +236,7 @@ impl<C> StreamCore<C> {
 
     /// Whether the peer has sent FIN: it may have closed, and never grant window again.
     pub(crate) fn peer_fin_received(&self) -> bool {
-        self.halves.receiving == Receiving::Ended
+        self.state.receiving == Receiving::Ended
     }
 
     // ---- the application's endings --------------------------------------------------------------
@@ -244,13 +244,13 @@ impl<C> StreamCore<C> {
     /// `shutdown(Write)`; returns whether it is news. When the session is closing already it isn't:
     /// writes have failed, so FIN would pass what was cut off as whole.
     pub(crate) fn finish(&mut self) -> bool {
-        self.ending.is_none() && self.halves.on(Event::Finish)
+        self.ending.is_none() && self.state.on(Event::Finish)
     }
 
     /// `shutdown(Read)`: what is buffered and what comes counts as consumed.
     pub(crate) fn shut_read(&mut self) -> Discarded<C> {
         self.read_shut = true;
-        self.halves.on(Event::ShutRead);
+        self.state.on(Event::ShutRead);
         let n = self.inbox.len();
         self.rx.consume(n, 0);
         self.discard(true, false)
@@ -271,7 +271,7 @@ impl<C> StreamCore<C> {
             return None;
         }
         if self.ending.is_none() {
-            self.halves.on(Event::Finish);
+            self.state.on(Event::Finish);
         }
         Some(self.discard(true, false))
     }
@@ -287,7 +287,7 @@ impl<C> StreamCore<C> {
 
     /// Whether the stream is of no more use: closed here, and its FIN was handed over.
     pub(crate) fn can_forget(&self) -> bool {
-        self.closed && self.halves.sending == Sending::Finished
+        self.closed && self.state.sending == Sending::Finished
     }
 
     /// Whether the stream has ended for its application: closed, failed, or with its session.
@@ -301,7 +301,7 @@ impl<C> StreamCore<C> {
     /// `lossy`, unread data is thrown away as well.
     pub(crate) fn fail(&mut self, error: Error, lossy: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
-        self.halves.on(Event::Finish);
+        self.state.on(Event::Finish);
         self.discard(lossy, true)
     }
 

@@ -11,7 +11,7 @@ impl<C> StreamCore<C> {
     /// FIN is due when everything accepted is sent.
     #[inline]
     fn fin_due(&self) -> bool {
-        self.halves.sending == Sending::Finishing && self.outbox.is_empty() && !self.writing
+        self.state.sending == Sending::Finishing && self.outbox.is_empty() && !self.writing
     }
 
     /// UPD is of use while the application may read.
@@ -74,7 +74,7 @@ impl<C> StreamCore<C> {
             self.tx.transmit(payload.len());
             return Some(Transmit::Data(payload));
         }
-        if self.fin_due() && self.halves.on(Event::FinTaken) {
+        if self.fin_due() && self.state.on(Event::FinTaken) {
             return Some(Transmit::Fin);
         }
         None
@@ -84,7 +84,7 @@ impl<C> StreamCore<C> {
     pub(crate) fn mark_written(&mut self, n: usize, fin: bool) {
         self.written += n as u64;
         if fin {
-            self.halves.on(Event::FinWritten);
+            self.state.on(Event::FinWritten);
         }
     }
 }

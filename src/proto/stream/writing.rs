@@ -32,7 +32,7 @@ impl<C> StreamCore<C> {
         if let Some(error) = self.broken() {
             return Writable::Failed(error);
         }
-        if self.halves.sending != Sending::Open {
+        if self.state.sending != Sending::Open {
             return Writable::Failed(Error::WriteShutdown);
         }
         match self.room(max) {
