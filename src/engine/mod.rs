@@ -305,8 +305,8 @@ impl SessionShared {
     }
 
     /// A stream fails alone.
-    fn fail_stream(&self, stream: &Arc<SharedStream>, error: Error, lossy: bool) {
-        let ended = stream.fail(&self.env, error, lossy);
+    fn fail_stream(&self, stream: &Arc<SharedStream>, error: Error, discard_unread: bool) {
+        let ended = stream.fail(&self.env, error, discard_unread);
         if ended.first {
             self.counters.streams_cut.add(1);
         }

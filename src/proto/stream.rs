@@ -298,11 +298,11 @@ impl<C> StreamCore<C> {
     // ---- other endings --------------------------------------------------------------------------
 
     /// The stream fails alone: accepted and unsent data is thrown away, the peer gets FIN. With
-    /// `lossy`, unread data is thrown away as well.
-    pub(crate) fn fail(&mut self, error: Error, lossy: bool) -> Discarded<C> {
+    /// `discard_unread`, unread data is thrown away as well.
+    pub(crate) fn fail(&mut self, error: Error, discard_unread: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
         self.state.on(Event::Finish);
-        self.discard(lossy, true)
+        self.discard(discard_unread, true)
     }
 
     /// The session is closing: calls fail with `error`, what was accepted is still sent, and FIN

@@ -244,10 +244,16 @@ impl std::fmt::Debug for SharedStream {
 }
 
 impl SharedStream {
-    /// A new stream; `ours` if it was opened from this end, and owes a SYN.
-    pub(crate) fn new(id: u32, name: Name, config: &Config, ours: bool, now: Instant) -> Arc<Self> {
+    /// A new stream; `opened_here` if it was opened from this end, and owes a SYN.
+    pub(crate) fn new(
+        id: u32,
+        name: Name,
+        config: &Config,
+        opened_here: bool,
+        now: Instant,
+    ) -> Arc<Self> {
         let sizes = WindowSizes { base: config.max_stream_buffer, max: config.largest_window() };
-        let mut core = StreamCore::new(config.version, sizes, ours);
+        let mut core = StreamCore::new(config.version, sizes, opened_here);
         core.await_allowance();
         let state = State {
             core,

@@ -26,7 +26,7 @@ enum Step {
     ShutRead,
     Close,
     Fail,
-    FailLossy,
+    FailAndDiscard,
     Detach,
     FailWrite,
     End,
@@ -35,7 +35,7 @@ enum Step {
 use Step::*;
 
 const STEPS: [Step; 10] =
-    [Nothing, Fin, Finish, ShutRead, Close, Fail, FailLossy, Detach, FailWrite, End];
+    [Nothing, Fin, Finish, ShutRead, Close, Fail, FailAndDiscard, Detach, FailWrite, End];
 
 impl Step {
     fn take(self, core: &mut Core) {
@@ -50,7 +50,7 @@ impl Step {
             Fail => {
                 let _ = core.fail(Error::GoAway, false);
             }
-            FailLossy => {
+            FailAndDiscard => {
                 let _ = core.fail(Error::GoAway, true);
             }
             Detach => core.detach(&error(Error::Closed)),
@@ -119,7 +119,10 @@ fn starved(core: &Core) -> bool {
 fn each_step_shows_where_it_should_and_nowhere_else() {
     assert_eq!(steps_after_which(|core| core.is_closed()), [Close]);
     assert_eq!(steps_after_which(|core| core.is_read_shut()), [ShutRead]);
-    assert_eq!(steps_after_which(|core| core.has_ended()), [Close, Fail, FailLossy, Detach, End]);
+    assert_eq!(
+        steps_after_which(|core| core.has_ended()),
+        [Close, Fail, FailAndDiscard, Detach, End]
+    );
     assert_eq!(steps_after_which(|core| room(core).is_some()), [Nothing, Fin, ShutRead]);
     assert_eq!(
         steps_after_which(|core| matches!(core.readable(), Readable::Nothing)),
@@ -135,7 +138,7 @@ fn what_comes_is_queued_discarded_or_late() {
     };
     assert_eq!(after(Received::Queue), [Nothing, Finish, Detach, FailWrite, End]);
     assert_eq!(after(Received::Discard), [ShutRead, Close]);
-    assert_eq!(after(Received::Late), [Fin, Fail, FailLossy]);
+    assert_eq!(after(Received::Late), [Fin, Fail, FailAndDiscard]);
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn windows_are_granted_until_the_peer_has_finished_or_nobody_reads() {
 }
 
 #[test]
-fn unread_data_comes_before_any_ending_but_a_close_and_a_lossy_one() {
+fn unread_data_comes_before_any_ending_but_a_close_and_one_that_discards_it() {
     let kept = |step: &Step| {
         let mut core = core(2);
         deliver(&mut core, b"unread");
@@ -232,7 +235,7 @@ fn endings_are_reported_by_their_own_errors() {
     let failed = Error::GoAway.to_string();
     let ended = Error::PeerClosed.to_string();
     assert_eq!(
-        [Close, Fail, FailLossy, Detach, End].map(read),
+        [Close, Fail, FailAndDiscard, Detach, End].map(read),
         [&closed, &failed, &failed, &closed, &ended].map(String::clone)
     );
     let write = |step: Step| {
@@ -377,7 +380,7 @@ fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_is_written() {
 #[test]
 fn fin_is_owed_by_a_stream_that_ended_and_not_by_one_whose_session_did() {
     let fin = steps_after_which(|core| transmit(core).1);
-    assert_eq!(fin, [Finish, Close, Fail, FailLossy]);
+    assert_eq!(fin, [Finish, Close, Fail, FailAndDiscard]);
     // Once the session is closing, a stream's end is no clean one.
     for step in [Close, Nothing] {
         let mut core = core(2);

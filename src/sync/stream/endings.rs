@@ -72,9 +72,9 @@ impl SharedStream {
         self.end_with(env, |state| state.core.close())
     }
 
-    /// It fails alone; with `lossy`, unread data is thrown away.
-    pub(crate) fn fail(self: &Arc<Self>, env: &Env, error: Error, lossy: bool) -> Ended {
-        self.end_with(env, |state| Some(state.core.fail(error, lossy)))
+    /// It fails alone; with `discard_unread`, unread data is thrown away.
+    pub(crate) fn fail(self: &Arc<Self>, env: &Env, error: Error, discard_unread: bool) -> Ended {
+        self.end_with(env, |state| Some(state.core.fail(error, discard_unread)))
     }
 
     /// Its session is closing.

@@ -298,7 +298,7 @@ impl End {
         );
         cell.side.read += done as u64;
         chunk.consume(done);
-        let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.discards;
+        let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.unread_discarded;
         let left = chunk.len();
         assert_eq!(cell.core.inbox().give_back(chunk).is_none(), keeps);
         let mut consumed = done;
@@ -343,13 +343,13 @@ impl End {
     }
 
     /// The stream fails alone.
-    pub(crate) fn fail(&mut self, id: u32, lossy: bool) {
+    pub(crate) fn fail(&mut self, id: u32, discard_unread: bool) {
         let cell = self.cell(id);
-        let _ = cell.core.fail(Error::PeerClosed, lossy);
+        let _ = cell.core.fail(Error::PeerClosed, discard_unread);
         cell.side.failed = true;
         cell.side.finished = true;
-        if lossy {
-            cell.side.discards = true;
+        if discard_unread {
+            cell.side.unread_discarded = true;
             cell.side.queued = 0;
         }
         self.reschedule(id);

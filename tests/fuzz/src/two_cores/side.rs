@@ -14,7 +14,7 @@ pub(crate) struct Side {
     pub(crate) read_shut: bool,
     pub(crate) failed: bool,
     /// What was unread went with that failure.
-    pub(crate) discards: bool,
+    pub(crate) unread_discarded: bool,
     /// The session is closing, or has ended.
     pub(crate) ending: bool,
     pub(crate) write_failed: bool,
@@ -69,7 +69,7 @@ impl Side {
             finished: false,
             read_shut: false,
             failed: false,
-            discards: false,
+            unread_discarded: false,
             ending: false,
             write_failed: false,
             send_closed: false,
