@@ -1,10 +1,10 @@
-//! Interoperation with a peer that nobody here wrote: Go's smux, both versions, both roles, over
-//! loopback TCP.
+//! Tests of interoperation with Go's smux, in both versions and both roles, over loopback TCP.
 //!
-//! `interop/README.md` says what the peer does in each mode, and how it checks our frames: a fault
-//! of ours that smux would tolerate in silence makes it leave with an error. Without Go, or
-//! Debian's package of smux, the tests say `LEFT OUT` and do nothing; with `GMUX_INTEROP=required`
-//! that fails.
+//! The peer is the program gopeer. `interop/README.md` describes its modes, and how it checks our
+//! frames. A fault of ours that smux would silently tolerate makes gopeer exit with an error.
+//!
+//! Without Go, or without Debian's package of smux, the tests print `LEFT OUT` and do nothing. With
+//! `GMUX_INTEROP=required` they fail instead.
 //!
 //! Promises: P12, P33, P37, P57, P108.
 
@@ -24,10 +24,11 @@ use peer::{Case, Peer, Said};
 use sha2::{Digest, Sha256};
 use support::{Pattern, test, test_for};
 
-/// Go's own watchdog is at 50 s; building it takes a while on a fresh machine.
+/// Time limit of a test. gopeer's own watchdog is at 50 s, and building gopeer takes a while on a
+/// fresh machine.
 const WATCHDOG: Duration = Duration::from_secs(180);
 
-/// Runs `body` if the peer is there.
+/// Runs `body` if gopeer can be built.
 fn interop(name: &str, body: impl FnOnce()) {
     test_for(name, WATCHDOG, || {
         if peer::is_there(name) {
@@ -36,7 +37,7 @@ fn interop(name: &str, body: impl FnOnce()) {
     });
 }
 
-/// Every version and role at once: for tests that mostly wait.
+/// Runs `body` for all versions and roles at once, for tests that mostly wait.
 fn at_once(body: impl Fn(Case) + Sync) {
     thread::scope(|scope| {
         for case in Case::ALL {
@@ -49,8 +50,9 @@ fn at_once(body: impl Fn(Case) + Sync) {
     });
 }
 
-/// Opens or accepts the one stream of `bulk` and `close`, and says or waits for the start byte:
-/// smux drops what comes before its `OpenStream` has returned, so the opener speaks first.
+/// Opens or accepts the only stream of the modes `bulk` and `close`. The opener sends a start byte
+/// first, and the acceptor waits for it. This is needed because smux drops data that arrives before
+/// its `OpenStream` has returned.
 fn start(session: &Session, we_open: bool) -> Stream {
     if we_open {
         let mut stream = session.open("").unwrap();
@@ -74,7 +76,7 @@ fn expect_eof(mut stream: &Stream) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// Waits for the session's end, which has to be the peer's clean one.
+/// Waits for the session's end, which has to be a clean end by the peer.
 fn expect_clean_end(session: &Session) {
     session.closed().recv().unwrap_err();
     assert!(
@@ -89,7 +91,7 @@ fn expect_clean_end(session: &Session) {
 const STREAMS: usize = 1000;
 const MAX_LEN: u64 = 16 * 1024;
 
-/// A message: its length, so many bytes, their SHA-256.
+/// Sends a message: its length, its bytes, and their SHA-256. Returns the number of bytes.
 fn send_message(mut stream: &Stream, number: u64) -> u64 {
     let mut random = [0; 8];
     Pattern::new(number).fill(&mut random);
@@ -118,7 +120,7 @@ fn receive_message(mut stream: &Stream) -> u64 {
 fn streams(case: Case, we_open: bool) {
     let options = ["-count", &STREAMS.to_string(), "-maxlen", &MAX_LEN.to_string()];
     let opener = if we_open { "peer" } else { "go" };
-    // Whoever opens also ends the session.
+    // The end that opens the streams also ends the session.
     let (peer, transport) = Peer::start(
         case,
         "streams",
@@ -166,7 +168,7 @@ fn streams(case: Case, we_open: bool) {
     let stats = session.stats();
     assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0), "{stats:?}");
     if we_open {
-        // As the acceptor we close first, and Go's FIN finds nothing any more.
+        // When Go opens, our end closes first and then ignores Go's FIN. Here nothing is ignored.
         assert_eq!(stats.frames_ignored, 0, "{stats:?}");
     }
 }
@@ -187,12 +189,12 @@ fn a_thousand_streams_that_go_opens_keep_their_checksums() {
 
 // ---- bulk ---------------------------------------------------------------------------------------
 
-/// [`Pattern`], a word at a time: a quarter of a gigabyte has to be made and checked in a debug
-/// build too.
+/// The bytes of [`Pattern`], made word by word. This is fast enough to make and check a quarter of
+/// a gigabyte in a debug build.
 struct Words(u64);
 
 impl Words {
-    /// What the opener and the acceptor send.
+    /// Returns our data and the peer's. The opener sends the first, and the acceptor the second.
     fn ours_and_theirs(we_open: bool) -> (Self, Self) {
         if we_open { (Self(1), Self(2)) } else { (Self(2), Self(1)) }
     }
@@ -241,7 +243,7 @@ fn the_fast_pattern_is_the_pattern() {
     });
 }
 
-/// Sends and verifies `bytes`, both at once.
+/// Sends and verifies `bytes` bytes, both at once.
 fn exchange(stream: &Stream, we_open: bool, bytes: usize) {
     let (mut ours, mut theirs) = Words::ours_and_theirs(we_open);
     thread::scope(|scope| {
@@ -289,7 +291,8 @@ fn a_quarter_gigabyte_each_way_at_once_arrives_intact_on_version_2() {
 const CLOSE_BYTES: usize = 100_000;
 const ANSWER: usize = 10_000;
 
-/// A peer in close mode, our session, and its stream after the start byte.
+/// Starts a peer in the mode `close`. Returns it with our session and the stream after the start
+/// byte.
 fn closing(case: Case, options: &[&str]) -> (Peer, Session, Stream) {
     let (peer, transport) =
         Peer::start(case, "close", &[&["-bytes", &CLOSE_BYTES.to_string()], options].concat());
@@ -298,7 +301,7 @@ fn closing(case: Case, options: &[&str]) -> (Peer, Session, Stream) {
     (peer, session, stream)
 }
 
-/// What gopeer said, without the line on where it listens, in order.
+/// Returns gopeer's lines in order, without the one with its address.
 fn events(peer: Peer) -> Vec<String> {
     let said = peer.finish();
     said.events().into_iter().filter(|line| !line.starts_with("ADDR ")).map(String::from).collect()
@@ -312,8 +315,8 @@ fn go_closes_first() {
             let (mut ours, mut theirs) = Words::ours_and_theirs(case.we_open());
             theirs.receive(&stream, CLOSE_BYTES);
             expect_eof(&stream);
-            // To Go a full close and a half close look alike, so we may still write; it has
-            // forgotten the stream.
+            // For Go a full close and a half-close look the same. It has forgotten the stream, but
+            // we may still write.
             ours.send(&stream, ANSWER);
             stream.close().unwrap();
             expect_clean_end(&session);
@@ -391,7 +394,7 @@ fn both_close_at_once() {
     });
 }
 
-/// The seed and smux report this as a clean end of file.
+/// Go's gmux and smux report this as a clean end of file.
 #[test]
 fn a_stream_that_go_cuts_off_is_an_error_after_all_its_data() {
     interop("a_stream_that_go_cuts_off_is_an_error_after_all_its_data", || {
@@ -417,8 +420,8 @@ fn a_session_that_we_close_sends_all_data_and_no_fin_for_open_streams() {
             let (peer, session, stream) = closing(case, &["-who", "peercut"]);
             Words::ours_and_theirs(case.we_open()).0.send(&stream, CLOSE_BYTES);
             session.close().unwrap();
-            // smux can't tell this from an end of file; that no FIN came, gopeer's look at the wire
-            // says.
+            // smux can't distinguish this from an end of file. gopeer sees in the frames that no
+            // FIN came.
             assert_eq!(events(peer), ["READ 100000", "EOF", "SESSION EOF", "OK close"]);
             drop(stream);
         });
@@ -427,8 +430,8 @@ fn a_session_that_we_close_sends_all_data_and_no_fin_for_open_streams() {
 
 // ---- keepalive ----------------------------------------------------------------------------------
 
-/// Idle for longer than either side would bear silence: smux looks at every `keeptimeout` whether
-/// anything came since the last look.
+/// The session is idle for longer than the keepalive timeouts of both sides. smux checks once in
+/// each `keeptimeout` whether anything has arrived since its last check.
 #[test]
 fn an_idle_session_lives_on_keepalives_alone() {
     const INTERVAL: Duration = Duration::from_millis(300);
@@ -445,8 +448,7 @@ fn an_idle_session_lives_on_keepalives_alone() {
                 Config::new().keepalive_interval(INTERVAL).keepalive_timeout(TIMEOUT),
             );
             if case.we_open() {
-                // Time is what passes here: two of the longer timeouts. NOPs are all that came and
-                // went meanwhile.
+                // Wait for two of the longer timeouts. Only NOPs are sent and received meanwhile.
                 thread::sleep(TIMEOUT * 2 + INTERVAL);
                 let stats = session.stats();
                 assert!(stats.frames_sent >= 3 && stats.frames_received >= 3, "{stats:?}");
@@ -511,8 +513,8 @@ fn different_versions_are_named_with_the_peers_address() {
     });
 }
 
-/// Go says nothing of versions, and on our side only the connection's end is seen. It isn't a clean
-/// one: the stream was cut off.
+/// Go doesn't report a wrong version, and our side sees only the connection's end. It isn't a clean
+/// end, because the stream was cut off.
 #[test]
 fn go_ends_a_session_of_another_version() {
     interop("go_ends_a_session_of_another_version", || {
@@ -531,8 +533,8 @@ fn go_ends_a_session_of_another_version() {
 
 // ---- names --------------------------------------------------------------------------------------
 
-/// Opens a stream with this name, writes `hello`, and reads until Go is gone; returns what was
-/// read, how it ended, and what Go said.
+/// Opens a stream with this name, writes `hello`, and reads until Go is gone. Returns the bytes
+/// read, the error at the end, and gopeer's output.
 fn open_named(case: Case, name: &str) -> (Vec<u8>, Error, Said) {
     let (peer, transport) = Peer::start(case, "named", &["-opener", "peer", "-wait", "500ms"]);
     let session = case.session(transport, Config::new());
@@ -549,8 +551,8 @@ fn a_named_syn_stops_plain_smux() {
         at_once(|case| {
             let (back, error, said) = open_named(case, "echo");
             assert!(matches!(error, Error::ConnectionLost(_) | Error::Io(_)), "{error:?}");
-            // Whether smux's accept yields the stream or the error, both being there, is left to
-            // chance. It reads nothing.
+            // smux has both a stream and an error for its accept, and returns one of them by
+            // chance. It reads no data.
             let mut wrote = false;
             for event in said.events() {
                 let words: Vec<_> = event.split(' ').collect();
@@ -567,14 +569,14 @@ fn a_named_syn_stops_plain_smux() {
                     _ => panic!("{event}: {said:?}"),
                 }
             }
-            // Its other direction still works.
+            // Its sending still works.
             assert_eq!(back, if wrote { &b"hello"[..] } else { b"" });
             assert_eq!((said.wire("in", "syn"), said.wire("in", "psh")), (1, 0), "{said:?}");
         });
     });
 }
 
-/// What [`a_named_syn_stops_plain_smux`] would see but for the name.
+/// The same as [`a_named_syn_stops_plain_smux`], but without a name.
 #[test]
 fn an_unnamed_syn_is_what_plain_smux_expects() {
     interop("an_unnamed_syn_is_what_plain_smux_expects", || {

@@ -1,10 +1,15 @@
-//! Conversations recorded from the real Go programs (`vectors/*.txt`), both ways: our client
-//! against the recorded server, our server against the recorded client.
+//! Tests against conversations that were recorded from the real Go programs (`vectors/*.txt`). Our
+//! client plays against the recorded server, and our server against the recorded client.
 //!
-//! The recording keeps each side's order, not how the two interleave, so the scripted side waits
-//! for what its next frame answers ([`Player::due`]). Compared is, per stream: SYN with its name,
-//! the PSH frames as they were cut, FIN, each byte for byte; UPD by rule (at the first read, then
-//! every half window, merged at will). NOPs belong to no stream, and are compared by their bytes.
+//! A recording has the order of each side's frames, but not how the two sides interleave. So the
+//! scripted side waits for the frames that its next frame answers ([`Player::due`]).
+//!
+//! The frames are compared for each stream:
+//! - SYN with its name, PSH with its length, and FIN: byte for byte
+//! - UPD: by the rule that one comes at the first read, and then one for every half window. They
+//!   may be merged.
+//!
+//! NOPs belong to no stream, and are compared byte for byte.
 //!
 //! Promises: P109.
 
@@ -80,11 +85,11 @@ impl Vector {
             .version(self.version)
             .max_frame_size(self.max_frame_size)
             .max_stream_buffer(self.window as usize)
-            .max_stream_window(self.window as usize) // Go's windows don't grow
+            .max_stream_window(self.window as usize) // Go's windows don't grow.
             .keepalive_disabled(!self.keepalive)
     }
 
-    /// The name that the recorded client's one stream has.
+    /// The name of the recorded client's only stream.
     fn name(&self) -> &[u8] {
         assert_eq!(self.c2s[0].header.command, Command::Syn);
         &self.c2s[0].payload
@@ -108,7 +113,7 @@ fn decode(hex: &str) -> Frame {
     frame
 }
 
-/// The frames of one command on one stream.
+/// Returns the frames with this command on one stream.
 fn of(frames: &[Frame], id: u32, command: Command) -> impl Iterator<Item = &Frame> {
     frames
         .iter()
@@ -119,7 +124,7 @@ fn data(frames: &[Frame], id: u32) -> Vec<u8> {
     of(frames, id, Command::Psh).flat_map(|frame| frame.payload.clone()).collect()
 }
 
-/// CONSUMED and WINDOW.
+/// Returns the fields CONSUMED and WINDOW of a UPD.
 fn update(frame: &Frame) -> (u32, u32) {
     let word = |at: usize| u32::from_le_bytes(frame.payload[at..at + 4].try_into().unwrap());
     assert_eq!(frame.payload.len(), 8, "{frame}");
@@ -129,7 +134,7 @@ fn update(frame: &Frame) -> (u32, u32) {
 /// Compares one direction.
 ///
 /// # Errors
-/// What differs.
+/// The difference, as text.
 fn compare(recorded: &[Frame], got: &[Frame], window: u32) -> Result<(), String> {
     let ids = |frames: &[Frame]| {
         frames.iter().map(|frame| frame.header.stream_id).collect::<BTreeSet<_>>()
@@ -155,8 +160,8 @@ fn compare(recorded: &[Frame], got: &[Frame], window: u32) -> Result<(), String>
         }
         let mut before = 0;
         for &(consumed, announced) in &updates {
-            // The first comes at the first read, whatever it brought; the others not before half a
-            // window is consumed.
+            // The first UPD comes at the first read, even of few bytes. Each later one comes after
+            // at least half a window was consumed.
             let least = if before == 0 { 1 } else { before + window / 2 };
             if consumed < least || announced != window {
                 return Err(format!(
@@ -173,23 +178,25 @@ fn compare(recorded: &[Frame], got: &[Frame], window: u32) -> Result<(), String>
 struct Player<'a> {
     raw: &'a mut Raw,
     vector: &'a Vector,
-    /// What this side sends, and what the other was recorded to send.
+    /// The frames that this side sends.
     script: &'a [Frame],
+    /// The recorded frames of the other side.
     other: &'a [Frame],
-    /// What came so far, and what was sent.
+    /// The frames received so far.
     got: Vec<Frame>,
+    /// The frames sent so far.
     sent: Vec<Frame>,
 }
 
 impl<'a> Player<'a> {
     fn new(raw: &'a mut Raw, vector: &'a Vector, script: &'a [Frame], other: &'a [Frame]) -> Self {
-        // A frame that never comes fails with a message, long before the watchdog.
+        // With this limit a missing frame fails with a message, long before the watchdog.
         raw.stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Self { raw, vector, script, other, got: Vec::new(), sent: Vec::new() }
     }
 
-    /// Sends the script, and returns what the session sent meanwhile. `settled` is called when all
-    /// data and window updates have come, before any FIN that has to wait for them.
+    /// Sends the script, and returns the session's frames. It calls `settled` when all data and
+    /// window updates have come, before any FIN that has to wait for them.
     fn play(mut self, settled: impl FnOnce()) -> Vec<Frame> {
         let (ends, begins): (Vec<_>, Vec<_>) =
             self.script.iter().partition(|frame| frame.header.command == Command::Fin);
@@ -221,7 +228,7 @@ impl<'a> Player<'a> {
         self.sent.push(frame.clone());
     }
 
-    /// Whether the other side has sent what this frame answers.
+    /// Whether the other side has sent the frames that this frame answers.
     fn due(&self, frame: &Frame) -> bool {
         let id = frame.header.stream_id;
         let ours = of(self.script, id, Command::Syn).next().is_some();
@@ -230,7 +237,7 @@ impl<'a> Player<'a> {
         opened
             && match frame.header.command {
                 Command::Syn | Command::Nop => true,
-                // An echo: what is sent back has come before.
+                // An echo. The data must have come before.
                 Command::Psh => ours || came >= data(&self.sent, id).len() + frame.payload.len(),
                 Command::Upd => came >= update(frame).0 as usize,
                 // The opener finishes first.
@@ -238,7 +245,7 @@ impl<'a> Player<'a> {
             }
     }
 
-    /// Whether everything came that the other side sends before it finishes.
+    /// Whether all frames have come that the other side sends before its FIN.
     fn settled(&self) -> bool {
         self.count(&self.got, Command::Syn) == self.count(self.other, Command::Syn)
             && self.other.iter().all(|frame| {
@@ -268,13 +275,13 @@ impl<'a> Player<'a> {
     }
 }
 
-/// The session says nothing more, and ends the connection between frames.
+/// Checks that the session sends nothing more, and ends the connection between two frames.
 fn assert_over(raw: &mut Raw) {
     assert_eq!(raw.next(), Err(End::Clean));
 }
 
-/// "client opens, writes N bytes, reads them back, closes; the server sees EOF and closes". Every
-/// `piece` bytes are one read, and in the server one write.
+/// Plays the recording "client opens, writes N bytes, reads them back, closes; the server sees EOF
+/// and closes". Each read takes `piece` bytes. The server writes each piece by one call.
 fn echo(name: &'static str, piece: Option<usize>) {
     let vector = &Vector::load(name);
     let payload = &data(&vector.c2s, 3);
@@ -293,7 +300,7 @@ fn echo(name: &'static str, piece: Option<usize>) {
                 stream.read_exact(&mut back).unwrap();
                 assert_eq!(back, expected);
             }
-            may_close.recv().unwrap(); // after its close a stream sends no UPD
+            may_close.recv().unwrap(); // A closed stream sends no UPD.
             stream.close().unwrap();
             assert_eq!(session.num_streams(), 0);
             session.close().unwrap();
@@ -364,15 +371,15 @@ fn gmux_v1_split() {
     test("gmux_v1_split", || echo("gmux-v1-split", None));
 }
 
-/// The recorded reader took 16 bytes at a time. The exact sequence of UPDs is for the core alone:
-/// here they may merge.
+/// The recorded reader took 16 bytes at a time. Here UPDs may merge. A test of the protocol core
+/// checks their exact sequence.
 #[test]
 fn gmux_v2_window() {
     test("gmux_v2_window", || echo("gmux-v2-window", Some(16)));
 }
 
-/// "client opens "a" and "b", server opens "push"; one byte on each from its opener; all closed by
-/// the opener first"
+/// The recording is: "client opens "a" and "b", server opens "push"; one byte on each from its
+/// opener; all closed by the opener first"
 #[test]
 fn gmux_v1_two_way() {
     fn open_and_close(session: &Session, streams: &[(&str, u8)]) {
@@ -380,7 +387,7 @@ fn gmux_v1_two_way() {
         for (mut stream, (_, byte)) in opened.iter().zip(streams) {
             assert_eq!(stream.write(&[*byte]).unwrap(), 1);
         }
-    } // dropping the streams closes them
+    } // The drop of the streams closes them.
 
     fn accept_and_close(session: &Session, streams: &[(&str, u8)]) {
         for (name, byte) in streams {
@@ -425,8 +432,8 @@ fn gmux_v1_two_way() {
     });
 }
 
-/// "no stream; keep-alive interval 60 ms for about 200 ms: NOP frames with stream id 0, never
-/// answered"
+/// The recording is: "no stream; keep-alive interval 60 ms for about 200 ms: NOP frames with stream
+/// id 0, never answered"
 #[test]
 fn gmux_v1_keepalive() {
     test("gmux_v1_keepalive", || {
@@ -453,8 +460,8 @@ fn gmux_v1_keepalive() {
             drop(raw);
             drop(session);
 
-            // A session that has no reason yet to send a NOP of its own sends none in answer: it
-            // would come before the stream's frames.
+            // A session must not answer a NOP by a NOP. This session has no reason to send one by
+            // itself. An answer would come before the stream's frames, and so be noticed.
             let (mut raw, session) = start(with(Duration::from_secs(3600)));
             for nop in theirs {
                 raw.bytes(&nop.encode());
@@ -473,7 +480,7 @@ fn gmux_v1_keepalive() {
     });
 }
 
-/// Every file has its test, so that a new recording isn't forgotten.
+/// Every file has a test. This notices a new recording without one.
 #[test]
 fn every_vector_has_a_test() {
     test("every_vector_has_a_test", || {
@@ -491,8 +498,8 @@ fn every_vector_has_a_test() {
     });
 }
 
-/// The comparison is worth something: no byte of a frame can differ unnoticed, nor a cut, nor a
-/// window update that breaks the rule.
+/// Tests the comparison itself. It notices each wrong byte of a frame, a different length of
+/// frames, and a window update that breaks the rule.
 #[test]
 fn a_wrong_byte_is_noticed() {
     test("a_wrong_byte_is_noticed", || {

@@ -1,8 +1,8 @@
 //! Builds gopeer from `go/` when it can be built, and runs it as a child process.
 //!
-//! Invariant: what can't be built for want of Go or Debian's smux package is said on the terminal
-//! (`LEFT OUT: …`, past the test harness's capture), and is a failure if `GMUX_INTEROP=required`.
-//! Anything else that goes wrong is a failure always.
+//! Invariant: if Go or Debian's smux package is missing, the terminal shows `LEFT OUT: …`, even if
+//! the test harness captures output. With `GMUX_INTEROP=required` this is a failure. Everything
+//! else that goes wrong is always a failure.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,17 +14,17 @@ use std::thread::{self, JoinHandle};
 
 use gmux::{Config, Session};
 
-/// Where Debian puts the sources of Go packages.
+/// The directory of Debian's sources of Go packages.
 const GOPATH: &str = "/usr/share/gocode";
 
-/// Go's side of the smux session. Ours is the other.
+/// Go's side of the smux session. We have the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Client,
     Server,
 }
 
-/// A protocol version and a role: what every test runs in.
+/// A protocol version and a role. Every test runs with each combination.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub version: u8,
@@ -39,7 +39,7 @@ impl Case {
         Self { version: 2, go: Side::Client },
     ];
 
-    /// The client opens the streams, but where a test says otherwise.
+    /// Whether we open the streams. The client does, unless a test decides otherwise.
     pub fn we_open(self) -> bool {
         self.go == Side::Server
     }
@@ -53,19 +53,19 @@ impl Case {
     }
 }
 
-/// gopeer's path, or what is missing to build it.
+/// Returns gopeer's path. The error names the part that is missing to build it.
 pub fn binary() -> Result<&'static Path, &'static str> {
     static BINARY: OnceLock<Result<PathBuf, &'static str>> = OnceLock::new();
     BINARY.get_or_init(build).as_ref().map(PathBuf::as_path).map_err(|missing| *missing)
 }
 
-/// Whether gopeer is there. If not, says so where it can't be overlooked.
+/// Whether gopeer can be built. If not, this prints it visibly.
 pub fn is_there(test: &str) -> bool {
     let Err(missing) = binary() else { return true };
     let text = format!("LEFT OUT: {test}: {missing}");
     assert!(std::env::var("GMUX_INTEROP").as_deref() != Ok("required"), "{text}");
-    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like
-    // one that passed.
+    // This isn't `eprintln!`, because the harness would hide its output. A test that did nothing
+    // would then look like one that has passed.
     std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
     false
 }
@@ -83,13 +83,12 @@ fn build() -> Result<PathBuf, &'static str> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(target).unwrap();
     let mut go = Command::new("go");
-    // A module-minded environment mustn't get into the way of a build that has neither modules nor
-    // network.
+    // This build uses neither modules nor a network, so settings for Go modules must not affect it.
     go.env("GO111MODULE", "off").env("GOPATH", GOPATH).env_remove("GOFLAGS");
     if std::env::var_os("HOME").is_none() && std::env::var_os("GOCACHE").is_none() {
         go.env("GOCACHE", target.join("go-cache"));
     }
-    // Two runs at once don't meet a half-written program.
+    // Build under another name first, so that a second run never finds a half-written program.
     let fresh = target.join(format!("gopeer-{}", std::process::id()));
     go.current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "-o"])
@@ -115,13 +114,13 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts gopeer in `mode`, with options as `README.md` lists them, and connects to it. As the
-    /// smux server it listens, as the client it dials.
+    /// Starts gopeer in `mode` and connects to it. `README.md` lists the options. As the smux
+    /// server gopeer listens, and as the client it dials.
     pub fn start(case: Case, mode: &str, options: &[&str]) -> (Self, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut args: Vec<String> = ["-mode", mode, "-version"].map(String::from).into();
         args.push(case.version.to_string());
-        // Before our watchdog, so that its goroutines are seen.
+        // Less than our watchdog's time, so that gopeer can print its goroutines.
         args.extend(
             ["-timeout", "50s", "-opener", if case.we_open() { "peer" } else { "go" }]
                 .map(String::from),
@@ -133,7 +132,7 @@ impl Peer {
                 args.extend(["-role", "dial", "-side", "client", "-addr", &addr].map(String::from));
             }
         }
-        args.extend(options.iter().map(ToString::to_string)); // a flag's last value counts
+        args.extend(options.iter().map(ToString::to_string)); // The last value of a flag counts.
         let mut child = Command::new(binary().unwrap())
             .args(&args)
             .stdin(Stdio::null())
@@ -159,7 +158,7 @@ impl Peer {
         (peer, transport)
     }
 
-    /// Waits until it leaves, which has to be with success; returns what it said.
+    /// Waits until gopeer exits, which has to be with success. Returns its output.
     pub fn finish(mut self) -> Said {
         let out = self.out.take().unwrap().join().unwrap();
         let err = self.err.take().unwrap().join().unwrap();
@@ -178,7 +177,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         if self.out.is_some() {
-            // The test failed: what Go saw explains it, once it is over.
+            // The test has failed. End gopeer, and print its output to explain the failure.
             let _ = self.child.kill();
             let _ = self.child.wait();
             let out = self.out.take().unwrap().join();
@@ -197,13 +196,13 @@ fn collect(lines: impl Read + Send + 'static) -> JoinHandle<Vec<String>> {
 pub struct Said(pub Vec<String>);
 
 impl Said {
-    /// Everything but the counts of frames.
+    /// Returns all lines except the counts of frames.
     pub fn events(&self) -> Vec<&str> {
         let other = |line: &&str| !line.starts_with("WIRE ") && !line.starts_with("NOTE ");
         self.0.iter().map(String::as_str).filter(other).collect()
     }
 
-    /// A count of `WIRE in` (what we sent) or `WIRE out`.
+    /// Returns a count of `WIRE in` (frames that we sent) or `WIRE out`.
     pub fn wire(&self, direction: &str, what: &str) -> u64 {
         let line = self
             .0

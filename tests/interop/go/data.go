@@ -1,6 +1,6 @@
 package main
 
-// What goes over a stream: messages with a checksum, the pattern, echoes.
+// The data of streams: messages with a checksum, the pattern, echoes.
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 )
 
-// chunkSize is how much bulk data one call writes or reads.
+// chunkSize is the size of one read or write of bulk data, in bytes.
 const chunkSize = 64 << 10
 
 var earlyEndCount uint64
@@ -22,7 +22,7 @@ func countEarlyEnd() { atomic.AddUint64(&earlyEndCount, 1) }
 
 func earlyEnds() uint64 { return atomic.LoadUint64(&earlyEndCount) }
 
-// group runs functions and keeps the first error, which also wakes wait.
+// group runs functions and keeps the first error. That error also wakes wait.
 type group struct {
 	wg    sync.WaitGroup
 	once  sync.Once
@@ -60,7 +60,7 @@ func (g *group) wait() error {
 	}
 }
 
-// sendMessage writes a length (u32 LE), so many random bytes, and their SHA-256.
+// sendMessage writes a length (u32 LE), as many random bytes, and their SHA-256.
 func sendMessage(s *stream, rng *rand.Rand, maxLen int) (int, error) {
 	n := rng.Intn(maxLen + 1)
 	msg := make([]byte, 4+n, 4+n+sha256.Size)
@@ -152,14 +152,15 @@ func receivePattern(s *stream, pat *pattern, n uint64) error {
 			for chunk[i] == want[i] {
 				i++
 			}
-			return fmt.Errorf("stream %d: byte %d is %#02x, not %#02x", s.ID(), got+uint64(i), chunk[i], want[i])
+			return fmt.Errorf("stream %d: byte %d is %#02x, not %#02x",
+				s.ID(), got+uint64(i), chunk[i], want[i])
 		}
 		got += uint64(r)
 	}
 	return nil
 }
 
-// echoOnce sends n random bytes, expects them back, and closes.
+// echoOnce sends n random bytes, checks that they come back, and closes.
 func echoOnce(s *stream, rng *rand.Rand, n int) error {
 	out, in := make([]byte, n), make([]byte, n)
 	rng.Read(out)
@@ -181,7 +182,7 @@ func echoOnce(s *stream, rng *rand.Rand, n int) error {
 	return s.Close()
 }
 
-// serveEcho returns what it receives, up to EOF, and closes.
+// serveEcho sends all received bytes back, up to EOF, and closes.
 func serveEcho(s *stream) (uint64, error) {
 	defer s.Close()
 	var n uint64

@@ -1,11 +1,10 @@
-// Gopeer is the other end of gmux's interoperation tests: Go's smux, driven by
-// flags, over one TCP connection. It prints one machine-readable line per event
-// and leaves with 0 when everything was as it should be.
+// Gopeer is the other end of gmux's interoperation tests. It runs Go's smux over one TCP
+// connection, controlled by flags. It prints one machine-readable line per event, and exits with 0
+// when everything was as expected.
 //
-// ../README.md has the flags, the output lines and the protocol of each mode.
-// The modes are in modes.go, what they send in data.go. wire.go watches the
-// frames that pass, so that a peer which Go's smux would tolerate in silence
-// still fails the test.
+// ../README.md has the flags, the output lines and the protocol of each mode. The modes are in
+// modes.go, and their data is in data.go. wire.go watches the frames that pass. So it finds faults
+// of the peer that Go's smux would silently tolerate.
 package main
 
 import (
@@ -22,7 +21,7 @@ import (
 	"github.com/xtaci/smux"
 )
 
-// Exit codes. 2 is what package flag uses for a bad command line.
+// Exit codes. Package flag uses 2 for a bad command line.
 const (
 	exitFailed    = 1
 	exitUsage     = 2
@@ -30,7 +29,7 @@ const (
 	exitViolation = 4
 )
 
-// options are the command line, and what follows from it.
+// options are the flags of the command line, and values that follow from them.
 type options struct {
 	mode    string
 	role    string
@@ -82,14 +81,14 @@ func main() {
 		die(exitFailed, err)
 	}
 	verdict, err := modes[o.mode](p)
-	p.sess.Close() // the session may be closed already: every mode has said so by now
+	p.sess.Close() // The error of a session that is closed already was reported by its mode.
 	in, out, violation := p.wire.summary()
 	say("WIRE in %s", in)
 	say("WIRE out %s", out)
 	if n := earlyEnds(); n > 0 {
 		say("NOTE %d reads ended before buffered data was read", n)
 	}
-	// Modes that invite malformed input tell what they saw instead.
+	// Modes that ask for malformed input report it by themselves.
 	if violation != "" && o.mode != "version" && o.mode != "named" {
 		say("VIOLATION %s", violation)
 		fmt.Fprintf(os.Stderr, "gopeer: the peer broke the protocol: %s\n", violation)
@@ -112,16 +111,21 @@ func parse() options {
 	flag.StringVar(&o.side, "side", "server", "smux side: client or server")
 	flag.StringVar(&o.opener, "opener", "peer", "who opens the streams: go or peer")
 	flag.StringVar(&o.who, "who", "go", "close: who closes first: go, peer, both, cut or peercut")
-	flag.StringVar(&o.hangup, "hangup", "peer", "streams, bulk, keepalive, sum: who ends the session: go or peer")
-	flag.BoolVar(&o.abrupt, "abrupt", false, "close: don't wait for the peer's FIN before ending the session")
+	flag.StringVar(&o.hangup, "hangup", "peer",
+		"streams, bulk, keepalive, sum: who ends the session: go or peer")
+	flag.BoolVar(&o.abrupt, "abrupt", false,
+		"close: don't wait for the peer's FIN before ending the session")
 	flag.IntVar(&o.count, "count", 1000, "streams, sum: number of streams")
-	flag.IntVar(&o.conc, "parallel", 64, "streams, sum: how many streams go has open at once")
-	flag.Uint64Var(&o.bytes, "bytes", 0, "bulk, close: bytes each way (0: 268435456 for bulk, 100000 for close)")
+	flag.IntVar(&o.conc, "parallel", 64, "streams, sum: limit of the streams that go has open at once")
+	flag.Uint64Var(&o.bytes, "bytes", 0,
+		"bulk, close: bytes each way (0: 268435456 for bulk, 100000 for close)")
 	flag.IntVar(&o.maxLen, "maxlen", 65536, "streams, sum: longest payload that go sends")
 	flag.Uint64Var(&o.seed, "seed", 1, "seed of the pattern, and of go's random payloads")
-	flag.IntVar(&o.ticks, "intervals", 3, "keepalive: how many NOPs have to come in")
-	flag.DurationVar(&o.wait, "wait", 2*time.Second, "version, named, close: longest wait for one event")
-	flag.DurationVar(&o.linger, "linger", 0, "on session close, half-close TCP and read on for so long (0: just close, as smux does)")
+	flag.IntVar(&o.ticks, "intervals", 3, "keepalive: number of NOPs that have to come in")
+	flag.DurationVar(&o.wait, "wait", 2*time.Second,
+		"version, named, close: longest wait for one event")
+	flag.DurationVar(&o.linger, "linger", 0,
+		"on session close, half-close TCP and read on for this time (0: just close, as smux does)")
 	flag.DurationVar(&o.timeout, "timeout", 120*time.Second, "the watchdog")
 	flag.IntVar(&c.Version, "version", c.Version, "protocol version, 1 or 2")
 	flag.DurationVar(&c.KeepAliveInterval, "interval", c.KeepAliveInterval, "keepalive interval")
@@ -197,7 +201,7 @@ func connect(o options) (*peer, error) {
 	return &peer{options: o, sess: sess, wire: w}, nil
 }
 
-// say prints one line for the test that drives us.
+// say prints one line for the test that runs gopeer.
 func say(format string, args ...interface{}) {
 	fmt.Println(oneLine(fmt.Sprintf(format, args...)))
 }
@@ -211,7 +215,7 @@ func die(code int, err error) {
 	os.Exit(code)
 }
 
-// open opens a stream when that is our part, and accepts the peer's otherwise.
+// open opens a stream if that is our part. Otherwise it accepts the peer's.
 func (p *peer) open() (*stream, error) {
 	if p.opener == "go" {
 		s, err := p.sess.OpenStream()
@@ -231,10 +235,9 @@ func (p *peer) accept() (*stream, error) {
 	return &stream{s}, nil
 }
 
-// finish ends the session from the side that -hangup names. Before ending it
-// ourselves we wait for the peer's FINs: smux closes the socket outright, so the
-// next frame that the peer sends is answered by a reset, and what our kernel has
-// still to send is dropped.
+// finish ends the session from the side that -hangup names. If that is our side, it waits for the
+// peer's FINs first. smux closes the socket at once. The peer's next frame would be answered by a
+// reset, and the kernel would drop data that it hasn't sent yet.
 func (p *peer) finish(fins int) error {
 	if p.hangup == "go" {
 		if !p.wire.waitFins(fins, p.timeout) {
@@ -259,10 +262,9 @@ func (p *peer) awaitEnd() error {
 	return p.sess.Close()
 }
 
-// stream is a smux stream whose Read tells an ending only after everything that
-// had arrived before it. Plain smux fails this in two ways: its select may pick
-// the socket's error while data is waiting, and a version 2 read that did read
-// fails when its window update can't be written.
+// stream is a smux stream whose Read reports an end only after all data that arrived before it.
+// Plain smux breaks this rule in two ways. Its select may choose the socket's error while data is
+// waiting. A read of version 2 that has read data fails if its window update can't be written.
 type stream struct {
 	*smux.Stream
 }
@@ -273,7 +275,7 @@ func (s *stream) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	if n == 0 {
-		// Whatever was to come has come: ask again.
+		// All data has arrived by now, so read once more.
 		n, _ = s.Stream.Read(b)
 	}
 	if n > 0 {
@@ -283,7 +285,7 @@ func (s *stream) Read(b []byte) (int, error) {
 	return 0, err
 }
 
-// expectEOF fails unless the stream ends right here.
+// expectEOF fails unless the stream ends here.
 func (s *stream) expectEOF() error {
 	var b [1]byte
 	n, err := s.Read(b[:])
@@ -296,7 +298,7 @@ func (s *stream) expectEOF() error {
 	return nil
 }
 
-// expectByte reads one byte, which has to be the given one.
+// expectByte reads one byte and compares it with the given one.
 func (s *stream) expectByte(want byte) error {
 	var b [1]byte
 	if _, err := io.ReadFull(s, b[:]); err != nil {

@@ -10,18 +10,18 @@ import (
 	"github.com/xtaci/smux"
 )
 
-// The bytes by which the two ends keep in step.
+// The bytes that synchronise the two ends.
 const (
-	startByte   = 'S' // opener to acceptor: the stream is registered, you may send
-	ackByte     = 'A' // bulk: I have received everything
-	barrierByte = 'B' // close: I am ready to close
+	startByte   = 'S' // opener to acceptor: the stream is registered, so the acceptor may send
+	ackByte     = 'A' // mode bulk: the sender of this byte has received everything
+	barrierByte = 'B' // mode close: the sender of this byte is ready to close
 )
 
-// answerSize is what close mode still sends after the peer's FIN: less than any
-// window, because smux gives up writing when it meets both a FIN and a full one.
+// answerSize is the number of bytes that close mode sends after the peer's FIN. It is less than any
+// window, because smux stops writing when a FIN has come and the window is full.
 const answerSize = 10000
 
-// streams: many short streams, a payload and its SHA-256 each way on every one.
+// streams runs many short streams. Each carries a payload and its SHA-256 in both directions.
 func (p *peer) streams() (string, error) {
 	var total uint64
 	g := newGroup()
@@ -59,7 +59,7 @@ func (p *peer) streams() (string, error) {
 		s, err := p.accept()
 		if err != nil {
 			select {
-			case first := <-g.first: // a stream's fault is the better explanation
+			case first := <-g.first: // An error of a stream explains more.
 				return "", first
 			default:
 				return "", fmt.Errorf("after %d streams: %w", i, err)
@@ -90,8 +90,8 @@ func (p *peer) streams() (string, error) {
 	return fmt.Sprintf("OK streams %d bytes %d", p.count, total), nil
 }
 
-// patterns returns what we send and what we expect: the opener's is seeded with
-// -seed, the acceptor's with -seed + 1.
+// patterns returns our data and the peer's. The opener's has the seed -seed, and the acceptor's has
+// -seed + 1.
 func (p *peer) patterns() (ours, theirs *pattern) {
 	opener, acceptor := &pattern{seed: p.seed}, &pattern{seed: p.seed + 1}
 	if p.opener == "go" {
@@ -100,9 +100,9 @@ func (p *peer) patterns() (ours, theirs *pattern) {
 	return acceptor, opener
 }
 
-// start opens or accepts the one stream of bulk and close. The acceptor stays
-// silent until the start byte: smux registers a stream only after its SYN has
-// left, and drops what arrives before that.
+// start opens or accepts the only stream of the modes bulk and close. The acceptor sends nothing
+// until the start byte. smux registers a stream only after it has sent the SYN, and drops data that
+// arrives before that.
 func (p *peer) start() (*stream, error) {
 	s, err := p.open()
 	if err != nil {
@@ -115,7 +115,7 @@ func (p *peer) start() (*stream, error) {
 	return s, s.expectByte(startByte)
 }
 
-// exchange sends and verifies p.bytes of the patterns, both at once.
+// exchange sends and verifies p.bytes bytes of the patterns, both at once.
 func (p *peer) exchange(s *stream) error {
 	ours, theirs := p.patterns()
 	g := newGroup()
@@ -124,7 +124,7 @@ func (p *peer) exchange(s *stream) error {
 	return g.wait()
 }
 
-// bulk: one stream, much data, both ways at once.
+// bulk runs one stream with much data in both directions at once.
 func (p *peer) bulk() (string, error) {
 	s, err := p.start()
 	if err != nil {
@@ -155,7 +155,7 @@ func (p *peer) bulk() (string, error) {
 	return "OK bulk", nil
 }
 
-// closing: who closes first, the stream and then the session.
+// closing closes a stream and then the session, in the order that the flags name.
 func (p *peer) closing() (string, error) {
 	s, err := p.start()
 	if err != nil {
@@ -253,11 +253,11 @@ func (p *peer) closing() (string, error) {
 	return "OK close", nil
 }
 
-// keepalive: nothing but NOPs for a while, then one echo.
+// keepalive lets only NOPs pass for a while. Then it checks one echo.
 func (p *peer) keepalive() (string, error) {
 	began := time.Now()
 	if p.opener == "go" {
-		// A silent peer is noticed at the second tick of the timeout at the latest.
+		// smux notices a silent peer at the second tick of the timeout at the latest.
 		idle := time.Duration(p.ticks) * p.config.KeepAliveInterval
 		if twice := 2 * p.config.KeepAliveTimeout; idle < twice && !p.config.KeepAliveDisabled {
 			idle = twice
@@ -287,7 +287,7 @@ func (p *peer) keepalive() (string, error) {
 	return "OK keepalive", nil
 }
 
-// sum: an echo server, or its client.
+// sum runs an echo server, or its client.
 func (p *peer) sum() (string, error) {
 	g := newGroup()
 	if p.opener == "go" {
@@ -328,13 +328,13 @@ func (p *peer) sum() (string, error) {
 		})
 	}
 	if err := g.wait(); err != nil {
-		say("SAW %v", err) // whoever drives an echo server may well cut a stream
+		say("SAW %v", err) // The client of an echo server may cut a stream.
 	}
 	say("SAW %d bytes echoed", total)
 	return fmt.Sprintf("OK echo %d", n), nil
 }
 
-// version: tells how a session between different versions ends.
+// version reports how a session between different versions ends.
 func (p *peer) version() (string, error) {
 	deadline := time.Now().Add(p.wait)
 	var end error
@@ -358,8 +358,8 @@ func (p *peer) version() (string, error) {
 	return fmt.Sprintf("ERR %v", end), nil
 }
 
-// named: tells what becomes of a plain smux whose peer names its streams. All of
-// it is observation: nothing that the peer does makes this mode fail.
+// named reports how plain smux reacts to a peer that names its streams. It only observes. Nothing
+// that the peer does makes this mode fail.
 func (p *peer) named() (string, error) {
 	var first *smux.Stream
 	for i := 1; i <= 3; i++ {

@@ -19,19 +19,19 @@ const (
 	cmdNOP = 3
 	cmdUPD = 4
 
-	// what a version 2 sender may have in flight before the first UPD
+	// Window of a version 2 sender before the first UPD, in bytes.
 	initialWindow = 262144
 )
 
-// wireConn is the TCP connection below smux. It counts the frames that pass and
-// checks the peer's: smux itself ignores most of what a peer can do wrong.
+// wireConn is the TCP connection below smux. It counts the frames that pass, and checks the peer's
+// frames, because smux itself ignores most faults of a peer.
 //
 // mu guards everything below it, and is never held across I/O.
 type wireConn struct {
 	*net.TCPConn
 	version   byte
 	peerOdd   bool // the peer is the client, so its stream ids are odd
-	names     bool // names are expected: don't complain
+	names     bool // names of streams are expected, and no fault
 	linger    time.Duration
 	readEnded chan struct{}
 
@@ -39,29 +39,29 @@ type wireConn struct {
 	in, out   direction
 	streams   map[uint32]*wireStream
 	ended     bool
-	violation string // the first one
+	violation string // the first fault
 }
 
-// direction takes the frames of one direction apart.
+// direction parses the frames of one direction.
 type direction struct {
-	buf    [headerLen + 8]byte // the header; an UPD's payload behind it
+	buf    [headerLen + 8]byte // the header, followed by the payload if it is a UPD
 	have   int                 // bytes in buf
-	need   int                 // bytes that buf must hold before the frame is looked at
-	skip   int                 // payload bytes that only have to pass
-	lost   bool                // unintelligible: no use in looking further
+	need   int                 // bytes that buf must hold before the frame is parsed
+	skip   int                 // payload bytes that are only passed on
+	lost   bool                // a frame was unintelligible, so parsing has stopped
 	frames [5]int
 	bytes  uint64 // payload of PSH frames
 	maxPSH int
 }
 
-// wireStream is what the wire says about a stream, seen from the Go side.
+// wireStream is the state of a stream by its frames, seen from the Go side.
 type wireStream struct {
 	peerFin  bool
 	received uint64 // PSH bytes from the peer
-	granted  uint64 // how far the peer may go: the highest edge that we announced
-	read     uint64 // consumed bytes, as our last UPD told
+	granted  uint64 // the limit of received: the highest edge that we announced
+	read     uint64 // consumed bytes, by our last UPD
 	sent     uint64 // PSH bytes to the peer
-	acked    uint64 // consumed bytes, as the peer's last UPD told
+	acked    uint64 // consumed bytes, by the peer's last UPD
 }
 
 func newWireConn(c *net.TCPConn, o options) *wireConn {
@@ -91,7 +91,7 @@ func (c *wireConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write takes note before the bytes leave, so that an answer can't come first.
+// Write records the frames before the bytes are sent, so that an answer can't come first.
 func (c *wireConn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	c.feed(&c.out, b, c.outbound)
@@ -99,8 +99,8 @@ func (c *wireConn) Write(b []byte) (int, error) {
 	return c.TCPConn.Write(b)
 }
 
-// Close is smux's way of ending a session. With -linger, it first ends only our
-// direction, and lets smux's receive loop read on.
+// Close is called by smux to end a session. With -linger, it first ends only our direction, and
+// lets smux's receive loop go on reading.
 func (c *wireConn) Close() error {
 	if c.linger > 0 && c.CloseWrite() == nil {
 		select {
@@ -111,8 +111,13 @@ func (c *wireConn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// feed calls f for every frame whose header (for UPD: whose end) is in b.
-func (c *wireConn) feed(d *direction, b []byte, f func(cmd byte, id uint32, length int, payload []byte)) {
+// feed calls f for every frame whose header is in b. For a UPD it calls f when the frame's end is
+// in b.
+func (c *wireConn) feed(
+	d *direction,
+	b []byte,
+	f func(cmd byte, id uint32, length int, payload []byte),
+) {
 	for len(b) > 0 && !d.lost {
 		if d.skip > 0 {
 			n := d.skip
@@ -210,7 +215,8 @@ func (c *wireConn) inbound(cmd byte, id uint32, length int, payload []byte) {
 		consumed := binary.LittleEndian.Uint32(payload)
 		step := int32(consumed - uint32(s.acked))
 		if step < 0 || s.acked+uint64(step) > s.sent {
-			c.violate("UPD for stream %d: consumed %d, after %d; %d were sent", id, consumed, s.acked, s.sent)
+			c.violate("UPD for stream %d: consumed %d, after %d; %d were sent",
+				id, consumed, s.acked, s.sent)
 			return
 		}
 		s.acked += uint64(step)
@@ -243,7 +249,7 @@ func (c *wireConn) violate(format string, args ...interface{}) {
 	}
 }
 
-// waitFins waits until the peer has sent n FINs.
+// waitFins waits until the peer has sent n FINs, at most for wait.
 func (c *wireConn) waitFins(n int, wait time.Duration) bool {
 	deadline := time.Now().Add(wait)
 	for {
@@ -266,7 +272,7 @@ func (c *wireConn) nopsIn() int {
 	return c.in.frames[cmdNOP]
 }
 
-// summary returns the counts of both directions, and the peer's first fault.
+// summary returns the counts of both directions and the peer's first fault.
 func (c *wireConn) summary() (in, out, violation string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -275,5 +281,6 @@ func (c *wireConn) summary() (in, out, violation string) {
 
 func (d *direction) String() string {
 	return fmt.Sprintf("syn=%d fin=%d psh=%d nop=%d upd=%d bytes=%d maxpsh=%d",
-		d.frames[cmdSYN], d.frames[cmdFIN], d.frames[cmdPSH], d.frames[cmdNOP], d.frames[cmdUPD], d.bytes, d.maxPSH)
+		d.frames[cmdSYN], d.frames[cmdFIN], d.frames[cmdPSH], d.frames[cmdNOP],
+		d.frames[cmdUPD], d.bytes, d.maxPSH)
 }
