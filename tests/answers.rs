@@ -1,8 +1,9 @@
-//! What a transport has to send by itself, in answer to what was read (`Control::wants_flush`): it
-//! goes out, whoever reads, and whatever the writer does at that moment.
+//! Tests of answers that a transport sends by itself to bytes that it has read
+//! (`Control::wants_flush`). They are sent whichever thread reads, and whatever the writer thread
+//! does at that moment.
 //!
-//! The transport of these tests owes an answer after every read that brought something, or that is
-//! tried again. Only a flush sends it.
+//! The transport of these tests owes an answer after every read that brought bytes or returned
+//! `Interrupted`. Only a flush sends the answer.
 //!
 //! Promises: P82, P95.
 
@@ -22,18 +23,19 @@ use gmux::{Config, Session};
 
 use support::{splitmix64, tcp, test, until};
 
-/// A TCP connection that answers what it reads.
+/// The state of a TCP connection that answers its input.
 #[derive(Default)]
 struct Answers {
-    /// Reads that made an answer necessary, and those whose answer was sent.
+    /// Number of reads that made an answer necessary.
     owed: AtomicU64,
+    /// Number of these reads whose answer was sent.
     sent: AtomicU64,
-    /// Writes wait until the test says otherwise.
+    /// Writes wait while this is set.
     shut: AtomicBool,
-    /// The next read says `Interrupted` instead of what it has brought.
+    /// The next read returns `Interrupted`, and keeps its bytes for the read after it.
     hides: AtomicBool,
     panics: AtomicBool,
-    /// Who asked whether something is to be sent, when something was.
+    /// Names of the threads that called `wants_flush` while an answer was owed.
     asked: Mutex<BTreeSet<String>>,
 }
 
@@ -42,7 +44,7 @@ impl Answers {
         self.owed.load(SeqCst) > self.sent.load(SeqCst)
     }
 
-    /// Waits until nothing is owed; the watchdog bounds it.
+    /// Waits until no answer is owed. The watchdog limits the wait.
     fn wait_sent(&self) {
         until(|| !self.owes());
     }
@@ -74,7 +76,7 @@ impl Read for Reader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if !self.hidden.is_empty() {
             if self.answers.owes() {
-                // nothing more comes before the answer
+                // No more input comes before the answer.
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let n = self.hidden.len().min(buf.len());
@@ -149,7 +151,7 @@ impl Control for Asked {
     }
 }
 
-/// A server's session over an answering transport, and the raw other end.
+/// Makes a server's session over an answering transport. The other end is a plain socket.
 fn fixture() -> (Session, TcpStream, Arc<Answers>) {
     let (a, b) = tcp();
     let answers = Arc::new(Answers::default());
@@ -161,7 +163,8 @@ fn nop() -> Vec<u8> {
     Frame::new(1, Command::Nop, 0, []).unwrap().encode()
 }
 
-/// The writer parks after each answer, and each comes at another moment of that: none is left.
+/// The writer thread parks after each answer. Each answer comes at another moment of the parking,
+/// and none is left behind.
 #[test]
 fn each_answer_is_sent_though_nothing_else_is() {
     test("each_answer_is_sent_though_nothing_else_is", || {
@@ -181,15 +184,14 @@ fn each_answer_is_sent_though_nothing_else_is() {
     });
 }
 
-/// Waits for what comes within microseconds; the watchdog bounds it.
+/// Waits for a condition that becomes true within microseconds. The watchdog limits the wait.
 fn until_spinning(mut done: impl FnMut() -> bool) {
     while !done() {
         thread::yield_now();
     }
 }
 
-/// A read that brought nothing for the session has brought something for the transport all the
-/// same.
+/// A read that brings nothing for the session may still make an answer necessary.
 #[test]
 fn an_answer_to_a_read_that_is_tried_again_is_sent() {
     test("an_answer_to_a_read_that_is_tried_again_is_sent", || {
@@ -206,7 +208,8 @@ fn an_answer_to_a_read_that_is_tried_again_is_sent() {
     });
 }
 
-/// While callers read in the reader thread's place, they ask, and the writer thread answers.
+/// Callers that read inline, in place of the reader thread, call `wants_flush` too. The writer
+/// thread sends the answers.
 #[test]
 fn callers_that_read_have_answers_sent_too() {
     test("callers_that_read_have_answers_sent_too", || {
@@ -223,7 +226,7 @@ fn callers_that_read_have_answers_sent_too() {
                 (&accepted).write_all(&byte).unwrap();
             }
         });
-        // Whether a caller gets a turn is up to the scheduler, so it goes on until one did.
+        // The scheduler decides whether a caller reads inline. So this repeats until one has.
         until(|| {
             for _ in 0..100 {
                 (&opened).write_all(&[7]).unwrap();
@@ -231,7 +234,7 @@ fn callers_that_read_have_answers_sent_too() {
             }
             answers.asked.lock().unwrap().contains(&name)
         });
-        answers.wait_sent(); // the last one, too
+        answers.wait_sent(); // Also the last answer is sent.
         opened.close().unwrap();
         echo.unwrap().join().unwrap();
         client.close().unwrap();
@@ -239,8 +242,8 @@ fn callers_that_read_have_answers_sent_too() {
     });
 }
 
-/// The writer is stuck in a write when the answer becomes necessary: it sends it when it gets on,
-/// also when it was told to finish meanwhile.
+/// The writer thread is stuck in a write when the answer becomes necessary. It sends the answer
+/// when the write returns, even if it was told to finish meanwhile.
 #[test]
 fn an_answer_waits_for_a_writer_that_is_stuck_and_is_sent_before_the_end() {
     test("an_answer_waits_for_a_writer_that_is_stuck_and_is_sent_before_the_end", || {

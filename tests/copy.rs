@@ -1,5 +1,5 @@
-//! `copy_bidirectional`: half-close, counts, the first cause, idleness, what each end sees after a
-//! failure.
+//! Tests of `copy_bidirectional`: half-close, counts, the first cause of a failure, idleness, and
+//! the ends as seen by the peers after a failure.
 //!
 //! Promises: P103, P104, P105, P106, P107.
 #![cfg(unix)]
@@ -21,10 +21,10 @@ use gmux::{Config, CopyError, CopyOptions, Error, Session, Stream, copy_bidirect
 use support::scripted::{Script, quiet};
 use support::{Pattern, pair, tcp, test, versions};
 
-/// The sessions under a stream, which live as long as a test wants.
+/// The two sessions of a stream. A test keeps them alive.
 type Under = Option<(Session, Session)>;
 
-/// A connection: the end that is copied, and the far one. `Duplex` is there for both.
+/// A connection: the near end, which is copied, and the far end. Both are `Duplex`.
 struct Conn {
     near: Box<dyn Duplex + Send>,
     far: Box<dyn Duplex + Send>,
@@ -48,7 +48,7 @@ impl Conn {
     }
 }
 
-/// Both ends of a stream, and its sessions.
+/// Opens a stream. Returns its sessions and its two ends.
 fn stream(config: Config) -> ((Session, Session), Stream, Stream) {
     let (client, server) = pair(config);
     let far = client.open("copied").unwrap();
@@ -91,7 +91,7 @@ fn read_exact(end: &dyn Duplex, n: usize) -> Vec<u8> {
     all
 }
 
-/// Runs `work` for each, all at the same time: most of it is waiting.
+/// Runs `work` for all items at the same time, because most of the work is waiting.
 fn at_once<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for item in items {
@@ -101,7 +101,7 @@ fn at_once<T: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync)
     });
 }
 
-/// Pairs of all kinds of connections.
+/// Returns pairs of connections of all kinds.
 fn all_kinds() -> Vec<(&'static str, Conn, Conn)> {
     let mut all =
         vec![("tcp-unix", Conn::tcp(), Conn::unix()), ("unix-tcp", Conn::unix(), Conn::tcp())];
@@ -127,7 +127,7 @@ fn a_half_close_passes_through_and_the_other_direction_goes_on() {
                 write_all(asks, b"a question").unwrap();
                 asks.finish_write().unwrap();
                 assert_eq!(read_to_end(answers).unwrap(), b"a question", "{kind}");
-                // The way back is open, for as long as it takes.
+                // The other direction stays open.
                 for _ in 0..3 {
                     write_all(answers, b"part ").unwrap();
                     assert_eq!(read_exact(asks, 5), b"part ", "{kind}");
@@ -167,8 +167,8 @@ fn large_transfers_both_ways_at_once_lose_nothing() {
 
 // ---- failures -----------------------------------------------------------------------------------
 
-/// A session dies midway: what came before is delivered, then the error; the socket's peer sees
-/// what the socket's owner wants.
+/// A session dies midway. The data received before is delivered, and then the copy fails. The
+/// socket's peer sees a reset or an end, as the socket's owner decides.
 #[test]
 fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it() {
     test("a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it", || {
@@ -181,14 +181,14 @@ fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it()
                 let copy = thread::spawn(move || (copy_bidirectional(&near, &socket), socket));
                 let mut got = vec![0; sent.len()];
                 peer.read_exact(&mut got).unwrap();
-                client.close().unwrap(); // the stream has no end: its peer is cut off
+                client.close().unwrap(); // The stream is cut off, without an end.
                 let (result, socket) = copy.join().unwrap();
                 let error = result.unwrap_err();
                 assert_eq!(error.fault, Fault::Read(Side::A), "{error}");
                 assert_eq!((error.copied.a_to_b, error.copied.b_to_a), (100_000, 0));
                 assert!(matches!(Error::from(error.source), Error::ConnectionLost(_)));
                 assert!(got == sent);
-                // Nothing has told the socket's peer yet.
+                // The socket's peer hasn't seen an end or a reset yet.
                 peer.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
                 assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
                 peer.set_read_timeout(None).unwrap();
@@ -208,8 +208,8 @@ fn a_session_that_dies_lets_the_sockets_peer_see_a_reset_if_the_owner_wants_it()
     });
 }
 
-/// More is buffered in the stream than the socket takes: all of it arrives though the session is
-/// dead.
+/// The stream has buffered more than the socket's buffers hold. All of it arrives although the
+/// session is dead.
 #[test]
 fn what_was_received_before_a_failure_is_delivered_first() {
     test("what_was_received_before_a_failure_is_delivered_first", || {
@@ -219,7 +219,7 @@ fn what_was_received_before_a_failure_is_delivered_first() {
         let sent = Pattern::bytes(4, 200_000);
         write_all(&far, &sent).unwrap();
         client.close().unwrap();
-        let _ = server.closed().recv(); // it is over before the copy begins
+        let _ = server.closed().recv(); // The session has ended before the copy begins.
         let copy = thread::spawn(move || {
             copy_bidirectional(&near, &socket).map_err(|error| (error.fault, error.copied))
         });
@@ -230,7 +230,7 @@ fn what_was_received_before_a_failure_is_delivered_first() {
     });
 }
 
-/// A download that was given up: the socket's peer is gone while the stream sends.
+/// A user gives up a download. The socket's peer goes away while the stream sends.
 #[test]
 fn a_download_that_is_given_up_ends_the_stream() {
     test("a_download_that_is_given_up_ends_the_stream", || {
@@ -246,28 +246,28 @@ fn a_download_that_is_given_up_ends_the_stream() {
                         return Error::from(error);
                     }
                     if far.stats().peer_finished {
-                        return Error::PeerClosed; // version 1 tells by this alone
+                        return Error::PeerClosed; // Version 1 shows it only by this.
                     }
                 }
             });
             let mut some = vec![0; 300_000];
             (&peer).read_exact(&mut some).unwrap();
-            drop(peer); // with unread data: a reset
+            drop(peer); // Unread data makes it a reset.
             let error = copy.join().unwrap().unwrap_err();
-            // Whoever saw the reset first tells of it.
+            // The direction that saw the reset first reports it.
             assert!(matches!(error.fault, Fault::Write(Side::A) | Fault::Read(Side::A)), "{error}");
             assert!(
                 matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
                 "{error}"
             );
             assert!(error.copied.b_to_a >= 300_000);
-            assert_eq!(read_to_end(&far).unwrap(), b""); // the wire has no other word
+            assert_eq!(read_to_end(&far).unwrap(), b""); // The wire has no other message for it.
             assert!(matches!(sender.join().unwrap(), Error::PeerFinished(_) | Error::PeerClosed));
         }
     });
 }
 
-/// An upload that was given up: the stream's peer closes it while the socket sends.
+/// The receiver gives up an upload. The stream's peer closes the stream while the socket sends.
 #[test]
 fn an_upload_that_is_given_up_ends_the_sockets_reading() {
     test("an_upload_that_is_given_up_ends_the_sockets_reading", || {
@@ -285,7 +285,7 @@ fn an_upload_that_is_given_up_ends_the_sockets_reading() {
             "{error}"
         );
         assert!(matches!(Error::from(error.source), Error::PeerFinished(_)));
-        // The socket is dropped with unread data.
+        // The socket is dropped with unread data, so its peer sees a reset.
         assert!(matches!(
             sender.join().unwrap(),
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
@@ -293,7 +293,7 @@ fn an_upload_that_is_given_up_ends_the_sockets_reading() {
     });
 }
 
-/// A socket that remembers whether its writing was finished.
+/// A socket that records whether `finish_write` was called.
 struct Watched<T>(T, AtomicBool);
 
 impl<T: Duplex> Duplex for Watched<T> {
@@ -312,8 +312,8 @@ impl<T: Duplex> Duplex for Watched<T> {
     }
 }
 
-/// A socket tells of a reset once: to a write, so that the read at the same moment says `Ok(0)`. No
-/// end is passed on then.
+/// A socket reports a reset only once. If a write gets it, a read at the same moment returns
+/// `Ok(0)`. Such an end must not be passed on.
 #[test]
 fn a_reset_is_never_passed_on_as_an_end() {
     test("a_reset_is_never_passed_on_as_an_end", || {
@@ -340,7 +340,7 @@ fn a_reset_is_never_passed_on_as_an_end() {
     });
 }
 
-/// A Unix socket as well: a write that waits for room is told, and the read isn't.
+/// A Unix socket does the same. A write that waits for room gets the reset, and the read doesn't.
 #[test]
 fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
     test("a_unix_sockets_reset_is_never_passed_on_as_an_end", || {
@@ -353,9 +353,9 @@ fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
             });
             let writer = thread::spawn(move || while (&b_far).write_all(&[7; 65536]).is_ok() {});
             read_exact(&a_far, 1);
-            thread::sleep(Duration::from_millis(2)); // mostly enough for a write to wait for room
+            thread::sleep(Duration::from_millis(2)); // Mostly long enough for a write to block.
             write_all(&a_far, b"half").unwrap();
-            drop(a_far); // with unread input
+            drop(a_far); // Unread input makes it a reset.
             let (result, finished) = copy.join().unwrap();
             let error = result.unwrap_err();
             assert!(!finished, "round {round}: {error}");
@@ -364,8 +364,8 @@ fn a_unix_sockets_reset_is_never_passed_on_as_an_end() {
     });
 }
 
-/// The peer takes the last answer and is gone at once, as it may: the end is in order, and is
-/// passed on.
+/// The peer reads the last answer and goes away at once. It may do so. The end is a clean one, and
+/// is passed on.
 #[test]
 fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
     test("a_peer_that_closes_after_the_last_answer_has_ended_in_order", || {
@@ -390,7 +390,8 @@ fn a_peer_that_closes_after_the_last_answer_has_ended_in_order() {
     });
 }
 
-/// Ok says more than "accepted": a session that dies with the last bytes still in it is an error.
+/// Ok means more than "accepted". If the session dies before the transport has the last bytes, the
+/// copy fails.
 #[test]
 fn a_copy_is_done_when_the_transport_has_everything() {
     test("a_copy_is_done_when_the_transport_has_everything", || {
@@ -402,7 +403,7 @@ fn a_copy_is_done_when_the_transport_has_everything() {
         write_all(&peer, b"data").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_to_end(&peer).unwrap(), b"");
-        script.blocked(); // it takes nothing
+        script.blocked(); // It accepts nothing.
         script.fail_read(ErrorKind::ConnectionReset);
         let error = copy.join().unwrap().unwrap_err();
         assert_eq!(
@@ -419,7 +420,7 @@ fn a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that() {
         let (socket, _peer) = tcp();
         let stop = near.clone();
         let copy = thread::spawn(move || copy_bidirectional(&near, &socket));
-        thread::sleep(Duration::from_millis(20)); // in any phase
+        thread::sleep(Duration::from_millis(20)); // The copy may be in any phase.
         stop.close().unwrap();
         let error = copy.join().unwrap().unwrap_err();
         assert_eq!(
@@ -431,8 +432,8 @@ fn a_stream_that_is_closed_in_another_thread_ends_the_copy_with_that() {
     });
 }
 
-/// A failed write while the other direction is blocked in a write to a socket that nobody reads:
-/// what has come isn't waited for without end.
+/// A write fails while the other direction is blocked in a write to a socket that nobody reads. The
+/// copy waits only for a limited time for the received bytes to be written.
 #[test]
 fn a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time() {
     test("a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time", || {
@@ -441,7 +442,7 @@ fn a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time() {
             let stop = near.clone();
             let copy = thread::spawn(move || copy_bidirectional(&near, &*socket.near));
             far.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
-            while write_all(&far, &[7; 65536]).is_ok() {} // until all that lies between is full
+            while write_all(&far, &[7; 65536]).is_ok() {} // until all buffers are full
             stop.shutdown(Shutdown::Write).unwrap();
             write_all(&*socket.far, b"x").unwrap();
             let error = copy.join().unwrap().unwrap_err();
@@ -455,7 +456,8 @@ fn a_failed_write_waits_for_a_peer_that_reads_nothing_for_a_bounded_time() {
     });
 }
 
-/// A failed read wakes both: a write to the same connection, and a read of the other.
+/// A failed read wakes two blocked calls: a write to the same connection, and a read of the other
+/// one.
 #[test]
 fn a_failed_read_reaches_calls_that_are_blocked() {
     test("a_failed_read_reaches_calls_that_are_blocked", || {
@@ -511,7 +513,7 @@ fn a_half_closed_silence_is_idle_too() {
         far.shutdown(Shutdown::Write).unwrap();
         let error = idle().run(&near, &socket).unwrap_err();
         assert_eq!(error.fault, Fault::Idle);
-        // that end was the peer's own, and had been passed on
+        // The peer had ended its side, and that end was passed on.
         assert_eq!(read_to_end(&peer).unwrap(), b"");
     });
 }
@@ -525,7 +527,7 @@ fn a_blocked_write_is_idle_too() {
                 far.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
                 thread::scope(|scope| {
                     let copy = scope.spawn(|| idle().run(&*a.near, &*b.near));
-                    // until all that lies between is full
+                    // until all buffers are full
                     while write_all(far, &[7; 65536]).is_ok() {}
                     let error = copy.join().unwrap().unwrap_err();
                     assert_eq!(error.fault, Fault::Idle, "{kind}: {error}");
@@ -535,7 +537,8 @@ fn a_blocked_write_is_idle_too() {
     });
 }
 
-/// After one end the other direction may be silent for so long only; before, both may for ever.
+/// After one direction has ended, silence of the other is limited. Before that, both may be silent
+/// without limit.
 #[test]
 fn a_half_closed_copy_has_a_timeout_of_its_own() {
     test("a_half_closed_copy_has_a_timeout_of_its_own", || {
@@ -560,15 +563,15 @@ fn a_half_closed_copy_has_a_timeout_of_its_own() {
     });
 }
 
-/// Peers without half-close: the first end ends both, everything before it arrives, and no reset
-/// hurts it.
+/// Peers without half-close. The first end ends both directions. Everything sent before it arrives,
+/// and no reset destroys it.
 #[test]
 fn without_half_close_the_first_end_ends_both() {
     test("without_half_close_the_first_end_ends_both", || {
         let options = CopyOptions::new().half_close(false);
         for config in versions() {
-            // At the stream. Its answer arrives whole, though the socket's peer reads late and
-            // sends on.
+            // The stream ends first. Its answer arrives whole, although the socket's peer reads
+            // late and goes on sending.
             let (_under, near, far) = stream(config.clone());
             let (socket, peer) = tcp();
             socket2::SockRef::from(&peer).set_recv_buffer_size(50_000).unwrap();
@@ -583,17 +586,17 @@ fn without_half_close_the_first_end_ends_both() {
             write_all(&far, &answer).unwrap();
             far.close().unwrap();
             for _ in 0..2 {
-                // a copy that doesn't wait has dropped the socket by then
+                // A copy that doesn't wait for the peer has dropped the socket after this time.
                 thread::sleep(Duration::from_millis(100));
                 write_all(&peer, b"and more").unwrap();
             }
             assert!(read_to_end(&peer).unwrap() == answer);
             socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
-            drop(peer); // a reset after the end is no failure
+            drop(peer); // A reset after the end is no failure.
             assert_eq!(copy.join().unwrap().unwrap().a_to_b, 400_000);
 
-            // At the socket: the stream's peer reads it, and the socket's peer an end as soon as
-            // the socket is dropped.
+            // The socket ends first. The stream's peer reads that end. The socket's peer reads an
+            // end as soon as the socket is dropped.
             let (_under, near, far) = stream(config);
             let (socket, peer) = tcp();
             let copy = thread::spawn({
@@ -603,11 +606,11 @@ fn without_half_close_the_first_end_ends_both() {
             write_all(&peer, b"question").unwrap();
             peer.shutdown(Shutdown::Write).unwrap();
             assert_eq!(read_to_end(&far).unwrap(), b"question");
-            drop(far); // a peer that knows no half-close
+            drop(far); // The peer knows no half-close.
             assert_eq!(copy.join().unwrap().unwrap().a_to_b, 8);
             assert_eq!(read_to_end(&peer).unwrap(), b"");
         }
-        // One that never ends is waited for no longer than so.
+        // A peer that never ends its side is waited for only up to the limit.
         let (a, a_far) = tcp();
         let (b, b_far) = tcp();
         let copy = thread::spawn(move || options.run(&a, &b));
@@ -618,10 +621,10 @@ fn without_half_close_the_first_end_ends_both() {
     });
 }
 
-/// Long enough that a loaded machine doesn't take it for silence.
+/// An idle timeout so long that a loaded machine doesn't cause it.
 const LONG_IDLE: Duration = Duration::from_millis(1500);
 
-/// One direction moves a byte now and then; the other one is silent all the time, or can't write.
+/// One direction moves a byte now and then. The other is silent all the time, or can't write.
 #[test]
 fn one_direction_that_moves_is_enough() {
     fn moves(blocked: bool) {
@@ -652,14 +655,14 @@ fn one_direction_that_moves_is_enough() {
     });
 }
 
-/// A reader so slow that a write of all that was read takes longer than the idle timeout, while the
-/// other direction is silent.
+/// A reader is so slow that writing one block takes longer than the idle timeout. The other
+/// direction is silent.
 #[test]
 fn a_slow_reader_is_not_idle() {
     test("a_slow_reader_is_not_idle", || {
         let (_under, near, far) = stream(v2());
-        // Not TCP: with small buffers that moves nothing for seconds by itself, until a timer of
-        // its probes the window.
+        // This isn't TCP, because TCP with small buffers may pause for seconds by itself, until its
+        // timer probes the window.
         let (socket, peer) = UnixStream::pair().unwrap();
         socket2::SockRef::from(&socket).set_send_buffer_size(4096).unwrap();
         let sent = Pattern::bytes(5, 120_000);
@@ -683,8 +686,8 @@ fn a_slow_reader_is_not_idle() {
     });
 }
 
-/// A deadline that was set before holds, with and without an idle timeout, and isn't asked again
-/// and again.
+/// A deadline that was set before the copy holds, with and without an idle timeout. A call that has
+/// reached it isn't repeated.
 #[test]
 fn a_deadline_of_the_streams_ends_the_copy() {
     test("a_deadline_of_the_streams_ends_the_copy", || {
@@ -703,7 +706,7 @@ fn a_deadline_of_the_streams_ends_the_copy() {
             assert!(Error::from(error.source).is_timeout());
             drop(far);
         }
-        // Likewise a no-data timeout, and a deadline of writes.
+        // The same holds for a no-data timeout and for a write deadline.
         let (_under, near, _far) = stream(v2());
         let (socket, _peer) = tcp();
         near.set_no_data_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -744,7 +747,7 @@ fn timeouts_and_modes_of_before_do_not_hold_and_timeouts_are_put_back() {
             let copy = scope.spawn(|| {
                 CopyOptions::new().idle_timeout(Some(Duration::from_secs(50))).run(&near, &socket)
             });
-            thread::sleep(Duration::from_millis(30)); // longer than the timeout of before
+            thread::sleep(Duration::from_millis(30)); // Longer than the timeout set before.
             write_all(&peer, b"late").unwrap();
             assert_eq!(read_exact(&far, 4), b"late");
             peer.shutdown(Shutdown::Write).unwrap();
@@ -780,7 +783,7 @@ fn an_idle_timeout_of_zero_is_refused_and_nothing_has_changed() {
 #[test]
 fn ends_that_have_ended_already() {
     test("ends_that_have_ended_already", || {
-        // Both peers have finished, and data still lies there.
+        // Both peers have finished, and their data is still unread.
         let (_under, near, far) = stream(v2());
         let (socket, peer) = tcp();
         write_all(&far, b"from the stream").unwrap();
@@ -791,10 +794,10 @@ fn ends_that_have_ended_already() {
         assert_eq!((copied.a_to_b, copied.b_to_a), (15, 15));
         assert_eq!(read_to_end(&far).unwrap(), b"from the socket");
         assert_eq!(read_to_end(&peer).unwrap(), b"from the stream");
-        // Used a second time: nothing is left to copy.
+        // A second copy finds nothing left.
         assert_eq!(copy_bidirectional(&near, &socket).unwrap().a_to_b, 0);
 
-        // This end's writing was shut down before: an upload alone.
+        // The socket's writing was shut down before, so the copy is only an upload.
         let (_under, near, far) = stream(v2());
         let (socket, peer) = tcp();
         socket.shutdown(Shutdown::Write).unwrap();
@@ -804,7 +807,7 @@ fn ends_that_have_ended_already() {
         assert_eq!(copy_bidirectional(&socket, &near).unwrap().a_to_b, 6);
         assert_eq!(read_to_end(&far).unwrap(), b"upload");
 
-        // Closed, reset, or a dead session: an error at once.
+        // A closed stream, a reset socket or a dead session is an error at once.
         let (_under, near, _far) = stream(v2());
         let (socket, _peer) = tcp();
         near.close().unwrap();
@@ -828,7 +831,7 @@ fn ends_that_have_ended_already() {
 
 #[test]
 fn a_timeout_longer_than_the_clock_goes_on_for_ever() {
-    /// Its first write times out.
+    /// A connection whose first write times out.
     struct Late(AtomicBool);
 
     impl Duplex for Late {
@@ -837,7 +840,7 @@ fn a_timeout_longer_than_the_clock_goes_on_for_ever() {
         }
         fn write(&self, buf: &[u8]) -> io::Result<usize> {
             if self.0.swap(false, SeqCst) {
-                thread::sleep(Duration::from_millis(500)); // of the second that it has
+                thread::sleep(Duration::from_millis(500)); // Half of its time limit of a second.
                 return Err(ErrorKind::WouldBlock.into());
             }
             Ok(buf.len())
@@ -868,7 +871,7 @@ fn a_timeout_longer_than_the_clock_goes_on_for_ever() {
     });
 }
 
-/// Both ends come at the same moment: one of them is the first, and is passed on.
+/// Both ends come at the same moment. One of them is the first, and is passed on.
 #[test]
 fn without_half_close_one_of_two_ends_is_passed_on() {
     struct Ends<'a> {
@@ -905,9 +908,9 @@ fn without_half_close_one_of_two_ends_is_passed_on() {
     });
 }
 
-// ---- connections of the user's ------------------------------------------------------------------
+// ---- connections that the user implements -------------------------------------------------------
 
-/// A connection by script: it reads `input`, then waits until it is stopped.
+/// A scripted connection. Its reads return `input`, and then wait until they are stopped.
 #[derive(Default)]
 struct Double {
     input: Mutex<Vec<u8>>,
@@ -974,8 +977,8 @@ impl Duplex for Double {
     }
 }
 
-/// Writing to one connection fails: what its peer had sent is still delivered, and no end is passed
-/// on.
+/// Writing to one connection fails. The data that its peer had sent is still delivered, and no end
+/// is passed on.
 #[test]
 fn a_failed_write_loses_nothing_of_the_other_direction() {
     test("a_failed_write_loses_nothing_of_the_other_direction", || {
@@ -999,7 +1002,7 @@ fn a_failed_write_loses_nothing_of_the_other_direction() {
 #[test]
 fn a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller() {
     test("a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller", || {
-        // In each direction, and so in each of the two threads.
+        // The panic is in each direction, and so in each of the two threads.
         for (a_panics, reading) in [(true, true), (true, false), (false, true), (false, false)] {
             let double =
                 Double { panics_reading: reading, panics_writing: !reading, ..Double::default() };
@@ -1015,7 +1018,7 @@ fn a_panic_of_a_users_connection_ends_both_and_goes_on_in_the_caller() {
             let text = panic.unwrap_err();
             assert_eq!(text.downcast_ref::<&str>(), Some(&"of the user's own making"));
             assert!(double.aborts.load(SeqCst) > 0);
-            // it doesn't wait any more
+            // The read no longer waits.
             assert_eq!(Duplex::read(&socket, &mut [0; 64]).unwrap_or(0) % 18, 0);
         }
     });
@@ -1028,7 +1031,8 @@ fn pointers_and_trait_objects_are_copied_as_what_they_point_to() {
         let (b, b_far) = tcp();
         a_far.shutdown(Shutdown::Write).unwrap();
         b_far.shutdown(Shutdown::Write).unwrap();
-        let (a, b): (std::sync::Arc<TcpStream>, Box<dyn Duplex>) = (a.into(), Box::new(b));
+        let a: std::sync::Arc<TcpStream> = a.into();
+        let b: Box<dyn Duplex> = Box::new(b);
         copy_bidirectional(&a, &b).unwrap();
         copy_bidirectional(&*a, &*b).unwrap();
         copy_bidirectional::<dyn Duplex, _>(&*b, &&*a).unwrap();
@@ -1060,8 +1064,8 @@ fn an_error_tells_what_failed_and_becomes_an_io_error() {
 
 // ---- many ---------------------------------------------------------------------------------------
 
-/// A protocol that half-closes, over many forwards at once, each from a socket through a stream to
-/// a socket.
+/// Runs many forwards at once, each from a socket through a stream to a socket. The protocol over
+/// them uses half-close.
 #[test]
 fn fifty_forwards_at_once() {
     test("fifty_forwards_at_once", || {

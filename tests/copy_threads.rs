@@ -1,4 +1,5 @@
-//! How many threads a copy takes: counted over the process, so this is the only test in it.
+//! Counts the threads that a copy needs. It counts all threads of the process, so this file has
+//! only one test.
 //!
 //! Promises: P106.
 #![cfg(target_os = "linux")]
@@ -29,7 +30,7 @@ fn a_copy_takes_two_threads_and_the_second_is_gone_when_it_returns() {
             .into_iter()
             .map(|(mut far, near, socket, mut peer)| {
                 let caller = thread::spawn(move || copy_bidirectional(&near, &socket).unwrap());
-                // Both directions run.
+                // Check that both directions run.
                 let mut byte = [0];
                 far.write_all(b"x").unwrap();
                 peer.read_exact(&mut byte).unwrap();
@@ -48,7 +49,7 @@ fn a_copy_takes_two_threads_and_the_second_is_gone_when_it_returns() {
             let copied = caller.join().unwrap();
             assert_eq!((copied.a_to_b, copied.b_to_a), (1, 1));
         }
-        // joined, but a thread needs a moment to leave the process
+        // The threads are joined, but a thread leaves the process a moment later.
         until(|| threads().len() == before);
     });
 }

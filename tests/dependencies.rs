@@ -1,8 +1,9 @@
-//! What the crate depends on: five crates in every build, one more for each feature, and nothing
-//! that a user's licence check or an older compiler would refuse.
+//! Tests of the crate's dependencies:
+//! - five crates in every build, and one more for each feature
+//! - no licence that a user's licence check would refuse
+//! - no crate that needs a newer compiler than this one does
 //!
-//! `cargo metadata` tells what was resolved for this machine, from the lock file, without a
-//! network.
+//! `cargo metadata` lists the crates for this machine from the lock file, without a network.
 //!
 //! Promises: P116.
 
@@ -12,14 +13,14 @@ use std::process::Command;
 use cargo_metadata::semver::Version;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
-/// What every build depends on.
+/// The dependencies of every build.
 const ALWAYS: [&str; 5] = ["byteorder", "crossbeam-channel", "log", "parking_lot", "thiserror"];
 
-/// What a build depends on only where the feature of the same name asks for it.
+/// Dependencies that a build has only with the feature of the same name.
 const OPTIONAL: [&str; 1] = ["rustls"];
 
-/// One of these is enough where a crate offers several licences. The first four are what new
-/// dependencies may have; the rest are as free, and came with crates that everybody uses.
+/// The allowed licences. If a crate offers several, one of these is enough. New dependencies may
+/// have the first four. The others are as free, and came with crates that everybody uses.
 const LICENCES: [&str; 8] = [
     "MIT",
     "Apache-2.0",
@@ -31,8 +32,8 @@ const LICENCES: [&str; 8] = [
     "Unicode-3.0",
 ];
 
-/// Everything that is resolved for this machine: dependencies, features' dependencies, and those of
-/// tests, examples and benchmarks.
+/// Returns all crates for this machine: the dependencies, those of features, and those of tests,
+/// examples and benchmarks.
 fn resolved() -> Metadata {
     let rustc = Command::new("rustc").arg("-vV").output().expect("rustc runs");
     let rustc = String::from_utf8(rustc.stdout).expect("rustc speaks UTF-8");
@@ -50,7 +51,7 @@ fn this_crate(metadata: &Metadata) -> &Package {
     metadata.root_package().expect("the manifest has a package")
 }
 
-/// Names of the dependencies that a build of the library has, optional or not as asked.
+/// Returns the names of the library's dependencies, either the optional ones or the others.
 fn built_in(package: &Package, optional: bool) -> BTreeSet<&str> {
     let dependencies = package.dependencies.iter();
     let built_in =
@@ -58,7 +59,7 @@ fn built_in(package: &Package, optional: bool) -> BTreeSet<&str> {
     built_in.map(|it| it.name.as_str()).collect()
 }
 
-/// Whether one of the allowed licences is enough. `/` is the old way to write `OR`.
+/// Whether allowed licences satisfy this expression. `/` is the old way to write `OR`.
 fn is_allowed(licence: &str) -> bool {
     let licence = licence.replace('/', " OR ").replace(['(', ')'], " ");
     licence.split(" AND ").all(|all| all.split(" OR ").any(|any| LICENCES.contains(&any.trim())))

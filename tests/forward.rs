@@ -1,7 +1,7 @@
-//! The `forward` example as its users meet it: the built program at both ends, users, and a service
-//! behind it.
+//! Tests of the `forward` example as its users run it: the built program at both ends, users at the
+//! client, and a service behind the server.
 //!
-//! Plain `cargo test` builds the examples first; with `--test forward` alone, run
+//! Plain `cargo test` builds the examples first. For `--test forward` alone, run
 //! `cargo build --example forward` before.
 //!
 //! Promises: none; it shows the example of that name as its users meet it.
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use support::{Pattern, test, until};
 
-/// A running `forward`. It doesn't outlive its test.
+/// A running `forward`. Its drop kills it.
 struct Running {
     child: Child,
     addr: String,
-    /// Its lines, those of standard error with a mark in front.
+    /// Its lines of output. Lines of standard error begin with `stderr: `.
     lines: Receiver<String>,
 }
 
@@ -91,7 +91,7 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    /// The next line that has `text` in it.
+    /// Waits for the next line that contains `text`.
     fn says(&self, text: &str) -> String {
         let mut before = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(30)) {
@@ -110,12 +110,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended already
+        let _ = self.child.kill(); // It may have ended already.
         let _ = self.child.wait();
     }
 }
 
-/// Answers with what came, reversed, once that has ended.
+/// Starts a service. It reads a question to its end, and then answers with the reversed bytes.
 fn service() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -126,7 +126,7 @@ fn service() -> SocketAddr {
                 let mut bytes = Vec::new();
                 if tcp.read_to_end(&mut bytes).is_ok() {
                     bytes.reverse();
-                    let _ = tcp.write_all(&bytes); // a user may have left
+                    let _ = tcp.write_all(&bytes); // A user may have left.
                 }
             });
         }
@@ -159,8 +159,7 @@ fn forward_connects_users_with_the_services_that_the_server_allows() {
         ask(client.connect(), 7, 3 << 20);
         client.says("\"reverse\": 3145728 bytes from the session, 3145728 to it");
 
-        // Neither an unknown service nor one that can't be reached is silent, and users read an
-        // end.
+        // An unknown service, or one that can't be reached, is reported. Users read an end.
         for (name, complaint) in [
             ("other", "stderr: \"other\": no such service"),
             ("nobody", "stderr: \"nobody\": 127.0.0.1:1: "),
@@ -187,12 +186,12 @@ fn a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew
         user.read_exact(&mut half).unwrap();
         server.kill();
         assert_eq!(user.read(&mut half).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        // How the system tells of the death differs.
+        // Systems report the death in different words, so the message is only checked up to here.
         client.says(
             "stderr: \"x\": copy: reading a failed after 14 bytes from a to b and 1 from b to a: ",
         );
 
-        // The server comes back at its address: users that connect then are served.
+        // The server is restarted at its address. Users that connect after that are served.
         let addr = server.addr.clone();
         drop(server);
         let service = format!("x={target}");
@@ -208,7 +207,8 @@ fn a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew
         user.read_to_string(&mut text).unwrap();
         assert_eq!(text, "ywhole");
         drop(server);
-        // A reset as long as the session lives. No server: an end, and it says so.
+        // Users see a reset as long as the session lives. Without a server they see an end, and the
+        // client prints the error.
         until(|| client.connect().read(&mut [0]).is_ok_and(|n| n == 0));
         client.says("stderr: forward: ");
     });

@@ -1,8 +1,9 @@
-//! Our example `kcp` with kcptun's own programs on the other end, in both roles, over good and bad
-//! links. `./tests/peers kcptun` installs them and runs this; plain `cargo test` ignores it.
+//! Tests of our example `kcp` with kcptun's programs on the other end, in both roles, over good and
+//! bad links. `./tests/peers kcptun` installs the programs and runs these tests. Plain `cargo test`
+//! ignores them.
 //!
 //! A transfer (`support/load.rs`) compares every byte in both directions. kcptun knows no
-//! half-close: who is done closes all.
+//! half-close, so the end that is done closes the whole connection.
 //!
 //! Promises: none; it shows the example `kcp`, which isn't a part of the crate.
 
@@ -21,10 +22,10 @@ use support::{peers, splitmix64, test_for, until};
 
 const WATCHDOG: Duration = Duration::from_secs(300);
 
-/// A connection on which nothing moves for so long has failed.
+/// Time limit. A connection on which nothing moves for this time has failed.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// smux's keepalive timeout, which kcptun leaves as it is; and ours in the example.
+/// smux's keepalive timeout, which kcptun doesn't change. Our example has the same.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const MIB: u64 = 1024 * 1024;
@@ -38,7 +39,7 @@ use Role::{Client, Server};
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    /// Our role; kcptun has the other.
+    /// Our role. kcptun has the other.
     ours: Role,
     smuxver: u8,
     crypt: &'static str,
@@ -55,31 +56,32 @@ impl Case {
         all
     }
 
-    /// For what doesn't depend on the cipher.
+    /// The cases without a cipher, for tests that don't depend on it.
     fn plain() -> Vec<Self> {
         Self::all().into_iter().filter(|case| case.crypt == "none").collect()
     }
 
     fn options(self) -> Options {
         let Self { smuxver, crypt, .. } = self;
-        // As large as a server's at the client, too: so much may be on the way at once.
+        // The client's windows are as large as a server's, so that much data may be on the way at
+        // once.
         let sndwnd = [1024; 2];
         let rcvwnd = [1024; 2];
         Options { smuxver, crypt, sndwnd, rcvwnd, keepalive: 1, ..Options::default() }
     }
 
-    /// The program in a role.
+    /// Returns the program for a role.
     fn program(self, role: Role) -> Program {
         if self.ours == role { Program::Ours(peers::example("kcp")) } else { Program::Kcptun }
     }
 }
 
-/// A target behind a server and a client, perhaps with a relay between.
+/// A client, perhaps a relay, a server, and a target behind the server.
 struct Pair {
     case: Case,
-    /// Where the client listens.
+    /// The client's address.
     near: SocketAddr,
-    /// Where the server listens.
+    /// The server's address.
     far: SocketAddr,
     client: Option<Forwarder>,
     relay: Option<UdpRelay>,
@@ -107,7 +109,7 @@ impl Pair {
         pair
     }
 
-    /// Kills a program, as a crash does, without a word to the other end.
+    /// Kills a program like a crash, so that it can't tell the other end.
     fn kill(&mut self, role: Role) {
         match role {
             Client => self.client = None,
@@ -136,7 +138,7 @@ impl Pair {
         }
     }
 
-    /// What both programs have said, and the target's faults.
+    /// Returns the output of both programs, and the target's faults.
     fn words(&self) -> String {
         let logs = [&self.client, &self.server].into_iter().flatten();
         let logs = logs.map(|end| format!("---- {}:\n{}", end.name, end.log()));
@@ -147,7 +149,8 @@ impl Pair {
         if self.case.ours == Client { &self.client } else { &self.server }.as_ref().unwrap()
     }
 
-    /// All that was transferred was right at the target, too, and no connection stays.
+    /// Checks that the target has also received everything without a fault, and that no connection
+    /// stays.
     fn all_served(&self, count: u64) {
         until(|| self.target.open() == 0);
         let faults = self.target.take_faults();
@@ -156,7 +159,7 @@ impl Pair {
     }
 }
 
-/// Runs `body` if kcptun is here.
+/// Runs `body` if kcptun is installed.
 fn with_kcptun(name: &str, body: impl FnOnce()) {
     test_for(name, WATCHDOG, || {
         if peers::are_there(name, &["kcptun-client", "kcptun-server"]) {
@@ -165,14 +168,15 @@ fn with_kcptun(name: &str, body: impl FnOnce()) {
     });
 }
 
-/// What moves bulk goes one after the other; what waits for timeouts goes on beside it.
+/// Runs `body` alone among the tests that move much data. Tests that wait for timeouts run at the
+/// same time.
 fn with_kcptun_alone(name: &str, body: impl FnOnce()) {
     static MOVING: Mutex<()> = Mutex::new(());
     let _moving = MOVING.lock().unwrap_or_else(PoisonError::into_inner);
     with_kcptun(name, body);
 }
 
-/// Every case at once: for tests that mostly wait.
+/// Runs all cases at once, for tests that mostly wait.
 fn at_once(cases: Vec<Case>, body: impl Fn(Case) + Sync) {
     thread::scope(|scope| {
         for case in cases {
@@ -199,7 +203,7 @@ fn sixty_four_mebibytes_each_way_at_once() {
     });
 }
 
-/// Through a relay that loses, reorders, doubles and damages.
+/// Transfers through a relay that loses, reorders, doubles and damages datagrams.
 fn over_a_bad_link(loss: u32, bytes: u64) {
     for case in Case::all() {
         let delay = Duration::from_millis(5);
@@ -252,7 +256,7 @@ fn two_hundred_connections_at_once() {
                     scope.spawn(move || {
                         let socket = TcpStream::connect(pair.near).unwrap();
                         let moved = transfer_over(&socket, Job::both(128 * 1024, seed), PATIENCE);
-                        all_done.wait(); // each stays open until all are done
+                        all_done.wait(); // Each stays open until all are done.
                         moved.unwrap_or_else(|error| panic!("{case:?}: {seed}: {error}"));
                     });
                 }
@@ -270,7 +274,7 @@ fn a_close_after_the_whole_answer_loses_nothing_and_leaves_nothing() {
         for case in Case::all() {
             let link = Link { delay: Duration::from_millis(3), ..Link::default() };
             let pair = Pair::start_over(case, link);
-            pair.transfer(Job::both(1000, 1)); // what lasts has been opened after this
+            pair.transfer(Job::both(1000, 1)); // All lasting descriptors are open after this.
             pair.all_served(1);
             let before = settled_descriptors(pair.ours());
             let mut count = 1;
@@ -288,11 +292,12 @@ fn a_close_after_the_whole_answer_loses_nothing_and_leaves_nothing() {
     });
 }
 
-/// Descriptors of a process, once nothing is going on in it.
+/// Returns the number of descriptors of a process, when it no longer changes.
 fn settled_descriptors(of: &Forwarder) -> usize {
     let mut before = of.descriptors();
     loop {
-        thread::sleep(Duration::from_millis(200)); // another process's end of a close has no event
+        // No event tells that the other process has closed them.
+        thread::sleep(Duration::from_millis(200));
         let now = of.descriptors();
         if now == before {
             return now;
@@ -301,8 +306,8 @@ fn settled_descriptors(of: &Forwarder) -> usize {
     }
 }
 
-/// An idle connection outlives two of both ends' keepalive timeouts, since both say that they live;
-/// it is the same connection then, and works.
+/// An idle connection outlives two keepalive timeouts of both ends, because both send keepalive
+/// messages. After that time it still works.
 #[test]
 #[ignore = "kcptun on the other end: ./tests/peers kcptun"]
 fn a_keepalive_keeps_idle_connections() {
@@ -311,7 +316,8 @@ fn a_keepalive_keeps_idle_connections() {
             let pair = Pair::start(case);
             let socket = TcpStream::connect(pair.near).unwrap();
             until(|| pair.target.open() == 1);
-            thread::sleep(2 * KEEPALIVE_TIMEOUT + Duration::from_secs(3)); // time is under test
+            // The test is about this time.
+            thread::sleep(2 * KEEPALIVE_TIMEOUT + Duration::from_secs(3));
             transfer_over(&socket, Job::both(100_000, 1), PATIENCE).unwrap();
             drop(socket);
             pair.all_served(1);
@@ -322,8 +328,8 @@ fn a_keepalive_keeps_idle_connections() {
 
 // ---- restarts -----------------------------------------------------------------------------------
 
-/// A program is killed in the middle of a transfer and started again at once. The other, which
-/// isn't told, serves the new conversation.
+/// A program is killed in the middle of a transfer and started again at once. The other program
+/// isn't told, and serves the new conversation.
 fn killed_and_restarted(case: Case, killed: Role, as_one_client: bool) {
     let what = format!("{case:?}, {killed:?} killed, as one client: {as_one_client}");
     let link = Link { delay: Duration::from_millis(2), ..Link::default() };
@@ -332,18 +338,18 @@ fn killed_and_restarted(case: Case, killed: Role, as_one_client: bool) {
     pair.transfer(Job::both(MIB, 1));
     pair.all_served(1);
 
-    // An idle connection, and one in the middle of a transfer.
+    // There is an idle connection, and one in the middle of a transfer.
     let idle = TcpStream::connect(pair.near).unwrap();
     until(|| pair.target.open() == 1);
     let near = pair.near;
     let cut = thread::spawn(move || transfer(near, Job::both(4096 * MIB, 1), PATIENCE));
     until(|| pair.target.open() == 2);
-    thread::sleep(Duration::from_millis(300)); // it has to be in the middle, wherever that is
+    thread::sleep(Duration::from_millis(300)); // The transfer has to be under way.
     pair.kill(killed);
     let begin = Instant::now();
     pair.start_again(killed);
 
-    // A client that has lost its server without a word learns it by its keepalive.
+    // A client notices only by its keepalive that the server was lost.
     let limit = 2 * KEEPALIVE_TIMEOUT + Duration::from_secs(30);
     let mut tries = 0;
     while let Err(error) = transfer(pair.near, Job::both(MIB, 2), Duration::from_secs(2)) {
@@ -354,7 +360,7 @@ fn killed_and_restarted(case: Case, killed: Role, as_one_client: bool) {
     if killed == Client {
         assert!(begin.elapsed() < KEEPALIVE_TIMEOUT, "{what}: a new client needn't wait");
     }
-    // The old connections end, too, at both ends, with an error where bytes are missing.
+    // The old connections end too, at both ends. They end with an error where bytes are missing.
     cut.join().unwrap().unwrap_err();
     idle.set_read_timeout(Some(limit)).unwrap();
     let end = std::io::Read::read(&mut &idle, &mut [0]);
@@ -380,25 +386,25 @@ fn either_program_is_killed_and_restarted() {
 
 // ---- bad input ----------------------------------------------------------------------------------
 
-/// Datagrams that mean nothing, or something wrong, one after the other.
+/// Returns a datagram that is malformed, or that no conversation can have.
 fn bad_datagram(random: &mut u64) -> Vec<u8> {
     let mut bytes = |n: usize| (0..n).map(|_| splitmix64(random) as u8).collect::<Vec<_>>();
     let kind = bytes(1)[0] % 6;
     let length = usize::from(u16::from_le_bytes([bytes(1)[0], bytes(1)[0]])) % 1500;
     let mut datagram = bytes(length);
     match kind {
-        // Short, empty among them.
+        // Too short, and sometimes empty.
         0 => datagram.truncate(44),
-        // At random, with a checksum that is wrong.
+        // Random bytes with a wrong checksum.
         1 => {}
-        // At random, with a right checksum.
+        // Random bytes with a correct checksum.
         2 => {
             let mut whole = bytes(20);
             whole.extend(datagram);
             datagram = sealed(whole);
         }
-        // A segment of a conversation that there isn't: a number of the middle, a command that
-        // isn't known, a length that is wrong.
+        // A segment of a conversation that doesn't exist, with a number from its middle, an unknown
+        // command or a wrong length.
         _ => {
             let [conv, number] = [bytes(4), bytes(4)];
             let (command, length) = match kind {
@@ -414,14 +420,14 @@ fn bad_datagram(random: &mut u64) -> Vec<u8> {
             whole.extend([0; 4]);
             whole.extend(length.to_le_bytes());
             whole.extend([7; 100]);
-            whole[36..40].copy_from_slice(&(1 << 20 | 64u32).to_le_bytes()); // far from a beginning
+            whole[36..40].copy_from_slice(&(1 << 20 | 64u32).to_le_bytes()); // not a first number
             datagram = sealed(whole);
         }
     }
     datagram
 }
 
-/// Puts the checksum where it belongs.
+/// Fills in the checksum.
 fn sealed(mut datagram: Vec<u8>) -> Vec<u8> {
     let sum = crc32fast::hash(&datagram[20..]);
     datagram[16..20].copy_from_slice(&sum.to_le_bytes());
@@ -447,7 +453,7 @@ fn bad_datagrams_in_the_middle_of_a_transfer_change_nothing() {
                     let mut sent = 0u64;
                     while !done.load(SeqCst) || sent < 20_000 {
                         let datagram = bad_datagram(&mut random);
-                        // From somebody else, and from the other end's own address.
+                        // Send it from a stranger's address, and from the other end's address.
                         match (sent % 3, case.ours) {
                             (0, Server) => {
                                 let _ = stranger.send_to(&datagram, pair.far);
@@ -457,7 +463,8 @@ fn bad_datagrams_in_the_middle_of_a_transfer_change_nothing() {
                         }
                         sent += 1;
                         if sent.is_multiple_of(32) {
-                            thread::sleep(Duration::from_millis(1)); // not a flood: bad input
+                            // The test is about bad input, not about a flood.
+                            thread::sleep(Duration::from_millis(1));
                         }
                     }
                     sent
@@ -472,7 +479,7 @@ fn bad_datagrams_in_the_middle_of_a_transfer_change_nothing() {
             pair.all_served(5);
             assert_eq!(pair.target.accepted(), 5, "{case:?}: connections came from nowhere");
             if case.ours == Server {
-                // It says how many, by kind, now and then.
+                // Our server prints the numbers of dropped datagrams by kind.
                 for kind in ["too short", "wrong checksum", "of no session", "malformed"] {
                     let says = |line: &str| line.starts_with("dropped") && line.contains(kind);
                     until(|| pair.ours().log().lines().any(says));

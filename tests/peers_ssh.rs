@@ -1,7 +1,8 @@
-//! The `stdio` example through Debian's ssh and sshd, which are started here: own keys, own port,
-//! on loopback. `./tests/peers ssh` runs this; `stdio.rs` has the counterparts without ssh.
+//! Tests of the `stdio` example through Debian's ssh and sshd. The tests start an sshd on loopback,
+//! with its own keys and its own port. `./tests/peers ssh` runs these tests. `stdio.rs` has the
+//! same tests without ssh.
 //!
-//! It works as root and as any other user: sshd lets in whoever started it.
+//! The tests run as root or as any other user, because sshd accepts the user who started it.
 //!
 //! Promises: none; it shows the example `stdio` through a program of others.
 #![cfg(unix)]
@@ -21,10 +22,11 @@ use support::peers::{are_there, example, program};
 use support::{Pattern, test_for, until};
 use tempfile::TempDir;
 
-/// Logins take their time on a busy machine.
+/// Time limit of a test. Logins may be slow on a busy machine.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// Runs `body` with an sshd whose configuration has these lines, too, if the programs are here.
+/// Runs `body` with an sshd if the programs are installed. `more` returns further lines of its
+/// configuration.
 fn through_ssh(name: &str, more: impl Fn(&Path) -> String, body: impl FnOnce(&Sshd)) {
     test_for(name, WATCHDOG, || {
         if are_there(name, &["sshd", "ssh", "ssh-keygen"]) {
@@ -49,7 +51,7 @@ impl Sshd {
                 .status();
             assert!(made.unwrap().success());
         }
-        // As root it wants a directory that only an installed service makes.
+        // As root, sshd needs a directory that only an installed service makes.
         let _ = fs::create_dir_all("/run/sshd");
         loop {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -64,7 +66,7 @@ impl Sshd {
             let public = fs::read_to_string(dir.path().join("host.pub")).unwrap();
             fs::write(dir.path().join("known"), format!("[127.0.0.1]:{port} {public}")).unwrap();
             let log = fs::File::create(dir.path().join("log")).unwrap();
-            // It starts itself again for each connection, so it wants its whole path.
+            // sshd starts itself again for each connection, so it needs its whole path.
             let mut process = Command::new(program("sshd").unwrap())
                 .args(["-D", "-e", "-f"])
                 .arg(dir.path().join("config"))
@@ -79,13 +81,14 @@ impl Sshd {
             let log = fs::read_to_string(dir.path().join("log")).unwrap();
             match ended {
                 None => return Self { process, dir, port },
-                Some(_) if log.contains("Address already in use") => {} // somebody else was faster
+                // Another program took the port.
+                Some(_) if log.contains("Address already in use") => {}
                 Some(status) => panic!("sshd: {status}: {log}"),
             }
         }
     }
 
-    /// The words of a command that runs `remote` at the other end.
+    /// Returns a command that runs `remote` at the other end.
     fn ssh(&self, remote: &str) -> Vec<OsString> {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let port = self.port.to_string();
@@ -134,7 +137,7 @@ fn serve() -> String {
     format!("exec {} serve", example("stdio").display())
 }
 
-// ---- what works ---------------------------------------------------------------------------------
+// ---- data ---------------------------------------------------------------------------------------
 
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
@@ -155,7 +158,7 @@ fn a_hundred_streams_at_once_go_through_ssh_and_finish_one_side_first() {
     );
 }
 
-/// A banner that sshd itself sends goes to ssh's standard error: it does no harm, and it is seen.
+/// A banner of sshd goes to ssh's standard error. It is visible, and does no harm.
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn sshds_own_banner_passes_by() {
@@ -187,7 +190,7 @@ fn the_far_commands_exit_code_is_reported_and_passed_on() {
         let serve = serve.strip_prefix("exec ").unwrap();
         for (remote, code, more) in [
             ("exit 7", 7, "connection lost"),
-            ("no-such-command", 127, "not found"), // the far shell's words pass through
+            ("no-such-command", 127, "not found"), // The far shell's message passes through.
             (&*format!("{serve}; exit 3"), 3, "exit status: 3"),
         ] {
             let done = sshd.check(&[], remote);
@@ -206,7 +209,7 @@ fn the_far_commands_exit_code_is_reported_and_passed_on() {
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn a_refused_login_is_sshs_own_message_and_code() {
     through_ssh("a_refused_login_is_sshs_own_message_and_code", nothing_more, |sshd| {
-        // another key
+        // Replace the user's key by another one.
         fs::copy(sshd.dir.path().join("host"), sshd.dir.path().join("user")).unwrap();
         let done = sshd.check(&[], &serve());
         assert_eq!(done.status.code(), Some(255), "{done:?}");
@@ -214,9 +217,9 @@ fn a_refused_login_is_sshs_own_message_and_code() {
     });
 }
 
-// ---- what comes first ---------------------------------------------------------------------------
+// ---- text before the session --------------------------------------------------------------------
 
-/// What bash reads before any command that ssh starts.
+/// A startup file of bash that prints. bash reads it before each command that ssh starts.
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn a_startup_file_that_prints_is_a_clear_error() {
@@ -226,7 +229,7 @@ fn a_startup_file_that_prints_is_a_clear_error() {
         format!("SetEnv HOME={0} BASH_ENV={0}/.bashrc", dir.display())
     };
     through_ssh(name, home, |sshd| {
-        // The user's shell needn't be bash.
+        // Start bash explicitly, because the user's shell may be another one.
         let done = sshd.check(&[], &format!("exec bash -c '{}'", serve()));
         assert_eq!(done.status.code(), Some(1), "{done:?}");
         let said = text(&done.stderr);
@@ -241,9 +244,9 @@ fn a_startup_file_that_prints_is_a_clear_error() {
     });
 }
 
-// ---- forward, and what is killed ----------------------------------------------------------------
+// ---- forward, and kills -------------------------------------------------------------------------
 
-/// A forwarder whose ssh, and whose far program, can be found and killed.
+/// A running forwarder. The test can find and kill its ssh and its far program.
 struct Forwarder {
     process: Child,
     addr: String,
@@ -316,12 +319,12 @@ fn a_connection_forwarded_through_ssh_passes_half_close_through() {
     );
 }
 
-/// ssh here, or the program there, is killed in the middle of an answer.
+/// The near ssh, or the far program, is killed in the middle of an answer.
 #[test]
 #[ignore = "needs Debian's sshd: ./tests/peers ssh"]
 fn a_kill_on_either_side_is_a_clear_error_at_both() {
     through_ssh("a_kill_on_either_side_is_a_clear_error_at_both", nothing_more, |sshd| {
-        // ssh says 255 where the far program ended by a signal.
+        // ssh exits with 255 if the far program ended by a signal.
         for (victim, how) in
             [("near", "the command ended with signal: 9"), ("far", "exit status: 255")]
         {
@@ -333,12 +336,12 @@ fn a_kill_on_either_side_is_a_clear_error_at_both() {
             client.read_exact(&mut [0; 14]).unwrap();
             let pid = fs::read_to_string(sshd.dir.path().join(victim)).unwrap();
             assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
-            client.read(&mut [0]).unwrap_err(); // a reset, not an end of file
+            client.read(&mut [0]).unwrap_err(); // A reset, not an end of file.
             if victim == "near" {
-                // the far program sees its input end, with a stream open
+                // The far program sees its input end with a stream open.
                 tcp.read(&mut [0]).unwrap_err();
             } else {
-                assert_eq!(tcp.read(&mut [0]).unwrap_or(0), 0); // the system closed it
+                assert_eq!(tcp.read(&mut [0]).unwrap_or(0), 0); // The system closed it.
             }
             assert!(!forwarder.process.wait().unwrap().success());
             let mut said = String::new();

@@ -1,9 +1,10 @@
-//! `transport::Tls` with the TLS of other people on the other end, over loopback: OpenSSL's
-//! programs and stunnel, in both roles. `./tests/peers tls` installs them and runs this, in
-//! release; the large transfers between our own ends are here, too, since they take longest.
+//! Tests of `transport::Tls` with other TLS programs on the other end, over loopback: OpenSSL's
+//! programs and stunnel, in both roles. `./tests/peers tls` installs the programs and runs these
+//! tests in release mode. The large transfers between two of our own ends are also here, because
+//! they take longest.
 //!
-//! What each part shows is at its heading. `peers_tls/openssl.rs` says how the openssl program is
-//! made to renew keys in the middle of binary data.
+//! The heading of each part says what it shows. `peers_tls/openssl.rs` explains how the openssl
+//! program is made to renew keys in the middle of binary data.
 //!
 //! Promises: P99, P100.
 
@@ -36,26 +37,27 @@ use programs::Program;
 use support::peers::are_there;
 use support::{links, test_for, versions};
 
-/// A test that takes longer hangs.
+/// Time limit of a test. A slower one hangs.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// Nothing of what these tests wait for takes so long: an end that failed would be waited for.
+/// Time limit of a wait. Nothing that these tests wait for takes this long, unless one of the ends
+/// has failed.
 const PATIENCE: Duration = Duration::from_secs(50);
 
-/// The bound of writes that a session begins with.
+/// The time limit of writes with which a session begins.
 const SHORT: Duration = Duration::from_millis(10);
 
-/// A handshake that takes longer hangs.
+/// Time limit of a handshake. A slower one hangs.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Runs `body` if the programs are here.
+/// Runs `body` if the programs are installed.
 fn with(programs: &[&str], name: &str, body: impl FnOnce()) {
     if are_there(name, programs) {
         test_for(name, WATCHDOG, body);
     }
 }
 
-/// An authority's certificates, here and as files for the other program.
+/// The certificates of an authority. They are here, and in files for the other program.
 struct Certified {
     authority: Authority,
     server: authority::Identity,
@@ -74,12 +76,12 @@ impl Certified {
         Self { authority, server, client, files }
     }
 
-    /// A file's path, as text.
+    /// Returns a file's path as text.
     fn file(&self, name: &str) -> String {
         self.files.path().join(name).into_os_string().into_string().unwrap()
     }
 
-    /// Our server's end of a connection; it wants a certificate if `mutual`.
+    /// Does the handshake of our server. With `mutual` it requires a client's certificate.
     fn serve(&self, tcp: TcpStream, mutual: bool) -> io::Result<Tls> {
         let verifier = mutual.then(|| self.authority.verifier());
         Tls::handshake(
@@ -89,7 +91,7 @@ impl Certified {
         )
     }
 
-    /// Our client's end of a connection.
+    /// Does the handshake of our client.
     fn connect(
         &self,
         tcp: TcpStream,
@@ -100,21 +102,21 @@ impl Certified {
     }
 }
 
-/// How often `what` is in the text of a program's `-msgfile`.
+/// Counts the lines with `what` in a program's `-msgfile`.
 fn messages(file: &str, what: &str) -> usize {
     std::fs::read_to_string(file).unwrap().lines().filter(|line| line.contains(what)).count()
 }
 
 // ---- keys are renewed while both directions are full --------------------------------------------
 //
-// Our end is the raw transport, split, and both directions carry known bytes without end. OpenSSL
-// renews its keys again and again, and asks us to renew ours.
+// Our end is a transport without a session, split into its halves. Both directions carry known
+// bytes all the time. OpenSSL renews its keys again and again, and asks our end to renew its keys.
 
-/// One end of a raw transport.
+/// The state of our end.
 struct Ours {
     sent: AtomicU64,
     received: AtomicU64,
-    /// How often a write, of about 10 ms, found no room.
+    /// Number of writes that found no room within their time limit of about 10 ms.
     stuck: AtomicUsize,
     reading: Gate,
 }
@@ -130,7 +132,7 @@ impl Ours {
         }
     }
 
-    /// Writes until `limit` says that it's enough.
+    /// Writes until `limit` bytes were sent.
     fn write(&self, writer: &mut dyn Write, limit: &AtomicU64) {
         loop {
             let at = self.sent.load(SeqCst);
@@ -156,7 +158,7 @@ impl Ours {
         flush(writer);
     }
 
-    /// Reads to the end, which has to be clean.
+    /// Reads to the end, which has to be a clean one.
     fn read(&self, reader: &mut dyn Read) {
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -182,7 +184,7 @@ fn flush(writer: &mut dyn Write) {
     }
 }
 
-/// What came at a place of the raw data.
+/// Checks the bytes that were received at a position of the data.
 #[track_caller]
 fn assert_right(mut came: &[u8], mut at: u64) {
     while !came.is_empty() {
@@ -194,7 +196,7 @@ fn assert_right(mut came: &[u8], mut at: u64) {
     }
 }
 
-/// The openssl program's user.
+/// The state of the end behind the openssl program.
 struct Theirs {
     sent: AtomicU64,
     received: AtomicU64,
@@ -216,8 +218,9 @@ impl Theirs {
         }
     }
 
-    /// Writes to the program until `limit`, with a command after every `every` messages: by turns
-    /// one that asks us for new keys, too, and one that doesn't.
+    /// Writes to the program until `limit` bytes were sent, with a command after every `every`
+    /// messages. The commands renew the program's keys. Every second one also asks our end for new
+    /// keys.
     fn write(&self, openssl: &Openssl, limit: &AtomicU64, every: u64) {
         openssl.input.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
         let send = |message: &[u8]| {
@@ -242,7 +245,7 @@ impl Theirs {
         }
     }
 
-    /// Reads what the program prints, to the end.
+    /// Reads the program's output to the end.
     fn read(&self, output: &mut dyn Read) {
         let mut buffer = vec![0; 64 * 1024];
         loop {
@@ -264,18 +267,19 @@ fn wait_until_full(stuck: &AtomicUsize, moved: &AtomicU64) {
         assert!(started.elapsed() < PATIENCE, "it didn't become full");
         let before = stuck.load(SeqCst);
         let at = moved.load(SeqCst);
-        thread::sleep(openssl::FULL); // that nothing moves is what it waits for
+        thread::sleep(openssl::FULL); // Waits for the time in which nothing may move.
         if moved.load(SeqCst) == at && stuck.load(SeqCst) >= before + 3 {
             return;
         }
     }
 }
 
-/// Waits until a writer that found no room again and again doesn't come back any more.
+/// Waits until a writer stays blocked in one call. Before that its writes have returned again and
+/// again, without room.
 fn wait_until_in_a_call(stuck: &AtomicUsize) {
     loop {
         let before = stuck.load(SeqCst);
-        // six times its bound: that it stays away is what it waits for
+        // Six times the time limit of its writes. If no write returns in this time, it is blocked.
         thread::sleep(openssl::FULL);
         if stuck.load(SeqCst) == before {
             return;
@@ -283,7 +287,7 @@ fn wait_until_in_a_call(stuck: &AtomicUsize) {
     }
 }
 
-/// Waits until so much has come.
+/// Waits until `bytes` bytes have been received.
 fn wait_for(came: &AtomicU64, bytes: u64) {
     let started = Instant::now();
     support::until(|| {
@@ -296,7 +300,8 @@ fn wait_for(came: &AtomicU64, bytes: u64) {
     });
 }
 
-/// Both ends at work: `steer` lets them, then all that is under way arrives, and our end closes.
+/// Runs both ends. `steer` controls them. Then all bytes that are under way arrive, and our end
+/// closes.
 fn both_work(
     halves: Halves,
     openssl: &Openssl,
@@ -319,7 +324,7 @@ fn both_work(
         let printed = scope.spawn(|| theirs.read(output));
         let steered = catch_unwind(AssertUnwindSafe(|| steer(&ours, &theirs, &mut bound_writes)));
         if let Err(panic) = steered {
-            // All threads have to end, or it would look like a hang.
+            // All threads have to end. Otherwise the panic would look like a hang.
             control.abort();
             ours.reading.set(true);
             theirs.reading.set(true);
@@ -331,7 +336,7 @@ fn both_work(
         let mut writer = writing.join().unwrap();
         feeding.join().unwrap();
         support::until(|| {
-            flush(&mut *writer); // an answer may be due
+            flush(&mut *writer); // An answer may be owed.
             theirs.received.load(SeqCst) == ours.sent.load(SeqCst)
                 && ours.received.load(SeqCst) == theirs.sent.load(SeqCst)
         });
@@ -343,7 +348,7 @@ fn both_work(
     (ours, theirs)
 }
 
-/// How often a program says, in its `-msgfile`, that it has renewed its keys, and that we have.
+/// Counts the key renewals in a program's `-msgfile`: its own, and ours.
 fn renewals(log: &str) -> (usize, usize) {
     let count = |direction| {
         messages(log, &format!("{direction} TLS 1.3, Handshake [length 0005], KeyUpdate"))
@@ -353,10 +358,10 @@ fn renewals(log: &str) -> (usize, usize) {
     (its, ours)
 }
 
-/// s_client renews its keys while our writer is stuck in a full socket, and its own writer in ours.
-/// Our reader gets the renewals, data under the new keys, and requests for keys of ours, with our
-/// writer stuck: so it neither waits for the writer nor writes. Once the program takes our bytes
-/// again, all that we had written, before and after our renewals, is right.
+/// s_client renews its keys while both directions are full, so that our writer and its writer are
+/// stuck. Our reader gets renewals, data under the new keys, and requests for new keys of ours. Our
+/// writer is stuck all that time, so the reader must not wait for the writer, and must not write.
+/// When the program reads again, all our bytes arrive, from before and after our renewals.
 #[test]
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn s_client_renews_keys_while_both_directions_are_full() {
@@ -395,20 +400,22 @@ fn s_client_renews_keys_while_both_directions_are_full() {
                 for tried in 1.. {
                     wait_until_full(&ours.stuck, &ours.sent);
                     wait_until_full(&theirs.stuck, &theirs.sent);
-                    // From now on our writer stays in one call: whoever waits for it hangs.
+                    // From now on our writer stays in one call. A reader that waits for the writer
+                    // would hang.
                     bound_writes(None).unwrap();
                     wait_until_in_a_call(&ours.stuck);
                     let sent = ours.sent.load(SeqCst);
                     let received = ours.received.load(SeqCst);
                     ours.reading.set(true);
                     wait_for(&ours.received, received + STEP);
-                    // On a loaded machine the program may have been late, and not full after all.
+                    // On a loaded machine the program may have been late, so that the direction
+                    // wasn't full.
                     rounds += usize::from(ours.sent.load(SeqCst) == sent);
                     let received = theirs.received.load(SeqCst);
                     theirs.reading.set(true);
                     wait_for(&theirs.received, received + STEP);
                     bound_writes(Some(SHORT)).unwrap();
-                    // the call that wasn't bounded is over
+                    // The call without a time limit has returned.
                     wait_for(&ours.sent, ours.sent.load(SeqCst) + STEP);
                     if rounds == ROUNDS {
                         break;
@@ -432,9 +439,8 @@ fn s_client_renews_keys_while_both_directions_are_full() {
     });
 }
 
-/// The same with s_server, as far as that program goes: it can't take input while its own output is
-/// full, so both directions move, and what we
-/// have written waits for it.
+/// The same with s_server, with a limit. That program takes no input while its own output is full.
+/// So both directions move here, and our written bytes wait for the program.
 #[test]
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn s_server_renews_keys_in_the_middle_of_both_directions() {
@@ -487,7 +493,7 @@ fn s_server_renews_keys_in_the_middle_of_both_directions() {
     });
 }
 
-/// An answer that TLS wants sent leaves at once, though the session has nothing to send by itself.
+/// An answer of TLS is sent at once, although the session itself has nothing to send.
 #[test]
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn an_idle_session_answers_a_request_for_new_keys() {
@@ -505,13 +511,13 @@ fn an_idle_session_answers_a_request_for_new_keys() {
             support::until(|| renewals(&log) == (requests, requests));
         }
         assert!(!ours.is_closed());
-        openssl.input.send(&[]).unwrap(); // the end of its input
+        openssl.input.send(&[]).unwrap(); // This ends its input.
         assert!(matches!(ours.accept(), Err(Error::PeerClosed)));
     });
 }
 
-/// TLS 1.2 has no new keys but by a new handshake, which rustls refuses by a warning. That leaves
-/// at once, too; s_client then gives up.
+/// With TLS 1.2 only a new handshake can bring new keys. rustls refuses it by a warning. The
+/// warning is sent at once too. s_client then gives up.
 #[test]
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn an_idle_session_refuses_to_negotiate_again() {
@@ -530,13 +536,13 @@ fn an_idle_session_refuses_to_negotiate_again() {
 
 // ---- sessions through openssl's programs, which renew keys meanwhile ----------------------------
 //
-// Our session over `Tls` on one side; on the other a second session of ours whose transport is the
-// program's standard input and output: so gmux's own frames pass through OpenSSL's TLS.
+// On one side there is a session over `Tls`. On the other side there is a session over the
+// program's standard input and output. So gmux's frames pass through OpenSSL's TLS.
 
 const STREAMS: usize = 16;
 const EACH: usize = 2 << 20;
 
-/// Streams from both ends carry checked bytes both ways, all at once.
+/// Streams from both ends carry bytes in both directions, all at once. Every byte is checked.
 fn exchange(ours: &Session, theirs: &Session, streams: usize, each: usize) {
     thread::scope(|scope| {
         for number in 0..streams {
@@ -584,8 +590,9 @@ fn sessions_go_through_s_client_which_renews_keys() {
             let key = made.file("client.key.pem");
             #[rustfmt::skip]
             let mut openssl = Openssl::start(&[
-                "s_client", "-brief", "-nbio", "-verify_return_error", "-connect", &to, "-servername", SERVER,
-                "-CAfile", &ca, "-cert", &certificate, "-key", &key, "-alpn", "gmux", "-msg", "-msgfile", &log,
+                "s_client", "-brief", "-nbio", "-verify_return_error", "-connect", &to,
+                "-servername", SERVER, "-CAfile", &ca, "-cert", &certificate, "-key", &key,
+                "-alpn", "gmux", "-msg", "-msgfile", &log,
             ]);
             let tls = made.serve(listener.accept().unwrap().0, true).unwrap();
             assert_eq!(tls.server_name(), Some(SERVER));
@@ -617,7 +624,7 @@ fn sessions_go_through_s_client_which_renews_keys() {
     });
 }
 
-/// s_server never ends its side cleanly by itself, so it is ours that closes.
+/// s_server never ends its side cleanly by itself, so our end closes.
 #[test]
 #[ignore = "needs openssl; ./tests/peers runs it"]
 fn sessions_go_through_s_server_which_renews_keys() {
@@ -630,8 +637,9 @@ fn sessions_go_through_s_server_which_renews_keys() {
             let log = made.file("log");
             #[rustfmt::skip]
             let mut openssl = Openssl::start(&[
-                "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate, "-key", &key,
-                "-Verify", "1", "-verify_return_error", "-CAfile", &ca, "-msg", "-msgfile", &log,
+                "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-cert", &certificate,
+                "-key", &key, "-Verify", "1", "-verify_return_error", "-CAfile", &ca,
+                "-msg", "-msgfile", &log,
             ]);
             let tcp = TcpStream::connect(("127.0.0.1", openssl.port())).unwrap();
             let ours =
@@ -655,19 +663,19 @@ fn sessions_go_through_s_server_which_renews_keys() {
 
 // ---- OpenSSL and certificates -------------------------------------------------------------------
 
-/// What is wrong with a certificate.
+/// The fault of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     UnknownAuthority,
     Expired,
-    /// Of servers: in another's name. Of clients: there is none.
+    /// A server's certificate has another name. A client has no certificate.
     NameOrNone,
 }
 
 impl Fault {
     const ALL: [Self; 3] = [Self::UnknownAuthority, Self::Expired, Self::NameOrNone];
 
-    /// A certificate with this fault, as files `wrong.pem` and `wrong.key.pem`.
+    /// Makes a certificate with this fault, in the files `wrong.pem` and `wrong.key.pem`.
     fn certificate(self, made: &Certified, purpose: Purpose) -> Option<authority::Identity> {
         let name = if purpose == Purpose::Server { SERVER } else { CLIENT };
         let wrong = match (self, purpose) {
@@ -685,7 +693,8 @@ impl Fault {
     }
 }
 
-/// What a client says whose server is to refuse it: in its handshake or, with TLS 1.3, afterwards.
+/// Returns the error of a client that its server has to refuse. The error comes in the handshake
+/// or, with TLS 1.3, after it.
 fn refused_client(tls: io::Result<Tls>) -> io::Error {
     match tls {
         Err(error) => error,
@@ -807,7 +816,7 @@ struct Stunnel {
 }
 
 impl Stunnel {
-    /// stunnel with one service, which connects to `to`.
+    /// Starts stunnel with one service, which connects to `to`.
     fn start(made: &Certified, to: std::net::SocketAddr, service: &str) -> Self {
         let file = made.files.path().join("stunnel.conf");
         let text = format!(
@@ -826,23 +835,23 @@ impl Stunnel {
     }
 }
 
-/// Where stunnel stands.
+/// The role of stunnel.
 #[derive(Debug, Clone, Copy)]
 enum Role {
-    /// It ends the TLS of our client in front of a plain gmux server.
+    /// It decrypts the TLS of our client, in front of a gmux server without TLS.
     Server,
-    /// It gives TLS to a plain gmux client, and connects to our server.
+    /// It encrypts for a gmux client without TLS, and connects to our server.
     Client,
 }
 
-/// A session over `Tls`, one that knows nothing of TLS, and stunnel between them.
+/// A session over `Tls`, a session without TLS, and stunnel between them.
 struct Between {
     tls: Session,
     plain: Session,
     stunnel: Stunnel,
 }
 
-/// Both check the other's certificate.
+/// Makes both sessions. Our TLS end and stunnel check each other's certificate.
 fn through_stunnel(
     made: &Certified,
     role: Role,
@@ -890,8 +899,8 @@ fn through_stunnel(
     }
 }
 
-/// 100 streams at once, 32 MiB each way; then one end closes after the other's last byte, and both
-/// say Ok.
+/// Carries 100 streams at once, and 32 MiB in each direction. Then one end closes after the other's
+/// last byte, and both closes return Ok.
 fn stunnel_carries(name: &str, role: Role) {
     with(&["stunnel4", "openssl"], name, || {
         let made = Certified::new();
@@ -930,7 +939,7 @@ fn stunnel_as_the_client_carries_100_streams_and_both_ends_close() {
     stunnel_carries("stunnel_as_the_client_carries_100_streams_and_both_ends_close", Role::Client);
 }
 
-/// What each end reads when the connection is cut on the far side of stunnel, or in it.
+/// Checks the error at each end when the connection is cut, beyond stunnel or in it.
 fn stunnel_passes_cuts(name: &str, role: Role) {
     with(&["stunnel4", "openssl"], name, || {
         let made = Certified::new();
@@ -957,8 +966,8 @@ fn stunnel_passes_cuts(name: &str, role: Role) {
                     );
                     assert!(matches!(error, Error::Io(_)), "{error}");
                 } else {
-                    // The plain end is closed with the stream open: the connection's end, not the
-                    // stream's.
+                    // The end without TLS is closed with the stream open. This ends the connection,
+                    // but not the stream.
                     let closed = plain.close();
                     println!("{role:?} {:?}, the plain end's close: {closed:?}", version.version);
                     let error = stream.read(&mut [0]).unwrap_err();
@@ -971,9 +980,9 @@ fn stunnel_passes_cuts(name: &str, role: Role) {
     });
 }
 
-/// What stunnel doesn't pass on: it takes a TLS connection that ends without `close_notify` for a
-/// clean end, and gives the plain end one. With a stream open, gmux says that it was cut all the
-/// same; with none, it can't know.
+/// A limit of stunnel. If a TLS connection ends without `close_notify`, stunnel gives the end
+/// without TLS a clean end. With a stream open, gmux still reports a cut. Without one it can't
+/// know.
 #[test]
 #[ignore = "needs stunnel4; ./tests/peers runs it"]
 fn stunnel_hides_a_missing_close_notify_from_the_plain_end() {
@@ -1026,7 +1035,8 @@ fn stunnel_as_the_client_passes_on_that_a_connection_was_cut() {
 
 // ---- large transfers between our own ends -------------------------------------------------------
 
-/// Gives a socket buffers of so many bytes. Linux doubles that, and has a least size of its own.
+/// Sets a socket's buffers to `size` bytes. Linux doubles the size, and has a smallest size of its
+/// own.
 fn narrow(socket: &socket2::Socket, size: usize) {
     socket.set_recv_buffer_size(size).unwrap();
     socket.set_send_buffer_size(size).unwrap();
@@ -1034,7 +1044,7 @@ fn narrow(socket: &socket2::Socket, size: usize) {
     assert!(sizes.0.max(sizes.1) <= 2 * size.max(2304), "{sizes:?} instead of {size}");
 }
 
-/// Both ends of a TCP connection over loopback, with such buffers from its beginning.
+/// Makes a TCP connection over loopback. Both ends have buffers of `size` bytes from the beginning.
 fn narrow_tcp(size: usize) -> (TcpStream, TcpStream) {
     let socket = || {
         let socket =
@@ -1052,7 +1062,8 @@ fn narrow_tcp(size: usize) -> (TcpStream, TcpStream) {
     (near.into(), far.into())
 }
 
-/// So many bytes each way at once, then both ends close. Returns the seconds.
+/// Sends `bytes` bytes in each direction at once. Then both ends close. Returns the time in
+/// seconds.
 fn at_once(
     what: &str,
     bytes: usize,
@@ -1074,7 +1085,7 @@ fn at_once(
     seconds
 }
 
-/// The handshake over both ends of something.
+/// Does the handshake over both ends of a connection.
 fn shake_hands<T: Transport + Send>(near: T, far: T) -> (Tls, Tls) {
     let authority = Authority::new("the authority");
     let versions = &VERSIONS;
@@ -1098,10 +1109,12 @@ fn four_gib_each_way_at_once_with_buffers_of_64_kib() {
     });
 }
 
-/// The smallest buffers that the system gives to Unix sockets. For TCP, 4096 bytes, which Linux
-/// doubles: with less, its own TCP stops now and then (a window below one segment, an empty receive
-/// queue, and a sender that waits for its persist timer of 0.2 s before each segment). With 2304
-/// bytes in all, the least that it takes, a plain session stops so, too.
+/// Unix sockets get the smallest buffers that the system gives. TCP sockets get 4096 bytes, which
+/// Linux doubles.
+///
+/// With less, Linux's TCP itself stops now and then. Its window is then smaller than a segment
+/// although the receive queue is empty, and the sender waits for its persist timer of 0.2 s before
+/// each segment. With 2304 bytes, the smallest size, a session without TLS stops in the same way.
 #[test]
 #[ignore = "takes long; ./tests/peers runs it"]
 fn sixteen_mib_each_way_at_once_with_the_smallest_buffers() {

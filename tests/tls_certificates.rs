@@ -1,7 +1,9 @@
-//! `transport::Tls` and certificates: who is refused, and what each end is told; ALPN and SNI; and
-//! what comes of a peer that doesn't speak TLS, or speaks it to one that doesn't.
+//! Tests of `transport::Tls`:
+//! - certificates that are refused, and the error at each end
+//! - ALPN and SNI
+//! - a connection where only one end speaks TLS
 //!
-//! After each test no thread and no descriptor may be left, so they run one after another.
+//! After each test no thread and no descriptor may be left. So the tests run one after another.
 //!
 //! Promises: P101, P102.
 
@@ -35,11 +37,12 @@ use authority::{
 use support::process_snapshot::ProcessSnapshot;
 use support::{tcp, test, until};
 
-/// A handshake that takes longer hangs.
+/// Time limit of a handshake. A slower one hangs.
 const LONG: Duration = Duration::from_secs(30);
 
-/// The authority that both ends trust, and one that nobody does.
+/// The authority that both ends trust.
 static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("our authority"));
+/// An authority that nobody trusts.
 static OTHER: LazyLock<Authority> = LazyLock::new(|| Authority::new("another authority"));
 
 /// Runs one test at a time, and compares threads and descriptors before and after it.
@@ -47,9 +50,10 @@ fn alone(name: &str, body: impl FnOnce()) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     test(name, || {
-        let before = ProcessSnapshot::settled(usize::MAX); // other tests' threads wait for their turn
+        let before = ProcessSnapshot::settled(usize::MAX); // Other tests wait for the lock.
         body();
-        // The last of a session goes a moment after its threads. What stays is the watchdog's.
+        // The last parts of a session are dropped shortly after its threads end. Only the watchdog
+        // stays.
         until(|| {
             let now = ProcessSnapshot::now();
             (now.threads, now.descriptors) == (before.threads, before.descriptors)
@@ -57,19 +61,19 @@ fn alone(name: &str, body: impl FnOnce()) {
     });
 }
 
-// ---- who is refused -----------------------------------------------------------------------------
+// ---- refused certificates ----------------------------------------------------------------------
 
-/// What the client does as soon as its handshake is over.
+/// The client's action right after its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
     Waits,
-    /// It writes at once, which a server that has refused it answers by a reset: that mustn't hide
-    /// the alert.
+    /// It writes at once. A server that has refused the client then resets the connection, and the
+    /// reset must not hide the alert.
     Writes,
 }
 
-/// A client's end, up to the error. With TLS 1.3 its handshake is over before the server has looked
-/// at its certificate: then it is the session that says so.
+/// Runs a client's end, and returns its error. With TLS 1.3 the handshake is done before the server
+/// checks the client's certificate. Then the error comes from the session.
 fn client_end(connection: ClientConnection, tcp: TcpStream, after: After) -> io::Error {
     let tls = match Tls::handshake(connection, tcp, LONG) {
         Ok(tls) => tls,
@@ -95,14 +99,14 @@ fn client_end(connection: ClientConnection, tcp: TcpStream, after: After) -> io:
     reason.into()
 }
 
-/// A server's end, which has to refuse.
+/// Runs a server's end that has to refuse. Returns its error.
 fn server_end(connection: ServerConnection, tcp: TcpStream) -> io::Error {
     let error = Tls::handshake(connection, tcp, LONG).map(drop).unwrap_err();
     assert!(error.to_string().starts_with("TLS handshake: "), "{error}");
     error
 }
 
-/// The rustls error at the root of an error, found as a user would find it.
+/// Finds the rustls error inside an error, as a user would find it.
 fn rustls_error(error: &io::Error) -> rustls::Error {
     let first = error.get_ref().map(|inner| inner as &(dyn StdError + 'static));
     let mut sources = std::iter::successors(first, |error| (*error).source());
@@ -110,7 +114,7 @@ fn rustls_error(error: &io::Error) -> rustls::Error {
     found.unwrap_or_else(|| panic!("no rustls error in {error:?}"))
 }
 
-/// Lets both ends meet, and compares what they say: parts of the texts, and the kind.
+/// Connects both ends, and checks their errors: parts of the texts, and the kind.
 fn refused(
     what: &str,
     ends: impl Fn() -> (ClientConnection, ServerConnection),
@@ -146,7 +150,7 @@ fn refused(
     }
 }
 
-/// A case for each version of TLS. `make` gives the two ends' certificates.
+/// Checks a case for each version of TLS. `make` makes the two ends.
 fn refused_in_all_versions(
     name: &str,
     make: impl Fn(&[&'static SupportedProtocolVersion]) -> (ClientConnection, ServerConnection),
@@ -161,7 +165,7 @@ fn refused_in_all_versions(
     });
 }
 
-/// A client that trusts our authority meets a server that shows `shown`.
+/// Makes a client that trusts our authority, and a server with the certificate `shown`.
 fn meets(
     shown: &Identity,
     versions: &[&'static SupportedProtocolVersion],
@@ -169,7 +173,8 @@ fn meets(
     (client(client_config(&OURS, None, versions)), server(server_config(shown, None, versions)))
 }
 
-/// A client that shows `shown`, or nothing, meets a server that wants one of our authority's.
+/// Makes a client with the certificate `shown`, or with none, and a server that requires a
+/// certificate of our authority.
 fn shows(
     shown: Option<&Identity>,
     versions: &[&'static SupportedProtocolVersion],
@@ -266,7 +271,7 @@ fn a_server_refuses_a_client_that_shows_a_servers_certificate() {
     );
 }
 
-/// rustls checks a client's name only if a verifier of one's own does, as this one.
+/// A verifier that checks a client's name. rustls has none that does it.
 #[derive(Debug)]
 struct Named(Arc<dyn ClientCertVerifier>, ServerName<'static>);
 
@@ -327,8 +332,9 @@ fn a_server_refuses_a_client_of_another_name() {
     );
 }
 
-/// The other way: the handshake accepts whom the authority has signed, and the application looks at
-/// the name afterwards. The client is told nothing then, and reads an end that isn't clean.
+/// The other way to check a client's name. The handshake accepts all certificates of the authority,
+/// and the application checks the name afterwards. Then the client gets no reason. It only sees an
+/// end that isn't clean.
 #[test]
 fn an_application_can_look_at_the_clients_name() {
     alone("an_application_can_look_at_the_clients_name", || {
@@ -349,9 +355,9 @@ fn an_application_can_look_at_the_clients_name() {
     });
 }
 
-// ---- what is known afterwards -------------------------------------------------------------------
+// ---- results of a handshake --------------------------------------------------------------------
 
-/// Two ends that accept each other, each with a certificate.
+/// Makes two ends that accept each other, each with a certificate.
 fn both_sides(
     versions: &[&'static SupportedProtocolVersion],
 ) -> (ClientConnection, ServerConnection) {
@@ -360,7 +366,7 @@ fn both_sides(
     (client(client_config(&OURS, Some(&shown), versions)), server(server_side))
 }
 
-/// The handshake of two ends that accept each other.
+/// Does the handshake of two ends that accept each other.
 fn met((client, server): (ClientConnection, ServerConnection)) -> (Tls, Tls) {
     let (near, far) = tcp();
     thread::scope(|scope| {
@@ -370,7 +376,7 @@ fn met((client, server): (ClientConnection, ServerConnection)) -> (Tls, Tls) {
     })
 }
 
-/// A session over both, that works.
+/// Makes a session over both ends, and checks that it works.
 fn works(client: Tls, server: Tls) {
     let client = Session::client(client, Config::new()).unwrap();
     let server = Session::server(server, Config::new()).unwrap();
@@ -435,7 +441,7 @@ fn a_client_that_connects_by_address_gives_no_name() {
     });
 }
 
-/// Ends that offer so many protocols.
+/// Makes two ends that offer these protocols by ALPN.
 fn offering(
     versions: &[&'static SupportedProtocolVersion],
     client_offers: &[&str],
@@ -458,7 +464,7 @@ fn the_protocol_of_alpn_is_known_to_both() {
                 met(offering(&[version], &["gmux/2", "gmux/1"], &["gmux/1", "http/1.1"]));
             assert_eq!([client.alpn_protocol(), server.alpn_protocol()], [Some(&b"gmux/1"[..]); 2]);
             works(client, server);
-            // A peer that offers nothing is taken.
+            // A peer that offers no protocol is accepted.
             let (client, server) = met(offering(&[version], &[], &["gmux/1"]));
             assert_eq!([client.alpn_protocol(), server.alpn_protocol()], [None; 2]);
             works(client, server);
@@ -478,14 +484,14 @@ fn no_common_protocol_is_an_error_at_both() {
 
 // ---- peers that don't speak TLS -----------------------------------------------------------------
 
-/// A TLS server whose peer says something else first. Returns its error.
+/// Runs a TLS server whose peer sends bytes that aren't TLS. Returns the server's error.
 fn server_hears(said: &[u8]) -> io::Error {
     let own = OURS.issue(Purpose::Server, SERVER, Valid::Now);
     let (mut near, far) = tcp();
     near.write_all(said).unwrap();
     let error = server_end(server(server_config(&own, None, &VERSIONS)), far);
     let mut rest = Vec::new();
-    let _ = near.read_to_end(&mut rest); // an alert, or a reset
+    let _ = near.read_to_end(&mut rest); // An alert, or a reset.
     println!(
         "after {:?} the server says: {error}\nand sends {rest:?}",
         String::from_utf8_lossy(said)
@@ -519,7 +525,7 @@ fn a_tls_server_says_that_random_bytes_arent_tls() {
     });
 }
 
-/// What is TLS at its first byte stays rustls's to judge.
+/// If the first byte could be TLS, the error is the one from rustls.
 #[test]
 fn a_tls_server_says_what_is_wrong_with_tls() {
     alone("a_tls_server_says_what_is_wrong_with_tls", || {

@@ -1,6 +1,6 @@
-//! The `tls` example as its users meet it: both ends are the built program.
+//! Tests of the `tls` example as its users run it. Both ends are the built program.
 //!
-//! Plain `cargo test --features rustls` builds the examples first; with `--test tls_example` alone,
+//! Plain `cargo test --features rustls` builds the examples first. For `--test tls_example` alone,
 //! run `cargo build --features rustls --example tls` before.
 //!
 //! Promises: none; it shows the example `tls` as its users meet it.
@@ -24,7 +24,7 @@ fn program() -> PathBuf {
     path
 }
 
-/// A server that doesn't outlive its test.
+/// A running server and its address. Its drop kills it.
 struct Server(Child, String);
 
 impl Server {

@@ -1,5 +1,5 @@
-//! The handshake of `transport::Tls`: what it tells afterwards, how it fails, and that nothing is
-//! left behind then. The tests count the process's descriptors, so they run one at a time.
+//! Tests of the handshake of `transport::Tls`: its results, its failures, and that a failure leaves
+//! nothing behind. The tests count the descriptors of the process, so they run one at a time.
 //!
 //! Promises: P98, P101.
 #![cfg(target_os = "linux")]
@@ -28,12 +28,12 @@ use rustls::{
 use support::process_snapshot::ProcessSnapshot;
 use support::{tcp, test, until};
 
-/// A deadline that isn't met but by a fault: the watchdog barks first.
+/// A deadline that no test reaches. A test that hangs is ended by the watchdog before.
 const FAR: Duration = Duration::from_secs(3600);
-/// One that is waited for.
+/// A deadline that tests wait for.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A test of this file. When it is over there are as many descriptors and threads as before.
+/// Runs a test of this file. After it there must be as many descriptors and threads as before.
 fn alone(name: &str, body: impl FnOnce()) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +47,7 @@ fn alone(name: &str, body: impl FnOnce()) {
     });
 }
 
-/// Both ends' handshakes at once; the client's outcome first.
+/// Does the handshakes of both ends at once. Returns the client's result first.
 fn both(
     client: ClientConnection,
     server: ServerConnection,
@@ -60,7 +60,7 @@ fn both(
     })
 }
 
-/// What rustls says inside of an error.
+/// Returns the rustls error inside an error.
 fn cause(error: &io::Error) -> rustls::Error {
     error
         .source()
@@ -75,7 +75,7 @@ fn assert_says(error: &io::Error, kind: ErrorKind, text: &str) {
     assert!(said.starts_with("TLS handshake: ") && said.contains(text), "{said}");
 }
 
-// ---- what it tells -----------------------------------------------------------------------------
+// ---- its results -------------------------------------------------------------------------------
 
 #[test]
 fn both_ends_tell_what_they_agreed_upon() {
@@ -119,7 +119,8 @@ fn both_ends_tell_what_they_agreed_upon() {
 
 // ---- deadlines ---------------------------------------------------------------------------------
 
-/// A peer for the time of one test: whatever it does ends when the handshake is over.
+/// Checks that a handshake over `transport` fails at its deadline. The peer's thread must end after
+/// that.
 fn meets_the_deadline(transport: impl Transport, as_server: bool) {
     let (client, server) = certs::connections();
     let begun = Instant::now();
@@ -142,7 +143,7 @@ fn silence_meets_the_deadline() {
     });
 }
 
-/// Each byte is progress, and the whole is too slow.
+/// Each byte is progress, but the handshake as a whole is too slow.
 #[test]
 fn a_byte_now_and_then_meets_the_deadline() {
     alone("a_byte_now_and_then_meets_the_deadline", || {
@@ -156,7 +157,7 @@ fn a_byte_now_and_then_meets_the_deadline() {
                     if over.load(SeqCst) || far.write_all(&[byte]).is_err() {
                         return;
                     }
-                    thread::sleep(SHORT / 50); // the time is what is tested: some 200 bytes, 1.2 s
+                    thread::sleep(SHORT / 50); // The test is about time: about 200 bytes, 1.2 s.
                 }
             });
             meets_the_deadline(near, true);
@@ -165,7 +166,7 @@ fn a_byte_now_and_then_meets_the_deadline() {
     });
 }
 
-/// A server's certificates are more than a socket takes.
+/// The server's certificates are larger than the socket's buffer.
 #[test]
 fn a_peer_that_does_not_read_meets_the_deadline() {
     alone("a_peer_that_does_not_read_meets_the_deadline", || {
@@ -187,7 +188,7 @@ fn a_peer_that_does_not_read_meets_the_deadline() {
     });
 }
 
-/// A transport whose calls can't be bounded is aborted at the deadline, once.
+/// A transport without time limits is aborted once, at the deadline.
 #[test]
 fn a_transport_without_bounds_is_aborted_at_the_deadline() {
     alone("a_transport_without_bounds_is_aborted_at_the_deadline", || {
@@ -209,7 +210,7 @@ fn a_transport_without_bounds_is_aborted_at_the_deadline() {
     });
 }
 
-/// A handshake over such a transport that is done in time isn't aborted later.
+/// A transport without time limits isn't aborted if its handshake is done in time.
 #[test]
 fn a_transport_without_bounds_that_is_done_in_time_lives_on() {
     alone("a_transport_without_bounds_that_is_done_in_time_lives_on", || {
@@ -248,7 +249,7 @@ fn garbage_is_a_clear_error_and_is_answered_by_an_alert() {
                 let (near, mut far) = tcp();
                 let answer = thread::spawn(move || {
                     let mut answer = Vec::new();
-                    // A part of it may be too late for the other end, which is no matter.
+                    // This may fail, because the other end may be gone before all was sent.
                     let _ = far.write_all(text);
                     far.read_to_end(&mut answer).map(|_| answer)
                 });
@@ -261,7 +262,7 @@ fn garbage_is_a_clear_error_and_is_answered_by_an_alert() {
                 assert_says(&failed, ErrorKind::InvalidData, "");
                 cause(&failed);
                 let answer = answer.join().unwrap().unwrap();
-                // A client has sent its hello before.
+                // A client has sent its hello before the alert.
                 let at = if as_server {
                     0
                 } else {
@@ -296,7 +297,7 @@ fn an_end_in_the_middle_is_said() {
 
 // ---- certificates ------------------------------------------------------------------------------
 
-/// A certificate authority, and what it signs.
+/// A certificate authority.
 struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
 
 impl Authority {
@@ -318,7 +319,7 @@ impl Authority {
         Arc::new(roots)
     }
 
-    /// A certificate for `name`, in force or expired, and its key.
+    /// Signs a certificate for `name`, valid or expired. Returns it with its key.
     fn sign(
         &self,
         name: &str,
@@ -346,7 +347,7 @@ impl Authority {
         ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
     }
 
-    /// A server that asks for certificates of this authority, or for none.
+    /// Makes a server that asks for certificates of this authority, or for none.
     fn server(
         &self,
         (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
@@ -364,7 +365,8 @@ impl Authority {
     }
 }
 
-/// What a client finds wrong with a server is its error, and the server's, by an alert.
+/// A client that doesn't trust the server fails with the reason. The server fails with the alert
+/// that the client sends.
 #[test]
 fn a_server_that_is_not_trusted_is_an_error_at_both_ends() {
     alone("a_server_that_is_not_trusted_is_an_error_at_both_ends", || {
@@ -409,8 +411,9 @@ fn a_server_knows_the_client_by_its_certificate() {
     });
 }
 
-/// A client on TLS 1.3 is done before the server looks at its certificate. The session that it
-/// makes ends by the server's alert, in words, whether it writes at once or not at all.
+/// With TLS 1.3 a client's handshake is done before the server checks its certificate. So the
+/// client's session ends with the server's alert as its error. It does so whether the client writes
+/// at once or not at all.
 #[test]
 fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
     alone("a_client_that_is_refused_reads_the_alert_in_its_sessions_error", || {
@@ -433,7 +436,7 @@ fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
                         Session::client(Tls::handshake(client, a, FAR).unwrap(), Config::new())
                             .unwrap();
                     if round % 3 == 0 {
-                        go.recv().unwrap(); // the server is gone by now
+                        go.recv().unwrap(); // The server is gone now.
                     }
                     if round % 3 != 1 {
                         let stream = session
@@ -463,9 +466,10 @@ fn a_client_that_is_refused_reads_the_alert_in_its_sessions_error() {
     });
 }
 
-// ---- somebody else's code ----------------------------------------------------------------------
+// ---- panics in a transport ---------------------------------------------------------------------
 
-/// A transport that panics in its n-th call.
+/// A transport that panics in one of its calls. The second field is the number of that call, from
+/// 1.
 struct Bomb(TcpStream, usize);
 
 impl Transport for Bomb {
@@ -518,8 +522,8 @@ impl Control for Abort {
     }
 }
 
-/// In the handshake the panic is the caller's, as it is of a transport that is called directly; the
-/// peer sees the connection end. In a session it costs the session.
+/// A panic in the handshake reaches the caller, as if the caller had called the transport itself.
+/// The peer sees the connection end. A panic later ends the session.
 #[test]
 fn a_transport_that_panics_costs_its_connection_alone() {
     alone("a_transport_that_panics_costs_its_connection_alone", || {
@@ -535,7 +539,7 @@ fn a_transport_that_panics_costs_its_connection_alone() {
                     }
                 });
                 let near = scope.spawn(|| {
-                    // What came before a write failed is read for so long.
+                    // After a failed write, the session reads on until the close timeout.
                     let config = Config::new().close_timeout(Duration::from_millis(50));
                     let session =
                         Session::client(Tls::handshake(client, Bomb(a, n), FAR).unwrap(), config)

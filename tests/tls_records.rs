@@ -1,6 +1,8 @@
-//! What comes over a TLS connection, record by record: new keys in the middle of both directions
-//! full, records in odd pieces, damaged, cut off, or behind the end. The peer is rustls itself,
-//! driven by hand, so that it can do what a session's end never does.
+//! Tests of the records that arrive over a TLS connection:
+//! - new keys while both directions are full
+//! - records in odd pieces, damaged, cut off, or after the end
+//!
+//! The peer is rustls, called directly. So it can do things that a session never does.
 //!
 //! Promises: P99, P100.
 
@@ -24,7 +26,7 @@ use support::{Pattern, tcp, test, test_for, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A server's end, and its peer: rustls and a socket, the handshake done.
+/// Does a handshake. Returns the server's end, and its peer as rustls and a socket.
 fn handshake() -> (Tls, ClientConnection, TcpStream) {
     let (mut a, b) = tcp();
     let (mut client, server) = certs::connections();
@@ -38,7 +40,7 @@ fn handshake() -> (Tls, ClientConnection, TcpStream) {
     (server, client, a)
 }
 
-/// The same with a session at the server's end.
+/// Does a handshake, and makes a session at the server's end.
 fn fixture() -> (Session, ClientConnection, TcpStream) {
     let (server, client, socket) = handshake();
     let config = Config::new().keepalive_disabled(true).close_timeout(Duration::from_secs(600));
@@ -49,7 +51,7 @@ fn frame(command: Command, payload: &[u8]) -> Vec<u8> {
     Frame::new(1, command, 3, payload).unwrap().encode()
 }
 
-/// What `client` makes of some frames.
+/// Returns the records of `client` for some frames.
 fn encrypted(client: &mut ClientConnection, frames: &[u8]) -> Vec<u8> {
     client.set_buffer_limit(None);
     client.writer().write_all(frames).unwrap();
@@ -62,8 +64,9 @@ fn encrypted(client: &mut ClientConnection, frames: &[u8]) -> Vec<u8> {
 
 // ---- full in both directions -------------------------------------------------------------------
 
-/// As small as the system gives, at both ends. (Over loopback TCP that is a few KiB a second, with
-/// TLS or without: its segments are larger than such a window.)
+/// Unix sockets with the smallest buffers that the system gives, at both ends. Loopback TCP would
+/// move only a few KiB a second, with TLS or without, because its segments are larger than such a
+/// window.
 #[cfg(unix)]
 fn over_smallest_buffers() -> (Any, Any) {
     let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -79,7 +82,7 @@ fn over_smallest_buffers() -> (Any, Any) {
     })
 }
 
-/// 16 MiB each way at once, through sockets that hold next to nothing.
+/// Sends 16 MiB in each direction at once, through sockets with the smallest buffers.
 #[cfg(unix)]
 #[test]
 fn both_directions_are_full_over_the_smallest_buffers() {
@@ -109,7 +112,7 @@ fn both_directions_are_full_over_the_smallest_buffers() {
     );
 }
 
-/// Both ends close at once, in either order, and both hear that all is well.
+/// Both ends close at once, in either order, and both closes return Ok.
 #[cfg(unix)]
 #[test]
 fn closes_meet() {
@@ -131,8 +134,8 @@ fn closes_meet() {
 
 // ---- new keys ----------------------------------------------------------------------------------
 
-/// The peer asks for new keys every 64 KiB while it sends 4 MiB and reads them back: each answer
-/// has its place between the records of a session whose writer is busy.
+/// The peer sends 4 MiB, reads them back, and asks for new keys every 64 KiB. The session has to
+/// send each answer between two records, while its writer is busy.
 #[test]
 fn new_keys_in_the_middle_of_both_directions_full() {
     test("new_keys_in_the_middle_of_both_directions_full", || {
@@ -195,17 +198,17 @@ fn new_keys_in_the_middle_of_both_directions_full() {
     });
 }
 
-/// Nothing else is to be sent: the writer is woken for the answer alone.
+/// The session has nothing else to send. So the writer thread is woken only for the answer.
 #[test]
 fn new_keys_are_answered_by_a_session_that_is_silent() {
     test("new_keys_are_answered_by_a_session_that_is_silent", || {
         let (session, mut client, mut socket) = fixture();
         for _ in 0..20 {
-            // rustls takes 32 such answers with no data between them.
+            // rustls accepts 32 such answers without data between them.
             client.refresh_traffic_keys().unwrap();
             socket.write_all(&encrypted(&mut client, &frame(Command::Nop, &[]))).unwrap();
             let mut answer = [0; 1024];
-            let n = socket.read(&mut answer).unwrap(); // blocks for ever without an answer
+            let n = socket.read(&mut answer).unwrap(); // Without an answer it blocks forever.
             assert_eq!(answer[0], 0x17);
             client.read_tls(&mut &answer[..n]).unwrap();
             client.process_new_packets().unwrap();
@@ -214,9 +217,9 @@ fn new_keys_are_answered_by_a_session_that_is_silent() {
     });
 }
 
-/// rustls, as BoringSSL, ends a connection by 33 changes of keys in a row without data between
-/// them, and an answer is one. A session that never sends anything would be ended so by a peer that
-/// sends much.
+/// rustls and BoringSSL end a connection after 33 changes of keys in a row without data between
+/// them. An answer is such a change. So a peer that sends much data could end a session that never
+/// sends anything.
 #[test]
 fn any_number_of_requests_for_new_keys_leaves_a_silent_session_alive() {
     test("any_number_of_requests_for_new_keys_leaves_a_silent_session_alive", || {
@@ -224,7 +227,7 @@ fn any_number_of_requests_for_new_keys_leaves_a_silent_session_alive() {
         for requests in 1..=1000 {
             client.refresh_traffic_keys().unwrap();
             socket.write_all(&encrypted(&mut client, &frame(Command::Nop, &[]))).unwrap();
-            // Requests that are read together have one answer.
+            // Requests that are read together get one answer, so wait until this one was read.
             until(|| session.stats().frames_received == requests);
         }
         socket.write_all(&encrypted(&mut client, &frame(Command::Syn, b"keys"))).unwrap();
@@ -243,8 +246,8 @@ fn any_number_of_requests_for_new_keys_leaves_a_silent_session_alive() {
     });
 }
 
-/// The second request is read before the first one's answer has left. It can't be known of later,
-/// so the flush that sends the first answer sends the second, too.
+/// The second request is read before the answer to the first was sent. Nothing would later remind
+/// of the second. So the flush that sends the first answer sends the second too.
 #[test]
 fn a_flush_answers_all_requests_for_new_keys() {
     test("a_flush_answers_all_requests_for_new_keys", || {
@@ -265,7 +268,8 @@ fn a_flush_answers_all_requests_for_new_keys() {
         assert!(control.wants_flush());
         writer.flush().unwrap();
         assert!(!control.wants_flush());
-        // The tickets, then the answers: this blocks for ever without the second.
+        // One record of session tickets, then two answers. Without the second answer this blocks
+        // forever.
         for _ in 0..1 + 2 {
             let mut head = [0; 5];
             socket.read_exact(&mut head).unwrap();
@@ -278,18 +282,18 @@ fn a_flush_answers_all_requests_for_new_keys() {
 
 // ---- odd, damaged, cut off ---------------------------------------------------------------------
 
-/// Frames of a stream that carries `data` and ends, as ciphertext.
+/// Returns the encrypted frames of a stream that carries `data` and ends.
 fn stream_of(client: &mut ClientConnection, data: &[u8]) -> Vec<u8> {
     let mut frames = frame(Command::Syn, b"fuzz");
     data.chunks(1000).for_each(|chunk| frames.extend(frame(Command::Psh, chunk)));
     frames.extend(frame(Command::Fin, &[]));
-    // Records of some frames each, so that there are many.
+    // Each record has a few frames, so that there are many records.
     let mut bytes = Vec::new();
     frames.chunks(3000).for_each(|chunk| bytes.extend(encrypted(client, chunk)));
     bytes
 }
 
-/// Reads the one stream as far as it comes; returns what came, and whether it ended cleanly.
+/// Reads the only stream to its end. Returns its data, and whether it ended cleanly.
 fn read_on(session: &Session) -> (Vec<u8>, bool) {
     let mut data = Vec::new();
     let Ok(mut stream) = session.accept() else { return (data, false) };
@@ -315,8 +319,8 @@ fn pieces_of_any_size_are_the_same_stream() {
     });
 }
 
-/// A flipped bit, wherever it is: what was before it is read, then there is an error. Nothing else
-/// ever is a clean end.
+/// One bit is flipped, at any place. The data before it is read, and then there is an error. The
+/// end is never a clean one.
 #[test]
 fn a_damaged_record_is_an_error_behind_what_came_before() {
     test("a_damaged_record_is_an_error_behind_what_came_before", || {
@@ -331,7 +335,7 @@ fn a_damaged_record_is_an_error_behind_what_came_before() {
             socket.shutdown(Shutdown::Write).unwrap();
             let (read, clean) = read_on(&session);
             assert!(!clean && data.starts_with(&read), "bit flipped at {at}");
-            let whole = at / 3022 * 3000; // frames in whole records before it, with their headers
+            let whole = at / 3022 * 3000; // Bytes of the frames in whole records before it.
             assert!(
                 read.len() + 2000 >= whole.saturating_sub(whole / 100),
                 "{} of {whole} came",
@@ -364,7 +368,7 @@ fn a_cut_anywhere_is_an_error_behind_what_came_before() {
     });
 }
 
-/// What follows `close_notify` is no concern of anybody's, in the same segment or a later one.
+/// Bytes after `close_notify` are ignored, in the same TCP segment or in a later one.
 #[test]
 fn junk_behind_the_end_is_ignored() {
     test("junk_behind_the_end_is_ignored", || {
@@ -379,7 +383,7 @@ fn junk_behind_the_end_is_ignored() {
                 bytes.clear();
             }
             bytes.extend([0xa5; 8192]);
-            // Later, the session may have ended its side by then.
+            // A later write may fail, because the session may have ended its side.
             assert!(socket.write_all(&bytes).is_ok() || later);
             assert!(read_on(&session) == (data, true));
             until(|| session.is_closed());
@@ -388,7 +392,7 @@ fn junk_behind_the_end_is_ignored() {
     });
 }
 
-/// A fault is told to the peer by an alert, also when a session has begun.
+/// The peer is told of a fault by an alert, even after the session has begun.
 #[test]
 fn a_damaged_record_is_answered_by_an_alert() {
     test("a_damaged_record_is_answered_by_an_alert", || {
@@ -398,7 +402,7 @@ fn a_damaged_record_is_answered_by_an_alert() {
             *bytes.last_mut().unwrap() ^= 1;
             socket.write_all(&bytes).unwrap();
             let mut answer = Vec::new();
-            let _ = socket.read_to_end(&mut answer); // a reset may end it
+            let _ = socket.read_to_end(&mut answer); // It may end by a reset.
             client.read_tls(&mut &answer[..]).unwrap();
             let error = client.process_new_packets().unwrap_err();
             assert_eq!(error, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));

@@ -1,5 +1,5 @@
-//! `transport::Tls`: what every transport has to go through, over TCP, Unix sockets and pipes, with
-//! TLS 1.3 and 1.2; and how it ends.
+//! Tests of `transport::Tls`. They run the scenarios of every transport over TCP, Unix sockets and
+//! pipes, with TLS 1.3 and 1.2. They also test how a TLS connection ends.
 //!
 //! Promises: P90, P91, P99, P100.
 
@@ -22,10 +22,10 @@ use rustls::{
 use support::links::{self, Any};
 use support::{tcp, test};
 
-/// A handshake that takes longer hangs.
+/// Time limit of a handshake. A slower one hangs.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The handshake over both ends of something.
+/// Does the handshake over both ends of a connection.
 fn handshake_of<T: Transport + Send>(
     (client, server): (rustls::ClientConnection, rustls::ServerConnection),
     (a, b): (T, T),
@@ -66,7 +66,7 @@ fn over_narrow_pipes() -> (Any, Any) {
     any(handshake(links::over_narrow_pipes()))
 }
 
-/// A test for each kind of connection that a scenario fits.
+/// Makes a test for each listed pair of a scenario and a kind of connection.
 macro_rules! scenarios {
     ($($name:ident: $scenario:ident($kind:ident $(, $more:expr)?);)+) => {$(
         #[test]
@@ -85,8 +85,10 @@ scenarios! {
     tls12_over_tcp_closes_while_parked: closes_while_parked(over_tcp_with_tls12);
     tls_over_pipes_closes_while_parked: closes_while_parked(over_pipes);
 
-    tls_over_tcp_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_tcp, true);
-    tls_over_pipes_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_pipes, false);
+    tls_over_tcp_closes_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_tcp, true);
+    tls_over_pipes_closes_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_pipes, false);
 
     tls_over_tcp_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_tcp);
     tls_over_pipes_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_pipes);
@@ -96,24 +98,29 @@ scenarios! {
         notices_that_the_far_end_vanished_during_a_write(over_pipes);
 
     tls_over_tcp_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_tcp);
-    tls12_over_tcp_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_tcp_with_tls12);
+    tls12_over_tcp_full_both_ways_moves_again:
+        both_directions_full_at_once_move_again(over_tcp_with_tls12);
     tls_over_pipes_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_pipes);
-    tls_over_narrow_pipes_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_narrow_pipes);
+    tls_over_narrow_pipes_full_both_ways_moves_again:
+        both_directions_full_at_once_move_again(over_narrow_pipes);
 
-    tls_over_narrow_pipes_echoes_1_mib_in_both_directions: echoes_1_mib_in_both_directions(over_narrow_pipes);
+    tls_over_narrow_pipes_echoes_1_mib_in_both_directions:
+        echoes_1_mib_in_both_directions(over_narrow_pipes);
 }
 
 #[cfg(unix)]
 scenarios! {
     tls_over_unix_sockets_carries_8_mib_both_ways: carries_8_mib_both_ways(over_unix);
     tls_over_unix_sockets_closes_while_parked: closes_while_parked(over_unix);
-    tls_over_unix_sockets_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_unix, true);
+    tls_over_unix_sockets_closes_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_unix, true);
     tls_over_unix_sockets_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_unix);
-    tls_over_unix_sockets_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_unix);
+    tls_over_unix_sockets_full_both_ways_moves_again:
+        both_directions_full_at_once_move_again(over_unix);
 }
 
-/// `close_notify` is what makes an end clean: without it, even between frames and with no stream
-/// open, the connection was cut.
+/// Only `close_notify` makes an end clean. Without it the connection counts as cut, even between
+/// two frames and with no stream open.
 #[test]
 fn tls_tells_a_clean_end_from_a_cut() {
     test("tls_tells_a_clean_end_from_a_cut", || {
@@ -133,7 +140,7 @@ fn tls_tells_a_clean_end_from_a_cut() {
     });
 }
 
-/// Configurations of one version whose keys may encrypt so few records.
+/// Returns configurations of one version whose keys may encrypt at most `limit` records.
 fn worn_out_after(
     limit: u64,
     version: &'static SupportedProtocolVersion,
@@ -165,8 +172,8 @@ fn worn_out_after(
     certs::configs_by(provider, &[version])
 }
 
-/// The keys of TLS 1.2 can't be renewed. What was accepted before has arrived, nothing else was
-/// accepted, and the peer doesn't read an end in order.
+/// The keys of TLS 1.2 can't be renewed. All bytes accepted before the keys wore out arrive.
+/// Nothing is accepted after that, and the peer doesn't read a clean end.
 #[test]
 fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
     test("worn_out_keys_of_tls12_lose_nothing_that_was_accepted", || {
@@ -212,7 +219,7 @@ fn worn_out_keys_of_tls12_lose_nothing_that_was_accepted() {
     });
 }
 
-/// Those of TLS 1.3 are renewed in the middle of both directions, again and again.
+/// The keys of TLS 1.3 are renewed again and again, while data moves in both directions.
 #[test]
 fn worn_out_keys_of_tls13_are_renewed() {
     fn connect() -> (Any, Any) {
@@ -222,8 +229,8 @@ fn worn_out_keys_of_tls13_are_renewed() {
     test("worn_out_keys_of_tls13_are_renewed", || links::carries_8_mib_both_ways(connect));
 }
 
-/// The one end sends nothing but its answers to requests for new keys: sessions of version 1 have
-/// no frame to send when data arrives.
+/// One end sends nothing but its answers to requests for new keys. With version 1 a session has no
+/// frame to send when data arrives.
 #[test]
 fn worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent() {
     test("worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent", || {
@@ -231,7 +238,7 @@ fn worn_out_keys_of_tls13_are_renewed_by_one_end_while_the_other_is_silent() {
             let configs = worn_out_after(7, &rustls::version::TLS13);
             any(handshake_of(certs::connections_of(&configs), tcp()))
         }
-        const EACH: usize = 16 << 20; // a thousand records, so more than a hundred requests
+        const EACH: usize = 16 << 20; // A thousand records need over a hundred requests.
         let (client, server) = links::sessions(connect, &Config::new().keepalive_disabled(true));
         let up = client.open("up").unwrap();
         let accepted = server.accept().unwrap();

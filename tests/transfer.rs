@@ -1,14 +1,15 @@
-//! The `transfer` example as its users meet it: the built program as child processes, honest and
-//! hostile peers, and connections that die midway. And the two echo examples.
+//! Tests of the `transfer` example as its users run it: the built program as child processes,
+//! honest and hostile peers, and connections that die midway. There is also a test of the two echo
+//! examples.
 //!
-//! Plain `cargo test` builds the examples first; with `--test transfer` alone, run
+//! Plain `cargo test` builds the examples first. For `--test transfer` alone, run
 //! `cargo build --examples` before.
 //!
 //! Promises: none; it shows examples as their users meet them.
 #![cfg(unix)]
 
-// The comparison after a run is the example's own; a run that goes well can't show that it sees
-// what differs.
+// These modules are the example's own. They are included here to test its comparison of trees,
+// because a run that goes well can't show that it finds differences.
 #[allow(dead_code, reason = "a part of the example")]
 #[path = "../examples/transfer/names.rs"]
 mod names;
@@ -38,7 +39,7 @@ use tempfile::TempDir;
 
 // ---- child processes ----------------------------------------------------------------------------
 
-/// A built example: it lies beside the directory that this test's executable is in.
+/// A built example. Its directory lies beside the directory of this test's executable.
 fn example(name: &str) -> Command {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
@@ -46,15 +47,15 @@ fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// A child process whose output is being collected. It doesn't outlive its test.
+/// A child process whose output is collected. Its drop kills it.
 struct Running {
     child: Child,
-    /// What it listens on, if it is a server.
+    /// The address that it listens on, if it is a server.
     addr: String,
     outputs: Option<[JoinHandle<String>; 2]>,
 }
 
-/// How a child process ended.
+/// The result of a child process.
 #[derive(Debug)]
 struct Finished {
     success: bool,
@@ -70,7 +71,7 @@ impl Running {
         Self { child, addr: String::new(), outputs: Some(outputs) }
     }
 
-    /// Starts a server, and waits for the line that says where it listens.
+    /// Starts a server, and waits for the line with its address.
     fn server(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -97,7 +98,7 @@ impl Running {
         Finished { success, out, err }
     }
 
-    /// Ends it as a crash would: no destructor of it runs.
+    /// Kills it like a crash, so that none of its destructors runs.
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -157,8 +158,8 @@ fn write(root: &Path, name: impl AsRef<Path>, content: &[u8]) {
     fs::write(path, content).unwrap();
 }
 
-/// Everything below `root`: relative path, and content, where a directory's is `None` and a link's
-/// is where it points.
+/// Returns the relative path and the content of everything below `root`. The content of a directory
+/// is `None`. The content of a link is its target.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in walkdir::WalkDir::new(root).min_depth(1) {
@@ -175,7 +176,7 @@ fn snapshot(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
-/// A tree with something of everything.
+/// Makes a tree with entries of every kind.
 fn made_up_tree() -> TempDir {
     let dir = temp();
     write(dir.path(), "empty", b"");
@@ -185,7 +186,7 @@ fn made_up_tree() -> TempDir {
     write(dir.path(), "block", &Pattern::bytes(2, 64 * 1024));
     write(dir.path(), "large", &Pattern::bytes(3, 3_000_001));
     write(dir.path(), "naïve \u{1F980}\nline", b"unicode and a line feed");
-    #[cfg(target_os = "linux")] // elsewhere the file system may insist on UTF-8
+    #[cfg(target_os = "linux")] // Other file systems may insist on UTF-8.
     write(dir.path(), std::ffi::OsStr::from_bytes(b"not\xFFutf8/\xC3"), b"bytes");
     fs::create_dir_all(dir.path().join("hollow/inside")).unwrap();
     for i in 0..100 {
@@ -194,9 +195,9 @@ fn made_up_tree() -> TempDir {
     dir
 }
 
-// ---- a sender made by hand ----------------------------------------------------------------------
+// ---- a sender that can break the rules ----------------------------------------------------------
 
-/// A client that speaks the example's protocol, and doesn't keep its rules unless told to.
+/// A client that speaks the example's protocol, but can break each of its rules.
 struct Sender(Session);
 
 impl Sender {
@@ -217,7 +218,7 @@ impl Sender {
         assert_eq!(self.put(b"", b'L', &list), Ok(()));
     }
 
-    /// Asks to send a file; the stream, if the receiver says yes.
+    /// Asks to send a file. Returns the stream, if the receiver agrees.
     fn begin(&self, name: &[u8], kind: u8, length: u64) -> Result<Stream, String> {
         let mut stream = self.0.open(name).unwrap();
         stream.write_all(&[kind]).unwrap();
@@ -250,19 +251,19 @@ fn answer(stream: &mut Stream) -> Result<(), String> {
     if head[0] == 0 { Ok(()) } else { Err(String::from_utf8(reason).unwrap()) }
 }
 
-/// Content with its right digest.
+/// Returns the content, followed by its correct digest.
 fn whole(content: &[u8]) -> Vec<u8> {
     [content, &Sha256::digest(content)].concat()
 }
 
-// ---- the main job -------------------------------------------------------------------------------
+// ---- transfers ----------------------------------------------------------------------------------
 
 #[test]
 fn without_a_command_a_tree_is_sent_over_loopback_and_compared() {
     test("without_a_command_a_tree_is_sent_over_loopback_and_compared", || {
         let tree = made_up_tree();
         symlink("empty", tree.path().join("link")).unwrap();
-        let files = snapshot(tree.path()).values().flatten().count() - 1; // the link
+        let files = snapshot(tree.path()).values().flatten().count() - 1; // without the link
         for version in ["1", "2"] {
             let tmp = temp();
             let mut command = example("transfer");
@@ -277,7 +278,7 @@ fn without_a_command_a_tree_is_sent_over_loopback_and_compared() {
                 done.out.contains("compared every byte at the other end: 0 files differ"),
                 "{done:#?}"
             );
-            // No progress bar where there is no terminal, and nothing stays behind.
+            // Without a terminal there is no progress bar, and no file is left behind.
             assert!(!done.err.contains('\r') && !done.err.contains('\u{1b}'), "{done:#?}");
             assert_eq!(snapshot(tmp.path()), BTreeMap::new());
         }
@@ -301,11 +302,9 @@ fn the_comparison_sees_every_byte() {
         let is_seen = |name: &str, content: &[u8]| {
             let right = fs::read(there.path().join(name)).unwrap();
             write(there.path(), name, content);
-            assert!(
-                matches!(differ().as_slice(), [one] if one.starts_with(&format!("{name}: differs"))),
-                "{:?}",
-                differ()
-            );
+            let expected = format!("{name}: differs");
+            let found = differ();
+            assert!(matches!(&found[..], [one] if one.starts_with(&expected)), "{found:?}");
             write(there.path(), name, &right);
         };
         for changed in [0, 65_535, 65_536, 199_999] {
@@ -359,8 +358,8 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
         }
         let (sender, session) = sender_to_us(tree.path(), 8, 1);
 
-        // None of these is answered before all have come, and as none is answered no ninth is
-        // opened.
+        // No stream is answered until all eight have come. While none is answered, the sender opens
+        // no ninth.
         let streams: Vec<Stream> = (0..8).map(|_| session.accept().unwrap()).collect();
         let mut names: Vec<&str> = streams.iter().map(Stream::name).collect();
         names.sort_unstable();
@@ -371,7 +370,7 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
         assert_eq!(session.num_streams(), 8);
         assert_eq!(session.stats().streams_received, 9);
 
-        // And a refusal reaches whoever runs the sender, each with its reason.
+        // Each refusal is printed by the sender, with its reason.
         let refuse = |mut stream: &Stream| stream.write_all(b"\x01\x06\0sorry\x1b").unwrap();
         streams.iter().for_each(refuse);
         drop(streams);
@@ -386,7 +385,7 @@ fn jobs_is_how_many_files_are_under_way_at_once_and_their_names_are_the_paths() 
     });
 }
 
-/// Starts a sender, and is its receiver: the session, after the list of names.
+/// Starts a sender, and receives its list of names. Returns the sender and the receiver's session.
 fn sender_to_us(tree: &Path, jobs: u16, version: u8) -> (Running, Session) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -419,7 +418,8 @@ fn a_file_that_changes_under_the_senders_hands_is_never_sent_as_whole() {
         let mut head = [0; 9];
         stream.read_exact(&mut head).unwrap();
         assert_eq!(&head, b"F\x05\0\0\0\0\0\0\0");
-        // The file is open, and none of it has been read: the sender waits for our yes.
+        // The sender has opened the file, and has read nothing of it. It waits for the first
+        // answer.
         write(tree.path(), "shrinks", b"123");
         fs::remove_file(tree.path().join("vanishes")).unwrap();
         stream.write_all(YES).unwrap();
@@ -437,7 +437,7 @@ fn a_file_that_changes_under_the_senders_hands_is_never_sent_as_whole() {
 fn a_receiver_that_gives_up_within_a_file_stops_its_sender_there() {
     test("a_receiver_that_gives_up_within_a_file_stops_its_sender_there", || {
         let tree = temp();
-        let length = 1 << 40; // all hole, and more than anybody could send while this test may run
+        let length = 1 << 40; // A hole, larger than anybody could send in this test's time.
         fs::File::create(tree.path().join("huge")).unwrap().set_len(length).unwrap();
         for version in [1, 2] {
             let (sender, session) = sender_to_us(tree.path(), 1, version);
@@ -505,7 +505,7 @@ fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
         for (name, reason) in hostile {
             for kind in [b'F', b'D'] {
                 if kind == b'D' && name == b"dir" {
-                    continue; // that is what it is
+                    continue; // It is a directory, so this is allowed.
                 }
                 let said = sender.put(name, kind, b"").unwrap_err();
                 let reason = if kind == b'D' && reason.ends_with("no file") {
@@ -521,11 +521,12 @@ fn a_name_that_would_leave_the_directory_is_refused_and_nothing_is_written() {
                 );
             }
         }
-        // A name of one part more than the system takes, and a kind that isn't there.
+        // A name with a part that is too long for the system, and an unknown kind.
         assert!(sender.file(&[b'n'; 300], b"").is_err());
         assert!(sender.put(b"kind", b'?', b"").unwrap_err().contains("kind"));
         assert!(sender.put(b"dir", b'D', b"content").unwrap_err().contains("content"));
-        // Nothing came about meanwhile: neither there nor here, not even a directory on the way.
+        // Nothing was made meanwhile, inside or outside the directory, not even a directory on the
+        // way.
         assert_eq!(snapshot(into.path()), before);
         assert_eq!(snapshot(outside.path()), beyond);
 
@@ -574,11 +575,11 @@ fn two_streams_never_get_one_name_nor_a_file_that_of_a_directory() {
             assert!(said.contains(reason), "{said}");
         };
 
-        // One after the other.
+        // A name that comes again after the first file is complete.
         assert_eq!(sender.file(b"twice", b"first"), Ok(()));
         refused(b"twice", "came before");
-        // While the first, the file, the directory's file are under way: nothing of them is on disk
-        // under its name.
+        // Names that collide with a file that is still on its way. Nothing is on disk under that
+        // file's name yet.
         let same = sender.begin(b"same", b'F', 5).unwrap();
         refused(b"same", "came before");
         let file = sender.begin(b"file", b'F', 5).unwrap();
@@ -630,8 +631,8 @@ fn content_that_isnt_whole_never_gets_a_name() {
             ("long", [&whole(&content)[..], b"x"].concat(), "longer than announced"),
         ];
         for (what, bytes, reason) in cases {
-            // Under a new name, and under that of a file that must stay as it was. A refused name
-            // may be tried again.
+            // Each case uses a new name, and the name of a file that must stay unchanged. A refused
+            // name may be tried again.
             for name in ["new/file", "old"] {
                 let said =
                     end(sender.begin(name.as_bytes(), b'F', 200_000).unwrap(), &bytes).unwrap_err();
@@ -671,8 +672,8 @@ fn a_clean_end_without_all_that_was_announced_is_no_success() {
     });
 }
 
-/// Stands between a sender and a server, and lets so many bytes of the sender through, and all of
-/// the server's.
+/// Stands between a sender and a server. It passes on a limited number of the sender's bytes, and
+/// all of the server's.
 struct Gate {
     addr: String,
     passed: mpsc::Receiver<[TcpStream; 2]>,
@@ -692,23 +693,24 @@ impl Gate {
             let back = thread::spawn(move || io::copy(&mut from, &mut to));
             io::copy(&mut (&sender).take(bytes), &mut &server).unwrap();
             tell.send([sender, server]).unwrap();
-            let _ = back.join().unwrap(); // ends when the sockets are shut down, in whatever way
+            let _ = back.join().unwrap(); // It ends when the sockets are shut down.
         });
         Self { addr, passed }
     }
 
-    /// Waits until so much has passed, then kills, then ends what is left of the connection, as the
-    /// system does for a process that died.
+    /// Waits until the limit is reached and kills `victim`. Then it ends the rest of the
+    /// connection, as the system does when a process dies.
     fn kill_midway(self, victim: Running) {
         let sockets = self.passed.recv().unwrap();
         victim.kill();
         for socket in sockets {
-            let _ = socket.shutdown(Shutdown::Both); // one end is dead
+            let _ = socket.shutdown(Shutdown::Both); // One end is dead.
         }
     }
 }
 
-/// Three files, to be sent one after the other; the gate closes in the middle of the second.
+/// Makes three files, which are sent one after the other. The gate closes in the middle of the
+/// second.
 fn three_files() -> TempDir {
     let tree = temp();
     write(tree.path(), "a", b"arrives");
@@ -743,7 +745,8 @@ fn a_sender_killed_midway_leaves_no_half_file_and_the_receiver_says_what_is_miss
             received
                 .complains("missing \"sub/b\": came in part\n")
                 .complains("missing \"sub/c\": never came\n");
-            // Neither a file under its final name, nor a temporary one, nor a directory for it.
+            // Of the second and third file there is no final file, no temporary one and no
+            // directory.
             let expected = BTreeMap::from([(PathBuf::from("a"), Some(b"arrives".to_vec()))]);
             assert_eq!(snapshot(into.path()), expected);
         },
@@ -769,8 +772,8 @@ fn a_receiver_killed_midway_leaves_no_half_file_and_the_sender_says_what_is_miss
             sent.complains("missing \"sub/b\": ")
                 .complains("missing \"sub/c\": ")
                 .doesnt_complain("missing \"a\"");
-            // A process that was killed can't tidy up: its temporary file is left, and is called
-            // so.
+            // A killed process can't tidy up. Its temporary file is left, with the prefix of
+            // temporary files.
             let mut left = snapshot(into.path());
             left.retain(|path, _| !path.as_os_str().as_bytes().starts_with(b".gmux-transfer-"));
             assert_eq!(left, BTreeMap::from([(PathBuf::from("a"), Some(b"arrives".to_vec()))]));
@@ -794,7 +797,7 @@ fn what_the_receiver_refuses_is_no_success_at_either_end() {
         server.finish().failed().complains("1 refused, 0 missing");
         assert_eq!(snapshot(into.path()).len(), 1);
 
-        // No tree, and nobody there.
+        // A tree that doesn't exist, and a server that doesn't exist.
         let mut command = example("transfer");
         Running::start(command.arg(tree.path().join("none"))).finish().failed().complains("none: ");
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

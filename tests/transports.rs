@@ -1,6 +1,6 @@
-//! Every transport: what it carries, how it ends, and what each promises beyond that.
+//! Tests of every transport: the data that it carries, how it ends, and its own further promises.
 //!
-//! The scenarios that all of them go through are in `support::links`.
+//! The scenarios that all of them have to pass are in `support::links`.
 //!
 //! Promises: P3, P9, P24, P37, P41, P47, P81, P90, P91, P92, P93, P94, P96, P97.
 
@@ -22,10 +22,11 @@ use support::blocked::blocked;
 use support::links::{self, *};
 use support::{Pattern, close_beside_a_peer_that_stays, tcp, test, until};
 
-/// A close timeout that a test waits for; long enough for a close to succeed on a busy machine.
+/// A close timeout that a test waits for. It is long enough for a close to succeed on a busy
+/// machine.
 const SHORT: Duration = Duration::from_millis(500);
 
-/// A test for each kind of connection that a scenario fits.
+/// Makes a test for each listed pair of a scenario and a kind of connection.
 macro_rules! scenarios {
     ($($name:ident: $scenario:ident($kind:ident $(, $more:expr)?);)+) => {$(
         #[test]
@@ -48,47 +49,59 @@ scenarios! {
     shared_with_readiness_closes_while_parked: closes_while_parked(over_shared_ready);
 
     tcp_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_tcp, true);
-    pipes_close_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_pipes, false);
-    shared_closes_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_shared, true);
+    pipes_close_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_pipes, false);
+    shared_closes_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_shared, true);
     shared_with_readiness_closes_while_both_threads_are_stuck:
         closes_while_both_threads_are_stuck(over_shared_ready, true);
 
     tcp_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_tcp);
     pipes_notice_a_vanished_peer: notices_that_the_far_end_vanished(over_pipes);
     shared_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_shared);
-    shared_with_readiness_notices_a_vanished_peer: notices_that_the_far_end_vanished(over_shared_ready);
+    shared_with_readiness_notices_a_vanished_peer:
+        notices_that_the_far_end_vanished(over_shared_ready);
 
-    tcp_notices_a_vanished_peer_during_a_write: notices_that_the_far_end_vanished_during_a_write(over_tcp);
-    pipes_notice_a_vanished_peer_during_a_write: notices_that_the_far_end_vanished_during_a_write(over_pipes);
-    shared_notices_a_vanished_peer_during_a_write: notices_that_the_far_end_vanished_during_a_write(over_shared);
+    tcp_notices_a_vanished_peer_during_a_write:
+        notices_that_the_far_end_vanished_during_a_write(over_tcp);
+    pipes_notice_a_vanished_peer_during_a_write:
+        notices_that_the_far_end_vanished_during_a_write(over_pipes);
+    shared_notices_a_vanished_peer_during_a_write:
+        notices_that_the_far_end_vanished_during_a_write(over_shared);
     shared_with_readiness_notices_a_vanished_peer_during_a_write:
         notices_that_the_far_end_vanished_during_a_write(over_shared_ready);
 
     tcp_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_tcp);
     pipes_full_both_ways_move_again: both_directions_full_at_once_move_again(over_pipes);
-    narrow_pipes_full_both_ways_move_again: both_directions_full_at_once_move_again(over_narrow_pipes);
+    narrow_pipes_full_both_ways_move_again:
+        both_directions_full_at_once_move_again(over_narrow_pipes);
     shared_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_shared);
-    shared_with_readiness_full_both_ways_moves_again: both_directions_full_at_once_move_again(over_shared_ready);
-    shared_narrow_pipes_full_both_ways_move_again: both_directions_full_at_once_move_again(over_shared_narrow_pipes);
+    shared_with_readiness_full_both_ways_moves_again:
+        both_directions_full_at_once_move_again(over_shared_ready);
+    shared_narrow_pipes_full_both_ways_move_again:
+        both_directions_full_at_once_move_again(over_shared_narrow_pipes);
 
     narrow_pipes_echo_1_mib_in_both_directions: echoes_1_mib_in_both_directions(over_narrow_pipes);
-    shared_narrow_pipes_echo_1_mib_in_both_directions: echoes_1_mib_in_both_directions(over_shared_narrow_pipes);
+    shared_narrow_pipes_echo_1_mib_in_both_directions:
+        echoes_1_mib_in_both_directions(over_shared_narrow_pipes);
 }
 
 #[cfg(unix)]
 scenarios! {
     unix_sockets_carry_8_mib_both_ways: carries_8_mib_both_ways(over_unix);
     unix_sockets_close_while_parked: closes_while_parked(over_unix);
-    unix_sockets_close_while_both_threads_are_stuck: closes_while_both_threads_are_stuck(over_unix, true);
+    unix_sockets_close_while_both_threads_are_stuck:
+        closes_while_both_threads_are_stuck(over_unix, true);
     unix_sockets_notice_a_vanished_peer: notices_that_the_far_end_vanished(over_unix);
-    unix_sockets_notice_a_vanished_peer_during_a_write: notices_that_the_far_end_vanished_during_a_write(over_unix);
+    unix_sockets_notice_a_vanished_peer_during_a_write:
+        notices_that_the_far_end_vanished_during_a_write(over_unix);
     unix_sockets_full_both_ways_move_again: both_directions_full_at_once_move_again(over_unix);
 }
 
 // ---- sockets ------------------------------------------------------------------------------------
 
-/// Whether a descriptor is in non-blocking mode: the system tells, in Linux's way; `None`
-/// elsewhere.
+/// Whether a descriptor is in non-blocking mode. Linux tells it in `/proc`. On other systems the
+/// result is `None`.
 #[cfg(unix)]
 fn is_nonblocking(socket: &impl std::os::fd::AsRawFd) -> Option<bool> {
     const O_NONBLOCK: u32 = 0o4000;
@@ -102,7 +115,7 @@ fn is_nonblocking<T>(_: &T) -> Option<bool> {
     None
 }
 
-/// Both ends carry a byte each way.
+/// Checks that a byte can be sent in each direction.
 fn assert_works(client: &Session, server: &Session) {
     let mut ours = client.open("works").unwrap();
     ours.write_all(&[1]).unwrap();
@@ -124,15 +137,16 @@ fn a_session_undoes_what_an_earlier_owner_of_a_tcp_stream_set() {
             socket.set_nonblocking(true).unwrap();
             socket.set_nodelay(false).unwrap();
         }
-        let clones = [a.try_clone().unwrap(), b.try_clone().unwrap()]; // they share the settings
+        // They share the sockets' settings.
+        let clones = [a.try_clone().unwrap(), b.try_clone().unwrap()];
         assert_ne!(is_nonblocking(&clones[0]), Some(false));
         let client = Session::client(a, Config::new()).unwrap();
         let server = Session::server(b, Config::new()).unwrap();
         for socket in &clones {
             assert_ne!(is_nonblocking(socket), Some(true));
             assert_eq!(socket.read_timeout().unwrap(), None);
-            // The session's own bound of a single write: 10 ms, which the system may round up to a
-            // tick of its clock.
+            // The session's time limit of a single write. It is 10 ms, which the system may round
+            // up to a tick of its clock.
             let bound = socket.write_timeout().unwrap().unwrap();
             assert!((10..=20).contains(&bound.as_millis()), "{bound:?}");
             assert!(socket.nodelay().unwrap());
@@ -160,8 +174,8 @@ fn a_session_undoes_what_an_earlier_owner_of_a_unix_stream_set() {
         for socket in &clones {
             assert_ne!(is_nonblocking(socket), Some(true));
             assert_eq!(socket.read_timeout().unwrap(), None);
-            // The session's own bound of a single write: 10 ms, which the system may round up to a
-            // tick of its clock.
+            // The session's time limit of a single write. It is 10 ms, which the system may round
+            // up to a tick of its clock.
             let bound = socket.write_timeout().unwrap().unwrap();
             assert!((10..=20).contains(&bound.as_millis()), "{bound:?}");
         }
@@ -197,8 +211,7 @@ fn a_transport_without_addresses_tells_none() {
     });
 }
 
-/// An end that shuts its side down in order, with a stream open, is told from one that resets the
-/// connection.
+/// An orderly shutdown of one side with a stream open, and a reset, are different errors.
 #[test]
 fn an_orderly_end_of_tcp_with_a_stream_open_is_a_loss() {
     test("an_orderly_end_of_tcp_with_a_stream_open_is_a_loss", || {
@@ -213,8 +226,8 @@ fn an_orderly_end_of_tcp_with_a_stream_open_is_a_loss() {
     });
 }
 
-/// The peer's end and the local close meet at every point of each other's way: neither close is the
-/// worse for it.
+/// Both ends close at about the same time, with all possible offsets. Neither close fails because
+/// of it.
 #[test]
 fn both_ends_closing_at_once_is_no_error() {
     test("both_ends_closing_at_once_is_no_error", || {
@@ -234,7 +247,7 @@ fn both_ends_closing_at_once_is_no_error() {
     });
 }
 
-/// A transport that can't be set up makes session creation fail, and leaves nothing behind.
+/// A transport that can't be set up makes session creation fail, and nothing is left behind.
 #[test]
 fn a_transport_that_fails_to_split_is_an_error() {
     struct Broken;
@@ -257,7 +270,8 @@ scenarios! {
     named_pipes_close_while_parked: closes_while_parked(over_fifos);
 }
 
-/// What the manual warns of: the drop of one clone ends nothing, as long as there is another.
+/// The manual warns of such a pair. The drop of one clone of a socket doesn't end the connection
+/// while another clone exists.
 #[test]
 fn a_pair_of_a_sockets_clones_never_tells_its_peer_of_its_end() {
     test("a_pair_of_a_sockets_clones_never_tells_its_peer_of_its_end", || {
@@ -270,14 +284,14 @@ fn a_pair_of_a_sockets_clones_never_tells_its_peer_of_its_end() {
         let client = Session::client(pair, Config::new().close_timeout(SHORT)).unwrap();
         let server = Session::server(far, Config::new()).unwrap();
         close_beside_a_peer_that_stays(&client);
-        until(|| server.is_closed()); // by the abort
+        until(|| server.is_closed()); // The abort ends it.
         threads_end(&client);
         threads_end(&server);
     });
 }
 
-/// A pair that is said to have no end: a close is Ok though the peer stays, and the threads go when
-/// the close timeout has passed.
+/// A pair that is declared to have no end. A close returns Ok although the peer stays. The threads
+/// end after the close timeout.
 #[test]
 fn a_pair_without_an_end_closes_beside_a_peer_that_stays() {
     test("a_pair_without_an_end_closes_beside_a_peer_that_stays", || {
@@ -294,14 +308,14 @@ fn a_pair_without_an_end_closes_beside_a_peer_that_stays() {
         let mut text = String::new();
         server.accept().unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "the end");
-        until(|| server.is_closed()); // by the abort
+        until(|| server.is_closed()); // The abort ends it.
         threads_end(&client);
         threads_end(&server);
     });
 }
 
-/// The documented limit of a pair: its reader can't be interrupted. Nobody but that thread suffers
-/// from it.
+/// The documented limit of a pair is that its reads can't be interrupted. Only the reader thread is
+/// affected.
 #[test]
 fn calls_over_a_pair_wake_at_once_though_its_reader_is_stuck() {
     test("calls_over_a_pair_wake_at_once_though_its_reader_is_stuck", || {
@@ -313,7 +327,7 @@ fn calls_over_a_pair_wake_at_once_though_its_reader_is_stuck() {
         let read = blocked(move || stream.read(&mut [0]).unwrap_err());
         close_beside_a_peer_that_stays(&session);
         assert_eq!(read.join().kind(), io::ErrorKind::NotConnected);
-        // What was accepted came, then the end: the write half is gone.
+        // The accepted bytes arrive, and then the end, because the write half is gone.
         let mut bytes = Vec::new();
         far_reader.read_to_end(&mut bytes).unwrap();
         let (frame, rest) = Frame::decode(&bytes).unwrap().unwrap();
@@ -363,8 +377,8 @@ fn a_pairs_abort_is_called_once_and_ends_its_reader() {
     });
 }
 
-/// Runs `call` in another thread, and waits until it is blocked, unless it may return soon by
-/// itself; returns how to join it.
+/// Runs `call` in another thread. Waits until the call is blocked, unless `soon` says that it may
+/// return by itself. Returns the call, to be joined.
 fn blocked_unless<T: Send + 'static>(
     soon: bool,
     call: impl FnOnce() -> T + Send + 'static,
@@ -375,13 +389,13 @@ fn blocked_unless<T: Send + 'static>(
 
 // ---- a child's stdio ----------------------------------------------------------------------------
 
-/// Tells the child below what to do.
+/// The variable that tells the child below what to do.
 const CHILD: &str = "GMUX_TEST_CHILD";
-/// What the child says when libtest has said all that it says before a test.
+/// The line of the child after which the session begins. libtest prints text before a test.
 const MARKER: &[u8] = b"\nfrom here on it is gmux\n";
 
-/// Not a test: what the tests below start as their child. libtest writes to standard output before
-/// a test and after it, so the parent reads past the marker, and the child exits from inside.
+/// Not a test, but the child process of the tests below. libtest writes to standard output before
+/// and after a test. So the parent reads past the marker, and the child exits inside this function.
 #[test]
 #[ignore = "the tests that need it run it as a child process"]
 fn child_on_stdio() {
@@ -389,7 +403,7 @@ fn child_on_stdio() {
     io::stdout().write_all(MARKER).unwrap();
     io::stdout().flush().unwrap();
     if mode == "stubborn" {
-        // it reads nothing, and nothing but being killed ends it sooner
+        // It reads nothing. Only a kill ends it before that.
         thread::sleep(Duration::from_secs(100));
         std::process::exit(3);
     }
@@ -410,7 +424,7 @@ fn child_on_stdio() {
     std::process::exit(code);
 }
 
-/// Starts the child, and reads its output up to where gmux begins.
+/// Starts the child, and reads its output up to the marker.
 fn child(mode: &str) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_on_stdio", "--ignored", "--nocapture", "--test-threads=1"])
@@ -465,7 +479,7 @@ fn a_close_while_a_child_waits_ends_both() {
         let session = Session::client(transport, Config::new()).unwrap();
         let mut stream = session.open("parked").unwrap();
         stream.write_all(&[7]).unwrap();
-        stream.read_exact(&mut [0]).unwrap(); // the child is there
+        stream.read_exact(&mut [0]).unwrap(); // The child has answered.
         let read = blocked(move || stream.read(&mut [0]).unwrap_err());
         session.close().unwrap();
         assert_eq!(read.join().kind(), io::ErrorKind::NotConnected);
@@ -516,8 +530,8 @@ fn a_child_that_ignores_the_end_is_killed_by_the_pairs_abort() {
 
 // ---- Shared -------------------------------------------------------------------------------------
 
-/// What lies in the transport's own buffer is delivered though the socket is not readable, and
-/// stays so.
+/// Bytes in the transport's own buffer are delivered, although the socket is not readable and stays
+/// so.
 #[test]
 fn shared_delivers_what_its_transport_hoards() {
     test("shared_delivers_what_its_transport_hoards", || {
@@ -540,8 +554,8 @@ fn shared_delivers_what_its_transport_hoards() {
     });
 }
 
-/// In memory: it takes input in only while it writes, as rustls does when it can't write; and every
-/// other write takes nothing.
+/// A transport in memory. It takes input only during a write, as rustls does when it can't write.
+/// Every other write accepts nothing.
 struct Reluctant {
     input: Vec<u8>,
     hoard: Vec<u8>,
@@ -577,8 +591,8 @@ impl Write for Reluctant {
     }
 }
 
-/// The socket never becomes readable again, but a write has taken input in; and a write that took
-/// nothing is tried again.
+/// The socket never becomes readable again, but a write has taken input. The session finds that
+/// input. It also repeats a write that accepted nothing.
 #[test]
 fn shared_finds_what_its_transport_took_in_while_writing() {
     test("shared_finds_what_its_transport_took_in_while_writing", || {
@@ -587,7 +601,7 @@ fn shared_finds_what_its_transport_took_in_while_writing() {
         let (parked, is_parked) = std::sync::mpsc::channel();
         let transport = Shared::new(Reluctant { input, hoard: Vec::new(), writes: 0, output })
             .with_readiness(move || {
-                let _ = parked.send(()); // only the first is waited for
+                let _ = parked.send(()); // The test waits only for the first.
                 Err(io::ErrorKind::WouldBlock.into())
             });
         let session = Session::client(transport, Config::new().close_timeout(SHORT)).unwrap();
@@ -599,7 +613,7 @@ fn shared_finds_what_its_transport_took_in_while_writing() {
     });
 }
 
-/// A transport in non-blocking mode is bounded too: it is asked now and then.
+/// A transport in non-blocking mode is allowed too. The session polls it.
 #[test]
 fn shared_works_in_non_blocking_mode() {
     test("shared_works_in_non_blocking_mode", || {
@@ -616,8 +630,8 @@ fn shared_works_in_non_blocking_mode() {
     });
 }
 
-/// Without `on_finish` the peer hears of a close when the transport is dropped, after the close
-/// timeout. The closing end needn't wait for that.
+/// Without `on_finish` the peer learns of a close when the transport is dropped, after the close
+/// timeout. The closing end doesn't wait for that.
 #[test]
 fn shared_without_on_finish_ends_when_its_transport_is_dropped() {
     test("shared_without_on_finish_ends_when_its_transport_is_dropped", || {
@@ -638,7 +652,7 @@ fn shared_without_on_finish_ends_when_its_transport_is_dropped() {
     });
 }
 
-/// A readiness closure that waits for ever is ended by `on_abort`, which is called once.
+/// `on_abort` ends a readiness closure that waits without limit. It is called once.
 #[test]
 fn shared_aborts_a_readiness_closure_that_waits() {
     test("shared_aborts_a_readiness_closure_that_waits", || {
@@ -662,7 +676,7 @@ fn shared_aborts_a_readiness_closure_that_waits() {
     });
 }
 
-/// A readiness closure's error ends the session; "not yet" doesn't.
+/// An error of a readiness closure ends the session. `WouldBlock` doesn't.
 #[test]
 fn shared_ends_with_its_readiness_closures_error() {
     test("shared_ends_with_its_readiness_closures_error", || {
@@ -687,10 +701,10 @@ fn shared_ends_with_its_readiness_closures_error() {
     });
 }
 
-// ---- a transport of one's own -------------------------------------------------------------------
+// ---- a transport that the user implements -------------------------------------------------------
 
-/// What a session that closes well asks of a transport: flush after what was written, finish once
-/// after all of that, drop all parts.
+/// The calls of a session that closes well on its transport: it flushes after the last write, then
+/// finishes once, then drops all parts.
 #[test]
 fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
     type Log = Arc<Mutex<Vec<&'static str>>>;
@@ -760,7 +774,7 @@ fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
         let session = Session::client(Logged(near, Arc::clone(&log)), config).unwrap();
         let mut stream = session.open("").unwrap();
         stream.write_all(&[1]).unwrap();
-        // it comes by itself, before the writer parks
+        // The writer thread flushes by itself before it parks.
         until(|| log.lock().unwrap().last() == Some(&"flush"));
         let closing = blocked({
             let session = session.clone();
@@ -778,8 +792,8 @@ fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
         let writes = log.iter().rposition(|entry| *entry == "write").unwrap();
         let finish = log.iter().position(|entry| *entry == "finish").unwrap();
         assert!(log[writes..finish].contains(&"flush"), "{log:?}");
-        // The reader still waits for the far end when the writer is done. Nothing is left to be
-        // aborted; the control goes last.
+        // When the writer is done, the reader still waits for the far end. There is nothing to
+        // abort, and the control is dropped last.
         assert_eq!(seen, ["finish", "writer dropped", "reader dropped", "control dropped"]);
     });
 }

@@ -1,18 +1,22 @@
-//! `openssl s_client` and `s_server`, with binary data through them, and keys renewed in its
-//! middle.
+//! Runs `openssl s_client` and `s_server`, passes binary data through them, and lets them renew
+//! keys in the middle of it.
 //!
-//! Both pass their standard input to the peer, and print what the peer sends. They also take
-//! commands there: when the *first byte of one read* is a letter such as `K` (new keys, and the
-//! peer is asked for new ones, too), what was read is a command, and isn't sent. So their standard
-//! input here is a Unix datagram socket: each message is one read. A
-//! command is a message of its own, and no message of data begins with a letter: it begins with a
-//! frame's version ([`Frames`]) or, in raw data, with a byte 1 that belongs to it ([`bytes_at`]).
+//! Both programs pass their standard input to the peer, and print the bytes of the peer. They also
+//! take commands from their standard input. If the *first byte of one read* is a letter such as
+//! `K`, the read is a command and isn't sent. `K` renews the keys, and asks the peer for new ones
+//! too.
 //!
-//! `s_client -brief` prints nothing but data on standard output. `s_server` has commands only
-//! without `-brief` and `-quiet`, and then prints other text, too: [`Text`] takes it out.
+//! So standard input is a Unix datagram socket here, because each message is then one read:
+//! - A command is a message of its own.
+//! - A message of data never begins with a letter. It begins with a frame's version ([`Frames`]).
+//!   In raw data it begins with a byte 1, which is part of the data ([`bytes_at`]).
 //!
-//! Honest limits: s_client isn't reading while its standard output is full, nor s_server while its
-//! peer doesn't read. They are OpenSSL's TLS, but not an example of a full-duplex program.
+//! `s_client -brief` prints only data on standard output. `s_server` has commands only without
+//! `-brief` and `-quiet`. Then it prints other text too, and [`Text`] removes it.
+//!
+//! A limit of these tests: s_client doesn't read while its standard output is full, and s_server
+//! doesn't read while its peer doesn't. They test OpenSSL's TLS, but they aren't full-duplex
+//! programs.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -24,14 +28,14 @@ use std::time::Duration;
 use super::programs::Program;
 use super::support::Pattern;
 
-/// The most that s_client takes in one read, in bytes (`BUFSIZZ` in its source; s_server takes
-/// twice as much).
+/// Limit of one read of s_client, in bytes. It is `BUFSIZZ` in its source. s_server reads twice as
+/// much.
 pub const MESSAGE: usize = 8192;
 
 /// The openssl program, run as `s_client` or `s_server`.
 pub struct Openssl {
     pub program: Program,
-    /// Each datagram is one read of the program's, and an empty one is the end of its input.
+    /// Each datagram is one read of the program. An empty one is the end of its input.
     pub input: UnixDatagram,
     pub output: Option<ChildStdout>,
 }
@@ -46,7 +50,8 @@ impl Openssl {
         Self { program, input, output }
     }
 
-    /// The port that an s_server with `-accept 127.0.0.1:0` has found. It is among its first lines.
+    /// Returns the port that an s_server with `-accept 127.0.0.1:0` has chosen. It is in one of its
+    /// first lines.
     pub fn port(&mut self) -> u16 {
         let output = self.output.as_mut().unwrap();
         let mut line = Vec::new();
@@ -64,7 +69,8 @@ impl Openssl {
     }
 }
 
-/// Raw data: pieces of [`MESSAGE`] bytes that begin with a 1, and repeat after 1024.
+/// Returns the raw data at a position. It consists of pieces of [`MESSAGE`] bytes. Each begins with
+/// a 1, and after 1024 pieces they repeat.
 pub fn bytes_at(position: u64) -> &'static [u8] {
     static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut data = Pattern::bytes(77, 1024 * MESSAGE);
@@ -74,7 +80,8 @@ pub fn bytes_at(position: u64) -> &'static [u8] {
     &DATA[usize::try_from(position % DATA.len() as u64).unwrap()..]
 }
 
-/// A writing half for a session: each frame is one message, and a command goes before every n-th.
+/// The write half of a session. Each frame is one message. Before every n-th frame it sends a
+/// command.
 pub struct Frames {
     input: UnixDatagram,
     frame: Vec<u8>,
@@ -124,16 +131,19 @@ impl Write for Frames {
 }
 
 impl Drop for Frames {
-    /// The end of the input, which ends the program.
+    /// Ends the program's input, and so the program.
     fn drop(&mut self) {
         let _ = self.input.send(&[]);
     }
 }
 
-/// Takes s_server's text out of its standard output: all before the first byte that is 1 or 2, what
-/// it prints for each renewal, and when a read brought no data. Counts the renewals, so that a test
-/// sees that none was missed. At the end it prints more, after the data: there the end of the data
-/// is told.
+/// Removes s_server's own text from its standard output:
+/// - everything before the first byte that is 1 or 2
+/// - its line for each renewal of keys
+/// - its line for a read that brought no data
+/// - its text after the data, where reading ends
+///
+/// It counts the renewals, so that a test can check that none was missed.
 pub struct Text<R> {
     inner: R,
     begun: bool,
@@ -151,7 +161,7 @@ impl<R: Read> Text<R> {
         Self { inner, begun: false, held: Vec::new(), renewals: 0, over: false }
     }
 
-    /// How many of `held`'s first bytes are data for sure.
+    /// Returns the number of bytes at the front of `held` that are certainly data.
     fn settle(&mut self) -> usize {
         if !self.begun {
             let first = self.held.iter().position(|byte| matches!(byte, 1 | 2));
@@ -176,7 +186,7 @@ impl<R: Read> Text<R> {
                 .iter()
                 .any(|text| text.starts_with(rest))
             {
-                return at; // the next read tells
+                return at; // The next read decides.
             } else {
                 at += 1;
             }
@@ -205,11 +215,11 @@ impl<R: Read> Read for Text<R> {
     }
 }
 
-/// A gate that threads wait at while it is shut.
+/// A gate. Threads wait at it while it is shut.
 #[derive(Default)]
 pub struct Gate {
     open: Mutex<bool>,
-    /// Waited for by who comes to a shut gate; opening it wakes all.
+    /// Threads at a shut gate wait on it. Opening the gate wakes all of them.
     opened: Condvar,
 }
 
@@ -226,5 +236,5 @@ impl Gate {
     }
 }
 
-/// How long a call may find no room before its direction counts as full.
+/// A direction counts as full when its writes have found no room for this time.
 pub const FULL: Duration = Duration::from_millis(60);

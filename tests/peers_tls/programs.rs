@@ -1,5 +1,5 @@
-//! Another program as a child process: what it says on standard error is kept, and it ends with the
-//! test.
+//! Runs another program as a child process. Its standard error is collected, and it is killed at
+//! the end of the test.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,9 +15,9 @@ pub struct Program {
 
 #[derive(Default)]
 struct Said {
-    /// Lines so far, and whether that is all.
+    /// The lines so far, and whether the output has ended.
     lines: Mutex<(Vec<String>, bool)>,
-    /// Waited for by who wants to read a line that hasn't come; each line and the end wake it.
+    /// A thread that needs another line waits on it. Each line and the end of the output wake it.
     more: Condvar,
 }
 
@@ -50,7 +50,7 @@ impl Program {
         }
     }
 
-    /// Waits until it ends by itself; returns how, and what it said.
+    /// Waits until the program ends by itself. Returns its status and its output.
     pub fn finish(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         self.collecting.take().unwrap().join().unwrap();

@@ -1,5 +1,5 @@
-//! Forwarders over KCP as child processes: our example `kcp`, and kcptun's own programs. Both take
-//! the same options by the same names.
+//! Runs forwarders over KCP as child processes: our example `kcp`, or kcptun's programs. Both have
+//! the same options.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,23 +10,23 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long a program may take until it listens.
+/// Time limit for a program to begin to listen.
 const START: Duration = Duration::from_secs(30);
 
-/// Lines of a program's output that are kept: the first ones.
+/// Limit of the output lines that are kept. Later lines are dropped.
 const LINES: usize = 2000;
 
-/// Whose program.
+/// Which program to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// Our example, built, here.
+    /// Our built example, at this path.
     Ours(PathBuf),
     /// Debian's kcptun-client and kcptun-server.
     Kcptun,
 }
 
-/// What both ends are told. The default is kcptun's own, but for compression and error correction,
-/// which are off, and for encryption, too.
+/// The options of both ends. The defaults are kcptun's, except that compression, error correction
+/// and encryption are off.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub smuxver: u8,
@@ -34,12 +34,13 @@ pub struct Options {
     pub key: &'static str,
     pub mode: &'static str,
     pub mtu: usize,
-    /// Datagrams: at the client, at the server.
+    /// Send windows of the client and of the server, in datagrams.
     pub sndwnd: [usize; 2],
+    /// Receive windows of the client and of the server, in datagrams.
     pub rcvwnd: [usize; 2],
-    /// Connections of the client's to the server.
+    /// Number of sessions from the client to the server.
     pub conn: usize,
-    /// Seconds.
+    /// Keepalive interval in seconds.
     pub keepalive: u64,
 }
 
@@ -68,13 +69,13 @@ enum Role {
 /// A running program. Dropping it kills it.
 pub struct Forwarder {
     child: Child,
-    /// Whose program, and its role.
+    /// The program and its role, for messages.
     pub name: String,
     lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
-/// An address on loopback at which nothing listens now, for TCP or UDP.
+/// Returns a loopback address at which nothing listens now, for TCP or UDP.
 pub fn free_addr() -> SocketAddr {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -85,7 +86,7 @@ pub fn free_addr() -> SocketAddr {
     }
 }
 
-/// Whether kcptun's programs are here.
+/// Whether kcptun's programs are installed.
 pub fn kcptun_is_there() -> bool {
     let in_path = |name: &str| {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -118,14 +119,14 @@ impl Options {
 }
 
 impl Forwarder {
-    /// The end that listens on UDP and connects to `target`.
+    /// Starts the end that listens on UDP and connects to `target`.
     pub fn server(program: &Program, listen: SocketAddr, target: SocketAddr, of: &Options) -> Self {
         let addrs = [format!("--listen={listen}"), format!("--target={target}")];
         let forwarder = Self::start(program, Role::Server, addrs, of);
         forwarder.wait("udp", listen)
     }
 
-    /// The end that listens on TCP and sends to `remote`.
+    /// Starts the end that listens on TCP and sends to `remote`.
     pub fn client(program: &Program, listen: SocketAddr, remote: SocketAddr, of: &Options) -> Self {
         let names = match program {
             Program::Ours(_) => ["listen", "remote"],
@@ -150,7 +151,7 @@ impl Forwarder {
         Self::spawn(format!("{whose} {role_name}"), command)
     }
 
-    /// Any program.
+    /// Starts any program.
     pub fn spawn(name: String, mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -168,7 +169,7 @@ impl Forwarder {
         Self { child, name, lines, readers: readers.into() }
     }
 
-    /// Waits until something listens there. A program that ends instead is a panic with its words.
+    /// Waits until the program listens at `addr`. Panics with its output if it ends instead.
     pub fn wait(mut self, protocol: &str, addr: SocketAddr) -> Self {
         let until = Instant::now() + START;
         while !listens(self.child.id(), protocol, addr.port()) {
@@ -176,30 +177,33 @@ impl Forwarder {
                 panic!("{} has ended: {status}\n{}", self.name, self.log());
             }
             assert!(Instant::now() < until, "{} doesn't listen\n{}", self.name, self.log());
-            thread::sleep(Duration::from_millis(2)); // another process's socket has no event
+            // No event tells of a socket of another process.
+            thread::sleep(Duration::from_millis(2));
         }
         self
     }
 
-    /// Processor time so far, user and system.
+    /// Returns the processor time so far, user and system.
     pub fn cpu(&self) -> Duration {
-        /// Of the times in `stat`: Linux shows hundredths, whatever its own clock is.
+        /// Units per second of the times in `stat`. Linux always shows hundredths of a second
+        /// there.
         const TICKS: u64 = 100;
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // The name may hold anything, so count behind it. Fields 14 and 15 are the times.
+        // Count the fields after the name, because the name may contain spaces. Fields 14 and 15
+        // are the times.
         let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
         let times = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
         Duration::from_millis(times.sum::<u64>() * 1000 / TICKS)
     }
 
-    /// Resident memory now, in bytes.
+    /// Returns the resident memory now, in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
     }
 
-    /// Open descriptors now.
+    /// Returns the number of open descriptors now.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
@@ -212,14 +216,14 @@ impl Forwarder {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// What it has printed.
+    /// Returns its output.
     pub fn log(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 }
 
 impl Drop for Forwarder {
-    /// Kills it, as a machine's end would: it says nothing to anybody.
+    /// Kills the program, so that it can't tell its peer anything, as when a machine fails.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -244,7 +248,7 @@ fn collect(output: impl Read, lines: &Mutex<Vec<String>>) {
     }
 }
 
-/// Whether a socket of that protocol is bound to the port, in the process's own network.
+/// Whether a socket of this protocol is bound to the port, in the network namespace of the process.
 fn listens(process: u32, protocol: &str, port: u16) -> bool {
     let bound = |table: String| {
         table.lines().skip(1).any(|line| {

@@ -1,7 +1,8 @@
-//! Connections of every kind that a session can run over, and what each of them has to go through.
+//! All kinds of connections that a session can run over, and the scenarios that each has to pass.
 //!
-//! A kind is a function that makes a connected pair of transports ([`Connect`]); the scenarios take
-//! one. A transport that is dropped instead of given to a session is a far end that vanishes.
+//! A kind is a function that makes a connected pair of transports ([`Connect`]). A scenario takes
+//! such a function. To let the far end vanish, a scenario drops its transport and makes no session
+//! of it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -34,7 +35,7 @@ impl Transport for Any {
 /// Makes both ends of a connection.
 pub type Connect = fn() -> (Any, Any);
 
-/// The bounds of a `Shared` transport's reads and writes.
+/// Time limit of a `Shared` transport's reads and writes.
 pub const BOUND: Duration = Duration::from_millis(2);
 
 // ---- kinds --------------------------------------------------------------------------------------
@@ -50,14 +51,14 @@ pub fn over_unix() -> (Any, Any) {
     (Any::new(a), Any::new(b))
 }
 
-/// Two pipes of the system, as tuples.
+/// Two pipes of the system. Each end is a tuple of a reader and a writer.
 pub fn over_pipes() -> (Any, Any) {
     let (reader, far_writer) = io::pipe().unwrap();
     let (far_reader, writer) = io::pipe().unwrap();
     (Any::new((reader, writer)), Any::new((far_reader, far_writer)))
 }
 
-/// Two named pipes, one for each direction, opened in the same order at both ends.
+/// Two named pipes, one for each direction. Both ends open them in the same order.
 #[cfg(target_os = "linux")]
 pub fn over_fifos() -> (Any, Any) {
     use rustix::fs::{CWD, Mode, mkfifoat};
@@ -88,19 +89,21 @@ pub fn over_narrow_pipes() -> (Any, Any) {
     (Any::new((reader, writer)), Any::new(Pair::new(far_reader, far_writer)))
 }
 
-/// TCP that can only read and write, as a TLS connection would; no way to ask for readiness.
+/// TCP behind an object that can only read and write, as a TLS connection. It has no readiness
+/// closure.
 pub fn over_shared() -> (Any, Any) {
     let (a, b) = tcp();
     (Any::new(shared(a, Plain)), Any::new(shared(b, Plain)))
 }
 
-/// The same with a readiness closure.
+/// The same as [`over_shared`], with a readiness closure.
 pub fn over_shared_ready() -> (Any, Any) {
     let (a, b) = tcp();
     (Any::new(shared_ready(a, Plain)), Any::new(shared_ready(b, Plain)))
 }
 
-/// The same over a transport that reads ahead and hoards what it read.
+/// The same as [`over_shared_ready`], over a transport that reads ahead and keeps the bytes in its
+/// own buffer.
 pub fn over_shared_hoard() -> (Any, Any) {
     let (a, b) = tcp();
     (Any::new(shared_ready(a, Hoard::new)), Any::new(shared_ready(b, Hoard::new)))
@@ -108,7 +111,8 @@ pub fn over_shared_hoard() -> (Any, Any) {
 
 /// Two pipes of 1 KiB in one object that can't be split.
 pub fn over_shared_narrow_pipes() -> (Any, Any) {
-    // a thousand turns, and most of them wait for the other end
+    // Each end reads and writes in turns, a thousand times. Most of these calls wait for the other
+    // end, so the limit is short.
     let bound = Some(Duration::from_micros(200));
     let (reader, far_writer) = narrow(bound);
     let (far_reader, writer) = narrow(bound);
@@ -121,8 +125,8 @@ pub fn over_shared_narrow_pipes() -> (Any, Any) {
     (Any::new(shared(reader, writer)), Any::new(shared(far_reader, far_writer)))
 }
 
-/// What `Shared` needs to know of a TCP connection inside: bounds, the end of the writing
-/// direction, the abort.
+/// Makes a `Shared` over a wrapped TCP connection. It sets the time limits, the end of the writing
+/// direction and the abort.
 pub fn shared<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
     tcp: TcpStream,
     wrap: impl FnOnce(TcpStream) -> T,
@@ -146,7 +150,7 @@ pub fn shared_ready<T: Read + Write + AsRef<TcpStream> + Send + 'static>(
     shared(tcp, wrap).with_readiness(move || ready.peek(&mut [0]).map(drop))
 }
 
-/// Only reads and writes: `Shared` may know nothing else of it.
+/// A connection that only reads and writes.
 pub struct Plain(pub TcpStream);
 
 impl AsRef<TcpStream> for Plain {
@@ -171,15 +175,15 @@ impl Write for Plain {
     }
 }
 
-/// As TLS does: takes all that the socket has, and gives it out piece by piece, while the socket is
-/// not readable any more.
+/// A connection that reads ahead, as TLS does. It takes all bytes from the socket, and returns them
+/// piece by piece. Meanwhile the socket is no longer readable.
 pub struct Hoard {
     tcp: TcpStream,
     hoard: VecDeque<u8>,
 }
 
 impl Hoard {
-    /// A read gives out so many bytes at most.
+    /// Limit of the bytes that a read returns.
     const PIECE: usize = 1000;
 
     pub fn new(tcp: TcpStream) -> Self {
@@ -217,13 +221,13 @@ impl Write for Hoard {
 
 // ---- a narrow pipe in memory --------------------------------------------------------------------
 
-/// What rust-yamux's deadlock test uses.
+/// The size in rust-yamux's deadlock test, in bytes.
 const NARROW: usize = 1024;
 
 struct Pipe {
     state: Mutex<PipeState>,
     changed: Condvar,
-    /// How long a call waits before it says `WouldBlock`; `None`: for ever.
+    /// Time after which a waiting call returns `WouldBlock`. `None` means without limit.
     bound: Option<Duration>,
 }
 
@@ -237,14 +241,14 @@ struct PipeState {
 pub struct NarrowReader(Arc<Pipe>);
 pub struct NarrowWriter(Arc<Pipe>);
 
-/// A pipe that holds 1 KiB.
+/// Makes a pipe that holds 1 KiB.
 pub fn narrow(bound: Option<Duration>) -> (NarrowReader, NarrowWriter) {
     let pipe = Arc::new(Pipe { state: Mutex::default(), changed: Condvar::new(), bound });
     (NarrowReader(Arc::clone(&pipe)), NarrowWriter(pipe))
 }
 
 impl Pipe {
-    /// Waits until `done` gives something.
+    /// Waits until `done` returns `Some`.
     fn wait<R>(
         &self,
         mut done: impl FnMut(&mut PipeState) -> Option<io::Result<R>>,
@@ -331,10 +335,11 @@ impl Write for Duplex {
 
 // ---- data ---------------------------------------------------------------------------------------
 
-/// 8 MiB that every stream sends, each from a place of its own and round.
+/// 8 MiB of data. Each stream sends it from a different position on, and from the beginning again
+/// after its end.
 static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| Pattern::bytes(8, 8 << 20));
 
-/// Bytes `from..from + len` of the endless repetition of the data.
+/// Sends bytes `from..from + len` of the endless repetition of the data.
 pub fn send(mut stream: &Stream, mut from: usize, mut len: usize) {
     while len > 0 {
         let start = from % DATA.len();
@@ -345,7 +350,7 @@ pub fn send(mut stream: &Stream, mut from: usize, mut len: usize) {
     }
 }
 
-/// Reads to the end, compares with the data from `from`, and returns how much it was.
+/// Reads to the end and compares with the data from `from` on. Returns the number of bytes.
 pub fn check(mut stream: &Stream, from: usize) -> usize {
     let mut buf = vec![0; 64 * 1024];
     let mut total = 0;
@@ -369,8 +374,8 @@ pub fn check(mut stream: &Stream, from: usize) -> usize {
     }
 }
 
-/// The two ends' sessions. Their close timeout is beyond the watchdog: that must not be what ends
-/// them.
+/// Makes the sessions of both ends. Their close timeout is longer than the watchdog's, so a test
+/// fails if only that timeout ends them.
 pub fn sessions(connect: Connect, config: &Config) -> (Session, Session) {
     let (a, b) = connect();
     let config = config.clone().close_timeout(Duration::from_secs(600));
@@ -382,8 +387,8 @@ pub fn threads_end(session: &Session) {
     until(|| reader_and_writer(session) == (false, false));
 }
 
-/// Whether a session's reader and writer threads exist. Sessions tell their number in `Debug`
-/// alone.
+/// Whether a session's reader and writer threads exist. The session's number, which the threads'
+/// names contain, is only in its `Debug` text.
 pub fn reader_and_writer(session: &Session) -> (bool, bool) {
     let text = format!("{session:?}");
     let number = text
@@ -393,15 +398,15 @@ pub fn reader_and_writer(session: &Session) -> (bool, bool) {
         .expect("a number");
     let has = |kind: &str| {
         let name = format!("gmux-{kind}-{number}");
-        threads().contains(&name[..name.len().min(15)].to_owned()) // Linux keeps 15 bytes of a name
+        threads().contains(&name[..name.len().min(15)].to_owned()) // Linux keeps only 15 bytes.
     };
     (has("reader"), has("writer"))
 }
 
 // ---- scenarios ----------------------------------------------------------------------------------
 
-/// Three streams, opened from both ends, carry 8 MiB each way, all at once; then both sessions
-/// close without error.
+/// Three streams, opened from both ends, carry 8 MiB in each direction, all at once. Then both
+/// sessions close without error.
 pub fn carries_8_mib_both_ways(connect: Connect) {
     for config in versions() {
         let (client, server) = sessions(connect, &config);
@@ -430,8 +435,8 @@ pub fn carries_8_mib_both_ways(connect: Connect) {
     }
 }
 
-/// Nothing is to be done anywhere: both I/O threads of both ends wait, and so do calls. A close
-/// wakes them all, and all threads end.
+/// Nothing is left to do. The I/O threads of both ends wait, and so do several calls. A close wakes
+/// all of them, and all threads end.
 pub fn closes_while_parked(connect: Connect) {
     for config in versions() {
         let (client, server) = sessions(connect, &config);
@@ -452,7 +457,7 @@ pub fn closes_while_parked(connect: Connect) {
         client.close().unwrap();
         assert_eq!(our_read.join().kind(), io::ErrorKind::NotConnected);
         assert!(matches!(our_accept.join(), Error::Closed));
-        // The stream was left open, so it has no clean end at the other side.
+        // The stream is still open, so the other side sees no clean end.
         assert_eq!(their_read.join().kind(), io::ErrorKind::ConnectionAborted);
         assert!(matches!(their_accept.join(), Error::ConnectionLost(_)));
         threads_end(&client);
@@ -460,8 +465,8 @@ pub fn closes_while_parked(connect: Connect) {
     }
 }
 
-/// What calls fail with when the far end is gone: never what our own close would give, nor a clean
-/// end.
+/// Checks the error of a call when the far end has vanished. It must differ from the error after a
+/// local close, and from a clean end.
 pub fn assert_lost(error: io::Error) {
     let inner = Error::from(error);
     assert!(matches!(inner, Error::ConnectionLost(_) | Error::Io(_)), "{inner:?}");
@@ -474,7 +479,7 @@ pub fn assert_lost(error: io::Error) {
     assert!(kinds.contains(&kind), "{inner:?} is {kind:?}");
 }
 
-/// The far end vanishes while nothing happens: everybody hears of it, and the threads end.
+/// The far end vanishes while nothing happens. All blocked calls fail, and the threads end.
 pub fn notices_that_the_far_end_vanished(connect: Connect) {
     for config in versions() {
         let (near, far) = connect();
@@ -505,8 +510,8 @@ pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
     fill(&session, &stream, 0, || true);
     let clones = [stream.clone(), stream.clone(), stream.clone()];
     let [mut a, mut b, mut c] = clones;
-    // A system may find room for a little more yet (TCP probes a closed window), so both call again
-    // until they fail.
+    // The system may still find room for a few bytes, because TCP probes a closed window. So both
+    // threads repeat their calls until they fail.
     let write = blocked(move || {
         loop {
             if let Err(error) = a.write(&[1]) {
@@ -529,9 +534,10 @@ pub fn notices_that_the_far_end_vanished_during_a_write(connect: Connect) {
     threads_end(&session);
 }
 
-/// Both I/O threads are stuck in the transport: the reader has nothing to read, the writer no room.
-/// A close can't hand over what was accepted, and says so; calls wake at once; and the abort frees
-/// the threads, where the transport has one (`frees`), else the far end does.
+/// Both I/O threads are stuck in the transport. The reader has nothing to read, and the writer has
+/// no room. Calls wake at once. The close can't hand over all accepted bytes, and returns that as
+/// an error. The abort frees the threads if the transport has one (`frees`). Otherwise the far end
+/// frees them.
 pub fn closes_while_both_threads_are_stuck(connect: Connect, frees: bool) {
     let (near, far) = connect();
     let config = Config::new().close_timeout(Duration::from_secs(1)).keepalive_disabled(true);
@@ -561,12 +567,12 @@ pub fn closes_while_both_threads_are_stuck(connect: Connect, frees: bool) {
     }
 }
 
-/// Writes until nothing moves any more, and `full`; returns how much was accepted. Nobody reads at
-/// the other end.
+/// Writes until no more bytes are accepted and `full` returns true. Returns the number of accepted
+/// bytes. Nobody reads at the other end.
 fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> bool) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
-    // A batch counts when all of it is sent, and a loaded machine may take long over one: so some
-    // looks, and not one.
+    // `bytes_sent` counts a batch when all of it is sent, and a loaded machine may need long for
+    // one. So nothing is assumed after the first failed write, but only after several.
     let mut total = 0;
     let mut looks = 0;
     loop {
@@ -589,11 +595,12 @@ fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> 
     }
 }
 
-/// Both directions are full at once: budgets used up, transport full, both writer threads stuck.
-/// When the applications read, everything moves.
+/// Both directions are full at once: the budgets are used up, the transport is full, and both
+/// writer threads are stuck. When the applications read, everything moves again.
 pub fn both_directions_full_at_once_move_again(connect: Connect) {
     const REST: usize = 1 << 20;
-    // Keepalive would fail here for no fault of the transport's if the machine stood still.
+    // Keepalive is off, because on a machine that stalls it would fail without a fault of the
+    // transport.
     let config = Config::new().max_receive_buffer(65536).keepalive_disabled(true);
     let (client, server) = sessions(connect, &config);
     let ours = client.open("full").unwrap();
@@ -626,7 +633,7 @@ pub fn both_directions_full_at_once_move_again(connect: Connect) {
     server.close().unwrap();
 }
 
-/// rust-yamux's deadlock test: each end echoes 1 MiB of the other's.
+/// rust-yamux's deadlock test. Each end echoes 1 MiB of the other end.
 pub fn echoes_1_mib_in_both_directions(connect: Connect) {
     const SIZE: usize = 1 << 20;
     for config in versions() {

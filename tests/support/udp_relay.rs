@@ -1,12 +1,18 @@
-//! A UDP relay that loses, reorders, doubles, damages and delays: a bad link between a client and a
-//! server that know nothing of it.
+//! A UDP relay that loses, reorders, doubles, damages and delays datagrams. It makes a bad link
+//! between a client and a server that know nothing of it.
 //!
-//! Clients send to [`UdpRelay::addr`]. Each client's address gets a socket of its own towards the
-//! server, so the server sees as many clients as there are. What happens to a datagram is drawn
-//! from a seed and from its number in its direction, so a run meets the same losses each time. Its
-//! rate isn't limited, its memory is: [`HELD`] bytes a direction, and what would be more is lost
-//! (and counted). A receiving thread for each socket does nothing but receive and draw, so that the
-//! system's buffers stay empty; one thread sends what is due. Dropping the relay ends them all.
+//! Clients send to [`UdpRelay::addr`]. The relay has a socket towards the server for each client's
+//! address, so the server sees the right number of clients.
+//!
+//! The fate of a datagram is drawn from a seed and from its number in its direction. So each run
+//! has the same losses.
+//!
+//! The relay's rate isn't limited, but its memory is: [`HELD`] bytes for each direction. Further
+//! datagrams are lost and counted.
+//!
+//! Each socket has a receiving thread. It only receives datagrams and draws their fate, so that the
+//! system's buffers stay empty. One more thread sends the datagrams that are due. The drop of the
+//! relay ends all threads.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -17,91 +23,95 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Bytes that may be on the way in each direction: a fifth of a second at 100 MB/s.
+/// Limit of the bytes on the way in each direction. It is a fifth of a second at 100 MB/s.
 const HELD: usize = 20 << 20;
 
-/// Addresses that it serves at most; datagrams of more are lost. Each costs a socket and a thread.
+/// Limit of the client addresses, because each costs a socket and a thread. Datagrams from further
+/// addresses are lost.
 const CLIENTS: usize = 256;
 
-/// The socket's own buffer, should a receiving thread have to wait for a core. The system may give
-/// less.
+/// Size of a socket's buffer, in bytes. It holds datagrams while a receiving thread waits for a
+/// core. The system may give less.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// How long a receiving thread waits before it looks whether the relay has ended.
+/// Interval at which a receiving thread checks whether the relay has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The sender's shortest sleep. A delay is never less than asked, and up to this much longer: that
-/// spares a wake-up for each datagram.
+/// The sender's shortest sleep. It saves a wake-up for each datagram. A delay is never shorter than
+/// asked, and at most this much longer.
 const GRAIN: Duration = Duration::from_micros(200);
 
-/// What happens to datagrams, in each direction. The default is a perfect link without delay.
+/// The faults of the link, the same in each direction. The default is a perfect link without delay.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Link {
-    /// Of a hundred datagrams, so many are lost. 100 is a dead link.
+    /// Percentage of datagrams that are lost. 100 is a dead link.
     pub loss: u32,
-    /// Of a hundred, so many come [`Self::late`] after their time, so behind later ones.
+    /// Percentage of datagrams that arrive [`Self::late`] after their time, and so after later
+    /// ones.
     pub reorder: u32,
-    /// How much later those come.
+    /// The extra delay of reordered datagrams.
     pub late: Duration,
-    /// Of a hundred, so many come twice: the second at once after the first.
+    /// Percentage of datagrams that arrive twice. The second copy follows at once.
     pub double: u32,
-    /// Of a hundred, so many are followed by a copy in which one bit is wrong.
+    /// Percentage of datagrams that are followed by a copy with one wrong bit.
     pub damage: u32,
-    /// How long each is on the way.
+    /// The delay of each datagram.
     pub delay: Duration,
-    /// Where the random numbers begin.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
-/// What happened to datagrams so far, both directions together.
+/// Counts of datagrams so far, both directions together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Came from either side.
+    /// Received from either side.
     pub received: u64,
     /// Lost on purpose.
     pub lost: u64,
-    /// Sent later than their turn.
+    /// Sent later than datagrams that came after them.
     pub reordered: u64,
     /// Sent twice.
     pub doubled: u64,
     /// Followed by a damaged copy.
     pub damaged: u64,
-    /// Lost since [`HELD`] bytes were on the way already, or since there were [`CLIENTS`] clients.
+    /// Lost because [`HELD`] bytes were on the way already, or because there were [`CLIENTS`]
+    /// clients already.
     pub overflowed: u64,
 }
 
-/// The relay. Dropping it ends its threads and closes its sockets.
+/// The relay. Its drop ends its threads and closes its sockets.
 pub struct UdpRelay {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    /// What clients send to.
+    /// The socket that clients send to.
     front: UdpSocket,
-    /// Where the relay is.
+    /// The relay's address.
     addr: SocketAddr,
-    /// Where the server is.
+    /// The server's address.
     server: SocketAddr,
-    /// All clients share one address towards the server, as behind a NAT.
+    /// Whether all clients share one address towards the server, as behind a NAT.
     shares: bool,
-    /// Guards all that follows; held for no system call but a wake-up.
+    /// Guards the fields of [`State`]. It is held across no system call except a wake-up.
     state: Mutex<State>,
-    /// The sender waits for something that is due earlier than what it waits for.
+    /// Wakes the sender when a datagram is due earlier than all others.
     earlier: Condvar,
     stopping: AtomicBool,
 }
 
 struct State {
     link: Link,
-    /// The earliest on top.
+    /// The datagrams on the way. The earliest is on top.
     on_the_way: BinaryHeap<Reverse<Datagram>>,
-    /// By [`Direction`].
+    /// Number of datagrams received, by [`Direction`].
     drawn: [u64; 2],
+    /// Bytes on the way, by [`Direction`].
     held: [usize; 2],
-    /// All of the clients' sockets.
+    /// The sockets of all clients.
     backs: Vec<Arc<Back>>,
-    /// Buffers to use again.
+    /// Unused buffers.
     spare: Vec<Vec<u8>>,
     counts: Counts,
 }
@@ -112,7 +122,8 @@ enum Direction {
     ToClient = 1,
 }
 
-/// A datagram on its way. Ordered by when it is due, then by when it came.
+/// A datagram on the way. Datagrams are ordered by the time when they are due, and then by the time
+/// when they came.
 struct Datagram {
     due: Instant,
     number: u64,
@@ -124,18 +135,20 @@ struct Datagram {
 /// A socket towards the server.
 struct Back {
     socket: UdpSocket,
-    /// Who gets the answers: whose socket it is, or who sent last where all share it.
+    /// The client that gets the answers. If all clients share the socket, it is the one that sent
+    /// last.
     client: Mutex<SocketAddr>,
 }
 
 impl UdpRelay {
-    /// A relay in front of `server`, on loopback.
+    /// Starts a relay in front of `server`, on loopback.
     pub fn start(server: SocketAddr, link: Link) -> io::Result<Self> {
         Self::run(server, link, false)
     }
 
-    /// A relay that the server sees as one address, whichever client sends: one client after the
-    /// other, as a restarted one that keeps its port. Answers go to the client that sent last.
+    /// Starts a relay that shows the server a single address for all clients. So a second client
+    /// looks like the first one after a restart with the same port. Answers go to the client that
+    /// sent last.
     pub fn start_as_one_client(server: SocketAddr, link: Link) -> io::Result<Self> {
         Self::run(server, link, true)
     }
@@ -164,17 +177,17 @@ impl UdpRelay {
         Ok(Self { shared, threads: vec![sender, receiver] })
     }
 
-    /// Where clients send to.
+    /// Returns the address that clients send to.
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
     }
 
-    /// Changes the link for datagrams that come from now on.
+    /// Changes the link for datagrams that arrive from now on.
     pub fn set_link(&self, link: Link) {
         self.shared.state.lock().unwrap().link = link;
     }
 
-    /// Sends the server a datagram as if it came from a client: once for each that there is.
+    /// Sends the server a datagram from the address of each client.
     pub fn forge_from_clients(&self, bytes: &[u8]) {
         let backs = self.shared.state.lock().unwrap().backs.clone();
         for back in backs {
@@ -182,7 +195,7 @@ impl UdpRelay {
         }
     }
 
-    /// Sends each client a datagram as if it came from the server.
+    /// Sends each client a datagram from the address of the server.
     pub fn forge_from_server(&self, bytes: &[u8]) {
         let backs = self.shared.state.lock().unwrap().backs.clone();
         for back in backs {
@@ -191,7 +204,7 @@ impl UdpRelay {
         }
     }
 
-    /// What happened so far.
+    /// Returns the counts so far.
     pub fn counts(&self) -> Counts {
         self.shared.state.lock().unwrap().counts
     }
@@ -200,13 +213,14 @@ impl UdpRelay {
 impl Drop for UdpRelay {
     fn drop(&mut self) {
         {
-            // Under the lock, so that the sender can't miss it between its look and its wait.
+            // The flag is set under the lock. Otherwise the sender could miss it between its check
+            // and its wait.
             let _state = self.shared.state.lock().unwrap();
             self.shared.stopping.store(true, SeqCst);
         }
         self.shared.earlier.notify_all();
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // a panic has been printed already
+            let _ = thread.join(); // A panic was already printed.
         }
     }
 }
@@ -230,13 +244,14 @@ impl Shared {
         self.stopping.load(SeqCst)
     }
 
-    /// Receives from all clients. A new one gets its socket and its thread here.
+    /// Receives from all clients. A new client gets its socket and its thread here.
     fn receive_from_clients(&self) {
         thread::scope(|scope| {
             let mut backs: HashMap<SocketAddr, Arc<Back>> = HashMap::new();
             let mut buffer = vec![0; 65536];
             while !self.stopping() {
-                // Errors are a passed read timeout, or that an earlier datagram of ours met nobody.
+                // An error is a read timeout, or a report that nobody has received an earlier
+                // datagram.
                 let Ok((length, client)) = self.front.recv_from(&mut buffer) else { continue };
                 let key = if self.shares { self.addr } else { client };
                 let back = match backs.get(&key) {
@@ -269,16 +284,16 @@ impl Shared {
         });
     }
 
-    /// Receives what the server sends to one client.
+    /// Receives the datagrams of the server to one client.
     fn receive_from_server(&self, back: &Arc<Back>) {
         let mut buffer = vec![0; 65536];
         while !self.stopping() {
-            let Ok(length) = back.socket.recv(&mut buffer) else { continue }; // as above
+            let Ok(length) = back.socket.recv(&mut buffer) else { continue };
             self.take(Direction::ToClient, &buffer[..length], back);
         }
     }
 
-    /// Draws what happens to a datagram.
+    /// Draws the fate of a datagram, and queues it.
     fn take(&self, direction: Direction, bytes: &[u8], back: &Arc<Back>) {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap();
@@ -316,7 +331,7 @@ impl Shared {
             if copy > usize::from(double) {
                 own[wrong as usize / 8 % bytes.len()] ^= 1 << (wrong % 8);
             }
-            let number = number * 3 + copy as u64; // copies stay in their order, too
+            let number = number * 3 + copy as u64; // Copies stay in order too.
             let datagram = Datagram { due, number, direction, bytes: own, back: Arc::clone(back) };
             state.on_the_way.push(Reverse(datagram));
         }
@@ -325,7 +340,8 @@ impl Shared {
         }
     }
 
-    /// Sends what is due, until the end. What is on the way then is lost.
+    /// Sends the datagrams that are due, until the relay ends. Datagrams that are on the way then
+    /// are lost.
     fn send(&self) {
         let mut due = Vec::new();
         let mut state = self.state.lock().unwrap();
@@ -349,7 +365,7 @@ impl Shared {
             }
             drop(state);
             for datagram in &due {
-                // A server that isn't there, or a client that has gone: lost, as on any link.
+                // If the server or the client doesn't exist, the datagram is lost, as on any link.
                 let _ = match datagram.direction {
                     Direction::ToServer => datagram.back.socket.send(&datagram.bytes),
                     Direction::ToClient => {
@@ -390,7 +406,7 @@ impl PartialEq for Datagram {
 
 impl Eq for Datagram {}
 
-/// The next of splitmix64's random numbers.
+/// Returns the next random number of splitmix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
