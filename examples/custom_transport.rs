@@ -173,9 +173,9 @@ impl Read for Reader {
             match self.lane.take(&self.bound)? {
                 Message::Data(data) => self.rest = data.into(),
                 Message::End => self.ended = true, // and stays so: the session may read again
-                // `Interrupted` says that there is nothing for the session yet. It reads again at
-                // once. The pong isn't sent here, because it might have to wait for room. If the
-                // peer's reader waited in the same way, both would wait forever.
+                // `Interrupted` says that there is nothing for the session yet. The session reads
+                // again at once. The pong isn't sent here, because it might have to wait for room.
+                // If the peer's reader waited in the same way, both would wait forever.
                 Message::Ping => {
                     self.pings.owed.store(true, SeqCst);
                     return Err(ErrorKind::Interrupted.into());
@@ -210,7 +210,7 @@ impl Writer {
 
 impl Write for Writer {
     /// Accepts as many bytes as fit, as any `write` may. A pong that is owed goes first, because a
-    /// writer that stays busy calls no `flush`.
+    /// session that always has something to write calls no `flush`.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.answer()?;
         let data = &buf[..buf.len().min(LARGEST)];
@@ -233,7 +233,7 @@ impl Drop for Writer {
     }
 }
 
-/// Nobody reads any more. The drop lets the peer's writes fail.
+/// Nobody reads after the drop of this half, so the drop makes the peer's writes fail.
 impl Drop for Reader {
     fn drop(&mut self) {
         self.lane.end(None);
@@ -258,8 +258,8 @@ impl Control for Handle {
     }
 
     /// Says whether `finish_write` really tells the peer. Here it does, and `true` is also the
-    /// default. A serial line would return `false`. A close then doesn't wait for an end that can't
-    /// come.
+    /// default. A serial line would return `false`. With `false` a close doesn't wait for the
+    /// peer's end, which can't come.
     fn can_finish(&self) -> bool {
         true
     }
@@ -272,8 +272,8 @@ impl Control for Handle {
         self.owed.load(SeqCst)
     }
 
-    /// Makes the blocked calls of both halves return. Any thread may call it, and it doesn't wait.
-    /// The threads of a session that has failed end in this way.
+    /// Makes the blocked calls of both halves return. Any thread may call this method, and it must
+    /// not wait. A session that has failed calls it to end its two threads.
     fn abort(&self) {
         self.incoming.end(None);
         self.outgoing.end(None);
@@ -305,7 +305,8 @@ impl Transport for Connection {
     /// Two threads of the session use the halves, and block in them. `bound_reads` and
     /// `bound_writes` are optional. With them the session can limit the time of a read or a write.
     /// Then a thread of the application may read an answer by itself, and write a request by
-    /// itself. This saves waking the session's threads, which costs some microseconds a round trip.
+    /// itself. This saves waking the session's threads, and so some microseconds for each round
+    /// trip.
     fn split(self) -> io::Result<Halves> {
         let Self { reader, writer, addresses } = self;
         let read_bound = Arc::clone(&reader.bound);

@@ -10,8 +10,8 @@
 //! The server connects to the services of its command line and to nothing else. There is no
 //! encryption and no login here. Whoever can connect to the server's port can use the services.
 //!
-//! When the session ends, the connections that it carries end too. The client notices it when the
-//! next user connects, and then makes a new session.
+//! When the session ends, the connections that it carries end too. The client notices the end when
+//! the next user connects, and then makes a new session.
 
 use std::collections::HashMap;
 use std::io;

@@ -703,8 +703,8 @@ fn shared_ends_with_its_readiness_closures_error() {
 
 // ---- a transport that the user implements -------------------------------------------------------
 
-/// The calls of a session that closes well on its transport: it flushes after the last write, then
-/// finishes once, then drops all parts.
+/// Checks the calls of a session that closes well on its transport. It flushes after the last
+/// write, then finishes once, and then drops all parts.
 #[test]
 fn a_session_flushes_finishes_and_lets_go_of_a_transport_in_order() {
     type Log = Arc<Mutex<Vec<&'static str>>>;

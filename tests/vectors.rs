@@ -280,8 +280,8 @@ fn assert_over(raw: &mut Raw) {
     assert_eq!(raw.next(), Err(End::Clean));
 }
 
-/// Plays the recording "client opens, writes N bytes, reads them back, closes; the server sees EOF
-/// and closes". Each read takes `piece` bytes. The server writes each piece by one call.
+/// Plays an echo. The client opens a stream, writes N bytes, reads them back and closes. The server
+/// sees EOF and closes. Each read takes `piece` bytes. The server writes each piece by one call.
 fn echo(name: &'static str, piece: Option<usize>) {
     let vector = &Vector::load(name);
     let payload = &data(&vector.c2s, 3);
@@ -378,8 +378,8 @@ fn gmux_v2_window() {
     test("gmux_v2_window", || echo("gmux-v2-window", Some(16)));
 }
 
-/// The recording is: "client opens "a" and "b", server opens "push"; one byte on each from its
-/// opener; all closed by the opener first"
+/// In the recording the client opens "a" and "b", and the server opens "push". On each stream the
+/// opener sends one byte, and the opener closes first.
 #[test]
 fn gmux_v1_two_way() {
     fn open_and_close(session: &Session, streams: &[(&str, u8)]) {
@@ -432,8 +432,8 @@ fn gmux_v1_two_way() {
     });
 }
 
-/// The recording is: "no stream; keep-alive interval 60 ms for about 200 ms: NOP frames with stream
-/// id 0, never answered"
+/// The recording has no stream. For about 200 ms there are NOP frames with stream id 0, at a
+/// keepalive interval of 60 ms. They are never answered.
 #[test]
 fn gmux_v1_keepalive() {
     test("gmux_v1_keepalive", || {

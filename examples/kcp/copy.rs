@@ -1,9 +1,9 @@
 //! Copies between a stream and a TCP connection.
 //!
-//! `copy_bidirectional` passes on the end of each direction separately. kcptun can't do that. It
-//! closes both sides as soon as one direction has ended, and discards bytes that are written into
-//! its stream after that. So without `--half-close`, the end of the stream ends both directions of
-//! the TCP connection.
+//! `copy_bidirectional` passes on the end of each direction separately. kcptun can't do that.
+//! kcptun closes both sides as soon as one direction has ended, and discards bytes that are written
+//! into its stream after that. So without `--half-close`, the end of the stream ends both
+//! directions of the TCP connection.
 //!
 //! Invariants:
 //! - Bytes received before the stream's end are written to the connection before the connection

@@ -209,7 +209,8 @@ fn forward(stream: &Stream, tcp: TcpStream, options: &Common) {
     }
 }
 
-/// Reports dropped datagrams. Without it, two ends with different settings look like a dead link.
+/// Reports dropped datagrams. Without this report, two ends with different settings look like a
+/// dead link.
 fn tell_of_dropped(endpoint: &Endpoint) {
     let counters = endpoint.counters();
     let dropped = [

@@ -7,9 +7,9 @@
 //! ```
 //! Each TCP connection to the client becomes a stream to the server, and the server connects that
 //! stream to the target. Options have kcptun's names and defaults. Set a `--key` of your own. **A
-//! wrong key, or a server that doesn't run, looks like a dead link.** Nothing arrives, and after 30
-//! s the client reports it. Every 10 s the server reports the datagrams that it has dropped, and
-//! why.
+//! wrong key, or a server that doesn't run, looks like a dead link.** Nothing arrives, and the
+//! client reports the loss after 30 seconds. Every 10 seconds the server reports the datagrams that
+//! it has dropped, and why.
 //!
 //! The other end may be kcptun, if it runs with `--nocomp --datashard 0 --parityshard 0`:
 //! ```text

@@ -116,10 +116,10 @@ pub struct Common {
     /// Print nothing about single streams
     #[arg(long)]
     pub quiet: bool,
-    /// No compression. It is the only choice here, and accepted because kcptun needs it
+    /// Does nothing, because there is no compression here. kcptun needs this option
     #[arg(long)]
     nocomp: bool,
-    /// No error correction. 0 is the only choice here, and accepted because kcptun needs it
+    /// Must be 0, because there is no error correction here. kcptun needs this option
     #[arg(
         long,
         alias = "ds",

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use gmux::transport::Pair;
 use gmux::{Config, Session};
 
-/// Time limit for a command to end once the session has ended. After it the command is killed.
+/// Time limit for the command to end after the session has ended. Then the command is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Interval of the checks whether the command has ended. std has no wait with a time limit.

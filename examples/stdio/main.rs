@@ -54,7 +54,7 @@ enum Mode {
         /// Data that each stream sends, in KiB
         #[arg(long, default_value_t = 64)]
         kib: usize,
-        /// What to start, with its arguments
+        /// The command to start, with its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -64,7 +64,7 @@ enum Mode {
         /// times.
         #[arg(long = "port", value_name = "LISTEN=HOST:PORT", required = true, value_parser = port)]
         ports: Vec<(String, String)>,
-        /// What to start, with its arguments
+        /// The command to start, with its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
@@ -260,7 +260,7 @@ fn check(session: &Session, streams: usize, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows a half-close: it sends, finishes its side, and still reads the rest.
+/// Sends, finishes its side, and still reads the rest. This is a half-close.
 fn check_one(session: &Session, number: usize, size: usize) -> io::Result<()> {
     let stream = session.open("echo")?;
     let sent: Vec<u8> = (0..size).map(|at| ((at * 7) ^ (at >> 8) ^ (number * 31)) as u8).collect();

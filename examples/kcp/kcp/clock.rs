@@ -3,7 +3,7 @@
 //! Each conversation has an atomic with its due time. The clock thread looks at all of them, and
 //! sleeps until the earliest. It is woken when a conversation becomes due before that.
 //!
-//! No wake-up is lost, by the order of stores and loads (as in Dekker's algorithm):
+//! The order of stores and loads prevents lost wake-ups, as in Dekker's algorithm:
 //! - A thread that makes a conversation due stores the due time, and then loads `wakes_at`
 //!   ([`Clock::ring`]).
 //! - The clock thread stores `u64::MAX` in `wakes_at`, and then loads all due times.
@@ -58,8 +58,8 @@ impl Clock {
         self.wakes_at.store(u64::MAX, SeqCst);
     }
 
-    /// Sleeps until `due`, or until woken. The clock thread calls it after it has looked at all due
-    /// times.
+    /// Sleeps until `due`, or until woken. The clock thread calls this after it has looked at all
+    /// due times.
     pub fn sleep(&self, due: u64) {
         let mut rung = self.rung.lock();
         self.wakes_at.store(due, SeqCst);

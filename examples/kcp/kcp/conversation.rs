@@ -33,7 +33,7 @@ use super::segment::Malformed;
 const ROUNDS: usize = 4;
 
 /// Time for which a finished conversation goes on answering, in milliseconds. If an ack of ours was
-/// lost, the peer repeats the segment. It needs the answer to finish too.
+/// lost, the peer repeats the segment. The peer can finish its side only after our answer.
 const LINGER: u64 = 10_000;
 
 /// Time limit for a new conversation to bring its first byte, in milliseconds.

@@ -33,8 +33,8 @@ const ROUNDS: usize = 4;
 /// Number of segments that a peer sends at once before it knows our window. The number is KCP's.
 const FIRST_SEGMENTS: u32 = 32;
 
-/// Begins a conversation with a server. KCP has no handshake. So no datagram is sent before the
-/// first write, and this can't tell whether the server exists.
+/// Begins a conversation with a server. KCP has no handshake. So this function sends no datagram,
+/// and can't tell whether the server exists. The first datagram is sent by the first write.
 ///
 /// # Errors
 /// Returns the errors of the socket, and of starting threads.
@@ -52,7 +52,7 @@ pub fn connect(server: impl ToSocketAddrs, settings: &Settings) -> io::Result<Kc
 fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     // The socket isn't bound to a local address, as in kcptun. So it goes on working when the
-    // system changes that address. A second socket, which is connected, finds the address of now.
+    // system changes that address. A second, connected socket finds the current address.
     let socket = UdpSocket::bind(any)?;
     let probe = UdpSocket::bind(any)?;
     probe.connect(peer)?;

@@ -46,8 +46,8 @@
 //! | `transport.rs` | gmux's `Transport` over a conversation |
 //! | `settings.rs` | the settings, with kcptun's names and defaults |
 //!
-//! The wire format is kcptun's, without FEC and compression. KCP has no handshake and no end.
-//! `transport.rs` explains the consequences for a session.
+//! The wire format is kcptun's, without FEC and compression. KCP has no handshake, and no message
+//! that ends a conversation. `transport.rs` explains the consequences for a session.
 
 mod buffers;
 mod clock;

@@ -1,6 +1,6 @@
 //! The receiving direction. It holds the segments that are ready for the reader, the early
-//! segments, and the acks that are owed. An early segment is one that arrived before an earlier
-//! segment.
+//! segments, and the acks that are owed. A segment is early if a segment with a lower number is
+//! still missing.
 //!
 //! Invariants:
 //! - `ready` and `early` together never hold more segments than the window, whatever the peer

@@ -45,8 +45,8 @@ impl RoundTrip {
         wait.saturating_add(more).min(self.wait.max(MOST_IN_VAIN))
     }
 
-    /// Takes a measure from an ack. Its segment was sent at `ts`, and `now` is the low half of the
-    /// same clock.
+    /// Takes a measure from an ack. The acked segment was sent at `ts`. `now` is the low half of
+    /// the same clock.
     pub fn measure(&mut self, now: u32, ts: u32) {
         let taken = now.wrapping_sub(ts);
         if taken > MOST {

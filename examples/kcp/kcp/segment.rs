@@ -44,7 +44,7 @@ pub enum Command {
     Ack = 82,
     /// Asks for the peer's window.
     Ask = 83,
-    /// Tells the own window.
+    /// Tells the peer our window.
     Tell = 84,
 }
 

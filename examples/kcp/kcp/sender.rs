@@ -166,7 +166,7 @@ impl Sender {
     }
 
     /// Records that the peer has received segment `sn`. Returns whether that segment was in flight.
-    /// It may not be, because an ack can arrive twice or late.
+    /// A segment may no longer be in flight, because an ack can arrive twice or late.
     pub fn ack(&mut self, sn: Seq, buffers: &mut Buffers) -> bool {
         let index = sn.index_from(self.first);
         let Some(segment) = index.and_then(|index| self.flight.get_mut(index)) else {
