@@ -1,6 +1,8 @@
-//! A real TLS connection (rustls) in `transport::Shared`: the transport that it is for. It can't be
-//! split, holds decrypted bytes that no readiness tells of, and says `UnexpectedEof` when it was
-//! cut off.
+//! Tests of a real TLS connection (rustls) in `transport::Shared`. `Shared` is made for such
+//! transports:
+//! - The connection can't be split.
+//! - It holds decrypted bytes that the socket's readiness doesn't show.
+//! - It returns `UnexpectedEof` when it was cut off.
 //!
 //! Promises: P91.
 
@@ -20,7 +22,7 @@ use rustls::{ClientConnection, ConnectionCommon, ServerConnection, SideData, Str
 use support::links::{self, Any, BOUND};
 use support::{tcp, test};
 
-/// A TLS connection over loopback TCP, its handshake done.
+/// Makes a TLS connection over loopback TCP, and does its handshake.
 fn handshake()
 -> (StreamOwned<ClientConnection, TcpStream>, StreamOwned<ServerConnection, TcpStream>) {
     let (a, b) = tcp();
@@ -34,7 +36,8 @@ fn handshake()
     (client, server)
 }
 
-/// As the documentation of `Shared` says: bounds, readiness, `close_notify`, abort.
+/// Makes the transport as the documentation of `Shared` recommends, with time limits, readiness,
+/// `close_notify` and abort.
 fn shared<C, S>(tls: StreamOwned<C, TcpStream>) -> Shared<StreamOwned<C, TcpStream>>
 where
     C: DerefMut<Target = ConnectionCommon<S>> + Send + 'static,
@@ -98,8 +101,8 @@ fn tls_full_both_ways_moves_again() {
     });
 }
 
-/// `close_notify` is what makes an end clean: without it, even between frames and with no stream
-/// open, the connection was cut.
+/// Only `close_notify` makes an end clean. Without it the connection counts as cut, even between
+/// two frames and with no stream open.
 #[test]
 fn tls_tells_a_clean_end_from_a_cut() {
     test("tls_tells_a_clean_end_from_a_cut", || {

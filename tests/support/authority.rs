@@ -1,6 +1,7 @@
-//! A certificate authority for one run: certificates of servers and clients that are right,
-//! expired, or in another's name. For tests that say
-//! `#[path = "support/authority.rs"] mod authority;`.
+//! A certificate authority for one run. It makes certificates of servers and clients that are
+//! valid, expired, or in another name.
+//!
+//! Tests include it by `#[path = "support/authority.rs"] mod authority;`.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::path::{Path, PathBuf};
@@ -19,24 +20,24 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-/// The versions of TLS that there are.
+/// All versions of TLS that rustls has.
 pub const VERSIONS: [&SupportedProtocolVersion; 2] =
     [&rustls::version::TLS13, &rustls::version::TLS12];
 
-/// The server's name in its certificate, which clients ask for.
+/// The server's name in its certificate. Clients ask for this name.
 pub const SERVER: &str = "localhost";
 
 /// The client's name in its certificate.
 pub const CLIENT: &str = "alice.example";
 
-/// What a certificate is for.
+/// The purpose of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Server,
     Client,
 }
 
-/// Until when it is valid.
+/// The validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Valid {
     Now,
@@ -44,7 +45,7 @@ pub enum Valid {
     Expired,
 }
 
-/// Signs certificates.
+/// An authority that signs certificates.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -75,25 +76,25 @@ impl Authority {
         Identity { certificate: certificate.der().clone(), key: key.serialize_der() }
     }
 
-    /// A server's and a client's certificate, both as they have to be.
+    /// Issues a valid certificate for the server and one for the client.
     pub fn issue_both(&self) -> (Identity, Identity) {
         let server = self.issue(Purpose::Server, SERVER, Valid::Now);
         (server, self.issue(Purpose::Client, CLIENT, Valid::Now))
     }
 
-    /// What trusts it.
+    /// Returns a store of root certificates that trusts this authority.
     pub fn roots(&self) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         Arc::new(roots)
     }
 
-    /// A server's verifier of clients that it has signed.
+    /// Returns a verifier for a server. It accepts the clients of this authority.
     pub fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
         WebPkiClientVerifier::builder(self.roots()).build().unwrap()
     }
 
-    /// Writes its certificate as PEM, for another program.
+    /// Writes the authority's certificate as PEM, for another program.
     pub fn write(&self, directory: &Path, name: &str) -> PathBuf {
         to_pem(directory, &format!("{name}.pem"), "x509", self.issuer.der())
     }
@@ -117,7 +118,7 @@ impl Identity {
     }
 }
 
-/// The openssl program turns DER into PEM, which is all that some programs read.
+/// Converts DER to PEM by the openssl program, because some programs read only PEM.
 fn to_pem(directory: &Path, name: &str, command: &str, der: &[u8]) -> PathBuf {
     let from = directory.join(name).with_extension("der");
     let to = directory.join(name);
@@ -129,7 +130,7 @@ fn to_pem(directory: &Path, name: &str, command: &str, der: &[u8]) -> PathBuf {
     to
 }
 
-/// A client that trusts `authority` and, perhaps, shows a certificate.
+/// Makes the configuration of a client that trusts `authority`. With `own` it shows a certificate.
 pub fn client_config(
     authority: &Authority,
     own: Option<&Identity>,
@@ -145,7 +146,8 @@ pub fn client_config(
     }
 }
 
-/// A server that shows a certificate and, perhaps, asks for one that a verifier accepts.
+/// Makes the configuration of a server with a certificate. With `clients` it requires a certificate
+/// that this verifier accepts.
 pub fn server_config(
     own: &Identity,
     clients: Option<Arc<dyn ClientCertVerifier>>,
@@ -159,7 +161,7 @@ pub fn server_config(
     builder.with_single_cert(vec![own.certificate.clone()], own.key()).unwrap()
 }
 
-/// A client's connection that hasn't begun, to the server of this name.
+/// Makes a client's connection to the server of this name. Its handshake hasn't begun.
 pub fn client_to(name: &'static str, config: ClientConfig) -> ClientConnection {
     ClientConnection::new(Arc::new(config), ServerName::try_from(name).unwrap()).unwrap()
 }

@@ -1,5 +1,7 @@
-//! TLS configurations with a certificate that was made for this run. For tests that say
-//! `#[path = "support/certs.rs"] mod certs;`: the others needn't build rustls.
+//! TLS configurations with a certificate that is made for this run.
+//!
+//! Tests include it by `#[path = "support/certs.rs"] mod certs;`. So the other tests needn't build
+//! rustls.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::sync::{Arc, LazyLock};
@@ -15,18 +17,18 @@ use rustls::{
 static MADE: LazyLock<rcgen::CertifiedKey<rcgen::KeyPair>> =
     LazyLock::new(|| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
 
-/// Configurations of both ends, of TLS 1.3.
+/// Configurations of both ends, for TLS 1.3.
 static CONFIGS: LazyLock<(Arc<ClientConfig>, Arc<ServerConfig>)> =
     LazyLock::new(|| configs(&[&rustls::version::TLS13]));
 
-/// Configurations of both ends.
+/// Makes the configurations of both ends.
 pub fn configs(
     versions: &[&'static SupportedProtocolVersion],
 ) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     configs_by(rustls::crypto::ring::default_provider(), versions)
 }
 
-/// The same, by a cryptography of one's own.
+/// Makes the configurations of both ends with a given cryptography provider.
 pub fn configs_by(
     provider: CryptoProvider,
     versions: &[&'static SupportedProtocolVersion],
@@ -46,12 +48,12 @@ pub fn configs_by(
     (Arc::new(client), Arc::new(server))
 }
 
-/// Both ends of a connection that hasn't begun.
+/// Makes both ends of a connection. Its handshake hasn't begun.
 pub fn connections() -> (ClientConnection, ServerConnection) {
     connections_of(&CONFIGS)
 }
 
-/// The same, made of given configurations.
+/// Makes both ends of a connection from given configurations. Its handshake hasn't begun.
 pub fn connections_of(
     (client, server): &(Arc<ClientConfig>, Arc<ServerConfig>),
 ) -> (ClientConnection, ServerConnection) {

@@ -1,9 +1,11 @@
-//! Load for forwarders: checked bytes through a TCP connection, both ways at once.
+//! Load for forwarders. It sends bytes through a TCP connection in both directions at once, and
+//! checks each.
 //!
-//! A [`Target`] is what the far forwarder connects to. [`transfer`] is a client of the near one. A
-//! connection begins with a header that says how many bytes go each way and who closes; both ends
-//! compare every byte with what has to come. At its end the target writes a receipt, so a transfer
-//! that succeeds says that each byte arrived, in both directions. Nothing needs a half-close.
+//! The far forwarder connects to a [`Target`]. [`transfer`] is a client of the near forwarder. A
+//! connection begins with a header: the number of bytes in each direction, and the end that closes.
+//! Both ends compare every byte with the expected one. At the end the target writes a receipt. So a
+//! transfer that succeeds proves that each byte arrived, in both directions. No half-close is
+//! needed.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,38 +14,39 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Bytes before the data repeats: a prime, so that no buffer's or window's length hides a piece
-/// that is in the wrong place.
+/// Period of the data, in bytes. It is a prime, and so no multiple of a buffer's or a window's
+/// length. Otherwise a piece at a wrong place could look right.
 const PERIOD: usize = 1_048_583;
 
-/// Bytes of one read or write.
+/// Size of one read or write, in bytes.
 const PIECE: usize = 128 * 1024;
 
-/// What one transfer is.
+/// The parameters of a transfer.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
     /// Bytes from the client to the target.
     pub up: u64,
     /// Bytes from the target to the client.
     pub down: u64,
-    /// Where in the data they begin.
+    /// Selects the positions in the data at which they begin.
     pub seed: u64,
     pub closes: Closes,
 }
 
-/// Who closes its connection after the whole exchange.
+/// The end that closes its connection after the whole exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closes {
-    /// The client does. The target's connection has to end.
+    /// The client closes. The target's connection has to end.
     Client,
-    /// The target does, right after the last byte. The client has to get all, and a clean end.
+    /// The target closes right after the last byte. The client has to get all bytes, and a clean
+    /// end.
     Target,
 }
 
 impl Job {
     pub const HEADER: usize = 25;
 
-    /// `bytes` each way.
+    /// Makes a job of `bytes` bytes in each direction.
     pub fn both(bytes: u64, seed: u64) -> Self {
         Self { up: bytes, down: bytes, seed, closes: Closes::Client }
     }
@@ -83,7 +86,7 @@ fn data() -> &'static [u8] {
     })
 }
 
-/// The data of a seed, piece by piece.
+/// Makes the data of a seed, piece by piece.
 struct Pieces {
     at: usize,
     left: u64,
@@ -95,7 +98,7 @@ impl Pieces {
         Self { at, left: length }
     }
 
-    /// The next piece, of at most `limit` bytes; empty at the end.
+    /// Returns the next piece, of at most `limit` bytes. It is empty at the end.
     fn next(&mut self, limit: usize) -> &'static [u8] {
         let length = limit.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let piece = &data()[self.at..];
@@ -116,7 +119,7 @@ fn send(mut to: &TcpStream, seed: u64, length: u64) -> io::Result<()> {
     }
 }
 
-/// Receives so many bytes, all of which have to be right.
+/// Receives `length` bytes and compares each.
 fn receive(mut from: &TcpStream, seed: u64, length: u64) -> io::Result<()> {
     let mut pieces = Pieces::new(seed, length);
     let mut buffer = vec![0; PIECE];
@@ -161,7 +164,7 @@ pub fn transfer(through: SocketAddr, job: Job, patience: Duration) -> io::Result
     transfer_over(&socket, job, patience)
 }
 
-/// [`transfer`] over a connection that is there.
+/// Does the same as [`transfer`], over an existing connection.
 pub fn transfer_over(mut socket: &TcpStream, job: Job, patience: Duration) -> io::Result<()> {
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(patience))?;
@@ -171,7 +174,7 @@ pub fn transfer_over(mut socket: &TcpStream, job: Job, patience: Duration) -> io
         let sending = scope.spawn(|| send(socket, job.seed, job.up));
         let received = told("receiving", receive(socket, !job.seed, job.down));
         if received.is_err() {
-            let _ = socket.shutdown(Shutdown::Both); // the sender stops, too
+            let _ = socket.shutdown(Shutdown::Both); // This stops the sender too.
         }
         told("sending", sending.join().unwrap())?;
         received
@@ -187,7 +190,7 @@ pub fn transfer_over(mut socket: &TcpStream, job: Job, patience: Duration) -> io
     Ok(())
 }
 
-/// What the far forwarder connects to: it serves any number of transfers at once.
+/// The target of the far forwarder. It serves any number of transfers at once.
 pub struct Target {
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
@@ -197,23 +200,25 @@ struct Shared {
     addr: SocketAddr,
     patience: Duration,
     stopping: AtomicBool,
-    /// Connections so far, those that are open now, and the most at once.
+    /// Number of connections so far.
     accepted: AtomicU64,
+    /// Number of connections that are open now.
     open: AtomicUsize,
+    /// The largest number of connections that were open at once.
     most: AtomicUsize,
-    /// Transfers that were right to their end.
+    /// Number of transfers without a fault.
     served: AtomicU64,
-    /// What went wrong, of the others.
+    /// The faults of the others.
     faults: Mutex<Vec<String>>,
 }
 
 impl Target {
-    /// A target on loopback. A connection on which nothing moves for `patience` has failed.
+    /// Starts a target on loopback. A connection on which nothing moves for `patience` has failed.
     pub fn start(patience: Duration) -> io::Result<Self> {
         Self::start_at(Ipv4Addr::LOCALHOST, patience)
     }
 
-    /// [`Self::start`] at another address of this machine.
+    /// Does the same as [`Self::start`], at another address of this machine.
     pub fn start_at(ip: Ipv4Addr, patience: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind((ip, 0))?;
         let shared = Arc::new(Shared {
@@ -235,27 +240,27 @@ impl Target {
         self.shared.addr
     }
 
-    /// Connections that came so far.
+    /// Returns the number of connections so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(SeqCst)
     }
 
-    /// Connections that are open now.
+    /// Returns the number of connections that are open now.
     pub fn open(&self) -> usize {
         self.shared.open.load(SeqCst)
     }
 
-    /// The most connections that were open at once.
+    /// Returns the largest number of connections that were open at once.
     pub fn most(&self) -> usize {
         self.shared.most.load(SeqCst)
     }
 
-    /// Transfers that were right to their end, whoever closed.
+    /// Returns the number of transfers without a fault, whichever end closed.
     pub fn served(&self) -> u64 {
         self.shared.served.load(SeqCst)
     }
 
-    /// What went wrong so far, and forgets it.
+    /// Returns the faults so far, and forgets them.
     pub fn take_faults(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.faults.lock().unwrap())
     }
@@ -264,7 +269,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         self.shared.stopping.store(true, SeqCst);
-        let _ = TcpStream::connect(self.shared.addr); // so that the thread looks
+        let _ = TcpStream::connect(self.shared.addr); // This wakes the thread.
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
@@ -313,7 +318,7 @@ impl Shared {
         })?;
         told("target: the receipt", socket.write_all(&job.up.to_le_bytes()))?;
         if job.closes == Closes::Client {
-            // An end of either kind: what matters is that it comes.
+            // A clean end or an error. Only the end itself matters.
             match socket.read(&mut header) {
                 Ok(0) => {}
                 Ok(_) => return Err(other("target: more than the whole upload came".to_owned())),

@@ -1,9 +1,10 @@
-//! Whether the programs that a test needs on the other end are here: kcptun, OpenSSL, sshd and the
-//! like. `./tests/peers` installs them and runs such tests, which are `#[ignore]`d otherwise.
+//! Finds the programs that a test needs on the other end, such as kcptun, OpenSSL and sshd.
+//! `./tests/peers` installs them and runs these tests. Otherwise these tests are ignored
+//! (`#[ignore]`).
 
 use std::path::{Path, PathBuf};
 
-/// Where a program is. Servers are in directories that a user's `PATH` may lack.
+/// Returns the path of a program. Servers may be in directories outside a user's `PATH`.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
@@ -11,7 +12,8 @@ pub fn program(name: &str) -> Option<PathBuf> {
     directories.find_map(|directory| Some(directory.join(name)).filter(|path| path.is_file()))
 }
 
-/// Whether all of them are here. If not, says `LEFT OUT`; with `GMUX_PEERS=required` that fails.
+/// Whether all of the programs are installed. If not, it prints `LEFT OUT`. With
+/// `GMUX_PEERS=required` it fails instead.
 pub fn are_there(test: &str, programs: &[&str]) -> bool {
     let missing: Vec<_> = programs.iter().copied().filter(|name| program(name).is_none()).collect();
     if missing.is_empty() {
@@ -23,7 +25,8 @@ pub fn are_there(test: &str, programs: &[&str]) -> bool {
     false
 }
 
-/// A built example. It lies beside the directory that this test's executable is in.
+/// Returns the path of a built example. Its directory lies beside the directory of this test's
+/// executable.
 pub fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
