@@ -32,6 +32,15 @@ pub const INITIAL_WINDOW: u32 = 262_144;
 /// The settings of a session. The setters take and return it by value. The defaults are those of
 /// the Go package.
 ///
+/// These words occur in the descriptions:
+///
+/// - *FIN*, *UPD* and *NOP* are [frames](crate::wire::Command). FIN ends one direction of a stream.
+///   UPD announces a window. NOP is sent for keepalive only.
+/// - A *window* is the number of bytes that a peer may send on one stream before it gets the next
+///   UPD. Only version 2 has windows. Bytes of an announced window are *granted* to the peer.
+/// - The *backlog* holds the peer's streams that wait for `accept`.
+/// - A *refused* stream gets a FIN at once, and is never accepted.
+///
 /// ```
 /// use std::time::Duration;
 /// let config = gmux::Config::new().version(2).keepalive_interval(Duration::from_secs(5));

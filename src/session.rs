@@ -47,7 +47,7 @@ pub use incoming::Incoming;
 ///
 /// All of it takes at most [`close_timeout`](Config::close_timeout).
 ///
-/// | call | returns when | then |
+/// | outcome | returns when | then |
 /// |---|---|---|
 /// | `close()` is Ok | everything accepted was handed to the transport, and the peer has ended its side after that | The process may exit, because the peer's session has everything |
 /// | `close()` is an error | that isn't possible: see its errors | Sent data may be lost if the process exits |
@@ -113,7 +113,7 @@ impl Session {
     /// Starts the server's end of a session. Its streams have even ids.
     ///
     /// # Errors
-    /// As [`client`](Self::client).
+    /// Those of [`client`](Self::client).
     pub fn server(transport: impl Transport, config: Config) -> Result<Self> {
         Self::start(transport, config, Role::Server)
     }
@@ -170,7 +170,7 @@ impl Session {
     /// Returns the next stream of the peer if one is queued. It doesn't wait.
     ///
     /// # Errors
-    /// The same as [`accept`](Self::accept), without `Timeout`.
+    /// Those of [`accept`](Self::accept), without `Timeout`.
     pub fn try_accept(&self) -> Result<Option<Stream>> {
         Ok(self.shared.try_accept()?.map(|stream| self.stream(stream)))
     }
@@ -179,7 +179,7 @@ impl Session {
     /// applies.
     ///
     /// # Errors
-    /// As [`accept`](Self::accept).
+    /// Those of [`accept`](Self::accept).
     pub fn accept_timeout(&self, timeout: Duration) -> Result<Stream> {
         self.shared.accept(Some(timeout)).map(|stream| self.stream(stream))
     }

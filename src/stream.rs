@@ -97,8 +97,9 @@ use crate::sync::stream::SharedStream;
 /// - the session's end, whatever its cause
 ///
 /// # Endings
-/// Received data is always read before the ending. Truncation is never silent: `Ok(0)` means that
-/// the peer finished the stream. If the session ends without the peer's FIN, reads fail.
+/// Received data is read before the ending. (A stream that was closed at this end, or cut for a
+/// stall, loses its unread data.) Truncation is never silent: `Ok(0)` means that the peer finished
+/// the stream, by the frame FIN. If the session ends without the peer's FIN, reads fail.
 ///
 /// ```
 /// use std::io::{Read, Write};

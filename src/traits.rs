@@ -37,19 +37,19 @@ pub trait MuxConn: Send + Sync {
     /// See [`Session::open`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn open(&self, name: &[u8]) -> Result<Box<dyn MuxStream>>;
     /// See [`Session::accept`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn accept(&self) -> Result<Box<dyn MuxStream>>;
     /// See [`Session::set_deadline`].
     fn set_deadline(&self, deadline: Option<Instant>);
     /// See [`Session::close`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn close(&self) -> Result<()>;
     /// See [`Session::is_closed`].
     fn is_closed(&self) -> bool;
@@ -66,7 +66,7 @@ pub trait MuxConn: Send + Sync {
     /// See [`Session::set_no_data_timeout`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 }
 
@@ -92,17 +92,17 @@ pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::set_no_data_timeout`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn set_no_data_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
     /// See [`Stream::close`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn close(&self) -> Result<()>;
     /// See [`Stream::shutdown`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of that method.
     fn shutdown(&self, how: Shutdown) -> io::Result<()>;
     /// See [`Stream::closed`].
     fn closed(&self) -> Receiver<()>;
