@@ -39,6 +39,14 @@ pub(crate) struct Limits {
     pub(crate) backlog: usize,
 }
 
+impl Limits {
+    /// Returns the backlog at which a session that refuses streams lets new ones wait again: half
+    /// of the limit. With half free, a session that accepts slowly doesn't pause for each stream.
+    fn backlog_reopens_at(self) -> usize {
+        self.backlog / 2
+    }
+}
+
 /// What became of a SYN.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
@@ -232,7 +240,7 @@ impl<S: Clone> Registry<S> {
     /// The next stream that waits to be accepted.
     pub(crate) fn accept(&mut self) -> Option<S> {
         let next = self.backlog.pop_front();
-        self.turned_away &= self.backlog.len() > self.limits.backlog / 2;
+        self.turned_away &= self.backlog.len() > self.limits.backlog_reopens_at();
         if self.backlog.is_empty() {
             self.backlog.shrink_to(KEPT_PLACES);
         }
