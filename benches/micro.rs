@@ -156,7 +156,7 @@ impl Pipeline {
             });
             stream.mark_written(transmitted.data, transmitted.fin, self.now);
             if transmitted.again {
-                queue.again(stream);
+                queue.requeue(stream);
             }
         }
         while !batch.is_empty() {
@@ -288,7 +288,7 @@ fn queues(c: &mut Criterion) {
     let stream = SharedStream::new(3, Name::new(b"", None), &env.config, true, Instant::now());
     c.bench_function("shaper/schedule_and_take", |b| {
         b.iter(|| {
-            env.shaper.ring(env.shaper.schedule(Arc::clone(&stream), Lane::Bulk));
+            env.shaper.unpark(env.shaper.schedule(Arc::clone(&stream), Lane::Bulk));
             queue.next_bulk()
         });
     });

@@ -17,7 +17,7 @@ use super::warn_limiter::shown;
 use super::{SessionShared, on_own_thread, spawn, timer};
 use crate::error::{Error, Result};
 use crate::sync::close::{InputEnd, Phase};
-use crate::sync::shaper::Order;
+use crate::sync::shaper::Signal;
 use crate::sync::stream::{Ended, Notifier, SharedStream};
 
 impl SessionShared {
@@ -112,7 +112,7 @@ impl SessionShared {
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and
         // finish.
         self.env.budget.open();
-        self.env.shaper.order(Order::Finish);
+        self.env.shaper.signal(Signal::Finish);
         if let Some(deadline) = deadline {
             timer::schedule(self, deadline);
         }
@@ -187,7 +187,7 @@ impl SessionShared {
         }
         self.env.budget.open();
         if output == Output::Abort {
-            self.env.shaper.order(Order::Stop);
+            self.env.shaper.signal(Signal::Stop);
         }
         let streams = self.registry.lock().streams.end(Error::clone(cause));
         self.accepting_ended();
@@ -205,7 +205,7 @@ impl SessionShared {
         let _ = self.lifecycle.mark_notified();
         match output {
             Output::Abort => timer::forget(self.number),
-            Output::Finish => self.env.shaper.order(Order::Finish),
+            Output::Finish => self.env.shaper.signal(Signal::Finish),
         }
         let number = self.number;
         let peer = self.peer_text();

@@ -18,7 +18,7 @@ use crate::proto::keepalive::{TimerAction, TimerInput};
 use crate::stats::WriterState;
 use crate::sync::close::Phase;
 use crate::sync::pause::Cause;
-use crate::sync::shaper::Order;
+use crate::sync::shaper::Signal;
 use crate::sync::stream::SharedStream;
 
 /// Points in time that matter to liveness.
@@ -131,7 +131,7 @@ impl SessionShared {
         let (action, next) = self.keepalive.lock().poll(input);
         match action {
             TimerAction::Nothing => {}
-            TimerAction::Ping => self.env.shaper.order(Order::Ping),
+            TimerAction::Ping => self.env.shaper.signal(Signal::Ping),
             TimerAction::Stalled(after) => self.cut_the_largest(after),
             TimerAction::Silent(timeout) => self.end(Error::KeepaliveTimeout(timeout)),
             TimerAction::NoData(timeout) => self.end(Error::NoData(timeout)),

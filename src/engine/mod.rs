@@ -258,12 +258,14 @@ impl SessionShared {
     ) -> Result<usize> {
         let written = stream.write(&self.env, buf, take)?;
         let shaper = &self.env.shaper;
-        let inline =
-            written.is_reply && self.bounded_writes && written.bell.is_due() && shaper.is_parked();
+        let inline = written.is_reply
+            && self.bounded_writes
+            && written.wakeup.is_due()
+            && shaper.is_parked();
         if inline && writer::write_inline(self) {
             self.replies.fetch_add(1, SeqCst);
         } else {
-            shaper.ring(written.bell);
+            shaper.unpark(written.wakeup);
         }
         Ok(written.accepted)
     }

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::sync::budget::Charge;
 use crate::sync::close::Phase;
-use crate::sync::shaper::Order;
+use crate::sync::shaper::Signal;
 use crate::sync::stream::{SharedStream, Wakes};
 use crate::transport::{Backoff, BoundReads};
 use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
@@ -234,7 +234,7 @@ impl Reader<'_> {
     }
 
     /// Wakes the writer if the transport has answers of its own to send to what that read brought.
-    /// The order is a flag that a writer looks at before it parks, and a ring: see [`Shaper`].
+    /// The signal is a flag that a writer looks at before it parks, and a wake-up: see [`Shaper`].
     ///
     /// [`Shaper`]: crate::sync::shaper::Shaper
     fn see_to_answers(&self, read: &io::Result<usize>) -> io::Result<()> {
@@ -243,7 +243,7 @@ impl Reader<'_> {
             Err(error) => !is_retryable(error),
         };
         if !is_over && self.input.control.get()?.wants_flush() {
-            self.session.env.shaper.order(Order::Flush);
+            self.session.env.shaper.signal(Signal::Flush);
         }
         Ok(())
     }

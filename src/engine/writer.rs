@@ -24,7 +24,7 @@ use super::quantum::Quantum;
 use super::write_bound::{WriteBound, is_retryable};
 use crate::error::{Error, Result};
 use crate::sync::close::Phase;
-use crate::sync::shaper::{Order, Parker, Queue};
+use crate::sync::shaper::{Parker, Queue, Signal};
 use crate::sync::stream::SharedStream;
 use crate::wire::Header;
 use crate::wire::writer::Batch;
@@ -107,7 +107,7 @@ pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
         Err(error) => writer.failed = Some(error),
     }
     drop(slot);
-    session.env.shaper.order(Order::Resume);
+    session.env.shaper.signal(Signal::Resume);
     true
 }
 
@@ -187,16 +187,16 @@ impl Writer {
     fn work(&mut self, session: &Arc<SessionShared>) -> Result<WriterOutcome> {
         let shaper = &session.env.shaper;
         loop {
-            if shaper.has(Order::Stop) {
+            if shaper.is_signalled(Signal::Stop) {
                 return Err(session
                     .lifecycle
                     .cause()
                     .map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
-            // Looked at before the queues: what was accepted before the order is in them by now.
-            let finish = shaper.has(Order::Finish);
-            shaper.take(Order::Resume);
-            self.flushed &= !shaper.take(Order::Flush);
+            // Looked at before the queues: what was accepted before the signal is in them by now.
+            let finish = shaper.is_signalled(Signal::Finish);
+            shaper.take_signal(Signal::Resume);
+            self.flushed &= !shaper.take_signal(Signal::Flush);
             if let Some(error) = self.failed.take() {
                 return Err(error);
             }
@@ -227,7 +227,7 @@ impl Writer {
         }
         self.fill_small(session, INLINE_WRITE_MAX);
         if self.batch.is_empty() {
-            return Ok(if self.queue.has_turns() {
+            return Ok(if self.queue.has_ready() {
                 InlineOutcome::Incomplete
             } else {
                 InlineOutcome::Complete
@@ -248,7 +248,7 @@ impl Writer {
             Err(error) if is_retryable(&error) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(if self.flushed && !self.queue.has_turns() {
+        Ok(if self.flushed && !self.queue.has_ready() {
             InlineOutcome::Complete
         } else {
             InlineOutcome::Incomplete

@@ -5,13 +5,13 @@
 //! scheduled flags), so they never hold more entries than there are streams. Fairness is the order
 //! of the queue: a stream that has more to send after its turn goes to the end.
 //!
-//! Who wakes the writer: everybody who adds work rings ([`Shaper::ring`]). A parked writer has to
-//! see *every* kind of work, so parking is Dekker's protocol again: it sets `parked`, then looks at
-//! everything once more, then waits for the bell; who adds work adds it, then looks at `parked`. A
-//! ring too many is harmless.
+//! Who wakes the writer: everybody who adds work unparks it ([`Shaper::unpark`]). A parked writer
+//! has to see *every* kind of work, so parking is Dekker's protocol again: it sets `parked`, then
+//! looks at everything once more, then waits for a token; who adds work adds it, then looks at
+//! `parked`. A token too many is harmless.
 //!
 //! Invariants: refusals are bounded by [`MAX_REFUSALS`], second ones included, and these never are
-//! what makes them too many; orders are flags, so they can't pile up.
+//! what makes them too many; signals are flags, so they can't pile up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ const KEPT_PLACES: usize = 64;
 /// Something for the writer to do that isn't a stream's turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Order {
+pub(crate) enum Signal {
     /// Send a NOP.
     Ping = 1,
     /// Send what waits, then finish.
@@ -48,24 +48,24 @@ pub(crate) enum Order {
     Flush = 16,
 }
 
-/// Whether work was added: a promise to ring.
+/// Whether work was added, so that the writer has to be unparked.
 #[derive(Debug, Default, Clone, Copy)]
-#[must_use = "ring it after unlocking"]
-pub(crate) struct Bell(bool);
+#[must_use = "unpark the writer after unlocking"]
+pub(crate) struct Wakeup(bool);
 
-impl Bell {
-    /// One ring for both.
+impl Wakeup {
+    /// One wake-up for both.
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 || other.0)
     }
 
-    /// Whether there is anything to ring for.
+    /// Whether the writer has to be unparked.
     pub(crate) fn is_due(self) -> bool {
         self.0
     }
 
     /// For whoever has the writer, and looks again.
-    pub(crate) fn ignore(self) {}
+    pub(crate) fn discard(self) {}
 }
 
 /// The side of those who add work.
@@ -73,9 +73,9 @@ impl Bell {
 pub(crate) struct Shaper {
     express: LaneSender,
     bulk: LaneSender,
-    bell: Sender<()>,
+    token: Sender<()>,
     parked: AtomicBool,
-    orders: AtomicU8,
+    signals: AtomicU8,
     /// Guards the ids that are owed a FIN.
     refusals: Mutex<Refusals>,
 }
@@ -114,11 +114,11 @@ fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
 pub(crate) struct Queue {
     express: LaneReceiver,
     bulk: LaneReceiver,
-    bell: Receiver<()>,
+    unparked: Receiver<()>,
     /// Streams that have come by the express lane.
-    small: VecDeque<Arc<SharedStream>>,
+    express_ready: VecDeque<Arc<SharedStream>>,
     /// Streams that have come by the bulk lane, and those that had more to send after their turn.
-    round: VecDeque<Arc<SharedStream>>,
+    bulk_ready: VecDeque<Arc<SharedStream>>,
 }
 
 /// What a parked writer looks at.
@@ -126,45 +126,47 @@ pub(crate) struct Queue {
 pub(crate) struct Parker {
     express: LaneReceiver,
     bulk: LaneReceiver,
-    bell: Receiver<()>,
+    unparked: Receiver<()>,
 }
 
 /// Both sides of a new shaper.
 pub(crate) fn shaper() -> (Shaper, Queue) {
     let (express, express_queue) = lane();
     let (bulk, bulk_queue) = lane();
-    let (bell, bell_queue) = bounded(1);
+    let (token, unparked) = bounded(1);
     let refusals = Mutex::default();
     let shaper = Shaper {
         express,
         bulk,
-        bell,
+        token,
         parked: AtomicBool::new(false),
-        orders: AtomicU8::new(0),
+        signals: AtomicU8::new(0),
         refusals,
     };
-    let small = VecDeque::new();
-    let round = VecDeque::new();
-    let queue = Queue { express: express_queue, bulk: bulk_queue, bell: bell_queue, small, round };
+    let express_ready = VecDeque::new();
+    let bulk_ready = VecDeque::new();
+    let queue =
+        Queue { express: express_queue, bulk: bulk_queue, unparked, express_ready, bulk_ready };
     (shaper, queue)
 }
 
 impl Shaper {
-    /// Queues a stream for a turn in `lane`; the caller rings when it has unlocked the stream.
+    /// Queues a stream for a turn in `lane`; the caller unparks the writer when it has
+    /// unlocked the stream.
     /// Doesn't block.
-    pub(crate) fn schedule(&self, stream: Arc<SharedStream>, lane: Lane) -> Bell {
+    pub(crate) fn schedule(&self, stream: Arc<SharedStream>, lane: Lane) -> Wakeup {
         let channel = match lane {
             Lane::Express => &self.express,
             Lane::Bulk => &self.bulk,
         };
         // Where this fails the writer is gone: the session has ended, and the stream was told.
-        Bell(channel.send(stream))
+        Wakeup(channel.send(stream))
     }
 
-    /// Gives the writer an order.
-    pub(crate) fn order(&self, order: Order) {
-        self.orders.fetch_or(order as u8, SeqCst);
-        self.ring(Bell(true));
+    /// Signals the writer.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.signals.fetch_or(signal as u8, SeqCst);
+        self.unpark(Wakeup(true));
     }
 
     /// Queues a FIN for a stream that was refused.
@@ -178,7 +180,7 @@ impl Shaper {
         }
         refusals.ids.push_back(id);
         drop(refusals);
-        self.ring(Bell(true));
+        self.unpark(Wakeup(true));
         Ok(())
     }
 
@@ -190,25 +192,26 @@ impl Shaper {
             refusals.again.push_back(id);
         }
         drop(refusals);
-        self.ring(Bell(true));
+        self.unpark(Wakeup(true));
     }
 
     /// Wakes the writer if it is parked, and there is something new for it.
-    pub(crate) fn ring(&self, bell: Bell) {
-        if !bell.0 {
+    pub(crate) fn unpark(&self, wakeup: Wakeup) {
+        if !wakeup.0 {
             return;
         }
         fence(SeqCst);
         if self.parked.load(SeqCst) && self.parked.swap(false, SeqCst) {
-            match self.bell.try_send(()) {
+            match self.token.try_send(()) {
                 Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
             }
         }
     }
 
-    /// Takes an order, if it was given: `Ping`, `Resume` or `Flush`. The others stay.
-    pub(crate) fn take(&self, order: Order) -> bool {
-        self.has(order) && self.orders.fetch_and(!(order as u8), SeqCst) & order as u8 != 0
+    /// Takes a signal, if it was given: `Ping`, `Resume` or `Flush`. The others stay.
+    pub(crate) fn take_signal(&self, signal: Signal) -> bool {
+        self.is_signalled(signal)
+            && self.signals.fetch_and(!(signal as u8), SeqCst) & signal as u8 != 0
     }
 
     /// Whether the writer thread is parked, or about to be.
@@ -216,9 +219,9 @@ impl Shaper {
         self.parked.load(SeqCst)
     }
 
-    /// Whether `order` was given.
-    pub(crate) fn has(&self, order: Order) -> bool {
-        self.orders.load(SeqCst) & order as u8 != 0
+    /// Whether `signal` was given.
+    pub(crate) fn is_signalled(&self, signal: Signal) -> bool {
+        self.signals.load(SeqCst) & signal as u8 != 0
     }
 
     /// The next id that is owed a FIN.
@@ -231,48 +234,52 @@ impl Shaper {
 impl Queue {
     /// The next stream of the express lane.
     pub(crate) fn next_express(&mut self) -> Option<Arc<SharedStream>> {
-        self.express.take(&mut self.small);
-        self.small.pop_front()
+        self.express.take(&mut self.express_ready);
+        self.express_ready.pop_front()
     }
 
     /// The next stream of the bulk lane.
     pub(crate) fn next_bulk(&mut self) -> Option<Arc<SharedStream>> {
-        self.bulk.take(&mut self.round);
-        self.round.pop_front()
+        self.bulk.take(&mut self.bulk_ready);
+        self.bulk_ready.pop_front()
     }
 
     /// How many streams wait for a turn of the bulk lane, of those that were seen.
-    pub(crate) fn waiting(&self) -> usize {
-        self.round.len()
+    pub(crate) fn bulk_len(&self) -> usize {
+        self.bulk_ready.len()
     }
 
     /// A stream that the writer found to have more, after its turn: to the end of the round.
-    pub(crate) fn again(&mut self, stream: Arc<SharedStream>) {
-        self.round.push_back(stream);
+    pub(crate) fn requeue(&mut self, stream: Arc<SharedStream>) {
+        self.bulk_ready.push_back(stream);
     }
 
     /// Whether a stream waits for a turn.
-    pub(crate) fn has_turns(&self) -> bool {
-        !self.small.is_empty()
-            || !self.round.is_empty()
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.express_ready.is_empty()
+            || !self.bulk_ready.is_empty()
             || !self.express.is_empty()
             || !self.bulk.is_empty()
     }
 
     /// Whether it keeps more memory than an idle session should.
     pub(crate) fn is_heavy(&self) -> bool {
-        self.small.capacity().max(self.round.capacity()) > KEPT_PLACES
+        self.express_ready.capacity().max(self.bulk_ready.capacity()) > KEPT_PLACES
     }
 
     /// Gives back what a burst of streams needed.
     pub(crate) fn rest(&mut self) {
-        self.small.shrink_to(KEPT_PLACES);
-        self.round.shrink_to(KEPT_PLACES);
+        self.express_ready.shrink_to(KEPT_PLACES);
+        self.bulk_ready.shrink_to(KEPT_PLACES);
     }
 
     /// What the writer thread needs to park, without the queue itself.
     pub(crate) fn parker(&self) -> Parker {
-        Parker { express: self.express.clone(), bulk: self.bulk.clone(), bell: self.bell.clone() }
+        Parker {
+            express: self.express.clone(),
+            bulk: self.bulk.clone(),
+            unparked: self.unparked.clone(),
+        }
     }
 }
 
@@ -284,20 +291,20 @@ impl Parker {
         fence(SeqCst);
         let idle = self.express.is_empty()
             && self.bulk.is_empty()
-            && shaper.orders.load(SeqCst) == 0
+            && shaper.signals.load(SeqCst) == 0
             && shaper.refusals.lock().is_empty();
-        let mut rung = true;
+        let mut woken = true;
         if idle {
             match limit {
-                Some(limit) => rung = self.bell.recv_timeout(limit).is_ok(),
+                Some(limit) => woken = self.unparked.recv_timeout(limit).is_ok(),
                 // disconnected: the session is gone, and the caller sees that
                 None => {
-                    let _ = self.bell.recv();
+                    let _ = self.unparked.recv();
                 }
             }
         }
         shaper.parked.store(false, SeqCst);
-        rung
+        woken
     }
 }
 
@@ -314,12 +321,12 @@ mod tests {
         SharedStream::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
     }
 
-    const ORDERS: [Order; 5] =
-        [Order::Ping, Order::Finish, Order::Stop, Order::Resume, Order::Flush];
+    const SIGNALS: [Signal; 5] =
+        [Signal::Ping, Signal::Finish, Signal::Stop, Signal::Resume, Signal::Flush];
 
     #[test]
-    fn a_bell_is_due_if_either_of_two_is() {
-        let due = |a, b| Bell(a).and(Bell(b)).is_due();
+    fn a_wakeup_is_due_if_either_of_two_is() {
+        let due = |a, b| Wakeup(a).and(Wakeup(b)).is_due();
         assert_eq!(
             [due(false, false), due(true, false), due(false, true), due(true, true)],
             [false, true, true, true]
@@ -327,19 +334,25 @@ mod tests {
     }
 
     #[test]
-    fn an_order_stays_until_it_is_taken_and_the_others_stay_then() {
-        for order in ORDERS {
+    fn a_signal_stays_until_it_is_taken_and_the_others_stay_then() {
+        for signal in SIGNALS {
             let (shaper, _queue) = shaper();
-            assert!(!shaper.has(order) && !shaper.take(order));
-            shaper.order(order);
-            shaper.order(order); // they can't pile up
-            assert_eq!(ORDERS.map(|other| shaper.has(other)), ORDERS.map(|other| other == order));
-            assert!(shaper.take(order) && !shaper.take(order));
-            for other in ORDERS {
-                shaper.order(other);
+            assert!(!shaper.is_signalled(signal) && !shaper.take_signal(signal));
+            shaper.signal(signal);
+            shaper.signal(signal); // they can't pile up
+            assert_eq!(
+                SIGNALS.map(|other| shaper.is_signalled(other)),
+                SIGNALS.map(|other| other == signal)
+            );
+            assert!(shaper.take_signal(signal) && !shaper.take_signal(signal));
+            for other in SIGNALS {
+                shaper.signal(other);
             }
-            assert!(shaper.take(order) && !shaper.take(order));
-            assert_eq!(ORDERS.map(|other| shaper.has(other)), ORDERS.map(|other| other != order));
+            assert!(shaper.take_signal(signal) && !shaper.take_signal(signal));
+            assert_eq!(
+                SIGNALS.map(|other| shaper.is_signalled(other)),
+                SIGNALS.map(|other| other != signal)
+            );
         }
     }
 
@@ -397,7 +410,7 @@ mod tests {
     fn lanes_are_apart_and_a_stream_with_more_to_send_goes_to_the_end() {
         let (shaper, mut queue) = shaper();
         assert!(
-            !queue.has_turns() && queue.next_express().is_none() && queue.next_bulk().is_none()
+            !queue.has_ready() && queue.next_express().is_none() && queue.next_bulk().is_none()
         );
         for (id, lane) in [(1, Lane::Express), (2, Lane::Bulk), (3, Lane::Bulk), (4, Lane::Express)]
         {
@@ -405,38 +418,38 @@ mod tests {
         }
         let first = queue.next_bulk().unwrap();
         assert_eq!(first.id, 2);
-        queue.again(first);
+        queue.requeue(first);
         let order: Vec<u32> =
             std::iter::from_fn(|| queue.next_bulk()).map(|stream| stream.id).collect();
         assert_eq!(order, [3, 2]);
-        assert!(queue.has_turns(), "by the express lane");
+        assert!(queue.has_ready(), "by the express lane");
         let order: Vec<u32> =
             std::iter::from_fn(|| queue.next_express()).map(|stream| stream.id).collect();
         assert_eq!(order, [1, 4]);
-        assert!(!queue.has_turns());
+        assert!(!queue.has_ready());
     }
 
     #[test]
-    fn a_stream_waits_for_a_turn_wherever_it_lies() {
+    fn a_stream_is_ready_wherever_it_lies() {
         let (shaper, mut queue) = shaper();
         for lane in [Lane::Express, Lane::Bulk] {
             for id in [1, 2] {
-                shaper.schedule(stream(id), lane).ignore();
+                shaper.schedule(stream(id), lane).discard();
             }
-            assert!(queue.has_turns(), "in the channel");
+            assert!(queue.has_ready(), "in the channel");
             let mut next =
                 || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
             assert_eq!(next().unwrap().id, 1);
-            assert!(queue.has_turns(), "out of the channel");
+            assert!(queue.has_ready(), "out of the channel");
             let mut next =
                 || if lane == Lane::Express { queue.next_express() } else { queue.next_bulk() };
             assert_eq!(next().unwrap().id, 2);
-            assert!(!queue.has_turns());
+            assert!(!queue.has_ready());
         }
     }
 
     #[test]
-    fn a_stream_for_a_writer_that_is_gone_owes_no_ring() {
+    fn a_stream_for_a_writer_that_is_gone_owes_no_wakeup() {
         let (shaper, queue) = shaper();
         drop(queue);
         assert!(!shaper.schedule(stream(1), Lane::Bulk).is_due());
@@ -444,14 +457,14 @@ mod tests {
 
     /// Every kind of work there is.
     const WORK: [fn(&Shaper); 8] = [
-        |shaper| shaper.ring(shaper.schedule(stream(1), Lane::Express)),
-        |shaper| shaper.ring(shaper.schedule(stream(1), Lane::Bulk)),
+        |shaper| shaper.unpark(shaper.schedule(stream(1), Lane::Express)),
+        |shaper| shaper.unpark(shaper.schedule(stream(1), Lane::Bulk)),
         |shaper| shaper.refuse(1).unwrap(),
         |shaper| shaper.refuse_again(1),
-        |shaper| shaper.order(Order::Ping),
-        |shaper| shaper.order(Order::Finish),
-        |shaper| shaper.order(Order::Stop),
-        |shaper| shaper.order(Order::Resume),
+        |shaper| shaper.signal(Signal::Ping),
+        |shaper| shaper.signal(Signal::Finish),
+        |shaper| shaper.signal(Signal::Stop),
+        |shaper| shaper.signal(Signal::Resume),
     ];
 
     #[test]
@@ -478,8 +491,8 @@ mod tests {
                     move || parker.park(&shaper, None)
                 });
                 until(|| shaper.is_parked());
-                // Nothing new: no ring.
-                shaper.ring(Bell::default());
+                // Nothing new, no wake-up.
+                shaper.unpark(Wakeup::default());
                 assert!(shaper.is_parked());
                 work(&shaper);
                 writer.join().unwrap();
@@ -489,14 +502,14 @@ mod tests {
     }
 
     #[test]
-    fn one_ring_is_enough_for_a_writer_that_was_parked() {
+    fn one_wakeup_is_enough_for_a_writer_that_was_parked() {
         let (shaper, queue) = shaper();
-        shaper.ring(Bell(true));
-        assert!(queue.bell.is_empty(), "nobody is parked");
+        shaper.unpark(Wakeup(true));
+        assert!(queue.unparked.is_empty(), "nobody is parked");
         shaper.parked.store(true, SeqCst); // a writer that won't run
-        shaper.ring(Bell(true));
-        assert!(!shaper.is_parked() && queue.bell.try_recv().is_ok());
-        shaper.ring(Bell(true));
-        assert!(queue.bell.is_empty());
+        shaper.unpark(Wakeup(true));
+        assert!(!shaper.is_parked() && queue.unparked.try_recv().is_ok());
+        shaper.unpark(Wakeup(true));
+        assert!(queue.unparked.is_empty());
     }
 }

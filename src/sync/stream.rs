@@ -29,7 +29,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::budget::{Budget, Charge};
 use super::deadline::{Deadline, NoData};
-use super::shaper::{Bell, Shaper};
+use super::shaper::{Shaper, Wakeup};
 use super::standby::Standby;
 use super::unasked::Allowance;
 use crate::config::Config;
@@ -285,27 +285,27 @@ impl SharedStream {
     }
 
     /// What every change ends with, under the lock: the stream is queued for what it owes, so that
-    /// whoever locks it next (a session's close, say) knows that it is. The bell is for after
+    /// whoever locks it next (a session's close, say) knows that it is. The wake-up is for after
     /// unlocking.
-    fn reschedule(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
+    fn reschedule(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
         state.update_granted(env);
         self.reschedule_only(env, state)
     }
 
     /// The same after a change that leaves the receiving window alone.
     #[inline]
-    fn reschedule_only(self: &Arc<Self>, env: &Env, state: &mut State) -> Bell {
-        let mut bell = Bell::default();
+    fn reschedule_only(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
+        let mut wakeup = Wakeup::default();
         while let Some(lane) = state.core.schedule() {
-            bell = bell.and(env.shaper.schedule(Arc::clone(self), lane));
+            wakeup = wakeup.and(env.shaper.schedule(Arc::clone(self), lane));
         }
-        bell
+        wakeup
     }
 
     /// Queues the stream for whatever it owes: a new one's SYN.
     pub(crate) fn queue_now(self: &Arc<Self>, env: &Env) {
-        let bell = self.reschedule(env, &mut self.state.lock());
-        env.shaper.ring(bell);
+        let wakeup = self.reschedule(env, &mut self.state.lock());
+        env.shaper.unpark(wakeup);
     }
 
     /// Wakes everybody who waits for the stream, to look again; unlocks it.

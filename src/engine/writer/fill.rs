@@ -8,7 +8,7 @@ use super::{Sent, Writer};
 use crate::engine::SessionShared;
 use crate::engine::logging::{is_tracing, trace};
 use crate::proto::stream::{EXPRESS_BYTES, Lane, Transmit};
-use crate::sync::shaper::Order;
+use crate::sync::shaper::Signal;
 use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
@@ -23,7 +23,7 @@ impl Writer {
         while !self.batch.is_full()
             && let Some(stream) = self.queue.next_bulk()
         {
-            let allowance = self.quantum.bytes(self.queue.waiting() + 1);
+            let allowance = self.quantum.bytes(self.queue.bulk_len() + 1);
             self.transmit(session, stream, Lane::Bulk, allowance);
         }
     }
@@ -33,7 +33,7 @@ impl Writer {
         let version = session.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
         let mut frames = 0;
-        if session.env.shaper.take(Order::Ping) {
+        if session.env.shaper.take_signal(Signal::Ping) {
             frames += 1;
             self.push_empty(session, empty(Command::Nop, 0));
         }
@@ -109,7 +109,7 @@ impl Writer {
             trace!(target: "gmux::writer", "session {}: {header}", session.number);
         }
         if transmitted.again {
-            self.queue.again(Arc::clone(&stream));
+            self.queue.requeue(Arc::clone(&stream));
         }
         if transmitted.wake_writer {
             stream.wake_writer();

@@ -61,9 +61,9 @@ impl SharedStream {
             _discarded: discarded,
             _channel: channel,
         };
-        let bell = self.reschedule(env, &mut state);
+        let wakeup = self.reschedule(env, &mut state);
         self.wake_all(state);
-        env.shaper.ring(bell);
+        env.shaper.unpark(wakeup);
         ended
     }
 

@@ -87,9 +87,9 @@ impl SharedStream {
     pub(crate) fn admit(self: &Arc<Self>, env: &Env, n: usize) -> Result<Received, Error> {
         let mut state = self.state.lock();
         let received = state.core.receive(n).map_err(|counts| self.overrun(counts))?;
-        let bell = self.reschedule(env, &mut state); // what is discarded counts as consumed
+        let wakeup = self.reschedule(env, &mut state); // what is discarded counts as consumed
         drop(state);
-        env.shaper.ring(bell);
+        env.shaper.unpark(wakeup);
         Ok(received)
     }
 
@@ -122,9 +122,9 @@ impl SharedStream {
             }
         };
         state.no_data.touch(now);
-        let bell = self.reschedule(env, &mut state);
+        let wakeup = self.reschedule(env, &mut state);
         drop(state);
-        env.shaper.ring(bell);
+        env.shaper.unpark(wakeup);
         Ok(small)
     }
 
@@ -148,10 +148,10 @@ impl SharedStream {
         }
         // Closed or shut down since it was admitted: it counts as consumed.
         state.core.consumed(chunk.len(), 0);
-        let bell = self.reschedule(env, &mut state);
+        let wakeup = self.reschedule(env, &mut state);
         drop(state);
         drop(chunk);
-        env.shaper.ring(bell);
+        env.shaper.unpark(wakeup);
     }
 
     /// FIN came. Everybody who waits looks again: readers find the end, and a writer without credit

@@ -12,7 +12,7 @@ use super::{COPY_LOCKED, Env, SharedStream, State};
 use crate::error::Result;
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::Readable;
-use crate::sync::shaper::Bell;
+use crate::sync::shaper::Wakeup;
 
 /// Whether a reader has chunks out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl SharedStream {
         let spent = state.core.inbox().release_tail(env.pool, |n| env.budget.charge(n));
         let waiting = state.read_waiters > 0;
         let next = state.core.readable();
-        let bell = self.reschedule(env, &mut state);
+        let wakeup = self.reschedule(env, &mut state);
         drop(state);
         drop(spent);
         match next {
@@ -121,7 +121,7 @@ impl SharedStream {
             }
             _ => {}
         }
-        env.shaper.ring(bell);
+        env.shaper.unpark(wakeup);
     }
 }
 
@@ -149,11 +149,11 @@ impl ReadTurn<'_> {
             let mut state = self.stream.state.lock();
             let recalled = if state.core.inbox().is_lent() { None } else { self.chunk.take() };
             self.consumed += recalled.as_ref().map_or(0, Chunk::len);
-            let mut bell = Bell::default();
+            let mut wakeup = Wakeup::default();
             if self.reading == Reading::Writing {
                 state.core.cap_window(self.env.window_cap());
                 state.core.consumed(std::mem::take(&mut self.consumed), self.env.spare_grant());
-                bell = self.stream.reschedule(self.env, &mut state);
+                wakeup = self.stream.reschedule(self.env, &mut state);
             }
             let mut spent = None;
             if used_up {
@@ -163,7 +163,7 @@ impl ReadTurn<'_> {
             drop(state);
             drop(recalled);
             drop(spent);
-            self.env.shaper.ring(bell);
+            self.env.shaper.unpark(wakeup);
         }
         self.chunk.as_mut()
     }

@@ -172,7 +172,7 @@ impl Bench {
             self.stream.wake_writer();
         }
         if transmitted.again {
-            self.queue.again(Arc::clone(&self.stream));
+            self.queue.requeue(Arc::clone(&self.stream));
         }
         Some(sent)
     }
@@ -208,10 +208,10 @@ fn read(stream: &Arc<SharedStream>, env: &Env, n: usize) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// One write, and the ring that it owes.
+/// One write, and the wake-up that it owes.
 fn write(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<usize> {
     let written = stream.write(env, data, Take::WhatFits)?;
-    env.shaper.ring(written.bell);
+    env.shaper.unpark(written.wakeup);
     Ok(written.accepted)
 }
 

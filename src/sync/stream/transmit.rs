@@ -42,7 +42,7 @@ impl SharedStream {
             match lane {
                 Lane::Bulk => transmitted.again = true,
                 // the writer looks again before it parks
-                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).ignore(),
+                Lane::Express => env.shaper.schedule(Arc::clone(self), lane).discard(),
             }
         }
         transmitted

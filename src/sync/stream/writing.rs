@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::proto::outbox::Payload;
 use crate::proto::stream::{EXPRESS_BYTES, Writable};
 use crate::sync::deadline::Call;
-use crate::sync::shaper::Bell;
+use crate::sync::shaper::Wakeup;
 
 /// How much a write has to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) enum Take {
 pub(crate) struct Written {
     /// Bytes accepted.
     pub(crate) accepted: usize,
-    pub(crate) bell: Bell,
+    pub(crate) wakeup: Wakeup,
     /// Whether the caller may take the writer's turn.
     pub(crate) is_reply: bool,
 }
@@ -72,7 +72,7 @@ impl SharedStream {
     /// Accepts `buf`, or what of it there is room for, waiting for that and for its turn. Nothing
     /// of other calls comes between the bytes that it accepts.
     ///
-    /// The caller rings.
+    /// The caller unparks the writer.
     pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8], take: Take) -> Result<Written> {
         if buf.is_empty() {
             return Ok(Written::default());
@@ -135,7 +135,7 @@ impl SharedStream {
         self.pass_on(&state, max);
         let unasked = state.unasked > 0 || failed.is_some();
         state.settle_unasked(env);
-        let bell = self.reschedule_only(env, &mut state);
+        let wakeup = self.reschedule_only(env, &mut state);
         let is_reply = failed.is_none() && state.take_reply(done, &mut call);
         drop(state);
         if unasked {
@@ -143,14 +143,14 @@ impl SharedStream {
         }
         match failed {
             Some(error) if done == 0 || take == Take::All => {
-                env.shaper.ring(bell);
+                env.shaper.unpark(wakeup);
                 Err(if done == 0 {
                     error
                 } else {
                     Error::PartialWrite { accepted: done, source: Arc::new(error) }
                 })
             }
-            _ => Ok(Written { accepted: done, bell, is_reply }),
+            _ => Ok(Written { accepted: done, wakeup, is_reply }),
         }
     }
 
@@ -176,8 +176,8 @@ impl SharedStream {
 
     /// Unlocks the stream in the middle of a write: what was accepted may leave.
     fn unlock(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>) {
-        let bell = self.reschedule_only(env, &mut state);
+        let wakeup = self.reschedule_only(env, &mut state);
         drop(state);
-        env.shaper.ring(bell);
+        env.shaper.unpark(wakeup);
     }
 }

@@ -64,12 +64,12 @@ fn an_empty_write_returns_at_once_whatever_the_stream_is_in() {
 #[test]
 fn small_data_goes_by_the_express_lane_and_large_by_bulk() {
     let mut bench = Bench::v1();
-    assert!(!bench.queue.has_turns());
+    assert!(!bench.queue.has_ready());
     assert_eq!(bench.write(&pattern(100)).unwrap(), 100);
-    assert!(bench.queue.next_express().is_some() && !bench.queue.has_turns());
+    assert!(bench.queue.next_express().is_some() && !bench.queue.has_ready());
     let mut bench = Bench::v1();
     assert_eq!(bench.write(&pattern(100_000)).unwrap(), 100_000);
-    assert!(bench.queue.has_turns());
+    assert!(bench.queue.has_ready());
     assert_eq!(bench.send_data(), 100_000);
 }
 
@@ -119,9 +119,9 @@ fn a_write_after_an_ending_fails_and_accepts_nothing() {
 #[test]
 fn a_write_owes_a_ring_if_it_queued_the_stream() {
     let bench = Bench::v1();
-    assert!(bench.stream.write(&bench.env, b"first", Take::WhatFits).unwrap().bell.is_due());
+    assert!(bench.stream.write(&bench.env, b"first", Take::WhatFits).unwrap().wakeup.is_due());
     assert!(
-        !bench.stream.write(&bench.env, b"second", Take::WhatFits).unwrap().bell.is_due(),
+        !bench.stream.write(&bench.env, b"second", Take::WhatFits).unwrap().wakeup.is_due(),
         "it is queued already"
     );
 }
@@ -189,7 +189,7 @@ fn a_write_that_has_no_time_is_no_answer() {
 fn write_all(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<()> {
     let written = stream.write(env, data, Take::All)?;
     assert_eq!(written.accepted, data.len());
-    env.shaper.ring(written.bell);
+    env.shaper.unpark(written.wakeup);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! The parts that wait, each alone: the receive budget, the session's lifecycle, the lanes, the
-//! bell.
+//! parker.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
 use crate::sync::close::{InputEnd, Lifecycle, Phase};
 use crate::sync::pause::{Cause, Pause};
-use crate::sync::shaper::{Order, shaper};
+use crate::sync::shaper::{Signal, shaper};
 use crate::sync::standby::Standby;
 
 pub const CHECKS: &[Check] = &[
@@ -62,11 +62,11 @@ pub const CHECKS: &[Check] = &[
         body: lifecycle_channel,
     },
     Check {
-        name: "bell_orders",
-        about: "parked writer: orders, a refusal and a stream's turn, from three threads",
+        name: "parking_signals",
+        about: "parked writer: signals, a refusal and a stream's turn, from three threads",
         time: false,
         reaches: false,
-        body: bell_orders,
+        body: parking_signals,
     },
     Check {
         name: "standby_comes_back",
@@ -261,7 +261,7 @@ fn lifecycle_channel() {
 }
 
 /// A parked writer sees every kind of work, whoever adds it, and whatever was added before.
-fn bell_orders() {
+fn parking_signals() {
     let (shaper, mut queue) = shaper();
     let shaper = Arc::new(shaper);
     let parker = queue.parker();
@@ -273,15 +273,18 @@ fn bell_orders() {
             let mut refusals = 0;
             let mut turns = 0;
             loop {
-                flushes += usize::from(shaper.take(Order::Flush));
-                pings += usize::from(shaper.take(Order::Ping));
+                flushes += usize::from(shaper.take_signal(Signal::Flush));
+                pings += usize::from(shaper.take_signal(Signal::Ping));
                 refusals += usize::from(shaper.take_refusal().is_some());
                 turns += usize::from(queue.next_express().is_some());
                 turns += usize::from(queue.next_bulk().is_some());
                 if (pings, flushes, refusals, turns) == (1, 1, 2, 2) {
                     return;
                 }
-                if !queue.has_turns() && !shaper.has(Order::Ping) && !shaper.has(Order::Flush) {
+                if !queue.has_ready()
+                    && !shaper.is_signalled(Signal::Ping)
+                    && !shaper.is_signalled(Signal::Flush)
+                {
                     parker.park(&shaper, None);
                 }
             }
@@ -293,15 +296,15 @@ fn bell_orders() {
     };
     let threads = [
         add(|shaper| {
-            shaper.order(Order::Ping);
+            shaper.signal(Signal::Ping);
             shaper.refuse(2).unwrap();
         }),
         add(|shaper| {
             shaper.refuse(1).unwrap();
-            shaper.order(Order::Flush);
+            shaper.signal(Signal::Flush);
         }),
-        add(|shaper| shaper.ring(shaper.schedule(streams::stream(1), Lane::Express))),
-        add(|shaper| shaper.ring(shaper.schedule(streams::stream(2), Lane::Bulk))),
+        add(|shaper| shaper.unpark(shaper.schedule(streams::stream(1), Lane::Express))),
+        add(|shaper| shaper.unpark(shaper.schedule(streams::stream(2), Lane::Bulk))),
     ];
     for thread in threads {
         thread.join().unwrap();
@@ -363,13 +366,13 @@ fn lane_order() {
     let shaper = Arc::new(shaper);
     // All but two places are taken.
     for id in 0..SHORT - 2 {
-        shaper.schedule(streams::stream(1000 + id), Lane::Bulk).ignore();
+        shaper.schedule(streams::stream(1000 + id), Lane::Bulk).discard();
     }
     let senders = [0, 100].map(|base| {
         let shaper = Arc::clone(&shaper);
         thread::spawn(move || {
             for id in 1..=3 {
-                shaper.schedule(streams::stream(base + id), Lane::Bulk).ignore();
+                shaper.schedule(streams::stream(base + id), Lane::Bulk).discard();
             }
         })
     });

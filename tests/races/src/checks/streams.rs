@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::Check;
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::{Lane, Transmit};
-use crate::sync::shaper::{Order, Queue, shaper};
+use crate::sync::shaper::{Queue, Signal, shaper};
 use crate::sync::stream::{Direction, Env, Name, SharedStream, Take, Wakes};
 use crate::wire::MAX_PAYLOAD;
 use crate::{Config, Error, INITIAL_WINDOW};
@@ -181,18 +181,18 @@ impl Fixture {
         thread::spawn(move || work(&fixture.env, &fixture.stream))
     }
 
-    /// The writer thread: what the engine's does, without a transport. Ends on the order to finish,
+    /// The writer thread: what the engine's does, without a transport. Ends on the signal to finish,
     /// when nothing is left.
     fn writer(self: &Arc<Self>, mut queue: Queue) -> thread::JoinHandle<Sent> {
         let parker = queue.parker();
         self.spawn(move |env, stream| {
             let mut sent = Sent::default();
             loop {
-                let finish = env.shaper.has(Order::Finish);
+                let finish = env.shaper.is_signalled(Signal::Finish);
                 if let Some((stream, lane)) = next(&mut queue) {
                     transmit(env, &stream, lane, &mut queue, &mut sent);
                 } else if finish {
-                    assert!(!queue.has_turns());
+                    assert!(!queue.has_ready());
                     assert_eq!(stream.id, 3);
                     return sent;
                 } else {
@@ -203,7 +203,7 @@ impl Fixture {
     }
 
     fn finish(&self) {
-        self.env.shaper.order(Order::Finish);
+        self.env.shaper.signal(Signal::Finish);
     }
 }
 
@@ -223,7 +223,7 @@ fn transmit(env: &Env, stream: &Arc<SharedStream>, lane: Lane, queue: &mut Queue
         }
     });
     if transmitted.again {
-        queue.again(Arc::clone(stream));
+        queue.requeue(Arc::clone(stream));
     }
     if transmitted.wake_writer {
         stream.wake_writer();
@@ -244,11 +244,11 @@ fn read_to_end(env: &Env, stream: &Arc<SharedStream>, size: usize) -> Vec<u8> {
     }
 }
 
-/// As the library's own `write_all`: the caller rings.
+/// As the library's own `write_all`: the caller unparks the writer.
 fn write_all(env: &Env, stream: &Arc<SharedStream>, data: &[u8]) -> Result<(), Error> {
     let written = stream.write(env, data, Take::All)?;
     assert_eq!(written.accepted, data.len());
-    env.shaper.ring(written.bell);
+    env.shaper.unpark(written.wakeup);
     Ok(())
 }
 
@@ -389,7 +389,7 @@ fn stream_writes_large() {
         let len = if byte == 3 { 10 } else { LEN };
         fixture.spawn(move |env, stream| {
             let written = stream.write(env, &vec![byte; len], Take::WhatFits).unwrap();
-            env.shaper.ring(written.bell);
+            env.shaper.unpark(written.wakeup);
             (byte, written.accepted)
         })
     });
@@ -539,7 +539,7 @@ fn stream_schedule() {
     let writer = fixture.spawn(move |env, _| {
         let mut sent = Sent::default();
         loop {
-            let finish = env.shaper.has(Order::Finish);
+            let finish = env.shaper.is_signalled(Signal::Finish);
             // A stream is in a lane at most once, and the lanes are looked at together here.
             let mut taken = VecDeque::new();
             while let Some(turn) = next(&mut queue) {
