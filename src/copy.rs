@@ -1,8 +1,10 @@
-//! [`copy_bidirectional`]: what a forwarder does with two connections.
+//! [`copy_bidirectional`]: the copy that a forwarder makes between two connections.
 //!
-//! Invariants: two threads, the caller's and one that ends before the call does; what was read is
-//! written before an end or an error is passed on, as far as the other connection takes it;
-//! connections that a failed start has touched have the timeouts that they had.
+//! # Invariants
+//! - A copy has two threads: the caller's, and one that ends before the call does.
+//! - Bytes that were read are written before an end or an error is passed on, as far as the other
+//!   connection takes them.
+//! - If the start fails, connections that it has touched have their previous timeouts again.
 
 use std::fmt;
 use std::io;
@@ -16,11 +18,11 @@ mod pump;
 pub use duplex::Duplex;
 use pump::{LOOK, Pumps, SHORTEST};
 
-/// Copies from `a` to `b` and from `b` to `a`, until both have ended; returns how many bytes each
-/// way.
+/// Copies from `a` to `b` and from `b` to `a` until both directions have ended. Returns the number
+/// of bytes for each direction.
 ///
-/// It takes two threads: the caller's, and one named `gmux-copy`, which has ended when the call
-/// returns. There is no limit of time, so a silent pair of connections is copied for ever:
+/// A copy uses two threads: the caller's, and one named `gmux-copy`, which has ended when the call
+/// returns. There is no time limit, so a silent pair of connections is copied without end.
 /// [`CopyOptions`] has timeouts.
 ///
 /// ```
@@ -30,7 +32,7 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// use gmux::{Session, copy_bidirectional};
 /// # use gmux::Config;
 ///
-/// /// Each stream that comes is forwarded to a TCP service.
+/// /// Forwards each incoming stream to a TCP service.
 /// fn forward(session: &Session, target: std::net::SocketAddr) -> io::Result<()> {
 ///     for stream in session {
 ///         let stream = stream?;
@@ -67,24 +69,25 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// ```
 ///
 /// # What each end sees
-/// An end that is read at one connection is passed on to the other by
-/// [`finish_write`](Duplex::finish_write), behind all data, and the other direction goes on: that
-/// is a half-close. When both directions have ended the call returns Ok. The connections are still
-/// to be dropped.
+/// When a read of one connection returns an end, the copy passes that end on to the other
+/// connection by [`finish_write`](Duplex::finish_write), behind all data. The other direction goes
+/// on. That is a half-close. When both directions have ended, the call returns Ok. The caller still
+/// has to drop the connections.
 ///
-/// When one direction fails, both end, and the first failure is returned. What was received from
-/// the failed connection before is still written to the other one, for at most 5 s without
-/// progress, and at most 16 MiB. No end is passed on. After that:
+/// When one direction fails, both end, and the first failure is returned. Bytes that were received
+/// from the failed connection before the failure are still written to the other connection, for at
+/// most 5 s without progress, and at most 16 MiB. No end is passed on. After that:
 ///
-/// - A **stream** has been closed. Its peer reads what was accepted, and then an end of file: [that
-///   is no proof](crate#an-end-of-file-is-no-proof). Version 1 and 2 have no other word for it.
-/// - A **TCP socket** has been shut down for reading, and no FIN was sent. If it is dropped now
-///   (with all its clones), its peer reads what was written, and then an end of file, as if all had
-///   gone well; or a reset, if it has sent something that wasn't read. Who wants it to see a reset
-///   in any case sets `SO_LINGER` to zero, which std can't, and then drops it. The reset throws
-///   away what the system hasn't sent yet.
-/// - A **Unix socket** is the same, but has no such option: its peer reads an end of file, or a
-///   reset if it has sent something that wasn't read.
+/// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file,
+///   [which is no proof](crate#an-end-of-file-is-no-proof). Versions 1 and 2 can't express a
+///   failure.
+/// - A **TCP socket** has been shut down for reading, and no FIN was sent. If the caller drops it
+///   now with all its clones, its peer reads the written bytes, and then an end of file, as if the
+///   copy had succeeded. The peer sees a reset instead if it has sent bytes that weren't read. To
+///   show the peer a reset in any case, set `SO_LINGER` to zero, which std can't do, then drop the
+///   socket. The reset throws away data that the system hasn't sent yet.
+/// - A **Unix socket** is in the same state, but has no such option. Its peer reads an end of file,
+///   or a reset if it has sent bytes that weren't read.
 /// - On Windows both kinds of sockets have sent FIN.
 ///
 /// ```
@@ -104,30 +107,30 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// }
 /// ```
 ///
-/// If a socket's peer gives up a download, the next write to the socket fails, and the stream is
-/// closed. The stream's peer reads an end of file then; its writes go on as [the
-/// guide](crate#an-end-of-file-is-no-proof) says: on version 2 they wait for window until
-/// [`half_close_stall`](crate::Config::half_close_stall) has passed, 60 s. An idle timeout of a
-/// copy at that end ends them earlier.
+/// If a socket's peer gives up a download, the next write to the socket fails, and the copy closes
+/// the stream. Then the stream's peer reads an end of file. The peer's writes go on as [the
+/// guide](crate#an-end-of-file-is-no-proof) says. On version 2 they wait for window until
+/// [`half_close_stall`](crate::Config::half_close_stall) has passed (60 s). An idle timeout of a
+/// copy at that end makes them fail earlier.
 ///
 /// # Blocking
-/// It is woken by whatever wakes the connections' calls: data, room, ends, errors. To end it from
-/// another thread, close the stream (the error's kind is `NotConnected` then), and shut the socket
-/// down for both directions, in case it is blocked in a write.
+/// The call is woken by everything that wakes the connections' own calls: data, room, ends, errors.
+/// To end it from another thread, close the stream. The error's kind is `NotConnected` then. Also
+/// shut the socket down for both directions, because the copy may be blocked in a write to it.
 ///
-/// [`Duplex::prepare`] makes non-blocking connections blocking. Read and write timeouts that were
-/// set before don't hold meanwhile, and are set again at the end. (Clones of a socket share all of
-/// these.) A stream's deadlines and no-data timeout hold.
+/// [`Duplex::prepare`] makes non-blocking connections blocking. The copy replaces read and write
+/// timeouts that were set before, and sets them again at its end. Clones of a socket share all of
+/// these. A stream's deadlines and no-data timeout stay in force.
 ///
 /// # Errors
 /// See [`CopyError`]. It becomes an [`io::Error`] of its source's kind by `?`. Before the first
-/// byte it is
-/// [`Fault::Start`]: a connection can't be prepared, or the thread can't be had. Then both connections
-/// have the timeouts that they had before, and may have become blocking if they could be prepared.
+/// byte the error is [`Fault::Start`]: a connection can't be prepared, or the thread can't be
+/// started. Then both connections have their previous timeouts. They may have become blocking if
+/// they could be prepared.
 ///
 /// # Panics
-/// Where a [`Duplex`] of the caller's panics: both connections are aborted, and the panic goes on
-/// in the calling thread.
+/// If a [`Duplex`] of the caller's panics, both connections are aborted, and the panic goes on in
+/// the calling thread.
 pub fn copy_bidirectional<A, B>(a: &A, b: &B) -> Result<Copied, CopyError>
 where
     A: Duplex + ?Sized,
@@ -162,65 +165,73 @@ pub struct CopyOptions {
 }
 
 impl CopyOptions {
-    /// No timeouts, and half-close is passed on.
+    /// Returns options without timeouts that pass half-close on.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends the copy with [`Fault::Idle`] (kind `TimedOut`) when no byte has moved for this long,
-    /// in either direction: neither peer sends, or one doesn't read what the other sent. `None`,
-    /// the default: never.
+    /// Ends the copy with [`Fault::Idle`] (kind `TimedOut`) when no byte has moved for this time in
+    /// either direction. That happens when neither peer sends, or when one doesn't read the bytes
+    /// of the other. `None`, the default, sets no limit.
     ///
-    /// It takes up to a quarter longer, and 40 ms. What a system has buffered for a peer that
-    /// doesn't read has moved.
+    /// The copy ends up to a quarter of the timeout and 40 ms late. Bytes that a system has
+    /// buffered for a peer that doesn't read count as moved.
     ///
-    /// **Where both ends of a session copy, set it at one end**, or count an Ok that copied nothing
-    /// as no proof. The copy whose timeout passes first closes its stream, and the other end reads
-    /// that as an end of file: its copy returns Ok, and its socket's peer reads a clean end.
+    /// **Where both ends of a session copy, set the timeout at one end only**, or don't take an Ok
+    /// that copied nothing as a proof. The copy whose timeout passes first closes its stream. The
+    /// other end reads that as an end of file. So the other copy returns Ok, and its socket's peer
+    /// reads a clean end.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self
     }
 
-    /// The same once one direction has ended. (If an idle timeout is set as well, the shorter one
-    /// holds.) A peer that is gone for good looks like one that has ended its writing alone, and a
-    /// silent other direction would wait for ever. `None`, the default: it may, since an answer may
-    /// take its time.
+    /// Sets the idle timeout for the time after one direction has ended. If
+    /// [`idle_timeout`](Self::idle_timeout) is set as well, the shorter one holds.
+    ///
+    /// A peer that is gone for good looks like a peer that has ended only its writing. Then a
+    /// silent other direction would wait forever. `None`, the default, sets no limit, because an
+    /// answer may take its time.
     pub fn half_close_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.half_closed = timeout;
         self
     }
 
-    /// With `false`, the first end ends both directions: for peers that know no half-close, such as
-    /// kcptun. It is passed on behind all data, as always. Then the connection that it came from is
-    /// [aborted](Duplex::abort), and what the other one still sends is thrown away, until its end,
-    /// or for 5 s. (A socket that is dropped with unread input is reset, and its peer may lose what
-    /// it hasn't read.) That is Ok. The default is `true`.
+    /// Chooses whether half-close is passed on. The default is `true`.
+    ///
+    /// With `false`, the first end ends both directions. This is for peers that know no half-close,
+    /// such as kcptun. The end is passed on behind all data, as always. Then the connection that
+    /// ended is [aborted](Duplex::abort). Bytes that the other connection still sends are thrown
+    /// away, until its end, or for 5 s. (A socket that is dropped with unread input is reset, and
+    /// its peer may lose data that it hasn't read.) The copy returns Ok.
     pub fn half_close(mut self, passed_on: bool) -> Self {
         self.ends_both = !passed_on;
         self
     }
 
-    /// How long nothing may move; `None`: as long as it likes.
+    /// Returns the limit of the time without movement. `None` means no limit.
     fn limit(&self, one_is_over: bool) -> Option<Duration> {
         [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
     }
 
-    /// How long a read waits at most before it looks around: a timeout doesn't reach a read that is
-    /// blocked already.
+    /// Returns the limit after which a read returns to check timeouts, because a timeout that is
+    /// set later doesn't reach a read that is blocked already.
     fn read_bound(&self) -> Option<Duration> {
         [self.idle, self.half_closed, self.ends_both.then_some(LOOK)].into_iter().flatten().min()
     }
 
-    /// [`copy_bidirectional`] with these options.
+    /// Copies like [`copy_bidirectional`], with these options.
     ///
     /// # Errors
-    /// As there. Also [`Fault::Start`] with the kind `InvalidInput` for a timeout of zero, and with
-    /// `Unsupported` where an option needs read timeouts and a connection has none, as sockets on
-    /// Windows (a read that timed out leaves them in no defined state).
+    /// Returns the errors of [`copy_bidirectional`]. Also returns [`Fault::Start`] in these cases:
+    ///
+    /// - The kind is `InvalidInput` if a timeout is zero.
+    /// - The kind is `Unsupported` if an option needs read timeouts and a connection has none.
+    ///   Sockets on Windows have none, because a read that timed out leaves them in no defined
+    ///   state.
     ///
     /// # Panics
-    /// As there.
+    /// Panics like [`copy_bidirectional`].
     pub fn run<A, B>(&self, a: &A, b: &B) -> Result<Copied, CopyError>
     where
         A: Duplex + ?Sized,
@@ -255,7 +266,7 @@ impl CopyOptions {
         }
     }
 
-    /// Sets both connections' timeouts; returns how long a write to each may wait.
+    /// Sets both connections' timeouts. Returns the time that a write to each may wait.
     fn prepare(&self, ends: [&dyn Duplex; 2]) -> io::Result<[Option<Duration>; 2]> {
         let limit = self.limit(true);
         if limit.is_some_and(|limit| limit.is_zero()) {
@@ -271,14 +282,14 @@ impl CopyOptions {
                 Err(error) => return Err(error),
             }
         }
-        // Last: what this changes, such as a mode, isn't put back if the other connection can't be
-        // copied.
+        // This comes last. Its changes, such as of a mode, aren't undone if the other connection
+        // can't be copied.
         ends.iter().try_for_each(|end| end.prepare())?;
         Ok(bounds)
     }
 }
 
-/// The timeouts that a connection had: set again when this is dropped.
+/// The timeouts that a connection had before the copy. They are set again when this is dropped.
 struct Timeouts<'a> {
     end: &'a dyn Duplex,
     read: io::Result<Option<Duration>>,
@@ -293,7 +304,8 @@ impl<'a> Timeouts<'a> {
 
 impl Drop for Timeouts<'_> {
     fn drop(&mut self) {
-        // Where they can't be told or set, the connection is gone: nothing depends on them.
+        // If the timeouts can't be read or set, the connection is gone, and nothing depends on
+        // them.
         if let Ok(timeout) = self.read {
             let _ = self.end.set_read_timeout(timeout);
         }
@@ -303,14 +315,14 @@ impl Drop for Timeouts<'_> {
     }
 }
 
-/// How many bytes were copied each way: those that the writing connection has accepted. As with any
-/// write, only the peer's application can confirm more.
+/// The number of bytes that were copied in each direction. These are the bytes that the written
+/// connection has accepted. As with any write, only the peer's application can confirm more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Copied {
-    /// Read at `a`, written to `b`.
+    /// Bytes that were read from `a` and written to `b`.
     pub a_to_b: u64,
-    /// Read at `b`, written to `a`.
+    /// Bytes that were read from `b` and written to `a`.
     pub b_to_a: u64,
 }
 
@@ -319,7 +331,7 @@ pub struct Copied {
 pub enum Side {
     /// The first argument.
     A,
-    /// The second.
+    /// The second argument.
     B,
 }
 
@@ -338,7 +350,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// What failed in a copy, first.
+/// The operation of a copy that failed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -363,30 +375,36 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why a copy failed: what failed first, by which error, and what was copied all the same.
+/// The failure of a copy: the operation that failed first, its error, and the bytes that were
+/// copied nevertheless.
 ///
-/// It is never what the copy itself has done to a connection after that.
+/// An effect of the copy's own actions after that failure is never reported.
 #[derive(Debug, thiserror::Error)]
-#[error("copy: {fault} after {} bytes from a to b and {} from b to a: {source}", .copied.a_to_b, .copied.b_to_a)]
+#[error(
+    "copy: {fault} after {} bytes from a to b and {} from b to a: {source}",
+    .copied.a_to_b,
+    .copied.b_to_a
+)]
 #[non_exhaustive]
 pub struct CopyError {
-    /// What failed.
+    /// The operation that failed.
     pub fault: Fault,
-    /// What was copied.
+    /// The bytes that were copied.
     pub copied: Copied,
-    /// The error of that call. A stream's becomes an [`Error`](crate::Error) by `Error::from`.
+    /// The error of that operation. A stream's error becomes an [`Error`](crate::Error) by
+    /// `Error::from`.
     pub source: io::Error,
 }
 
 impl CopyError {
-    /// The kind of its source.
+    /// Returns the kind of the source.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
 }
 
-/// Its kind is its source's, and it is inside.
+/// Returns an error of the source's kind, with the `CopyError` inside.
 impl From<CopyError> for io::Error {
     fn from(error: CopyError) -> Self {
         Self::new(error.kind(), error)

@@ -1,8 +1,9 @@
-//! [`Duplex`]: what a connection has to offer to be copied, and the connections that do.
+//! [`Duplex`]: the operations that a connection needs to be copied, and the connections that have
+//! them.
 //!
-//! Invariant: a call that only its time has ended says so ([`Duplex::is_timeout`]), and nothing
-//! else does: a failure that is taken for a timeout would be asked again, and reads as a clean end
-//! then (a socket tells each error once).
+//! Invariant: [`Duplex::is_timeout`] is true for a call that failed only because its time had
+//! passed, and for no other call. A failure that is taken for a timeout would be repeated. The
+//! repeated call would read it as a clean end, because a socket reports each error once.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,24 +14,25 @@ use crate::error::Error;
 use crate::stream::Stream;
 
 /// A connection that one thread may read while another one writes, and whose writing can be ended
-/// alone.
+/// separately.
 ///
-/// Implemented for [`Stream`], [`TcpStream`] and [`UnixStream`](std::os::unix::net::UnixStream),
-/// and for `&T`, `Box<T>` and `Arc<T>` of all that implement it. Implement it for a connection of
-/// your own, such as TLS, to give that to [`copy_bidirectional`](super::copy_bidirectional). It is
-/// object-safe. (It isn't exported at the crate's root, since its `read` and `write` would be found
-/// before those of `Read` and `Write`, where all of the root is imported.)
+/// It is implemented for [`Stream`], [`TcpStream`] and
+/// [`UnixStream`](std::os::unix::net::UnixStream), and for `&T`, `Box<T>` and `Arc<T>` of all types
+/// that implement it. To pass a connection of your own, such as TLS, to
+/// [`copy_bidirectional`](super::copy_bidirectional), implement the trait for it. The trait is
+/// object-safe. It isn't exported at the crate's root. In a file that imports all of the root, its
+/// `read` and `write` would be found before those of `Read` and `Write`.
 ///
-/// One thread calls `read`, `set_read_timeout` and `confirm_end`, another one `write`, `flush`,
-/// `set_write_timeout` and `finish_write`. `stop_reading` and `abort` may come from either, while
-/// the other one is blocked in a call.
+/// One thread calls `read`, `set_read_timeout` and `confirm_end`. Another one calls `write`,
+/// `flush`, `set_write_timeout` and `finish_write`. Either may call `stop_reading` and `abort`,
+/// while the other one is blocked in a call.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
 /// use std::net::Shutdown;
 /// use gmux::copy::{Duplex, copy_bidirectional};
 ///
-/// /// A socket, and the bytes of it that a login has read too many.
+/// /// A socket, and the bytes behind a login that the login's code has read already.
 /// struct Behind {
 ///     early: std::sync::Mutex<io::Cursor<Vec<u8>>>,
 ///     socket: std::os::unix::net::UnixStream,
@@ -69,116 +71,123 @@ use crate::stream::Stream;
 /// # Ok::<(), io::Error>(())
 /// ```
 pub trait Duplex: Sync {
-    /// Reads what has come, at least one byte, waiting for it. `Ok(0)`: the peer has ended its
-    /// writing, in order.
+    /// Waits for at least one byte, and reads the bytes that have come. `Ok(0)` means that the peer
+    /// has ended its writing in order.
     ///
     /// # Errors
-    /// Whatever ends the copy, after all that came before it was read. `Interrupted`, and what
-    /// [`is_timeout`](Self::is_timeout) knows, are asked again.
+    /// An error ends the copy, so return it only after all bytes before it were read. The copy
+    /// repeats the call after `Interrupted`, and after an error for which
+    /// [`is_timeout`](Self::is_timeout) is true.
     fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes some of `buf`, at least one byte, waiting for room. A call that times out after it
-    /// took a part says how much.
+    /// Waits for room, and writes at least one byte of `buf`. A call that times out after it
+    /// accepted a part returns the length of that part.
     ///
     /// # Errors
-    /// As [`read`](Self::read)'s.
+    /// As for [`read`](Self::read).
     fn write(&self, buf: &[u8]) -> io::Result<usize>;
 
-    /// Sends what `write` holds back, if it does. It is called after each piece that was written.
-    /// By default it does nothing.
+    /// Sends the bytes that `write` holds back, if it holds any back. The copy calls it after each
+    /// piece that was written. The default does nothing.
     ///
     /// # Errors
-    /// As [`read`](Self::read)'s.
+    /// As for [`read`](Self::read).
     fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Ends the writing: the peer reads an end behind what was written, and may still write. It may
-    /// wait, as `write` may.
+    /// Ends the writing. The peer reads an end behind the written bytes, and may still write. The
+    /// call may wait, as `write` may.
     ///
     /// # Errors
-    /// As [`read`](Self::read)'s. `NotConnected` is no failure: there is nothing left to end. After
-    /// a timeout it is called again.
+    /// As for [`read`](Self::read). `NotConnected` is no failure, because then there is nothing
+    /// left to end. After a timeout the copy repeats the call.
     fn finish_write(&self) -> io::Result<()>;
 
-    /// From now on reads return what has come already, and then an end or an error. They don't wait
-    /// any more, and one that is blocked returns. It is called when writing to this connection has
-    /// failed, so that what its peer sent before that isn't lost. By default it is
-    /// [`abort`](Self::abort), which may lose it.
+    /// Makes reads return the bytes that have come already, and then an end or an error. Reads no
+    /// longer wait, and a blocked read returns.
+    ///
+    /// The copy calls this when writing to this connection has failed, so that bytes that its peer
+    /// sent before the failure aren't lost. The default is [`abort`](Self::abort), which may lose
+    /// them.
     fn stop_reading(&self) {
         self.abort();
     }
 
-    /// The copy has failed, or this connection is needed no more: calls that are **blocked in other
-    /// threads return**, with an end or any error, and so do later ones. A copy whose connection
-    /// doesn't keep to that never returns.
+    /// Makes calls that are **blocked in other threads return**, with an end or any error, and
+    /// later calls, too. The copy calls this when it has failed, or when it doesn't need this
+    /// connection any more. If a connection breaks this rule, its copy never returns.
     ///
-    /// Where writes have a timeout a blocked one need not return at once: the copy sets one of a
-    /// second at most. `abort` itself doesn't wait. It may be called more than once.
+    /// If writes have a timeout, a blocked write need not return at once, because the copy sets a
+    /// timeout of at most a second. `abort` itself must not wait. It may be called more than once.
     fn abort(&self);
 
-    /// Asked when a read has said `Ok(0)` while another thread is in a write to this connection:
-    /// whether that write may still succeed. If not, the copy waits for what it returns, and an
-    /// error of it is the end of the copy. It is also asked before the copy begins. By default it
-    /// may.
+    /// Checks whether a write to this connection may still succeed. The default returns Ok.
     ///
-    /// A socket tells of a reset once. If a write is told, a read that goes on at the same moment
-    /// returns `Ok(0)`.
+    /// The copy calls this when a read has returned `Ok(0)` while another thread is in a write to
+    /// this connection. It also calls this before it begins. If the check fails, the copy waits for
+    /// the result of that write. An error of the write ends the copy.
+    ///
+    /// The reason is that a socket reports a reset once. If the write gets the report, a read at
+    /// the same moment returns `Ok(0)`.
     ///
     /// # Errors
-    /// The connection has failed.
+    /// Returns an error if the connection has failed.
     fn confirm_end(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Called before the copy begins: the connection is made fit for it. By default it does
-    /// nothing.
+    /// Prepares the connection for the copy, before the copy begins. The default does nothing.
     ///
     /// # Errors
-    /// The copy doesn't begin.
+    /// After an error the copy doesn't begin.
     fn prepare(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// How long each read may wait: what the copy sets it back to at its end. By default `None`.
+    /// Returns the time that each read may wait. The copy sets this value again at its end. The
+    /// default is `None`, which means no limit.
     ///
     /// # Errors
-    /// Of the system.
+    /// Returns the system's error.
     fn read_timeout(&self) -> io::Result<Option<Duration>> {
         Ok(None)
     }
 
-    /// Sets how long each read may wait. Called with `Some` only where an option of the copy needs
-    /// it.
+    /// Sets the time that each read may wait. The copy passes `Some` only if one of its options
+    /// needs it.
     ///
     /// # Errors
-    /// By default, `Unsupported` for `Some`. Then such a copy doesn't begin.
+    /// The default returns `Unsupported` for `Some`. Then a copy with such an option doesn't begin.
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         unsupported(timeout)
     }
 
-    /// How long each write may wait: what the copy sets it back to at its end. By default `None`.
+    /// Returns the time that each write may wait. The copy sets this value again at its end. The
+    /// default is `None`, which means no limit.
     ///
     /// # Errors
-    /// Of the system.
+    /// Returns the system's error.
     fn write_timeout(&self) -> io::Result<Option<Duration>> {
         Ok(None)
     }
 
-    /// Sets how long each write may wait. The copy sets a second at most, to look around, and then
-    /// goes on.
+    /// Sets the time that each write may wait. The copy sets a second at most. When that time has
+    /// passed, it checks its timeouts and the other direction, then goes on.
     ///
     /// # Errors
-    /// By default, `Unsupported` for `Some`. Then [`abort`](Self::abort) has to wake a blocked
-    /// write, what has come for this connection isn't written after a failure, and an idle timeout
-    /// doesn't end a blocked write.
+    /// The default returns `Unsupported` for `Some`. Then the following holds:
+    ///
+    /// - [`abort`](Self::abort) has to wake a blocked write.
+    /// - After a failure, bytes that have come for this connection aren't written to it.
+    /// - An idle timeout doesn't end a blocked write.
     fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         unsupported(timeout)
     }
 
-    /// Whether an error of a call says that only its timeout passed: nothing was lost, and it can
-    /// be repeated. By default that is `WouldBlock`, as sockets say it. It isn't `TimedOut`, by
-    /// which a system tells that a connection is dead.
+    /// Returns whether an error means only that the call's timeout has passed. Then nothing was
+    /// lost, and the call can be repeated. The default is true for `WouldBlock`, which sockets
+    /// return. It is false for `TimedOut`, by which a system reports a dead connection.
     fn is_timeout(&self, error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::WouldBlock
     }
@@ -193,12 +202,12 @@ fn unsupported(timeout: Option<Duration>) -> io::Result<()> {
     }
 }
 
-/// - Its timeouts and its non-blocking mode are set by the copy. A deadline and a no-data timeout
-///   of the user's hold: when one passes, the copy fails with it.
-/// - `finish_write` is `shutdown(Write)`, and waits until what was accepted has been handed to the
+/// - The copy sets the stream's timeouts and its non-blocking mode. The user's deadlines and
+///   no-data timeout stay in force. When one passes, the copy fails with its error.
+/// - `finish_write` is `shutdown(Write)`. It waits until the accepted bytes have been handed to the
 ///   session's transport.
-/// - `abort` is [`Stream::close`]: FIN behind what was accepted. So after a failure, too, its peer
-///   reads an end of file.
+/// - `abort` is [`Stream::close`], which sends FIN behind the accepted bytes. So the peer reads an
+///   end of file after a failure, too.
 impl Duplex for Stream {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Read::read(&mut &*self, buf)
@@ -214,7 +223,7 @@ impl Duplex for Stream {
     }
 
     fn stop_reading(&self) {
-        self.set_read_deadline(Some(std::time::Instant::now())); // still returns what is there
+        self.set_read_deadline(Some(std::time::Instant::now())); // buffered data is still returned
     }
 
     fn abort(&self) {
@@ -247,13 +256,13 @@ impl Duplex for Stream {
     }
 }
 
-/// A call that timed out there leaves the socket in no defined state, so the copy can't go on after
-/// it.
+/// Refuses timeouts on Windows. There, a call that timed out leaves the socket in no defined state,
+/// so the copy couldn't go on after it.
 fn no_timeout_on_windows(timeout: Option<Duration>) -> io::Result<()> {
     if cfg!(windows) { unsupported(timeout) } else { Ok(()) }
 }
 
-/// Implements what `TcpStream` and `UnixStream` have in common.
+/// Implements the methods that are the same for `TcpStream` and `UnixStream`.
 macro_rules! socket {
     () => {
         fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
@@ -269,16 +278,16 @@ macro_rules! socket {
         }
 
         fn stop_reading(&self) {
-            // fails where the connection is gone: then reads don't wait anyhow
+            // This fails if the connection is gone. Then reads don't wait in any case.
             let _ = self.shutdown(Shutdown::Read);
         }
 
         fn abort(&self) {
-            let _ = self.shutdown(ABORT); // as above
+            let _ = self.shutdown(ABORT); // fails if the connection is gone
         }
 
-        /// Writes nothing, which fails if the connection was reset, the peer of a Unix socket is
-        /// gone, or this end has finished its writing.
+        /// Writes 0 bytes. That fails if the connection was reset, if the peer of a Unix socket is
+        /// gone, or if this end has finished its writing.
         fn confirm_end(&self) -> io::Result<()> {
             match Write::write(&mut &*self, &[]) {
                 Err(error)
@@ -310,27 +319,27 @@ macro_rules! socket {
     };
 }
 
-/// What `abort` ends of a socket. Not the writing: that would send FIN, which the peer can't tell
-/// from an end in order. A blocked write sees the failure when its timeout has passed. On Windows,
-/// where a write that timed out leaves the socket in no defined state, it has none, and has to be
-/// woken.
+/// The direction of a socket that `abort` shuts down: only reading, except on Windows. Shutting
+/// down the writing would send FIN, and the peer can't tell that from an end in order. A blocked
+/// write sees the failure when its timeout has passed. On Windows a write that timed out leaves the
+/// socket in no defined state. So writes have no timeout there, and `abort` has to wake them.
 const ABORT: Shutdown = if cfg!(windows) { Shutdown::Both } else { Shutdown::Read };
 
-/// - It is set to blocking mode and to `TCP_NODELAY`, and stays so: the copy writes what it has at
-///   once, and Nagle's algorithm would hold back the end of an answer.
-/// - `abort` ends the reading alone (on Windows both): what its peer sees after a failure is
-///   decided by [whoever drops the socket](super::copy_bidirectional#what-each-end-sees).
+/// - The copy sets the socket to blocking mode and to `TCP_NODELAY`, and leaves it so. The copy
+///   writes all its bytes at once, and Nagle's algorithm would hold back the end of an answer.
+/// - `abort` ends only the reading (on Windows, both directions). The code that drops the socket
+///   decides [what the peer sees after a failure](super::copy_bidirectional#what-each-end-sees).
 impl Duplex for TcpStream {
     socket!();
 
     fn prepare(&self) -> io::Result<()> {
-        // fails where the connection is gone already: the first read says so better
+        // This fails if the connection is gone already. The first read returns the better error.
         let _ = self.set_nodelay(true);
         self.set_nonblocking(false)
     }
 }
 
-/// It is set to blocking mode, and stays so. Otherwise as a `TcpStream`.
+/// The copy sets the socket to blocking mode, and leaves it so. Otherwise it is like a `TcpStream`.
 #[cfg(unix)]
 impl Duplex for std::os::unix::net::UnixStream {
     socket!();
@@ -340,7 +349,7 @@ impl Duplex for std::os::unix::net::UnixStream {
     }
 }
 
-/// Implements it for what points to a `T` that has it.
+/// Implements `Duplex` for pointers to a `T` that implements it.
 macro_rules! pointer {
     ($($pointer:ty),*) => {$(
         impl<T: Duplex + ?Sized> Duplex for $pointer

@@ -1,25 +1,29 @@
-//! The two directions of a copy at work: what each does with a call that failed or only waited, and
-//! how one's failure ends the other.
+//! The two directions of a copy at work: how each handles a call that failed or timed out, and how
+//! the failure of one direction ends the other.
 //!
-//! Direction 0 reads `ends[0]` and writes `ends[1]`, direction 1 the other way. Each has a thread.
-//! They share [`State`] under a lock, which nobody waits on, and which isn't held across a call of
-//! a connection.
+//! Direction 0 reads `ends[0]` and writes `ends[1]`. Direction 1 reads `ends[1]` and writes
+//! `ends[0]`. Each has a thread. They share [`State`] under a lock. No thread waits for a condition
+//! under that lock, and it isn't held across a call of a connection.
 //!
-//! A failure belongs to one connection. What was received from that one still goes to the other
-//! connection, since it came before the failure. Nothing more goes to it:
+//! A failure belongs to one connection. Bytes that were received from that connection still go to
+//! the other one, because they came before the failure. No further bytes go to the failed
+//! connection:
 //!
-//! | failure | the direction that reads the failed connection | the one that writes it |
+//! | failure | the direction that reads the failed connection | the direction that writes it |
 //! |---|---|---|
-//! | a read | is what failed: all that came before is written | `Stop`: both are aborted |
-//! | a write | `Drain`: what has come is written, then it ends | is what failed |
+//! | a read | has failed, after all bytes before the failure were written | `Stop`: both connections are aborted |
+//! | a write | `Drain`: the received bytes are written, then it ends | has failed |
 //! | idle, a panic | `Stop` | `Stop` |
 //!
-//! Where an end ends both, the other direction goes on reading in `Discard`: a socket that is
-//! closed with unread input resets the connection, and with it what was written there.
+//! With `half_close(false)` one end ends both directions. Then the other direction goes on reading
+//! in `Discard`. A socket that is closed with unread input resets the connection, and the reset can
+//! destroy the bytes that were written to it.
 //!
-//! Invariants: the first failure alone is told; after it no end is passed on, since it isn't the
-//! peer's; every thread that is blocked when a direction fails is woken by `abort` or
-//! `stop_reading`, or looks by itself when its write has timed out.
+//! # Invariants
+//! - Only the first failure is reported.
+//! - After a failure no end is passed on, because it isn't the peer's.
+//! - When a direction fails, every blocked thread returns: `abort` or `stop_reading` wakes it, or
+//!   its write times out and it looks at the state by itself.
 
 mod state;
 
@@ -36,36 +40,39 @@ use self::state::{Mode, Phase, State, Way};
 use super::duplex::Duplex;
 use super::{Copied, CopyOptions, Fault, Side};
 
-/// The most that one read takes: what Linux's TCP hands over at once on a fast link. Memory that
-/// isn't used isn't touched.
+/// Size of the buffer for one read, in bytes. Linux's TCP hands over about as much at once on a
+/// fast link. Memory that isn't used isn't touched.
 const BUFFER: usize = 64 * 1024;
 
-/// How long a blocked write waits before it looks whether the other direction has failed: seldom
-/// enough to cost nothing.
+/// Interval at which a blocked write checks whether the other direction has failed. A check a
+/// second costs nothing.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// The shortest timeout that is asked for: systems count in ticks of up to 10 ms.
+/// Shortest timeout that is set on a connection, because systems count in ticks of up to 10 ms.
 pub(super) const SHORTEST: Duration = Duration::from_millis(20);
 
-/// After a failure, what has come may wait so long for room at the other end: as a session's close
-/// does by default.
+/// Limit, after a failure, of the time that received bytes wait for room at the other end. It is
+/// the default of a session's `close_timeout`.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// After a failure, so much is still copied: more than the system and a session hold by default (6
-/// and 4 MiB), so that a peer that goes on sending doesn't keep the copy from ending.
+/// Limit of the bytes that are still copied after a failure. It is more than the system and a
+/// session hold by default (6 and 4 MiB). The limit lets the copy end even if a peer goes on
+/// sending.
 const DRAIN_BYTES: u64 = 16 << 20;
 
-/// Why a direction didn't come to its end.
+/// The reason why a direction ended early.
 enum Ended {
-    /// The other one has failed.
+    /// The other direction has failed.
     Stopped,
+    /// This direction has failed.
     Failed(Fault, io::Error),
 }
 
+/// The two directions of a copy.
 pub(super) struct Pumps<'a> {
     ends: [&'a dyn Duplex; 2],
     options: &'a CopyOptions,
-    /// How long a write to each end waits; `None`: for ever.
+    /// The time that a write to each end waits. `None` means no limit.
     bounds: [Option<Duration>; 2],
     /// Whether each end was open for writing at the start.
     writable: [bool; 2],
@@ -84,7 +91,7 @@ impl<'a> Pumps<'a> {
         let mut at_start = ends.map(|end| end.confirm_end().err());
         let writable = [at_start[0].is_none(), at_start[1].is_none()];
         for error in &mut at_start {
-            // That is also what a socket says whose writing was ended before, at this end.
+            // A socket also reports `BrokenPipe` if its writing was ended before, at this end.
             error.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
         }
         let state = Mutex::new(State { first: None, at_start, ways: [way(), way()] });
@@ -103,7 +110,7 @@ impl<'a> Pumps<'a> {
         Copied { a_to_b: a_to_b.load(Relaxed), b_to_a: b_to_a.load(Relaxed) }
     }
 
-    /// The first failure. To be taken when both directions are over.
+    /// Takes the first failure. Called when both directions are over.
     pub(super) fn failure(&self) -> Option<(Fault, io::Error)> {
         self.state.lock().first.take()
     }
@@ -112,7 +119,8 @@ impl<'a> Pumps<'a> {
         self.ends.iter().for_each(|end| end.abort());
     }
 
-    /// Copies one way until it is over. A panic of a connection's ends both, and is returned.
+    /// Copies in one direction until it is over. A panic of a connection ends both directions, and
+    /// is returned.
     pub(super) fn run(&self, way: usize) -> Result<(), Box<dyn Any + Send>> {
         let run = || match self.pump(way) {
             Err(Ended::Failed(fault, error)) => self.fail(way, fault, error),
@@ -125,7 +133,7 @@ impl<'a> Pumps<'a> {
                 state.ways.iter_mut().for_each(|way| way.mode = Mode::Stop);
             }
             for end in self.ends {
-                // the first panic is the one that is told
+                // Only the first panic is reported.
                 let _ = catch_unwind(AssertUnwindSafe(|| end.abort()));
             }
         }
@@ -160,7 +168,8 @@ impl<'a> Pumps<'a> {
             return Ok(());
         }
         self.confirm(way)?;
-        // First: a peer that reads the end may reset the connection at once.
+        // This comes before the end is passed on, because a peer that reads the end may reset the
+        // connection at once.
         if self.options.ends_both && !self.discard_other(way) {
             return Ok(());
         }
@@ -171,7 +180,7 @@ impl<'a> Pumps<'a> {
             }
         })?;
         if self.options.ends_both {
-            from.abort(); // its peer has ended, and gets no more
+            from.abort(); // its peer has ended, and gets no more data
         }
         Ok(())
     }
@@ -196,8 +205,8 @@ impl<'a> Pumps<'a> {
         matches!(self.state.lock().ways[way].mode, Mode::Discard { .. })
     }
 
-    /// An end is about to be passed on, and ends the other direction as well; unless that one's end
-    /// came first, and has ended this one: then it returns `false`.
+    /// Makes the other direction discard its input, before this direction passes its end on.
+    /// Returns `false` if the end of the other direction came first and has ended this one.
     fn discard_other(&self, way: usize) -> bool {
         let mut state = self.state.lock();
         if state.ways[way].mode != Mode::Run {
@@ -210,16 +219,16 @@ impl<'a> Pumps<'a> {
         true
     }
 
-    /// An end was read: whether it is the peer's, and may be passed on.
+    /// Checks whether the end that was read is the peer's. Only then it may be passed on.
     fn confirm(&self, way: usize) -> Result<(), Ended> {
         let is_written = || self.state.lock().ways[1 - way].phase == Phase::Writing;
         if self.writable[way]
             && is_written()
             && let Err(error) = self.ends[way].confirm_end()
         {
-            // Nothing can be written any more. If a write was told of a failure that this read
-            // wasn't, it returns at once, and is what failed. If it was done before, the end was in
-            // order.
+            // Nothing can be written any more. If the write was told of a failure that the read
+            // wasn't told of, it returns at once and reports the failure. If the write was done
+            // before, the end was in order.
             let began = Instant::now();
             while is_written() {
                 if began.elapsed() > LOOK {
@@ -236,8 +245,8 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// One call of a connection's, repeated while it was interrupted, or only its time has passed.
-    /// `limit` is the timeout that is set for it.
+    /// Does one call of a connection. Repeats it if it was interrupted, or if only its time has
+    /// passed. `limit` is the timeout that is set for the call.
     fn call(
         &self,
         way: usize,
@@ -258,7 +267,7 @@ impl<'a> Pumps<'a> {
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // One that comes long before its time is a limit of the user's, such as a stream's
+                // A timeout that comes long before `limit` is one of the user's, such as a stream's
                 // deadline.
                 Err(error)
                     if end.is_timeout(&error)
@@ -275,14 +284,14 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// A call begins, if it still may.
+    /// Notes that a call begins. Returns an error if it may not begin any more.
     fn enter(&self, way: usize, phase: Phase, now: Instant) -> Result<(), Ended> {
         let mut state = self.state.lock();
         let own = &mut state.ways[way];
         own.phase = phase;
         match own.mode {
             Mode::Run => Ok(()),
-            // What was read is written as long as there is room in time; nothing is finished.
+            // The bytes that were read are written while room comes in time. No end is passed on.
             Mode::Drain { left, moved } if phase != Phase::Finishing => {
                 let goes_on = left > 0 && now.saturating_duration_since(moved) < DRAIN_TIME;
                 if goes_on { Ok(()) } else { Err(Ended::Stopped) }
@@ -292,7 +301,7 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// Bytes were read or written.
+    /// Notes that bytes were read or written.
     fn moved(&self, way: usize, phase: Phase, n: usize) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -307,8 +316,8 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// A call's time has passed, and nothing moved in it: how long a read may wait before it looks
-    /// again.
+    /// Checks the idle limits after a call that timed out without moving a byte. Returns the time
+    /// that a read may wait before the next check.
     fn silent(&self, way: usize) -> Result<Option<Duration>, Ended> {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -322,7 +331,7 @@ impl<'a> Pumps<'a> {
         };
         let since = state.ways[way].moved.max(other.moved);
         let known = match other.phase {
-            Phase::Writing | Phase::Finishing => other.known, // it may have moved since
+            Phase::Writing | Phase::Finishing => other.known, // bytes may have moved since
             Phase::Reading | Phase::Over => now,
         };
         if known.saturating_duration_since(since) >= idle {
@@ -333,7 +342,7 @@ impl<'a> Pumps<'a> {
             return Err(Ended::Failed(Fault::Idle, io::Error::new(io::ErrorKind::TimedOut, text)));
         }
         let left = idle.saturating_sub(now.saturating_duration_since(since)).max(SHORTEST);
-        // Until one direction is over, a read has to come back in time for the other limit.
+        // Until one direction is over, a read also has to return in time for the half-close limit.
         Ok(if one_is_over {
             Some(left)
         } else {
@@ -341,10 +350,10 @@ impl<'a> Pumps<'a> {
         })
     }
 
-    /// A direction has failed. If it is the first, the other one is told how it ends.
+    /// Notes that a direction has failed. If it is the first, sets how the other direction ends.
     fn fail(&self, way: usize, fault: Fault, error: io::Error) {
-        // What is written to must be able to give up, or a peer that doesn't read would hold the
-        // copy for ever.
+        // Drain only if writes to the other connection have a timeout. Otherwise a peer that
+        // doesn't read would hold the copy forever.
         let drain = matches!(fault, Fault::Write(_)) && self.bounds[way].is_some();
         {
             let mut state = self.state.lock();

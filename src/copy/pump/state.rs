@@ -1,62 +1,71 @@
-//! Where the two directions of a copy are, and what each may do.
+//! The state of the two directions of a copy.
 //!
-//! Invariant: read and changed under the lock of `Pumps` alone.
+//! Invariant: the state is read and changed only under the lock of `Pumps`.
 
 use std::io;
 use std::time::Instant;
 
 use crate::copy::Fault;
 
-/// What a direction may do.
+/// The operations that a direction may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
+    /// Everything.
     Run,
-    /// Copy what has come, as long as something moves.
+    /// Copy the received bytes while they move.
     Drain {
+        /// Bytes that may still be copied.
         left: u64,
+        /// The time at which a byte moved last.
         moved: Instant,
     },
-    /// Read, and throw away. Whatever happens is no failure any more.
-    Discard {
-        until: Instant,
-    },
+    /// Read, and throw the bytes away. No error counts as a failure any more.
+    Discard { until: Instant },
+    /// Nothing.
     Stop,
 }
 
-/// Where a direction is.
+/// The present operation of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// In a read.
     Reading,
-    /// In a write, which may have taken a part without having said so.
+    /// In a write. It may have accepted a part without having reported it.
     Writing,
-    /// In `finish_write`, likewise.
+    /// In `finish_write`. It may have written bytes without having reported them.
     Finishing,
+    /// The direction has ended.
     Over,
 }
 
+/// One direction of a copy.
 #[derive(Debug)]
 pub(super) struct Way {
     pub(super) mode: Mode,
     pub(super) phase: Phase,
-    /// When a byte moved last.
+    /// The time at which a byte moved last.
     pub(super) moved: Instant,
-    /// Until when it is known that none has moved since. Where it reads, that is always now.
+    /// The time up to which it is known that no byte has moved since `moved`. While the direction
+    /// reads, that is always now.
     pub(super) known: Instant,
 }
 
 impl Way {
-    /// Under the lock that tells of the failure, too, if there is one: an end that the other
-    /// direction reads is the peer's only if this one is over without.
+    /// Ends the direction. If it failed, the failure is noted under the same lock. So an end that
+    /// the other direction reads is the peer's only if this direction ended without a failure.
     pub(super) fn end(&mut self) {
         self.phase = Phase::Over;
         self.moved = Instant::now();
     }
 }
 
+/// The state that both directions share.
 #[derive(Debug)]
 pub(super) struct State {
+    /// The first failure.
     pub(super) first: Option<(Fault, io::Error)>,
-    /// What each connection said when it was asked at the start, and won't say again.
+    /// The error that each connection reported when it was checked at the start. The connection
+    /// won't report it again.
     pub(super) at_start: [Option<io::Error>; 2],
     pub(super) ways: [Way; 2],
 }
