@@ -1,26 +1,28 @@
-//! Pauses for what can do nothing and says so at once: they grow while nothing happens, so that
-//! an idle transport in non-blocking mode costs 25 looks a second instead of a thousand.
+//! Pauses between calls that could do nothing and returned at once. The pauses grow while nothing
+//! happens. So an idle transport in non-blocking mode costs 25 looks a second instead of a
+//! thousand.
 //!
-//! Invariants: a pause is between [`FIRST`] and [`LONGEST`]; who is told that something happened
-//! begins with [`FIRST`] again.
+//! # Invariants
+//! - A pause is between [`FIRST`] and [`LONGEST`].
+//! - A thread that is told of progress begins with [`FIRST`] again.
 //!
-//! The lock of [`Pauses`] guards nothing but the wait: its condvar is waited on by a thread in a
-//! long pause, and is woken by whatever another thread did ([`Pauses::end`]). The protocol is
-//! Dekker's: the waiter counts itself, then looks whether anything happened; who does something
-//! counts that, then looks for waiters.
+//! The lock of [`Pauses`] guards only the wait. A thread in a long pause waits on its condvar.
+//! Progress in another thread wakes it ([`Pauses::end`]). The protocol is Dekker's. The waiter
+//! counts itself, then looks whether there was progress. A thread with progress counts that, then
+//! looks for waiters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// The first pause: long beside a look, short beside what a network takes.
+/// The first pause. It is long compared with a look, and short compared with a network's delay.
 const FIRST: Duration = Duration::from_millis(1);
 
-/// The longest pause: 25 looks a second cost next to nothing, and a person doesn't notice the wait.
+/// The longest pause. 25 looks a second cost almost nothing, and a person doesn't notice the delay.
 const LONGEST: Duration = Duration::from_millis(40);
 
-/// How long the next pause is.
+/// The length of the next pause.
 #[derive(Debug)]
 pub(crate) struct Backoff(Duration);
 
@@ -31,13 +33,13 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Something happened.
+    /// Begins again with the first pause, after progress.
     pub(crate) fn reset(&mut self) {
         self.0 = FIRST;
     }
 
-    /// The pause after a call that did nothing and took so long; `None` if that was a wait by
-    /// itself.
+    /// Returns the pause after a call that did nothing and took the time `took`. Returns `None` if
+    /// the call has waited by itself.
     fn after(&mut self, took: Duration) -> Option<Duration> {
         let next = (self.0 * 2).min(LONGEST);
         (took < FIRST).then(|| std::mem::replace(&mut self.0, next))
@@ -55,7 +57,7 @@ impl Backoff {
 /// others.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
-    /// How often something was done.
+    /// Counts progress of any thread.
     done: AtomicU64,
     /// Threads in a pause that can be ended.
     waiting: AtomicUsize,
@@ -72,12 +74,14 @@ pub(super) struct Pausing<'a> {
 }
 
 impl Pauses {
+    /// Begins the pauses of one call.
     pub(super) fn begin(&self) -> Pausing<'_> {
         Pausing { pauses: self, seen: self.done.load(SeqCst), backoff: Backoff::default() }
     }
 
-    /// Something was done: who pauses looks again at once. First pauses last: a thread that writes
-    /// all the time would otherwise wake the one that reads at each write.
+    /// Notes progress. Threads in a pause look again at once, except threads in a first pause. That
+    /// one isn't ended, because a thread that writes all the time would wake the reading thread at
+    /// each write.
     pub(super) fn end(&self) {
         self.done.fetch_add(1, SeqCst);
         if self.waiting.load(SeqCst) > 0 {
@@ -87,7 +91,7 @@ impl Pauses {
         }
     }
 
-    /// Waits for `pause`, or until more was done than `seen`.
+    /// Waits for `pause`, or until there is more progress than `seen`.
     fn wait(&self, pause: Duration, seen: u64) {
         let mut gate = self.gate.lock();
         self.waiting.fetch_add(1, SeqCst);
@@ -99,7 +103,7 @@ impl Pauses {
 }
 
 impl Pausing<'_> {
-    /// Pauses after a call that did nothing, unless that began at `started` and has waited by
+    /// Pauses after a call that began at `started` and did nothing, unless the call has waited by
     /// itself.
     pub(super) fn after(&mut self, started: Instant) {
         let done = self.pauses.done.load(SeqCst);
@@ -152,8 +156,8 @@ mod tests {
             thread::yield_now();
         }
         pauses.end();
-        long.join().unwrap(); // a hang would be for ever
-        pauses.wait(Duration::from_secs(600), seen); // it was before: not waited for
+        long.join().unwrap(); // without the wake-up, this would take 600 s
+        pauses.wait(Duration::from_secs(600), seen); // the progress came before, so it doesn't wait
         let mut call = Pausing { pauses: &pauses, seen, backoff: Backoff(LONGEST) };
         call.after(Instant::now());
         assert_eq!((call.seen, call.backoff.0), (1, 2 * FIRST));

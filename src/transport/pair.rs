@@ -1,11 +1,12 @@
-//! A read half and a write half that are two objects: pipes, a child's stdio.
+//! A read half and a write half that are two objects, such as pipes or a child's stdio.
 //!
-//! Safe code can't interrupt a read from a pipe. So when a session over a pair ends, user calls
-//! wake at once all the same, but the session's reader thread ends when its read returns: when the
-//! far end closes, or when what [`with_abort`](Pair::with_abort) was given makes it.
+//! Safe code can't interrupt a read from a pipe. When a session over a pair ends, user calls still
+//! wake at once. But the session's reader thread ends only when its read returns. That happens when
+//! the far end closes, or when the closure of [`with_abort`](Pair::with_abort) makes the read
+//! return.
 //!
-//! Invariant: dropping the write half is what ends the writing direction, unless the pair was said
-//! to have no end.
+//! Invariant: dropping the write half ends the writing direction, unless the pair was declared to
+//! have no end.
 
 use std::io::{self, Read, Write};
 
@@ -15,7 +16,7 @@ use super::{Control, Halves, Transport};
 
 /// A transport of two halves.
 ///
-/// `(reader, writer)` tuples are transports too; this adds a way to end a blocked read.
+/// `(reader, writer)` tuples are transports, too. A `Pair` adds a way to end a blocked read.
 ///
 /// ```
 /// # #[cfg(unix)] {
@@ -32,55 +33,63 @@ use super::{Control, Halves, Transport};
 /// let child = Arc::new(Mutex::new(child));
 /// let transport = Pair::new(stdout, stdin).with_abort({
 ///     let child = Arc::clone(&child);
-///     move || { let _ = child.lock().unwrap().kill(); } // its stdout ends, and the reader thread with it
+///     move || {
+///         // The child's stdout ends, and with it the reader thread.
+///         let _ = child.lock().unwrap().kill();
+///     }
 /// });
-/// // So long the helper may go on working after the close.
+/// // The helper may go on working for a minute after the close.
 /// let config = Config::new().close_timeout(Duration::from_secs(60));
 /// let session = Session::client(transport, config)?;
 /// // ...
-/// let closed = session.close(); // Ok: the helper has read everything, and ended its output
+/// let closed = session.close(); // Ok: the helper has read everything and ended its output
 /// let mut child = child.lock().unwrap();
 /// if closed.is_err() {
-///     let _ = child.kill(); // by whoever has the lock: a wait for a child that works would keep it for ever
+///     // Kill the child before the wait. The wait holds the lock that the abort needs.
+///     let _ = child.kill();
 /// }
-/// child.wait()?; // without a limit: a helper may end its output and go on (the example `stdio` has one)
+/// // This wait has no limit. A helper may end its output and go on. The example `stdio` has one.
+/// child.wait()?;
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
 /// `close` waits until the helper ends its output, for at most
 /// [`close_timeout`](crate::Config::close_timeout), which is 5 seconds unless set otherwise. Then
-/// the abort is called, and kills it. A helper that ends its output in time isn't killed.
+/// the session calls the abort closure, which kills the helper. A helper that ends its output in
+/// time isn't killed.
 pub struct Pair<R, W> {
     reader: R,
     writer: W,
     abort: Option<Box<dyn FnOnce() + Send>>,
-    /// Whether the drop of the write half ends the writing direction.
+    /// Whether dropping the write half ends the writing direction.
     can_finish: bool,
 }
 
 impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
-    /// A pair that can't be interrupted.
+    /// Returns a pair that can't be interrupted.
     pub fn new(reader: R, writer: W) -> Self {
         Self { reader, writer, abort: None, can_finish: true }
     }
 
-    /// Calls `abort` when the session ends by an error or by its close timeout, once: it should
-    /// make a blocked read of the read half return, and must not block for long. It isn't called
-    /// where both directions have ended by themselves.
+    /// Calls `abort` once when the session ends by an error or by its close timeout. `abort` should
+    /// make a blocked read of the read half return, and must not block for long. It isn't called if
+    /// both directions have ended by themselves.
     #[must_use]
     pub fn with_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
         self.abort = Some(Box::new(abort));
         self
     }
 
-    /// Says that the drop of the write half tells the peer nothing: a serial line goes on after
-    /// whoever used it, and so does a descriptor that others hold, too.
+    /// Declares that dropping the write half tells the peer nothing. This is so for a serial line,
+    /// which stays open without its user, and for a descriptor that other processes hold, too.
     ///
-    /// [`close`](crate::Session::close) then returns Ok as soon as everything was handed over and
-    /// flushed, which is less than it says elsewhere ([`Control::can_finish`]). The read half is
-    /// used on until it ends, or [`close_timeout`](crate::Config::close_timeout) has passed and it
-    /// returns once more. Without this, a close waits for an end that can't come, and says
+    /// Then [`close`](crate::Session::close) returns Ok as soon as everything was handed over and
+    /// flushed. That Ok promises less than over other transports ([`Control::can_finish`]). The
+    /// session goes on reading until the read half ends, or until
+    /// [`close_timeout`](crate::Config::close_timeout) has passed and the read returns once more.
+    ///
+    /// Without this call, a close waits for an end that can't come, and returns
     /// [`CloseIncomplete`](crate::Error::CloseIncomplete). [The
     /// manual](crate::manual::transports#a-serial-line) has the whole recipe.
     #[must_use]
@@ -97,13 +106,13 @@ impl<R, W> std::fmt::Debug for Pair<R, W> {
 }
 
 struct PairControl {
-    /// A leaf; taken out before it is called.
+    /// A leaf lock: no other lock is taken under it. The closure is taken out before it is called.
     abort: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     can_finish: bool,
 }
 
 impl Control for PairControl {
-    /// The writer thread drops the write half next, and that ends it.
+    /// Does nothing. The writer thread drops the write half next, and that ends the writing.
     fn finish_write(&self) -> io::Result<()> {
         Ok(())
     }

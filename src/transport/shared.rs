@@ -29,31 +29,33 @@ type Readiness = Box<dyn FnMut() -> io::Result<()> + Send>;
 type Hook = Box<dyn FnOnce() + Send>;
 type Finish<T> = Box<dyn FnMut(&mut T) -> io::Result<()> + Send>;
 
-/// So many times in a row a readiness closure may say at once that a read is worth trying, and the
-/// read finds nothing: a part of a TLS record is no plaintext yet, and the largest record comes in
-/// a dozen packets. Past that it is paused.
+/// Limit of successive reads that find nothing although the readiness closure said at once that a
+/// read is worth trying. Past the limit, the reads pause. A part of a TLS record gives no plaintext
+/// yet, and the largest record comes in a dozen packets.
 const READY_FOR_NOTHING: u32 = 16;
 
 /// Any `Read + Write + Send` object as a transport.
 ///
-/// For what can't be split: another TLS library's connection, a serial port. (For rustls there is
-/// `Tls`, with the feature `rustls`. Its reads and writes don't exclude each other.)
+/// This is for objects that can't be split, such as another TLS library's connection or a serial
+/// port. (For rustls there is `Tls`, with the feature `rustls`. Its reads and writes don't exclude
+/// each other.)
 ///
-/// Both its reads and its writes must return at once, or within a few milliseconds, with
-/// `WouldBlock` or `TimedOut` when there is nothing to do. **Non-blocking mode is the way to
-/// that**, as in the example: no call waits with the lock. Such a transport is asked again after a
-/// pause. It is 1 ms at first, doubles up to 40 ms while nothing is read or written, and falls back
-/// to 1 ms at the first byte either way. So what comes after a silence waits up to 40 ms to be
-/// noticed, and an answer about as long again as it took to come, but no more than 40 ms.
+/// The object's reads and writes must return at once or within a few milliseconds, with
+/// `WouldBlock` or `TimedOut` when there is nothing to do. **Use non-blocking mode for that**, as
+/// in the example. Then no call waits with the lock. A transport that could do nothing is asked
+/// again after a pause. The pause is 1 ms at first. It doubles up to 40 ms while nothing is read or
+/// written, and falls back to 1 ms at the first byte in either direction. So data that comes after
+/// a silence is noticed up to 40 ms late. An answer is noticed late by about the time that it took
+/// to come, but by at most 40 ms.
 ///
-/// Timeouts of a few milliseconds do as well, where there is no such mode, and have no such delay.
-/// But a read that waits for its timeout keeps the writer out meanwhile: bulk data over such a
-/// transport was measured at a fraction of the other's speed. Without either:
-/// - a read that blocks holds the lock, and nothing is written until it returns;
-/// - a write that blocks holds the lock, and when both directions are full, both ends wait for
-///   ever;
-/// - keepalive still ends such a session for its users, but its threads stay until the blocked call
-///   returns, unless [`on_abort`](Shared::on_abort) can make it.
+/// Where there is no non-blocking mode, timeouts of a few milliseconds work as well, without that
+/// delay. But a read that waits for its timeout keeps the writer out meanwhile. Bulk data over such
+/// a transport was measured at a fraction of the speed in non-blocking mode. Without either:
+///
+/// - A read that blocks holds the lock, and nothing is written until the read returns.
+/// - A write that blocks holds the lock. When both directions are full, both ends wait forever.
+/// - Keepalive still ends such a session for its users. But its threads stay until the blocked call
+///   returns, unless [`on_abort`](Shared::on_abort) can make it return.
 ///
 /// ```no_run
 /// use std::net::TcpStream;
@@ -65,7 +67,7 @@ const READY_FOR_NOTHING: u32 = 16;
 /// tcp.set_nodelay(true)?;
 /// let (mode, abort) = (tcp.try_clone()?, tcp.try_clone()?);
 /// let tls = handshake(tcp)?; // native-tls, openssl …
-/// mode.set_nonblocking(true)?; // after the handshake, which waits
+/// mode.set_nonblocking(true)?; // after the handshake, because that waits
 /// let transport = Shared::new(tls)
 ///     .on_finish(|tls| end(tls)) // sends close_notify
 ///     .on_abort(move || { let _ = abort.shutdown(std::net::Shutdown::Both); });
@@ -85,12 +87,14 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         Self { inner, readiness: None, finish: None, abort: None }
     }
 
-    /// Parks the reader outside the lock: `readiness` returns when a read is worth trying.
-    /// `WouldBlock`, `TimedOut` and `Interrupted` mean "not yet" and it is asked again; another
-    /// error ends the session. It has to return now and then (every few hundred milliseconds), or
-    /// to be ended by [`on_abort`](Self::on_abort). With TLS the first, and within a few
-    /// milliseconds: the connection may take input in while it writes, and that is looked for when
-    /// `readiness` returns.
+    /// Parks the reader outside the lock. `readiness` waits, and returns when a read is worth
+    /// trying.
+    ///
+    /// `WouldBlock`, `TimedOut` and `Interrupted` mean "not yet", and `readiness` is called again.
+    /// Another error ends the session. `readiness` must either return every few hundred
+    /// milliseconds, or be interrupted by [`on_abort`](Self::on_abort). With TLS it must return
+    /// within a few milliseconds. The connection may take input in while it writes, and only a read
+    /// after `readiness` finds that input.
     #[must_use]
     pub fn with_readiness(
         mut self,
@@ -100,9 +104,9 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         self
     }
 
-    /// Ends the writing direction, after the last write and flush: for TLS, send `close_notify`.
-    /// Called again when it says `WouldBlock` or `TimedOut`. Without it nothing is done, and the
-    /// peer sees the end when the transport is dropped.
+    /// Calls `finish` to end the writing direction, after the last write and flush. For TLS, send
+    /// `close_notify` in it. It is called again when it returns `WouldBlock` or `TimedOut`. Without
+    /// this, nothing is done, and the peer sees the end when the transport is dropped.
     #[must_use]
     pub fn on_finish(
         mut self,
@@ -112,7 +116,7 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         self
     }
 
-    /// Called once when the session ends, to interrupt what is blocked. Must not block.
+    /// Calls `abort` once when the session ends, to interrupt blocked calls. It must not block.
     #[must_use]
     pub fn on_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
         self.abort = Some(Box::new(abort));
@@ -132,7 +136,7 @@ impl<T> std::fmt::Debug for Shared<T> {
 struct Exclusive<T> {
     /// Guards the transport itself, for one read, write or flush at a time.
     inner: Mutex<T>,
-    /// There was a write since the last read began.
+    /// Whether there was a write since the last read began.
     wrote: AtomicBool,
     aborted: AtomicBool,
     pauses: Pauses,
@@ -183,8 +187,8 @@ impl<T> Exclusive<T> {
     }
 }
 
-/// Of a write that took nothing, `Ok(0)` means "not yet" too: rustls says so while its buffer is
-/// full. What has really ended says an error, or the end of its input.
+/// Makes `Ok(0)` of a write that accepted nothing a "not yet". rustls returns it while its buffer
+/// is full. A connection that has really ended returns an error, or the end of its input.
 fn taken(count: usize, offered: bool) -> io::Result<usize> {
     if count == 0 && offered { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
 }

@@ -1,8 +1,8 @@
 //! Sockets of the standard library as transports.
 //!
-//! Invariant: a session uses one file descriptor; both halves and the control share it.
-//! `shutdown(Both)` interrupts reads and writes that are blocked in other threads, which is what
-//! makes `abort` work.
+//! Invariant: a session uses one file descriptor, which both halves and the control share.
+//! `shutdown(Both)` interrupts reads and writes that are blocked in other threads. `abort` is built
+//! on that.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::{Control, Halves, Transport};
 
-/// Implements what `TcpStream` and `UnixStream` have in common.
+/// Implements the halves, which are the same for `TcpStream` and `UnixStream`.
 macro_rules! socket {
     ($stream:ty, $half:ident) => {
         struct $half(Arc<$stream>);
@@ -40,8 +40,8 @@ macro_rules! socket {
             }
         }
 
-        /// Blocking mode, and our timeouts instead of those that an earlier owner left behind; then
-        /// the halves.
+        /// Sets blocking mode, and our timeouts instead of those of an earlier owner. Returns the
+        /// halves.
         fn halves(stream: Arc<$stream>, control: impl Control + 'static) -> io::Result<Halves> {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
@@ -59,16 +59,16 @@ macro_rules! socket {
     };
 }
 
-/// How long a write waits for room at a time: short enough for a thread that takes the writer's
-/// turn and has a deadline, long enough to cost nothing. It is raised while the peer doesn't read:
-/// see `Halves`. (Timeouts and modes belong to the socket, so clones of it have them too.)
+/// Time limit of one write that waits for room. It is short enough for an inline write whose call
+/// has a deadline, and long enough to cost nothing. It is raised while the peer doesn't read (see
+/// `Halves`). Timeouts and modes belong to the socket, so its clones have them, too.
 ///
-/// Not on Windows, where a call that timed out leaves the socket in no defined state.
+/// There is no limit on Windows, where a call that timed out leaves the socket in no defined state.
 const WRITE_BOUND: Option<Duration> =
     if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
 
-/// `shutdown` says `NotConnected` when the peer has ended the connection already: then there is
-/// nothing left to end.
+/// Makes `NotConnected` a success. `shutdown` returns it if the peer has ended the connection
+/// already. Then there is nothing left to end.
 fn finish(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -93,7 +93,7 @@ mod tcp {
         }
 
         fn abort(&self) {
-            let _ = self.stream.shutdown(Shutdown::Both); // nothing is left to do where it fails
+            let _ = self.stream.shutdown(Shutdown::Both); // if it fails, nothing is left to do
         }
 
         fn local_addr(&self) -> Option<SocketAddr> {
@@ -105,11 +105,15 @@ mod tcp {
         }
     }
 
-    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as
-    /// it suits), sets the write timeout to 10 ms (up to a second while the peer doesn't read; not
-    /// on Windows; clones of the socket have these settings too), and sets `TCP_NODELAY`: frames
-    /// are gathered into large writes already, and Nagle's algorithm would only delay the small
-    /// ones.
+    /// Makes these settings. Clones of the socket have them, too.
+    ///
+    /// - Blocking mode is set.
+    /// - The read timeout is cleared. Later the session sets it to 10 ms and clears it again as
+    ///   needed.
+    /// - The write timeout is set to 10 ms, except on Windows. It rises to a second while the peer
+    ///   doesn't read.
+    /// - `TCP_NODELAY` is set. Frames are gathered into large writes already, so Nagle's algorithm
+    ///   would only delay the small ones.
     impl Transport for TcpStream {
         fn split(self) -> io::Result<Halves> {
             self.set_nodelay(true)?;
@@ -140,13 +144,16 @@ mod unix {
         }
 
         fn abort(&self) {
-            let _ = self.0.shutdown(Shutdown::Both); // nothing is left to do where it fails
+            let _ = self.0.shutdown(Shutdown::Both); // if it fails, nothing is left to do
         }
     }
 
-    /// Sets blocking mode, clears the read timeout (later it is set to 10 ms and cleared again, as
-    /// it suits), and sets the write timeout to 10 ms (up to a second while the peer doesn't read).
-    /// Clones of the socket have these settings too.
+    /// Makes these settings. Clones of the socket have them, too.
+    ///
+    /// - Blocking mode is set.
+    /// - The read timeout is cleared. Later the session sets it to 10 ms and clears it again as
+    ///   needed.
+    /// - The write timeout is set to 10 ms. It rises to a second while the peer doesn't read.
     impl Transport for UnixStream {
         fn split(self) -> io::Result<Halves> {
             let stream = Arc::new(self);

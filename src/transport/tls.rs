@@ -1,20 +1,20 @@
 //! TLS over any transport, by rustls, in both directions at once.
 //!
-//! rustls keeps one state for both directions, so it can't be split. Its calls never wait, though:
-//! what waits is the inner transport, and that splits. So each half of [`Tls`] has the inner half
-//! for itself, and shares rustls's state under a lock that is held around its calls alone:
+//! rustls keeps one state for both directions, so it can't be split. But its calls never wait. Only
+//! the inner transport waits, and that can be split. So each half of [`Tls`] has the inner half for
+//! itself. Both share rustls's state under a lock that is held only around rustls's calls:
 //!
 //! ```text
 //! reader: inner read ──▶ ciphertext ──▶ [lock: decrypt] ──▶ plaintext
 //! writer: plaintext ──▶ [lock: encrypt] ──▶ ciphertext ──▶ inner write
 //! ```
 //!
-//! What TLS wants sent in answer to what was read (new keys, alerts) is the writer's to send, and
-//! [`Control::wants_flush`](super::Control::wants_flush) is how it hears of that. [`link`] says
-//! which lock guards what.
+//! TLS makes answers to the input, such as new keys and alerts. The writer sends them.
+//! [`Control::wants_flush`](super::Control::wants_flush) tells it that there is an answer. [`link`]
+//! says which lock guards which state.
 //!
-//! Invariant: nothing outside of this directory sees a rustls connection once the handshake has
-//! begun, so that a rustls with halves of its own can take this one's place.
+//! Invariant: after the beginning of the handshake, no code outside of this directory sees a rustls
+//! connection. So a rustls with halves of its own can replace this one.
 
 use std::fmt;
 use std::io;
@@ -40,16 +40,17 @@ use outgoing::{TlsControl, TlsWriter};
 /// A TLS connection (rustls) over another transport, usually a `TcpStream`. Needs the feature
 /// `rustls`.
 ///
-/// It reads and writes at the same time: no direction ever waits for the other, also with both of
-/// them full. It is as interruptible as the transport below it, callers may read and write in
-/// place of the session's threads where that one allows it, and an end without TLS's own
-/// (`close_notify`) is an error, never a clean end.
+/// It reads and writes at the same time. No direction ever waits for the other, even if both are
+/// full. It is as interruptible as the transport below it. If that transport allows inline reads
+/// and writes, `Tls` allows them, too. An end without TLS's own end (`close_notify`) is an error,
+/// never a clean end.
 ///
-/// The cryptography is your choice, made in your own manifest:
+/// You choose the cryptography in your own manifest:
 ///
 /// ```toml
 /// gmux-rs = { version = "0.2", features = ["rustls"] }
-/// rustls = { version = "0.23", default-features = false, features = ["std", "ring"] } # or aws_lc_rs
+/// # "ring" or "aws_lc_rs":
+/// rustls = { version = "0.23", default-features = false, features = ["std", "ring"] }
 /// ```
 ///
 /// A client:
@@ -64,17 +65,18 @@ use outgoing::{TlsControl, TlsWriter};
 /// let mut roots = RootCertStore::empty(); // or those of the crate webpki-roots, or the system's
 /// # let ca: rustls::pki_types::CertificateDer = Vec::new().into();
 /// roots.add(ca).map_err(std::io::Error::other)?;
-/// let config = Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
+/// let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
 ///
 /// let name = "mux.example.com".try_into().map_err(std::io::Error::other)?;
-/// let connection = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
+/// let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
 /// let tcp = TcpStream::connect("mux.example.com:443")?;
 /// let tls = Tls::handshake(connection, tcp, Duration::from_secs(10))?;
 /// let session = Session::client(tls, Config::new())?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// A server does the handshake in the connection's own thread, so that a slow client delays nobody:
+/// A server does each handshake in the connection's own thread, so that a slow client doesn't delay
+/// others:
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -101,8 +103,8 @@ use outgoing::{TlsControl, TlsWriter};
 /// ```
 ///
 /// # Who the client is
-/// A server that asks for certificates, and a client that has one (`chain` is its certificate and
-/// those that vouch for it, `key` its private key):
+/// Here is a server that asks for certificates, and a client that has one. `chain` is an end's own
+/// certificate and the certificates that vouch for it. `key` is its private key.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -114,74 +116,80 @@ use outgoing::{TlsControl, TlsWriter};
 /// type Key = PrivateKeyDer<'static>;
 /// type Error = Box<dyn std::error::Error>;
 ///
-/// /// `clients` is who vouches for clients: a CA of your own, not those of the web.
+/// /// `clients` holds the CA that vouches for clients: one of your own, not those of the web.
 /// fn server(clients: RootCertStore, chain: Chain, key: Key) -> Result<ServerConfig, Error> {
 ///     let verifier = WebPkiClientVerifier::builder(Arc::new(clients)).build()?;
-///     Ok(ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?)
+///     let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+///     Ok(config.with_single_cert(chain, key)?)
 /// }
 ///
-/// /// `servers` is who vouches for the server.
+/// /// `servers` holds the CAs that vouch for the server.
 /// fn client(servers: RootCertStore, chain: Chain, key: Key) -> Result<ClientConfig, Error> {
-///     Ok(ClientConfig::builder().with_root_certificates(servers).with_client_auth_cert(chain, key)?)
+///     let config = ClientConfig::builder().with_root_certificates(servers);
+///     Ok(config.with_client_auth_cert(chain, key)?)
 /// }
 /// ```
 ///
-/// rustls checks who vouches for a client, not its name. The server looks at that in
-/// [`peer_certificates`](Self::peer_certificates). The example `tls` is a whole program of it, with
-/// certificates that it makes.
+/// rustls checks which CA vouches for a client, not the client's name. The server finds the name in
+/// [`peer_certificates`](Self::peer_certificates). The example `tls` is a whole program of this
+/// kind, with certificates that it makes itself.
 ///
 /// # The end of a connection
 /// [`Session::close`](crate::Session::close) sends `close_notify`, ends the writing of the
-/// transport below, and waits for the peer's. Where the peer's side ends without it, calls fail
-/// with an error that says so. Data and `close_notify` that have come before a failure are given
-/// out first.
+/// transport below, and waits for the peer's `close_notify`. If the peer's side ends without it,
+/// calls fail with an error that says so. Data and `close_notify` that came before a failure are
+/// delivered first.
 ///
-/// A client on TLS 1.3 has done its handshake before the server has looked at its certificate. That
-/// it was refused is then the error of the session: [`close_reason`](crate::Session::close_reason)
-/// and the calls that fail tell the server's alert, such as `CertificateRequired`.
+/// On TLS 1.3 a client finishes its handshake before the server has looked at the client's
+/// certificate. A refusal is then the error of the session.
+/// [`close_reason`](crate::Session::close_reason) and the calls that fail show the server's alert,
+/// such as `CertificateRequired`.
 ///
 /// # Limits
-/// - With TLS 1.2 the keys wear out (for AES-GCM after 2^24 records, 256 GiB of bulk data), and the
-///   session ends with an error that says so. TLS 1.3 makes new ones.
-/// - Early data (0-RTT) isn't sent; a server that has accepted some fails the handshake. It can be
-///   repeated by an attacker, so leave `max_early_data_size` at 0.
-/// - What waits to be written counts as handed over when it was encrypted: 16 KiB at a time, up to
-///   64 KiB while the transport below takes all at once. It is like a larger buffer of the
-///   system's.
+/// - With TLS 1.2 the keys wear out (for AES-GCM after 2^24 records, 256 GiB of bulk data). Then
+///   the session ends with an error that says so. TLS 1.3 makes new keys.
+/// - Early data (0-RTT) isn't sent. A server that has accepted early data fails the handshake. An
+///   attacker can repeat early data, so leave `max_early_data_size` at 0.
+/// - Data counts as handed over when it is encrypted, though it may still wait to be written. 16
+///   KiB are encrypted at a time, and up to 64 KiB while the transport below takes all at once.
+///   This works like a larger buffer of the system.
 /// - A `Tls` that is dropped without a session sends no `close_notify`.
-/// - A certificate that expires, or is revoked, while a session lives doesn't end it.
+/// - A certificate that expires or is revoked during a session doesn't end the session.
 pub struct Tls {
     done: Done,
 }
 
 impl Tls {
-    /// Does the handshake over `transport`, on this thread, in `timeout` at most, everything
-    /// included: a peer that sends a byte now and then doesn't make it longer. Then gives the
-    /// connection for a session.
+    /// Does the handshake over `transport` on the calling thread, and returns the connection for a
+    /// session. `timeout` limits the whole handshake. A peer that sends a byte now and then can't
+    /// prolong it.
     ///
-    /// `connection` is a `rustls::ClientConnection` or `ServerConnection`; it may have done its
+    /// `connection` is a `rustls::ClientConnection` or `ServerConnection`. It may have done its
     /// handshake before, over the same transport.
     ///
-    /// **Ok at a client doesn't mean that the server has taken its certificate.** With TLS 1.3 the
-    /// server looks at it after the client's handshake is done. Its first answer on a stream says
-    /// that it has; a refusal is the session's error, [later](Tls#the-end-of-a-connection).
+    /// **Ok at a client doesn't mean that the server has accepted its certificate.** With TLS 1.3
+    /// the server looks at the certificate after the client's handshake is done. The server's first
+    /// answer on a stream confirms it. A refusal is the session's error,
+    /// [later](Tls#the-end-of-a-connection).
     ///
-    /// The timeout can be kept where the transport can bound its reads and writes, as sockets can
-    /// (not on Windows), or is ended by its [`Control::abort`](super::Control::abort), which a
-    /// second thread calls then. Pipes have neither by themselves: see
+    /// The timeout holds in two cases. The transport can bound its reads and writes, as sockets can
+    /// (except on Windows). Or its [`Control::abort`](super::Control::abort) ends blocked calls.
+    /// Then a second thread calls it at the timeout. Pipes have neither by themselves. See
     /// [`Pair::with_abort`](super::Pair::with_abort).
     ///
     /// # Errors
-    /// All texts begin with "TLS handshake:". The transport has been aborted and dropped.
+    /// All texts begin with "TLS handshake:". After an error the transport has been aborted and
+    /// dropped.
+    ///
     /// - `TimedOut`: the timeout has passed.
-    /// - `InvalidData`: TLS failed at either end; the `source` is the `rustls::Error`, such as
-    ///   `InvalidCertificate` or, when the peer refused, `AlertReceived`. A fault that was found
-    ///   here is told to the peer by an alert, which takes up to a second within the timeout.
-    /// - `UnexpectedEof`: the peer ended the connection in the middle.
-    /// - Others are the transport's.
+    /// - `InvalidData`: TLS failed at either end. The `source` is the `rustls::Error`, such as
+    ///   `InvalidCertificate`, or `AlertReceived` if the peer refused. If this end found the fault,
+    ///   it tells the peer by an alert. That takes up to a second within the timeout.
+    /// - `UnexpectedEof`: the peer ended the connection during the handshake.
+    /// - Other kinds are errors of the transport.
     ///
     /// # Panics
-    /// With the transport: what it panics with goes on to the caller.
+    /// Panics if the transport panics, with the same payload.
     pub fn handshake(
         connection: impl Into<Connection>,
         transport: impl Transport,
@@ -190,18 +198,18 @@ impl Tls {
         Ok(Self { done: handshake::handshake(connection.into(), transport.split()?, timeout)? })
     }
 
-    /// The peer's certificates, its own first, as it sent them. A server has them only if it asked
-    /// for them ([as above](Tls#who-the-client-is)).
+    /// Returns the peer's certificates as it sent them, its own first. A server has them only if it
+    /// asked for them ([as above](Tls#who-the-client-is)).
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.done.tls.peer_certificates()
     }
 
-    /// The protocol that both ends agreed upon (ALPN), if there is one.
+    /// Returns the protocol that both ends agreed upon (ALPN), if there is one.
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.done.tls.alpn_protocol()
     }
 
-    /// The name that the client asked for (SNI); `None` at a client.
+    /// Returns the name that the client asked for (SNI), or `None` at a client.
     pub fn server_name(&self) -> Option<&str> {
         match &self.done.tls {
             Connection::Server(server) => server.server_name(),
@@ -209,21 +217,22 @@ impl Tls {
         }
     }
 
-    /// TLS 1.2 or 1.3.
+    /// Returns the version, TLS 1.2 or 1.3.
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.done.tls.protocol_version()
     }
 
-    /// The cipher suite that both ends agreed upon.
+    /// Returns the cipher suite that both ends agreed upon.
     pub fn cipher_suite(&self) -> Option<CipherSuite> {
         self.done.tls.negotiated_cipher_suite().map(|suite| suite.suite())
     }
 
-    /// Derives bytes that both ends alone can know, for a binding of what is above to this very
-    /// connection (RFC 5705). Fills `output`.
+    /// Derives bytes that only the two ends of this connection can know, and fills `output` with
+    /// them (RFC 5705). A protocol above can use them to bind itself to this connection.
     ///
     /// # Errors
-    /// `InvalidInput`: rustls refuses, since `output` is empty or the context too long.
+    /// Returns `InvalidInput` if rustls refuses, because `output` is empty or the context is too
+    /// long.
     pub fn export_keying_material(
         &self,
         output: &mut [u8],
@@ -234,12 +243,12 @@ impl Tls {
         exported.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
-    /// This end's address, if the transport below has one.
+    /// Returns this end's address, if the transport below has one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.done.control.local_addr()
     }
 
-    /// The peer's address, if the transport below has one.
+    /// Returns the peer's address, if the transport below has one.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.done.control.peer_addr()
     }

@@ -1,13 +1,16 @@
-//! The handshake: on the caller's thread, with a deadline for all of it.
+//! The handshake. It runs on the caller's thread, with one deadline for all of it.
 //!
-//! Where the inner transport can bound its reads and writes, each call is bounded by what remains.
-//! Otherwise a second thread, which lives as long as the handshake, aborts the transport at the
-//! deadline.
+//! If the inner transport can bound its reads and writes, each call is bounded by the remaining
+//! time. Otherwise a second thread, which lives as long as the handshake, aborts the transport at
+//! the deadline.
 //!
-//! Invariants: a handshake that failed has aborted the transport, and left no thread; `abort` is
-//! called once at most. The alert that tells the peer why gets some time to arrive ([`LINGER`]):
-//! the writing is ended, and what the peer still sends is read and thrown away, since a system
-//! that closes a socket with unread input resets the connection, which may purge the alert.
+//! # Invariants
+//! - A handshake that failed has aborted the transport and left no thread.
+//! - `abort` is called at most once.
+//!
+//! The alert that tells the peer the reason gets some time to arrive ([`LINGER`]). Meanwhile the
+//! writing is ended, and further input is read and thrown away. A system that closes a socket with
+//! unread input resets the connection, and the reset may purge the alert.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -25,21 +28,21 @@ use super::incoming::{Incoming, Room};
 use super::link::{Failure, is_not_yet};
 use super::outgoing::Outgoing;
 
-/// How long a failed handshake takes at most to tell the peer, within its deadline: some round
-/// trips of a long way.
+/// Time limit for telling the peer of a failed handshake, within the handshake's deadline. It is
+/// some round trips over a long distance.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How much input is thrown away meanwhile, in bytes: more than a peer sends that is in the middle
-/// of a handshake, little enough that one that sends for ever costs nothing.
+/// Limit of the input that is thrown away meanwhile, in bytes. It is more than a peer sends in the
+/// middle of a handshake. It is so little that a peer that sends without end costs nothing.
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// The longest that one inner read is bounded to.
+/// Longest bound of one inner read.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// How much of what comes is kept for an error, in bytes: what errors show.
+/// Number of the first input bytes that are kept for an error. Errors show no more.
 const FIRST: usize = 64;
 
-/// What a handshake leaves.
+/// The result of a handshake.
 pub(super) struct Done {
     pub(super) tls: Connection,
     pub(super) incoming: Incoming,
@@ -117,12 +120,13 @@ pub(super) fn handshake(tls: Connection, halves: Halves, timeout: Duration) -> i
     })
 }
 
-/// Whether the first that came may be a record of TLS, by its type.
+/// Returns whether the first bytes may be a record of TLS, by its type.
 fn is_tls(first: &[u8]) -> bool {
     matches!(first, [] | [20..=24, ..])
 }
 
-/// Runs `work`, and aborts the transport if that takes until `deadline`; returns whether it did.
+/// Runs `work`, and aborts the transport if `work` isn't done at `deadline`. Also returns whether
+/// it aborted.
 fn watched<T>(
     control: &dyn Control,
     deadline: Option<Instant>,
@@ -142,8 +146,8 @@ fn watched<T>(
         let watch =
             thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
         let result = work();
-        drop(over); // a panic does that, too
-        // An abort that panics has been called all the same.
+        drop(over); // a panic of `work` drops it, too
+        // An abort that panics was called nevertheless.
         (result, watch.is_ok_and(|watch| watch.join().unwrap_or(true)))
     })
 }
@@ -155,11 +159,11 @@ struct Hand {
     outgoing: Outgoing,
     bound_reads: Option<BoundReads>,
     deadline: Option<Instant>,
-    /// The first that came, at most [`FIRST`] bytes.
+    /// The first input, at most [`FIRST`] bytes.
     first: Vec<u8>,
 }
 
-/// What ends a handshake.
+/// The fault that ends a handshake.
 enum Fault {
     Tls(Failure),
     Io(io::Error),
@@ -172,7 +176,7 @@ impl From<io::Error> for Fault {
 }
 
 impl Hand {
-    /// Shakes hands, and leaves the transport as a session expects it.
+    /// Does the handshake, and leaves the transport in the state that a session expects.
     fn shake(&mut self) -> Result<(), Fault> {
         loop {
             self.send()?;
@@ -187,17 +191,17 @@ impl Hand {
         if let Connection::Server(server) = &mut self.tls
             && server.early_data().is_some()
         {
-            // Nobody would read it.
+            // No code would read it.
             return Err(Fault::Tls(Failure::Tls(rustls::Error::General(
                 "early data isn't supported".to_owned(),
             ))));
         }
-        // What came with the last of the handshake is for the session.
+        // Data that came with the end of the handshake is for the session.
         self.incoming.take_plaintext(&mut self.tls, &mut Room::new(&mut []));
         Ok(())
     }
 
-    /// Sends what TLS wants sent.
+    /// Sends the bytes that TLS wants to send.
     fn send(&mut self) -> Result<(), Fault> {
         self.outgoing.collect(&mut self.tls);
         if self.outgoing.is_empty() {
@@ -207,7 +211,7 @@ impl Hand {
         self.until_done(|hand| hand.outgoing.flush())
     }
 
-    /// Takes what has come, or waits for more.
+    /// Decrypts the ciphertext that has come, or waits for more.
     fn receive(&mut self) -> Result<(), Fault> {
         if !self.incoming.has_ciphertext() {
             self.until_done(|hand| {
@@ -225,7 +229,7 @@ impl Hand {
         }
     }
 
-    /// Bounds the next read by what remains of the time, where that can be done.
+    /// Bounds the next read by the remaining time, if the transport can bound reads.
     fn bound_read(&mut self) -> io::Result<()> {
         let Some(bound) = &mut self.bound_reads else { return Ok(()) };
         let left = self
@@ -242,7 +246,7 @@ impl Hand {
     fn until_done(&mut self, mut io: impl FnMut(&mut Self) -> io::Result<()>) -> Result<(), Fault> {
         let mut backoff = Backoff::default();
         loop {
-            // Also after what was done: a byte at a time is progress for ever.
+            // Check also after progress, because a byte at a time would be progress without end.
             if self.is_late() {
                 return Err(io::Error::from(io::ErrorKind::TimedOut).into());
             }
@@ -256,7 +260,7 @@ impl Hand {
         }
     }
 
-    /// Sends the alert that says why, and gives it time to arrive.
+    /// Sends the alert with the reason, and gives it time to arrive.
     fn say_why(&mut self, control: &dyn Control) {
         if !self.tls.wants_write() || self.send().is_err() || control.finish_write().is_err() {
             return;
@@ -277,19 +281,19 @@ impl Hand {
     }
 }
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 enum Unfinished {
     Tls(rustls::Error),
-    /// What came isn't TLS at all, and begins so.
+    /// The input isn't TLS at all. It begins with these bytes.
     Foreign(rustls::Error, Received),
     Io(io::Error),
     Ended,
-    /// The peer ended before anything came from it.
+    /// The peer ended the connection before any byte came from it.
     Mute,
     Late(Duration),
 }
 
-/// The text, since a `main` that returns an error shows that by `Debug`.
+/// Shows the text, because a `main` that returns an error prints it by `Debug`.
 impl fmt::Debug for Unfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")

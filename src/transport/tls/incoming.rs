@@ -1,12 +1,13 @@
-//! The reading half: takes ciphertext from the inner transport, and plaintext from rustls.
+//! The reading half. It takes ciphertext from the inner transport, and plaintext from rustls.
 //!
-//! A call reads the inner transport once at most, outside every lock; then it decrypts, under the
-//! connection's lock, as much as the caller has room for. It never writes: what TLS wants sent in
-//! answer is noted for the writing half ([`Link::set_owed`]).
+//! A call reads the inner transport at most once, outside of every lock. Then it decrypts as much
+//! as the caller has room for, under the connection's lock. It never writes. If TLS wants to send
+//! an answer, the call notes that for the writing half ([`Link::set_owed`]).
 //!
-//! Invariants: bytes are given out before the ending is told; after a failure nothing more is
-//! decrypted; `spilled` holds the plaintext of one decryption at most, which is what fits rustls's
-//! own buffer.
+//! # Invariants
+//! - All bytes are given out before the ending is reported.
+//! - After a failure nothing more is decrypted.
+//! - `spilled` holds the plaintext of at most one decryption, which fits rustls's own buffer.
 
 use std::io::{self, IoSliceMut, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,38 +18,40 @@ use rustls::Connection;
 
 use super::link::{Failure, Link};
 
-/// How much ciphertext is read at a time, in bytes, while little comes: a session's window of small
-/// frames isn't larger, and every idle connection keeps this.
+/// Size of a read of ciphertext while little comes, in bytes. Every idle connection keeps a buffer
+/// of this size. It is half of a session's read buffer for small frames.
 const SMALLEST: usize = 8 * 1024;
 
-/// The same while much comes: four full records, with what encryption adds to each.
+/// Size of a read of ciphertext while much comes, in bytes: four full records, with the bytes that
+/// encryption adds to each.
 const LARGEST: usize = 4 * (16 * 1024 + 256);
 
-/// How much plaintext comes from one lock of the connection, in bytes: about one record.
+/// Plaintext that is taken under one lock of the connection, in bytes: about one record.
 const ENOUGH: usize = 16 * 1024;
 
-/// How long a failure waits for the alert that tells it to the peer. The writer thread is woken for
-/// that, and takes far less, unless the transport is full.
+/// Time limit for which a failure waits until the alert for the peer is sent. The writer thread is
+/// woken to send it, and needs far less time, unless the transport is full.
 const ALERT_TIME: Duration = Duration::from_millis(100);
 
-/// How the input has ended.
+/// The end of the input.
 #[derive(Debug)]
 enum Ending {
-    /// By `close_notify`.
+    /// The input ended by `close_notify`.
     Clean,
+    /// The input failed. Until this time the failure waits for the alert to be sent.
     Failed(Failure, Instant),
 }
 
-/// The inner read half, and what lies between it and the caller.
+/// The inner read half, and the bytes between it and the caller.
 pub(super) struct Incoming {
     inner: Box<dyn Read + Send>,
-    /// Ciphertext that rustls hasn't taken is `start..end`.
+    /// `start..end` of this is ciphertext that rustls hasn't taken.
     ciphertext: Vec<u8>,
     start: usize,
     end: usize,
-    /// How much to read next.
+    /// Size of the next read, in bytes.
     size: usize,
-    /// Plaintext that a caller had no room for; `given` bytes of it were given out since.
+    /// Plaintext for which a caller had no room. `given` bytes of it were given out since.
     spilled: Vec<u8>,
     given: usize,
     ending: Option<Ending>,
@@ -68,13 +71,13 @@ impl Incoming {
         }
     }
 
-    /// One read of the inner transport, when rustls has taken all that was read before.
+    /// Does one read of the inner transport. Called when rustls has taken all earlier bytes.
     ///
     /// # Errors
-    /// The inner transport's.
+    /// Returns the inner transport's error.
     pub(super) fn fill(&mut self) -> io::Result<()> {
         if self.ciphertext.len() != self.size {
-            // What came before is of no interest: another buffer is cheaper than moving it.
+            // The old content isn't needed, so a new buffer is cheaper than a resized one.
             self.ciphertext = vec![0; self.size];
         }
         let n = self.inner.read(&mut self.ciphertext)?.min(self.size);
@@ -85,7 +88,7 @@ impl Incoming {
         } else if n < self.size / 4 {
             self.size = (self.size / 2).max(SMALLEST);
             if self.spilled.is_empty() {
-                self.spilled = Vec::new(); // a burst's
+                self.spilled = Vec::new(); // give back the memory of a burst
             }
         }
         if n == 0 && self.ending.is_none() {
@@ -94,17 +97,17 @@ impl Incoming {
         Ok(())
     }
 
-    /// What was read and rustls hasn't taken.
+    /// Returns the bytes that were read and that rustls hasn't taken.
     pub(super) fn waiting(&self) -> &[u8] {
         self.ciphertext.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Whether rustls hasn't taken all that was read.
+    /// Returns whether there are read bytes that rustls hasn't taken.
     pub(super) fn has_ciphertext(&self) -> bool {
         self.start < self.end
     }
 
-    /// Lets rustls have what was read, until `is_enough`.
+    /// Passes the read bytes to rustls until `is_enough` returns true.
     pub(super) fn decrypt(
         &mut self,
         tls: &mut Connection,
@@ -113,7 +116,7 @@ impl Incoming {
     ) {
         while self.has_ciphertext() && self.ending.is_none() && !is_enough(tls, out) {
             match tls.read_tls(&mut &self.ciphertext[self.start..self.end]) {
-                Ok(0) => return self.fail(Failure::Cut), // it takes nothing: not seen to happen
+                Ok(0) => return self.fail(Failure::Cut), // never seen: rustls takes nothing
                 Ok(n) => self.start = (self.start + n).min(self.end),
                 Err(error) => {
                     return self.fail(Failure::Tls(rustls::Error::General(error.to_string())));
@@ -124,7 +127,7 @@ impl Incoming {
             match state {
                 Ok(state) if state.peer_has_closed() => {
                     self.ending = Some(Ending::Clean);
-                    self.start = self.end; // whatever follows is to be ignored
+                    self.start = self.end; // ignore the bytes behind the end
                 }
                 Ok(_) => {}
                 Err(error) => self.fail(Failure::Tls(error)),
@@ -132,13 +135,14 @@ impl Incoming {
         }
     }
 
-    /// Takes all plaintext from rustls: to the caller while there is room, then to `spilled`.
+    /// Takes all plaintext from rustls. It goes to the caller while there is room, then to
+    /// `spilled`.
     pub(super) fn take_plaintext(&mut self, tls: &mut Connection, out: &mut Room<'_, '_>) {
         let mut reader = tls.reader();
         while let Some(room) = out.next() {
             match reader.read(room) {
                 Ok(n @ 1..) => out.filled(n),
-                _ => return, // nothing is there; the ending is known elsewhere
+                _ => return, // there is no plaintext, and the ending is noted elsewhere
             }
         }
         let mut end = self.spilled.len();
@@ -151,12 +155,12 @@ impl Incoming {
         }
         self.spilled.truncate(end);
         if end == 0 {
-            // nothing was there: an idle connection doesn't keep the room
+            // There was no plaintext. An idle connection doesn't keep the memory.
             self.spilled = Vec::new();
         }
     }
 
-    /// Gives out what was spilled.
+    /// Gives out spilled plaintext.
     fn give_out(&mut self, out: &mut Room<'_, '_>) {
         while self.given < self.spilled.len()
             && let Some(room) = out.next()
@@ -177,7 +181,7 @@ impl Incoming {
         self.ending = Some(Ending::Failed(failure, Instant::now() + ALERT_TIME));
     }
 
-    /// What it failed with.
+    /// Returns the failure of the input, if it failed.
     pub(super) fn failure(&self) -> Option<&Failure> {
         match &self.ending {
             Some(Ending::Failed(failure, _)) => Some(failure),
@@ -185,33 +189,35 @@ impl Incoming {
         }
     }
 
-    /// Throws away what comes, for one read.
+    /// Reads once and throws the bytes away.
     ///
     /// # Errors
-    /// The inner transport's.
+    /// Returns the inner transport's error.
     pub(super) fn discard(&mut self) -> io::Result<usize> {
         self.inner.read(&mut self.ciphertext)
     }
 }
 
-/// rustls takes what it was given. After this end's `close_notify` a record that is wrong meets an
-/// assertion of rustls's debug builds: it has sent an alert already. That is no panic of the
-/// program's.
+/// Lets rustls process the bytes that it was given. A panic becomes an error. In rustls's debug
+/// builds a wrong record after this end's `close_notify` fails an assertion, because rustls has
+/// sent an alert already. That is no panic of the program.
 fn process(tls: &mut Connection) -> Result<rustls::IoState, rustls::Error> {
     let processed = catch_unwind(AssertUnwindSafe(|| tls.process_new_packets()));
     processed
         .unwrap_or_else(|_| Err(rustls::Error::General("rustls panicked at what came".to_owned())))
 }
 
-/// The step by which spilled plaintext grows, in bytes: one record's.
+/// Step by which spilled plaintext grows, in bytes: one record.
 const SPILL_STEP: usize = 16 * 1024;
 
-/// A caller's buffers, and how much of them is filled.
+/// A caller's buffers, and the number of their bytes that are filled.
 pub(super) struct Room<'a, 'b> {
     bufs: &'a mut [IoSliceMut<'b>],
-    /// The buffer that isn't full yet, and how much of it is.
+    /// Index of the first buffer that isn't full.
     at: usize,
+    /// Bytes of that buffer that are filled.
     within: usize,
+    /// Bytes of all buffers that are filled.
     total: usize,
 }
 
@@ -222,17 +228,17 @@ impl<'a, 'b> Room<'a, 'b> {
         room
     }
 
-    /// Whether there is room left.
+    /// Returns whether there is room left.
     fn is_open(&self) -> bool {
         self.at < self.bufs.len()
     }
 
-    /// The next part that isn't filled.
+    /// Returns the next part that isn't filled.
     fn next(&mut self) -> Option<&mut [u8]> {
         self.bufs.get_mut(self.at).and_then(|buf| buf.get_mut(self.within..))
     }
 
-    /// `n` bytes of that part are filled.
+    /// Notes that `n` bytes of that part are filled.
     fn filled(&mut self, n: usize) {
         self.total += n;
         self.within += n;
@@ -254,7 +260,7 @@ impl TlsReader {
         Self { link, incoming }
     }
 
-    /// Decrypts what was read, and notes what TLS wants sent in answer.
+    /// Decrypts the read bytes, and notes whether TLS wants to send an answer.
     fn decrypt(&mut self, out: &mut Room<'_, '_>) {
         let mut guarded = self.link.connection.lock();
         let before = out.total;
@@ -303,8 +309,8 @@ impl Read for TlsReader {
                 self.incoming.fill()?;
             }
         }
-        // A part of a record came, or one that brings no data. The session's own threads look at
-        // what else there is to do, and come back at once.
+        // Only a part of a record came, or a record without data. The session's own threads check
+        // their other work, and read again at once.
         Err(io::ErrorKind::Interrupted.into())
     }
 }

@@ -1,10 +1,13 @@
-//! What both halves of a TLS connection and its control share: rustls's state, and the way out.
+//! The state that both halves of a TLS connection and its control share: rustls's state, and the
+//! way out (the inner write half with its ciphertext).
 //!
-//! Invariants: the connection's lock is held around calls of rustls alone, never across the inner
-//! transport's reads, writes or flushes. The way out is locked across inner writes and flushes, by
-//! who writes; **who reads never takes it**, so a writer that is stuck in a full transport keeps
-//! nobody from reading. Lock order: `outgoing`, then `connection`. `abort` and `wants_flush` take
-//! neither.
+//! # Invariants
+//! - The connection's lock is held only around calls of rustls, never across the inner transport's
+//!   reads, writes or flushes.
+//! - The writing thread holds the lock of the way out across inner writes and flushes. **The
+//!   reading thread never takes that lock**, so a write that is stuck in a full transport doesn't
+//!   keep it from reading.
+//! - Lock order: `outgoing`, then `connection`. `abort` and `wants_flush` take neither.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -17,45 +20,49 @@ use rustls::Connection;
 use super::super::Control;
 use super::outgoing::Outgoing;
 
+/// The state that both halves and the control share.
 pub(super) struct Link {
-    /// Guards rustls's state. Who waits for it waits for the encryption or decryption of one
-    /// buffer.
+    /// Guards rustls's state. A thread that waits for it waits for the encryption or decryption of
+    /// one buffer.
     pub(super) connection: Mutex<Guarded>,
-    /// Guards the order on the wire: the inner write half, and the ciphertext that it hasn't taken.
+    /// Guards the order on the wire, that is, the inner write half and the ciphertext that it
+    /// hasn't taken.
     pub(super) outgoing: Mutex<Outgoing>,
-    /// rustls has something to send that nobody has collected. Changes under `connection`'s lock.
+    /// Whether rustls has bytes to send that aren't collected yet. Changes under `connection`'s
+    /// lock.
     owed: AtomicBool,
-    /// Ciphertext was collected, and the inner write half hasn't taken all of it. Changes under
+    /// Whether the inner write half hasn't taken all collected ciphertext. Changes under
     /// `outgoing`'s lock.
     unsent: AtomicBool,
     aborted: AtomicBool,
     pub(super) inner: Box<dyn Control>,
 }
 
-/// What the connection's lock guards.
+/// The state that the connection's lock guards.
 pub(super) struct Guarded {
     pub(super) tls: Connection,
-    /// What TLS failed with, once the reading half has found that.
+    /// The failure of TLS, once the reading half has found it.
     pub(super) failure: Option<Failure>,
-    /// The peer's `close_notify` has come.
+    /// Whether the peer's `close_notify` has come.
     pub(super) peer_closed: bool,
-    /// This end's `close_notify` was made: nothing may follow it.
+    /// Whether this end's `close_notify` was made. Nothing may follow it.
     pub(super) finished: bool,
-    /// Answers to requests for new keys that were made ready with no data since.
+    /// Number of answers to requests for new keys that were made ready since the last data.
     pub(super) answers: u8,
 }
 
-/// So many answers to requests for new keys leave by themselves with no data between them. rustls
-/// and BoringSSL end a connection at 33 changes of keys in a row, whoever has asked for them.
+/// Limit of answers to requests for new keys that are sent with no data between them. rustls and
+/// BoringSSL end a connection at 33 changes of keys in a row, whichever end has asked for them.
 const MOST_ANSWERS: u8 = 20;
 
 impl Guarded {
-    /// Makes rustls's answer to a request for new keys ready to be collected. rustls keeps it back
-    /// until something is written, so this is a write of nothing. After [`MOST_ANSWERS`] it is left
-    /// there, one for all further requests, and goes before the next data: TLS asks for no more.
+    /// Makes rustls's answer to a request for new keys ready to be collected. rustls keeps the
+    /// answer back until data is written, so this writes 0 bytes. After [`MOST_ANSWERS`] the answer
+    /// stays in rustls, one for all further requests, and goes out before the next data. TLS
+    /// demands no more.
     pub(super) fn answer(&mut self) {
-        // While nothing else waits alone, so that a peer that asks again and again, and doesn't
-        // read, can't pile answers up.
+        // Only if rustls has nothing else to send. Otherwise a peer that asks again and again, and
+        // doesn't read, could pile up answers.
         if self.finished || self.answers >= MOST_ANSWERS || self.tls.wants_write() {
             return;
         }
@@ -83,26 +90,26 @@ impl Link {
         }
     }
 
-    /// Whether rustls has something to send that nobody has collected.
+    /// Returns whether rustls has bytes to send that aren't collected yet.
     pub(super) fn owes(&self) -> bool {
         self.owed.load(SeqCst)
     }
 
-    /// The caller has the connection, and knows whether rustls has something to send.
+    /// Notes whether rustls has bytes to send. The caller holds `connection`'s lock.
     pub(super) fn set_owed(&self, owed: bool) {
         if self.owes() != owed {
             self.owed.store(owed, SeqCst);
         }
     }
 
-    /// The caller has the way out, and knows whether all of it was taken.
+    /// Notes whether ciphertext is left. The caller holds `outgoing`'s lock.
     pub(super) fn set_unsent(&self, unsent: bool) {
         if self.unsent.load(SeqCst) != unsent {
             self.unsent.store(unsent, SeqCst);
         }
     }
 
-    /// Whether an answer may still be on its way out of here.
+    /// Returns whether an answer may not have been handed to the inner transport yet.
     pub(super) fn has_answers(&self) -> bool {
         self.owes() || self.unsent.load(SeqCst)
     }
@@ -117,18 +124,18 @@ impl Link {
     }
 }
 
-/// How a TLS connection failed.
+/// The failure of a TLS connection.
 #[derive(Clone)]
 pub(super) enum Failure {
-    /// rustls says so, or its peer did by an alert.
+    /// rustls found an error, or the peer reported one by an alert.
     Tls(rustls::Error),
     /// The inner transport ended without `close_notify`.
     Cut,
-    /// TLS 1.2 has no new keys for a connection that has sent so much.
+    /// The connection has sent as much as its keys allow, and TLS 1.2 makes no new keys.
     WornOut,
 }
 
-/// The text, since a `main` that returns an error shows that by `Debug`.
+/// Shows the text, because a `main` that returns an error prints it by `Debug`.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
@@ -172,7 +179,7 @@ impl From<Failure> for io::Error {
     }
 }
 
-/// Whether a failed call is to be tried again.
+/// Returns whether a failed call is to be tried again.
 pub(super) fn is_not_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),

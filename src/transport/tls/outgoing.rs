@@ -1,14 +1,15 @@
-//! The writing half: encrypts, and hands the ciphertext to the inner transport in the order in
-//! which it was made.
+//! The writing half. It encrypts, and hands the ciphertext to the inner transport in the order in
+//! which the ciphertext was made.
 //!
-//! A write sends first what is left of the one before. Then it encrypts as much as
-//! [`Outgoing::unit`] says, under the connection's lock, lets that go, and writes. What the inner
-//! transport doesn't take stays here, and goes first the next time: it is like a larger buffer of
-//! the system's.
+//! A write first sends the ciphertext that the write before it has left. Then it encrypts as much
+//! as [`Outgoing::unit`] says, under the connection's lock. It releases that lock and writes.
+//! Ciphertext that the inner transport doesn't take stays here, and is sent first by the next
+//! write. This works like a larger buffer of the system.
 //!
-//! Invariants: a write that returns an error has taken nothing that will not fail for ever after;
-//! ciphertext is collected from rustls only while the way out is locked, so its order here is the
-//! order of its records.
+//! # Invariants
+//! - If a write returns an error, it has accepted no byte, or the connection fails permanently.
+//! - Ciphertext is collected from rustls only while the way out is locked. So its order here is the
+//!   order of its records.
 
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
@@ -19,37 +20,38 @@ use rustls::Connection;
 use super::super::{Backoff, Control};
 use super::link::{Failure, Guarded, Link, is_not_yet};
 
-/// How much plaintext is encrypted for one write, in bytes, after the inner transport didn't take
-/// all: one record, so that on a slow link what was accepted and what was sent are close together.
+/// Plaintext that one write encrypts after the inner transport didn't take all, in bytes: one
+/// record. So on a slow link the amounts that were accepted and sent are close together.
 const SMALLEST: usize = 16 * 1024;
 
-/// The same while it takes all: enough that system calls don't count. The connection is locked for
-/// one record at a time, so that a reader that waits for it waits some microseconds.
+/// Plaintext that one write encrypts while the inner transport takes all, in bytes. It is so much
+/// that system calls don't count. The connection is locked for one record at a time, so a reader
+/// that waits for it waits some microseconds.
 const LARGEST: usize = 64 * 1024;
 
-/// How many buffers one record is made of at most.
+/// Largest number of buffers from which one record is made.
 const PIECE_SLICES: usize = 32;
 
-/// How long one call goes on writing to a transport that takes piece after piece: as long as
-/// [`Halves::bounded_writes`](crate::transport::Halves) allows.
+/// Time limit of one call that writes to a transport that takes piece after piece. It is the time
+/// that [`Halves::bounded_writes`](crate::transport::Halves) allows.
 const BOUND: Duration = Duration::from_millis(10);
 
-/// How long an inner write error waits for the reading half to find what it means: a peer that
-/// refuses says so by an alert and ends the connection, and the alert is the better answer.
+/// Time for which an inner write error waits until the reading half finds its reason. A peer that
+/// refuses sends an alert and ends the connection. The alert is the better error.
 const VERDICT_TIME: Duration = Duration::from_millis(250);
 
 /// The inner write half, and the ciphertext that it hasn't taken.
 pub(super) struct Outgoing {
-    /// Gone when the writing half was dropped.
+    /// `None` when the writing half was dropped.
     inner: Option<Box<dyn Write + Send>>,
     ciphertext: Vec<u8>,
-    /// So much of that was taken.
+    /// Bytes of `ciphertext` that the inner transport has taken.
     sent: usize,
-    /// How much to encrypt at a time.
+    /// Plaintext to encrypt at a time, in bytes.
     unit: usize,
-    /// The most ciphertext that there was since the last flush.
+    /// Largest length of `ciphertext` since the last flush.
     most: usize,
-    /// The inner transport failed, and when. The error is told once.
+    /// The time at which the inner transport failed, and its error, which is returned once.
     broken: Option<(Instant, Option<io::Error>)>,
 }
 
@@ -65,13 +67,13 @@ impl Outgoing {
         }
     }
 
-    /// Takes what rustls wants sent.
+    /// Collects the bytes that rustls wants to send.
     pub(super) fn collect(&mut self, tls: &mut Connection) {
         while tls.wants_write() && tls.write_tls(&mut self.ciphertext).is_ok_and(|n| n > 0) {}
         self.most = self.most.max(self.ciphertext.len());
     }
 
-    /// Whether all was taken.
+    /// Returns whether the inner transport has taken all ciphertext.
     pub(super) fn is_empty(&self) -> bool {
         self.sent == self.ciphertext.len()
     }
@@ -80,11 +82,12 @@ impl Outgoing {
         self.inner.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Writes what was collected, as much as the inner transport takes in one call's time.
+    /// Writes the collected ciphertext, as much as the inner transport takes in one call's time.
     ///
     /// # Errors
-    /// `WouldBlock` or `TimedOut` if nothing was taken, `Interrupted` if not all was; the inner
-    /// transport's, `WriteZero` if it says that it took nothing.
+    /// Returns `WouldBlock` or `TimedOut` if the inner transport took nothing, and `Interrupted` if
+    /// it took a part. Otherwise returns the inner transport's error, or `WriteZero` if it reports
+    /// that it took nothing.
     pub(super) fn push(&mut self) -> io::Result<()> {
         let mut started = None;
         while self.sent < self.ciphertext.len() {
@@ -113,11 +116,11 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Flushes the inner transport. Memory that a burst needed is given back when less was enough
+    /// Flushes the inner transport. Gives back the memory of a burst, if less memory was enough
     /// since the last flush.
     ///
     /// # Errors
-    /// The inner transport's.
+    /// Returns the inner transport's error.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.inner()?.flush()?;
         if self.ciphertext.is_empty() && self.most < self.ciphertext.capacity() / 4 {
@@ -127,7 +130,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Encrypts a piece of `bufs` from byte `from` on, a record's worth; returns how much.
+    /// Encrypts one record of `bufs` from byte `from` on. Returns the number of bytes encrypted.
     fn encrypt(
         &mut self,
         tls: &mut Connection,
@@ -153,8 +156,8 @@ impl Outgoing {
         let taken = tls.writer().write_vectored(&slices[..count])?;
         self.collect(tls);
         if self.ciphertext.len() - before < taken || has_alert(&self.ciphertext[before..]) {
-            // rustls dropped it without a word, and made a close_notify, which would say that all
-            // is well.
+            // rustls dropped the data without an error, and made a close_notify. Sent to the peer,
+            // that would mean that all is well.
             self.ciphertext.truncate(before);
             return Err(Failure::WornOut.into());
         }
@@ -166,7 +169,7 @@ impl Outgoing {
 }
 
 impl Link {
-    /// Sends what is left, and what TLS wants sent.
+    /// Sends the ciphertext that is left.
     fn push(&self, outgoing: &mut Outgoing) -> io::Result<()> {
         if outgoing.broken.is_some() {
             return Err(self.broken(outgoing));
@@ -176,7 +179,7 @@ impl Link {
         self.judge(outgoing, pushed)
     }
 
-    /// Lets an error that isn't "not yet" wait for what the reading half finds.
+    /// Lets an error that isn't "not yet" wait until the reading half finds its reason.
     fn judge(&self, outgoing: &mut Outgoing, result: io::Result<()>) -> io::Result<()> {
         match result {
             Err(error) if !is_not_yet(&error) => {
@@ -187,7 +190,7 @@ impl Link {
         }
     }
 
-    /// The inner transport failed: what to say of it now.
+    /// Returns the present error, after the inner transport has failed.
     fn broken(&self, outgoing: &mut Outgoing) -> io::Error {
         if let Some(failure) = self.connection.lock().failure.clone() {
             return failure.into();
@@ -201,23 +204,23 @@ impl Link {
         }
     }
 
-    /// Takes what rustls wants sent; the caller has both locks. `unsent` is set before `owed` is
-    /// cleared, so that an answer is always seen in one of them.
+    /// Collects the bytes that rustls wants to send. The caller holds both locks. `unsent` is set
+    /// before `owed` is cleared, so that an answer is always seen in one of them.
     fn collect(&self, outgoing: &mut Outgoing, guarded: &mut Guarded) {
         outgoing.collect(&mut guarded.tls);
         self.set_unsent(!outgoing.is_empty());
         self.set_owed(false);
     }
 
-    /// Sends all that there is, and flushes.
+    /// Sends all bytes, and flushes.
     fn flush(&self) -> io::Result<()> {
         let mut outgoing = self.outgoing.lock();
-        // What is left goes before more is collected: a peer that makes answers necessary and
-        // doesn't read can't make them pile up here.
+        // Send the rest before collecting more. A peer that makes answers necessary and doesn't
+        // read must not make them pile up here.
         self.push(&mut outgoing)?;
         let mut guarded = self.connection.lock();
         outgoing.collect(&mut guarded.tls);
-        // Another request may have come while the answer to the one before wasn't collected.
+        // Another request may have come while the previous answer wasn't collected.
         guarded.answer();
         self.collect(&mut outgoing, &mut guarded);
         drop(guarded);
@@ -228,7 +231,7 @@ impl Link {
 }
 
 impl Link {
-    /// [`flush`](Self::flush), until all is done, or the connection was aborted.
+    /// Repeats [`flush`](Self::flush) until all is sent, or the connection was aborted.
     fn flush_all(&self) -> io::Result<()> {
         let mut backoff = Backoff::default();
         loop {
@@ -245,8 +248,8 @@ impl Link {
     }
 }
 
-/// Whether there is an alert among whole records that were made by a write. Of TLS 1.3 no types can
-/// be seen, and none is needed: it makes new keys.
+/// Returns whether there is an alert among the whole records that a write has made. Record types of
+/// TLS 1.3 can't be seen. They needn't be, because TLS 1.3 makes new keys.
 fn has_alert(mut records: &[u8]) -> bool {
     const ALERT: u8 = 21;
     while let [kind, _, _, high, low, rest @ ..] = records {
@@ -258,7 +261,7 @@ fn has_alert(mut records: &[u8]) -> bool {
     false
 }
 
-/// Whether an error says that the peer's end of the connection isn't there any more.
+/// Returns whether an error means that the peer's end of the connection no longer exists.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
@@ -296,13 +299,14 @@ impl Write for TlsWriter {
                         guarded.answers = 0;
                     }
                 }
-                // What was encrypted is on its way: it mustn't be offered again. An error is met
-                // again.
+                // The encrypted bytes are accepted and mustn't be offered again. The next write
+                // meets the error again.
                 Err(_) if so_far > 0 => break Ok(so_far),
                 Err(error) => break Err(error),
             }
         };
-        // What it doesn't take goes first the next time. Where TLS failed, this is its alert.
+        // The next write first sends the bytes that the transport doesn't take now. If TLS failed,
+        // this sends its alert.
         match link.push(&mut outgoing) {
             Err(error) if !is_not_yet(&error) => Err(error),
             _ => taken,
@@ -315,18 +319,19 @@ impl Write for TlsWriter {
 }
 
 impl Drop for TlsWriter {
-    /// The inner write half goes with it: for some transports that is what ends the writing.
+    /// Drops the inner write half, too. For some transports that drop ends the writing.
     fn drop(&mut self) {
         let inner = self.0.outgoing.lock().inner.take();
         drop(inner);
     }
 }
 
-/// The control of both.
+/// The control of both halves.
 pub(super) struct TlsControl(pub(super) Arc<Link>);
 
 impl Control for TlsControl {
-    /// Sends what is left, then `close_notify`, then ends the inner transport's writing.
+    /// Sends the bytes that are left, then `close_notify`. Then it ends the inner transport's
+    /// writing.
     fn finish_write(&self) -> io::Result<()> {
         let link = &*self.0;
         link.flush_all()?;
@@ -335,7 +340,7 @@ impl Control for TlsControl {
         guarded.finished = true;
         drop(guarded);
         match link.flush_all() {
-            // A peer that has said its own needn't be there any more.
+            // A peer that has sent its own close_notify may be gone.
             Err(error) if is_gone(&error) && link.connection.lock().peer_closed => {}
             other => other?,
         }
