@@ -6,16 +6,17 @@
 //!   connection takes them.
 //! - If the start fails, connections that it has touched have their previous timeouts again.
 
-use std::fmt;
 use std::io;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
 mod duplex;
+mod outcome;
 mod pump;
 
 pub use duplex::Duplex;
+pub use outcome::{Copied, CopyError, Fault, Side};
 use pump::{LOOK, Pumps, SHORTEST};
 
 /// Copies from `a` to `b` and from `b` to `a` until both directions have ended. Returns the number
@@ -312,101 +313,5 @@ impl Drop for Timeouts<'_> {
         if let Ok(timeout) = self.write {
             let _ = self.end.set_write_timeout(timeout);
         }
-    }
-}
-
-/// The number of bytes that were copied in each direction. These are the bytes that the written
-/// connection has accepted. As with any write, only the peer's application can confirm more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Copied {
-    /// Bytes that were read from `a` and written to `b`.
-    pub a_to_b: u64,
-    /// Bytes that were read from `b` and written to `a`.
-    pub b_to_a: u64,
-}
-
-/// One of the two connections of a copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The first argument.
-    A,
-    /// The second argument.
-    B,
-}
-
-impl Side {
-    fn of(end: usize) -> Self {
-        if end == 0 { Self::A } else { Self::B }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::A => "a",
-            Self::B => "b",
-        })
-    }
-}
-
-/// The operation of a copy that failed first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The copy didn't begin.
-    Start,
-    /// Reading this connection.
-    Read(Side),
-    /// Writing to this connection, or ending its writing.
-    Write(Side),
-    /// The idle timeout passed.
-    Idle,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Start => f.write_str("it did not begin"),
-            Self::Read(side) => write!(f, "reading {side} failed"),
-            Self::Write(side) => write!(f, "writing to {side} failed"),
-            Self::Idle => f.write_str("it was idle"),
-        }
-    }
-}
-
-/// The failure of a copy: the operation that failed first, its error, and the bytes that were
-/// copied nevertheless.
-///
-/// An effect of the copy's own actions after that failure is never reported.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "copy: {fault} after {} bytes from a to b and {} from b to a: {source}",
-    .copied.a_to_b,
-    .copied.b_to_a
-)]
-#[non_exhaustive]
-pub struct CopyError {
-    /// The operation that failed.
-    pub fault: Fault,
-    /// The bytes that were copied.
-    pub copied: Copied,
-    /// The error of that operation. A stream's error becomes an [`Error`](crate::Error) by
-    /// `Error::from`.
-    pub source: io::Error,
-}
-
-impl CopyError {
-    /// Returns the kind of the source.
-    #[must_use]
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
-    }
-}
-
-/// Returns an error of the source's kind, with the `CopyError` inside.
-impl From<CopyError> for io::Error {
-    fn from(error: CopyError) -> Self {
-        Self::new(error.kind(), error)
     }
 }

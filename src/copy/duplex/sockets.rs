@@ -1,0 +1,101 @@
+//! [`Duplex`] for the sockets of the standard library.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use super::{Duplex, unsupported};
+
+/// Refuses timeouts on Windows. There, a call that timed out leaves the socket in no defined state,
+/// so the copy couldn't go on after it.
+fn no_timeout_on_windows(timeout: Option<Duration>) -> io::Result<()> {
+    if cfg!(windows) { unsupported(timeout) } else { Ok(()) }
+}
+
+/// Implements the methods that are the same for `TcpStream` and `UnixStream`.
+macro_rules! socket {
+    () => {
+        fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+            Read::read(&mut &*self, buf)
+        }
+
+        fn write(&self, buf: &[u8]) -> io::Result<usize> {
+            Write::write(&mut &*self, buf)
+        }
+
+        fn finish_write(&self) -> io::Result<()> {
+            self.shutdown(Shutdown::Write)
+        }
+
+        fn stop_reading(&self) {
+            // This fails if the connection is gone. Then reads don't wait in any case.
+            let _ = self.shutdown(Shutdown::Read);
+        }
+
+        fn abort(&self) {
+            let _ = self.shutdown(ABORT); // fails if the connection is gone
+        }
+
+        /// Writes 0 bytes. That fails if the connection was reset, if the peer of a Unix socket is
+        /// gone, or if this end has finished its writing.
+        fn confirm_end(&self) -> io::Result<()> {
+            match Write::write(&mut &*self, &[]) {
+                Err(error)
+                    if !self.is_timeout(&error) && error.kind() != io::ErrorKind::Interrupted =>
+                {
+                    Err(error)
+                }
+                _ => Ok(()),
+            }
+        }
+
+        fn read_timeout(&self) -> io::Result<Option<Duration>> {
+            self.read_timeout()
+        }
+
+        fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+            no_timeout_on_windows(timeout)?;
+            self.set_read_timeout(timeout)
+        }
+
+        fn write_timeout(&self) -> io::Result<Option<Duration>> {
+            self.write_timeout()
+        }
+
+        fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+            no_timeout_on_windows(timeout)?;
+            self.set_write_timeout(timeout)
+        }
+    };
+}
+
+/// The direction of a socket that `abort` shuts down: only reading, except on Windows. Shutting
+/// down the writing would send FIN, and the peer can't tell that from an end in order. A blocked
+/// write sees the failure when its timeout has passed. On Windows a write that timed out leaves the
+/// socket in no defined state. So writes have no timeout there, and `abort` has to wake them.
+const ABORT: Shutdown = if cfg!(windows) { Shutdown::Both } else { Shutdown::Read };
+
+/// - The copy sets the socket to blocking mode and to `TCP_NODELAY`, and leaves it so. The copy
+///   writes all its bytes at once, and Nagle's algorithm would hold back the end of an answer.
+/// - `abort` ends only the reading (on Windows, both directions). The code that drops the socket
+///   decides [what the peer sees after a
+///   failure](crate::copy::copy_bidirectional#what-each-end-sees).
+impl Duplex for TcpStream {
+    socket!();
+
+    fn prepare(&self) -> io::Result<()> {
+        // This fails if the connection is gone already. The first read returns the better error.
+        let _ = self.set_nodelay(true);
+        self.set_nonblocking(false)
+    }
+}
+
+/// The copy sets the socket to blocking mode, and leaves it so. Otherwise it is like a `TcpStream`.
+#[cfg(unix)]
+impl Duplex for std::os::unix::net::UnixStream {
+    socket!();
+
+    fn prepare(&self) -> io::Result<()> {
+        self.set_nonblocking(false)
+    }
+}
