@@ -1,4 +1,6 @@
 //! The outcome of a copy: the bytes that were copied, and the failure, if there was one.
+//!
+//! Invariant: only the first failure of a copy is kept.
 
 use std::fmt;
 use std::io;

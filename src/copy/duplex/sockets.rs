@@ -1,4 +1,7 @@
 //! [`Duplex`] for the sockets of the standard library.
+//!
+//! Invariant: no shutdown here sends FIN after a failure, except on Windows, where a blocked write has
+//! to be woken.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
