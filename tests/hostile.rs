@@ -5,7 +5,7 @@
 //! `GMUX_FULL` makes the attacks as large as the table says, and measures what the well-behaved
 //! peer gets beside them.
 //!
-//! Promises: P67, P112, P115.
+//! Promises: P65, P67, P112, P115.
 #![cfg(target_os = "linux")]
 
 #[path = "hostile/attack_run.rs"]
