@@ -172,8 +172,8 @@ fn a_small_first_window_limits_our_own_sender() {
 /// UPD or until they are forgotten, are at most 1 MiB together; a stream may always send its first
 /// min(16384, max(4096, 2 MiB / open streams)), and never more than 262144."
 #[test]
-fn what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each() {
-    test("what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each", || {
+fn unsolicited_data_is_a_mebibyte_together_and_a_share_for_each() {
+    test("unsolicited_data_is_a_mebibyte_together_and_a_share_for_each", || {
         for (streams, share) in [(1, 16_384), (6, 16_384), (200, 2 * MIB / 200), (600, 4096)] {
             let (_raw, session) = against_client(quiet().version(2), 2);
             let streams: Vec<_> = (0..streams).map(|_| session.open("").unwrap()).collect();
@@ -192,8 +192,8 @@ fn what_is_sent_unasked_is_a_mebibyte_together_and_a_share_for_each() {
 /// The first UPD makes room for others, who wait in `write`, and so does a stream that is
 /// forgotten; nobody else says a word to those.
 #[test]
-fn writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_back() {
-    test("writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_back", || {
+fn writes_that_wait_for_allowance_go_on_when_another_stream_gives_back() {
+    test("writes_that_wait_for_allowance_go_on_when_another_stream_gives_back", || {
         let (mut raw, session) = against_client(quiet().version(2), 2);
         let mut streams: Vec<_> = (0..6).map(|_| session.open("").unwrap()).collect();
         let first = INITIAL_WINDOW as usize;
@@ -204,7 +204,7 @@ fn writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_bac
         let ids: Vec<u32> = streams.iter().map(Stream::id).collect();
         let writes = [4, 5].map(|i| {
             let mut stream = streams[i].clone();
-            let name = format!("unasked-{i}");
+            let name = format!("unsolicited-{i}");
             let write = blocked(&name, move || stream.write(&vec![1; first]).unwrap());
             asleep(&name);
             write
@@ -212,7 +212,7 @@ fn writes_that_wait_for_what_is_sent_unasked_go_on_when_another_stream_gives_bac
         let [one, other] = writes;
         raw.upd(ids[0], 0, first as u32); // no byte was read, and all of it is asked for now
         assert_eq!(one.join().unwrap(), first - 2 * 16_384, "past the two shares");
-        asleep("unasked-5");
+        asleep("unsolicited-5");
         streams.remove(1).close().unwrap(); // its FIN follows what it had accepted
         while raw.recv().header.command != Command::Fin {}
         assert_eq!(other.join().unwrap(), first - 16_384);

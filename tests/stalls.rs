@@ -133,11 +133,11 @@ fn a_sleeping_reader_stalls_the_others_once() {
 }
 
 /// The known bug smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte
-/// before it reads anything. What the protocol grants unasked is sent before the server is there,
-/// and it is more than the server's budget, twice over: that is an eighth of the default. Both ends
-/// are blocked in write, and since the server doesn't read its input, no window update reaches it.
-/// When the client reads, nothing moves, until a stream is cut; then all of the others get
-/// everything, both ways.
+/// before it reads anything. What the protocol grants unsolicited is sent before the server is
+/// there, and it is more than the server's budget, twice over: that is an eighth of the default.
+/// Both ends are blocked in write, and since the server doesn't read its input, no window update
+/// reaches it. When the client reads, nothing moves, until a stream is cut; then all of the others
+/// get everything, both ways.
 #[test]
 fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     const STREAMS: usize = 17;
@@ -164,7 +164,7 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                 let streams: Vec<_> =
                     (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
                 for (i, (stream, there)) in streams.iter().zip(there).enumerate() {
-                    assert_eq!((&mut &*stream).write(there).unwrap(), unasked(i));
+                    assert_eq!((&mut &*stream).write(there).unwrap(), unsolicited(i));
                 }
                 let begin = Instant::now();
                 let server =
@@ -193,7 +193,7 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                         let mut stream = stream.clone();
                         let data = Arc::clone(&data);
                         started(move || {
-                            stream.write_all(&data[i][unasked(i)..])?;
+                            stream.write_all(&data[i][unsolicited(i)..])?;
                             stream.shutdown(Shutdown::Write)
                         })
                     })
@@ -264,7 +264,7 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
 
 /// What the `i`th stream sends before its peer has announced a window: four have the protocol's
 /// first window, the others a share.
-fn unasked(i: usize) -> usize {
+fn unsolicited(i: usize) -> usize {
     if i < 4 { BUDGET } else { 16_384 }
 }
 
@@ -282,7 +282,7 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
         let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
         let sent = |i: usize| Pattern::bytes(i as u64, EACH);
         for (i, mut stream) in streams.iter().enumerate() {
-            assert_eq!(stream.write(&sent(i)).unwrap(), unasked(i));
+            assert_eq!(stream.write(&sent(i)).unwrap(), unsolicited(i));
         }
         let server = Session::server(far, config.max_receive_buffer(4 * BUDGET)).unwrap();
         until(|| server.stats().receive_pauses > 0);
@@ -296,7 +296,7 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
                     io::copy(&mut &theirs, &mut &theirs).unwrap();
                 });
                 scope.spawn(move || {
-                    stream.write_all(&sent(i)[unasked(i)..]).unwrap();
+                    stream.write_all(&sent(i)[unsolicited(i)..]).unwrap();
                     stream.shutdown(Shutdown::Write).unwrap();
                 });
                 scope.spawn(move || {

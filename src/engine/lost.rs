@@ -16,8 +16,8 @@ impl SessionShared {
         if !inside_frame && streams.is_empty() {
             // (A peer that ends after our own close does as it should, though it had nothing to
             // say.)
-            let unasked = !self.lifecycle.is_closing_or_ended();
-            if unasked && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
+            let unexpected = !self.lifecycle.is_closing_or_ended();
+            if unexpected && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
                 // A clean end; but streams that were opened, written and closed may have been
                 // refused unread, and there is no call left that could say so.
                 let number = self.number;

@@ -302,7 +302,7 @@ impl SessionShared {
         if let Some(stream) = stream {
             stream.forget(&self.env);
         }
-        self.env.wake_unasked(grown);
+        self.env.wake_allowance_waiters(grown);
         self.drained.notify_all();
     }
 

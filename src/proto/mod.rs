@@ -10,7 +10,7 @@ pub(crate) mod outbox;
 pub(crate) mod registry;
 pub(crate) mod state;
 pub(crate) mod stream;
-pub(crate) mod unasked;
+pub(crate) mod unsolicited;
 pub(crate) mod window;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::chunks::{Chunk, charge_for};
 use super::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
-use super::unasked::Unasked;
+use super::unsolicited::Unsolicited;
 use super::window::{ReceiveWindow, SendWindow, WindowSizes, window_cap};
 use crate::pool::BufferPool;
 use crate::wire::{Command, Frame, encode_update};
@@ -298,11 +298,11 @@ struct OneWay {
     unread: usize,
 }
 
-/// One direction of all streams: what their sender counts as unasked, and their receiver's default
-/// budget.
+/// One direction of all streams: what their sender counts as unsolicited, and their receiver's
+/// default budget.
 struct Direction {
     streams: Vec<OneWay>,
-    unasked: Unasked,
+    unsolicited: Unsolicited,
 }
 
 impl Direction {
@@ -311,7 +311,7 @@ impl Direction {
     const GRANT_BUDGET: usize = Self::BUDGET / 2;
 
     fn new() -> Self {
-        Self { streams: Vec::new(), unasked: Unasked::default() }
+        Self { streams: Vec::new(), unsolicited: Unsolicited::default() }
     }
 
     /// Returns the largest window that may be announced, the bytes that may still be granted, and
@@ -339,17 +339,17 @@ impl Direction {
     fn send(&mut self, i: usize, most: usize) -> usize {
         let streams = self.streams.len();
         let OneWay { tx, rx, unread } = &mut self.streams[i];
-        let before = tx.unasked();
-        if tx.is_unasked() {
-            tx.allow(self.unasked.offer(before, most.min(tx.reach()) as u64, streams));
+        let before = tx.unsolicited();
+        if tx.awaits_first_update() {
+            tx.allow(self.unsolicited.offer(before, most.min(tx.reach()) as u64, streams));
         }
         let n = most.min(tx.credit());
         tx.accept(n);
         tx.transmit(n);
-        if tx.is_unasked() {
+        if tx.awaits_first_update() {
             tx.disallow();
         }
-        self.unasked.change(before, tx.unasked());
+        self.unsolicited.change(before, tx.unsolicited());
         rx.receive(n).unwrap();
         *unread += n;
         n
@@ -378,9 +378,9 @@ impl Direction {
         stream.rx.cap(cap, crowded);
         if let Some((consumed, window)) = stream.rx.take_update() {
             assert!(window as usize <= 8192.max(Self::GRANT_BUDGET / streams));
-            let before = stream.tx.unasked();
+            let before = stream.tx.unsolicited();
             let _ = stream.tx.update(consumed, window);
-            self.unasked.change(before, stream.tx.unasked());
+            self.unsolicited.change(before, stream.tx.unsolicited());
         }
     }
 }

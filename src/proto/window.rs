@@ -5,7 +5,7 @@
 //! of ours, so that wrapping past 2³² needs no case of its own.
 //!
 //! Invariants, sender: `consumed <= transmitted <= accepted`; before the first UPD
-//! `accepted <= allowed`. Receiver: `consumed <= received`; `edge` never goes back.
+//! `accepted <= allowed_edge`. Receiver: `consumed <= received`; `edge` never goes back.
 
 mod receive;
 
@@ -28,11 +28,11 @@ pub(crate) struct SendWindow {
     transmitted: u64,
     consumed: u64,
     /// An UPD has come.
-    heard: bool,
+    update_received: bool,
     /// How far the peer has asked us to go: the highest edge of its UPDs.
-    asked: u64,
+    announced_edge: u64,
     /// How far the session lets the stream go before the first UPD.
-    allowed: u64,
+    allowed_edge: u64,
 }
 
 /// What an UPD changed.
@@ -49,28 +49,29 @@ pub(crate) enum Update {
 impl SendWindow {
     /// A window after `origin` bytes (0, but in tests of counters that wrap).
     pub(crate) fn new(enforced: bool, origin: u64) -> Self {
-        let allowed = origin + u64::from(INITIAL_WINDOW);
+        let allowed_edge = origin + u64::from(INITIAL_WINDOW);
         let accepted = origin;
         let transmitted = origin;
         let consumed = origin;
-        let asked = origin;
+        let announced_edge = origin;
         Self {
             enforced,
             window: INITIAL_WINDOW,
             accepted,
             transmitted,
             consumed,
-            heard: false,
-            asked,
-            allowed,
+            update_received: false,
+            announced_edge,
+            allowed_edge,
         }
     }
 
     /// How many bytes may be accepted now.
     pub(crate) fn credit(&self) -> usize {
-        match self.is_unasked() {
+        match self.awaits_first_update() {
             true => self.reach().min(
-                usize::try_from(self.allowed.saturating_sub(self.accepted)).unwrap_or(usize::MAX),
+                usize::try_from(self.allowed_edge.saturating_sub(self.accepted))
+                    .unwrap_or(usize::MAX),
             ),
             false => self.reach(),
         }
@@ -94,33 +95,34 @@ impl SendWindow {
 
     /// Whether the peer has announced nothing yet, so that the session says how far the stream may
     /// go.
-    pub(crate) fn is_unasked(&self) -> bool {
-        self.enforced && !self.heard
+    pub(crate) fn awaits_first_update(&self) -> bool {
+        self.enforced && !self.update_received
     }
 
     /// The session lets the stream go `n` bytes further before the first UPD.
     pub(crate) fn allow(&mut self, n: u64) {
-        self.allowed += n;
+        self.allowed_edge += n;
     }
 
     /// Takes back what the stream was allowed and hasn't accepted.
     pub(crate) fn disallow(&mut self) {
-        self.allowed = self.accepted;
+        self.allowed_edge = self.accepted;
     }
 
     /// How many bytes were accepted, or may be, past what the peer has asked for.
-    pub(crate) fn unasked(&self) -> u64 {
+    pub(crate) fn unsolicited(&self) -> u64 {
         if !self.enforced {
             return 0;
         }
-        let reached = if self.heard { self.accepted } else { self.accepted.max(self.allowed) };
-        reached.saturating_sub(self.asked)
+        let reached =
+            if self.update_received { self.accepted } else { self.accepted.max(self.allowed_edge) };
+        reached.saturating_sub(self.announced_edge)
     }
 
-    /// The peer hears of the stream no more: nothing counts as unasked from here on.
+    /// The peer hears of the stream no more: nothing counts as unsolicited from here on.
     pub(crate) fn forget(&mut self) {
-        self.heard = true;
-        self.asked = u64::MAX;
+        self.update_received = true;
+        self.announced_edge = u64::MAX;
     }
 
     /// The peer's newest window, in bytes, whatever of it is in use.
@@ -157,8 +159,8 @@ impl SendWindow {
         let before = self.credit();
         self.consumed = consumed;
         self.window = window.min(MAX_WINDOW);
-        self.heard = true;
-        self.asked = self.asked.max(consumed + u64::from(self.window));
+        self.update_received = true;
+        self.announced_edge = self.announced_edge.max(consumed + u64::from(self.window));
         Update::Applied { gained: self.credit() > before }
     }
 }
@@ -243,28 +245,28 @@ mod tests {
     fn before_the_first_update_the_session_says_how_far_a_stream_may_go() {
         let mut tx = SendWindow::new(true, NEAR_WRAP);
         assert_eq!(
-            tx.unasked(),
+            tx.unsolicited(),
             262_144,
             "what the protocol allows, unless the session says otherwise"
         );
         tx.disallow();
-        assert_eq!((tx.credit(), tx.reach(), tx.unasked()), (0, 262_144, 0));
+        assert_eq!((tx.credit(), tx.reach(), tx.unsolicited()), (0, 262_144, 0));
         tx.allow(100_000);
         tx.accept(60_000);
         tx.transmit(60_000);
-        assert_eq!((tx.credit(), tx.reach(), tx.unasked()), (40_000, 202_144, 100_000));
+        assert_eq!((tx.credit(), tx.reach(), tx.unsolicited()), (40_000, 202_144, 100_000));
         tx.disallow();
-        assert_eq!((tx.credit(), tx.unasked()), (0, 60_000));
+        assert_eq!((tx.credit(), tx.unsolicited()), (0, 60_000));
         // What the peer has asked for counts no more; what lies beyond does, until that is consumed
         // or asked for.
         let consumed = NEAR_WRAP.wrapping_add(10_000) as u32;
         assert_eq!(tx.update(consumed, 16_384), Update::Applied { gained: false });
-        assert_eq!((tx.credit(), tx.unasked()), (0, 60_000 - 26_384));
+        assert_eq!((tx.credit(), tx.unsolicited()), (0, 60_000 - 26_384));
         let consumed = NEAR_WRAP.wrapping_add(50_000) as u32;
         assert_eq!(tx.update(consumed, 16_384), Update::Applied { gained: true });
-        assert_eq!((tx.credit(), tx.unasked()), (6384, 0));
+        assert_eq!((tx.credit(), tx.unsolicited()), (6384, 0));
         tx.accept(6384);
-        assert_eq!(tx.unasked(), 0);
+        assert_eq!(tx.unsolicited(), 0);
     }
 
     #[test]
@@ -272,11 +274,11 @@ mod tests {
         let mut tx = SendWindow::new(true, 0);
         tx.accept(1000);
         tx.forget();
-        assert_eq!(tx.unasked(), 0);
+        assert_eq!(tx.unsolicited(), 0);
         let mut tx = SendWindow::new(false, 0);
         tx.disallow();
         assert_eq!(
-            (tx.credit(), tx.unasked(), tx.is_unasked()),
+            (tx.credit(), tx.unsolicited(), tx.awaits_first_update()),
             (usize::MAX, 0, false),
             "version 1 has no windows"
         );

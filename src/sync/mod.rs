@@ -10,10 +10,10 @@
 //!    so nobody waits for them but those two threads themselves; callers try
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
 //! 3. a stream's state ([`stream`]); never two streams at once
-//! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), what is sent unasked
-//!    ([`unasked`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]), the
-//!    refusals ([`shaper`]), the engine's own (`manual::architecture` names them), a pool's class,
-//!    what crossbeam's channels lock inside
+//! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), unsolicited data
+//!    ([`unsolicited`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]),
+//!    the refusals ([`shaper`]), the engine's own (`manual::architecture` names them), a pool's
+//!    class, what crossbeam's channels lock inside
 //!
 //! No lock is held while a user's closure runs, while a handle, a notifier or a transport is
 //! dropped, while something is logged, or across transport I/O, but for the writer, the input, and
@@ -28,7 +28,7 @@ pub(crate) mod pause;
 pub(crate) mod shaper;
 pub(crate) mod standby;
 pub(crate) mod stream;
-pub(crate) mod unasked;
+pub(crate) mod unsolicited;
 
 #[cfg(test)]
 mod testing;

@@ -6,7 +6,7 @@
 //! | condvar | waits in | woken by |
 //! |---|---|---|
 //! | `readable` | `read`, `write_to` | data, FIN, a reader that leaves data behind; endings; changed deadlines |
-//! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of what is sent unasked ([`super::unasked`]), a writer that is done or gives up: they wake the head of the line ([`line`]); FIN (it starts a stall clock); endings; changed deadlines |
+//! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of unsolicited data ([`super::unsolicited`]), a writer that is done or gives up: they wake the head of the line ([`line`]); FIN (it starts a stall clock); endings; changed deadlines |
 //! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
 //!
 //! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's
@@ -31,7 +31,7 @@ use super::budget::{Budget, Charge};
 use super::deadline::{Deadline, NoData};
 use super::shaper::{Shaper, Wakeup};
 use super::standby::Standby;
-use super::unasked::Allowance;
+use super::unsolicited::Allowance;
 use crate::config::Config;
 use crate::pool::BufferPool;
 use crate::proto::stream::StreamCore;
@@ -161,8 +161,8 @@ struct State {
     may_reply: bool,
     /// The stream's part of [`Env::granted`].
     granted: u64,
-    /// The stream's part of what is sent unasked, over the session.
-    unasked: u64,
+    /// The stream's part of unsolicited data, over the session.
+    unsolicited: u64,
     /// It is in the queue for more of that.
     queued: bool,
     extras: Option<Box<Extras>>,
@@ -197,7 +197,7 @@ impl State {
     fn ask(&mut self, env: &Env, n: usize) {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
         if want > 0 && !self.core.writing {
-            let part = env.allowance.take(self.unasked, want);
+            let part = env.allowance.take(self.unsolicited, want);
             self.allow(part);
         }
     }
@@ -208,7 +208,7 @@ impl State {
         if want == 0 || self.queued || self.core.writing {
             return false;
         }
-        let part = env.allowance.take_or_queue(stream, self.unasked, want);
+        let part = env.allowance.take_or_queue(stream, self.unsolicited, want);
         self.allow(part);
         self.queued = part == 0;
         part > 0
@@ -216,19 +216,19 @@ impl State {
 
     fn allow(&mut self, part: u64) {
         self.core.allow(part);
-        self.unasked += part;
+        self.unsolicited += part;
     }
 
-    /// Brings the session's sum of what is sent unasked up to date; returns whether something came
+    /// Brings the session's sum of unsolicited data up to date; returns whether something came
     /// back.
     #[inline]
-    fn settle_unasked(&mut self, env: &Env) -> bool {
+    fn update_unsolicited(&mut self, env: &Env) -> bool {
         self.core.return_allowance();
-        let before = self.unasked;
-        let after = self.core.unasked();
+        let before = self.unsolicited;
+        let after = self.core.unsolicited();
         if before != after {
             env.allowance.change(before, after);
-            self.unasked = after;
+            self.unsolicited = after;
         }
         after < before
     }
@@ -268,7 +268,7 @@ impl SharedStream {
             late: false,
             may_reply: false,
             granted: 0,
-            unasked: 0,
+            unsolicited: 0,
             queued: false,
             extras: None,
         };

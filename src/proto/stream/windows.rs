@@ -1,6 +1,6 @@
 //! What a session's other streams mean for the windows of one: how far it may go before its peer
-//! has announced a window ([`Unasked`](crate::proto::unasked::Unasked)), and how large a window it
-//! may announce.
+//! has announced a window ([`Unsolicited`](crate::proto::unsolicited::Unsolicited)), and how large
+//! a window it may announce.
 //!
 //! Invariant: before the first UPD nothing is accepted past what the session allowed.
 
@@ -17,7 +17,7 @@ impl<C> StreamCore<C> {
     /// unsent; 0 if it needs none.
     #[inline]
     pub(crate) fn needs_allowance(&self, n: usize, max: usize) -> u64 {
-        if !self.tx.is_unasked() {
+        if !self.tx.awaits_first_update() {
             return 0;
         }
         let possible = self.tx.reach().min(max.saturating_sub(self.outbox.len()));
@@ -30,15 +30,15 @@ impl<C> StreamCore<C> {
     }
 
     /// What the stream counts for in the session's sum, in bytes.
-    pub(crate) fn unasked(&self) -> u64 {
-        self.tx.unasked()
+    pub(crate) fn unsolicited(&self) -> u64 {
+        self.tx.unsolicited()
     }
 
     /// A change is over: what was allowed and not accepted goes back, unless a write is still
     /// copying it.
     #[inline]
     pub(crate) fn return_allowance(&mut self) {
-        if self.tx.is_unasked() && !self.writing {
+        if self.tx.awaits_first_update() && !self.writing {
             self.tx.disallow();
         }
     }

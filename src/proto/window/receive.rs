@@ -23,7 +23,7 @@ const LEAST_WINDOW: usize = 8192;
 
 /// What a new stream is told while half of the budget is granted, in bytes; when more of it is
 /// consumed its window may be half as large as that. A sender's share is no larger either
-/// ([`crate::proto::unasked`]).
+/// ([`crate::proto::unsolicited`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
 /// Returns the largest window that may be announced while `streams` are open: an equal share of

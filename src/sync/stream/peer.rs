@@ -189,10 +189,10 @@ impl SharedStream {
         if state.has_room_for_head(env.config.max_send_buffer) {
             Wakes::add(&mut wakes.writers, self);
         }
-        let returned = state.settle_unasked(env);
+        let returned = state.update_unsolicited(env);
         drop(state);
         if returned {
-            env.gather_unasked(wakes);
+            env.gather_allowance_waiters(wakes);
         }
         Ok(())
     }

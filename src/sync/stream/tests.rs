@@ -7,7 +7,7 @@ mod endings;
 mod peer;
 mod reading;
 mod transmit;
-mod unasked;
+mod unsolicited;
 mod waits;
 mod writing;
 

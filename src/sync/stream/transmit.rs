@@ -53,7 +53,7 @@ impl SharedStream {
         self.wake_head(&self.state.lock());
     }
 
-    /// The stream was taken out of the queue for what is sent unasked, for there is enough for it
+    /// The stream was taken out of the queue for unsolicited data, for there is enough for it
     /// now; returns whether a write still waits for it.
     pub(crate) fn is_due(&self, env: &Env) -> bool {
         let mut state = self.state.lock();
@@ -61,12 +61,12 @@ impl SharedStream {
         state.write_waiters > 0 && state.core.needs_allowance(1, env.config.max_send_buffer) > 0
     }
 
-    /// The session has forgotten the stream: what it sent unasked doesn't count any more. The
+    /// The session has forgotten the stream: its unsolicited data doesn't count any more. The
     /// caller wakes those who wait for that.
     pub(crate) fn forget(self: &Arc<Self>, env: &Env) {
         let mut state = self.state.lock();
         state.core.forget_allowance();
-        state.settle_unasked(env);
+        state.update_unsolicited(env);
         if std::mem::take(&mut state.queued) {
             env.allowance.leave(self);
         }

@@ -47,7 +47,8 @@ impl SharedStream {
             bytes_sent: core.written(),
             unread: core.unread() as u64,
             unsent: core.unsent(),
-            // A write may wait for what the session lets go unasked, though the window has room.
+            // A write may wait for what the session lets go unsolicited, though the window has
+            // room.
             credit: core.credit().map(|credit| if state.queued { 0 } else { credit }),
             readers_waiting: state.read_waiters,
             writers_waiting: state.write_waiters,

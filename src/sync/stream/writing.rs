@@ -94,9 +94,9 @@ impl SharedStream {
                     if done > 0 {
                         midway = true;
                         state.midway = true;
-                        state.settle_unasked(env);
+                        state.update_unsolicited(env);
                         self.unlock(env, state);
-                        env.wake_unasked(false);
+                        env.wake_allowance_waiters(false);
                         state = self.state.lock();
                     }
                     let waited;
@@ -133,13 +133,13 @@ impl SharedStream {
             state.midway = false;
         }
         self.pass_on(&state, max);
-        let unasked = state.unasked > 0 || failed.is_some();
-        state.settle_unasked(env);
+        let unsolicited = state.unsolicited > 0 || failed.is_some();
+        state.update_unsolicited(env);
         let wakeup = self.reschedule_only(env, &mut state);
         let is_reply = failed.is_none() && state.take_reply(done, &mut call);
         drop(state);
-        if unasked {
-            env.wake_unasked(false); // it may have been offered more than it took, or woken for it
+        if unsolicited {
+            env.wake_allowance_waiters(false); // it may have been offered more than it took, or woken for it
         }
         match failed {
             Some(error) if done == 0 || take == Take::All => {

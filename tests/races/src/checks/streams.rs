@@ -88,12 +88,12 @@ pub const CHECKS: &[Check] = &[
         body: stream_credit,
     },
     Check {
-        name: "stream_unasked",
-        about: "lost wake-up: two streams' writes wait for what is sent unasked, one of them \
+        name: "stream_unsolicited",
+        about: "lost wake-up: two streams' writes wait for unsolicited data, one of them \
                 fails, and there is enough for one",
         time: false,
         reaches: false,
-        body: stream_unasked,
+        body: stream_unsolicited,
     },
     Check {
         name: "stream_schedule",
@@ -181,8 +181,8 @@ impl Fixture {
         thread::spawn(move || work(&fixture.env, &fixture.stream))
     }
 
-    /// The writer thread: what the engine's does, without a transport. Ends on the signal to finish,
-    /// when nothing is left.
+    /// The writer thread: what the engine's does, without a transport. Ends on the signal to
+    /// finish, when nothing is left.
     fn writer(self: &Arc<Self>, mut queue: Queue) -> thread::JoinHandle<Sent> {
         let parker = queue.parker();
         self.spawn(move |env, stream| {
@@ -494,7 +494,7 @@ fn stream_credit() {
     assert_eq!(rest, [1, 1, 1, 1, 2, 2, 2, 2]);
 }
 
-fn stream_unasked() {
+fn stream_unsolicited() {
     const PIECE: usize = 4096;
     let (fixture, _queue) = fixture(Config::new().version(2));
     let other =
@@ -518,7 +518,7 @@ fn stream_unasked() {
     // Enough for one of them, past the two shares.
     let give = |bytes: usize| {
         fixture.env.allowance.change(bytes as u64, 0);
-        fixture.env.wake_unasked(false);
+        fixture.env.wake_allowance_waiters(false);
     };
     give(share[0] + share[1] + PIECE);
     failing.join().unwrap();

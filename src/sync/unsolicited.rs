@@ -1,20 +1,20 @@
-//! What the streams of a session send unasked, counted together, and the streams whose writes wait
-//! for a part of it.
+//! What the streams of a session send unsolicited, counted together, and the streams whose writes
+//! wait for a part of it.
 //!
 //! The lock guards the count and the queue. It is a leaf: it is taken under a stream's lock, and
 //! under the registry's.
 //!
 //! Nobody waits here: a write waits on its own stream, whose first UPD lets it go as well. It
 //! queues its stream under the lock under which it found too little, so nothing that comes back
-//! later is missed. Whoever gives back ([`Env`]'s `wake_unasked`), by an UPD, a forgotten stream,
-//! or a write that took less than it was offered, takes out as many streams as there is enough for,
-//! first come first served, and wakes a write of each, with no lock held. A stream that turns out
-//! not to wait any more leaves its part to the next. A write that was woken looks at the queue
-//! again when it is done, however it ends: so what it didn't take isn't left lying.
+//! later is missed. Whoever gives back ([`Env`]'s `wake_allowance_waiters`), by an UPD, a forgotten
+//! stream, or a write that took less than it was offered, takes out as many streams as there is
+//! enough for, first come first served, and wakes a write of each, with no lock held. A stream that
+//! turns out not to wait any more leaves its part to the next. A write that was woken looks at the
+//! queue again when it is done, however it ends: so what it didn't take isn't left lying.
 //!
 //! Invariants: the count is the sum over the streams'
-//! [`StreamCore::unasked`](crate::proto::stream::StreamCore::unasked), as of each one's last
-//! change; a stream is in the queue at most once (its mark), and not after it was forgotten.
+//! [`StreamCore::unsolicited`](crate::proto::stream::StreamCore::unsolicited), as of each one's
+//! last change; a stream is in the queue at most once (its mark), and not after it was forgotten.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use parking_lot::Mutex;
 
 use super::stream::{Env, SharedStream, Wakes};
-use crate::proto::unasked::{Unasked, share};
+use crate::proto::unsolicited::{Unsolicited, share};
 
 #[derive(Debug, Default)]
 pub(crate) struct Allowance {
@@ -36,7 +36,7 @@ pub(crate) struct Allowance {
 
 #[derive(Debug, Default)]
 struct Pool {
-    unasked: Unasked,
+    unsolicited: Unsolicited,
     queue: VecDeque<Waiter>,
 }
 
@@ -63,17 +63,17 @@ impl Allowance {
     /// Takes what a stream may have of `want` bytes more.
     pub(crate) fn take(&self, held: u64, want: u64) -> u64 {
         let mut pool = self.pool.lock();
-        let n = pool.unasked.offer(held, want, self.streams());
-        pool.unasked.change(held, held + n);
+        let n = pool.unsolicited.offer(held, want, self.streams());
+        pool.unsolicited.change(held, held + n);
         n
     }
 
     /// Takes it, or puts the stream at the end of the queue.
     pub(super) fn take_or_queue(&self, stream: &Arc<SharedStream>, held: u64, want: u64) -> u64 {
         let mut pool = self.pool.lock();
-        let n = pool.unasked.offer(held, want, self.streams());
+        let n = pool.unsolicited.offer(held, want, self.streams());
         if n > 0 {
-            pool.unasked.change(held, held + n);
+            pool.unsolicited.change(held, held + n);
         } else {
             pool.queue.push_back(Waiter { stream: Arc::clone(stream), held, want });
             self.waiting.store(pool.queue.len(), SeqCst);
@@ -83,7 +83,7 @@ impl Allowance {
 
     /// A stream holds `after` bytes instead of `before`.
     pub(crate) fn change(&self, before: u64, after: u64) {
-        self.pool.lock().unasked.change(before, after);
+        self.pool.lock().unsolicited.change(before, after);
     }
 
     /// A stream that is forgotten leaves the queue.
@@ -97,14 +97,14 @@ impl Allowance {
     /// to those before; with `any`, the first of all for which there is. Returns it with its part.
     fn next(&self, promised: u64, any: bool) -> Option<(Arc<SharedStream>, u64)> {
         let mut pool = self.pool.lock();
-        let mut unasked = pool.unasked;
-        unasked.change(0, promised);
+        let mut unsolicited = pool.unsolicited;
+        unsolicited.change(0, promised);
         let looks = if any { pool.queue.len() } else { 1 };
         let offers = pool
             .queue
             .iter()
             .take(looks)
-            .map(|waiter| unasked.offer(waiter.held, waiter.want, self.streams()));
+            .map(|waiter| unsolicited.offer(waiter.held, waiter.want, self.streams()));
         let (at, part) = offers.enumerate().find(|&(_, part)| part > 0)?;
         let waiter = pool.queue.remove(at)?;
         self.waiting.store(pool.queue.len(), SeqCst);
@@ -115,12 +115,12 @@ impl Allowance {
 impl Env {
     /// Something came back, or might have: wakes writes that wait for it, those for which there is
     /// enough. With `grown`, every stream's share is larger than before. The caller holds no lock.
-    pub(crate) fn wake_unasked(&self, grown: bool) {
+    pub(crate) fn wake_allowance_waiters(&self, grown: bool) {
         self.each_due(grown, |stream| stream.wake_writer());
     }
 
     /// The same for the reader thread, which wakes later.
-    pub(super) fn gather_unasked(&self, wakes: &mut Wakes) {
+    pub(super) fn gather_allowance_waiters(&self, wakes: &mut Wakes) {
         self.each_due(false, |stream| wakes.add_writer(stream));
     }
 

@@ -53,7 +53,7 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
         assert!(matches!(bench.write(&[0]), Err(Error::WouldBlock)));
         bench.stream.set_nonblocking(false);
         // A window that asks for a part gives the rest no allowance: what lies beyond it is still
-        // unasked.
+        // unsolicited.
         let writer = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
         bench.update_of(&four[0], 65_536);
         assert_eq!(
@@ -61,7 +61,7 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
             65_536 - SHARE,
             "its share was past what all have together"
         );
-        assert_eq!(bench.stream.state.lock().unasked, 65_536);
+        assert_eq!(bench.stream.state.lock().unsolicited, 65_536);
         // All of one's own, once there is enough.
         for stream in &four {
             bench.update_of(stream, FIRST as u32);
@@ -79,7 +79,7 @@ fn a_streams_own_update_lets_its_writer_go_and_it_counts_no_more() {
         let writer = bench.blocked(|stream, env| write(stream, env, &[0; 100_000]));
         bench.update(0, 65_536);
         assert_eq!(writer.join().unwrap().unwrap(), 65_536 - SHARE);
-        assert_eq!(bench.stream.state.lock().unasked, 0);
+        assert_eq!(bench.stream.state.lock().unsolicited, 0);
     });
 }
 
@@ -94,10 +94,10 @@ fn a_forgotten_stream_lets_others_go_on_and_a_write_that_is_still_copying_change
         assert!(four[0].close(&bench.env).closed);
         four[0].forget(&bench.env);
         four[0].state.lock().core.writing = false;
-        four[0].state.lock().settle_unasked(&bench.env);
-        bench.env.wake_unasked(false);
+        four[0].state.lock().update_unsolicited(&bench.env);
+        bench.env.wake_allowance_waiters(false);
         assert_eq!(writer.join().unwrap().unwrap(), FIRST - SHARE);
-        assert_eq!(four[0].state.lock().unasked, 0);
+        assert_eq!(four[0].state.lock().unsolicited, 0);
     });
 }
 
@@ -115,7 +115,7 @@ fn a_share_that_grows_wakes_those_for_whom_it_is_enough_wherever_they_stand() {
         let behind = bench.blocked_on(&bench.stream, 10_000);
         let grown = bench.env.allowance.set_streams(256);
         assert!(grown && !bench.env.allowance.set_streams(256));
-        bench.env.wake_unasked(grown);
+        bench.env.wake_allowance_waiters(grown);
         assert_eq!(behind.join().unwrap().unwrap(), 4096);
         assert!(!at_the_head.is_finished());
         let _ = first.close(&bench.env);
@@ -154,12 +154,12 @@ fn what_a_write_was_allowed_and_did_not_take_goes_back() {
     watched(|| {
         let mut bench = Bench::with_queue(100);
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), 100);
-        assert_eq!(bench.stream.state.lock().unasked, 100);
+        assert_eq!(bench.stream.state.lock().unsolicited, 100);
         // It waits for its queue, not for allowance.
         let writer = bench.blocked(|stream, env| write(stream, env, &[0; 60]));
         assert!(!bench.stream.state.lock().queued);
         assert!(bench.send_data() >= 100);
         assert_eq!(writer.join().unwrap().unwrap(), 60);
-        assert_eq!(bench.stream.state.lock().unasked, 160);
+        assert_eq!(bench.stream.state.lock().unsolicited, 160);
     });
 }

@@ -1,15 +1,15 @@
-//! How much the streams of a session may send unasked: past what their peer has announced.
+//! How much the streams of a session may send unsolicited: past what their peer has announced.
 //!
 //! The protocol lets every stream begin with 262144 bytes before its peer has said a word. Many
 //! streams that do so use up the peer's budget, and then it stops reading, updates of its own
-//! windows included. So what was sent unasked is counted over the session, and bounded.
+//! windows included. So unsolicited data is counted over the session, and bounded.
 //!
 //! Invariants: a stream may always hold its share; past it nobody takes more while all together
 //! hold [`TOGETHER`].
 
 use crate::config::INITIAL_WINDOW;
 
-/// What all streams may hold unasked together, in bytes, their shares apart: four whole first
+/// What all streams may hold unsolicited together, in bytes, their shares apart: four whole first
 /// windows, a quarter of the default budget of a peer.
 const TOGETHER: u64 = 1 << 20;
 
@@ -33,13 +33,13 @@ pub(crate) fn share(streams: usize) -> u64 {
     (SHARES / (streams as u64).max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)
 }
 
-/// What the streams of a session have sent unasked.
+/// What the streams of a session have sent unsolicited.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Unasked {
+pub(crate) struct Unsolicited {
     held: u64,
 }
 
-impl Unasked {
+impl Unsolicited {
     /// How much a stream gets that holds `held` bytes already and wants `want` more, with so many
     /// streams open. A little is given whole or not at all.
     pub(crate) fn offer(self, held: u64, want: u64, streams: usize) -> u64 {
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn four_streams_have_their_whole_first_window_and_the_fifth_its_share() {
-        let mut all = Unasked::default();
+        let mut all = Unsolicited::default();
         for _ in 0..4 {
             let n = all.offer(0, FIRST, 5);
             assert_eq!(n, FIRST);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_stream_never_gets_more_than_the_protocols_first_window() {
-        let all = Unasked::default();
+        let all = Unsolicited::default();
         assert_eq!(all.offer(0, u64::MAX, 1), FIRST);
         assert_eq!(all.offer(FIRST - 10, 100, 1), 10);
         assert_eq!(all.offer(FIRST, 1, 1), 0);
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_little_is_given_whole_or_not_at_all() {
-        let mut all = Unasked::default();
+        let mut all = Unsolicited::default();
         all.change(0, TOGETHER);
         assert_eq!(all.offer(12_288, 4096, 1), 4096);
         assert_eq!(all.offer(12_289, 4096, 1), 0);
@@ -116,7 +116,7 @@ mod tests {
         fn shares_are_always_to_be_had_and_the_rest_is_bounded(
             takes in prop::collection::vec((0..64usize, 1..300_000u64, 1..600usize, any::<bool>()), 1..300),
         ) {
-            let mut all = Unasked::default();
+            let mut all = Unsolicited::default();
             let mut held = [0u64; 64];
             let mut beyond = 0;
             for (stream, want, streams, back) in takes {
