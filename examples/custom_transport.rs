@@ -70,10 +70,10 @@ struct State {
 
 /// Limit of the messages in one queue. Without it, a slow reader could make the queue grow without
 /// limit.
-const ROOM: usize = 8;
+const MAX_QUEUED: usize = 8;
 
 /// The largest message, in bytes.
-const LARGEST: usize = 16 * 1024;
+const MAX_MESSAGE: usize = 16 * 1024;
 
 impl Lane {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,7 +109,7 @@ impl Lane {
             if state.over {
                 return Some(Err(ErrorKind::BrokenPipe.into()));
             }
-            let message = message.take_if(|_| state.messages.len() < ROOM)?;
+            let message = message.take_if(|_| state.messages.len() < MAX_QUEUED)?;
             state.messages.push_back(message());
             Some(Ok(()))
         })
@@ -213,7 +213,7 @@ impl Write for Writer {
     /// session that always has something to write calls no `flush`.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.answer()?;
-        let data = &buf[..buf.len().min(LARGEST)];
+        let data = &buf[..buf.len().min(MAX_MESSAGE)];
         self.lane.put(&self.bound, || Message::Data(data.to_vec()))?;
         Ok(data.len())
     }

@@ -19,7 +19,7 @@ use gmux::{Copied, CopyError, Stream, copy_bidirectional};
 use parking_lot::{Condvar, Mutex};
 
 /// Time limit for a connection to end its side after the stream's end.
-const GRACE: Duration = Duration::from_secs(2);
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Copies until both directions have ended, or one has failed.
 ///
@@ -68,11 +68,11 @@ impl Duplex for Whole<'_> {
     }
 
     /// Ends both directions. The peer now reads an end of file, and most peers then end their side
-    /// too. Input is read until they do, at most for `GRACE`.
+    /// too. Input is read until they do, at most for `END_TIMEOUT`.
     fn finish_write(&self) -> io::Result<()> {
         self.tcp.finish_write()?;
         let mut read = self.read.lock();
-        self.over.wait_while_for(&mut read, |read| !*read, GRACE);
+        self.over.wait_while_for(&mut read, |read| !*read, END_TIMEOUT);
         drop(read);
         let _ = self.tcp.shutdown(Shutdown::Read); // It fails if the connection is gone.
         Ok(())

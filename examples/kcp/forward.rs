@@ -28,11 +28,11 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A hint for the user if nothing has ever arrived from the server.
-const NOTHING: &str =
+const NO_ANSWER_HINT: &str =
     "is the address right, does the server run, and do both ends have the same --key and --crypt?";
 
 /// Interval at which the server reports dropped datagrams.
-const LOOK: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the server. Each KCP conversation carries a session, and each stream is connected to the
 /// target.
@@ -164,8 +164,8 @@ impl Sessions {
         let config = self.options.common.config();
         #[cfg(feature = "rustls")]
         if let Some(tls) = &self.tls {
-            let tls =
-                tls::connect(tls, transport).map_err(|error| format!("{error}: {NOTHING}"))?;
+            let tls = tls::connect(tls, transport)
+                .map_err(|error| format!("{error}: {NO_ANSWER_HINT}"))?;
             return self.watched(Session::client(tls, config)?);
         }
         self.watched(Session::client(transport, config)?)
@@ -183,7 +183,7 @@ impl Sessions {
                 return;
             }
             let hint = match watched.stats().bytes_received {
-                0 => format!(": nothing ever came: {NOTHING}"),
+                0 => format!(": nothing ever came: {NO_ANSWER_HINT}"),
                 _ => String::new(),
             };
             println!("the session with {remote} ended: {error}{hint}");
@@ -226,7 +226,7 @@ fn tell_of_dropped(endpoint: &Endpoint) {
     ];
     let mut told = [0; 6];
     loop {
-        thread::sleep(LOOK);
+        thread::sleep(REPORT_INTERVAL);
         for ((counter, what), told) in dropped.iter().zip(&mut told) {
             let count = counter.load(Relaxed);
             if count > *told {

@@ -16,19 +16,19 @@ use gmux::transport::Pair;
 use gmux::{Config, Session};
 
 /// Time limit for the command to end after the session has ended. Then the command is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Interval of the checks whether the command has ended. std has no wait with a time limit.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running command, and the session over it.
 pub struct Running {
     pub session: Session,
-    child: Kept,
+    child: SharedChild,
 }
 
 #[derive(Clone)]
-struct Kept {
+struct SharedChild {
     child: Arc<Mutex<Child>>,
     /// Whether this program has killed the command. The exit status alone can't tell who killed it.
     killed: Arc<AtomicBool>,
@@ -52,7 +52,7 @@ pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
     let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
         unreachable!("both are piped")
     };
-    let child = Kept { child: Arc::new(Mutex::new(child)), killed: Arc::default() };
+    let child = SharedChild { child: Arc::new(Mutex::new(child)), killed: Arc::default() };
     // A read from a pipe can't be interrupted. So the command is killed if the session ends by an
     // error, or if the peer doesn't end in time. The end of the command also ends its output, so
     // the session's reader thread can end.
@@ -80,7 +80,7 @@ impl Running {
     }
 }
 
-impl Kept {
+impl SharedChild {
     fn lock(&self) -> MutexGuard<'_, Child> {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,15 +95,15 @@ impl Kept {
         }
     }
 
-    /// Waits for the command's end, and kills it after `GRACE`. The lock isn't held during the
-    /// wait, because the session may have to kill the command meanwhile.
+    /// Waits for the command's end, and kills it after `EXIT_TIMEOUT`. The lock isn't held during
+    /// the wait, because the session may have to kill the command meanwhile.
     fn wait(&self) -> io::Result<ExitStatus> {
-        let limit = Instant::now() + GRACE;
+        let limit = Instant::now() + EXIT_TIMEOUT;
         while Instant::now() < limit {
             if let Some(status) = self.lock().try_wait()? {
                 return Ok(status);
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         self.kill();
         self.lock().wait()

@@ -163,7 +163,7 @@ fn serve_stream(mut stream: &Stream, allow: &[String]) -> io::Result<()> {
 const CONNECTED: &str = "connected";
 
 /// Limit of that line's length, in bytes. It is needed because the line comes from the peer.
-const LONGEST: u64 = 1024;
+const MAX_LINE: u64 = 1024;
 
 /// Makes the drop of the socket a reset. An end of file would tell the socket's peer that
 /// everything has arrived.
@@ -175,7 +175,7 @@ fn reset(tcp: &TcpStream) {
 
 /// Time limit for the connections to end after the session has ended. Bytes received before that
 /// are still being written, and some users read slowly.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the ports until the session ends.
 fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
@@ -209,7 +209,7 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
     let _ = session.closed().recv(); // The channel disconnects when the session ends.
     // An exit would close all sockets as if they had ended well. So the connections get time to end
     // first, each with a reset if it failed.
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + DRAIN_TIMEOUT;
     while Arc::strong_count(&busy) > 1 + listeners && Instant::now() < limit {
         thread::sleep(Duration::from_millis(10));
     }
@@ -228,7 +228,7 @@ fn carry(session: &Session, tcp: &TcpStream, target: &str) -> io::Result<()> {
             let mut line = Vec::new();
             while line.last() != Some(&b'\n') {
                 let mut byte = [0];
-                if (&stream).take(LONGEST - line.len() as u64).read(&mut byte)? == 0 {
+                if (&stream).take(MAX_LINE - line.len() as u64).read(&mut byte)? == 0 {
                     return Err(ErrorKind::UnexpectedEof.into());
                 }
                 line.push(byte[0]);

@@ -28,7 +28,7 @@ use super::report::Report;
 /// Time limit for an accepted stream that brings no data. A sender that opens streams and stays
 /// silent must not occupy all threads forever. The limit leaves time for the sender's slowest disk
 /// to read a block.
-const SILENCE: Duration = Duration::from_secs(60);
+const NO_DATA_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Receives everything that the peer sends, into `root`, until it closes the session.
 pub fn receive(session: &Session, root: &Path, jobs: usize, bar: &ProgressBar) -> Report {
@@ -123,7 +123,7 @@ impl Receiver<'_> {
     }
 
     fn take(&self, mut stream: &Stream) -> io::Result<()> {
-        stream.set_no_data_timeout(Some(SILENCE))?;
+        stream.set_no_data_timeout(Some(NO_DATA_TIMEOUT))?;
         let request = Request::read(&mut stream)?;
         match request.kind {
             Kind::List => self.take_list(stream, &request),

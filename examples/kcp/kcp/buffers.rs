@@ -1,9 +1,9 @@
 //! Buffers of segments. A buffer is used again instead of allocated for each segment.
 //!
-//! Invariant: at most [`KEPT`] unused buffers are kept, and none is larger than a datagram.
+//! Invariant: at most [`MAX_UNUSED`] unused buffers are kept, and none is larger than a datagram.
 
 /// Limit of the unused buffers that a conversation keeps. It is enough for a burst of 350 KiB.
-const KEPT: usize = 256;
+const MAX_UNUSED: usize = 256;
 
 #[derive(Debug, Default)]
 pub struct Buffers(Vec<Vec<u8>>);
@@ -18,7 +18,7 @@ impl Buffers {
 
     /// Takes back a buffer that is no longer used.
     pub fn give(&mut self, mut buffer: Vec<u8>) {
-        if self.0.len() < KEPT && buffer.capacity() > 0 {
+        if self.0.len() < MAX_UNUSED && buffer.capacity() > 0 {
             buffer.clear();
             self.0.push(buffer);
         }
@@ -26,7 +26,7 @@ impl Buffers {
 
     /// Whether the unused buffers are too few to be worth freeing.
     pub fn is_small(&self) -> bool {
-        self.0.len() <= KEPT / 16
+        self.0.len() <= MAX_UNUSED / 16
     }
 
     /// Frees the unused buffers. It is called when nothing is in flight.

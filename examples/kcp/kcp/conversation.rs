@@ -30,14 +30,14 @@ use super::segment::Malformed;
 
 /// Limit of the batches that a thread sends in a row. Datagrams that others add after that are left
 /// to the clock thread.
-const ROUNDS: usize = 4;
+const MAX_BATCHES: usize = 4;
 
 /// Time for which a finished conversation goes on answering, in milliseconds. If an ack of ours was
 /// lost, the peer repeats the segment. The peer can finish its side only after our answer.
 const LINGER: u64 = 10_000;
 
 /// Time limit for a new conversation to bring its first byte, in milliseconds.
-const BEGIN: u64 = 10_000;
+const BEGIN_TIMEOUT: u64 = 10_000;
 
 #[derive(Debug)]
 pub struct Conversation {
@@ -79,7 +79,7 @@ impl Conversation {
     /// Makes a conversation. `begun` says that it begins here. Otherwise it begins with the peer's
     /// first datagram, and `protocol` has already taken that in.
     pub fn new(peer: SocketAddr, protocol: Protocol, begun: bool, now: u64) -> Self {
-        let expires = if begun { u64::MAX } else { now + BEGIN };
+        let expires = if begun { u64::MAX } else { now + BEGIN_TIMEOUT };
         Self {
             peer,
             conv: protocol.conv(),
@@ -163,7 +163,7 @@ impl Conversation {
             return;
         }
         all.sending = true;
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_BATCHES {
             let spare = std::mem::take(&mut state.spare);
             let mut batch = std::mem::replace(&mut state.outbox, spare);
             MutexGuard::unlocked(state, || link.send(&mut batch, self.peer));

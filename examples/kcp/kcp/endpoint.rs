@@ -28,7 +28,7 @@ use super::socket::{Received, Socket};
 use super::transport::KcpTransport;
 
 /// Limit of the receive calls before the receiving thread answers and wakes the conversations.
-const ROUNDS: usize = 4;
+const MAX_RECEIVES: usize = 4;
 
 /// Number of segments that a peer sends at once before it knows our window. The number is KCP's.
 const FIRST_SEGMENTS: u32 = 32;
@@ -160,7 +160,7 @@ fn receive_all(link: &Arc<Link>) {
     let mut received = Received::new();
     let mut touched = Vec::<Arc<Conversation>>::new();
     while !link.is_over() {
-        for round in 0..ROUNDS {
+        for round in 0..MAX_RECEIVES {
             match link.socket.receive(&mut received, round == 0) {
                 Ok(()) => {}
                 Err(error)

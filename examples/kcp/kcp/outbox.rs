@@ -10,7 +10,7 @@ use super::datagram::HEAD;
 use super::segment::Segment;
 
 /// Memory that an idle outbox keeps, in bytes. It is enough for a small burst.
-const KEPT: usize = 16 * 1024;
+const IDLE_CAPACITY: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -55,7 +55,7 @@ impl Outbox {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
-        self.bytes.shrink_to(KEPT.max(self.start / 2));
+        self.bytes.shrink_to(IDLE_CAPACITY.max(self.start / 2));
         self.start = 0;
     }
 }

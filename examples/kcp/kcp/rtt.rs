@@ -1,22 +1,22 @@
 //! The round-trip time, and the time to wait for an ack. It is RFC 6298 with KCP's changes.
 //!
 //! Invariants:
-//! - A wait is between the mode's least wait and [`MOST`].
-//! - A measured time over [`MOST`] is ignored, because only a peer that lies can cause it.
+//! - A wait is between the mode's least wait and [`MAX_WAIT`].
+//! - A measured time over [`MAX_WAIT`] is ignored, because only a peer that lies can cause it.
 
 /// The least wait in milliseconds, without and with `nodelay`. The numbers are KCP's.
-const LEAST: u32 = 100;
-const LEAST_NODELAY: u32 = 30;
+const MIN_WAIT: u32 = 100;
+const MIN_WAIT_NODELAY: u32 = 30;
 
 /// The longest wait that a measured time leads to, in milliseconds. The number is KCP's.
-const MOST: u32 = 60_000;
+const MAX_WAIT: u32 = 60_000;
 
 /// The longest wait after repeats without an ack, in milliseconds. So a link that works again is
 /// noticed within this time. KCP has no such limit.
-const MOST_IN_VAIN: u32 = 5000;
+const MAX_WAIT_WITHOUT_ACK: u32 = 5000;
 
 /// The wait before the first measured time, in milliseconds. The number is KCP's.
-const FIRST: u32 = 200;
+const INITIAL_WAIT: u32 = 200;
 
 #[derive(Debug)]
 pub struct RoundTrip {
@@ -30,8 +30,8 @@ pub struct RoundTrip {
 
 impl RoundTrip {
     pub fn new(nodelay: bool, interval: u32) -> Self {
-        let least = if nodelay { LEAST_NODELAY } else { LEAST };
-        Self { smoothed: 0, deviation: 0, wait: FIRST, least, interval }
+        let least = if nodelay { MIN_WAIT_NODELAY } else { MIN_WAIT };
+        Self { smoothed: 0, deviation: 0, wait: INITIAL_WAIT, least, interval }
     }
 
     /// The time to wait for an ack before a segment is sent again, in milliseconds.
@@ -42,14 +42,14 @@ impl RoundTrip {
     /// The next wait after a wait of `wait` milliseconds has passed without an ack.
     pub fn next_wait(&self, wait: u32, nodelay: bool) -> u32 {
         let more = if nodelay { self.wait / 2 } else { self.wait };
-        wait.saturating_add(more).min(self.wait.max(MOST_IN_VAIN))
+        wait.saturating_add(more).min(self.wait.max(MAX_WAIT_WITHOUT_ACK))
     }
 
     /// Takes a measure from an ack. The acked segment was sent at `ts`. `now` is the low half of
     /// the same clock.
     pub fn measure(&mut self, now: u32, ts: u32) {
         let taken = now.wrapping_sub(ts);
-        if taken > MOST {
+        if taken > MAX_WAIT {
             return;
         }
         if self.smoothed == 0 {
@@ -65,7 +65,7 @@ impl RoundTrip {
             self.deviation = toward(self.deviation, off, weight);
         }
         let wait = self.smoothed + self.interval.max(4 * self.deviation);
-        self.wait = wait.clamp(self.least, MOST);
+        self.wait = wait.clamp(self.least, MAX_WAIT);
     }
 }
 

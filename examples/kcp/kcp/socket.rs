@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! - Where the system has `poll`, the socket is in non-blocking mode. Elsewhere its calls block for
-//!   at most [`WAIT`].
-//! - [`Socket::receive`] returns after at most [`WAIT`].
+//!   at most [`RECEIVE_WAIT`].
+//! - [`Socket::receive`] returns after at most [`RECEIVE_WAIT`].
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
@@ -18,10 +18,10 @@ use socket2::SockRef;
 
 /// Limit of one wait of the receiving thread. Where the system can't wake the thread, this is also
 /// the delay until it notices that it has to end.
-const WAIT: Duration = Duration::from_secs(1);
+const RECEIVE_WAIT: Duration = Duration::from_secs(1);
 
 /// Time that a datagram waits for room in the socket's buffer before it is lost.
-const WAIT_FOR_ROOM: Duration = Duration::from_millis(20);
+const SEND_WAIT: Duration = Duration::from_millis(20);
 
 /// Number of messages that are received at once. Each may consist of many datagrams of one sender.
 const MESSAGES: usize = 8;
@@ -76,7 +76,7 @@ impl Socket {
         let _ = state.set_send_buffer_size((&socket).into(), buffer);
         if cfg!(not(unix)) {
             socket.set_nonblocking(false)?;
-            socket.set_read_timeout(Some(WAIT))?;
+            socket.set_read_timeout(Some(RECEIVE_WAIT))?;
         }
         Ok(Self { socket, state })
     }
@@ -87,7 +87,7 @@ impl Socket {
     }
 
     /// Sends a run of datagrams of `len` bytes each. The last may be shorter. If the socket's
-    /// buffer is full, it waits for room, at most for [`WAIT_FOR_ROOM`].
+    /// buffer is full, it waits for room, at most for [`SEND_WAIT`].
     ///
     /// # Errors
     /// The system didn't take them.
@@ -97,7 +97,7 @@ impl Socket {
             Transmit { destination, ecn: None, contents: run, segment_size, src_ip: None };
         match self.state.try_send((&self.socket).into(), &transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.wait(false, WAIT_FOR_ROOM)?;
+                self.wait(false, SEND_WAIT)?;
                 self.state.try_send((&self.socket).into(), &transmit)
             }
             other => other,
@@ -105,7 +105,7 @@ impl Socket {
     }
 
     /// Receives the datagrams that are there. If there are none and `wait` is set, it waits for
-    /// some, at most for [`WAIT`].
+    /// some, at most for [`RECEIVE_WAIT`].
     ///
     /// # Errors
     /// - `WouldBlock` or `TimedOut` if there are no datagrams.
@@ -113,7 +113,7 @@ impl Socket {
     pub fn receive(&self, into: &mut Received, wait: bool) -> io::Result<()> {
         into.count = 0;
         if wait {
-            self.wait(true, WAIT)?;
+            self.wait(true, RECEIVE_WAIT)?;
         }
         let mut messages = into.memory.chunks_mut(MESSAGE).map(IoSliceMut::new);
         let mut bufs: [IoSliceMut<'_>; MESSAGES] =
@@ -141,7 +141,7 @@ impl Socket {
     }
 
     /// Wakes the receiving thread, and lets all its later waits return at once. Where the system
-    /// can't do that, the thread wakes up by itself after [`WAIT`].
+    /// can't do that, the thread wakes up by itself after [`RECEIVE_WAIT`].
     pub fn wake(&self) {
         let _ = SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both);
     }

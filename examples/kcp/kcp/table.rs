@@ -4,9 +4,9 @@
 //! A flood of datagrams is limited in this way:
 //! - A datagram that begins no conversation leaves nothing behind.
 //! - There are at most `most` conversations in all, a quarter of that from one host, and
-//!   [`OF_AN_ADDRESS`] from one address.
+//!   [`MAX_PER_ADDRESS`] from one address.
 //! - An address at its limit loses its conversation that has been silent longest, if that is silent
-//!   for [`SILENT`]. Otherwise the new one is refused.
+//!   for [`SILENT_AFTER`]. Otherwise the new one is refused.
 //! - At the other limits the oldest conversation is removed that has never acked a segment of ours.
 //!   A sender that forges addresses can't ack.
 //!
@@ -23,21 +23,21 @@ use super::conversation::Conversation;
 
 /// Limit of the conversations of one address. A client has one, and perhaps a few from before it
 /// was restarted.
-const OF_AN_ADDRESS: usize = 4;
+const MAX_PER_ADDRESS: usize = 4;
 
 /// Limit of the conversations that nobody has accepted yet. The number is kcp-go's.
-const BACKLOG: usize = 128;
+const MAX_UNACCEPTED: usize = 128;
 
 /// A conversation that has been silent for this time may be replaced by a new one of its address,
 /// in milliseconds. Its client was probably restarted. A busy conversation can't be ended by a
 /// forged datagram, because it isn't silent.
-const SILENT: u64 = 1000;
+const SILENT_AFTER: u64 = 1000;
 
 /// Time for which an ended conversation is remembered, in milliseconds. A datagram may be on the
 /// way for this time.
-const REMEMBERED: u64 = 60_000;
+const REMEMBER_FOR: u64 = 60_000;
 /// Limit of the ended conversations that are remembered.
-const REMEMBERED_COUNT: usize = 1024;
+const MAX_REMEMBERED: usize = 1024;
 
 #[derive(Debug)]
 pub struct Table {
@@ -81,7 +81,7 @@ impl Table {
 
     /// Whether this conversation has ended not long ago.
     pub fn has_ended(&self, peer: SocketAddr, conv: u32, now: u64) -> bool {
-        let recent = self.ended.iter().rev().take_while(|(at, ..)| now < at + REMEMBERED);
+        let recent = self.ended.iter().rev().take_while(|(at, ..)| now < at + REMEMBER_FOR);
         recent.map(|(_, peer, conv)| (*peer, *conv)).any(|ended| ended == (peer, conv))
     }
 
@@ -97,9 +97,9 @@ impl Table {
     ) -> Result<Option<Arc<Conversation>>, Full> {
         let of_address = self.by_address.get(&new.peer).map_or(0, Vec::len);
         let of_host = self.by_host.get(&new.peer.ip()).copied().unwrap_or(0);
-        let gone = if of_address >= OF_AN_ADDRESS {
+        let gone = if of_address >= MAX_PER_ADDRESS {
             Some(self.most_silent(new.peer, now).ok_or(Full)?)
-        } else if self.unaccepted >= BACKLOG {
+        } else if self.unaccepted >= MAX_UNACCEPTED {
             Some(self.oldest_unproven(|one| !one.accepted.load(SeqCst)).ok_or(Full)?)
         } else if self.count >= self.most {
             Some(self.oldest_unproven(|_| true).ok_or(Full)?)
@@ -129,10 +129,10 @@ impl Table {
     }
 
     /// Finds the conversation of this address that has been silent longest, if that is at least
-    /// [`SILENT`].
+    /// [`SILENT_AFTER`].
     fn most_silent(&self, peer: SocketAddr, now: u64) -> Option<Arc<Conversation>> {
         let all = self.by_address.get(&peer)?;
-        let silent = all.iter().filter(|one| one.heard.load(SeqCst) + SILENT <= now);
+        let silent = all.iter().filter(|one| one.heard.load(SeqCst) + SILENT_AFTER <= now);
         silent.min_by_key(|one| one.heard.load(SeqCst)).cloned()
     }
 
@@ -148,7 +148,7 @@ impl Table {
         let all = self.by_address.get(&new.peer).map(Vec::as_slice).unwrap_or_default();
         let past = all
             .iter()
-            .filter(|one| one.since < new.since && one.heard.load(SeqCst) + SILENT <= now);
+            .filter(|one| one.since < new.since && one.heard.load(SeqCst) + SILENT_AFTER <= now);
         let past: Vec<_> = past.cloned().collect();
         past.iter().for_each(|one| {
             self.remove(one, now);
@@ -175,7 +175,7 @@ impl Table {
             self.unaccepted -= 1;
             self.queue.retain(|waiting| !Arc::ptr_eq(waiting, gone));
         }
-        if self.ended.len() >= REMEMBERED_COUNT {
+        if self.ended.len() >= MAX_REMEMBERED {
             self.ended.pop_front();
         }
         self.ended.push_back((now, gone.peer, gone.conv));
