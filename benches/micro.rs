@@ -52,8 +52,8 @@ use proto::chunks::{Chunk, Inbox, charge_for};
 use proto::outbox::Outbox;
 use proto::stream::{Lane, Transmit};
 use sync::budget::{Budget, Charge};
+use sync::read_handoff::ReadHandoff;
 use sync::shaper::{Queue, shaper};
-use sync::standby::Standby;
 use sync::stream::{Env, Name, SharedStream, Small, Take, Wakes};
 use wire::reader::{FrameReader, INLINE_MAX, Step};
 use wire::writer::Batch;
@@ -89,7 +89,7 @@ fn env() -> (Env, Queue) {
             budget,
             pool: BufferPool::shared(),
             granted,
-            standby: Standby::default(),
+            read_handoff: ReadHandoff::default(),
             allowance: Default::default(),
         },
         queue,

@@ -53,7 +53,7 @@ pub(super) fn run(session: &Arc<SessionShared>) {
         let error = match guarded(session.number, READING, || Reader { session, input }.work()) {
             Ok(Work::StandBy) => {
                 drop(slot);
-                if !session.env.standby.wait()
+                if !session.env.read_handoff.wait()
                     && let Some(input) = session.reader.lock().as_mut()
                 {
                     input.talk.learn(false);
@@ -179,7 +179,7 @@ impl Reader<'_> {
             let quick = self.is_quick();
             self.input.wakes.send();
             if quick && self.set_bound(Some(READ_BOUND)) {
-                self.session.env.standby.offer();
+                self.session.env.read_handoff.offer();
                 return Ok(Work::StandBy);
             }
             if self.fill()? == 0 {

@@ -11,9 +11,9 @@
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
 //! 3. a stream's state ([`stream`]); never two streams at once
 //! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), unsolicited data
-//!    ([`unsolicited`]), the stand-by's mark ([`standby`]), the session's lifecycle ([`close`]),
-//!    the refusals ([`shaper`]), the engine's own (`manual::architecture` names them), a pool's
-//!    class, what crossbeam's channels lock inside
+//!    ([`unsolicited`]), the read hand-off's mark ([`read_handoff`]), the session's lifecycle
+//!    ([`close`]), the refusals ([`shaper`]), the engine's own (`manual::architecture` names them),
+//!    a pool's class, what crossbeam's channels lock inside
 //!
 //! No lock is held while a user's closure runs, while a handle, a notifier or a transport is
 //! dropped, while something is logged, or across transport I/O, but for the writer, the input, and
@@ -25,8 +25,8 @@ pub(crate) mod close;
 pub(crate) mod deadline;
 mod lane;
 pub(crate) mod pause;
+pub(crate) mod read_handoff;
 pub(crate) mod shaper;
-pub(crate) mod standby;
 pub(crate) mod stream;
 pub(crate) mod unsolicited;
 

@@ -29,8 +29,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::budget::{Budget, Charge};
 use super::deadline::{Deadline, NoData};
+use super::read_handoff::ReadHandoff;
 use super::shaper::{Shaper, Wakeup};
-use super::standby::Standby;
 use super::unsolicited::Allowance;
 use crate::config::Config;
 use crate::pool::BufferPool;
@@ -62,7 +62,7 @@ pub(crate) struct Env {
     pub(crate) config: Config,
     pub(crate) shaper: Shaper,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) standby: Standby,
+    pub(crate) read_handoff: ReadHandoff,
     pub(crate) pool: &'static BufferPool,
     /// Version 2: what is granted to the peer and isn't consumed, over all streams, in bytes.
     pub(crate) granted: AtomicU64,
@@ -75,7 +75,7 @@ impl Env {
         Self {
             shaper,
             budget: Budget::new(config.max_receive_buffer),
-            standby: Standby::default(),
+            read_handoff: ReadHandoff::default(),
             pool: BufferPool::shared(),
             granted: AtomicU64::new(0),
             allowance: Allowance::default(),

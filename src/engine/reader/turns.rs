@@ -3,11 +3,11 @@
 //! waking it.
 //!
 //! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by
-//! ([`Standby`](crate::sync::standby::Standby)). A call that would have to wait for data then takes
-//! a turn. It gives the reading back when nothing came for it within the bound or a few reads, when
-//! something came for anybody else, when turns are slow, when the budget is nearly used up or the
-//! backlog full, when the session closes or fails; and without its doing anything, when it doesn't
-//! come back in time.
+//! ([`ReadHandoff`](crate::sync::read_handoff::ReadHandoff)). A call that would have to wait for
+//! data then takes a turn. It gives the reading back when nothing came for it within the bound or a
+//! few reads, when something came for anybody else, when turns are slow, when the budget is nearly
+//! used up or the backlog full, when the session closes or fails; and without its doing anything,
+//! when it doesn't come back in time.
 //!
 //! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader
 //! thread ends the input; nothing depends on callers, since the reader thread takes the reading
@@ -97,9 +97,9 @@ pub(in crate::engine) fn callers_turn(
     stream: &Arc<SharedStream>,
 ) -> bool {
     let Some(mut slot) = session.reader.try_lock() else { return false };
-    let standby = &session.env.standby;
+    let handoff = &session.env.read_handoff;
     let Some(input) = slot.as_mut() else { return false };
-    let Some(turn) = standby.begin() else { return false };
+    let Some(inline_read) = handoff.begin() else { return false };
     let keep = match guarded(session.number, READING, || Reader { session, input }.lead(stream)) {
         Ok(keep) => keep,
         Err(error) => {
@@ -108,10 +108,10 @@ pub(in crate::engine) fn callers_turn(
         }
     };
     input.talk.turned(keep);
-    turn.end(keep);
+    inline_read.end(keep);
     drop(slot);
     if !keep {
-        standby.resume();
+        handoff.resume();
     }
     true
 }

@@ -128,7 +128,7 @@ impl SharedStream {
             };
             let now = Instant::now();
             let limit = state.limit(Direction::Read, &mut call, now)?;
-            if nothing && !tried && env.standby.is_offered() && allows_inline(limit, now) {
+            if nothing && !tried && env.read_handoff.is_offered() && allows_inline(limit, now) {
                 drop(state);
                 tried = !lead();
                 state = self.state.lock();
@@ -255,8 +255,8 @@ mod tests {
     use crate::pool::BufferPool;
     use crate::proto::chunks::Chunk;
     use crate::sync::budget::Budget;
+    use crate::sync::read_handoff::ReadHandoff;
     use crate::sync::shaper::shaper;
-    use crate::sync::standby::Standby;
 
     /// A stream of a session whose reader thread stands by.
     fn standing_by() -> (Env, Arc<SharedStream>) {
@@ -264,14 +264,14 @@ mod tests {
         let stream = SharedStream::new(3, Name::new(b"", None), &config, false, Instant::now());
         let budget = Budget::new(1000);
         let pool = BufferPool::shared();
-        let standby = Standby::default();
-        standby.offer();
+        let read_handoff = ReadHandoff::default();
+        read_handoff.offer();
         (
             Env {
                 config,
                 shaper: shaper().0,
                 budget,
-                standby,
+                read_handoff,
                 pool,
                 granted: AtomicU64::new(0),
                 allowance: Default::default(),

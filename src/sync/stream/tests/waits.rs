@@ -310,7 +310,7 @@ fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
         // Not on offer: the data has to come by itself, which here it doesn't in time.
         bench.stream.set_timeout(Direction::Read, Some(Duration::from_millis(1)));
         assert!(matches!(bench.stream.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
-        bench.env.standby.offer();
+        bench.env.read_handoff.offer();
         // On offer, but the limit is near.
         assert!(matches!(bench.stream.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
         assert_eq!(calls.load(SeqCst), 0);
@@ -326,7 +326,7 @@ fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
 fn a_reader_that_cannot_lead_waits_unless_something_came_meanwhile() {
     watched(|| {
         let bench = Bench::v1();
-        bench.env.standby.offer();
+        bench.env.read_handoff.offer();
         let mut buffer = [0; 10];
         let lead = || {
             bench.deliver(b"another's");

@@ -14,7 +14,7 @@ use crate::sync::budget::Budget;
 use crate::sync::close::{InputEnd, Lifecycle, Phase};
 use crate::sync::pause::{Cause, Pause};
 use crate::sync::shaper::{Signal, shaper};
-use crate::sync::standby::Standby;
+use crate::sync::read_handoff::ReadHandoff;
 
 pub const CHECKS: &[Check] = &[
     Check {
@@ -69,12 +69,12 @@ pub const CHECKS: &[Check] = &[
         body: parking_signals,
     },
     Check {
-        name: "standby_comes_back",
+        name: "handoff_comes_back",
         about: "a caller reads: offer, turns of two callers, giving back, against the reader \
                 thread's wait",
         time: false,
         reaches: true,
-        body: standby_comes_back,
+        body: handoff_comes_back,
     },
     Check {
         name: "lane_order",
@@ -314,39 +314,39 @@ fn parking_signals() {
 
 /// The reader thread offers the reading, and gets it back whatever callers do; while it has it,
 /// nobody reads.
-fn standby_comes_back() {
-    let standby = Arc::new(Standby::default());
+fn handoff_comes_back() {
+    let handoff = Arc::new(ReadHandoff::default());
     let slot = Arc::new(parking_lot::Mutex::new(0));
     let reader = thread::spawn({
-        let standby = Arc::clone(&standby);
+        let handoff = Arc::clone(&handoff);
         let slot = Arc::clone(&slot);
         move || {
             for _ in 0..2 {
                 let mut input = slot.lock();
                 *input += 1;
-                standby.offer();
+                handoff.offer();
                 drop(input);
-                standby.wait();
-                assert!(!standby.is_offered(), "the reader thread has it back");
+                handoff.wait();
+                assert!(!handoff.is_offered(), "the reader thread has it back");
             }
         }
     });
     let callers = [false, true].map(|keep| {
-        let standby = Arc::clone(&standby);
+        let handoff = Arc::clone(&handoff);
         let slot = Arc::clone(&slot);
         thread::spawn(move || {
             for _ in 0..3 {
-                if !standby.is_offered() {
+                if !handoff.is_offered() {
                     continue;
                 }
                 let Some(mut input) = slot.try_lock() else { continue };
-                let Some(turn) = standby.begin() else { continue };
+                let Some(inline_read) = handoff.begin() else { continue };
                 facade::breaks::reach();
                 *input += 1;
-                turn.end(keep);
+                inline_read.end(keep);
                 drop(input);
                 if !keep {
-                    standby.resume();
+                    handoff.resume();
                 }
             }
         })
@@ -355,7 +355,7 @@ fn standby_comes_back() {
         thread.join().unwrap();
     }
     reader.join().unwrap();
-    assert!(!standby.is_offered() && standby.begin().is_none());
+    assert!(!handoff.is_offered() && handoff.begin().is_none());
 }
 
 /// Places in a lane's short channel.

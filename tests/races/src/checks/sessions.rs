@@ -69,7 +69,7 @@ checks! {
     inline_write_against_close false reaches "inline write against session close"
     inline_write_against_failure false reaches "inline write against failing writes and the \
                                                 peer's end"
-    callers_read false reaches "a caller reads, against another stream's data, a SYN, close, the \
+    inline_read false reaches "a caller reads, against another stream's data, a SYN, close, the \
                                 peer's end, and a program that stops asking"
     failures_wake_everybody false "failed reads, failed writes or the peer's end against read, \
                                    write, flush, open, accept"
@@ -921,7 +921,7 @@ fn inline_write_against_failure() {
 
 /// After some rounds of requests and answers the thread that waits for the next request reads the
 /// transport itself. Then something else happens.
-fn callers_read() {
+fn inline_read() {
     let (session, line) = server(quiet(), true);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
     let mut stream = session.accept().unwrap();
