@@ -37,7 +37,7 @@ use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
 use crate::wire::{Command, Header, decode_update};
 
 pub(super) use turns::callers_turn;
-use turns::{READ_BOUND, Talk};
+use turns::{READ_BOUND, RequestReplyDetector};
 
 /// What the log says of a panic while it is read.
 const READING: &str = "the transport panicked while it was read";
@@ -56,7 +56,7 @@ pub(super) fn run(session: &Arc<SessionShared>) {
                 if !session.env.read_handoff.wait()
                     && let Some(input) = session.reader.lock().as_mut()
                 {
-                    input.talk.learn(false);
+                    input.detector.record_outcome(false);
                 }
                 continue;
             }
@@ -91,7 +91,7 @@ pub(super) struct Input {
     warnings: WarnLimiter,
     /// Where the payload that is being collected goes.
     pending: Option<Pending>,
-    talk: Talk,
+    detector: RequestReplyDetector,
     /// The last stream that came filled the backlog: a caller looks again before it parses on.
     crowded: bool,
     /// How long a read may take now.
@@ -116,7 +116,7 @@ impl Input {
             now: Instant::now(),
             warnings: WarnLimiter::default(),
             pending: None,
-            talk: Talk::default(),
+            detector: RequestReplyDetector::default(),
             crowded: false,
             bounded: None,
             failed: None,

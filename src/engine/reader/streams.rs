@@ -62,7 +62,7 @@ impl Reader<'_> {
         self.session.counters.streams_received.add(1);
         self.session.introduce(&stream);
         self.session.acceptable.notify_one();
-        self.input.talk.interrupted = true;
+        self.input.detector.interrupted = true;
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 //! that waits for its next message reads the transport itself: otherwise each message would cost
 //! waking it.
 //!
-//! The reader thread finds that it is so ([`Talk`]), bounds the transport's reads, and stands by
-//! ([`ReadHandoff`](crate::sync::read_handoff::ReadHandoff)). A call that would have to wait for
-//! data then takes a turn. It gives the reading back when nothing came for it within the bound or a
-//! few reads, when something came for anybody else, when turns are slow, when the budget is nearly
-//! used up or the backlog full, when the session closes or fails; and without its doing anything,
-//! when it doesn't come back in time.
+//! The reader thread finds that it is so ([`RequestReplyDetector`]), bounds the transport's reads,
+//! and stands by ([`ReadHandoff`](crate::sync::read_handoff::ReadHandoff)). A call that would have
+//! to wait for data then takes a turn. It gives the reading back when nothing came for it within
+//! the bound or a few reads, when something came for anybody else, when turns are slow, when the
+//! budget is nearly used up or the backlog full, when the session closes or fails; and without its
+//! doing anything, when it doesn't come back in time.
 //!
 //! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader
 //! thread ends the input; nothing depends on callers, since the reader thread takes the reading
@@ -31,18 +31,18 @@ pub(super) const READ_BOUND: Duration = Duration::from_millis(10);
 /// How many messages of one stream, each to a reader that was waiting and has answered the one
 /// before, make it likely that the next one is waited for, too. Fewer, and a program that begins
 /// with a few questions and answers pays for an offer that leads nowhere, half a millisecond.
-const ENOUGH: u32 = 8;
+const MIN_REQUIRED_RUN: u32 = 8;
 
 /// How many such messages it takes at most, when what they led to came to nothing again and again:
 /// the program reads by calls that take no turn, or its peer takes so long that waking a thread
 /// makes no difference. An offer that leads nowhere, half a millisecond, is then about a hundredth
 /// of what so many messages take.
-const ENOUGH_AT_MOST: u32 = 1024;
+const MAX_REQUIRED_RUN: u32 = 1024;
 
 /// What a turn may take, but for so many in a row, for callers to go on: the reader thread, which
 /// looks whether they do, wakes up twice in that time.
-const QUICK: Duration = Duration::from_millis(1);
-const SLOW_TURNS: u32 = 8;
+const QUICK_READ: Duration = Duration::from_millis(1);
+const MAX_SLOW_READS: u32 = 8;
 
 /// So much of the budget has to be free for a caller, in bytes, that it can't run into its end:
 /// what one frame may occupy, and some.
@@ -54,28 +54,36 @@ const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 const READS: usize = 4;
 
 /// What tells the reader thread that one stream alone talks.
-pub(super) struct Talk {
+pub(super) struct RequestReplyDetector {
     stream: u32,
-    answers: u32,
+    replies: u32,
     run: u32,
     /// How long a run has to be.
-    enough: u32,
-    /// Callers' turns in a row that weren't [`QUICK`].
+    required_run: u32,
+    /// Callers' turns in a row that weren't [`QUICK_READ`].
     slow: u32,
     /// Somebody else was told something: a stream was opened.
     pub(super) interrupted: bool,
 }
 
-impl Default for Talk {
+impl Default for RequestReplyDetector {
     fn default() -> Self {
-        Self { stream: 0, answers: 0, run: 0, enough: ENOUGH, slow: 0, interrupted: false }
+        Self {
+            stream: 0,
+            replies: 0,
+            run: 0,
+            required_run: MIN_REQUIRED_RUN,
+            slow: 0,
+            interrupted: false,
+        }
     }
 }
 
-impl Talk {
+impl RequestReplyDetector {
     /// Offering the reading to callers did, or didn't, lead to anything.
-    pub(super) fn learn(&mut self, good: bool) {
-        self.enough = if good { ENOUGH } else { (self.enough * 2).min(ENOUGH_AT_MOST) };
+    pub(super) fn record_outcome(&mut self, good: bool) {
+        self.required_run =
+            if good { MIN_REQUIRED_RUN } else { (self.required_run * 2).min(MAX_REQUIRED_RUN) };
         if !good {
             self.slow = 0;
         }
@@ -83,9 +91,9 @@ impl Talk {
 
     /// A caller's turn is over, and the reading stays with callers, or doesn't. A slow turn is no
     /// success yet.
-    fn turned(&mut self, keep: bool) {
+    fn inline_read_ended(&mut self, keep: bool) {
         if !keep || self.slow == 0 {
-            self.learn(keep);
+            self.record_outcome(keep);
         }
     }
 }
@@ -107,7 +115,7 @@ pub(in crate::engine) fn callers_turn(
             false
         }
     };
-    input.talk.turned(keep);
+    input.detector.inline_read_ended(keep);
     inline_read.end(keep);
     drop(slot);
     if !keep {
@@ -133,14 +141,14 @@ impl Reader<'_> {
             }
             let alone = self.input.wakes.are_only_for(stream);
             self.input.wakes.send();
-            if !alone || std::mem::take(&mut self.input.talk.interrupted) {
+            if !alone || std::mem::take(&mut self.input.detector.interrupted) {
                 return Ok(false);
             }
             let taken = self.input.now.saturating_duration_since(started);
             if stream.is_readable() {
-                let slow = &mut self.input.talk.slow;
-                *slow = if taken < QUICK { 0 } else { *slow + 1 };
-                return Ok(*slow < SLOW_TURNS);
+                let slow = &mut self.input.detector.slow;
+                *slow = if taken < QUICK_READ { 0 } else { *slow + 1 };
+                return Ok(*slow < MAX_SLOW_READS);
             }
             if read == READS || taken >= READ_BOUND / 2 {
                 break;
@@ -177,21 +185,21 @@ impl Reader<'_> {
     /// for all that one read brought.
     pub(super) fn is_quick(&mut self) -> bool {
         let has_room = self.has_room();
-        let Input { talk, wakes, .. } = &mut *self.input;
-        let answers = self.session.replies.load(Relaxed);
+        let Input { detector, wakes, .. } = &mut *self.input;
+        let replies = self.session.replies.load(Relaxed);
         let stream = wakes.only_reader().unwrap_or(0);
-        let interrupted = std::mem::take(&mut talk.interrupted);
+        let interrupted = std::mem::take(&mut detector.interrupted);
         let goes_on = has_room
             && stream != 0
-            && stream == talk.stream
-            && answers != talk.answers
+            && stream == detector.stream
+            && replies != detector.replies
             && !interrupted;
-        talk.run = if goes_on { talk.run + 1 } else { 0 };
-        talk.stream = stream;
-        talk.answers = answers;
-        let quick = talk.run >= talk.enough;
+        detector.run = if goes_on { detector.run + 1 } else { 0 };
+        detector.stream = stream;
+        detector.replies = replies;
+        let quick = detector.run >= detector.required_run;
         if quick {
-            talk.run = 0; // where the bound can't be set, that isn't tried at each message
+            detector.run = 0; // where the bound can't be set, that isn't tried at each message
         }
         quick
     }
@@ -216,25 +224,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_turns_make_offers_rarer_and_a_quick_one_ends_that() {
-        let mut talk = Talk::default();
+    fn slow_reads_make_offers_rarer_and_a_quick_one_ends_that() {
+        let mut detector = RequestReplyDetector::default();
         let mut runs = Vec::new();
-        while talk.enough < ENOUGH_AT_MOST {
-            for slow in 1..=SLOW_TURNS {
-                talk.slow = slow;
-                talk.turned(slow < SLOW_TURNS);
+        while detector.required_run < MAX_REQUIRED_RUN {
+            for slow in 1..=MAX_SLOW_READS {
+                detector.slow = slow;
+                detector.inline_read_ended(slow < MAX_SLOW_READS);
             }
-            runs.push(talk.enough);
+            runs.push(detector.required_run);
         }
         assert_eq!(runs, [16, 32, 64, 128, 256, 512, 1024]);
-        talk.turned(true); // none slow since
-        assert_eq!(talk.enough, ENOUGH);
+        detector.inline_read_ended(true); // none slow since
+        assert_eq!(detector.required_run, MIN_REQUIRED_RUN);
     }
 
     #[test]
     fn what_led_to_nothing_makes_offers_rarer_to_a_limit() {
-        let mut talk = Talk::default();
-        (0..20).for_each(|_| talk.turned(false));
-        assert_eq!(talk.enough, ENOUGH_AT_MOST);
+        let mut detector = RequestReplyDetector::default();
+        (0..20).for_each(|_| detector.inline_read_ended(false));
+        assert_eq!(detector.required_run, MAX_REQUIRED_RUN);
     }
 }
