@@ -580,11 +580,11 @@ fn a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone() 
     });
 }
 
-// ---- what comes in a caller's turn --------------------------------------------------------------
+// ---- what comes in an inline read ---------------------------------------------------------------
 
 #[test]
-fn what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer() {
-    test("what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer", || {
+fn what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer() {
+    test("what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer", || {
         for version in [1, 2] {
             let mut talk = Talk::new(version);
             let other = talk.open(5);
@@ -597,7 +597,7 @@ fn what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer() {
                 talk.lead();
                 talk.frame(Command::Psh, 5, b"hello");
                 assert_eq!(waits.join().unwrap().unwrap(), *b"hello");
-                assert_eq!(talk.reads().last(), Some(&talk.name), "it came in the caller's turn");
+                assert_eq!(talk.reads().last(), Some(&talk.name), "it came in an inline read");
                 talk.line.reads_next(&talk.reader);
 
                 let session = talk.session().clone();
@@ -625,8 +625,8 @@ fn what_comes_for_others_in_a_callers_turn_reaches_them_and_ends_the_offer() {
 }
 
 #[test]
-fn credit_for_another_streams_writer_in_a_callers_turn_wakes_it() {
-    test("credit_for_another_streams_writer_in_a_callers_turn_wakes_it", || {
+fn credit_for_another_streams_writer_in_an_inline_read_wakes_it() {
+    test("credit_for_another_streams_writer_in_an_inline_read_wakes_it", || {
         let mut talk = Talk::new(2);
         let mut other = talk.open(5);
         let writes = blocked(&format!("wr-{}", talk.name), move || other.write_all(&[7; 300_000]));
@@ -640,8 +640,8 @@ fn credit_for_another_streams_writer_in_a_callers_turn_wakes_it() {
 }
 
 #[test]
-fn a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_thread() {
-    test("a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_thread", || {
+fn a_frame_that_comes_in_part_in_an_inline_read_is_completed_by_the_reader_thread() {
+    test("a_frame_that_comes_in_part_in_an_inline_read_is_completed_by_the_reader_thread", || {
         for version in [1, 2] {
             let mut talk = Talk::new(version);
             for (size, cuts) in
@@ -668,8 +668,8 @@ fn a_frame_that_comes_in_part_in_a_callers_turn_is_completed_by_the_reader_threa
 }
 
 #[test]
-fn a_frame_that_the_reader_thread_has_begun_is_completed_in_a_callers_turn() {
-    test("a_frame_that_the_reader_thread_has_begun_is_completed_in_a_callers_turn", || {
+fn a_frame_that_the_reader_thread_has_begun_is_completed_in_an_inline_read() {
+    test("a_frame_that_the_reader_thread_has_begun_is_completed_in_an_inline_read", || {
         for version in [1, 2] {
             for carry in [1, 7, 8] {
                 let mut talk = Talk::new(version);
@@ -869,7 +869,7 @@ fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
 }
 
 #[test]
-fn a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_cause() {
+fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_cause() {
     type Failure = (&'static str, fn(&Talk), fn(&Error) -> bool);
     let failures: [Failure; 6] = [
         (
@@ -911,7 +911,7 @@ fn a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_ca
         ),
     ];
     test(
-        "a_transport_that_fails_in_a_callers_turn_ends_the_session_once_for_its_own_cause",
+        "a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_cause",
         || {
             for version in [1, 2] {
                 for (what, happens, is_cause) in failures {

@@ -1,5 +1,5 @@
 //! A caller reads, over real sockets: whole conversations, alone and beside streams that come and
-//! go, in several sessions at once. What happens in a caller's turn, step by step, is in
+//! go, in several sessions at once. What happens in an inline read, step by step, is in
 //! tests/fast_path_reading.rs.
 //!
 //! Promises: P3.

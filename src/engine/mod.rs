@@ -277,7 +277,7 @@ impl SessionShared {
         stream: &Arc<SharedStream>,
         buf: &mut [u8],
     ) -> Result<usize> {
-        stream.read(&self.env, buf, || reader::callers_turn(self, stream))
+        stream.read(&self.env, buf, || reader::read_inline(self, stream))
     }
 
     /// Closes a stream of the application, and returns what is left to do.

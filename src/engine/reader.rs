@@ -2,7 +2,7 @@
 //!
 //! It waits for the transport, and for what the application hasn't taken yet: data past the receive
 //! budget, streams past the backlog (for `accept_stall_timeout` at most; [`pauses`]). And it stands
-//! by while callers read in its place ([`turns`]), where it may wait for its input while a caller
+//! by while callers read in its place ([`inline`]), where it may wait for its input while a caller
 //! has that, for two bounds at most. It never waits on one stream, the writer, or another lock that
 //! is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
 //!
@@ -10,9 +10,9 @@
 //! bounded rate.
 
 mod data;
+mod inline;
 mod pauses;
 mod streams;
-mod turns;
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -36,8 +36,8 @@ use crate::transport::{Backoff, BoundReads};
 use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
 use crate::wire::{Command, Header, decode_update};
 
-pub(super) use turns::callers_turn;
-use turns::{READ_BOUND, RequestReplyDetector};
+pub(super) use inline::read_inline;
+use inline::{INLINE_READ_BOUND, RequestReplyDetector};
 
 /// What the log says of a panic while it is read.
 const READING: &str = "the transport panicked while it was read";
@@ -51,7 +51,7 @@ pub(super) fn run(session: &Arc<SessionShared>) {
         let mut slot = session.reader.lock();
         let Some(input) = slot.as_mut() else { return };
         let error = match guarded(session.number, READING, || Reader { session, input }.work()) {
-            Ok(Work::StandBy) => {
+            Ok(ReaderOutcome::HandOff) => {
                 drop(slot);
                 if !session.env.read_handoff.wait()
                     && let Some(input) = session.reader.lock().as_mut()
@@ -60,7 +60,7 @@ pub(super) fn run(session: &Arc<SessionShared>) {
                 }
                 continue;
             }
-            Ok(Work::Over) => Error::PeerClosed,
+            Ok(ReaderOutcome::InputOver) => Error::PeerClosed,
             Err(error) => {
                 let error = session.judge_failure(error);
                 Reader { session, input }.deliver_what_came(&error).err().unwrap_or(error)
@@ -96,7 +96,7 @@ pub(super) struct Input {
     crowded: bool,
     /// How long a read may take now.
     bounded: Option<Duration>,
-    /// How a caller's turn failed.
+    /// The error of a failed inline read.
     failed: Option<Error>,
 }
 
@@ -138,11 +138,11 @@ struct Reader<'a> {
 }
 
 /// How far the reader thread got.
-enum Work {
+enum ReaderOutcome {
     /// The input is of no interest any more.
-    Over,
+    InputOver,
     /// It leaves the next reads to a caller.
-    StandBy,
+    HandOff,
 }
 
 /// Whether a failed read is a sign of life: an `Interrupted` that the transport has made itself,
@@ -161,26 +161,26 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// What ends the session; a clean end is `PeerClosed`.
-    fn work(&mut self) -> Result<Work> {
+    fn work(&mut self) -> Result<ReaderOutcome> {
         if let Some(error) = self.input.failed.take() {
             return Err(error);
         }
-        self.set_bound(None);
+        self.set_read_bound(None);
         loop {
             if self.session.lifecycle.is_in(Phase::Closing) {
-                return self.discard().map(|()| Work::Over);
+                return self.discard().map(|()| ReaderOutcome::InputOver);
             }
             if self.session.lifecycle.is_in(Phase::Ended) {
-                return Ok(Work::Over);
+                return Ok(ReaderOutcome::InputOver);
             }
             if self.step()? {
                 continue;
             }
-            let quick = self.is_quick();
+            let hand_off = self.should_hand_off();
             self.input.wakes.send();
-            if quick && self.set_bound(Some(READ_BOUND)) {
+            if hand_off && self.set_read_bound(Some(INLINE_READ_BOUND)) {
                 self.session.env.read_handoff.offer();
-                return Ok(Work::StandBy);
+                return Ok(ReaderOutcome::HandOff);
             }
             if self.fill()? == 0 {
                 return Err(self.end_of_input());

@@ -25,19 +25,19 @@ pub(super) enum Reading {
 }
 
 impl SharedStream {
-    /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `lead` may be
-    /// called: see [`wait_readable`](Self::wait_readable).
+    /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `read_inline` may
+    /// be called: see [`wait_readable`](Self::wait_readable).
     pub(crate) fn read(
         self: &Arc<Self>,
         env: &Env,
         buf: &mut [u8],
-        lead: impl Fn() -> bool,
+        read_inline: impl Fn() -> bool,
     ) -> Result<usize> {
         if buf.is_empty() {
             return Ok(0);
         }
         loop {
-            let Some(mut state) = self.wait_readable(env, &lead)? else { return Ok(0) };
+            let Some(mut state) = self.wait_readable(env, &read_inline)? else { return Ok(0) };
             let mut done = 0;
             if buf.len().min(state.core.inbox().len()) <= COPY_LOCKED {
                 while done < buf.len()

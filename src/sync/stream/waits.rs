@@ -98,12 +98,13 @@ pub(super) fn allows_inline(limit: Option<Instant>, now: Instant) -> bool {
 
 impl SharedStream {
     /// Waits until there is data that no other reader has taken up; `None` at the end. While the
-    /// reader thread stands by, and nothing has come, this thread calls `lead` instead of waiting,
-    /// unless its limit is near: that reads the transport, or returns `false` where it can't.
+    /// reader thread stands by, and nothing has come, this thread calls `read_inline` instead of
+    /// waiting, unless its limit is near: that reads the transport, or returns `false` where it
+    /// can't.
     pub(super) fn wait_readable(
         &self,
         env: &Env,
-        lead: impl Fn() -> bool,
+        read_inline: impl Fn() -> bool,
     ) -> Result<Option<MutexGuard<'_, State>>> {
         let mut call = Call::default();
         let mut state = self.state.lock();
@@ -122,7 +123,7 @@ impl SharedStream {
                     return Err(error);
                 }
                 // There is something, and another reader has to be done first, who may take for
-                // ever: a turn would end at once, and the next one.
+                // ever: an inline read would end at once, and the next one.
                 Readable::Data | Readable::Eof | Readable::Failed(_) => false,
                 Readable::Nothing => true,
             };
@@ -130,7 +131,7 @@ impl SharedStream {
             let limit = state.limit(Direction::Read, &mut call, now)?;
             if nothing && !tried && env.read_handoff.is_offered() && allows_inline(limit, now) {
                 drop(state);
-                tried = !lead();
+                tried = !read_inline();
                 state = self.state.lock();
                 continue; // what it waits for, and its limits, may have changed meanwhile
             }
@@ -285,11 +286,11 @@ mod tests {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
             let (env, stream) = standing_by();
-            let lead = || {
+            let read_inline = || {
                 stream.set_deadline(Direction::Read, Some(Instant::now()));
                 false
             };
-            tell.send(stream.read(&env, &mut [0], lead)).unwrap();
+            tell.send(stream.read(&env, &mut [0], read_inline)).unwrap();
         });
         // A hang would be for ever.
         assert!(matches!(told.recv_timeout(Duration::from_secs(60)), Ok(Err(Error::Timeout))));
@@ -301,13 +302,14 @@ mod tests {
         let chunk = Chunk::new(env.pool.get(64).unwrap(), 0, 64, env.budget.charge(64));
         stream.deliver(&env, chunk, Instant::now(), &mut Wakes::default());
         stream.state.lock().reading = Reading::Writing;
-        stream.set_timeout(Direction::Read, Some(INLINE_MIN_TIME * 3)); // far enough for a turn
-        let turns = Cell::new(0);
-        let lead = || {
-            turns.set(turns.get() + 1);
+        // far enough for an inline read
+        stream.set_timeout(Direction::Read, Some(INLINE_MIN_TIME * 3));
+        let inline_reads = Cell::new(0);
+        let read_inline = || {
+            inline_reads.set(inline_reads.get() + 1);
             true
         };
-        assert!(matches!(stream.read(&env, &mut [0], lead), Err(Error::Timeout)));
-        assert_eq!(turns.get(), 0);
+        assert!(matches!(stream.read(&env, &mut [0], read_inline), Err(Error::Timeout)));
+        assert_eq!(inline_reads.get(), 0);
     }
 }

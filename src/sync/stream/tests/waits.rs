@@ -301,7 +301,7 @@ fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
     watched(|| {
         let bench = Bench::v1();
         let calls = AtomicU64::new(0);
-        let lead = || {
+        let read_inline = || {
             calls.fetch_add(1, SeqCst);
             bench.deliver(b"led");
             true
@@ -309,14 +309,20 @@ fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
         let mut buffer = [0; 10];
         // Not on offer: the data has to come by itself, which here it doesn't in time.
         bench.stream.set_timeout(Direction::Read, Some(Duration::from_millis(1)));
-        assert!(matches!(bench.stream.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
+        assert!(matches!(
+            bench.stream.read(&bench.env, &mut buffer, read_inline),
+            Err(Error::Timeout)
+        ));
         bench.env.read_handoff.offer();
         // On offer, but the limit is near.
-        assert!(matches!(bench.stream.read(&bench.env, &mut buffer, lead), Err(Error::Timeout)));
+        assert!(matches!(
+            bench.stream.read(&bench.env, &mut buffer, read_inline),
+            Err(Error::Timeout)
+        ));
         assert_eq!(calls.load(SeqCst), 0);
         for far in [Some(FAR), None] {
             bench.stream.set_timeout(Direction::Read, far);
-            assert_eq!(bench.stream.read(&bench.env, &mut buffer, lead).unwrap(), 3);
+            assert_eq!(bench.stream.read(&bench.env, &mut buffer, read_inline).unwrap(), 3);
         }
         assert_eq!(calls.load(SeqCst), 2);
     });
@@ -328,12 +334,13 @@ fn a_reader_that_cannot_lead_waits_unless_something_came_meanwhile() {
         let bench = Bench::v1();
         bench.env.read_handoff.offer();
         let mut buffer = [0; 10];
-        let lead = || {
+        let read_inline = || {
             bench.deliver(b"another's");
             false
         };
-        assert_eq!(bench.stream.read(&bench.env, &mut buffer, lead).unwrap(), 9);
-        let reader = bench.blocked(|stream, env| read(stream, env, 10)); // its `lead` says no
+        assert_eq!(bench.stream.read(&bench.env, &mut buffer, read_inline).unwrap(), 9);
+        // Its `read_inline` says no.
+        let reader = bench.blocked(|stream, env| read(stream, env, 10));
         bench.deliver(b"data");
         assert_eq!(reader.join().unwrap().unwrap(), b"data");
     });

@@ -26,7 +26,7 @@ use crate::sync::stream::SharedStream;
 
 /// How long a caller's read of the transport may take: so long it may be deaf to a deadline that
 /// another thread sets, or to a close. Long enough for a peer that answers at once over a network.
-pub(super) const READ_BOUND: Duration = Duration::from_millis(10);
+pub(super) const INLINE_READ_BOUND: Duration = Duration::from_millis(10);
 
 /// How many messages of one stream, each to a reader that was waiting and has answered the one
 /// before, make it likely that the next one is waited for, too. Fewer, and a program that begins
@@ -49,9 +49,9 @@ const MAX_SLOW_READS: u32 = 8;
 const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 
 /// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't
-/// begin another one after half of [`READ_BOUND`], so that a peer whose frames for others trickle
-/// in can't make a turn longer than two of those, also where the system rounds a bound up.
-const READS: usize = 4;
+/// begin another one after half of [`INLINE_READ_BOUND`], so that a peer whose frames for others
+/// trickle in can't make a turn longer than two of those, also where the system rounds a bound up.
+const MAX_TRANSPORT_READS: usize = 4;
 
 /// What tells the reader thread that one stream alone talks.
 pub(super) struct RequestReplyDetector {
@@ -91,16 +91,16 @@ impl RequestReplyDetector {
 
     /// A caller's turn is over, and the reading stays with callers, or doesn't. A slow turn is no
     /// success yet.
-    fn inline_read_ended(&mut self, keep: bool) {
-        if !keep || self.slow == 0 {
-            self.record_outcome(keep);
+    fn inline_read_ended(&mut self, keep_offer: bool) {
+        if !keep_offer || self.slow == 0 {
+            self.record_outcome(keep_offer);
         }
     }
 }
 
 /// Reads the transport on the calling thread, which waits for data on `stream`. Returns whether it
 /// did: if not, the reading is seen to by another thread.
-pub(in crate::engine) fn callers_turn(
+pub(in crate::engine) fn read_inline(
     session: &Arc<SessionShared>,
     stream: &Arc<SharedStream>,
 ) -> bool {
@@ -108,17 +108,18 @@ pub(in crate::engine) fn callers_turn(
     let handoff = &session.env.read_handoff;
     let Some(input) = slot.as_mut() else { return false };
     let Some(inline_read) = handoff.begin() else { return false };
-    let keep = match guarded(session.number, READING, || Reader { session, input }.lead(stream)) {
-        Ok(keep) => keep,
-        Err(error) => {
-            input.failed = Some(error);
-            false
-        }
-    };
-    input.detector.inline_read_ended(keep);
-    inline_read.end(keep);
+    let keep_offer =
+        match guarded(session.number, READING, || Reader { session, input }.read_for(stream)) {
+            Ok(keep_offer) => keep_offer,
+            Err(error) => {
+                input.failed = Some(error);
+                false
+            }
+        };
+    input.detector.inline_read_ended(keep_offer);
+    inline_read.end(keep_offer);
     drop(slot);
-    if !keep {
+    if !keep_offer {
         handoff.resume();
     }
     true
@@ -127,9 +128,9 @@ pub(in crate::engine) fn callers_turn(
 impl Reader<'_> {
     /// A caller's turn: reads until there is something for `stream`. Returns whether callers may go
     /// on.
-    fn lead(&mut self, stream: &Arc<SharedStream>) -> Result<bool> {
+    fn read_for(&mut self, stream: &Arc<SharedStream>) -> Result<bool> {
         let started = Instant::now();
-        for read in 0..=READS {
+        for read in 0..=MAX_TRANSPORT_READS {
             loop {
                 let in_order = self.session.lifecycle.is_in(Phase::Open) && self.has_room();
                 if !in_order {
@@ -150,7 +151,7 @@ impl Reader<'_> {
                 *slow = if taken < QUICK_READ { 0 } else { *slow + 1 };
                 return Ok(*slow < MAX_SLOW_READS);
             }
-            if read == READS || taken >= READ_BOUND / 2 {
+            if read == MAX_TRANSPORT_READS || taken >= INLINE_READ_BOUND / 2 {
                 break;
             }
             match self.fill_once() {
@@ -183,7 +184,7 @@ impl Reader<'_> {
 
     /// Whether the stream that is about to be woken is likely to be read again at once: asked once
     /// for all that one read brought.
-    pub(super) fn is_quick(&mut self) -> bool {
+    pub(super) fn should_hand_off(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { detector, wakes, .. } = &mut *self.input;
         let replies = self.session.replies.load(Relaxed);
@@ -197,16 +198,16 @@ impl Reader<'_> {
         detector.run = if goes_on { detector.run + 1 } else { 0 };
         detector.stream = stream;
         detector.replies = replies;
-        let quick = detector.run >= detector.required_run;
-        if quick {
+        let hand_off = detector.run >= detector.required_run;
+        if hand_off {
             detector.run = 0; // where the bound can't be set, that isn't tried at each message
         }
-        quick
+        hand_off
     }
 
     /// Bounds the transport's reads, or lets them take as long as they like; returns whether that
     /// could be done.
-    pub(super) fn set_bound(&mut self, bound: Option<Duration>) -> bool {
+    pub(super) fn set_read_bound(&mut self, bound: Option<Duration>) -> bool {
         let Input { bound: set, bounded, .. } = &mut *self.input;
         if *bounded == bound {
             return true;
