@@ -17,8 +17,8 @@
 //! that finds its mark set waits like one that finds no data or no room.
 //!
 //! Invariants: whoever sets a mark clears it, also when a user's writer panics
-//! ([`reading::ReadTurn`]); every change is followed by [`SharedStream::reschedule`] under the same
-//! lock.
+//! ([`reading::ReadGuard`]); every change is followed by [`SharedStream::reschedule`] under the
+//! same lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};

@@ -49,15 +49,15 @@ impl SharedStream {
                 self.finish_read(env, state, done);
                 return Ok(done);
             }
-            let mut turn = self.begin_read(env, state, Reading::Copying);
+            let mut guard = self.begin_read(env, state, Reading::Copying);
             while done < buf.len()
-                && let Some(chunk) = turn.chunk()
+                && let Some(chunk) = guard.chunk()
             {
                 let n = chunk.copy_to(&mut buf[done..]);
-                turn.consumed += n;
+                guard.consumed += n;
                 done += n;
             }
-            drop(turn);
+            drop(guard);
             if done > 0 {
                 return Ok(done);
             }
@@ -74,8 +74,8 @@ impl SharedStream {
     ) -> std::io::Result<u64> {
         let mut total = 0;
         while let Some(state) = self.wait_readable(env, || false)? {
-            let mut turn = self.begin_read(env, state, Reading::Writing);
-            while let Some(chunk) = turn.chunk() {
+            let mut guard = self.begin_read(env, state, Reading::Writing);
+            while let Some(chunk) = guard.chunk() {
                 let n = match out.write(chunk.data()) {
                     Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
                     Ok(n) => n.min(chunk.len()),
@@ -83,7 +83,7 @@ impl SharedStream {
                     Err(error) => return Err(error),
                 };
                 chunk.consume(n);
-                turn.consumed += n;
+                guard.consumed += n;
                 total += n as u64;
             }
         }
@@ -95,9 +95,9 @@ impl SharedStream {
         env: &'a Env,
         mut state: MutexGuard<'a, State>,
         reading: Reading,
-    ) -> ReadTurn<'a> {
+    ) -> ReadGuard<'a> {
         state.reading = reading;
-        ReadTurn { stream: self, env, reading, chunk: None, consumed: 0 }
+        ReadGuard { stream: self, env, reading, chunk: None, consumed: 0 }
     }
 
     /// What every read does last: counts what was read, lets go of a large buffer with a small
@@ -128,7 +128,7 @@ impl SharedStream {
 /// A reader's right to take chunks out of the stream: what it didn't use goes back when it is
 /// dropped. What is out is lent: it counts as unread, and a cut or a close takes its charge back,
 /// though a user's writer may still look at it.
-pub(super) struct ReadTurn<'a> {
+pub(super) struct ReadGuard<'a> {
     stream: &'a Arc<SharedStream>,
     env: &'a Env,
     reading: Reading,
@@ -136,7 +136,7 @@ pub(super) struct ReadTurn<'a> {
     consumed: usize,
 }
 
-impl ReadTurn<'_> {
+impl ReadGuard<'_> {
     /// The chunk at the head, with something in it. To be asked after each call of a user's writer,
     /// which may take its time: the peer is to hear of what it has taken, and not of all at the
     /// end; and what is left may not be wanted any more.
@@ -169,7 +169,7 @@ impl ReadTurn<'_> {
     }
 }
 
-impl Drop for ReadTurn<'_> {
+impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.stream.state.lock();
         state.reading = Reading::Nobody;

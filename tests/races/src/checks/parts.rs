@@ -13,8 +13,8 @@ use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
 use crate::sync::close::{InputEnd, Lifecycle, Phase};
 use crate::sync::pause::{Cause, Pause};
-use crate::sync::shaper::{Signal, shaper};
 use crate::sync::read_handoff::ReadHandoff;
+use crate::sync::shaper::{Signal, shaper};
 
 pub const CHECKS: &[Check] = &[
     Check {
