@@ -70,7 +70,7 @@ fn echo(session: Session) -> thread::JoinHandle<()> {
 /// rust-yamux's test: 512 streams at once, 128 KiB on each, and back.
 ///
 /// On version 2 the budget is given for it. An echo that can't write doesn't read, and 512 first
-/// windows (the protocol grants 256 KiB each, unsolicited) are 32 times the default: filled, they
+/// windows (256 KiB each before the first UPD) are 32 times the default: filled, they
 /// would hold back the very window updates that the echoes wait for, and `stall_timeout` would have
 /// to cut one after the other (tests/stalls.rs). Version 1 has no windows to wait for.
 #[test]

@@ -133,7 +133,7 @@ fn a_sleeping_reader_stalls_the_others_once() {
 }
 
 /// The known bug smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte
-/// before it reads anything. What the protocol grants unsolicited is sent before the server is
+/// before it reads anything. The unsolicited data is sent before the server is
 /// there, and it is more than the server's budget, twice over: that is an eighth of the default.
 /// Both ends are blocked in write, and since the server doesn't read its input, no window update
 /// reaches it. When the client reads, nothing moves, until a stream is cut; then all of the others

@@ -89,7 +89,7 @@ impl State {
         self.is_first(place) || (place.is_none() && self.lets_pass(left, room))
     }
 
-    /// Whether a call may ask the session for unsolicited data: nobody is before it.
+    /// Whether a call may ask the session for allowance: nobody is before it.
     pub(super) fn is_first(&self, place: Option<&Place>) -> bool {
         match (place, self.head()) {
             (Some(place), Some(head)) => head.ticket == place.ticket && !self.midway,

@@ -53,7 +53,7 @@ impl SharedStream {
         self.wake_head(&self.state.lock());
     }
 
-    /// The stream was taken out of the queue for unsolicited data, for there is enough for it
+    /// The stream was taken out of the queue for allowance, since there is enough for it
     /// now; returns whether a write still waits for it.
     pub(crate) fn is_due(&self, env: &Env) -> bool {
         let mut state = self.state.lock();

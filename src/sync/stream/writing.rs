@@ -139,7 +139,8 @@ impl SharedStream {
         let is_reply = failed.is_none() && state.take_reply(done, &mut call);
         drop(state);
         if unsolicited {
-            env.wake_allowance_waiters(false); // it may have been offered more than it took, or woken for it
+            // It may have been offered more than it took, or woken for it.
+            env.wake_allowance_waiters(false);
         }
         match failed {
             Some(error) if done == 0 || take == Take::All => {

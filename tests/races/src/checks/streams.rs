@@ -89,7 +89,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stream_unsolicited",
-        about: "lost wake-up: two streams' writes wait for unsolicited data, one of them \
+        about: "lost wake-up: two streams' writes wait for allowance, one of them \
                 fails, and there is enough for one",
         time: false,
         reaches: false,
