@@ -56,7 +56,7 @@ impl Drop for Charge {
 }
 
 #[derive(Debug)]
-pub(crate) struct Cell {
+pub(crate) struct Stream {
     pub(crate) core: StreamCore<Charge>,
     pub(crate) side: Side,
     /// The application has it: it opened or accepted it.
@@ -72,7 +72,7 @@ pub(crate) struct End {
     rules: Rules,
     pub(crate) registry: Registry<u32>,
     /// By stream id; also those that the registry has forgotten.
-    pub(crate) cells: BTreeMap<u32, Cell>,
+    pub(crate) streams: BTreeMap<u32, Stream>,
     /// Streams that wait for a turn: express, bulk.
     pub(crate) lanes: [VecDeque<u32>; 2],
     /// What turns took and the transport hasn't been given: id, bytes, FIN.
@@ -105,7 +105,7 @@ impl End {
             role,
             rules,
             registry: Registry::new(role, rules.limits),
-            cells: BTreeMap::new(),
+            streams: BTreeMap::new(),
             lanes: [VecDeque::new(), VecDeque::new()],
             batch: Vec::new(),
             used: Rc::new(Count::new(0)),
@@ -121,20 +121,20 @@ impl End {
         if self.role == Role::Client { Role::Server } else { Role::Client }
     }
 
-    fn cell(&mut self, id: u32) -> &mut Cell {
-        self.cells.get_mut(&id).expect("a stream that exists")
+    fn stream(&mut self, id: u32) -> &mut Stream {
+        self.streams.get_mut(&id).expect("a stream that exists")
     }
 
     /// One of the streams that the application has.
     pub(crate) fn in_hand(&self, nth: usize) -> Option<u32> {
-        let count = self.cells.values().filter(|cell| cell.in_hand).count();
-        let mut ids = self.cells.iter().filter(|(_, cell)| cell.in_hand).map(|(&id, _)| id);
+        let count = self.streams.values().filter(|stream| stream.in_hand).count();
+        let mut ids = self.streams.iter().filter(|(_, stream)| stream.in_hand).map(|(&id, _)| id);
         ids.nth(nth % count.max(1))
     }
 
     /// Queues a stream for what it owes, as every change of the application's does.
     fn reschedule(&mut self, id: u32) {
-        while let Some(lane) = self.cell(id).core.schedule() {
+        while let Some(lane) = self.stream(id).core.schedule() {
             let queue = &mut self.lanes[lane as usize];
             assert!(!queue.contains(&id), "{id} is in lane {lane:?} already");
             queue.push_back(id);
@@ -147,16 +147,16 @@ impl End {
     }
 
     fn granted(&self) -> u64 {
-        self.cells.values().map(|cell| cell.core.granted()).sum()
+        self.streams.values().map(|stream| stream.core.granted()).sum()
     }
 
     // ---- the application ------------------------------------------------------------------------
 
     pub(crate) fn open(&mut self) -> Option<u32> {
         let ours = self
-            .cells
+            .streams
             .iter()
-            .filter(|(id, cell)| self.role.opens(**id) && !cell.side.can_forget())
+            .filter(|(id, stream)| self.role.opens(**id) && !stream.side.can_forget())
             .count();
         match self.registry.open(|id| id) {
             Ok(id) => {
@@ -175,32 +175,33 @@ impl End {
     fn insert(&mut self, id: u32, ours: bool) {
         let Rules { version, sizes, origin, .. } = self.rules;
         let core = StreamCore::starting_at(origin, version, sizes, ours);
-        let cell = Cell { core, side: Side::new(ours), in_hand: ours, taken: None, copying: None };
-        assert!(self.cells.insert(id, cell).is_none(), "{id} is used twice");
+        let stream =
+            Stream { core, side: Side::new(ours), in_hand: ours, taken: None, copying: None };
+        assert!(self.streams.insert(id, stream).is_none(), "{id} is used twice");
         if self.rules.announce {
-            self.cell(id).core.announce();
+            self.stream(id).core.announce();
         }
         self.reschedule(id);
     }
 
     pub(crate) fn accept(&mut self) {
         if let Some(id) = self.registry.accept() {
-            self.cell(id).in_hand = true;
+            self.stream(id).in_hand = true;
         }
     }
 
     pub(crate) fn write(&mut self, id: u32, n: usize) {
         let role = self.role;
         let rules = self.rules;
-        let cell = self.cell(id);
-        if let Writable::Room(room) = cell.core.writable(rules.max_send, 1)
-            && cell.copying.is_none()
+        let stream = self.stream(id);
+        if let Writable::Room(room) = stream.core.writable(rules.max_send, 1)
+            && stream.copying.is_none()
             && n > 0
         {
             let n = n.min(room);
-            let data = bytes(id, role, cell.side.accepted, n);
-            cell.core.accept_small(&data, rules.max_frame, BufferPool::shared());
-            cell.side.accepted += n as u64;
+            let data = bytes(id, role, stream.side.accepted, n);
+            stream.core.accept_small(&data, rules.max_frame, BufferPool::shared());
+            stream.side.accepted += n as u64;
             self.reschedule(id);
         }
     }
@@ -209,20 +210,20 @@ impl End {
     pub(crate) fn write_large(&mut self, id: u32, n: usize) {
         let role = self.role;
         let rules = self.rules;
-        let cell = self.cell(id);
-        match (cell.copying.take(), cell.core.writable(rules.max_send, 1)) {
+        let stream = self.stream(id);
+        match (stream.copying.take(), stream.core.writable(rules.max_send, 1)) {
             (None, Writable::Room(room)) if n > 0 => {
-                cell.copying = Some(n.min(room).min(rules.max_frame));
-                cell.core.writing = true;
+                stream.copying = Some(n.min(room).min(rules.max_frame));
+                stream.core.writing = true;
             }
             (None, _) => {}
             (Some(n), writable) => {
-                cell.core.writing = false;
+                stream.core.writing = false;
                 if !matches!(writable, Writable::Failed(_)) {
                     let mut payload = Payload::with_room(BufferPool::shared(), n, rules.max_frame);
-                    assert_eq!(payload.append(&bytes(id, role, cell.side.accepted, n)), n);
-                    cell.core.accept(payload);
-                    cell.side.accepted += n as u64;
+                    assert_eq!(payload.append(&bytes(id, role, stream.side.accepted, n)), n);
+                    stream.core.accept(payload);
+                    stream.side.accepted += n as u64;
                 }
             }
         }
@@ -231,25 +232,25 @@ impl End {
 
     pub(crate) fn read(&mut self, id: u32, n: usize) {
         let peer = self.peer();
-        let cell = self.cell(id);
-        if cell.taken.is_some() || n == 0 || !matches!(cell.core.readable(), Readable::Data) {
+        let stream = self.stream(id);
+        if stream.taken.is_some() || n == 0 || !matches!(stream.core.readable(), Readable::Data) {
             return;
         }
-        let mut out = vec![0; n.min(cell.core.inbox().len())];
+        let mut out = vec![0; n.min(stream.core.inbox().len())];
         let mut done = 0;
         while done < out.len()
-            && let Some(mut chunk) = cell.core.inbox().pop()
+            && let Some(mut chunk) = stream.core.inbox().pop()
         {
             done += chunk.copy_to(&mut out[done..]);
-            cell.core.inbox().unpop(chunk);
+            stream.core.inbox().unpop(chunk);
         }
         assert_eq!(done, out.len());
         assert!(
-            out == bytes(id, peer, cell.side.read, done),
+            out == bytes(id, peer, stream.side.read, done),
             "{id}: other bytes than were written"
         );
-        cell.side.read += done as u64;
-        cell.side.queued -= done as u64;
+        stream.side.read += done as u64;
+        stream.side.queued -= done as u64;
         self.consumed(id, done);
     }
 
@@ -258,15 +259,15 @@ impl End {
         let before = self.granted();
         let spare = self.spare();
         let used = Rc::clone(&self.used);
-        let cell = self.cell(id);
-        cell.core.consumed(n, spare);
-        if !cell.side.closed {
-            cell.side.consumed += n as u64;
+        let stream = self.stream(id);
+        stream.core.consumed(n, spare);
+        if !stream.side.closed {
+            stream.side.consumed += n as u64;
         }
-        let _ = cell.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n));
+        let _ = stream.core.inbox().release_tail(BufferPool::shared(), |n| Charge::new(&used, n));
         self.reschedule(id);
         let after = self.granted();
-        let own = self.cell(id).core.granted();
+        let own = self.stream(id).core.granted();
         // A window that began small because half of the budget was granted has its base back at
         // some time.
         let grew = after > before && own > self.rules.sizes.base as u64;
@@ -280,30 +281,30 @@ impl End {
     /// having used `n` bytes.
     pub(crate) fn take_chunk(&mut self, id: u32, n: usize) {
         let peer = self.peer();
-        let cell = self.cell(id);
-        let Some(mut chunk) = cell.taken.take() else {
-            if matches!(cell.core.readable(), Readable::Data) {
-                let before = cell.core.inbox().occupied();
-                let chunk = cell.core.inbox().lend().expect("there is data");
-                cell.side.queued -= chunk.len() as u64;
-                assert_eq!(cell.core.inbox().occupied(), before, "what is out counts");
-                cell.taken = Some(chunk);
+        let stream = self.stream(id);
+        let Some(mut chunk) = stream.taken.take() else {
+            if matches!(stream.core.readable(), Readable::Data) {
+                let before = stream.core.inbox().occupied();
+                let chunk = stream.core.inbox().lend().expect("there is data");
+                stream.side.queued -= chunk.len() as u64;
+                assert_eq!(stream.core.inbox().occupied(), before, "what is out counts");
+                stream.taken = Some(chunk);
             }
             return;
         };
         let done = n.min(chunk.len());
         assert!(
-            chunk.data()[..done] == bytes(id, peer, cell.side.read, done),
+            chunk.data()[..done] == bytes(id, peer, stream.side.read, done),
             "{id}: other bytes than were written"
         );
-        cell.side.read += done as u64;
+        stream.side.read += done as u64;
         chunk.consume(done);
-        let keeps = !cell.side.closed && !cell.side.read_shut && !cell.side.unread_discarded;
+        let keeps = !stream.side.closed && !stream.side.read_shut && !stream.side.unread_discarded;
         let left = chunk.len();
-        assert_eq!(cell.core.inbox().give_back(chunk).is_none(), keeps);
+        assert_eq!(stream.core.inbox().give_back(chunk).is_none(), keeps);
         let mut consumed = done;
         if keeps {
-            cell.side.queued += left as u64;
+            stream.side.queued += left as u64;
         } else {
             consumed += left;
         }
@@ -311,30 +312,30 @@ impl End {
     }
 
     pub(crate) fn finish(&mut self, id: u32) {
-        let cell = self.cell(id);
-        let news = !cell.side.finished && !cell.side.ending;
-        assert_eq!(cell.core.finish(), news);
-        cell.side.finished |= news;
+        let stream = self.stream(id);
+        let news = !stream.side.finished && !stream.side.ending;
+        assert_eq!(stream.core.finish(), news);
+        stream.side.finished |= news;
         self.reschedule(id);
     }
 
     pub(crate) fn shut_read(&mut self, id: u32) {
-        let cell = self.cell(id);
-        let _ = cell.core.shut_read();
-        cell.side.read_shut = true;
-        cell.side.consumed += std::mem::take(&mut cell.side.queued);
+        let stream = self.stream(id);
+        let _ = stream.core.shut_read();
+        stream.side.read_shut = true;
+        stream.side.consumed += std::mem::take(&mut stream.side.queued);
         self.reschedule(id);
     }
 
     pub(crate) fn close(&mut self, id: u32) {
-        let cell = self.cell(id);
-        let first = cell.core.close();
-        assert_eq!(first.is_some(), !cell.side.closed, "a second close has nothing to do");
+        let stream = self.stream(id);
+        let first = stream.core.close();
+        assert_eq!(first.is_some(), !stream.side.closed, "a second close has nothing to do");
         drop(first);
-        cell.side.closed = true;
-        cell.side.finished |= !cell.side.ending;
-        cell.side.queued = 0;
-        let over = cell.core.can_forget();
+        stream.side.closed = true;
+        stream.side.finished |= !stream.side.ending;
+        stream.side.queued = 0;
+        let over = stream.core.can_forget();
         self.registry.closed(id);
         if over {
             self.registry.forget(id);
@@ -344,13 +345,13 @@ impl End {
 
     /// The stream fails alone.
     pub(crate) fn fail(&mut self, id: u32, discard_unread: bool) {
-        let cell = self.cell(id);
-        let _ = cell.core.fail(Error::PeerClosed, discard_unread);
-        cell.side.failed = true;
-        cell.side.finished = true;
+        let stream = self.stream(id);
+        let _ = stream.core.fail(Error::PeerClosed, discard_unread);
+        stream.side.failed = true;
+        stream.side.finished = true;
         if discard_unread {
-            cell.side.unread_discarded = true;
-            cell.side.queued = 0;
+            stream.side.unread_discarded = true;
+            stream.side.queued = 0;
         }
         self.reschedule(id);
     }
@@ -368,14 +369,14 @@ impl End {
     ) -> bool {
         let Some(id) = self.lanes[lane as usize].pop_front() else { return false };
         let rules = self.rules;
-        let cell = self.cell(id);
-        cell.core.begin_transmit(lane);
+        let stream = self.stream(id);
+        stream.core.begin_transmit(lane);
         let mut left = allowance;
         let mut data = 0;
         let mut fin = false;
         for _ in 0..polls {
-            let Some(frame) = cell.core.poll_transmit(lane, left) else { break };
-            let side = &mut cell.side;
+            let Some(frame) = stream.core.poll_transmit(lane, left) else { break };
+            let side = &mut stream.side;
             assert!(!side.send_closed, "{id}: a frame after the session's end");
             let what = match frame {
                 Transmit::Syn => {
@@ -420,7 +421,7 @@ impl End {
                 Transmit::Fin => {
                     let all = side.failed || side.transmitted == side.accepted;
                     assert!(
-                        all && side.finished && !side.fin_taken && cell.copying.is_none(),
+                        all && side.finished && !side.fin_taken && stream.copying.is_none(),
                         "{id}: FIN, {side:?}"
                     );
                     side.fin_taken = true;
@@ -438,11 +439,11 @@ impl End {
     /// The batch is with the transport.
     pub(crate) fn mark_written(&mut self) {
         for (id, data, fin) in std::mem::take(&mut self.batch) {
-            let cell = self.cell(id);
-            cell.core.mark_written(data, fin);
-            cell.side.written += data as u64;
-            cell.side.fin_written |= fin;
-            if fin && cell.core.can_forget() {
+            let stream = self.stream(id);
+            stream.core.mark_written(data, fin);
+            stream.side.written += data as u64;
+            stream.side.fin_written |= fin;
+            if fin && stream.core.can_forget() {
                 self.registry.forget(id);
             }
         }
@@ -474,18 +475,26 @@ impl End {
             What::Data(buffer) => self.data(id, &buffer[HEADER_LEN..]),
             What::Update { consumed, window, count } => {
                 let version = self.rules.version;
-                let cell = self.cell(id);
-                let before = cell.side.credit(version);
-                assert!(count >= cell.side.peer_consumed, "updates come in order");
-                cell.side.peer_consumed = count;
-                cell.side.window = window.into();
-                let gained = cell.side.credit(version) > before;
-                assert_eq!(cell.core.update(consumed, window), Ok(gained), "{id}: {:?}", cell.side);
+                let stream = self.stream(id);
+                let before = stream.side.credit(version);
+                assert!(count >= stream.side.peer_consumed, "updates come in order");
+                stream.side.peer_consumed = count;
+                stream.side.window = window.into();
+                let gained = stream.side.credit(version) > before;
+                assert_eq!(
+                    stream.core.update(consumed, window),
+                    Ok(gained),
+                    "{id}: {:?}",
+                    stream.side
+                );
             }
             What::Fin => {
-                let cell = self.cell(id);
-                assert!(cell.core.peer_fin() && !cell.side.fin_arrived, "{id}: FIN is sent once");
-                cell.side.fin_arrived = true;
+                let stream = self.stream(id);
+                assert!(
+                    stream.core.peer_fin() && !stream.side.fin_arrived,
+                    "{id}: FIN is sent once"
+                );
+                stream.side.fin_arrived = true;
             }
         }
         true
@@ -493,11 +502,11 @@ impl End {
 
     fn syn(&mut self, id: u32, to: &mut VecDeque<Packet>) {
         let theirs = self
-            .cells
+            .streams
             .iter()
-            .filter(|(id, cell)| !self.role.opens(**id) && !cell.side.can_forget())
+            .filter(|(id, stream)| !self.role.opens(**id) && !stream.side.can_forget())
             .count();
-        let waiting = self.cells.values().filter(|cell| !cell.in_hand).count();
+        let waiting = self.streams.values().filter(|stream| !stream.in_hand).count();
         let limits = self.rules.limits;
         match self.registry.admit(id) {
             Admission::Welcome => {
@@ -528,33 +537,33 @@ impl End {
     /// Data for a stream that is known.
     fn data(&mut self, id: u32, data: &[u8]) {
         let n = data.len();
-        let cell = self.cell(id);
-        assert!(!cell.side.fin_arrived, "{id}: data after FIN");
-        cell.side.arrived += n as u64;
+        let stream = self.stream(id);
+        assert!(!stream.side.fin_arrived, "{id}: data after FIN");
+        stream.side.arrived += n as u64;
         let received =
-            cell.core.receive(n).expect("a sender that keeps to the window never overruns");
-        let expected = match cell.side {
+            stream.core.receive(n).expect("a sender that keeps to the window never overruns");
+        let expected = match stream.side {
             Side { failed: true, .. } => Received::Late,
             Side { closed: true, .. } | Side { read_shut: true, .. } => Received::Discard,
             _ => Received::Queue,
         };
-        assert_eq!(received, expected, "{id}: {:?}", cell.side);
+        assert_eq!(received, expected, "{id}: {:?}", stream.side);
         match received {
             Received::Late => {}
             Received::Discard => {
-                cell.side.consumed += n as u64;
+                stream.side.consumed += n as u64;
                 self.reschedule(id);
             }
             Received::Queue => {
                 let pool = BufferPool::shared();
                 let (merged, buffer) = if n <= INLINE_MAX {
-                    let merged = cell.core.inbox().merge(data);
-                    let size = cell.core.inbox().merge_size(n - merged);
+                    let merged = stream.core.inbox().merge(data);
+                    let size = stream.core.inbox().merge_size(n - merged);
                     (merged, if merged < n { pool.get(size) } else { None })
                 } else {
                     (0, pool.fit(n))
                 };
-                cell.side.queued += merged as u64;
+                stream.side.queued += merged as u64;
                 if let Some(mut buffer) = buffer {
                     buffer[..n - merged].copy_from_slice(&data[merged..]);
                     self.pending = Some((id, buffer, n - merged));
@@ -568,14 +577,14 @@ impl End {
         let charge = Charge::new(&self.used, charge_for(&buffer));
         let chunk = Chunk::new(buffer, 0, len, charge);
         assert_eq!(chunk.len(), len);
-        let cell = self.cell(id);
-        assert_eq!(cell.core.wants_data(), cell.side.reads_on());
-        if cell.core.wants_data() {
-            cell.core.inbox().push(chunk);
-            cell.side.queued += len as u64;
+        let stream = self.stream(id);
+        assert_eq!(stream.core.wants_data(), stream.side.reads_on());
+        if stream.core.wants_data() {
+            stream.core.inbox().push(chunk);
+            stream.side.queued += len as u64;
         } else {
-            cell.core.consumed(len, 0);
-            cell.side.consumed += if cell.side.closed { 0 } else { len as u64 };
+            stream.core.consumed(len, 0);
+            stream.side.consumed += if stream.side.closed { 0 } else { len as u64 };
             drop(chunk);
             self.reschedule(id);
         }
@@ -585,12 +594,12 @@ impl End {
 
     /// Calls that are under way come to their end.
     pub(crate) fn complete_calls(&mut self) {
-        let ids: Vec<u32> = self.cells.keys().copied().collect();
+        let ids: Vec<u32> = self.streams.keys().copied().collect();
         for id in ids {
-            if self.cell(id).copying.is_some() {
+            if self.stream(id).copying.is_some() {
                 self.write_large(id, 0);
             }
-            if self.cell(id).taken.is_some() {
+            if self.stream(id).taken.is_some() {
                 self.take_chunk(id, usize::MAX);
             }
         }
@@ -598,13 +607,13 @@ impl End {
 
     /// Accepts what waits, and reads all there is; returns whether there was any.
     pub(crate) fn read_all(&mut self) -> bool {
-        while self.registry.accept().map(|id| self.cell(id).in_hand = true).is_some() {}
-        let ids: Vec<u32> = self.cells.keys().copied().collect();
-        let before: u64 = self.cells.values().map(|cell| cell.side.read).sum();
+        while self.registry.accept().map(|id| self.stream(id).in_hand = true).is_some() {}
+        let ids: Vec<u32> = self.streams.keys().copied().collect();
+        let before: u64 = self.streams.values().map(|stream| stream.side.read).sum();
         for id in ids {
             self.read(id, usize::MAX);
         }
-        self.cells.values().map(|cell| cell.side.read).sum::<u64>() > before
+        self.streams.values().map(|stream| stream.side.read).sum::<u64>() > before
     }
 
     /// The application closes the session.
@@ -613,18 +622,18 @@ impl End {
         self.registry.seal(Error::Closed);
         let _ = self.registry.take_backlog();
         self.stop_reading();
-        for (_, cell) in self.cells.iter_mut() {
-            cell.core.detach(&error);
-            cell.side.ending = true;
+        for (_, stream) in self.streams.iter_mut() {
+            stream.core.detach(&error);
+            stream.side.ending = true;
         }
-        let ids: Vec<u32> = self.cells.keys().copied().collect();
+        let ids: Vec<u32> = self.streams.keys().copied().collect();
         ids.into_iter().for_each(|id| self.reschedule(id));
     }
 
     fn stop_reading(&mut self) {
         self.deaf = true;
         self.pending = None;
-        self.cells.values_mut().for_each(|cell| cell.side.unreachable = true);
+        self.streams.values_mut().for_each(|stream| stream.side.unreachable = true);
     }
 
     /// The transport takes no more writes.
@@ -632,10 +641,10 @@ impl End {
         let error = Arc::new(Error::PeerClosed);
         self.registry.seal(Error::PeerClosed);
         self.dumb = true;
-        for cell in self.cells.values_mut() {
-            cell.core.fail_write(&error);
-            cell.side.write_failed = true;
-            cell.side.send_closed = true;
+        for stream in self.streams.values_mut() {
+            stream.core.fail_write(&error);
+            stream.side.write_failed = true;
+            stream.side.send_closed = true;
         }
     }
 
@@ -647,9 +656,9 @@ impl End {
 
     /// The transport's input is over: that cuts off streams that have had no FIN.
     pub(crate) fn input_ends(&mut self) {
-        for (id, cell) in &self.cells {
-            let cut = !cell.side.fin_arrived && cell.side.reads_on();
-            assert_eq!(cell.core.is_cut_off_by_eof(), cut, "{id}: {:?}", cell.side);
+        for (id, stream) in &self.streams {
+            let cut = !stream.side.fin_arrived && stream.side.reads_on();
+            assert_eq!(stream.core.is_cut_off_by_eof(), cut, "{id}: {:?}", stream.side);
         }
         self.end_streams();
     }
@@ -658,10 +667,10 @@ impl End {
         self.dumb = true;
         let error = Arc::new(Error::PeerClosed);
         self.registry.end(Error::PeerClosed);
-        for cell in self.cells.values_mut() {
-            let _ = cell.core.end(&error);
-            cell.side.ending = true;
-            cell.side.send_closed = true;
+        for stream in self.streams.values_mut() {
+            let _ = stream.core.end(&error);
+            stream.side.ending = true;
+            stream.side.send_closed = true;
         }
     }
 
@@ -673,9 +682,9 @@ impl End {
         let mut occupied = 0;
         let mut entries = 0;
         let mut open = 0;
-        for (id, cell) in &mut self.cells {
-            let core = &mut cell.core;
-            let side = &cell.side;
+        for (id, stream) in &mut self.streams {
+            let core = &mut stream.core;
+            let side = &stream.side;
             let held = core.inbox().occupied();
             occupied += held;
             assert_eq!(core.inbox().len() as u64, side.queued, "{id}: bytes in the inbox");
@@ -712,7 +721,7 @@ impl End {
         }
         assert_eq!(self.used.get(), occupied, "what is charged is what is occupied");
         assert!(self.used.get() <= rules.budget.max(65536 + 64) + 8192 + 64, "the budget holds");
-        if !self.cells.values().any(|cell| cell.side.ending) {
+        if !self.streams.values().any(|stream| stream.side.ending) {
             assert_eq!((self.registry.len(), self.registry.open_count()), (entries, open));
         }
     }

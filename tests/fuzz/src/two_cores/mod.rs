@@ -102,8 +102,8 @@ pub fn run(input: &[u8]) {
 impl World {
     fn open(&mut self, at: usize) {
         if let Some(id) = self.ends[at].open() {
-            let cells = self.ends[at].cells.len();
-            assert!(cells <= 1 << 16, "{id}: an input is shorter than that");
+            let streams = self.ends[at].streams.len();
+            assert!(streams <= 1 << 16, "{id}: an input is shorter than that");
         }
     }
 
@@ -115,8 +115,8 @@ impl World {
         let end = &mut self.ends[at];
         let nth = usize::from(which >> 1);
         // Most operations are on a stream that the application has, if there is one.
-        let cell = end.in_hand(nth);
-        match (op % 20, cell) {
+        let stream = end.in_hand(nth);
+        match (op % 20, stream) {
             (0, _) => self.open(at),
             (1, _) => end.accept(),
             (2 | 3, _) => self.turn(at, choices),
@@ -232,7 +232,7 @@ impl World {
 
     fn each_cell(&mut self, act: impl Fn(&mut End, u32)) {
         for end in &mut self.ends {
-            let ids: Vec<u32> = end.cells.keys().copied().collect();
+            let ids: Vec<u32> = end.streams.keys().copied().collect();
             ids.into_iter().for_each(|id| act(end, id));
         }
     }
@@ -253,14 +253,14 @@ impl World {
         for to in 0..2 {
             let from = &self.ends[1 - to];
             let to = &self.ends[to];
-            for (id, cell) in &to.cells {
-                let Some(sender) = from.cells.get(id) else { continue };
-                let side = &cell.side;
+            for (id, stream) in &to.streams {
+                let Some(sender) = from.streams.get(id) else { continue };
+                let side = &stream.side;
                 if side.reads_on() && !side.fin_arrived {
                     let open = sender.side.accepted - side.consumed;
                     assert!(
-                        open <= cell.core.granted(),
-                        "{id}: {open} bytes are under way, {cell:?}"
+                        open <= stream.core.granted(),
+                        "{id}: {open} bytes are under way, {stream:?}"
                     );
                     assert!(
                         sender.side.accepted <= side.edge,
@@ -276,9 +276,9 @@ impl World {
         let flow = |from: usize| {
             let to = &self.ends[1 - from];
             let from = &self.ends[from];
-            from.cells
-                .iter()
-                .map(|(&id, cell)| (id, &cell.side, to.cells.get(&id).map(|cell| &cell.side)))
+            from.streams.iter().map(|(&id, stream)| {
+                (id, &stream.side, to.streams.get(&id).map(|stream| &stream.side))
+            })
         };
         flow(0).chain(flow(1))
     }
