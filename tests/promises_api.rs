@@ -136,8 +136,8 @@ fn the_extremes_that_the_rules_allow_work() {
     });
 }
 
-/// The seed's defaults, as far as they can be seen: version 1, 32768 bytes a frame, a backlog of
-/// 1024, names of 4096 bytes, no no-data timeout.
+/// The defaults of Go's gmux, as far as they can be seen: version 1, 32768 bytes a frame, a backlog
+/// of 1024, names of 4096 bytes, no no-data timeout.
 #[test]
 fn the_defaults_are_the_seeds() {
     test("the_defaults_are_the_seeds", || {

@@ -1,4 +1,4 @@
-//! The seed's own four benchmarks: the pool's size classes, opening and closing streams, and 128
+//! The four benchmarks of Go's gmux: the pool's size classes, opening and closing streams, and 128
 //! KiB writes on one stream beside the same on a bare TCP connection.
 //!
 //! The `conn` group measures from the first write until the reader at the other end has every byte,
@@ -59,7 +59,7 @@ fn pool(c: &mut Criterion) {
 const BURST: u64 = 512;
 
 /// Opens and closes streams; the other end accepts and closes them. `accept_close` keeps many on
-/// their way, as the seed's does; `round_trip` waits for each to be closed by the other end.
+/// their way, as that of Go's gmux does; `round_trip` waits for each to be closed by the other end.
 fn accept_close(c: &mut Criterion) {
     let mut group = c.benchmark_group("accept_close");
     group.warm_up_time(WARM_UP).measurement_time(2 * WARM_UP).throughput(Throughput::Elements(1));
@@ -199,5 +199,5 @@ fn ratios(_: &mut Criterion) {
     );
 }
 
-criterion_group!(seed, pool, accept_close, conn, ratios);
-criterion_main!(seed);
+criterion_group!(go_scenarios, pool, accept_close, conn, ratios);
+criterion_main!(go_scenarios);
