@@ -13,8 +13,8 @@ use gmux::{Config, Session};
 
 fn main() -> io::Result<()> {
     let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    // Version 2 of the protocol: a stream that is read slowly doesn't stop the others. Both ends
-    // must use the same version, and `echo_server` uses 2.
+    // With version 2 of the protocol, a stream that is read slowly doesn't stop the others. Both
+    // ends must use the same version, and `echo_server` uses 2.
     let session = Session::client(TcpStream::connect(addr)?, Config::new().version(2))?;
 
     thread::scope(|scope| {

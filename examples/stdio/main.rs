@@ -75,8 +75,8 @@ fn port(text: &str) -> Result<(String, String), String> {
     Ok((listen.to_owned(), target.to_owned()))
 }
 
-/// Version 2 of the protocol: a stream that nobody reads doesn't stop the others. Both ends are
-/// this program, so both use it.
+/// The configuration of both ends. With version 2 of the protocol, a stream that nobody reads
+/// doesn't stop the others. Both ends are this program, so both use it.
 fn config() -> Config {
     Config::new().version(2)
 }

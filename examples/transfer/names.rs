@@ -89,9 +89,9 @@ pub enum Target {
 /// the way. With `make`, missing directories on the way are made. The target itself is made too if
 /// it is a directory.
 ///
-/// A link is refused wherever it leads. Another process could still put a link there between this
-/// check and the use of the path. std alone can't prevent that. The sender can't do it, because no
-/// stream makes links.
+/// A link is refused, whatever its target is. Another process could still put a link there between
+/// this check and the use of the path. std alone can't prevent that. The sender can't do it,
+/// because no stream makes links.
 pub fn locate(root: &Path, parts: &[&OsStr], target: Target, make: bool) -> io::Result<PathBuf> {
     let mut path = root.to_owned();
     for (i, part) in parts.iter().enumerate() {

@@ -14,9 +14,8 @@
 //! `s_client -brief` prints only data on standard output. `s_server` has commands only without
 //! `-brief` and `-quiet`. Then it prints other text too, and [`Text`] removes it.
 //!
-//! A limit of these tests: s_client doesn't read while its standard output is full, and s_server
-//! doesn't read while its peer doesn't. They test OpenSSL's TLS, but they aren't full-duplex
-//! programs.
+//! These tests have a limit. s_client doesn't read while its standard output is full. s_server
+//! doesn't read while its peer doesn't. So they show OpenSSL's TLS, but not a full-duplex program.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;

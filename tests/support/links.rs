@@ -595,7 +595,7 @@ fn fill(session: &Session, mut stream: &Stream, from: usize, full: impl Fn() -> 
     }
 }
 
-/// Both directions are full at once: the budgets are used up, the transport is full, and both
+/// Both directions are full at once. The budgets are used up, the transport is full, and both
 /// writer threads are stuck. When the applications read, everything moves again.
 pub fn both_directions_full_at_once_move_again(connect: Connect) {
     const REST: usize = 1 << 20;

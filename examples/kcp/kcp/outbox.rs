@@ -1,8 +1,7 @@
 //! Datagrams that wait to be sent, one behind the other in one buffer.
 //!
-//! In one buffer the socket can take many datagrams in one call, and no datagram needs an
-//! allocation. Each begins with [`HEAD`] bytes for the nonce and the checksum. `datagram.rs` fills
-//! them in.
+//! So the socket can take many of them in one call, and no datagram needs an allocation. Each
+//! begins with [`HEAD`] bytes for the nonce and the checksum. `datagram.rs` fills them in.
 //!
 //! Invariant: a datagram is at most `mtu` bytes long, its head included.
 

@@ -19,8 +19,8 @@ use super::segment::{Command, Malformed, Segment, Seq, parse};
 use super::sender::Sender;
 use super::settings::Settings;
 
-/// Wait before a peer without room is asked for its window, in milliseconds: the first wait and the
-/// longest one. KCP waits 7 s, and so one lost datagram can stall a conversation for 7 s. A
+/// The first and the longest wait before a peer without room is asked for its window, in
+/// milliseconds. KCP waits 7 s, and so one lost datagram can stall a conversation for 7 s. A
 /// question costs only 24 bytes, so it can be asked sooner.
 const ASK: (u64, u64) = (500, 10_000);
 

@@ -152,9 +152,9 @@ impl Sender {
         segment.una.since(self.next) <= 0 && !(is_ack && segment.sn.since(self.next) >= 0)
     }
 
-    /// Applies the two fields that every segment has: all segments before `una` have arrived at the
-    /// peer, and `window` is the room that the peer has. A segment that was overtaken by a newer
-    /// one is ignored.
+    /// Applies two fields that every received segment has. All segments before `una` have arrived
+    /// at the peer. `window` is the peer's room. The fields of a segment that was overtaken by a
+    /// newer one are ignored.
     pub fn progress(&mut self, una: Seq, window: u16, buffers: &mut Buffers) {
         let Some(count) = una.index_from(self.first) else { return };
         for _ in 0..count {
