@@ -116,7 +116,7 @@ impl Env {
     /// Something came back, or might have: wakes writes that wait for it, those for which there is
     /// enough. With `grown`, every stream's share is larger than before. The caller holds no lock.
     pub(crate) fn wake_allowance_waiters(&self, grown: bool) {
-        self.each_due(grown, |stream| stream.wake_writer());
+        self.each_due(grown, |stream| stream.wake_blocked_write());
     }
 
     /// The same for the reader thread, which wakes later.

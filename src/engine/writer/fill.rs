@@ -111,8 +111,8 @@ impl Writer {
         if transmitted.again {
             self.queue.requeue(Arc::clone(&stream));
         }
-        if transmitted.wake_writer {
-            stream.wake_writer();
+        if transmitted.wake_blocked_write {
+            stream.wake_blocked_write();
         }
         if transmitted.data > 0 || transmitted.fin {
             self.sent.push(Sent { stream, data: transmitted.data, fin: transmitted.fin });

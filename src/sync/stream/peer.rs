@@ -58,7 +58,7 @@ impl Wakes {
             stream.readable.notify_one();
         }
         for stream in self.writers.drain(..) {
-            stream.wake_writer();
+            stream.wake_blocked_write();
         }
         self.readers.shrink_to(KEPT_WAKES);
         self.writers.shrink_to(KEPT_WAKES);

@@ -168,8 +168,8 @@ impl Bench {
         let transmitted =
             self.stream.transmit(&self.env, lane, usize::MAX, |frame| sent.push(Sent::of(frame)));
         self.stream.mark_written(transmitted.data, transmitted.fin, self.start);
-        if transmitted.wake_writer {
-            self.stream.wake_writer();
+        if transmitted.wake_blocked_write {
+            self.stream.wake_blocked_write();
         }
         if transmitted.again {
             self.queue.requeue(Arc::clone(&self.stream));

@@ -35,7 +35,7 @@ impl SharedStream {
             }
             emit(frame);
         }
-        transmitted.wake_writer =
+        transmitted.wake_blocked_write =
             transmitted.data > 0 && state.has_room_for_head(env.config.max_send_buffer);
         state.update_granted(env);
         while let Some(lane) = state.core.schedule() {
@@ -49,7 +49,7 @@ impl SharedStream {
     }
 
     /// Wakes the write that is the next to get room.
-    pub(crate) fn wake_writer(&self) {
+    pub(crate) fn wake_blocked_write(&self) {
         self.wake_head(&self.state.lock());
     }
 
@@ -99,5 +99,5 @@ pub(crate) struct Transmitted {
     /// There is more for the bulk lane: the caller puts the stream at the end of its round.
     pub(crate) again: bool,
     /// A write waits, and there is room for it.
-    pub(crate) wake_writer: bool,
+    pub(crate) wake_blocked_write: bool,
 }

@@ -15,7 +15,7 @@ fn transmit_sends_what_the_stream_owes_and_says_how_much() {
         .transmit(&bench.env, Lane::Express, usize::MAX, |frame| sent.push(Sent::of(frame)));
     assert_eq!(sent, [Sent::Syn, Sent::Data(pattern(1000)), Sent::Fin]);
     assert_eq!(
-        (transmitted.data, transmitted.fin, transmitted.again, transmitted.wake_writer),
+        (transmitted.data, transmitted.fin, transmitted.again, transmitted.wake_blocked_write),
         (1000, true, false, false)
     );
 }
@@ -59,14 +59,14 @@ fn transmit_wakes_a_blocked_write_once_there_is_room() {
         assert!(bench.queue.next_bulk().is_some());
         // Nobody waits: nobody is to be woken.
         let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
-        assert!(!nothing.wake_writer);
+        assert!(!nothing.wake_blocked_write);
         let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
         // A turn that sends nothing makes no room.
         let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
-        assert_eq!((nothing.data, nothing.wake_writer), (0, false));
+        assert_eq!((nothing.data, nothing.wake_blocked_write), (0, false));
         let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, usize::MAX, |_| {});
-        assert_eq!((transmitted.data, transmitted.wake_writer), (10_000, true));
-        bench.stream.wake_writer();
+        assert_eq!((transmitted.data, transmitted.wake_blocked_write), (10_000, true));
+        bench.stream.wake_blocked_write();
         assert_eq!(writer.join().unwrap().unwrap(), 4);
     });
 }
@@ -76,7 +76,7 @@ fn transmit_without_a_blocked_write_wakes_nobody() {
     let bench = Bench::v1();
     assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
     let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, usize::MAX, |_| {});
-    assert_eq!((transmitted.data, transmitted.wake_writer), (10_000, false));
+    assert_eq!((transmitted.data, transmitted.wake_blocked_write), (10_000, false));
 }
 
 #[test]

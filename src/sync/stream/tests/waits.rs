@@ -210,7 +210,7 @@ fn a_writer_waits_while_another_fills_buffers() {
             state.core.accept_small(b"first ", 1000, bench.env.pool);
             state.midway = false;
         }
-        bench.stream.wake_writer();
+        bench.stream.wake_blocked_write();
         assert_eq!(writer.join().unwrap().unwrap(), 6);
         assert_eq!(bench.transmit_all(), [Sent::Data(b"first second".to_vec())]);
     });

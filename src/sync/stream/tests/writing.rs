@@ -82,8 +82,8 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
         // The turn wakes one; the other has only the first to wake it.
         assert!(bench.queue.next_express().is_some());
         let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
-        assert!(transmitted.wake_writer);
-        bench.stream.wake_writer();
+        assert!(transmitted.wake_blocked_write);
+        bench.stream.wake_blocked_write();
         assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 4));
         assert_eq!(bench.waiting(), NOBODY);
     });

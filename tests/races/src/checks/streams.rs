@@ -225,8 +225,8 @@ fn transmit(env: &Env, stream: &Arc<SharedStream>, lane: Lane, queue: &mut Queue
     if transmitted.again {
         queue.requeue(Arc::clone(stream));
     }
-    if transmitted.wake_writer {
-        stream.wake_writer();
+    if transmitted.wake_blocked_write {
+        stream.wake_blocked_write();
     }
     if transmitted.data > 0 || transmitted.fin {
         stream.mark_written(transmitted.data, transmitted.fin, Instant::now());
