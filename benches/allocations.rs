@@ -1,6 +1,6 @@
-//! Allocations in the steady state: 1 GiB of bulk, and 10 million writes of 64 bytes, both ends in
-//! this process, counted by the allocator itself. It fails where there is one or more per MB: what
-//! crosses a session lives in the pool's buffers.
+//! Counts the allocations in the steady state. It sends 1 GiB of bulk data, and 10 million writes
+//! of 64 bytes, with both ends in this process. The allocator itself counts. The benchmark fails at
+//! one allocation per MB or more, because data that crosses a session lives in the pool's buffers.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: everything is passed on to the system's allocator as it came.
+// SAFETY: all calls are passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Relaxed);
@@ -40,8 +40,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Sends `count` writes of `size` bytes after as many as fill `warm_up` bytes; returns the
-/// allocations that those took.
+/// Sends writes of `size` bytes: first `warm_up` bytes of them, then `count` writes. Returns the
+/// number of allocations during the `count` writes.
 fn allocations(version: u8, size: usize, count: usize, warm_up: usize) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback");

@@ -1,11 +1,12 @@
-//! The parts of the data path by themselves, without I/O: the codec, the pool, the chunk queues,
-//! the shaper, and a stream's way from `write` over `poll_transmit` to `deliver` and `read`.
+//! Measures the parts of the data path separately, without I/O: the codec, the pool, the chunk
+//! queues, the shaper, and a stream's way from `write` through `poll_transmit` to `deliver` and
+//! `read`.
 //!
 //! The parts are private to the library, so this benchmark takes its source files by path, as a
 //! crate of its own.
 //!
-//! With `GMUX_PIPELINE_FRAMES=N` (and, for its size, `GMUX_PIPELINE_BYTES`) it does nothing but
-//! send N frames down the pipeline: for `benches/callgrind`, which counts instructions per frame.
+//! With `GMUX_PIPELINE_FRAMES=N` it only sends N frames through the pipeline. `GMUX_PIPELINE_BYTES`
+//! is their size. `benches/callgrind` uses this to count instructions per frame.
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
 #[path = "../src/config.rs"]
@@ -59,8 +60,8 @@ use wire::reader::{FrameReader, INLINE_MAX, Step};
 use wire::writer::Batch;
 use wire::{Command, HEADER_LEN, Header};
 
-/// Two ends of a session without transport: what one's batches hold, the other's frame reader
-/// takes.
+/// Two ends of a session without a transport. The bytes of one end's batches go to the other end's
+/// frame reader.
 struct Pipeline {
     sender: Env,
     receiver: Env,
@@ -73,7 +74,7 @@ struct Pipeline {
     wakes: Wakes,
     now: Instant,
     buf: Vec<u8>,
-    /// Bytes that were delivered and not read.
+    /// Bytes that were delivered and not yet read.
     unread: usize,
 }
 

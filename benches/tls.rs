@@ -1,12 +1,13 @@
-//! What TLS costs: `transport::Tls` beside a plain session and beside rustls alone, in one run.
+//! Measures the cost of TLS. One run compares `transport::Tls` with a plain session and with rustls
+//! alone.
 //!
 //! `cargo bench --features rustls --bench tls`
 //!
-//! - Echo: 8 streams of 8 MiB, which come back, over one session; beside it two rustls connections
-//!   that carry the same bytes, one each way. All of it in one process.
-//! - Round trips of 64 bytes between two processes: this one, and itself started again as the peer.
+//! - Echo: 8 streams of 8 MiB are echoed over one session. For comparison, two rustls connections
+//!   carry the same bytes, one in each direction. All ends are in one process.
+//! - Round trips of 64 bytes between two processes. This program starts itself again as the peer.
 //!
-//! What is compared runs in turns, several times; the middle one counts.
+//! The compared variants take turns, several times. The median counts.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -26,18 +27,19 @@ const STREAMS: usize = 8;
 const EACH: usize = 8 << 20;
 const ROUNDS: usize = 7;
 
-/// Round trips in one measurement, and those before it.
+/// Round trips in one measurement, and round trips before it to warm up.
 const TRIPS: usize = 5000;
 const WARM_UP: usize = 500;
 
-/// How many rounds: `cargo bench` says `--bench`; without, it is only to be seen that all works.
+/// Returns the number of rounds. `cargo bench` passes `--bench`. Without it, this is only a check
+/// that all works.
 fn repeats() -> usize {
     if std::env::args().any(|arg| arg == "--bench") { ROUNDS } else { 1 }
 }
 
 const LONG: Duration = Duration::from_secs(10);
 
-/// Where the peer process finds the certificate and its key, in hexadecimal.
+/// Variables in which the peer process finds the certificate and its key, in hexadecimal.
 const CERTIFICATE: &str = "GMUX_BENCH_CERTIFICATE";
 const KEY: &str = "GMUX_BENCH_KEY";
 
@@ -48,7 +50,7 @@ fn main() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let identity =
         Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
-    // With the name of one of them, that alone, for a profiler.
+    // With the name of one variant, only that variant runs, for a profiler.
     match std::env::args().find(|arg| ["tls", "rustls", "tcp"].contains(&arg.as_str())).as_deref() {
         Some("tls") => (0..repeats()).for_each(|_| {
             let _ = tls_echo(&identity);
@@ -152,7 +154,7 @@ fn tls_echo(identity: &Identity) -> f64 {
     })
 }
 
-/// MB/s each way.
+/// Returns MB/s in each direction.
 fn session_echo(make: impl Fn(TcpStream, bool) -> Session + Sync) -> f64 {
     let (a, b) = tcp();
     let (client, server) = thread::scope(|scope| {
@@ -208,7 +210,7 @@ fn session_echo(make: impl Fn(TcpStream, bool) -> Session + Sync) -> f64 {
     (STREAMS * EACH) as f64 / 1e6 / took.as_secs_f64()
 }
 
-/// MB/s of each of two connections, which carry data in opposite directions.
+/// Returns MB/s of each of two connections, which carry data in opposite directions.
 fn two_one_way(identity: &Identity) -> f64 {
     let both = [0, 1].map(|_| {
         let (a, b) = tcp();
@@ -268,7 +270,7 @@ fn round_trips(identity: &Identity) {
     println!("  rustls alone                {rustls:8.1}   Tls / rustls {:.2}", tls / rustls);
 }
 
-/// The middle round trip, in microseconds.
+/// Returns the median round trip, in microseconds.
 fn trips(kind: &str, identity: &Identity) -> f64 {
     let (mut child, tcp) = start(kind, identity);
     let took = match kind {
@@ -302,7 +304,7 @@ fn trip(both: &mut (impl Read + Write)) -> f64 {
     median(times.split_off(WARM_UP))
 }
 
-/// This program again, as the peer, and a connection to it.
+/// Starts this program again as the peer, and connects to it.
 fn start(kind: &str, identity: &Identity) -> (Child, TcpStream) {
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command
@@ -322,7 +324,7 @@ fn start(kind: &str, identity: &Identity) -> (Child, TcpStream) {
     (child, tcp)
 }
 
-/// The peer: answers until the other end is gone.
+/// Runs the peer, which answers until the other end is gone.
 fn peer(kind: &str) {
     let variable = |name| unhex(&std::env::var(name).expect("a variable"));
     let identity = Identity { certificate: variable(CERTIFICATE), key: variable(KEY) };

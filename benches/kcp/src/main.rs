@@ -2,9 +2,9 @@
 //! programs, and our example `forward`, which runs the same sessions over TCP.
 //!
 //! A client's TCP connection goes through the near forwarder, the relay, and the far forwarder to a
-//! target, as `tests/support/load.rs` tells. The relay and the load are this process; what is
-//! counted as processor time is the two forwarders' own, user and system. The programs take turns.
-//! `report.rs` writes a section of `benches/RESULTS.md`.
+//! target (see `tests/support/load.rs`). The relay and the load are in this process. The processor
+//! time is the user and system time of the two forwarders. The programs take turns. `report.rs`
+//! writes a section of `benches/RESULTS.md`.
 
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../../../tests/support/forwarders.rs"]
@@ -29,7 +29,7 @@ use report::Row;
 use tunnel::Tunnel;
 use udp_relay::{Link, UdpRelay};
 
-/// A connection on which nothing moves for so long has failed.
+/// Time limit of a connection on which nothing moves. After it, the connection has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Throughput and processor time of ours beside kcptun's, over a link that is slow and loses.
@@ -72,20 +72,20 @@ pub struct Cli {
 pub enum Which {
     Kcp,
     Kcptun,
-    /// Our sessions over TCP, with that congestion control.
+    /// Our sessions over TCP, with the named congestion control.
     Tcp(String),
 }
 
-/// What is measured with each program.
+/// A case that is measured with each program.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: &'static str,
     pub loss: u32,
-    /// Bytes at once in both directions, or from the client only.
+    /// Whether bytes go in both directions at once, or from the client only.
     pub both: bool,
     pub smuxver: u8,
     pub crypt: &'static str,
-    /// Whether the goal is for this one.
+    /// Whether the goals apply to this case.
     pub goal: bool,
 }
 
@@ -136,7 +136,7 @@ fn main() {
     }
     let mut rows = Vec::new();
     for case in CASES.into_iter().filter(|case| case.name.starts_with(&cli.only)) {
-        // TCP needs no cipher here, nor other windows: its two rows are those of version 1.
+        // TCP needs no cipher here, and no other windows. Its two rows are those of version 1.
         let mut programs = programs.clone();
         programs.retain(|program| !program.is_tcp() || case.goal && !case.both);
         let mut row = Row { case, results: Vec::new() };
@@ -177,7 +177,7 @@ struct Pair {
     server: Forwarder,
     target: Target,
     relay: UdpRelay,
-    /// Processes that carry packets between the two, and aren't measured.
+    /// Processes that carry packets between the two forwarders. They aren't measured.
     #[allow(dead_code, reason = "they only have to live")]
     beside: Vec<Forwarder>,
 }
@@ -223,12 +223,12 @@ fn measure(cli: &Cli, program: &Which, case: &Case, tunnel: Option<&Tunnel>) -> 
 
     let mut bytes = cli.megabytes * 1_000_000;
     if program.is_tcp() && case.loss > 0 {
-        bytes /= 40; // as slow as TCP is then
+        bytes /= 40; // because TCP is about that much slower
     }
     let (up, down) = match (case.both, program.is_tcp()) {
         (true, _) => (bytes / 2, bytes / 2),
         (false, false) => (bytes, 0),
-        (false, true) => (0, bytes), // the far end's congestion control is what was set
+        (false, true) => (0, bytes), // the congestion control was set at the far end
     };
     let job = Job { up, down, seed: 7, closes: Closes::Target };
     let cpu = pair.cpu();

@@ -1,7 +1,7 @@
-//! From measurements to a section of `benches/RESULTS.md`.
+//! Turns measurements into a section of `benches/RESULTS.md`.
 //!
-//! The section is the file's last: from its heading to the end. `benches/compare/run`, which writes
-//! the rest, keeps it.
+//! The section is the last one of the file, from its heading to the end. `benches/compare/run`
+//! writes the rest, and keeps this section.
 
 use std::fmt::Write;
 use std::fs;
@@ -43,7 +43,7 @@ impl Row {
         self.results.iter().find(|(program, _)| program == which).map(|(_, measured)| &measured[..])
     }
 
-    /// Ours over kcptun's, in each round.
+    /// Returns our value divided by kcptun's, for each round.
     fn ratio(&self, value: fn(&Measured) -> f64) -> Option<Spread> {
         let ours = self.of(&Which::Kcp)?;
         let other = self.of(&Which::Kcptun)?;
@@ -57,7 +57,7 @@ impl Row {
         format!("{loss} % lost, {direction}, smux version {smuxver}{cipher}")
     }
 
-    /// For the terminal, as soon as it is measured.
+    /// Formats the row for the terminal, as soon as it is measured.
     pub fn print(&self) -> String {
         let mut text = format!("{}:", self.what());
         for (program, measured) in &self.results {
@@ -79,17 +79,18 @@ impl Row {
 pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
     let mut text = format!(
         "{HEADING}\n\n\
-         Written by `./benches/kcp/run`; don't edit.\n\n\
-         `examples/kcp` beside Debian's kcptun, each pair with a relay between its two processes: \
-         {} ms round trip, datagrams lost in each direction as said, the same ones in each run. \
-         One TCP connection through the pair, {} MB; \"both ways\" is half of it in each direction \
-         at once, and the sum counts. Mode {}, windows of {} datagrams at both ends, MTU 1350, no \
-         compression, no error correction. CPU is user and system time of both processes, without \
-         the relay. Rounds: {}, the programs taking turns; medians, with the least and the most; \
-         ratios are taken within each round, ours over kcptun's. `tcp` is our `examples/forward`, \
-         the same sessions over TCP with that congestion control, whose packets of 1350 bytes go \
-         through the same relay by TUN devices and socat: without loss these bound it, not TCP. \
-         It moves its bytes down instead of up, and a fortieth of them where packets are lost.\n\n\
+         Written by `./benches/kcp/run`. Don't edit.\n\n\
+         `examples/kcp` and Debian's kcptun, each pair with a relay between its two processes. The \
+         round trip is {} ms. The relay loses datagrams in each direction as the row says, the \
+         same ones in each run. One TCP connection through the pair carries {} MB. \"Both ways\" is \
+         half of it in each direction at once, and the sum counts. Mode {}, windows of {} datagrams at \
+         both ends, MTU 1350, no compression, no error correction. CPU is user and system time of \
+         both processes, without the relay. The programs take turns, for {} rounds. The tables \
+         show medians, with the least and the most. A ratio is our value divided by kcptun's in \
+         the same round. `tcp` is our `examples/forward`, which runs the same sessions over TCP \
+         with the named congestion control. Its packets of 1350 bytes go through the same relay by \
+         TUN devices and socat. Without loss these limit it, not TCP. It moves its bytes down \
+         instead of up, and a fortieth of them if packets are lost.\n\n\
          This crate at {}, kcptun {}.\n\n",
         2 * cli.delay,
         cli.megabytes,
@@ -127,7 +128,7 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
                 [column(|one| one.throughput / 1e6), column(|one| one.cpu)].map(|one| one.show());
             let [datagrams, memory] =
                 [column(|one| one.datagrams), column(|one| one.memory / 1e6)].map(|one| one.0[1]);
-            // A few megabytes are too few for a clock of hundredths of a second.
+            // The clock counts hundredths of a second. A few megabytes are too few for it.
             let is_short = matches!(program, Which::Tcp(_)) && row.case.loss > 0;
             let cpu = if is_short { "–".to_owned() } else { cpu };
             let _ = writeln!(
@@ -141,7 +142,7 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
     text
 }
 
-/// As Debian numbers it: the program itself doesn't know.
+/// Returns Debian's version of kcptun, because the program itself doesn't know its version.
 fn kcptun_version() -> String {
     let query = ["-W", "-f", "${Version}", "kcptun"];
     let output = std::process::Command::new("dpkg-query").args(query).output();
@@ -149,7 +150,7 @@ fn kcptun_version() -> String {
     version.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).into())
 }
 
-/// Puts the section into a file, in the place of the one of before.
+/// Puts the section into a file. It replaces the earlier section.
 pub fn replace(path: &Path, section: &str) {
     let before = fs::read_to_string(path).unwrap_or_default();
     let rest = before.find(HEADING).map_or(&*before, |at| &before[..at]);

@@ -1,9 +1,9 @@
 //! A TCP connection whose packets go through the UDP relay: two TUN devices, in network namespaces
 //! of their own, that socat carries over UDP.
 //!
-//! This kernel's own ways to drop packets (netem, iptables) aren't on every machine. It needs root,
-//! `ip`, and socat. What is made goes with its value: the devices with their socats, the namespace
-//! here.
+//! The kernel's own ways to drop packets (netem, iptables) aren't on every machine. The tunnel
+//! needs root, `ip`, and socat. Dropping a value removes the things that it made: the devices end
+//! with their socats, and the namespace is removed here.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::{PATIENCE, Pair};
 /// The namespace of the far end.
 const SPACE: &str = "gmuxkcp";
 
-/// Bytes of a packet: as of a datagram with `--mtu 1350`.
+/// Size of a packet, in bytes. It is that of a datagram with `--mtu 1350`.
 const MTU: &str = "1350";
 
 /// The near and the far end of the tunnel.
@@ -34,13 +34,13 @@ impl Tunnel {
     /// The far end's namespace, with a link to it.
     ///
     /// # Errors
-    /// Why that can't be here.
+    /// Returns the reason why this machine can't have it.
     pub fn new() -> Result<Self, String> {
         socat().arg("-V").output().map_err(|error| format!("socat: {error}"))?;
         if !Path::new("/dev/net/tun").exists() {
             return Err("no /dev/net/tun".to_owned());
         }
-        remove(); // of a run that was killed
+        remove(); // the rest of a run that was killed
         ip(&format!("netns add {SPACE}"))?;
         let tunnel = Self(());
         ip(&format!("link add gmuxv0 type veth peer name gmuxv1 netns {SPACE}"))?;
@@ -52,7 +52,7 @@ impl Tunnel {
         Ok(tunnel)
     }
 
-    /// The kinds of congestion control that a network namespace can have, of those that people use.
+    /// Returns the common kinds of congestion control that a network namespace can have here.
     pub fn controls() -> Vec<String> {
         let known = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
         let known = std::fs::read_to_string(known).unwrap_or_default();
@@ -60,15 +60,15 @@ impl Tunnel {
         ["reno", "cubic", "bbr"].into_iter().filter(has).map(str::to_owned).collect()
     }
 
-    /// Our example `forward` at both ends, over TCP through the relay. The far end, which sends,
-    /// has that congestion control.
+    /// Starts our example `forward` at both ends, over TCP through the relay. The far end sends,
+    /// and has the given congestion control.
     pub fn start(&self, forward: &Path, link: Link, control: &str) -> Pair {
         let set = format!("net.ipv4.tcp_congestion_control={control}");
         ip(&format!("netns exec {SPACE} sysctl -q -w {set}")).unwrap();
         let far_udp = free_addr();
         let relay = UdpRelay::start(far_udp, link).unwrap();
 
-        // The far end's device first: it has to take packets before the near end sends any.
+        // Start the far end's device first. It has to take packets before the near end sends any.
         let mut command = socat();
         command.args(["TUN,tun-name=gmuxt1,iff-no-pi".to_owned(), listen(far_udp)]);
         let far_socat = Forwarder::spawn("socat".to_owned(), command);
@@ -109,7 +109,7 @@ impl Drop for Tunnel {
     }
 }
 
-/// The namespace itself goes with the last socket in it, and the link would, too.
+/// Removes the link and the namespace. They would also go with the last socket in the namespace.
 fn remove() {
     let _ = ip("link del gmuxv0");
     let _ = ip(&format!("netns del {SPACE}"));

@@ -1,5 +1,5 @@
-//! Runs every row with the programs taking turns, and writes what came out: a report on the
-//! terminal and as `RESULTS.md`, plots as SVG.
+//! Runs every row, with the programs taking turns. Writes a report to the terminal and to
+//! `RESULTS.md`, and plots as SVG.
 //!
 //! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/`
 //! go). The programs are found through the environment that `run` sets: `PEERS`, `GOPEERS`, or
@@ -21,11 +21,11 @@ use serde_json::{Value, json};
 use rows::{Program, Row};
 use run::{Outcome, Runner};
 
-/// A program that failed so often isn't run again: it would cost a timeout each round.
+/// Number of failures after which a program isn't run again. It would cost a timeout in each round.
 const GIVE_UP: usize = 2;
 
-/// Where the section of `RESULTS.md` begins that `benches/kcp/run` writes: up to the end of the
-/// file.
+/// Heading of the section of `RESULTS.md` that `benches/kcp/run` writes. The section goes up to the
+/// end of the file.
 const KCP_SECTION: &str = "## Over a link that is slow and loses";
 
 struct Arguments {
@@ -94,7 +94,8 @@ fn measure(runner: &Runner, row: Row, rounds: usize) -> Measured {
     Measured { row, outcomes }
 }
 
-/// What only ours is asked for, by name; each once, or `rounds` times where it is about speed.
+/// The outcomes of workloads that only our program has, by name. Each runs once, or `rounds` times
+/// if it measures speed.
 fn extras(
     runner: &Runner,
     wanted: &dyn Fn(&str) -> bool,
@@ -114,7 +115,7 @@ fn extras(
             note(format!("streams v{version}"), runner.ours("scale-streams", &[&v, "n=10000"]));
             note(format!("sessions v{version}"), runner.ours("scale-sessions", &[&v, "n=1000"]));
             for streams in [1, 10, 100, 1000, 10_000] {
-                // What all of them may have accepted and not sent stays within 160 MB.
+                // All streams together may hold at most 160 MB of accepted and unsent data.
                 let send = (160_000_000 / streams).clamp(16 * 1024, 256 * 1024);
                 let streams = format!("streams={streams}");
                 let send = format!("send={send}");
@@ -146,7 +147,7 @@ fn extras(
     found
 }
 
-/// System calls of ours in each bulk row, under strace, which slows everything down: these runs
+/// Counts our system calls in each bulk row by strace. strace slows everything down, so these runs
 /// aren't timed.
 fn syscalls(runner: &Runner, measured: &[Measured]) -> BTreeMap<&'static str, Outcome> {
     let bulk = measured.iter().filter(|one| one.row.counts_calls);
@@ -182,12 +183,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A number out of a result, by a path of keys.
+/// Returns a number from a result, by a path of keys.
 pub fn number(value: &Value, path: &[&str]) -> Option<f64> {
     path.iter().try_fold(value, |found, key| found.get(key))?.as_f64()
 }
 
-/// Results of two processes as one.
+/// Combines the results of two processes into one.
 pub fn both(server: &Value, client: &Value) -> Value {
     json!({ "server": server, "client": client })
 }

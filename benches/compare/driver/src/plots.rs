@@ -15,7 +15,7 @@ use crate::{Measured, number};
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Ours stands out; a peer has the same colour in every plot.
+/// Returns a program's colour. Ours stands out. A peer has the same colour in every plot.
 fn colour(program: &str) -> RGBColor {
     match program {
         name if name.starts_with("ours") => RGBColor(200, 55, 45),
@@ -28,7 +28,7 @@ fn colour(program: &str) -> RGBColor {
     }
 }
 
-/// Draws what there is, and returns Markdown that shows it.
+/// Draws the plots whose rows were run, and returns Markdown that shows them.
 pub fn draw(
     measured: &[Measured],
     extras: &BTreeMap<String, Outcome>,
@@ -158,8 +158,8 @@ fn latency(one: &Measured, path: &Path) -> Drawn {
     Ok(())
 }
 
-/// A panel for each number of streams; for each stream a pale line of samples and a strong one of
-/// their mean over 100 ms.
+/// Draws a panel for each number of streams. Each stream has a pale line of samples and a strong
+/// line of their mean over 100 ms.
 fn bandwidth(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let root = area(path, (800, 720))?;
     for (panel, streams) in root.split_evenly((3, 1)).iter().zip(SHARED) {

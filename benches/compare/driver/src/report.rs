@@ -1,4 +1,4 @@
-//! From outcomes to `RESULTS.md`: medians, ratios per round, goals.
+//! Turns outcomes into `RESULTS.md`: medians, ratios per round, goals.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use crate::rows::{Against, Goal, Metric, Program, digits};
 use crate::run::Outcome;
 use crate::{Arguments, Measured, number};
 
-/// A median, and the least and most.
+/// A median, with the least and the most.
 #[derive(Clone, Copy)]
 pub struct Spread {
     pub median: f64,
@@ -56,7 +56,7 @@ impl Measured {
         values.reduce(|a, b| if metric.less_is_better { a.min(b) } else { a.max(b) })
     }
 
-    /// Ours over the other, in each round in which there are both.
+    /// Returns our value divided by the other's, for each round that has both.
     fn ratios(&self, metric: &Metric, against: Against) -> Option<Spread> {
         let rounds = self.outcomes.iter().map(|(_, results)| results.len()).max().unwrap_or(0);
         let ratio = |round| {
@@ -74,7 +74,8 @@ impl Measured {
         Spread::of((0..rounds).filter_map(ratio).collect())
     }
 
-    /// Rivals that couldn't be run at all: the best of the others may not be the best.
+    /// Returns the rivals that couldn't be run at all. With one missing, the best of the others may
+    /// not be the best of all.
     fn missing_rivals(&self, metric: &Metric) -> Vec<&str> {
         let rivals =
             self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
@@ -82,7 +83,7 @@ impl Measured {
         missing.map(|rival| rival.name.as_str()).collect()
     }
 
-    /// The rival with the best median.
+    /// Returns the rival with the best median.
     fn best_rival(&self, metric: &Metric) -> Option<&str> {
         let rivals =
             self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
@@ -153,7 +154,7 @@ fn goals(text: &mut String, measured: &[Measured]) {
     }
 }
 
-/// A failure's message, without what names this machine's directories.
+/// Returns a failure's message, made fit for a cell of a table.
 fn cell(why: &str) -> String {
     why.replace('|', "/").chars().take(160).collect()
 }
@@ -213,9 +214,9 @@ fn table(text: &mut String, one: &Measured, calls: Option<&Outcome>) {
             };
             let _ = writeln!(
                 text,
-                "\nSystem calls of ours, both ends (counted by strace in a run of its own, which \
-                 it slows): futex {}; write {}; read {}; \
-                 a frame carries {} B.",
+                "\nSystem calls of ours at both ends, counted by strace in a separate run, which \
+                 strace slows: futex {}; write {}; read {}. \
+                 A frame carries {} B.",
                 per(sum(&["futex"])),
                 per(sum(&["write", "writev", "sendto", "sendmsg"])),
                 per(sum(&["read", "readv", "recvfrom", "recvmsg"])),
@@ -233,10 +234,11 @@ fn round_trips(text: &mut String, measured: &[Measured]) {
     if measured.iter().any(|one| one.row.id.starts_with("rtt")) {
         let _ = writeln!(
             text,
-            "\nFor reference, a window per round trip at 100, 20 and 2 ms: of 64 KiB \
-             (`max_stream_buffer`, smux's window) 0.66, 3.3 and \
-             33 MB/s; of 2 MiB (`max_stream_window`'s default) 21, 105 and 1050 MB/s, of 128 KiB \
-             66 MB/s at 2 ms."
+            "\nFor reference, this is the throughput of one window per round trip.\n\n\
+             | window | 100 ms | 20 ms | 2 ms |\n|---|---|---|---|\n\
+             | 64 KiB (`max_stream_buffer`, smux's window) | 0.66 MB/s | 3.3 MB/s | 33 MB/s |\n\
+             | 2 MiB (`max_stream_window`'s default) | 21 MB/s | 105 MB/s | 1050 MB/s |\n\
+             | 128 KiB | | | 66 MB/s |"
         );
     }
 }
@@ -248,9 +250,9 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     let _ = writeln!(text, "\n## Scale\n");
     let _ = writeln!(
         text,
-        "Both ends in one process; memory is the growth of its resident memory per stream or \
-         session and *end*. One thread is both ends of each \
-         ping, one ping after the other.\n"
+        "Both ends are in one process. Memory is the growth of the process's resident memory, \
+         divided by the number of streams or sessions and by the two *ends*. One thread is both \
+         ends of each ping, and the pings follow one another.\n"
     );
     let _ = writeln!(
         text,
@@ -283,10 +285,10 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     }
     let _ = writeln!(
         text,
-        "\nThroughput by the number of active streams, GB/s. A thread reads each; at most 16 \
-         threads write, serving their streams in turns of 16 KiB; \
-         from 1000 streams on `max_send_buffer` is lowered so that all of them may hold 160 MB \
-         together.\n"
+        "\nThroughput by the number of active streams, in GB/s. Each stream has a thread that \
+         reads it. At most 16 threads write, each serving its streams in turn with 16 KiB. \
+         From 1000 streams on, `max_send_buffer` is lowered so that all streams together may hold \
+         160 MB.\n"
     );
     let _ = writeln!(text, "| version | 1 | 10 | 100 | 1000 | 10000 |\n|---|---|---|---|---|---|");
     for version in [1, 2] {
@@ -302,8 +304,9 @@ fn scale(text: &mut String, extras: &BTreeMap<String, Outcome>) {
     }
 }
 
-/// How many streams share the link, whose rate is [`LINK`] in MB/s.
+/// Numbers of streams that share the link.
 pub const SHARED: [usize; 3] = [1, 8, 64];
+/// Rate of the shared link, in MB/s.
 pub const LINK: f64 = 125.0;
 
 /// Bandwidth of each stream at each sample, in MB/s.
@@ -324,7 +327,7 @@ impl Curve {
         Some(Self { times, rates: samples.iter().map(of_sample).collect() })
     }
 
-    /// Each stream's mean over `span` samples, by the time of the last.
+    /// Returns each stream's mean over `span` samples, with the time of the last sample.
     pub fn averaged(&self, span: usize) -> Vec<(f64, Vec<f64>)> {
         let mean = |rows: &[Vec<f64>]| -> Vec<f64> {
             (0..rows[0].len())
@@ -334,8 +337,8 @@ impl Curve {
         self.times[span - 1..].iter().copied().zip(self.rates.windows(span).map(mean)).collect()
     }
 
-    /// Jain's index of the division between the streams, over spans of so many samples: 1 is equal
-    /// shares, 1/n all for one.
+    /// Returns Jain's index of the division between the streams, over spans of `span` samples. 1
+    /// means equal shares. 1/n means that one stream has everything.
     fn fairness(&self, span: usize) -> Option<Spread> {
         let index = |(_, rates): (f64, Vec<f64>)| {
             let sum: f64 = rates.iter().sum();
@@ -345,7 +348,7 @@ impl Curve {
         Spread::of(self.averaged(span).into_iter().map(index).collect())
     }
 
-    /// Of all streams together.
+    /// Returns the bandwidth of all streams together.
     fn total(&self) -> Option<Spread> {
         Spread::of(self.rates.iter().map(|rates| rates.iter().sum()).collect())
     }
@@ -359,7 +362,7 @@ fn shared(text: &mut String, extras: &BTreeMap<String, Outcome>) {
         text,
         "\n## A shared link\n\nStreams of ours, version 1, through a relay that passes on 125 \
          MB/s. Fairness is Jain's index over the \
-         streams' bandwidth in each span (1: equal shares).\n"
+         streams' bandwidth in each span. 1 means equal shares.\n"
     );
     let _ = writeln!(
         text,
@@ -387,7 +390,7 @@ fn machine() -> String {
         read("/proc/meminfo").split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok());
     let load = read("/proc/loadavg").split_whitespace().next().unwrap_or("?").to_owned();
     format!(
-        "{} cores of {}, {} GB, Linux {}; load average at the end {load}",
+        "{} cores of {}, {} GB, Linux {}. Load average at the end: {load}",
         std::thread::available_parallelism().map_or(0, usize::from),
         model.trim_start_matches([' ', '\t', ':']),
         memory.map_or("?".to_owned(), |kib| digits(kib / 1e6)),
@@ -404,16 +407,15 @@ pub fn write(
 ) -> String {
     let mut text = String::from("# Measured, side by side\n\n");
     let part = if args.quick || !args.only.is_empty() { " **Not a full run.**" } else { "" };
-    let _ = writeln!(text, "Written by `./benches/compare/run`; don't edit.{part}\n");
+    let _ = writeln!(text, "Written by `./benches/compare/run`. Don't edit.{part}\n");
     let _ = writeln!(
         text,
-        "The programs took turns, {} rounds (3 in the rows on memory and round trips). Loopback \
-         TCP, `TCP_NODELAY`, default configurations, both \
-         ends in one process unless said. Shown are medians, with the least and the most; \
-         *ratios* are taken within each round, ours over the other, and \
-         their median is what a goal is held to. Machines are noisy: figures of different runs \
-         don't compare. \"Waits\" are a process's \
-         voluntary context switches.\n",
+        "The programs took turns, for {} rounds (3 in the rows on memory and round trips). They \
+         ran over loopback TCP with `TCP_NODELAY` and default configurations. Both ends are in one \
+         process unless a row says otherwise. The tables show medians, with the least and the \
+         most. A *ratio* is our value divided by the other's in the same round. Each goal is \
+         compared with the median of its ratios. Machines are noisy, so don't compare figures of \
+         different runs. \"Waits\" are a process's voluntary context switches.\n",
         args.rounds
     );
     let _ = writeln!(
@@ -426,7 +428,7 @@ pub fn write(
     if let Ok(versions) = std::env::var("VERSIONS") {
         let _ = writeln!(text, "{}\n", versions.trim());
     }
-    let _ = writeln!(text, "Go's gmux isn't compared: it isn't packaged.\n");
+    let _ = writeln!(text, "Go's gmux isn't compared, because it isn't packaged.\n");
     goals(&mut text, measured);
     let _ = writeln!(text, "\n## Rows");
     for one in measured {

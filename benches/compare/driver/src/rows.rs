@@ -1,5 +1,5 @@
-//! The rows: which workload, which programs, what is read from their results, and which goals stand
-//! beside it.
+//! The rows. Each has a workload, its programs, the metrics that are read from their results, and
+//! the goals for these metrics.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub enum Language {
     Go,
 }
 
-/// One end's program, as its command line has it.
+/// One end's program, in the words of its command line.
 #[derive(Clone)]
 pub struct Peer {
     pub language: Language,
@@ -24,7 +24,7 @@ pub struct Peer {
 pub struct Program {
     pub name: String,
     pub peer: Peer,
-    /// Who receives, where that is another.
+    /// The receiver, if it is another program.
     pub receiver: Option<Peer>,
 }
 
@@ -37,7 +37,7 @@ impl Program {
         self.peer.peer == "raw"
     }
 
-    /// Something to compare with: not ours, nor ours at one end, nor raw TCP.
+    /// Returns whether this is a program to compare with. It isn't ours at either end, nor raw TCP.
     pub fn is_rival(&self) -> bool {
         self.peer.peer != "ours" && !self.is_raw() && self.receiver.is_none()
     }
@@ -67,7 +67,7 @@ pub fn ours(version: u8) -> Program {
     rust(if version == 1 { "ours" } else { "ours v2" }, "ours", version)
 }
 
-/// Everyone who speaks version 1, or has none.
+/// Returns all programs that speak version 1 or have no version.
 fn everyone() -> Vec<Program> {
     vec![
         ours(1),
@@ -107,7 +107,7 @@ pub struct Metric {
 
 impl Metric {
     pub fn value(&self, result: &Value) -> Option<f64> {
-        // Of two processes, the worse one.
+        // Of two processes, take the worse value.
         let at = |key| number(result.get(key)?, self.path);
         let worse = at("server").zip(at("client")).map(|(a, b)| a.max(b));
         worse.or_else(|| number(result, self.path)).map(|value| value * self.scale)
@@ -119,7 +119,7 @@ impl Metric {
     }
 }
 
-/// Three significant digits.
+/// Formats a value with three significant digits.
 pub fn digits(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
@@ -134,11 +134,11 @@ pub fn digits(value: f64) -> String {
 pub enum Shape {
     /// One process has both ends.
     One,
-    /// The same, bound to one core.
+    /// One process has both ends, bound to one core.
     OneCore,
-    /// `serve-X` and `dial-X`; the result is the dialler's.
+    /// Two processes, `serve-X` and `dial-X`. The result is the dialler's.
     TwoPing,
-    /// The same; both have a result.
+    /// Two processes, `serve-X` and `dial-X`. Both have a result.
     TwoIdle,
     /// `dial-source` to `serve-sink` through a relay with this round trip, in µs.
     Relay(u32),
@@ -153,7 +153,7 @@ pub struct Row {
     pub programs: Vec<Program>,
     pub metrics: Vec<Metric>,
     pub max_rounds: usize,
-    /// Whether system calls are counted beside it.
+    /// Whether system calls are counted in a run of their own.
     pub counts_calls: bool,
     pub note: &'static str,
 }
@@ -222,11 +222,11 @@ fn p99() -> Metric {
     less("p99", "µs", &["p99"], 1.0)
 }
 
-/// Peers whose idle streams can be had and counted.
+/// Peers whose idle streams can be opened and counted.
 const IDLE: [&str; 4] = ["ours", "smux", "hyamux", "async_smux"];
 
-/// In the order in which they run. The goals are those that were set before there was anything to
-/// measure.
+/// Returns the rows in the order in which they run. The goals were set before any code could be
+/// measured.
 pub fn all() -> Vec<Row> {
     use Against::{Amount, Best, Named, Raw};
     let mut rows = vec![
@@ -299,8 +299,8 @@ pub fn all() -> Vec<Row> {
                 rust("raw TCP", "raw", 2),
             ],
             metrics: vec![p50(), p99()],
-            note: "Version 2, since version 1 has no flow control for single streams: one that \
-                   isn't read holds up all, in every program.",
+            note: "This row has version 2, because version 1 has no flow control for single \
+                   streams. There, one unread stream holds up all streams, in every program.",
             ..row(
                 "pingstuck",
                 "64 B ping beside 8 bulk streams, one of which the peer doesn't read",
@@ -310,8 +310,8 @@ pub fn all() -> Vec<Row> {
         },
         Row {
             metrics: vec![more("streams", "k/s", &["per_s"], 1e-3).goal(Best, 5.0)],
-            note: "Pipelined: the opener doesn't wait for the peer, up to 384 streams ahead of \
-                   it. Raw TCP opens connections, 128 ahead.",
+            note: "Pipelined: the opener doesn't wait for the peer until it is 384 streams \
+                   ahead of it. Raw TCP opens connections, up to 128 ahead.",
             ..row("openclose", "open, 1 byte, close", "openclose", "secs=0.6")
         },
         Row {
@@ -325,16 +325,16 @@ pub fn all() -> Vec<Row> {
                 less("after a ping", "B/stream", &["used"], 1.0).goal(Amount, 512.0),
             ],
             max_rounds: 3,
-            note: "Growth of a process's resident memory over 10,000 streams, the worse end: when \
-                   they are open and nothing was sent, and \
-                   after a ping on each. Go after its garbage was collected and given back. Not \
-                   here: yamux (Rust), which announces a stream \
-                   with its first data only, and smux_rust, whose pings take too long for so many.",
+            note: "Growth of a process's resident memory over 10,000 streams, at the worse end. It \
+                   is measured when the streams are open and no byte was sent, and again after a \
+                   ping on each. Go's memory is measured after its garbage was collected and given \
+                   back. Two peers are left out: yamux (Rust) announces a stream only with its \
+                   first data, and smux_rust's pings take too long for this number of streams.",
             ..row("idlemem", "memory of an idle stream, one end", "idle", "n=10000")
         },
     ];
-    // What a window per round trip amounts to has to be well below what the relay can carry, some
-    // 800 MB/s: its time for a window adds to the round trip.
+    // The throughput of one window per round trip has to be well below the relay's own throughput,
+    // some 800 MB/s. The relay's time for a window adds to the round trip.
     for (id, rtt_us, warm, factor, window) in [
         ("rtt100", 100_000, 4.0, Some(20.0), 2 << 20),
         ("rtt20", 20_000, 2.0, None, 2 << 20),
@@ -369,8 +369,8 @@ pub fn all() -> Vec<Row> {
                 .goal(Amount, 80.0),
             ],
             max_rounds: 3,
-            note: "The receiver's window limits: smux's stays at 64 KiB, ours grows, and so does \
-                   what an unchanged Go sender may send to it.",
+            note: "The receiver's window is the limit. smux's window stays at 64 KiB. Ours \
+                   grows, and an unchanged Go sender may use it, too.",
             ..row(
                 id,
                 &format!(

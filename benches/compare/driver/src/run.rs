@@ -1,4 +1,4 @@
-//! Starting programs, waiting for their results no longer than a timeout, and ending what hangs.
+//! Starts programs, waits for their results up to a timeout, and ends programs that hang.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::both;
 use crate::rows::{Language, Peer, Program, Row, Shape, ours};
 
-/// A run takes about a second.
+/// Time limit of a run. A run takes about a second.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A result, or why there is none.
+/// A result, or the reason why there is none.
 pub type Outcome = Result<Value, String>;
 
 pub struct Runner {
@@ -25,7 +25,7 @@ pub struct Runner {
     quick: bool,
 }
 
-/// A program that was started, and what it prints. Ended when dropped.
+/// A program that was started, and its output. The program is ended when this is dropped.
 struct Started {
     child: Child,
     lines: Receiver<String>,
@@ -34,7 +34,7 @@ struct Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // gone already, most of the time
+        let _ = self.child.kill(); // fails if it has ended already, which is usual
         let _ = self.child.wait();
     }
 }
@@ -166,14 +166,14 @@ impl Runner {
         }
     }
 
-    /// A workload that only ours has.
+    /// Runs a workload that only our program has.
     pub fn ours(&self, workload: &str, arguments: &[&str]) -> Outcome {
         let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         Started::new(self.command(&[], &ours(1).peer, workload, &arguments)?)?
             .result(Instant::now() + TIMEOUT)
     }
 
-    /// Memory of so many idle streams.
+    /// Measures the memory of idle streams.
     pub fn idle(&self, program: &Program, streams: u32) -> Outcome {
         let row = crate::rows::all()
             .into_iter()
@@ -182,7 +182,7 @@ impl Runner {
         self.row(&Row { arguments: vec![format!("n={streams}")], ..row }, program)
     }
 
-    /// Counts of system calls of ours in a bulk row of a fixed amount.
+    /// Counts our system calls in a bulk row of a fixed amount.
     pub fn calls(&self, row: &Row) -> Outcome {
         let table = env::temp_dir().join(format!("gmux-compare-{}", std::process::id()));
         let table_name = table.to_string_lossy().into_owned();
