@@ -1,9 +1,9 @@
-//! The four benchmarks of Go's gmux: the pool's size classes, opening and closing streams, and 128
-//! KiB writes on one stream beside the same on a bare TCP connection.
+//! The four benchmarks that Go's gmux has: the pool's size classes, opening and closing streams,
+//! and 128 KiB writes on one stream and on a bare TCP connection.
 //!
-//! The `conn` group measures from the first write until the reader at the other end has every byte,
-//! both ends in this process, over loopback. Machines are noisy, so at the end the same work is
-//! done by turns, and the ratios to bare TCP are printed: those are what is worth comparing.
+//! The `conn` group measures from the first write until the reader at the other end has every byte.
+//! Both ends are in this process, over loopback. Machines are noisy. So at the end gmux and TCP do
+//! the same work by turns, and the ratios to bare TCP are printed. Compare these ratios only.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -16,11 +16,12 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use gmux::pool::{BufferPool, msb};
 use gmux::{Config, Session, Stream};
 
-/// How much one write carries.
+/// Size of one write, in bytes.
 const WRITE: usize = 128 * 1024;
 
-/// How long each of the groups warms up, and is measured.
+/// Warm-up time of each group.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Measurement time of each group.
 const MEASURE: Duration = Duration::from_secs(3);
 
 fn tcp() -> (TcpStream, TcpStream) {
@@ -54,12 +55,13 @@ fn pool(c: &mut Criterion) {
     group.finish();
 }
 
-/// How many streams `accept_close` opens before it waits for them to be accepted: fewer than the
-/// default backlog takes.
+/// Number of streams that `accept_close` opens before it waits for them to be accepted. The default
+/// backlog holds more.
 const BURST: u64 = 512;
 
-/// Opens and closes streams; the other end accepts and closes them. `accept_close` keeps many on
-/// their way, as that of Go's gmux does; `round_trip` waits for each to be closed by the other end.
+/// Opens and closes streams. The other end accepts and closes them. `accept_close` keeps many
+/// streams under way, as in Go's gmux. `round_trip` waits until the other end has closed each
+/// stream.
 fn accept_close(c: &mut Criterion) {
     let mut group = c.benchmark_group("accept_close");
     group.warm_up_time(WARM_UP).measurement_time(2 * WARM_UP).throughput(Throughput::Elements(1));
@@ -102,7 +104,7 @@ fn accept_close(c: &mut Criterion) {
     group.finish();
 }
 
-/// Measures `writes` of 128 KiB, until `reader`, in the background, has got them all.
+/// Measures `writes` of 128 KiB, until `reader`, in the background, has received them all.
 struct Pipe<W> {
     writer: W,
     expect: mpsc::Sender<u64>,
@@ -145,7 +147,7 @@ fn bare_pipe() -> Pipe<TcpStream> {
     Pipe::new(from, to)
 }
 
-/// A pipe over one stream of a session. The two ends keep their sessions alive.
+/// Returns a pipe over one stream of a session. The two ends keep their sessions alive.
 fn muxed_pipe(version: u8) -> Pipe<Stream> {
     let (client, server) = sessions(version);
     Pipe::new(client.open("bench").unwrap(), server.accept().unwrap())
@@ -166,13 +168,13 @@ fn conn(c: &mut Criterion) {
     group.finish();
 }
 
-/// `conn_gmux` against `conn_tcp`, by turns. Criterion can't do that; and only `cargo bench`
-/// should.
+/// Runs `conn_gmux` and `conn_tcp` by turns, which Criterion can't do. It runs only in
+/// `cargo bench`.
 fn ratios(_: &mut Criterion) {
     const ROUNDS: usize = 15;
     const WRITES: u64 = 1024; // 128 MiB
     if !std::env::args().skip(1).eq(["--bench"]) {
-        return; // a test, a profile, or other benchmarks than these
+        return; // this is a test, a profile, or a run of other benchmarks
     }
     let mut bare = bare_pipe();
     let mut v1 = muxed_pipe(1);

@@ -82,15 +82,15 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
          Written by `./benches/kcp/run`. Don't edit.\n\n\
          `examples/kcp` and Debian's kcptun, each pair with a relay between its two processes. The \
          round trip is {} ms. The relay loses datagrams in each direction as the row says, the \
-         same ones in each run. One TCP connection through the pair carries {} MB. \"Both ways\" is \
-         half of it in each direction at once, and the sum counts. Mode {}, windows of {} datagrams at \
-         both ends, MTU 1350, no compression, no error correction. CPU is user and system time of \
-         both processes, without the relay. The programs take turns, for {} rounds. The tables \
-         show medians, with the least and the most. A ratio is our value divided by kcptun's in \
-         the same round. `tcp` is our `examples/forward`, which runs the same sessions over TCP \
-         with the named congestion control. Its packets of 1350 bytes go through the same relay by \
-         TUN devices and socat. Without loss these limit it, not TCP. It moves its bytes down \
-         instead of up, and a fortieth of them if packets are lost.\n\n\
+         same ones in each run. One TCP connection through the pair carries {} MB. \"Both ways\" \
+         is half of it in each direction at once, and the sum counts. Mode {}, windows of {} \
+         datagrams at both ends, MTU 1350, no compression, no error correction. CPU is user and \
+         system time of both processes, without the relay. The programs take turns, for {} \
+         rounds. The tables show medians, with the least and the most. A ratio is our value \
+         divided by kcptun's in the same round. `tcp` is our `examples/forward`, which runs the \
+         same sessions over TCP with the named congestion control. Its packets of 1350 bytes go \
+         through the same relay by TUN devices and socat. Without loss these limit it, not TCP. \
+         It moves its bytes down instead of up, and a fortieth of them if packets are lost.\n\n\
          This crate at {}, kcptun {}.\n\n",
         2 * cli.delay,
         cli.megabytes,

@@ -1,4 +1,4 @@
-//! The workloads for blocking peers (ours and raw TCP), a thread per stream and end.
+//! The workloads for blocking peers (ours and raw TCP), with a thread for each stream and end.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -162,7 +162,8 @@ fn ping_on(mut stream: impl Read + Write, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// The opener doesn't wait for the peer, up to a number of streams that no backlog refuses.
+/// Opens and closes streams. The opener doesn't wait for the peer, up to a number of streams that
+/// no backlog refuses.
 fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     let (client, server) = pair::<L>(options)?;
     let span = options.seconds("secs", 0.6);
@@ -202,8 +203,8 @@ fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Idle streams: memory when they are open and nothing was sent, and again after a ping on each.
-/// One more stream, the first, tells the ends when.
+/// Measures the memory of idle streams: when they are open and nothing was sent, and again after a
+/// ping on each. One more stream, the first, tells the ends when to measure.
 fn serve_idle<L: Link>(options: &Options) -> io::Result<()> {
     let n = options.number("n", 10_000) as usize;
     let link = listen::<L>(options)?;

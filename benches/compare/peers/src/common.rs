@@ -1,5 +1,5 @@
-//! What the workloads share: options, the clock of a bulk run, latencies, and how results are
-//! printed.
+//! The code that the workloads share: options, the clock of a bulk run, latencies, and the printing
+//! of results.
 //!
 //! Invariant: nothing here knows a peer.
 
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
-/// How many streams the opener of `openclose` may be ahead of the acceptor: [`AHEAD`] batches of so
-/// many. Fewer than the smallest default backlog that refuses what it can't hold.
+/// Size of a batch of streams. The opener of `openclose` may be [`AHEAD`] batches ahead of the
+/// acceptor. That is less than the smallest default backlog that refuses further streams.
 pub const BATCH: u64 = 128;
 pub const AHEAD: usize = 3;
 
-/// What raw TCP opens at most in `openclose`: each connection keeps its port for a while after its
-/// end.
+/// Limit of the connections that raw TCP opens in `openclose`, because each connection keeps its
+/// port for a while after its end.
 pub const RAW_CONNECTIONS: u64 = 6000;
 
 pub const PING: usize = 64;
@@ -62,11 +62,11 @@ pub fn print(result: &Value) {
     println!("{result}");
 }
 
-/// What the process has used so far.
+/// The resources that the process has used so far.
 #[derive(Clone, Copy)]
 pub struct Usage {
     cpu: f64,
-    /// Times that a thread gave up its core to wait.
+    /// Number of times that a thread gave up its core to wait.
     waits: f64,
 }
 
@@ -82,8 +82,8 @@ impl Usage {
     }
 }
 
-/// One bulk run: writers go on until the time (or amount) is over, readers until they have what was
-/// written.
+/// One bulk run. Writers go on until the time or the amount is over. Readers go on until they have
+/// all written bytes.
 ///
 /// A writer announces its total before its last write, so that the reader, which learns it after
 /// each read, can't miss it.
@@ -91,10 +91,11 @@ pub struct Bulk {
     start: Instant,
     usage: Usage,
     span: Duration,
-    /// Bytes per stream instead of `span`; 0: by time.
+    /// Bytes per stream, instead of `span`. 0 means by time.
     amount: u64,
     pub write: usize,
-    /// A clock read costs as much as a small write: so many writes go between two.
+    /// Number of writes between two reads of the clock, because a clock read costs as much as a
+    /// small write.
     stride: u64,
     totals: Vec<AtomicU64>,
 }
@@ -118,13 +119,13 @@ impl Bulk {
         self.totals.len()
     }
 
-    /// What writer `index` writes, again and again: its first byte tells the reader whose total to
-    /// look at.
+    /// Returns the data that writer `index` writes again and again. Its first byte tells the reader
+    /// which writer's total counts.
     pub fn payload(&self, index: usize) -> Vec<u8> {
         vec![index as u8; self.write]
     }
 
-    /// Whether the write after `done` of them is the last.
+    /// Returns whether the write after `done` writes is the last.
     pub fn is_last(&self, index: usize, done: u64) -> bool {
         let bytes = (done + 1) * self.write as u64;
         let last = match self.amount {
@@ -157,7 +158,7 @@ impl Bulk {
     }
 }
 
-/// Round trips, those of the first tenth of the time left out.
+/// Round trips, without those of the first tenth of the time.
 pub struct Latencies {
     start: Instant,
     span: Duration,
@@ -173,7 +174,7 @@ impl Latencies {
         }
     }
 
-    /// Notes one that began at `begin`; false when the time is over.
+    /// Notes a round trip that began at `begin`. Returns false when the time is over.
     pub fn add(&mut self, begin: Instant) -> bool {
         let now = Instant::now();
         if now - self.start > self.span / 10 {
@@ -202,7 +203,7 @@ pub fn quantiles(mut nanos: Vec<u64>) -> Value {
     })
 }
 
-/// Resident memory, in bytes.
+/// Returns the resident memory, in bytes.
 pub fn resident() -> io::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -210,7 +211,7 @@ pub fn resident() -> io::Result<u64> {
     Ok(kib.ok_or_else(|| io::Error::other("no VmRSS in /proc/self/status"))? * 1024)
 }
 
-/// What `serve-idle` and `dial-idle` measure: how memory grows over the streams.
+/// The measurement of `serve-idle` and `dial-idle`: the growth of memory over the streams.
 pub struct Idle {
     streams: f64,
     before: u64,
@@ -222,13 +223,13 @@ impl Idle {
         Ok(Self { streams: streams as f64, before: resident()?, opened: 0 })
     }
 
-    /// All are open.
+    /// Notes that all streams are open.
     pub fn opened(&mut self) -> io::Result<()> {
         self.opened = resident()?;
         Ok(())
     }
 
-    /// All were used.
+    /// Notes that all streams were used.
     pub fn used(&self) -> io::Result<()> {
         let each = |now: u64| now.saturating_sub(self.before) as f64 / self.streams;
         print(&json!({ "opened": each(self.opened), "used": each(resident()?) }));
@@ -236,8 +237,8 @@ impl Idle {
     }
 }
 
-/// What `serve-sink` counts: bytes from the end of the warm-up until the end of the measurement,
-/// both from the first byte on.
+/// The count of `serve-sink`: bytes from the end of the warm-up until the end of the measurement.
+/// Both times run from the first byte on.
 pub struct Sink {
     warm: Duration,
     span: Duration,
@@ -253,7 +254,7 @@ impl Sink {
         Self { warm, span, first: None, counted: 0, counting_since: None }
     }
 
-    /// Counts what a read brought; the result, when the time is over.
+    /// Counts the bytes of a read. Returns the result when the time is over.
     pub fn add(&mut self, bytes: usize) -> Option<Value> {
         let now = Instant::now();
         let first = *self.first.get_or_insert(now);

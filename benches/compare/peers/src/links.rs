@@ -1,5 +1,5 @@
 //! The peers themselves: how each makes a session over TCP, opens and accepts. All have
-//! `TCP_NODELAY` and their default configurations; deviations are said where they are.
+//! `TCP_NODELAY` and their default configurations. Each deviation is stated in its place.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,8 +15,8 @@ use crate::common::Options;
 use crate::nonblocking::{AsyncLink, Duplex};
 
 /// This crate. `accept_backlog` is above the default where idle streams (`n=`) are opened faster
-/// than they are accepted; `send=` bounds what thousands of active streams may have accepted and
-/// not yet sent; `window=` is how far a stream's window may grow.
+/// than they are accepted. `send=` bounds the accepted and unsent data of thousands of active
+/// streams. `window=` is the limit to which a stream's window may grow.
 pub struct Ours(pub gmux::Session);
 
 pub fn config(options: &Options) -> gmux::Config {

@@ -2,8 +2,8 @@
 //! prints one line of JSON.
 //!
 //! The Go program beside it (`go/`) takes the same command line and prints the same lines, so that
-//! the driver treats all alike. Both ends are in this process, except where the workload's name
-//! begins with `serve-` or `dial-`; those print or take an address.
+//! the driver treats all alike. Both ends are in this process, except if the workload's name begins
+//! with `serve-` or `dial-`. Those workloads print or take an address.
 
 mod blocking;
 mod common;
@@ -40,8 +40,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     match Options::parse(args).and_then(|options| run(&peer, &workload, &options)) {
-        // Not by returning: what a workload leaves behind (sessions, threads, a runtime) isn't part
-        // of it.
+        // Exit instead of returning. The sessions, threads and runtime that a workload leaves
+        // behind aren't part of it.
         Ok(()) => std::process::exit(0),
         Err(error) => {
             eprintln!("{peer} {workload}: {error}");

@@ -1,5 +1,5 @@
-//! The workloads for peers on Tokio, a task per stream and end, on the default multi-thread
-//! runtime. The same as those in `blocking`, line by line.
+//! The workloads for peers on Tokio, with a task for each stream and end, on the default
+//! multi-thread runtime. They are the same as those in `blocking`, line by line.
 
 use std::future::Future;
 use std::io;
@@ -38,8 +38,8 @@ pub fn run<L: AsyncLink>(workload: &str, options: &Options) -> io::Result<()> {
             "ping" => ping::<L>(options).await,
             "openclose" => openclose::<L>(options).await,
             "serve-ping" => echo(listen::<L>(options).await?.accept().await?).await,
-            // A task of its own, here and below: what `block_on` runs isn't on the runtime's own
-            // threads.
+            // Use a task of its own, here and below. A future that `block_on` runs isn't on the
+            // runtime's own threads.
             "dial-ping" => {
                 let link = dial::<L>(options).await?;
                 let pinging = tokio::spawn(ping_on(link.open().await?, Latencies::new(options)));

@@ -1,6 +1,6 @@
-//! A relay that delays: what comes in goes out after a fixed time, and no faster than a rate. For
-//! each direction a thread that reads and one that writes, with a queue of what is due when between
-//! them.
+//! A relay that delays. Bytes leave a fixed time after they came in, and no faster than a rate.
+//! Each direction has a thread that reads and a thread that writes. Between them is a queue of
+//! chunks with the times when they are due.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use crate::common::Options;
 
-/// What one read takes; with a rate, less than a sample's share, so that the link is as smooth as
-/// what is measured on it.
+/// Size of one read, in bytes. With a rate it is less than the bytes of one sample, so that the
+/// link is smooth enough for the measurement.
 const CHUNK: usize = 64 * 1024;
 const PACED_CHUNK: usize = 8 * 1024;
 
-/// How much of the link's time that passed unused a burst may make up for: what a busy machine's
-/// scheduler takes.
+/// Limit of the unused link time that a burst may make up for. A busy machine's scheduler causes
+/// delays of this length.
 const SLACK: Duration = Duration::from_millis(3);
 
-/// How late a sleeping thread may wake.
+/// Delay with which a sleeping thread may wake.
 const SLEEPERS_DELAY: Duration = Duration::from_micros(200);
 
-/// Chunks on the way: far more than rate × delay of any row.
+/// Limit of the chunks on the way. It is far more than rate × delay of any row.
 const QUEUE: usize = 4096;
 
 pub fn serve(options: &Options) -> io::Result<()> {
@@ -36,8 +36,8 @@ pub fn serve(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Relays between `a` and `b`, `delay` each way, at `rate` bytes per second (0: as fast as it
-/// goes). The handle ends with the direction from `a` to `b`.
+/// Relays between `a` and `b`, with `delay` each way, at `rate` bytes per second. A rate of 0 means
+/// no limit. The thread of the returned handle ends with the direction from `a` to `b`.
 pub fn connect(
     a: TcpStream,
     b: TcpStream,
@@ -50,8 +50,8 @@ pub fn connect(
     Ok(one_way(a, b, delay, rate))
 }
 
-/// Sleeps until just before `due`, and looks at the clock for the rest: a system wakes a sleeper
-/// late, by as much as a tenth of the shortest delay.
+/// Sleeps until just before `due`, then looks at the clock until `due`. A system wakes a sleeper
+/// late, by up to a tenth of the shortest delay.
 fn wait_until(due: Instant) {
     thread::sleep(due.saturating_duration_since(Instant::now()).saturating_sub(SLEEPERS_DELAY));
     while Instant::now() < due {
@@ -69,7 +69,7 @@ fn one_way(
         mpsc::sync_channel::<(Instant, Vec<u8>)>(if rate > 0 { 16 } else { QUEUE });
     thread::spawn(move || {
         let mut buffer = vec![0; if rate > 0 { PACED_CHUNK } else { CHUNK }];
-        let mut free = Instant::now(); // when the link is next free
+        let mut free = Instant::now(); // the time at which the link is free
         while let Ok(n @ 1..) = from.read(&mut buffer) {
             if rate > 0 {
                 free = free.max(Instant::now() - SLACK)

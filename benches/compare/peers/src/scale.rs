@@ -1,5 +1,5 @@
-//! What only ours is asked for: how a shared link divides over time, and thousands of streams and
-//! sessions.
+//! The workloads that only our program has: the division of a shared link over time, and thousands
+//! of streams and sessions.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -17,19 +17,20 @@ use crate::common::{Options, PING, print, quantiles, resident};
 use crate::links::Ours;
 use crate::relay;
 
-/// How often the curve is sampled.
+/// Sampling interval of the curve.
 const SAMPLE: Duration = Duration::from_millis(20);
 
-/// Threads that write on many active streams; each serves its share in turns.
+/// Threads that write on many active streams. Each serves its streams in turn.
 const WORKERS: usize = 16;
 
 /// Stack of a thread that only reads.
 const STACK: usize = 64 * 1024;
 
-/// What a turn writes on a stream, and a read takes at most.
+/// Bytes that one turn writes on a stream. Also the limit of one read.
 const TURN: usize = 16 * 1024;
 
-/// Bandwidth of each stream over time, on a link of `rate` bytes per second: a list per stream.
+/// Measures the bandwidth of each stream over time, on a link of `rate` bytes per second. Returns a
+/// list for each stream.
 pub fn curve(options: &Options) -> io::Result<()> {
     let streams = options.number("streams", 8) as usize;
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -92,8 +93,8 @@ fn ping(to: &mut Stream, from: &mut Stream, nanos: &mut Vec<u64>) -> io::Result<
     Ok(())
 }
 
-/// `n` streams in one session, both ends here; memory is per stream and end. This thread is both
-/// ends of each ping.
+/// Measures `n` streams in one session. Both ends are here. Memory is per stream and end. This
+/// thread is both ends of each ping.
 pub fn streams(options: &Options) -> io::Result<()> {
     let n = options.number("n", 10_000) as usize;
     let (client, server) = pair::<Ours>(options)?;
@@ -121,7 +122,7 @@ pub fn streams(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// `n` sessions, both ends here; memory is per session and end.
+/// Measures `n` sessions. Both ends are here. Memory is per session and end.
 pub fn sessions(options: &Options) -> io::Result<()> {
     let n = options.number("n", 1000) as usize;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -137,7 +138,7 @@ pub fn sessions(options: &Options) -> io::Result<()> {
         ends.push((client, Session::server(listener.accept()?.0, config.clone())?));
     }
     let seconds = begin.elapsed().as_secs_f64();
-    thread::sleep(Duration::from_millis(200)); // until every thread is where it waits
+    thread::sleep(Duration::from_millis(200)); // until every thread waits
     let idle = resident()?.saturating_sub(before);
     let mut nanos = Vec::with_capacity(n);
     let mut held = Vec::with_capacity(n);
@@ -157,9 +158,10 @@ pub fn sessions(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Throughput of `streams` that are all active: a thread reads each; at most [`WORKERS`] threads
-/// write, in turns. (Readers can't take turns: one that waits for a stream while others' data fills
-/// the session's budget would wait for ever.)
+/// Measures the throughput of `streams` that are all active. Each stream has a thread that reads
+/// it. At most [`WORKERS`] threads write, each serving its streams in turn. A reading thread can't
+/// serve several streams. While it waits for one stream, the data of others could fill the
+/// session's budget, and it would wait forever.
 pub fn active(options: &Options) -> io::Result<()> {
     let n = options.number("streams", 100) as usize;
     let (client, server) = pair::<Ours>(options)?;
