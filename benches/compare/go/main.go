@@ -1,7 +1,8 @@
-// The Go peers, smux and hashicorp's yamux: `gopeers PEER WORKLOAD [key=value …]` runs one workload once and prints one line of JSON.
+// The Go peers, smux and hashicorp's yamux. `gopeers PEER WORKLOAD [key=value …]` runs one workload
+// once and prints one line of JSON.
 //
-// The same command line, workloads and results as those of the Rust program (`peers/src/blocking.rs`), a goroutine per stream and
-// end. Default configurations.
+// The command line, the workloads and the results are those of the Rust program
+// (`peers/src/blocking.rs`), with a goroutine for each stream and end. All configurations are defaults.
 package main
 
 import (

@@ -23,7 +23,8 @@ func usage() (cpu, waits float64) {
 	return seconds(u.Utime) + seconds(u.Stime), float64(u.Nvcsw)
 }
 
-// A writer announces its total before its last write, so that the reader, which looks at it after each read, can't miss it.
+// A writer announces its total before its last write. The reader looks at it after each read, so it
+// can't miss it.
 func runBulk(peer string, o options) {
 	client, server := pair(peer, o)
 	streams, write, span := o.number("streams", 1), o.number("write", 128*1024), o.seconds("secs", 0.6)
@@ -235,7 +236,8 @@ func writeByte(stream io.Writer) error {
 	return err
 }
 
-// Memory when streams are open and nothing was sent, and again after a ping on each. One more stream, the first, tells the ends when.
+// Measures memory when streams are open and nothing was sent, and again after a ping on each. One more
+// stream, the first, tells the ends when to measure.
 func serveIdle(peer string, o options) {
 	n := o.number("n", 10000)
 	s := listen(peer, o)

@@ -197,7 +197,8 @@ pub fn quantiles(mut nanos: Vec<u64>) -> Value {
     }
     json!({
         "mean": nanos.iter().sum::<u64>() as f64 / nanos.len() as f64 / 1e3,
-        "p1": at(0.01), "p10": at(0.1), "p25": at(0.25), "p50": at(0.5), "p75": at(0.75), "p90": at(0.9), "p95": at(0.95),
+        "p1": at(0.01), "p10": at(0.1), "p25": at(0.25), "p50": at(0.5), "p75": at(0.75),
+        "p90": at(0.9), "p95": at(0.95),
         "p99": at(0.99), "p999": at(0.999),
         "count": nanos.len(),
     })

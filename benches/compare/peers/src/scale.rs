@@ -189,8 +189,9 @@ pub fn active(options: &Options) -> io::Result<()> {
     let first = count.load(Relaxed);
     thread::sleep(options.seconds("secs", 1.0));
     let bytes = count.load(Relaxed) - first;
-    print(
-        &json!({ "bytes_per_s": bytes as f64 / begin.elapsed().as_secs_f64(), "resident": resident()? }),
-    );
+    print(&json!({
+        "bytes_per_s": bytes as f64 / begin.elapsed().as_secs_f64(),
+        "resident": resident()?,
+    }));
     Ok(())
 }
