@@ -23,9 +23,9 @@
 pub(crate) mod budget;
 pub(crate) mod close;
 pub(crate) mod deadline;
-mod lane;
 pub(crate) mod pause;
 pub(crate) mod read_handoff;
+mod ready_queue;
 pub(crate) mod shaper;
 pub(crate) mod stream;
 pub(crate) mod unsolicited;

@@ -21,7 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
-use super::lane::{LaneReceiver, LaneSender, lane};
+use super::ready_queue::{ReadyReceiver, ReadySender, ready_queue};
 use super::stream::SharedStream;
 use crate::proto::stream::Lane;
 
@@ -71,8 +71,8 @@ impl Wakeup {
 /// The side of those who add work.
 #[derive(Debug)]
 pub(crate) struct Shaper {
-    express: LaneSender,
-    bulk: LaneSender,
+    express: ReadySender,
+    bulk: ReadySender,
     token: Sender<()>,
     parked: AtomicBool,
     signals: AtomicU8,
@@ -112,8 +112,8 @@ fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
 /// The writer's side.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    express: LaneReceiver,
-    bulk: LaneReceiver,
+    express: ReadyReceiver,
+    bulk: ReadyReceiver,
     unparked: Receiver<()>,
     /// Streams that have come by the express lane.
     express_ready: VecDeque<Arc<SharedStream>>,
@@ -124,15 +124,15 @@ pub(crate) struct Queue {
 /// What a parked writer looks at.
 #[derive(Debug)]
 pub(crate) struct Parker {
-    express: LaneReceiver,
-    bulk: LaneReceiver,
+    express: ReadyReceiver,
+    bulk: ReadyReceiver,
     unparked: Receiver<()>,
 }
 
 /// Both sides of a new shaper.
 pub(crate) fn shaper() -> (Shaper, Queue) {
-    let (express, express_queue) = lane();
-    let (bulk, bulk_queue) = lane();
+    let (express, express_queue) = ready_queue();
+    let (bulk, bulk_queue) = ready_queue();
     let (token, unparked) = bounded(1);
     let refusals = Mutex::default();
     let shaper = Shaper {

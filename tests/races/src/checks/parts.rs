@@ -77,12 +77,12 @@ pub const CHECKS: &[Check] = &[
         body: handoff_comes_back,
     },
     Check {
-        name: "lane_order",
-        about: "lane: each thread's streams come out in its order while the short channel runs \
+        name: "ready_queue_order",
+        about: "ready queue: each thread's streams come out in its order while the bounded channel runs \
                 over",
         time: false,
         reaches: false,
-        body: lane_order,
+        body: ready_queue_order,
     },
 ];
 
@@ -361,7 +361,7 @@ fn handoff_comes_back() {
 /// Places in a lane's short channel.
 const SHORT: u32 = 64;
 
-fn lane_order() {
+fn ready_queue_order() {
     let (shaper, mut queue) = shaper();
     let shaper = Arc::new(shaper);
     // All but two places are taken.

@@ -13,58 +13,61 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::stream::SharedStream;
 
 /// Places in the short channel: more streams than are usually scheduled between two batches, at 16
 /// bytes and a few each.
-const SHORT: usize = 64;
+const BOUNDED_PLACES: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct LaneSender {
-    short: Sender<Arc<SharedStream>>,
-    long: Sender<Arc<SharedStream>>,
+pub(super) struct ReadySender {
+    bounded: Sender<Arc<SharedStream>>,
+    overflow: Sender<Arc<SharedStream>>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct LaneReceiver {
-    short: Receiver<Arc<SharedStream>>,
-    long: Receiver<Arc<SharedStream>>,
+pub(super) struct ReadyReceiver {
+    bounded: Receiver<Arc<SharedStream>>,
+    overflow: Receiver<Arc<SharedStream>>,
 }
 
-pub(super) fn lane() -> (LaneSender, LaneReceiver) {
-    let (short, short_end) = bounded(SHORT);
-    let (long, long_end) = unbounded();
-    (LaneSender { short, long }, LaneReceiver { short: short_end, long: long_end })
+pub(super) fn ready_queue() -> (ReadySender, ReadyReceiver) {
+    let (bounded, bounded_receiver) = crossbeam_channel::bounded(BOUNDED_PLACES);
+    let (overflow, overflow_receiver) = crossbeam_channel::unbounded();
+    (
+        ReadySender { bounded, overflow },
+        ReadyReceiver { bounded: bounded_receiver, overflow: overflow_receiver },
+    )
 }
 
-impl LaneSender {
+impl ReadySender {
     /// Puts a stream in; `false` if there is no writer any more.
     pub(super) fn send(&self, stream: Arc<SharedStream>) -> bool {
-        if !self.long.is_empty() {
-            return self.long.send(stream).is_ok();
+        if !self.overflow.is_empty() {
+            return self.overflow.send(stream).is_ok();
         }
-        match self.short.try_send(stream) {
+        match self.bounded.try_send(stream) {
             Ok(()) => true,
-            Err(TrySendError::Full(stream)) => self.long.send(stream).is_ok(),
+            Err(TrySendError::Full(stream)) => self.overflow.send(stream).is_ok(),
             Err(TrySendError::Disconnected(_)) => false,
         }
     }
 }
 
-impl LaneReceiver {
+impl ReadyReceiver {
     /// Moves what has come to the end of `waiting`.
     pub(super) fn take(&self, waiting: &mut VecDeque<Arc<SharedStream>>) {
         // Counted first: what comes to the long way from here on may be newer than what then lies
         // in the short one.
-        let overflow = self.long.len();
-        waiting.extend(self.short.try_iter());
-        waiting.extend(self.long.try_iter().take(overflow));
+        let overflowed = self.overflow.len();
+        waiting.extend(self.bounded.try_iter());
+        waiting.extend(self.overflow.try_iter().take(overflowed));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.short.is_empty() && self.long.is_empty()
+        self.bounded.is_empty() && self.overflow.is_empty()
     }
 }
 
@@ -79,7 +82,7 @@ mod tests {
         SharedStream::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
     }
 
-    fn take(receiver: &LaneReceiver) -> Vec<u32> {
+    fn take(receiver: &ReadyReceiver) -> Vec<u32> {
         let mut waiting = VecDeque::new();
         receiver.take(&mut waiting);
         waiting.iter().map(|stream| stream.id).collect()
@@ -87,10 +90,10 @@ mod tests {
 
     #[test]
     fn what_one_thread_sends_comes_out_in_its_order() {
-        let (sender, receiver) = lane();
+        let (sender, receiver) = ready_queue();
         assert!(receiver.is_empty());
-        // Within the short channel, past it, and back within it.
-        for count in [1, SHORT as u32, 3 * SHORT as u32, 2] {
+        // Within the bounded channel, past it, and back within it.
+        for count in [1, BOUNDED_PLACES as u32, 3 * BOUNDED_PLACES as u32, 2] {
             let sent: Vec<u32> = (0..count).collect();
             assert!(sent.iter().all(|id| sender.send(stream(*id))));
             assert!(!receiver.is_empty());
@@ -100,29 +103,29 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overtakes_what_waits_in_the_long_channel() {
-        let (sender, receiver) = lane();
-        let full = SHORT as u32;
+    fn nothing_overtakes_a_stream_in_the_overflow() {
+        let (sender, receiver) = ready_queue();
+        let full = BOUNDED_PLACES as u32;
         assert!((0..=full).all(|id| sender.send(stream(id))));
-        assert!(receiver.short.try_iter().count() == SHORT && !receiver.is_empty());
-        // There is room in the short one again, but something waits in the long one.
+        assert!(receiver.bounded.try_iter().count() == BOUNDED_PLACES && !receiver.is_empty());
+        // There is room in the bounded channel again, but a stream waits in the overflow.
         assert!(sender.send(stream(full + 1)));
-        assert!(receiver.short.is_empty() && !receiver.is_empty());
+        assert!(receiver.bounded.is_empty() && !receiver.is_empty());
         assert_eq!(take(&receiver), [full, full + 1]);
         assert!(
-            sender.send(stream(0)) && !receiver.short.is_empty(),
-            "it is empty: the short way again"
+            sender.send(stream(0)) && !receiver.bounded.is_empty(),
+            "the overflow is empty, so the bounded channel is used again"
         );
         assert!(!receiver.is_empty());
     }
 
     #[test]
     fn without_a_writer_sending_fails() {
-        let (sender, receiver) = lane();
+        let (sender, receiver) = ready_queue();
         drop(receiver);
         assert!(!sender.send(stream(1)));
-        let (sender, receiver) = lane();
-        assert!((0..=SHORT as u32).all(|id| sender.send(stream(id))));
+        let (sender, receiver) = ready_queue();
+        assert!((0..=BOUNDED_PLACES as u32).all(|id| sender.send(stream(id))));
         drop(receiver);
         assert!(!sender.send(stream(1)));
     }
