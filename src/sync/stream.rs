@@ -6,14 +6,14 @@
 //! | condvar | waits in | woken by |
 //! |---|---|---|
 //! | `readable` | `read`, `write_to` | data, FIN, a reader that leaves data behind; endings; changed deadlines |
-//! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of unsolicited data ([`super::unsolicited`]), a writer that is done or gives up: they wake the head of the line ([`line`]); FIN (it starts a stall clock); endings; changed deadlines |
+//! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of unsolicited data ([`super::unsolicited`]), a writer that is done or gives up: they wake the first write of the queue ([`write_queue`]); FIN (it starts a stall clock); endings; changed deadlines |
 //! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
 //!
 //! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's
 //! close or end. They wake all three.
 //!
 //! Large copies run outside the lock: a reader takes chunks out (`reading`), a writer fills buffers
-//! and puts them in (`midway`). These two marks are what keeps one call's bytes together; a call
+//! and puts them in (`write_in_progress`). These two marks are what keeps one call's bytes together; a call
 //! that finds its mark set waits like one that finds no data or no room.
 //!
 //! Invariants: whoever sets a mark clears it, also when a user's writer panics
@@ -38,19 +38,19 @@ use crate::proto::stream::StreamCore;
 use crate::proto::window::{WindowSizes, window_cap};
 
 mod endings;
-mod line;
 mod peer;
 mod reading;
 mod transmit;
 mod view;
 mod waits;
+mod write_queue;
 mod writing;
 
 pub(crate) use endings::Ended;
-use line::Line;
 pub(crate) use peer::{Small, Wakes};
 use reading::Reading;
 pub(crate) use waits::Direction;
+use write_queue::WriteQueue;
 pub(crate) use writing::Take;
 
 /// Up to so many bytes a copy is made under the lock: it takes less time than locking again.
@@ -147,10 +147,10 @@ struct State {
     no_data: NoData,
     nonblocking: bool,
     reading: Reading,
-    /// A write has to go on before another may begin: see [`line`].
-    midway: bool,
+    /// A write has to go on before another may begin: see [`write_queue`].
+    write_in_progress: bool,
     read_waiters: u32,
-    /// How many are in the line.
+    /// How many are in the write queue.
     write_waiters: u32,
     flush_waiters: u32,
     /// When the peer's FIN, or credit after it, came last.
@@ -173,7 +173,7 @@ struct State {
 struct Extras {
     read: Deadline,
     write: Deadline,
-    line: Line,
+    write_queue: WriteQueue,
     closed: Option<(Sender<()>, Receiver<()>)>,
     notifier: Option<Notifier>,
 }
@@ -260,7 +260,7 @@ impl SharedStream {
             no_data: NoData::new(config.no_data_timeout, now),
             nonblocking: false,
             reading: Reading::Nobody,
-            midway: false,
+            write_in_progress: false,
             read_waiters: 0,
             write_waiters: 0,
             flush_waiters: 0,
@@ -310,7 +310,7 @@ impl SharedStream {
 
     /// Wakes everybody who waits for the stream, to look again; unlocks it.
     fn wake_all(&self, state: MutexGuard<'_, State>) {
-        self.wake_line(&state);
+        self.wake_all_writes(&state);
         drop(state);
         self.readable.notify_all();
         self.flushed.notify_all();

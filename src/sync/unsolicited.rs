@@ -121,7 +121,7 @@ impl Env {
 
     /// The same for the reader thread, which wakes later.
     pub(super) fn gather_allowance_waiters(&self, wakes: &mut Wakes) {
-        self.each_due(false, |stream| wakes.add_writer(stream));
+        self.each_due(false, |stream| wakes.add_write(stream));
     }
 
     fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<SharedStream>)) {

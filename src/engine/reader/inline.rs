@@ -188,7 +188,7 @@ impl Reader<'_> {
         let has_room = self.has_room();
         let Input { detector, wakes, .. } = &mut *self.input;
         let replies = self.session.replies.load(Relaxed);
-        let stream = wakes.only_reader().unwrap_or(0);
+        let stream = wakes.only_read().unwrap_or(0);
         let interrupted = std::mem::take(&mut detector.interrupted);
         let goes_on = has_room
             && stream != 0

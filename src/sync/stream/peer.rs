@@ -35,12 +35,12 @@ impl Wakes {
     }
 
     /// A write of this stream is to be woken.
-    pub(crate) fn add_writer(&mut self, stream: &Arc<SharedStream>) {
+    pub(crate) fn add_write(&mut self, stream: &Arc<SharedStream>) {
         Self::add(&mut self.writers, stream);
     }
 
     /// The stream, if it is one, whose reader alone is to be woken.
-    pub(crate) fn only_reader(&self) -> Option<u32> {
+    pub(crate) fn only_read(&self) -> Option<u32> {
         match (&*self.readers, &*self.writers) {
             ([stream], []) => Some(stream.id),
             _ => None,
@@ -186,7 +186,7 @@ impl SharedStream {
             state.credit_at = Some(now);
         }
         // Also without credit: a smaller window may be one that a small write no longer waits for.
-        if state.has_room_for_head(env.config.max_send_buffer) {
+        if state.has_room_for_first_write(env.config.max_send_buffer) {
             Wakes::add(&mut wakes.writers, self);
         }
         let returned = state.update_unsolicited(env);

@@ -36,7 +36,7 @@ impl SharedStream {
             emit(frame);
         }
         transmitted.wake_blocked_write =
-            transmitted.data > 0 && state.has_room_for_head(env.config.max_send_buffer);
+            transmitted.data > 0 && state.has_room_for_first_write(env.config.max_send_buffer);
         state.update_granted(env);
         while let Some(lane) = state.core.schedule() {
             match lane {
@@ -50,7 +50,7 @@ impl SharedStream {
 
     /// Wakes the write that is the next to get room.
     pub(crate) fn wake_blocked_write(&self) {
-        self.wake_head(&self.state.lock());
+        self.wake_first_write(&self.state.lock());
     }
 
     /// The stream was taken out of the queue for allowance, since there is enough for it

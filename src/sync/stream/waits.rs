@@ -143,24 +143,26 @@ impl SharedStream {
     }
 
     /// Waits until there is room for a call that has `left` bytes to write, and it is its turn;
-    /// returns how much. A `midway` call goes on as soon as there is any.
+    /// returns how much. A call that is in progress goes on as soon as there is any.
     pub(super) fn wait_for_room<'a>(
         self: &'a Arc<Self>,
         env: &Env,
         mut state: MutexGuard<'a, State>,
         call: &mut Call,
-        (left, midway): (usize, bool),
+        (left, in_progress): (usize, bool),
     ) -> (MutexGuard<'a, State>, Result<usize>) {
         let max = env.config.max_send_buffer;
         let mut place = None;
         let result = loop {
-            let first = midway || state.is_first(place.as_ref());
+            let first = in_progress || state.is_first(place.as_ref());
             if first {
                 state.ask(env, left);
             }
-            let least = state.least(left, midway, max);
+            let least = state.least(left, in_progress, max);
             let starved = match state.core.writable(max, least) {
-                Writable::Room(room) if midway || state.is_turn(place.as_ref(), left, room) => {
+                Writable::Room(room)
+                    if in_progress || state.may_write(place.as_ref(), left, room) =>
+                {
                     break Ok(room);
                 }
                 Writable::Room(_) => false,
@@ -178,14 +180,14 @@ impl SharedStream {
             if starves {
                 env.budget.starve();
             }
-            let place = place.get_or_insert_with(|| state.queue_up(left, midway));
-            wait(place.seat.as_deref().unwrap_or(&self.writable), &mut state, limit);
+            let place = place.get_or_insert_with(|| state.enqueue(left, in_progress));
+            wait(place.condvar.as_deref().unwrap_or(&self.writable), &mut state, limit);
             if starves {
                 env.budget.fed();
             }
         };
         if let Some(place) = place {
-            state.leave(&place);
+            state.dequeue(&place);
         }
         (state, result)
     }

@@ -2,7 +2,7 @@
 //! writer fills buffers outside of it.
 //!
 //! Invariants: what one call is told was accepted lies together, since a call that unlocks the
-//! stream in its middle keeps others out ([`line`](super::line)); the stream is queued before it is
+//! stream in its middle keeps others out ([`write_queue`](super::write_queue)); the stream is queued before it is
 //! unlocked.
 
 use std::sync::Arc;
@@ -80,20 +80,20 @@ impl SharedStream {
         let max = env.config.max_send_buffer;
         let mut call = Call::default();
         let mut done = 0;
-        let mut midway = false;
+        let mut in_progress = false;
         let mut state = self.state.lock();
         let failed = loop {
             let rest = &buf[done..];
-            if midway || state.is_first(None) {
+            if in_progress || state.is_first(None) {
                 state.ask(env, rest.len());
             }
-            let room = match state.room_at_once(rest.len(), midway, max) {
+            let room = match state.room_at_once(rest.len(), in_progress, max) {
                 Some(room) => room,
                 None if done > 0 && take == Take::WhatFits => break None,
                 None => {
                     if done > 0 {
-                        midway = true;
-                        state.midway = true;
+                        in_progress = true;
+                        state.write_in_progress = true;
                         state.update_unsolicited(env);
                         self.unlock(env, state);
                         env.wake_allowance_waiters(false);
@@ -101,7 +101,7 @@ impl SharedStream {
                     }
                     let waited;
                     (state, waited) =
-                        self.wait_for_room(env, state, &mut call, (rest.len(), midway));
+                        self.wait_for_room(env, state, &mut call, (rest.len(), in_progress));
                     match waited {
                         Ok(room) => room,
                         Err(error) => break Some(error),
@@ -116,8 +116,8 @@ impl SharedStream {
                 if take == Take::All {
                     call.start(Instant::now()); // there may be room for long, and then none
                 }
-                midway = true;
-                state.midway = true;
+                in_progress = true;
+                state.write_in_progress = true;
                 let accepted;
                 (state, accepted) = self.accept_large(env, state, rest);
                 match accepted {
@@ -129,10 +129,10 @@ impl SharedStream {
                 break None;
             }
         };
-        if midway {
-            state.midway = false;
+        if in_progress {
+            state.write_in_progress = false;
         }
-        self.pass_on(&state, max);
+        self.wake_next_write(&state, max);
         let unsolicited = state.unsolicited > 0 || failed.is_some();
         state.update_unsolicited(env);
         let wakeup = self.reschedule_only(env, &mut state);

@@ -124,7 +124,7 @@ fn data_wakes_one_reader_when_all_that_came_is_delivered() {
             let bench = Bench::v1();
             let mut wakes = Wakes::default();
             bench.deliver_into(&pattern(n), bench.start, &mut wakes);
-            assert_eq!(wakes.only_reader(), None, "nobody waits");
+            assert_eq!(wakes.only_read(), None, "nobody waits");
             assert_eq!(bench.read(n).unwrap().len(), n);
             bench.deliver(&vec![0; there]);
             // A second reader waits for the first to be done with what is there.
@@ -137,7 +137,7 @@ fn data_wakes_one_reader_when_all_that_came_is_delivered() {
             let data = pattern(n);
             bench.deliver_into(&data, bench.start, &mut wakes);
             assert_eq!(bench.waiting(), (1, 0, 0), "not before the wakes are sent");
-            assert_eq!(wakes.only_reader(), Some(3));
+            assert_eq!(wakes.only_read(), Some(3));
             bench.stream.state.lock().reading = super::super::Reading::Nobody;
             wakes.send();
             assert_eq!(reader.join().unwrap().unwrap()[there..], data);
@@ -165,7 +165,7 @@ fn small_data_wakes_a_reader_that_waits_and_for_what_it_can_read() {
         bench.deliver_into(&[3; 10], bench.start, &mut wakes);
         let small =
             bench.stream.deliver_small(&bench.env, &[4; 10], bench.start, &mut wakes).unwrap();
-        assert!(matches!(small, Small::Done) && wakes.only_reader().is_some());
+        assert!(matches!(small, Small::Done) && wakes.only_read().is_some());
         wakes.send();
         assert_eq!(reader.join().unwrap().unwrap().len(), 20);
     });
@@ -177,12 +177,12 @@ fn wakes_know_whose_they_are() {
         let a = Bench::with_queue(10);
         let b = Bench::v1();
         let mut wakes = Wakes::default();
-        assert!(wakes.are_only_for(&a.stream) && wakes.only_reader().is_none());
+        assert!(wakes.are_only_for(&a.stream) && wakes.only_read().is_none());
         let readers = [&a, &b].map(|bench| bench.blocked(|stream, env| read(stream, env, 100)));
         for _ in 0..3 {
             a.deliver_into(&[0; 20], a.start, &mut wakes); // one stream, however often
         }
-        assert_eq!(wakes.only_reader(), Some(3));
+        assert_eq!(wakes.only_read(), Some(3));
         assert!(wakes.are_only_for(&a.stream) && !wakes.are_only_for(&b.stream));
         // A writer of the same stream.
         assert_eq!(a.write(&[0; 10]).unwrap(), 10);
@@ -190,7 +190,7 @@ fn wakes_know_whose_they_are() {
         let transmitted = a.stream.transmit(&a.env, Lane::Express, usize::MAX, |_| {});
         assert_eq!(transmitted.data, 10);
         a.stream.update(&a.env, (10, 300_000), a.start, &mut wakes).unwrap();
-        assert!(wakes.only_reader().is_none() && wakes.are_only_for(&a.stream));
+        assert!(wakes.only_read().is_none() && wakes.are_only_for(&a.stream));
         // And another stream.
         b.deliver_into(&[0; 20], b.start, &mut wakes);
         assert!(!wakes.are_only_for(&a.stream) && !wakes.are_only_for(&b.stream));
@@ -205,7 +205,7 @@ fn wakes_know_whose_they_are() {
 }
 
 #[test]
-fn fin_wakes_readers_with_the_end_and_writers_to_watch_their_clock() {
+fn fin_wakes_reads_with_the_end_and_writes_to_watch_their_clock() {
     watched(|| {
         let stall = Duration::from_secs(3600);
         let bench =
@@ -225,7 +225,7 @@ fn fin_wakes_readers_with_the_end_and_writers_to_watch_their_clock() {
 }
 
 #[test]
-fn an_update_wakes_a_writer_when_there_is_room_worth_it() {
+fn an_update_wakes_a_write_when_there_is_room_worth_it() {
     watched(|| {
         let mut bench = Bench::new(Config::new().version(2).max_send_buffer(400_000));
         assert_eq!(bench.write(&pattern(400_000)).unwrap(), 262_144);
@@ -244,7 +244,7 @@ fn an_update_wakes_a_writer_when_there_is_room_worth_it() {
         bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes) && bench.waiting() == (0, 1, 0));
         bench.stream.update(&bench.env, (100, 262_244), bench.start, &mut wakes).unwrap();
-        assert!(!wakes_nobody(&wakes) && wakes.only_reader().is_none());
+        assert!(!wakes_nobody(&wakes) && wakes.only_read().is_none());
         wakes.send();
         assert_eq!(writer.join().unwrap().unwrap(), 4);
         bench.stream.update(&bench.env, (200, 262_244), bench.start, &mut wakes).unwrap();

@@ -200,15 +200,15 @@ fn a_failure_waits_for_a_copy_and_not_for_a_users_writer() {
 }
 
 #[test]
-fn a_writer_waits_while_another_fills_buffers() {
+fn a_write_waits_while_another_fills_buffers() {
     watched(|| {
         let mut bench = Bench::v1();
-        bench.stream.state.lock().midway = true;
+        bench.stream.state.lock().write_in_progress = true;
         let writer = bench.blocked(|stream, env| write(stream, env, b"second"));
         {
             let mut state = bench.stream.state.lock();
             state.core.accept_small(b"first ", 1000, bench.env.pool);
-            state.midway = false;
+            state.write_in_progress = false;
         }
         bench.stream.wake_blocked_write();
         assert_eq!(writer.join().unwrap().unwrap(), 6);
@@ -217,7 +217,7 @@ fn a_writer_waits_while_another_fills_buffers() {
 }
 
 #[test]
-fn a_writer_without_credit_after_the_peers_fin_fails_after_the_stall() {
+fn a_write_without_credit_after_the_peers_fin_fails_after_the_stall() {
     watched(|| {
         let stall = Duration::from_millis(20);
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(stall)));
@@ -239,7 +239,7 @@ fn a_writer_without_credit_after_the_peers_fin_fails_after_the_stall() {
 }
 
 #[test]
-fn a_writer_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_the_stall() {
+fn a_write_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_the_stall() {
     watched(|| {
         let stall = Duration::from_millis(20);
         let config = || Config::new().version(2).max_send_buffer(10).half_close_stall(Some(stall));

@@ -74,7 +74,7 @@ fn small_data_goes_by_the_express_lane_and_large_by_bulk() {
 }
 
 #[test]
-fn a_writer_that_leaves_room_behind_wakes_the_next() {
+fn a_write_that_leaves_room_behind_wakes_the_next() {
     watched(|| {
         let mut bench = Bench::with_queue(10);
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
@@ -254,7 +254,7 @@ fn calls_that_wait_are_served_as_they_came() {
 }
 
 #[test]
-fn while_a_call_is_midway_nobody_else_is_served() {
+fn while_a_write_is_in_progress_no_other_is_served() {
     watched(|| {
         let mut bench = Bench::with_queue(10_000);
         let first = bench.blocked(|stream, env| write_all(stream, env, &[1; 15_000]));
@@ -269,7 +269,7 @@ fn while_a_call_is_midway_nobody_else_is_served() {
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         assert_eq!(sent(&mut bench), [1; 10_000]);
         assert_eq!(bench.waiting(), NOBODY);
-        assert_eq!(bench.write(&[3; 10]).unwrap(), 10, "the line is free");
+        assert_eq!(bench.write(&[3; 10]).unwrap(), 10, "the queue is free");
     });
 }
 
@@ -278,12 +278,12 @@ fn a_call_that_gives_its_place_up_lets_the_next_go_on() {
     watched(|| {
         let mut bench = Bench::with_queue(10_000);
         assert_eq!(bench.write(&[0; 9_950]).unwrap(), 9_950);
-        // The head needs more than there is, the next doesn't.
-        let head = bench.stream.state.lock().queue_up(97, false);
+        // The first write needs more room than there is, the next one doesn't.
+        let first = bench.stream.state.lock().enqueue(97, false);
         let next = bench.blocked(|stream, env| write(stream, env, &[2; 30]));
         let mut state = bench.stream.state.lock();
-        state.leave(&head);
-        bench.stream.pass_on(&state, 10_000);
+        state.dequeue(&first);
+        bench.stream.wake_next_write(&state, 10_000);
         drop(state);
         assert_eq!(next.join().unwrap().unwrap(), 30);
         assert_eq!(sent(&mut bench).len(), 9_980);
@@ -334,10 +334,10 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
         ];
         for (i, (end, text)) in ends.into_iter().enumerate() {
             let mut bench = Bench::with_queue(10_000);
-            let midway = bench.blocked(|stream, env| write_all(stream, env, &[1; 12_000]));
+            let in_progress = bench.blocked(|stream, env| write_all(stream, env, &[1; 12_000]));
             let waits = bench.blocked(|stream, env| write_all(stream, env, &[2; 12_000]));
             end(&bench);
-            let Err(Error::PartialWrite { accepted: 10_000, source }) = midway.join().unwrap()
+            let Err(Error::PartialWrite { accepted: 10_000, source }) = in_progress.join().unwrap()
             else {
                 panic!()
             };
@@ -362,7 +362,7 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
 fn a_write_alls_time_runs_while_it_waits_for_its_place() {
     watched(|| {
         let bench = Bench::with_queue(10_000);
-        let midway = bench.blocked(|stream, env| write_all(stream, env, &[1; 15_000]));
+        let in_progress = bench.blocked(|stream, env| write_all(stream, env, &[1; 15_000]));
         let short = Duration::from_millis(20);
         // wakes nobody, so it is for calls that come
         bench.stream.state.lock().extras().write.timeout = Some(short);
@@ -371,7 +371,7 @@ fn a_write_alls_time_runs_while_it_waits_for_its_place() {
         assert!(begin.elapsed() >= short);
         let _ = bench.stream.close(&bench.env);
         assert!(matches!(
-            midway.join().unwrap(),
+            in_progress.join().unwrap(),
             Err(Error::PartialWrite { accepted: 10_000, .. })
         ));
     });

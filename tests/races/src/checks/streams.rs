@@ -66,11 +66,11 @@ pub const CHECKS: &[Check] = &[
         body: stream_writes_large,
     },
     Check {
-        name: "stream_line_gives_up",
+        name: "stream_writes_give_up",
         about: "lost wake-up: the write at the head of the line gives up, and the next fits",
         time: true,
         reaches: false,
-        body: stream_line_gives_up,
+        body: stream_writes_give_up,
     },
     Check {
         name: "stream_lent",
@@ -404,7 +404,7 @@ fn stream_writes_large() {
 
 /// A write that is at the head of the line, and waits for more room than there ever is, gives up:
 /// the one behind it fits.
-fn stream_line_gives_up() {
+fn stream_writes_give_up() {
     let (fixture, _queue) = fixture(Config::new().max_send_buffer(5000));
     write_all(&fixture.env, &fixture.stream, &[0; 4950]).unwrap(); // and nobody sends
     fixture.stream.set_timeout(Direction::Write, Some(2 * SECOND));
