@@ -111,7 +111,7 @@ impl SessionShared {
         let _ = self.lifecycle.mark_notified();
         // Every stream knows, so nothing is accepted any more: the writer can send what waits and
         // finish.
-        self.env.budget.open();
+        self.env.budget.close();
         self.env.shaper.signal(Signal::Finish);
         if let Some(deadline) = deadline {
             timer::schedule(self, deadline);
@@ -185,7 +185,7 @@ impl SessionShared {
         if output == Output::Abort {
             self.abort();
         }
-        self.env.budget.open();
+        self.env.budget.close();
         if output == Output::Abort {
             self.env.shaper.signal(Signal::Stop);
         }

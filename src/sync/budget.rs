@@ -10,7 +10,7 @@
 //! (`manual::architecture` has the sum that this has to cover).
 //!
 //! Who wakes it: every refund that makes room for what it waits for, a write that begins to starve,
-//! and [`Budget::open`] at the session's end or close. The protocol between the two sides is
+//! and [`Budget::close`] at the session's end or close. The protocol between the two sides is
 //! Dekker's: the reader publishes what it needs, then looks at `used` and `starving` again under
 //! the gate's lock; a refund lowers `used`, and a write says that it starves, and then each looks
 //! at what is needed. Sequentially consistent operations make sure that one of them sees the other.
@@ -40,7 +40,7 @@ pub(crate) struct Budget {
     starving: AtomicUsize,
     /// Whether the gate is open: the session has ended or is closing, and nobody waits any more.
     /// The only waiter is the reader thread.
-    gate: Mutex<bool>,
+    closed: Mutex<bool>,
     room: Condvar,
 }
 
@@ -64,7 +64,7 @@ impl Budget {
             used: AtomicUsize::new(0),
             needed: AtomicUsize::new(0),
             starving: AtomicUsize::new(0),
-            gate: Mutex::new(false),
+            closed: Mutex::new(false),
             room: Condvar::new(),
         })
     }
@@ -109,36 +109,36 @@ impl Budget {
         amount: usize,
         until: Option<Instant>,
     ) -> Option<Option<Charge>> {
-        let mut gate = self.gate.lock();
+        let mut closed = self.closed.lock();
         self.needed.store(amount.max(1), SeqCst);
-        while !*gate && !self.fits(amount) {
+        while !*closed && !self.fits(amount) {
             match until {
-                None => self.room.wait(&mut gate),
+                None => self.room.wait(&mut closed),
                 Some(until) => {
-                    let late = self.room.wait_until(&mut gate, until).timed_out();
-                    if late && !*gate && !self.fits(amount) {
+                    let late = self.room.wait_until(&mut closed, until).timed_out();
+                    if late && !*closed && !self.fits(amount) {
                         return None;
                     }
                 }
             }
         }
         self.needed.store(0, SeqCst);
-        Some((!*gate).then(|| self.charge(amount)))
+        Some((!*closed).then(|| self.charge(amount)))
     }
 
     /// Lets the reader go, now and for ever.
-    pub(crate) fn open(&self) {
-        *self.gate.lock() = true;
+    pub(crate) fn close(&self) {
+        *self.closed.lock() = true;
         self.room.notify_all();
     }
 
-    /// A write waits for credit, until [`fed`](Self::fed) is called for it.
-    pub(crate) fn starve(&self) {
+    /// A write waits for credit, until [`end_starving`](Self::end_starving) is called for it.
+    pub(crate) fn begin_starving(&self) {
         self.starving.fetch_add(1, SeqCst);
         self.wake();
     }
 
-    pub(crate) fn fed(&self) {
+    pub(crate) fn end_starving(&self) {
         self.starving.fetch_sub(1, SeqCst);
     }
 
@@ -159,8 +159,8 @@ impl Budget {
         if needed > 0 && self.fits(needed) {
             // The lock makes sure that the reader is either before its look at `used` or inside its
             // wait.
-            let gate = self.gate.lock();
-            drop(gate);
+            let closed = self.closed.lock();
+            drop(closed);
             self.room.notify_one();
         }
     }
@@ -213,12 +213,12 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_taken_without_a_wait_and_nothing_once_the_gate_is_open() {
+    fn what_fits_is_taken_without_a_wait_and_nothing_once_it_is_closed() {
         watched(|| {
             let budget = Budget::new(10);
             let taken = |amount| budget.take(amount, None).unwrap().map(|charge| charge.amount);
             assert_eq!(taken(10), Some(10));
-            budget.open();
+            budget.close();
             assert_eq!(taken(1), None);
             assert_eq!(budget.used(), 0);
         });
@@ -282,10 +282,10 @@ mod tests {
                 move || budget.take(12, None).flatten()
             });
             until(|| budget.is_short());
-            budget.starve();
+            budget.begin_starving();
             let more = reader.join().unwrap();
             assert_eq!((budget.used(), budget.try_take(1).is_none()), (20, true));
-            budget.fed();
+            budget.end_starving();
             drop(held);
             assert!(budget.try_take(1).is_none(), "the limit holds again");
             drop(more);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_the_gate_wakes_the_reader_empty_handed() {
+    fn closing_wakes_the_reader_empty_handed() {
         watched(|| {
             let budget = Budget::new(10);
             let held = budget.try_take(10).unwrap();
@@ -302,7 +302,7 @@ mod tests {
                 move || matches!(budget.take(5, None), Some(None))
             });
             until(|| budget.is_short());
-            budget.open();
+            budget.close();
             assert!(reader.join().unwrap());
             assert_eq!(budget.used(), 10);
             drop(held);
@@ -323,7 +323,7 @@ mod tests {
                 Some(5)
             );
             assert!(!budget.is_short());
-            budget.open();
+            budget.close();
             assert!(matches!(budget.take(5, Some(Instant::now())), Some(None)));
         });
     }

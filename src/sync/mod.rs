@@ -10,7 +10,7 @@
 //!    so nobody waits for them but those two threads themselves; callers try
 //! 2. the session's registry ([`crate::engine`]), which guards which streams exist, and the backlog
 //! 3. a stream's state ([`stream`]); never two streams at once
-//! 4. leaves: the budget's gate ([`budget`]), the pause ([`pause`]), unsolicited data
+//! 4. leaves: the budget's lock ([`budget`]), the pause ([`pause`]), unsolicited data
 //!    ([`unsolicited`]), the read hand-off's mark ([`read_handoff`]), the session's lifecycle
 //!    ([`close`]), the refusals ([`shaper`]), the engine's own (`manual::architecture` names them),
 //!    a pool's class, what crossbeam's channels lock inside

@@ -178,12 +178,12 @@ impl SharedStream {
             }
             let starves = state.core.starves(max, least);
             if starves {
-                env.budget.starve();
+                env.budget.begin_starving();
             }
             let place = place.get_or_insert_with(|| state.enqueue(left, in_progress));
             wait(place.condvar.as_deref().unwrap_or(&self.writable), &mut state, limit);
             if starves {
-                env.budget.fed();
+                env.budget.end_starving();
             }
         };
         if let Some(place) = place {

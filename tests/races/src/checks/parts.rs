@@ -95,7 +95,7 @@ fn budget_refunds() {
         move || {
             // 20 is more than the whole budget: it is admitted when it is alone.
             for amount in [5, 20, 4, 5] {
-                let wait = || budget.take(amount, None).flatten().expect("the gate is shut");
+                let wait = || budget.take(amount, None).flatten().expect("the budget is open");
                 let charge = budget.try_take(amount).unwrap_or_else(wait);
                 charges.send(charge).unwrap();
             }
@@ -126,7 +126,7 @@ fn budget_opens() {
         thread::spawn(move || drop(held)),
         thread::spawn({
             let budget = Arc::clone(&budget);
-            move || budget.open()
+            move || budget.close()
         }),
     ];
     for thread in threads {
