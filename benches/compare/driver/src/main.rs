@@ -3,7 +3,7 @@
 //!
 //! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/`
 //! go). The programs are found through the environment that `run` sets: `PEERS`, `GOPEERS`, or
-//! `GO_MISSING` with the reason; `VERSIONS` is printed as it is.
+//! `GO_MISSING` with the reason. `VERSIONS` is printed unchanged.
 
 mod plots;
 mod report;
