@@ -561,6 +561,43 @@ fn no_file_is_too_long() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// The paths in backticks of a page that begin with a folder of the repository or end in `.md`.
+/// `{a,b}` in a path stands for each of its parts.
+fn named_paths(page: &str) -> Vec<String> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    let mut paths = Vec::new();
+    for text in quoted {
+        let path = text.split(' ').next().unwrap_or_default().trim_start_matches("./");
+        let folders = ["src/", "tests/", "benches/", "examples/"];
+        if !folders.iter().any(|folder| path.starts_with(folder)) && !path.ends_with(".md") {
+            continue;
+        }
+        match path.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+        {
+            Some((before, (parts, after))) => {
+                paths.extend(parts.split(',').map(|part| format!("{before}{part}{after}")));
+            }
+            None => paths.push(path.to_owned()),
+        }
+    }
+    paths
+}
+
+#[test]
+fn every_path_that_the_map_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let paths = named_paths(&fs::read_to_string(root.join("CONTRIBUTING.md")).unwrap());
+    assert!(paths.len() > 20, "only {} paths were found", paths.len());
+    let missing: Vec<_> = paths.iter().filter(|path| !root.join(path).exists()).collect();
+    assert!(missing.is_empty(), "CONTRIBUTING.md names {missing:?}");
+}
+
+#[test]
+fn the_checker_finds_paths_in_a_page() {
+    let page = "See `src/{a,b}.rs`, `./tests/full CHECK`, `Config`, `CHANGELOG.md`, `cargo test`.";
+    assert_eq!(named_paths(page), ["src/a.rs", "src/b.rs", "tests/full", "CHANGELOG.md"]);
+}
+
 #[test]
 fn the_compiler_forbids_unsafe_code() {
     let sources = sources();
