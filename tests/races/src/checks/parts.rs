@@ -13,7 +13,7 @@ use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
 use crate::sync::close::{InputEnd, Lifecycle, Phase};
 use crate::sync::pause::{Cause, Pause};
-use crate::sync::read_handoff::ReadHandoff;
+use crate::sync::read_handoff::{Offer, ReadHandoff};
 use crate::sync::shaper::{Signal, shaper};
 
 pub const CHECKS: &[Check] = &[
@@ -343,7 +343,7 @@ fn handoff_comes_back() {
                 let Some(inline_read) = handoff.begin() else { continue };
                 facade::breaks::reach();
                 *input += 1;
-                inline_read.end(keep);
+                inline_read.end(if keep { Offer::Keep } else { Offer::Withdraw });
                 drop(input);
                 if !keep {
                     handoff.resume();
