@@ -5,7 +5,7 @@
 //! the usual harness these files would be compiled for tests, and the library's unit tests would
 //! run a second time here.
 //!
-//! Promises: none; it replays inputs against source files that it takes by path.
+//! Promises: none. It replays inputs against source files that it takes by path.
 
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
