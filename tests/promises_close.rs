@@ -20,7 +20,10 @@ use support::{close_beside_a_peer_that_stays, pair, tcp, test, until, versions};
 
 /// Whether a close failed with `peer_ended` and this number of unsent bytes.
 fn peer_ended_before(closed: &Result<(), Error>, bytes: u64) -> bool {
-    matches!(closed, Err(Error::CloseIncomplete { unsent, peer_ended: true, .. }) if *unsent == bytes)
+    matches!(
+        closed,
+        Err(Error::CloseIncomplete { unsent, peer_ended: true, .. }) if *unsent == bytes
+    )
 }
 
 /// P36: if the peer ends its side before this end has handed everything over, `close` is an error,
