@@ -1,12 +1,12 @@
-//! The time limit of a single transport write, and the decision to retry a write.
+//! How long the writer waits for a transport that takes nothing.
 //!
-//! Inline writes need a small limit ([`SMALL`]), since their caller may have a deadline. While the
-//! writer thread is blocked in the transport, no inline write is possible, so the limit may grow.
-//! With a peer that doesn't read, the thread then wakes up once a second instead of a hundred
-//! times. If a write fails at once, the writer thread sleeps before it retries.
+//! Each write is bounded to [`SMALL`], for the sake of callers that take the writer's turn. While
+//! the writer thread is stuck in the transport it has the writer, so nobody could use that: the
+//! bound grows, and a peer that doesn't read costs a wake-up a second instead of a hundred. A
+//! transport whose writes come back at once is asked again after a pause.
 //!
-//! Invariant: after a write or flush that made progress, the limit is [`SMALL`], provided that the
-//! transport can change it. So it is small whenever the writer thread parks.
+//! Invariant: the bound is small, if it could be set, whenever the last write or flush did
+//! something; so it is small when the writer is given up.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,20 +16,18 @@ use super::guard::UserObject;
 use crate::error::{Error, Result};
 use crate::transport::{Backoff, BoundWrites};
 
-/// The limit that inline writes need, as [`Halves`](crate::transport::Halves) documents.
+/// The bound that callers rely upon, as [`Halves`](crate::transport::Halves) says.
 const SMALL: Duration = Duration::from_millis(10);
 
-/// The largest limit. One wake-up a second costs nothing. The no-data clocks may learn up to this
-/// much later that a slow peer has taken some bytes, so the limit doesn't grow further.
+/// The largest bound: a wake-up a second costs nothing. What a slow peer took is seen so much later
+/// at worst, which matters to the no-data clocks.
 const LARGE: Duration = Duration::from_secs(1);
 
-/// Growth factor of the limit. With 4 the limits are 10, 40, 160, 640 and 1000 ms: a blocked
-/// transport reaches the largest one in under a second.
+/// By how much the bound grows at a time: 10, 40, 160, 640 ms, a second.
 const GROWTH: u32 = 4;
 
-/// The current limit of a transport write, and the pauses between failed writes.
 pub(super) struct WriteBound {
-    /// Sets the transport's limit. `None` if the transport can't change it.
+    /// Bounds the transport's writes, where that can be changed.
     set: Option<UserObject<BoundWrites>>,
     bound: Duration,
     backoff: Backoff,
@@ -40,17 +38,14 @@ impl WriteBound {
         Self { set, bound: SMALL, backoff: Backoff::default() }
     }
 
-    /// Sets the limit back to [`SMALL`], after a write or flush that made progress.
+    /// The transport did something.
     pub(super) fn progressed(&mut self) {
         self.backoff.reset();
         self.set_bound(SMALL);
     }
 
-    /// Decides whether a failed write or flush is retried: `Ok` means yes. `started` is the time of
-    /// the call. Raises the limit, and sleeps if the call failed at once.
-    ///
-    /// # Errors
-    /// Returns the write's error if it is fatal, and `Closed` if the transport was aborted.
+    /// Decides whether a write that began at `started` and failed is to be tried again; pauses if
+    /// that came back at once.
     pub(super) fn retry(
         &mut self,
         session: &SessionShared,
@@ -64,18 +59,16 @@ impl WriteBound {
             self.set_bound((self.bound * GROWTH).min(LARGE));
             self.backoff.sleep(started);
         }
-        // After a clean end of the input the session has ended, but its output is still written,
-        // until the transport is aborted.
+        // A session that has ended with its input still ends its output, until it is aborted.
         if session.is_aborted() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Returns whether the limit is small enough for an inline write.
+    /// Whether a caller may write: the bound is what it relies upon.
     pub(super) fn is_small(&self) -> bool {
         self.bound == SMALL
     }
 
-    /// Sets the limit. If the transport refuses, `bound` keeps its value, and the next call tries
-    /// again.
+    /// Where it can't be set it stays as it is, and that is tried again.
     fn set_bound(&mut self, bound: Duration) {
         if bound != self.bound
             && self
@@ -88,7 +81,7 @@ impl WriteBound {
     }
 }
 
-/// Returns whether a failed transport call may succeed when it is retried.
+/// Whether a failed call is to be tried again.
 pub(super) fn is_retryable(error: &io::Error) -> bool {
     matches!(
         error.kind(),

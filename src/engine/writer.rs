@@ -1,22 +1,13 @@
-//! The writer thread takes frames from streams, collects them in a batch, and writes the batch to
-//! the transport.
+//! The writer thread: takes streams' turns, lays their frames out, and hands them to the transport.
 //!
-//! One round of the thread:
+//! A batch is filled in this order: refusals and NOP, the express lane (with those at most half of
+//! the batch), the bulk lane round-robin. Then: wake the writers for whom there is room; write;
+//! tell the streams. When nothing is left, flush (also when the transport asked for that), then
+//! finish if that was ordered, or park. A caller may do all this, once and in small, if the writer
+//! is idle: see [`write_inline`].
 //!
-//! 1. Fill the batch ([`fill`]). Streams whose queue has room again wake their blocked writes.
-//! 2. Write the batch, with as many transport calls as it takes.
-//! 3. Tell the streams that their data and FINs are written.
-//! 4. If nothing is left to write: flush the transport, then end the output if
-//!    [`Signal::Finish`] is set, else park.
-//!
-//! While the writer thread is parked, a thread that calls `write` may do one such round itself, up
-//! to [`INLINE_WRITE_MAX`] bytes. This is an inline write: see [`write_inline`].
-//!
-//! Invariants:
-//! - The writer's own lock is the only one that is held while the transport is called.
-//! - Blocked writes are woken before the transport is called.
-//! - A frame is written completely before the next one begins, even if the transport takes only a
-//!   part of it at a time.
+//! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it;
+//! a frame is written whole before the next begins, whatever the transport takes at a time.
 
 mod fill;
 
@@ -38,60 +29,52 @@ use crate::sync::stream::SharedStream;
 use crate::wire::Header;
 use crate::wire::writer::Batch;
 
-/// Size at which an inline write stops filling its batch, in bytes. The last stream may exceed it
-/// by one express allowance. A socket takes 16 KiB in one piece, or reports at once that it is
-/// full.
+/// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a
+/// system takes it in one piece, or says at once that it can't.
 const INLINE_WRITE_MAX: usize = 16 * 1024;
 
-/// Idle time after which the writer frees the memory that a burst needed. After 100 ms without work
-/// no further burst is imminent. With a much shorter time, a busy session would free and allocate
-/// the memory again and again.
+/// How long the writer has to be idle to give back what a burst needed: then the next one isn't
+/// about to come, and a busy session doesn't allocate.
 const REST_AFTER: Duration = Duration::from_millis(100);
 
-/// Capacity of `Writer::sent` that an idle writer keeps, in entries. 64 entries are 1.5 KiB.
+/// How many turns' places an idle writer keeps.
 const KEPT_TRANSMITS: usize = 64;
 
-/// The writer's state. It is locked by the writer thread while that works, and by a caller during
-/// an inline write.
+/// The writer's own state: held by the writer thread while it works, and by a caller during its
+/// turn.
 pub(super) struct Writer {
     transport: UserObject<Box<dyn Write + Send>>,
     write_bound: WriteBound,
     queue: Queue,
     batch: Batch,
-    /// The streams that have data or a FIN in the batch.
     sent: Vec<Sent>,
-    /// The headers that one stream has just emitted. They are logged after the stream is unlocked.
-    /// Empty unless the log level is `trace`.
+    /// A turn's frames, to be logged when its stream is unlocked: none unless that is wanted.
     traced: Vec<Header>,
-    /// Number of frames in the batch.
+    /// Frames in the batch.
     frames: u64,
     quantum: Quantum,
-    /// Whether the transport's `flush` has succeeded since the last write.
+    /// Whether the transport's `flush` was called since the last write.
     flushed: bool,
-    /// The error of a failed inline write. The writer thread takes it and ends the writing.
+    /// The error of a failed inline write.
     failed: Option<Error>,
-    /// Whether the batch's data was counted as lost. It is lost if it is written after the peer's
-    /// end, or never.
+    /// The batch's data was counted as lost: it comes after the peer's end, or not at all.
     late: bool,
 }
 
-/// One stream's part of the batch. The stream is told when the batch is written.
+/// What a turn put into the batch, to be told to its stream when it is written.
 struct Sent {
     stream: Arc<SharedStream>,
-    /// Bytes of stream data.
     data: usize,
-    /// Whether the stream's FIN is in the batch.
     fin: bool,
 }
 
-/// The lock that guards the writer's state. `None` once the writing is over. The lock order
-/// stands in `manual/architecture.md`.
+/// Where the writer is, until its work is over.
 pub(super) type Slot = Mutex<Option<Writer>>;
 
-/// The log's text for a panic of the transport during a write, a flush or a finish.
+/// What the log says of a panic while it is written.
 const WRITING: &str = "the transport panicked while it was written, flushed or finished";
 
-/// Runs the writer thread until the session's writing is over, then drops the write half.
+/// Runs until the session's writes are over; then the write half is dropped.
 pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
     loop {
         let mut slot = session.writer.lock();
@@ -112,13 +95,9 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
     }
 }
 
-/// Writes one batch on the calling thread, so that the writer thread needn't be woken.
-///
-/// Returns `false` if another thread has the writer. Then the caller has to unpark the writer
-/// thread. Returns `true` in all other cases: the queued work is written, or the writer thread has
-/// been told to go on with the rest, or the writing is over.
-///
-/// Never waits for a lock. Waits for the transport no longer than the transport bounds its writes.
+/// Writes inline: does what the writer thread would have to be woken for, on the calling
+/// thread, if the writer is idle. Never waits for a lock; waits for the transport only as long as
+/// that bounds its writes. Returns whether the work that the caller has queued is seen to.
 pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
     let Some(mut slot) = session.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
@@ -132,7 +111,7 @@ pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
     true
 }
 
-/// Ends the writing with `result`. Only the writer thread calls this.
+/// The writer's work is over, well or not. Only the writer thread says so.
 fn conclude(
     session: &Arc<SessionShared>,
     mut slot: MutexGuard<'_, Option<Writer>>,
@@ -141,10 +120,9 @@ fn conclude(
     let mut writer = slot.take();
     drop(slot);
     session.clock.writer_ends();
-    // After a failed write the rest of the batch is lost, and no other code counts it.
+    // Should the peer have ended meanwhile, nothing else says so.
     writer.iter_mut().for_each(|writer| writer.lose(session, result.is_err()));
-    // The write half may panic in its drop. That becomes an error, and the rest of this function
-    // still runs.
+    // The write half may panic here, too; what follows has to be done all the same.
     let released = writer.map_or(Ok(()), |writer| writer.transport.release());
     let result = released.and(result.map_err(|error| session.judge_failure(error)));
     if let Err(error) = &result {
@@ -152,20 +130,19 @@ fn conclude(
     }
     session.lifecycle.writer_done(result.clone());
     if let (true, Err(error)) = (session.lifecycle.is_in(Phase::Closing), result) {
-        // Nothing more can be sent, so the close has nothing to wait for.
-        session.end(error);
+        session.end(error); // nothing more can be sent, so there is nothing to wait for
     }
 }
 
-/// Why [`Writer::work`] returned.
+/// How the writer thread's work ended.
 enum WriterOutcome {
-    /// Nothing is left to do. The thread parks.
+    /// Nothing is left to do: the thread parks.
     Idle,
-    /// Everything is sent, and the output has ended.
+    /// The session is closing, and everything is sent.
     Finished,
 }
 
-/// The result of an inline write.
+/// How an inline write ended.
 enum InlineOutcome {
     /// Everything that was queued is written and flushed.
     Complete,
@@ -194,23 +171,19 @@ impl Writer {
         }
     }
 
-    /// Returns whether the writer holds more memory than an idle session should.
+    /// Whether it keeps more memory than an idle session should.
     fn is_heavy(&self) -> bool {
         self.sent.capacity() > KEPT_TRANSMITS || self.batch.is_heavy() || self.queue.is_heavy()
     }
 
-    /// Frees the memory that a burst needed.
+    /// Gives back what a burst needed.
     fn rest(&mut self) {
         self.sent.shrink_to(KEPT_TRANSMITS);
         self.batch.rest();
         self.queue.rest();
     }
 
-    /// Writes until nothing is left to write, or until the output has ended.
-    ///
-    /// # Errors
-    /// Returns the error of a failed write or flush, of a failed inline write before it, or, after
-    /// [`Signal::Stop`], the error that ended the session.
+    /// Works until nothing is left.
     fn work(&mut self, session: &Arc<SessionShared>) -> Result<WriterOutcome> {
         let shaper = &session.env.shaper;
         loop {
@@ -220,8 +193,7 @@ impl Writer {
                     .cause()
                     .map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
-            // This must be read before the queues. All bytes that were accepted before the signal
-            // was given are in the queues by then.
+            // Looked at before the queues: what was accepted before the signal is in them by now.
             let finish = shaper.is_signalled(Signal::Finish);
             shaper.take_signal(Signal::Resume);
             self.flushed &= !shaper.take_signal(Signal::Flush);
@@ -243,10 +215,8 @@ impl Writer {
         }
     }
 
-    /// Fills one small batch and writes it with one transport call.
-    ///
-    /// Bytes that the transport doesn't take stay in the batch. The writer thread writes them
-    /// before any other frame.
+    /// One write of what waits. What the transport doesn't take stays in the batch, and the writer
+    /// thread goes on with it before any other frame.
     fn write_one_batch(&mut self, session: &Arc<SessionShared>) -> Result<InlineOutcome> {
         if !self.batch.is_empty()
             || !self.flushed
@@ -285,13 +255,9 @@ impl Writer {
         })
     }
 
-    /// Writes the whole batch, and tells the streams.
+    /// Writes the batch, and tells the streams.
     fn send(&mut self, session: &SessionShared) -> Result<()> {
-        trace!(
-            target: "gmux::writer",
-            "session {}: {} bytes to write",
-            session.number, self.batch.len(),
-        );
+        trace!(target: "gmux::writer", "session {}: {} bytes to write", session.number, self.batch.len());
         self.flushed = false;
         session.clock.writer_enters();
         while !self.batch.is_empty() {
@@ -309,24 +275,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Calls the transport's `write` once. If the peer has already ended its side, the batch's
-    /// data is counted as lost, since the peer may never read it.
+    /// One write of the batch. What is written after the peer has ended its side comes too late.
     fn write_once(&mut self, session: &SessionShared) -> io::Result<usize> {
         self.lose(session, session.lifecycle.is_input_over());
         self.batch.write_to(self.transport.get_mut()?)
     }
 
-    /// Counts the batch's data as lost if `lost` is true. A batch is counted at most once.
+    /// Counts the batch's data as lost, once, if it is.
     fn lose(&mut self, session: &SessionShared, lost: bool) {
         if lost && !std::mem::replace(&mut self.late, true) {
             session.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
         }
     }
 
-    /// Restarts the no-data clocks of the session and of the batch's streams, if a part of the
-    /// batch is written. On a slow link the rest may take long, and data has crossed all the same.
+    /// A part of the batch is with the transport: on a slow link the rest may take long, and that
+    /// part is data crossing.
     fn touch(&self, session: &SessionShared) {
-        // After a whole batch `mark_written` does this.
+        // if it is whole, `mark_written` follows
         let now = Instant::now();
         let whole = self.batch.is_empty();
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
@@ -335,12 +300,12 @@ impl Writer {
         }
     }
 
-    /// Tells the streams that the batch is written, and counts it.
+    /// Tells the streams that the batch is with the transport.
     fn mark_written(&mut self, session: &SessionShared) {
         let now = Instant::now();
         let data: usize = self.sent.iter().map(|sent| sent.data).sum();
         self.late = false;
-        // The counters change before any call is woken that may read them.
+        // Counted before anybody is woken who may look.
         session.counters.frames_sent.add(std::mem::take(&mut self.frames));
         session.counters.bytes_sent.add(data as u64);
         if data > 0 {
@@ -354,7 +319,6 @@ impl Writer {
         }
     }
 
-    /// Flushes the transport, retrying until that has succeeded.
     fn flush(&mut self, session: &SessionShared) -> Result<()> {
         session.clock.writer_enters();
         loop {
@@ -370,7 +334,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the writing direction, after everything is sent.
+    /// Everything is sent: ends the writing direction.
     fn finish(&mut self, session: &SessionShared) -> Result<()> {
         let control = session.control.lock().clone();
         session.clock.writer_enters();

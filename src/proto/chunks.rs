@@ -1,41 +1,48 @@
-//! Received data that waits for the application, in pooled buffers. (Accepted data:
-//! [`outbox`](super::outbox).)
+//! The inbox of a stream: received data that waits for the application, in pooled buffers. Accepted
+//! data waits in the [`outbox`](super::outbox).
 //!
-//! Small pieces are merged into the last chunk. A chunk carries its *charge*, a value that
-//! refunds the session's budget when it is dropped; what that is, is the layer above's business.
+//! A *chunk* is a piece of received data in one buffer. Small payloads are merged into the last
+//! chunk. A chunk carries its *charge*, a value of the layer above. Dropping the charge refunds the
+//! session's budget.
 //!
-//! Invariants: no chunk is empty; a queue's `len` is the sum over its chunks; what a chunk occupies
-//! is charged, not what it holds; a small tail doesn't pin a large buffer.
+//! Invariants:
+//!
+//! - No chunk is empty.
+//! - A queue's `len` is the sum over its chunks.
+//! - A chunk is charged for the memory that it occupies, not for the data that it holds.
+//! - A small tail doesn't keep a large buffer in use.
 
 use std::collections::VecDeque;
 
 use crate::pool::{Buffer, BufferPool};
 
-/// What a chunk costs beside its buffer, in bytes: its place in the queue, and the allocator's
-/// overhead. It is charged too, so that one-byte chunks don't come free.
+/// Memory that a chunk costs beside its buffer, in bytes: its place in the queue, and the
+/// allocator's overhead. It is charged too, so that many tiny chunks can't exceed the budget.
 pub(crate) const CHUNK_OVERHEAD: usize = 64;
 
-/// The smallest buffer that small payloads are merged into, in bytes.
+/// Smallest buffer for merged small payloads, in bytes. It is no larger than [`CHUNK_OVERHEAD`], so
+/// a smaller one would save little.
 const SMALLEST_CHUNK: usize = 64;
 
-/// The largest buffer that small payloads are merged into, in bytes.
+/// Largest buffer for merged small payloads, in bytes. It is the size of the frame reader's own
+/// buffer, from which these payloads are copied.
 const LARGEST_MERGE: usize = 16 * 1024;
 
-/// A chunk's tail is moved to a smaller buffer when it is the last data and has fallen below one
-/// part in so many of its buffer: a move costs at most this fraction of the copy that `read` makes
-/// anyway.
+/// Limit of a chunk's tail, as a fraction of its buffer. A tail of at most an eighth is moved to a
+/// smaller buffer, if it is the last data. So the move costs at most an eighth of the copy that
+/// `read` makes anyway.
 const TAIL_FRACTION: usize = 8;
 
-/// Buffers below this size, in bytes, are never worth moving a tail out of.
+/// Smallest buffer out of which a tail is moved, in bytes. A smaller one isn't worth the move.
 const TAIL_WORTHWHILE: usize = 2048;
 
-/// A queue that has become empty keeps its own memory up to so many places of 56 bytes: enough for
-/// what waits while both ends keep up, so that a busy stream doesn't allocate, and little enough
-/// for a hundred thousand idle ones that have seen a burst.
+/// Limit of the places that an empty queue keeps. A place takes 56 bytes. 32 places are enough
+/// while both ends keep up, so that a busy stream doesn't allocate. They are few enough for a
+/// hundred thousand idle streams that have had a burst.
 pub(super) const KEPT_PLACES: usize = 32;
 
-/// Makes the first place of a queue one place, not the four that a `VecDeque` begins with: most
-/// streams have no more than one message waiting, and keep the place when they are idle.
+/// Gives an empty queue room for one item. A `VecDeque` would begin with room for four. Most
+/// streams never have more than one message waiting, and an idle stream keeps this memory.
 #[inline]
 pub(super) fn first_place<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() == 0 {
@@ -53,13 +60,13 @@ pub(crate) struct Chunk<C> {
     charge: C,
 }
 
-/// What a buffer for a chunk of `n` bytes is to be charged, in bytes.
+/// Returns the charge for a chunk in `buffer`, in bytes.
 pub(crate) fn charge_for(buffer: &Buffer) -> usize {
     buffer.capacity() + CHUNK_OVERHEAD
 }
 
 impl<C> Chunk<C> {
-    /// A chunk of `len` bytes of `buffer` from `start` on, which is charged by `charge`.
+    /// Returns a chunk that holds `len` bytes of `buffer` from `start` on.
     pub(crate) fn new(mut buffer: Buffer, start: usize, len: usize, charge: C) -> Self {
         buffer.set_len(buffer.capacity());
         let end = (start + len).min(buffer.len());
@@ -79,7 +86,7 @@ impl<C> Chunk<C> {
         self.start = (self.start + n).min(self.end);
     }
 
-    /// Copies what fits into `out`, and marks it as read.
+    /// Copies as much as fits into `out`, and marks it as read. Returns the number of bytes copied.
     pub(crate) fn copy_to(&mut self, out: &mut [u8]) -> usize {
         let n = self.len().min(out.len());
         out[..n].copy_from_slice(&self.data()[..n]);
@@ -88,12 +95,13 @@ impl<C> Chunk<C> {
     }
 }
 
-/// Received data.
+/// The received data of a stream.
 #[derive(Debug)]
 pub(crate) struct Inbox<C> {
     chunks: VecDeque<Chunk<C>>,
+    /// Bytes of data, without the lent chunk.
     len: usize,
-    /// What the chunk that is lent occupies, in bytes, and its charge.
+    /// The lent chunk's occupied bytes, and its charge.
     lent: Option<(usize, C)>,
 }
 
@@ -110,14 +118,14 @@ impl<C> Inbox<C> {
         self.len == 0
     }
 
-    /// What the data occupies of the budget, in bytes, with what is lent.
+    /// Returns the part of the budget that the data occupies, in bytes, with the lent chunk.
     pub(crate) fn occupied(&self) -> usize {
         let lent = self.lent.as_ref().map_or(0, |(bytes, _)| *bytes);
         lent + self.chunks.iter().map(|chunk| charge_for(&chunk.buffer)).sum::<usize>()
     }
 
-    /// Copies as much of `data` as the last chunk has room for; returns the count. That room is
-    /// charged already.
+    /// Copies as much of `data` as the last chunk has room for. Returns the number of bytes copied.
+    /// The room is charged already.
     pub(crate) fn merge(&mut self, data: &[u8]) -> usize {
         let Some(last) = self.chunks.back_mut() else { return 0 };
         let room = &mut last.buffer[last.end..];
@@ -128,8 +136,9 @@ impl<C> Inbox<C> {
         n
     }
 
-    /// The size of the buffer for `n` more small bytes that `merge` had no room for: as much again
-    /// as is queued already, within bounds, so that a stream that nobody reads wastes at most half.
+    /// Returns the size of a new buffer for `n` bytes of a small payload for which `merge` found no
+    /// room. It is as large as the queued data, within bounds. So at most half of the memory of an
+    /// unread stream is unused.
     pub(crate) fn merge_size(&self, n: usize) -> usize {
         n.max(self.len.clamp(SMALLEST_CHUNK, LARGEST_MERGE))
     }
@@ -151,7 +160,7 @@ impl<C> Inbox<C> {
         Some(chunk)
     }
 
-    /// Puts what is left of a chunk back to the head.
+    /// Puts the rest of a chunk back to the head.
     pub(crate) fn unpop(&mut self, chunk: Chunk<C>) {
         if chunk.len() > 0 {
             self.len += chunk.len();
@@ -159,8 +168,8 @@ impl<C> Inbox<C> {
         }
     }
 
-    /// Takes the first chunk out for a reader that may keep it for long, and leaves its charge
-    /// here: it still counts, and can be [recalled](Self::recall).
+    /// Lends the first chunk to a reader that may keep it for long. Its charge stays here, so the
+    /// chunk still counts, and the charge can be [recalled](Self::recall).
     pub(crate) fn lend(&mut self) -> Option<Chunk<()>> {
         let Chunk { buffer, start, end, charge } = self.pop()?;
         self.lent = Some((charge_for(&buffer), charge));
@@ -171,8 +180,8 @@ impl<C> Inbox<C> {
         self.lent.is_some()
     }
 
-    /// Puts what is left of a lent chunk back to the head; it is returned if its charge was
-    /// recalled.
+    /// Puts the rest of the lent chunk back to the head. Returns the chunk if its charge was
+    /// recalled meanwhile.
     pub(crate) fn give_back(&mut self, chunk: Chunk<()>) -> Option<Chunk<()>> {
         let Some((_, charge)) = self.lent.take() else { return Some(chunk) };
         let Chunk { buffer, start, end, charge: () } = chunk;
@@ -180,14 +189,14 @@ impl<C> Inbox<C> {
         None
     }
 
-    /// Takes the charge of the lent chunk, for the caller to drop: the chunk is used up, or not
+    /// Takes the charge of the lent chunk, for the caller to drop. The chunk is used up, or isn't
     /// wanted any more.
     pub(crate) fn recall(&mut self) -> Option<C> {
         self.lent.take().map(|(_, charge)| charge)
     }
 
-    /// Moves the rest of the data, if it is a small tail of a large buffer, to a small buffer;
-    /// `charge` charges it. Returns the large one, for the caller to drop.
+    /// Moves the rest of the data to a small buffer, if it is a small tail of a large one. `charge`
+    /// charges the small buffer. Returns the large one, for the caller to drop.
     pub(crate) fn release_tail(
         &mut self,
         pool: &BufferPool,
@@ -205,7 +214,7 @@ impl<C> Inbox<C> {
         Some(std::mem::replace(last, Chunk::new(buffer, 0, len, charge)))
     }
 
-    /// Takes everything out, for the caller to drop.
+    /// Takes out all data, for the caller to drop.
     pub(crate) fn clear(&mut self) -> VecDeque<Chunk<C>> {
         self.len = 0;
         std::mem::take(&mut self.chunks)
@@ -317,8 +326,8 @@ mod tests {
     #[test]
     fn a_tail_moves_when_it_is_small_and_alone_and_its_buffer_is_worth_it() {
         let pool = BufferPool::new();
-        // The size of the buffer, what is left in it, and whether that moves: at most an eighth, of
-        // 2048 bytes or more.
+        // The size of the buffer, the rest in it, and whether the rest moves. It moves if it is at
+        // most an eighth of a buffer of at least 2048 bytes.
         for (size, left, moves) in [
             (1024, 1, false),
             (2048, 256, true),
@@ -333,7 +342,7 @@ mod tests {
             assert_eq!(inbox.release_tail(&pool, |n| n).is_some(), moves, "{left} of {size}");
             assert_eq!(inbox.len(), left);
         }
-        // Behind it is more: the large buffer will be gone soon.
+        // A tail with more data behind it stays: its buffer will be free soon.
         let mut inbox = Inbox::new();
         let mut big = chunk(&pool, &[7; 32768]);
         big.consume(32768 - 1);

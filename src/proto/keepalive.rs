@@ -1,63 +1,74 @@
-//! When a session pings, and when it is dead: the timer's decisions, in virtual time.
+//! The timer's decisions for one session, in virtual time: whether to send a NOP, whether the
+//! session is dead, and whether a timeout has passed.
 //!
-//! Invariant: what is decided depends on the arguments alone; whatever was decided, the next look
-//! is never later than the next thing that may become due.
+//! A *look* is one call of [`Keepalive::poll`].
+//!
+//! Invariants: a decision depends on the arguments and on earlier looks alone. The next look is
+//! never later than the next event that may become due.
 
 use std::time::{Duration, Instant};
 
-/// What the timer finds when it looks at a session.
+/// The state of a session, as the timer finds it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimerInput {
     pub(crate) now: Instant,
-    /// How much later this look is than was asked for.
+    /// The delay of this look after the time at which it was to be.
     pub(crate) late: Duration,
-    /// When anything was last received, or the reader went on after a pause.
+    /// The time at which anything was last received, or at which the reader went on after a pause.
     pub(crate) received: Instant,
-    /// When stream payload last crossed, in either direction, or the no-data timeout was set.
+    /// The time at which stream data was last sent or received, or at which the no-data timeout was
+    /// set.
     pub(crate) payload: Instant,
+    /// The session's no-data timeout.
     pub(crate) no_data: Option<Duration>,
-    /// Whether the reader waits for the application, for whatever.
+    /// Whether the reader waits for the application, for any reason.
     pub(crate) paused: bool,
-    /// Since when the reader waits for budget.
+    /// The time since which the reader has waited for budget.
     pub(crate) short: Option<Instant>,
-    /// When a session that is ending has to be over.
+    /// The time at which a session that is ending has to be over.
     pub(crate) deadline: Option<Instant>,
 }
 
-/// What is to be done.
+/// The action that the timer has to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TimerAction {
     Nothing,
     /// Send a NOP.
     Ping,
-    /// The stream that holds most of the budget is to be cut.
+    /// Cut the stream that holds most of the budget. The value is the stall timeout.
     Stalled(Duration),
-    /// The session is dead: nothing was received for this long.
+    /// End the session, because nothing was received for this time.
     Silent(Duration),
-    /// The session's no-data timeout passed.
+    /// End the session, because its no-data timeout, this value, has passed.
     NoData(Duration),
-    /// The close timeout passed.
+    /// End the session, because its close timeout has passed.
     Overdue,
 }
 
+/// The timer's memory of one session.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    /// Interval and timeout, unless keepalive is off.
+    /// The keepalive's interval and timeout, unless it is off.
     period: Option<(Duration, Duration)>,
+    /// The stall timeout, unless it is off.
     stall: Option<Duration>,
-    /// Never, if that lies beyond the clock.
+    /// The time of the next NOP. `None`: never, because keepalive is off, or because the time is
+    /// past the end of the clock.
     ping_at: Option<Instant>,
-    /// The pause that was answered with a cut last, so that it isn't answered twice at once.
+    /// The time of the last cut. The next one is a whole stall timeout later.
     cut_at: Option<Instant>,
-    /// A silence that was seen: when something was last received, and when it is judged.
+    /// A silence that was found: the time of the last reception, and the time of the judgement.
     suspected: Option<(Instant, Option<Instant>)>,
 }
 
-/// A silence isn't judged at the look that finds it, but so long after: if the whole process was
-/// stopped, the timer may run before the reader has had a chance to take in what came meanwhile.
-/// Long enough for a thread to be run on a busy machine, short beside any timeout. A look that is
-/// later than this itself says that the machine is busier, or that the process was stopped for
-/// long: then it is judged an interval later.
+/// Delay between the look that finds a silence and the judgement that the peer is dead.
+///
+/// If the whole process was stopped, the timer may run before the reader has taken in the data that
+/// came meanwhile. 50 ms are enough for a thread to get to run on a busy machine, and short beside
+/// any timeout.
+///
+/// A look that is itself later than this shows that the machine is busier, or that the process was
+/// stopped for long. Then the judgement follows a keepalive interval later.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 impl Keepalive {
@@ -70,7 +81,8 @@ impl Keepalive {
         Self { period, stall, ping_at, cut_at: None, suspected: None }
     }
 
-    /// What is due now, and when to look again.
+    /// Returns the action that is due now, and the time of the next look. `None`: no look is
+    /// needed.
     pub(crate) fn poll(&mut self, input: TimerInput) -> (TimerAction, Option<Instant>) {
         let TimerInput { now, late, received, payload, no_data, paused, short, deadline } = input;
         let mut next = deadline;
@@ -87,12 +99,12 @@ impl Keepalive {
         }
         let mut action = TimerAction::Nothing;
         if let Some((interval, timeout)) = self.period {
-            // A session that refuses to read can't know whether its peer lives.
+            // While the reader is paused, the session can't know whether its peer is alive.
             if !paused {
                 match received.checked_add(timeout) {
                     Some(at) if at <= now => {
-                        // Once for each silence, so that a peer which is dead is found out, however
-                        // late the looks are.
+                        // The judgement's time is set once for each silence. So a dead peer is
+                        // found even if every look is late.
                         let judged = match self.suspected {
                             Some((since, judged)) if since == received => judged,
                             _ => now.checked_add(if late > SECOND_LOOK {
@@ -117,13 +129,13 @@ impl Keepalive {
             soonest(self.ping_at);
         }
         if let (Some(stall), Some(since)) = (self.stall, short) {
-            // One cut may not free enough: the next follows as long after.
+            // One cut may not free enough. The next one follows a stall timeout later.
             let since = self.cut_at.map_or(since, |cut| cut.max(since));
             match since.checked_add(stall) {
                 Some(at) if at <= now => {
                     self.cut_at = Some(now);
                     soonest(now.checked_add(stall));
-                    // A ping that was due too goes out at the next look.
+                    // If a ping is due too, it is sent at the next look, which is at once.
                     if action == TimerAction::Ping {
                         self.ping_at = Some(now);
                         soonest(Some(now));
@@ -188,7 +200,7 @@ mod tests {
         assert_eq!(keepalive.poll(heard).0, TimerAction::Ping);
     }
 
-    /// Looks at the session until it is silent, `late` each time; when that was.
+    /// Looks at the session, `late` each time, until it is judged silent. Returns the time of that.
     fn found_out(keepalive: &mut Keepalive, start: Instant, first: u32, late: Duration) -> Instant {
         let mut input = TimerInput { late, ..input(start, first) };
         loop {
@@ -205,10 +217,10 @@ mod tests {
         let mut keepalive = Keepalive::new(Some((SECOND, SECOND * 3)), None, start);
         let overslept = TimerInput { late: SECOND * 4, ..input(start, 5) };
         assert_eq!(keepalive.poll(overslept).0, TimerAction::Ping);
-        // The reader has run: what came meanwhile is there.
+        // The reader has run since, and has received data.
         let heard = TimerInput { received: start + SECOND * 5, ..input(start, 6) };
         assert_eq!(keepalive.poll(heard).0, TimerAction::Ping);
-        // And the next silence is another one.
+        // The next silence gets its own judgement.
         let overslept =
             TimerInput { late: SECOND * 4, received: heard.received, ..input(start, 20) };
         assert_eq!(keepalive.poll(overslept).0, TimerAction::Ping);
@@ -218,7 +230,8 @@ mod tests {
     fn a_silence_is_looked_at_twice_however_short_the_oversleeping_was() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 2, SECOND * 3)), None, start);
-        // Stopped from the first second to just after the third: the timer is hardly late.
+        // The process was stopped from the first second to just after the third. So the timer is
+        // hardly late.
         let woken = TimerInput { late: SECOND / 1000, ..input(start, 3) };
         assert_eq!(
             keepalive.poll(woken),
@@ -236,7 +249,8 @@ mod tests {
             found_out(&mut new(), start, 3, Duration::ZERO),
             start + SECOND * 3 + SECOND_LOOK
         );
-        // Late by four seconds, an interval, and by four seconds again.
+        // The first look is four seconds late. The judgement is one interval and four seconds
+        // later.
         assert_eq!(found_out(&mut new(), start, 7, SECOND * 4), start + SECOND * (7 + 1 + 4));
     }
 
@@ -264,7 +278,7 @@ mod tests {
         assert_eq!(keepalive.poll(paused(6)).0, TimerAction::Nothing);
         assert_eq!(keepalive.poll(paused(10)).0, TimerAction::Stalled(SECOND * 5));
         assert_eq!(keepalive.poll(input(start, 99)), (TimerAction::Nothing, None));
-        // A reader that waits for something else is nobody's fault who holds data.
+        // No stream is cut while the reader waits for something else than budget.
         let for_accept = TimerInput { paused: true, ..input(start, 99) };
         assert_eq!(keepalive.poll(for_accept), (TimerAction::Nothing, None));
     }
@@ -303,7 +317,7 @@ mod tests {
         assert_eq!(keepalive.poll(input(40)), (TimerAction::NoData(SECOND * 40), None));
         let crossed = TimerInput { payload: start + SECOND * 30, ..input(40) };
         assert_eq!(keepalive.poll(crossed), (TimerAction::Nothing, Some(start + SECOND * 70)));
-        // A close deadline that is nearer is looked at first.
+        // A nearer close deadline sets the next look.
         let closing = TimerInput { deadline: Some(start + SECOND * 50), ..crossed };
         assert_eq!(keepalive.poll(closing), (TimerAction::Nothing, Some(start + SECOND * 50)));
     }

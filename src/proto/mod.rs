@@ -1,8 +1,10 @@
-//! The protocol core: state without I/O, locks, clocks, threads or logging. `now` is passed in;
-//! what a call asks for (wake somebody, take a turn at the writer) is returned, and the caller acts
-//! on it after unlocking.
+//! The protocol core: state without I/O, locks, clocks, threads or logging.
 //!
-//! Invariant: what a call does depends on the state and its arguments alone.
+//! The caller passes `now` in. A call returns the actions that it asks for, such as waking a
+//! blocked write or queuing the stream for the writer. The caller takes these actions after it has
+//! unlocked the state.
+//!
+//! Invariant: the effect of a call depends on the state and the arguments alone.
 
 pub(crate) mod chunks;
 pub(crate) mod keepalive;

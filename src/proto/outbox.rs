@@ -1,12 +1,17 @@
-//! Accepted data that waits for the writer, in pooled buffers, and how it is cut into frames.
+//! The outbox of a stream: accepted data that waits for the writer, in pooled buffers, and its
+//! division into frames.
 //!
-//! Where frames are large (4096 bytes and more), a buffer holds one frame: the payload lies behind
-//! the place of its header, and isn't copied again. Where `max_frame_size` is smaller, a buffer
-//! holds many frames. They are copied out of it when the writer takes them.
+//! | `max_frame_size` | a buffer holds | the writer takes a frame |
+//! |---|---|---|
+//! | 4096 bytes or more | one frame, with room for its header in front | without a copy |
+//! | less | many frames | as a copy |
 //!
-//! Invariants: no payload is empty; `len` and `occupied` are the sums over the payloads; the
-//! buffers occupy at most twice the length of the data and [`SLACK`], whatever the sizes of writes
-//! and frames.
+//! Invariants:
+//!
+//! - No payload is empty.
+//! - `len` and `occupied` are the sums over the payloads.
+//! - The buffers occupy at most twice the length of the data plus [`SLACK`], whatever the sizes of
+//!   writes and frames.
 
 use std::collections::VecDeque;
 
@@ -14,49 +19,50 @@ use super::chunks::{KEPT_PLACES, first_place};
 use crate::pool::{Buffer, BufferPool};
 use crate::wire::HEADER_LEN;
 
-/// What the data of a stream may occupy beyond twice its length, in bytes: a first buffer, and the
-/// halves of two buffers of [`SHARED`].
+/// Memory that a stream's data may occupy beyond twice its length, in bytes. It is needed for the
+/// first buffer, and for the unused parts of two buffers of [`SHARED`].
 pub(crate) const SLACK: usize = 4096;
 
-/// From this `max_frame_size` on, in bytes, a frame has a buffer of its own: there the pool's
-/// buffers waste a quarter at most. What is shorter is copied into the batch anyway, or costs
-/// little to copy.
+/// Smallest `max_frame_size` for which each frame has a buffer of its own, in bytes. From 4096 on,
+/// a pooled buffer occupies at most a quarter more than its data. Shorter frames are copied into
+/// the writer's batch anyway, or cost little to copy.
 const WHOLE: usize = 4096;
 
-/// What a buffer holds that several frames share, in bytes: with the header's place 2048, so that
-/// the unused parts of the first and of the last one are [`SLACK`] at most.
+/// Size of a buffer that several frames share, in bytes. With the room for a header it is 2048. So
+/// the unused parts of the first and of the last buffer are at most [`SLACK`] together.
 const SHARED: usize = 2048 - HEADER_LEN;
 
-/// The first buffer for small writes has room for so many bytes. Once something waits, writes merge
-/// into whole frames.
+/// Room in the first buffer for small writes, in bytes. As soon as data is queued, small writes
+/// merge into whole frames. The value is a choice. [`SLACK`] covers the unused part of this buffer.
 const FIRST_MERGE: usize = 1024;
 
-/// Data for the writer: a pooled buffer with room for a header in front of it.
+/// Data for the writer, in a pooled buffer with room for a header in front of it.
 #[derive(Debug)]
 pub(crate) struct Payload {
     buffer: Buffer,
     start: usize,
     end: usize,
-    /// It leaves in frames of at most so many bytes.
+    /// The largest frame, in bytes.
     max_frame: usize,
 }
 
 impl Payload {
-    /// A payload with room for `room` bytes, which leave in frames of at most `max_frame`.
+    /// Returns an empty payload with room for `room` bytes. `max_frame` is the largest frame, in
+    /// bytes.
     pub(crate) fn with_room(pool: &BufferPool, room: usize, max_frame: usize) -> Self {
         let mut buffer = pool.frame(room);
         buffer.set_len(buffer.capacity());
         Self { buffer, start: HEADER_LEN, end: HEADER_LEN, max_frame }
     }
 
-    /// A payload of as much of `data` as one buffer takes.
+    /// Returns a payload that holds as much of `data` as one buffer takes.
     pub(crate) fn of(pool: &BufferPool, data: &[u8], max_frame: usize) -> Self {
         let mut payload = Self::with_room(pool, data.len().min(unit(max_frame)), max_frame);
         payload.append(data);
         payload
     }
 
-    /// Copies what fits; returns the count.
+    /// Copies as much of `data` as fits. Returns the number of bytes copied.
     #[inline]
     pub(crate) fn append(&mut self, data: &[u8]) -> usize {
         let n = self.room().min(data.len());
@@ -65,6 +71,7 @@ impl Payload {
         n
     }
 
+    /// Returns the bytes that may be appended. A frame's own buffer takes no more than one frame.
     fn room(&self) -> usize {
         let room = self.buffer.len() - self.end;
         if is_shared(self.max_frame) { room } else { room.min(self.max_frame - self.len()) }
@@ -78,25 +85,25 @@ impl Payload {
         &self.buffer[self.start..self.end]
     }
 
-    /// Whether all of it is one frame, with the header's place in front, if a frame has `n` bytes.
+    /// Returns whether the payload is exactly one frame of `n` bytes, with room for its header.
     fn is_frame_of(&self, n: usize) -> bool {
         self.len() == n && self.start == HEADER_LEN
     }
 
-    /// A payload of the same pool.
+    /// Returns an empty payload from the same pool.
     fn sibling(&self, room: usize) -> Self {
         let pool = self.buffer.pool().unwrap_or(BufferPool::shared());
         Self::with_room(pool, room, self.max_frame)
     }
 
-    /// The same data with room for `room` bytes in all.
+    /// Returns a copy of the payload with room for `room` bytes in all.
     fn resized(&self, room: usize) -> Self {
         let mut other = self.sibling(room);
         other.append(self.data());
         other
     }
 
-    /// The buffer, cut to the header's place and the payload. The payload is one frame.
+    /// Returns the buffer: room for the header, then the data. The payload has to be one frame.
     pub(crate) fn into_buffer(mut self) -> Buffer {
         debug_assert_eq!(self.start, HEADER_LEN);
         self.buffer.set_len(self.end);
@@ -104,22 +111,23 @@ impl Payload {
     }
 }
 
-/// Whether frames share buffers.
+/// Returns whether frames of at most `max_frame` bytes share buffers.
 fn is_shared(max_frame: usize) -> bool {
     max_frame < WHOLE
 }
 
-/// What one buffer holds at most, in bytes.
+/// Returns the largest amount of data in one buffer, in bytes.
 fn unit(max_frame: usize) -> usize {
     if is_shared(max_frame) { SHARED } else { max_frame }
 }
 
-/// Accepted data.
+/// The accepted data of a stream.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     payloads: VecDeque<Payload>,
+    /// Bytes of data.
     len: usize,
-    /// What the payloads' buffers occupy, in bytes.
+    /// Bytes that the payloads' buffers occupy.
     occupied: usize,
 }
 
@@ -136,7 +144,7 @@ impl Outbox {
         self.len == 0
     }
 
-    /// Length of the first frame, 0 if there is none.
+    /// Returns the length of the first frame, or 0 if there is none.
     pub(crate) fn front_len(&self) -> usize {
         self.payloads.front().map_or(0, |front| match front.max_frame {
             max if is_shared(max) => self.len.min(max),
@@ -144,7 +152,7 @@ impl Outbox {
         })
     }
 
-    /// Merges `data` into the last payload, and into new ones.
+    /// Appends `data` to the last payload, and the rest to new ones.
     #[inline]
     pub(crate) fn append(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
         self.len += data.len();
@@ -156,12 +164,12 @@ impl Outbox {
         }
     }
 
-    /// Puts `data`, which is counted already and doesn't fit into the last payload, into larger or
-    /// more buffers.
+    /// Puts `data` into larger or more buffers. `data` is counted in `len` already, and doesn't fit
+    /// into the last payload.
     fn append_to_new(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
         let unit = unit(max_frame);
-        // Frames of less than a useful size go on growing; of the rest another copy isn't worth
-        // while.
+        // A last payload of less than a useful size is copied into a larger buffer. For a longer
+        // one the copy isn't worth its time.
         if let Some(last) = self.payloads.back()
             && last.len() < unit.min(WHOLE)
             && let Some(last) = self.payloads.pop_back()
@@ -185,14 +193,15 @@ impl Outbox {
         }
     }
 
-    /// How much room a new buffer is to have, at least `least` and at most `unit`: as much as the
-    /// bound allows, given what the others occupy.
+    /// Returns the room that a new buffer is to have, between `least` and `unit`. It is as large as
+    /// the bound on occupied memory allows.
     fn room_for(&self, least: usize, unit: usize) -> usize {
         let allowed = (2 * self.len + SLACK).saturating_sub(self.occupied);
         if BufferPool::frame_capacity(unit) <= allowed {
             return unit;
         }
-        // A buffer wastes a fifth of itself at most, or it is so small that there is slack for it.
+        // At most a fifth of the new buffer stays unused, or the buffer is so small that `SLACK`
+        // covers the rest.
         (allowed / 5 * 4).saturating_sub(HEADER_LEN).clamp(least, unit)
     }
 
@@ -200,19 +209,20 @@ impl Outbox {
     pub(crate) fn push(&mut self, payload: Payload) {
         if payload.len() > 0 {
             self.len += payload.len();
-            self.refit_last(); // it grows no more
+            self.refit_last(); // nothing is appended to it any more
             self.put(payload);
         }
     }
 
-    /// Puts a payload, whose length is counted already, at the end.
+    /// Puts a payload at the end. Its length is counted in `len` already.
     fn put(&mut self, payload: Payload) {
         self.occupied += payload.buffer.capacity();
         first_place(&mut self.payloads);
         self.payloads.push_back(payload);
     }
 
-    /// Moves the last payload to a buffer of its size, if that is less than half of what it has.
+    /// Moves the last payload to a buffer of its size, if this is less than half of its present
+    /// one.
     fn refit_last(&mut self) {
         if let Some(last) = self.payloads.back_mut()
             && BufferPool::frame_capacity(last.len()) < last.buffer.capacity() / 2
@@ -223,7 +233,7 @@ impl Outbox {
         }
     }
 
-    /// Takes the first frame out.
+    /// Takes out the first frame.
     pub(crate) fn pop(&mut self) -> Option<Payload> {
         let n = self.front_len();
         let frame = if self.payloads.front()?.is_frame_of(n) {
@@ -233,7 +243,7 @@ impl Outbox {
         };
         self.len -= n;
         if self.occupied > 2 * self.len + SLACK {
-            self.refit_last(); // it was allowed for what is gone
+            self.refit_last(); // its room was allowed for a longer queue
         }
         if self.payloads.is_empty() {
             self.payloads.shrink_to(KEPT_PLACES);
@@ -247,7 +257,7 @@ impl Outbox {
         Some(front)
     }
 
-    /// Copies a frame of `n` bytes out of the buffers that hold it.
+    /// Copies the first frame, of `n` bytes, out of the buffers that hold it.
     fn copy_frame(&mut self, n: usize) -> Option<Payload> {
         let mut frame = self.payloads.front()?.sibling(n);
         while frame.len() < n {
@@ -262,7 +272,7 @@ impl Outbox {
         Some(frame)
     }
 
-    /// Takes everything out, for the caller to drop.
+    /// Takes out all data, for the caller to drop.
     pub(crate) fn clear(&mut self) -> VecDeque<Payload> {
         self.len = 0;
         self.occupied = 0;
@@ -334,7 +344,7 @@ mod tests {
         assert_eq!((outbox.len(), outbox.front_len()), (0, 0));
         outbox.push(payload(&pool, b"abc"));
         outbox.push(payload(&pool, b"de"));
-        outbox.append(b"f", 3, &pool); // there is room behind the last
+        outbox.append(b"f", 3, &pool); // goes into the last payload
         outbox.append(b"gh", 3, &pool);
         assert_eq!((outbox.len(), outbox.is_empty(), outbox.front_len()), (8, false, 3));
         let rest: Vec<_> = outbox.clear().iter().flat_map(|p| p.data().to_vec()).collect();
@@ -359,7 +369,7 @@ mod tests {
         }
     }
 
-    /// What the buffers occupy, counted anew, and that it is within the bound.
+    /// Checks the sums against a new count, and the bound on occupied memory.
     fn check(outbox: &Outbox) {
         let occupied: usize = outbox.payloads.iter().map(|p| p.buffer.capacity()).sum();
         let len: usize = outbox.payloads.iter().map(Payload::len).sum();
@@ -367,8 +377,7 @@ mod tests {
         assert!(occupied <= 2 * len + 4096, "{len} bytes occupy {occupied}");
     }
 
-    /// Accepts as a stream's write does: up to 4096 bytes are copied at once, others buffer by
-    /// buffer.
+    /// Accepts data as a stream's write does: up to 4096 bytes at once, more buffer by buffer.
     fn write(outbox: &mut Outbox, pool: &BufferPool, mut data: &[u8], max_frame: usize) {
         while data.len() > 4096 {
             let payload = Payload::of(pool, data, max_frame);
@@ -379,7 +388,8 @@ mod tests {
         check(outbox);
     }
 
-    /// Much data in writes of `size` bytes, then all frames: the bound holds at each step.
+    /// Accepts much data in writes of `size` bytes, then takes all frames. The bound holds at each
+    /// step.
     fn fill_and_drain(size: usize, max_frame: usize) {
         let pool = BufferPool::new();
         let mut outbox = Outbox::new();
@@ -406,7 +416,7 @@ mod tests {
         let miri = cfg!(miri);
         for max_frame in frames.filter(|frame| !miri || [16, 2041, 32_769].contains(frame)) {
             for size in [1, 100, 1025, 2041, 4096, 4097, 5001, 10_242, 33_000, 40_000, 262_144] {
-                let quick = max_frame >= 1000 || size <= 40_000; // a check for each frame
+                let quick = max_frame >= 1000 || size <= 40_000; // each frame is checked
                 if quick && (!miri || size > 30_000) {
                     fill_and_drain(size, max_frame);
                 }
@@ -414,13 +424,21 @@ mod tests {
         }
     }
 
+    /// Returns the number of cases of each property: few under Miri, which is slow.
+    fn cases() -> u32 {
+        ProptestConfig::default().cases.min(if cfg!(miri) { 4 } else { 200 })
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.min(if cfg!(miri) { 4 } else { 200 })))]
+        #![proptest_config(ProptestConfig::with_cases(cases()))]
 
         #[test]
         fn any_writes_and_frames_keep_the_bound_and_the_bytes(
             max_frame in prop_oneof![1..65usize, 1..4097usize, 4096..65536usize],
-            steps in prop::collection::vec((prop_oneof![1..20usize, 1..4097usize, 4097..40_000usize], 0..6usize), 1..60),
+            steps in prop::collection::vec(
+                (prop_oneof![1..20usize, 1..4097usize, 4097..40_000usize], 0..6usize),
+                1..60,
+            ),
         ) {
             let pool = BufferPool::new();
             let mut outbox = Outbox::new();

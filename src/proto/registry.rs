@@ -1,15 +1,19 @@
-//! Which streams a session has, which wait to be accepted, and which id comes next.
+//! The registry of a session: the table of its streams, the backlog of streams that wait for
+//! `accept`, and the next stream id.
 //!
-//! Invariants: an id is in the table from before its SYN can leave until the stream is closed here
-//! and its FIN was handed over; `next` has this end's parity and never goes back; the backlog holds
-//! streams that are in the table, or were when the session ended; an id that is remembered as
-//! refused is in `order` and in `ids`, and not in the table.
+//! Invariants:
+//!
+//! - An id enters the table before its SYN can leave. It stays until the stream is closed here and
+//!   its FIN was written to the transport.
+//! - `next` has this end's parity and never goes back.
+//! - The backlog holds streams that are in the table, or that were in it when the session ended.
+//! - A refused id that is remembered is in both `order` and `ids`, and not in the table.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::error::Error;
 
-/// Which end of the connection this is.
+/// This end's part in the connection. It decides which stream ids this end uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Opens streams with odd ids, from 3.
@@ -26,16 +30,18 @@ impl Role {
         }
     }
 
-    /// Whether streams that this end opens have such an id.
+    /// Returns whether `id` has the parity of the streams that this end opens.
     pub(crate) fn opens(self, id: u32) -> bool {
         (id % 2 == 1) == (self == Self::Client)
     }
 }
 
-/// Limits on what the table holds.
+/// Limits of the table and the backlog.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
+    /// The largest number of streams that each end may have open.
     pub(crate) max_streams: usize,
+    /// The largest number of streams that wait for `accept`.
     pub(crate) backlog: usize,
 }
 
@@ -47,18 +53,19 @@ impl Limits {
     }
 }
 
-/// What became of a SYN.
+/// The decision on a SYN of the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// The caller makes the stream and `insert`s it.
+    /// The stream may open. The caller makes it and passes it to [`Registry::receive`].
     Welcome,
-    /// The backlog is full: the caller may wait for room, and ask again; or give up
+    /// The backlog is full. The caller may wait for room and ask again, or it may give up
     /// ([`Registry::turn_away`]).
     Full,
     /// The stream is open already.
     Duplicate,
-    /// The peer used this end's parity.
+    /// The id has this end's parity.
     WrongParity,
+    /// The stream is refused. The caller answers with FIN.
     Refused(Refusal),
 }
 
@@ -73,7 +80,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// For the log.
+    /// Returns the reason as a text for the log.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Backlog => "the accept backlog is full (accept faster, or raise accept_backlog)",
@@ -85,13 +92,14 @@ impl Refusal {
     }
 }
 
-/// How many refused ids are remembered: more than a peer opens before it sees the first refusal's
-/// FIN, and 8 KiB or so.
+/// Limit of the refused ids that are remembered. 1024 are more than a peer opens before it receives
+/// the FIN of the first refusal, and they occupy about 8 KiB.
 const REMEMBERED: usize = 1024;
 
-/// The ids that were refused last, until data comes for them.
+/// The ids that were refused last. An id is forgotten when data comes for it.
 #[derive(Debug, Default)]
 struct Refused {
+    /// The ids from the oldest to the newest.
     order: VecDeque<u32>,
     ids: HashSet<u32>,
 }
@@ -109,7 +117,7 @@ impl Refused {
         self.order.push_back(id);
     }
 
-    /// Returns whether it was remembered.
+    /// Forgets an id. Returns whether it was remembered.
     fn forget(&mut self, id: u32) -> bool {
         let found = !self.ids.is_empty() && self.ids.remove(&id);
         if found {
@@ -119,12 +127,14 @@ impl Refused {
     }
 }
 
-/// How many places an empty backlog keeps.
+/// Limit of the places that an empty backlog keeps. 64 places take 512 bytes, and a backlog of
+/// usual length doesn't allocate again.
 const KEPT_PLACES: usize = 64;
 
 #[derive(Debug)]
 struct Entry<S> {
     stream: S,
+    /// Whether the application closed the stream.
     closed: bool,
 }
 
@@ -134,19 +144,24 @@ pub(crate) struct Registry<S> {
     limits: Limits,
     streams: HashMap<u32, Entry<S>>,
     backlog: VecDeque<S>,
-    /// The backlog was full for too long: what comes is refused until half of it is free.
+    /// Whether new streams are refused until half of the backlog is free, because it was full for
+    /// too long.
     turned_away: bool,
     refused: Refused,
+    /// The id of the next stream that this end opens. `None`: the ids are used up.
     next: Option<u32>,
-    /// The largest id that the peer has opened, or tried to.
+    /// The largest id that the peer has opened, or tried to open.
     newest: u32,
-    /// Entries by who opened them, and those that aren't closed.
-    ours: usize,
-    theirs: usize,
+    /// The number of entries that this end opened.
+    opened_here: usize,
+    /// The number of entries that the peer opened.
+    opened_by_peer: usize,
+    /// The number of entries that aren't closed.
     open: usize,
+    /// The largest value that `open` has had.
     peak: usize,
     accepting: bool,
-    /// Set when the session can open no more: closing, or ended.
+    /// Why the session can open no more streams: it is closing or has ended.
     sealed: Option<Error>,
 }
 
@@ -155,7 +170,7 @@ impl<S: Clone> Registry<S> {
         Self::starting_at(role.first_id(), role, limits)
     }
 
-    /// A registry whose next id is `next`.
+    /// Returns a registry whose next id is `next`.
     pub(crate) fn starting_at(next: u32, role: Role, limits: Limits) -> Self {
         Self {
             role,
@@ -166,8 +181,8 @@ impl<S: Clone> Registry<S> {
             refused: Refused::default(),
             next: Some(next),
             newest: 0,
-            ours: 0,
-            theirs: 0,
+            opened_here: 0,
+            opened_by_peer: 0,
             open: 0,
             peak: 0,
             accepting: true,
@@ -179,12 +194,15 @@ impl<S: Clone> Registry<S> {
         self.streams.get(&id).map(|entry| &entry.stream)
     }
 
-    /// Opens a stream from this end: `make` makes it of its id.
+    /// Opens a stream from this end. `make` makes it from its id.
+    ///
+    /// # Errors
+    /// The error that sealed the registry, `TooManyStreams`, or `GoAway` if all ids are used up.
     pub(crate) fn open(&mut self, make: impl FnOnce(u32) -> S) -> Result<S, Error> {
         if let Some(error) = &self.sealed {
             return Err(error.clone());
         }
-        if self.ours >= self.limits.max_streams {
+        if self.opened_here >= self.limits.max_streams {
             return Err(Error::TooManyStreams { max: self.limits.max_streams });
         }
         let id = self.next.ok_or(Error::GoAway)?;
@@ -194,7 +212,7 @@ impl<S: Clone> Registry<S> {
         Ok(stream)
     }
 
-    /// Whether a SYN with `id` may open a stream.
+    /// Returns whether a SYN with `id` may open a stream.
     pub(crate) fn admit(&mut self, id: u32) -> Admission {
         if self.role.opens(id) {
             return Admission::WrongParity;
@@ -204,7 +222,7 @@ impl<S: Clone> Registry<S> {
             Admission::Duplicate
         } else if !self.accepting {
             Admission::Refused(Refusal::NotAccepting)
-        } else if self.theirs >= self.limits.max_streams {
+        } else if self.opened_by_peer >= self.limits.max_streams {
             Admission::Refused(Refusal::Streams)
         } else if self.turned_away {
             Admission::Refused(Refusal::Backlog)
@@ -215,12 +233,12 @@ impl<S: Clone> Registry<S> {
         }
     }
 
-    /// Puts an admitted stream of the peer into the table and the backlog; `false` if the session
-    /// has stopped accepting since.
+    /// Puts an admitted stream of the peer into the table and the backlog. Returns `false`, and
+    /// does nothing, if the session has stopped accepting meanwhile.
     pub(crate) fn receive(&mut self, id: u32, stream: S) -> bool {
         if self.accepting {
             self.backlog.push_back(stream.clone());
-            self.refused.forget(id); // an id that was refused may come again
+            self.refused.forget(id); // a peer may use a refused id again
             self.insert(id, stream);
         }
         self.accepting
@@ -233,11 +251,12 @@ impl<S: Clone> Registry<S> {
         self.peak = self.peak.max(self.open);
     }
 
+    /// Returns the number of entries of the end that opens `id`.
     fn side(&mut self, id: u32) -> &mut usize {
-        if self.role.opens(id) { &mut self.ours } else { &mut self.theirs }
+        if self.role.opens(id) { &mut self.opened_here } else { &mut self.opened_by_peer }
     }
 
-    /// The next stream that waits to be accepted.
+    /// Takes the next stream out of the backlog.
     pub(crate) fn accept(&mut self) -> Option<S> {
         let next = self.backlog.pop_front();
         self.turned_away &= self.backlog.len() > self.limits.backlog_reopens_at();
@@ -251,28 +270,29 @@ impl<S: Clone> Registry<S> {
         self.backlog.len() >= self.limits.backlog
     }
 
-    /// Whether a new stream of the peer would find the backlog [`Full`](Admission::Full).
+    /// Returns whether a new stream of the peer would find the backlog [`Full`](Admission::Full).
     pub(crate) fn makes_wait(&self) -> bool {
         self.is_full() && self.accepting && !self.turned_away
     }
 
-    /// The backlog was full for too long: refuses what comes, until half of it is free.
+    /// Refuses new streams until half of the backlog is free. For a backlog that was full for too
+    /// long. Does nothing if it isn't full any more.
     pub(crate) fn turn_away(&mut self) {
         self.turned_away = self.is_full();
     }
 
-    /// A stream of the peer was refused.
+    /// Remembers that a stream of the peer was refused.
     pub(crate) fn refused(&mut self, id: u32) {
         self.refused.remember(id);
     }
 
-    /// Data came for a stream that isn't in the table: whether it is the first for one of the last
-    /// [`REMEMBERED`] refused.
+    /// Returns whether data for `id`, which isn't in the table, is the first data for one of the
+    /// last [`REMEMBERED`] refused streams.
     pub(crate) fn is_first_for_refused(&mut self, id: u32) -> bool {
         self.refused.forget(id)
     }
 
-    /// The application closed a stream: it isn't counted as open any more.
+    /// Records that the application closed a stream, which doesn't count as open any more.
     pub(crate) fn closed(&mut self, id: u32) {
         if let Some(entry) = self.streams.get_mut(&id)
             && !std::mem::replace(&mut entry.closed, true)
@@ -281,26 +301,27 @@ impl<S: Clone> Registry<S> {
         }
     }
 
-    /// Forgets a stream that is over.
+    /// Removes a stream from the table. Returns the stream.
     pub(crate) fn forget(&mut self, id: u32) -> Option<S> {
         self.closed(id);
         let entry = self.streams.remove(&id)?;
         *self.side(id) -= 1;
         if self.streams.len() * 8 < self.streams.capacity() {
-            // a burst of streams isn't kept for ever
+            // The memory of a burst of streams isn't kept.
             self.streams.shrink_to(self.streams.len() * 2);
         }
         Some(entry.stream)
     }
 
-    /// Streams that aren't closed.
+    /// Returns the number of streams that aren't closed.
     pub(crate) fn open_count(&self) -> usize {
         self.open
     }
 
-    /// Whether there may have been a stream with this id, that is forgotten or was refused by now.
-    /// (A peer may use its ids in any order, so of its streams this is a guess; all known peers
-    /// count up.)
+    /// Returns whether a stream with this id may have existed, and was forgotten or refused.
+    ///
+    /// For the peer's ids this is a guess. A peer may use its ids in any order, though all known
+    /// peers count up.
     pub(crate) fn may_have_been(&self, id: u32) -> bool {
         match self.role.opens(id) {
             true => id >= self.role.first_id() && self.next.is_none_or(|next| id < next),
@@ -308,22 +329,22 @@ impl<S: Clone> Registry<S> {
         }
     }
 
-    /// Streams in the table, closed or not.
+    /// Returns the number of streams in the table, closed or not.
     pub(crate) fn len(&self) -> usize {
         self.streams.len()
     }
 
-    /// The largest number of streams that were open at once.
+    /// Returns the largest number of streams that were open at once.
     pub(crate) fn peak(&self) -> usize {
         self.peak
     }
 
-    /// All streams of the table.
+    /// Returns all streams of the table.
     pub(crate) fn streams(&self) -> Vec<S> {
         self.streams.values().map(|entry| entry.stream.clone()).collect()
     }
 
-    /// Accepts no more streams of the peer. What waits goes on waiting.
+    /// Accepts no more streams of the peer. Streams in the backlog stay there.
     pub(crate) fn stop_accepting(&mut self) {
         self.accepting = false;
     }
@@ -334,27 +355,28 @@ impl<S: Clone> Registry<S> {
         self.sealed.get_or_insert(error);
     }
 
-    /// Whether streams of the peer may still come.
+    /// Returns whether new streams of the peer are still accepted.
     pub(crate) fn is_accepting(&self) -> bool {
         self.accepting
     }
 
-    /// Streams that wait to be accepted.
+    /// Returns the number of streams in the backlog.
     pub(crate) fn waiting(&self) -> usize {
         self.backlog.len()
     }
 
-    /// Takes the streams out that wait to be accepted.
+    /// Takes all streams out of the backlog.
     pub(crate) fn take_backlog(&mut self) -> VecDeque<S> {
         self.turned_away = false;
         std::mem::take(&mut self.backlog)
     }
 
-    /// Empties the table at the session's end. What waits to be accepted still can be.
+    /// Empties the table at the session's end, and returns its streams. Streams in the backlog can
+    /// still be accepted.
     pub(crate) fn end(&mut self, error: Error) -> Vec<S> {
         self.seal(error);
-        self.ours = 0;
-        self.theirs = 0;
+        self.opened_here = 0;
+        self.opened_by_peer = 0;
         self.open = 0;
         std::mem::take(&mut self.streams).into_values().map(|entry| entry.stream).collect()
     }
@@ -423,7 +445,7 @@ mod tests {
                 assert!(registry.accept().is_some());
             }
             assert_eq!(registry.admit(99), Admission::Welcome);
-            // Filled again, the next one may wait again.
+            // After the backlog was filled again, the next stream may wait again.
             assert!((0..backlog - half).all(|n| registry.receive(101 + 2 * n as u32, 0)));
             assert_eq!(registry.admit(99), Admission::Full);
             registry.accept();
@@ -452,7 +474,7 @@ mod tests {
         assert!(!registry.is_first_for_refused(1));
         let ids = |n: u32| (0..n).map(|n| 2 * n + 1);
         ids(REMEMBERED as u32 + 2).for_each(|id| registry.refused(id));
-        registry.refused(5); // it is remembered once
+        registry.refused(5); // a second time, but it is remembered once
         assert!(
             !registry.is_first_for_refused(1) && !registry.is_first_for_refused(3),
             "those are forgotten"
@@ -478,7 +500,7 @@ mod tests {
         assert_eq!(registry.admit(5), Admission::Refused(Refusal::Streams));
         registry.forget(1);
         assert_eq!(registry.admit(5), Admission::Welcome);
-        // This end's own streams have a limit of their own.
+        // The streams that this end opens are counted apart.
         assert!(registry.open(|id| id).is_ok() && registry.open(|id| id).is_ok());
         assert!(matches!(registry.open(|id| id), Err(Error::TooManyStreams { max: 2 })));
         assert_eq!(registry.peak(), 3);
@@ -544,10 +566,10 @@ mod tests {
             assert_eq!(registry.forget(id), Some(id));
             let len = registry.len();
             let after = registry.streams.capacity();
-            // Never less than an eighth in use; what is left has room for as many again, so that it
-            // needn't grow at once.
+            // At least an eighth of the table is in use. A table that has shrunk has room for twice
+            // its entries, so that it doesn't grow again at once.
             assert!(len * 8 >= after || after < 32, "{len} of {after}");
-            let shrunk = after <= before / 2; // by itself a table's capacity varies by a few
+            let shrunk = after <= before / 2; // the capacity also varies by a few on its own
             assert!(
                 !shrunk || (len * 8 < before && after >= len * 2),
                 "{len} of {before}, then {after}"

@@ -1,4 +1,4 @@
-//! The two halves of a stream, as far as the wire can see them.
+//! The state machine of a stream: its sending half and its receiving half, as the wire sees them.
 //!
 //! ```text
 //!  sending                                             receiving
@@ -10,9 +10,13 @@
 //!                                           Finished     Ended ◀────────────────┘
 //! ```
 //!
-//! `Finishing`: FIN goes out after everything that was accepted. `FinTaken`: the writer has it;
-//! nothing but UPD follows. `Finished`: the transport has it. `Discarding`: what comes is thrown
-//! away, and counted as consumed.
+//! | state | meaning |
+//! |---|---|
+//! | `Finishing` | FIN will follow all accepted data |
+//! | `FinTaken` | FIN is in the writer's batch, and only UPDs follow it |
+//! | `Finished` | FIN was written to the transport |
+//! | `Discarding` | received data is discarded, and counts as consumed |
+//! | `Ended` | the peer's FIN was received |
 //!
 //! Invariant: no transition goes back, so FIN is taken at most once.
 
@@ -33,18 +37,18 @@ pub(crate) enum Receiving {
     Ended,
 }
 
-/// What happens to a half.
+/// An event that may change one of the halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The application will write no more.
     Finish,
-    /// The writer thread took the FIN.
+    /// The writer put FIN into its batch.
     FinTaken,
-    /// The FIN was handed to the transport.
+    /// FIN was written to the transport.
     FinWritten,
     /// The application will read no more.
     ShutRead,
-    /// The peer's FIN came.
+    /// The peer's FIN was received.
     PeerFin,
 }
 
@@ -60,7 +64,7 @@ impl StreamState {
         Self { sending: Sending::Open, receiving: Receiving::Open }
     }
 
-    /// Applies an event; returns whether anything changed.
+    /// Applies an event. Returns whether it changed the state.
     pub(crate) fn on(&mut self, event: Event) -> bool {
         use self::Receiving as R;
         use self::Sending as S;
@@ -71,7 +75,7 @@ impl StreamState {
             (Event::FinWritten, S::FinTaken, _) => self.sending = S::Finished,
             (Event::ShutRead, _, R::Open) => self.receiving = R::Discarding,
             (Event::PeerFin, _, R::Open | R::Discarding) => self.receiving = R::Ended,
-            // Said already, or too late to matter.
+            // The half has had this event before, or has gone past the state in which it matters.
             (Event::Finish, S::Finishing | S::FinTaken | S::Finished, _)
             | (Event::FinTaken, S::Open | S::FinTaken | S::Finished, _)
             | (Event::FinWritten, S::Open | S::Finishing | S::Finished, _)
@@ -91,8 +95,7 @@ mod tests {
 
     #[test]
     fn no_transition_goes_back() {
-        // Every sequence of six events: the halves only move forward, and FIN is taken at most
-        // once.
+        // Try every sequence of six events.
         for code in 0..5usize.pow(6) {
             let mut state = StreamState::new();
             let mut taken = 0;

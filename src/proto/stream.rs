@@ -1,13 +1,19 @@
-//! One stream's protocol state: what it may read, write and send, and what it owes the peer.
+//! The protocol state of one stream: its windows, its queued data, the frames it owes to the peer,
+//! and how it ended.
 //!
-//! Packets aren't queued, *intents* are: that SYN, an UPD or FIN is due is a flag here, and the
-//! frame is made when the writer takes the stream's turn ([`StreamCore::poll_transmit`]). So FIN
-//! can't overtake data, window updates merge and never go stale, and small writes merge into large
-//! frames.
+//! The state holds *intents*, not ready-made frames. A flag says that SYN, an UPD or FIN is due.
+//! The frame is made when the writer asks for it ([`StreamCore::poll_transmit`]). This has three
+//! effects:
 //!
-//! Invariants: the window is charged when bytes are accepted, so what is accepted can always be
-//! sent; a stream waits in each lane at most once (the scheduled flags); frames leave in the order
-//! SYN, (UPD, data)*, FIN, then UPD alone.
+//! - FIN can't overtake data;
+//! - window updates merge and never go stale;
+//! - small writes merge into large frames.
+//!
+//! Invariants:
+//!
+//! - The peer's window is charged when bytes are accepted, so accepted bytes can always be sent.
+//! - A stream waits in each lane at most once (the flags `in_express` and `in_bulk`).
+//! - Frames leave in the order SYN, (UPD, data)*, FIN, then UPDs alone.
 
 mod transmit;
 mod view;
@@ -23,48 +29,54 @@ use super::state::{Event, Receiving, Sending, StreamState};
 use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;
 
-/// A turn may go by the express lane if it has at most so many bytes of data: a request, an answer
-/// or a keystroke doesn't wait behind bulk.
+/// Limit of the express lane, in bytes of data. A stream with no more data than this goes by the
+/// express lane, so that a request, a reply or a keystroke doesn't wait behind bulk data. The value
+/// is a choice: such messages fit.
 pub(crate) const EXPRESS_BYTES: usize = 2048;
 
-/// Which way a turn at the writer goes.
+/// The lane in which a stream waits for the writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
-    /// SYN, UPD, FIN and a little data: served first, with at most half of each batch.
+    /// For SYN, UPD, FIN and at most [`EXPRESS_BYTES`] of data. Served first, with at most half of
+    /// each batch.
     Express,
-    /// Everything else: round-robin by bytes.
+    /// For everything else. Served round-robin by bytes.
     Bulk,
 }
 
-/// What a reader finds.
+/// The answer to a call that wants to read.
 #[derive(Debug)]
 pub(crate) enum Readable {
+    /// There is unread data.
     Data,
-    /// The peer's FIN, or a local `shutdown(Read)`.
+    /// The peer sent FIN, or the application called `shutdown(Read)`.
     Eof,
+    /// The call has to wait.
     Nothing,
     Failed(Error),
 }
 
-/// What a writer finds.
+/// The answer to a call that wants to write.
 #[derive(Debug)]
 pub(crate) enum Writable {
-    /// So many bytes can be accepted.
+    /// Up to this number of bytes can be accepted.
     Room(usize),
-    /// Not enough room now. `starved`: the peer has sent FIN and granted too little window.
+    /// There is not enough room now. `starved`: the peer has sent FIN, and the window that it
+    /// granted is too small.
     Full {
         starved: bool,
     },
     Failed(Error),
 }
 
-/// What to do with received data.
+/// The decision on received data.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
+    /// Put the data into the inbox.
     Queue,
-    /// The application doesn't want it; it has been counted as consumed.
+    /// Drop the data: the application doesn't want it. It has been counted as consumed.
     Discard,
-    /// It came after the peer's FIN, or after the stream failed.
+    /// Drop the data: it came after the peer's FIN, or after the stream failed.
     Late,
 }
 
@@ -77,7 +89,7 @@ pub(crate) enum Transmit {
     Fin,
 }
 
-/// What a stream threw away, for the caller to drop outside its lock.
+/// Data that a stream discarded, for the caller to drop outside the stream's lock.
 #[must_use = "drop it after unlocking"]
 pub(crate) struct Discarded<C> {
     _chunks: VecDeque<Chunk<C>>,
@@ -92,35 +104,38 @@ pub(crate) struct StreamCore<C> {
     outbox: Outbox,
     tx: SendWindow,
     rx: ReceiveWindow,
-    /// Bytes handed to the transport.
+    /// Bytes written to the transport since the stream began.
     written: u64,
-    /// The stream failed alone; what was received stays readable, then this is reported, even after
+    /// Why the stream failed alone. Reads report it after all received data, even after the peer's
     /// FIN.
     failure: Option<Arc<Error>>,
-    /// The session ended, or is closing.
+    /// Why the session ended or is closing.
     ending: Option<Arc<Error>>,
-    /// The session's transport takes no more writes.
+    /// Why the session's transport takes no more writes.
     write_ending: Option<Arc<Error>>,
-    /// Closed by the application: all handles are gone, or `close` was called.
+    /// Whether the application closed the stream: all handles are gone, or `close` was called.
     closed: bool,
-    /// `shutdown(Read)` was called.
+    /// Whether `shutdown(Read)` was called.
     read_shut: bool,
     syn_due: bool,
-    /// A write is copying outside the lock: FIN waits for it.
+    /// Whether a write is copying outside the lock. FIN waits for this write.
     pub(crate) writing: bool,
+    /// Whether the stream waits in the express lane.
     in_express: bool,
+    /// Whether the stream waits in the bulk lane.
     in_bulk: bool,
-    /// Nothing is sent any more: the session has ended.
+    /// Whether the session has ended, so that nothing is sent any more.
     send_closed: bool,
 }
 
 impl<C> StreamCore<C> {
-    /// A stream that announces windows of `sizes`; `syn_due` if it was opened from this end.
+    /// Returns a new stream that announces windows of `sizes`. `syn_due` says that this end opened
+    /// it.
     pub(crate) fn new(version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
         Self::starting_at(0, version, sizes, syn_due)
     }
 
-    /// A stream that has carried `origin` bytes each way already.
+    /// Returns a stream that has carried `origin` bytes in each direction already.
     pub(crate) fn starting_at(origin: u64, version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
         Self {
             state: StreamState::new(),
@@ -144,7 +159,7 @@ impl<C> StreamCore<C> {
 
     // ---- reading --------------------------------------------------------------------------------
 
-    /// Buffered data first, then the ending.
+    /// Returns the state that a read finds: unread data first, then the ending.
     pub(crate) fn readable(&self) -> Readable {
         if self.closed {
             return Readable::Failed(Error::Closed);
@@ -167,7 +182,8 @@ impl<C> StreamCore<C> {
         &mut self.inbox
     }
 
-    /// The application took `n` bytes out of the inbox. The window may grow by up to `spare` bytes.
+    /// Records that the application took `n` bytes out of the inbox. The window may grow by up to
+    /// `spare` bytes.
     pub(crate) fn consumed(&mut self, n: usize, spare: u64) {
         if !self.closed {
             if self.inbox.is_empty() {
@@ -177,22 +193,24 @@ impl<C> StreamCore<C> {
         }
     }
 
-    /// What was granted to the peer and isn't consumed, in bytes.
+    /// Returns the granted bytes that aren't consumed.
     pub(crate) fn granted(&self) -> u64 {
         if self.closed || self.state.receiving == Receiving::Ended { 0 } else { self.rx.granted() }
     }
 
-    /// Tells the peer the window at once, before the first read.
+    /// Makes an UPD due at once, before the first read.
     pub(crate) fn announce(&mut self) {
         self.rx.announce();
     }
 
-    // ---- what the peer sends --------------------------------------------------------------------
+    // ---- frames of the peer ---------------------------------------------------------------------
 
-    /// `n` bytes of data came, and will follow.
+    /// Counts `n` bytes of the peer's data, before they are delivered. Returns the decision on
+    /// them.
     ///
     /// # Errors
-    /// Past every window granted: the bytes received and allowed. The stream has to fail.
+    /// The bytes received and the bytes allowed, if the data is past every granted window and the
+    /// slack. The stream has to fail.
     pub(crate) fn receive(&mut self, n: usize) -> Result<Received, (u64, u64)> {
         if self.state.receiving == Receiving::Ended || self.failure.is_some() {
             return Ok(Received::Late);
@@ -205,20 +223,21 @@ impl<C> StreamCore<C> {
         Ok(Received::Queue)
     }
 
-    /// Whether data that [`receive`](Self::receive) let in is still wanted.
+    /// Returns whether data for which [`receive`](Self::receive) returned `Queue` is still wanted.
     pub(crate) fn wants_data(&self) -> bool {
         !self.closed && !self.read_shut && self.failure.is_none()
     }
 
-    /// FIN came; returns whether it is the first.
+    /// Records the peer's FIN. Returns whether it is the first.
     pub(crate) fn peer_fin(&mut self) -> bool {
         self.state.on(Event::PeerFin)
     }
 
-    /// UPD came; returns whether there is more credit than before.
+    /// Takes an UPD of the peer. Returns whether there is more credit than before.
     ///
     /// # Errors
-    /// The counts that can't be; the stream has to fail.
+    /// The bytes claimed as consumed and the bytes sent, if the peer claims more than was sent. The
+    /// stream has to fail.
     pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Result<bool, (u64, u64)> {
         match self.tx.update(consumed, window) {
             Update::Stale => Ok(false),
@@ -227,27 +246,29 @@ impl<C> StreamCore<C> {
         }
     }
 
-    /// Whether the peer's end of a connection now would cut this stream off.
+    /// Returns whether this stream would lose data if the transport's input ended now.
     pub(crate) fn is_cut_off_by_eof(&self) -> bool {
         !self.peer_fin_received() && self.wants_data()
     }
 
-    // ---- writing --------------------------------------------------------------------------------
-
-    /// Whether the peer has sent FIN: it may have closed, and never grant window again.
+    /// Returns whether the peer has sent FIN. A peer that did so may have closed the stream, and
+    /// may never grant window again.
     pub(crate) fn peer_fin_received(&self) -> bool {
         self.state.receiving == Receiving::Ended
     }
 
     // ---- the application's endings --------------------------------------------------------------
 
-    /// `shutdown(Write)`; returns whether it is news. When the session is closing already it isn't:
-    /// writes have failed, so FIN would pass what was cut off as whole.
+    /// Ends the writing, for `shutdown(Write)`. Returns whether that changed the state.
+    ///
+    /// It changes nothing when the session is closing already. Writes have failed by then, so FIN
+    /// would make cut-off data look complete.
     pub(crate) fn finish(&mut self) -> bool {
         self.ending.is_none() && self.state.on(Event::Finish)
     }
 
-    /// `shutdown(Read)`: what is buffered and what comes counts as consumed.
+    /// Ends the reading, for `shutdown(Read)`. Unread data and data that still comes counts as
+    /// consumed.
     pub(crate) fn shut_read(&mut self) -> Discarded<C> {
         self.read_shut = true;
         self.state.on(Event::ShutRead);
@@ -256,7 +277,7 @@ impl<C> StreamCore<C> {
         self.discard(true, false)
     }
 
-    /// Throws away what was received, or what was accepted, or both.
+    /// Discards the received data, the accepted data, or both.
     fn discard(&mut self, received: bool, accepted: bool) -> Discarded<C> {
         let (chunks, lent) =
             if received { (self.inbox.clear(), self.inbox.recall()) } else { Default::default() };
@@ -264,8 +285,8 @@ impl<C> StreamCore<C> {
         Discarded { _chunks: chunks, _lent: lent, _payloads: payloads }
     }
 
-    /// The application closed the stream: FIN follows what was accepted, unread data is thrown
-    /// away.
+    /// Closes the stream for the application. Unread data is discarded. FIN follows the accepted
+    /// data, unless the session is closing. Returns `None` if the stream was closed before.
     pub(crate) fn close(&mut self) -> Option<Discarded<C>> {
         if std::mem::replace(&mut self.closed, true) {
             return None;
@@ -276,47 +297,50 @@ impl<C> StreamCore<C> {
         Some(self.discard(true, false))
     }
 
-    /// Whether the application reads no more.
+    /// Returns whether `shutdown(Read)` was called.
     pub(crate) fn is_read_shut(&self) -> bool {
         self.read_shut
     }
 
+    /// Returns whether the application closed the stream.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether the stream is of no more use: closed here, and its FIN was handed over.
+    /// Returns whether the session can forget the stream: the application closed it, and its FIN
+    /// was written to the transport.
     pub(crate) fn can_forget(&self) -> bool {
         self.closed && self.state.sending == Sending::Finished
     }
 
-    /// Whether the stream has ended for its application: closed, failed, or with its session.
+    /// Returns whether the stream has ended for its application: it was closed, it failed, or its
+    /// session ended or is closing.
     pub(crate) fn has_ended(&self) -> bool {
         self.closed || self.failure.is_some() || self.ending.is_some()
     }
 
     // ---- other endings --------------------------------------------------------------------------
 
-    /// The stream fails alone: accepted and unsent data is thrown away, the peer gets FIN. With
-    /// `discard_unread`, unread data is thrown away as well.
+    /// Fails the stream alone. Unsent data is discarded, and the peer gets FIN. With
+    /// `discard_unread`, unread data is discarded as well. The first failure stays.
     pub(crate) fn fail(&mut self, error: Error, discard_unread: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
         self.state.on(Event::Finish);
         self.discard(discard_unread, true)
     }
 
-    /// The session is closing: calls fail with `error`, what was accepted is still sent, and FIN
-    /// only if the application finished already.
+    /// Records that the session is closing. Calls fail with `error`. Accepted data is still sent.
+    /// FIN is sent only if the application finished the writing before.
     pub(crate) fn detach(&mut self, error: &Arc<Error>) {
         self.ending.get_or_insert_with(|| Arc::clone(error));
     }
 
-    /// The transport takes no more writes; reads go on.
+    /// Records that the transport takes no more writes. Reads go on.
     pub(crate) fn fail_write(&mut self, error: &Arc<Error>) {
         self.write_ending.get_or_insert_with(|| Arc::clone(error));
     }
 
-    /// The session has ended: nothing is sent any more.
+    /// Records that the session has ended. Nothing is sent any more, and unsent data is discarded.
     pub(crate) fn end(&mut self, error: &Arc<Error>) -> Discarded<C> {
         self.ending.get_or_insert_with(|| Arc::clone(error));
         self.send_closed = true;

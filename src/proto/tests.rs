@@ -1,4 +1,4 @@
-//! Two cores driven against each other, in virtual time: no transport, no thread, no clock.
+//! Two cores driven against each other, in virtual time, without a transport, a thread or a clock.
 
 use std::collections::VecDeque;
 
@@ -19,9 +19,9 @@ struct End {
     core: StreamCore<usize>,
     version: u8,
     pool: BufferPool,
-    /// Frames that were sent and haven't arrived.
+    /// The frames that were sent and haven't arrived.
     sent: VecDeque<Frame>,
-    /// Every frame ever sent.
+    /// All frames that were ever sent.
     log: Vec<Frame>,
 }
 
@@ -32,7 +32,7 @@ impl End {
         Self { core, version, pool: BufferPool::new(), sent: VecDeque::new(), log: Vec::new() }
     }
 
-    /// Writes what there is room for.
+    /// Writes as much of `data` as there is room for. Returns the number of bytes.
     fn write(&mut self, data: &[u8]) -> usize {
         let Writable::Room(room) = self.core.writable(MAX_SEND, 1) else { return 0 };
         let n = room.min(data.len());
@@ -57,16 +57,16 @@ impl End {
         out
     }
 
-    /// Takes every turn that is due, and returns whether there was one.
+    /// Sends all frames that are due. Returns whether there was one.
     fn transmit(&mut self, name: &str) -> bool {
         let mut any = false;
         while let Some(lane) = self.core.schedule() {
             self.core.begin_transmit(lane);
             let mut data = 0;
             let mut fin = false;
-            let turn = self.log.len();
+            let before = self.log.len();
             while let Some(frame) = self.core.poll_transmit(lane, usize::MAX) {
-                assert!(self.log.len() < turn + MAX_SEND + 3, "a turn that doesn't end");
+                assert!(self.log.len() < before + MAX_SEND + 3, "sending doesn't end");
                 any = true;
                 let (command, payload) = match frame {
                     Transmit::Syn => (Command::Syn, name.as_bytes().to_vec()),
@@ -87,12 +87,12 @@ impl End {
                 self.log.push(frame);
             }
             self.core.mark_written(data, fin);
-            assert!(self.log.len() > turn, "a turn is queued for something");
+            assert!(self.log.len() > before, "a scheduled stream has a frame to send");
         }
         any
     }
 
-    /// Takes one frame from the other end; returns whether there was one.
+    /// Receives one frame of the other end. Returns whether there was one.
     fn receive(&mut self, from: &mut Self) -> bool {
         let Some(Frame { header, payload }) = from.sent.pop_front() else { return false };
         match header.command {
@@ -125,7 +125,7 @@ impl End {
     }
 }
 
-/// The recorded lines of one side, as frames.
+/// Returns the recorded lines of one side, as frames.
 fn recorded(side: &str) -> Vec<Frame> {
     include_str!("../../tests/vectors/gmux-v2-window.txt")
         .lines()
@@ -243,8 +243,8 @@ proptest! {
         window in 1..2000usize,
         origin in prop_oneof![Just(0u64), Just((1 << 32) - 500), Just((1 << 33) - 1)],
     ) {
-        let mut ends = [End::new(origin, version, window, true), End::new(origin, version, window, false)];
-        // What each end wrote, and how much of it the other has read.
+        let mut ends = [true, false].map(|opener| End::new(origin, version, window, opener));
+        // The bytes that each end wrote, and the bytes that it read.
         let mut written = [Vec::new(), Vec::new()];
         let mut read = [Vec::new(), Vec::new()];
         let mut next = 0u8;
@@ -270,7 +270,7 @@ proptest! {
         for end in &mut ends {
             end.core.finish();
         }
-        // Whatever is in flight by now arrives, without anybody's having to write again.
+        // All data in flight arrives without another write.
         for _ in 0..100 {
             for a in [false, true] {
                 step(&mut ends, Op::Transmit(a));
@@ -290,15 +290,15 @@ proptest! {
     }
 }
 
-/// One direction of one stream, as counters: its sender's window, its receiver's, and what lies
-/// unread there.
+/// One direction of one stream, as counters: the sender's window, the receiver's window, and the
+/// receiver's unread bytes.
 struct OneWay {
     tx: SendWindow,
     rx: ReceiveWindow,
     unread: usize,
 }
 
-/// One direction of all streams: what their sender counts as unsolicited, and their receiver's
+/// One direction of all streams: the sender's sum of unsolicited bytes, and a receiver with the
 /// default budget.
 struct Direction {
     streams: Vec<OneWay>,
@@ -335,7 +335,8 @@ impl Direction {
         }
     }
 
-    /// Sends up to `most` bytes on stream `i`; returns how many there was credit for.
+    /// Sends up to `most` bytes on stream `i`. Returns the number of bytes for which there was
+    /// credit.
     fn send(&mut self, i: usize, most: usize) -> usize {
         let streams = self.streams.len();
         let OneWay { tx, rx, unread } = &mut self.streams[i];
@@ -355,7 +356,7 @@ impl Direction {
         n
     }
 
-    /// Reads up to `most` bytes of stream `i`; returns how many there were.
+    /// Reads up to `most` bytes of stream `i`. Returns the number of bytes read.
     fn read(&mut self, i: usize, most: usize) -> usize {
         let (cap, spare, crowded) = self.limits();
         let stream = &mut self.streams[i];
@@ -370,7 +371,7 @@ impl Direction {
         n
     }
 
-    /// An UPD that is due goes to the sender.
+    /// Passes a due UPD to the sender.
     fn update(&mut self, i: usize) {
         let streams = self.streams.len();
         let (cap, _, crowded) = self.limits();
@@ -385,11 +386,13 @@ impl Direction {
     }
 }
 
-/// The sum of `manual::architecture`: streams are opened one after another, or all at once, and
-/// echoed by threads that read, then write. Nobody reads the echo, until nothing moves any more.
-/// Then what lies unread fits the budget twice, a quarter more for what it occupies, and a frame:
-/// so the reader of the echoing end isn't stopped, and finds what lets it go on. Up to 256 streams
-/// at once the budget itself is enough.
+/// Plays the sum of `manual::architecture`, "Why four rules are enough".
+///
+/// Streams are opened one after another, or all at once. Each is echoed by a thread that reads,
+/// then writes. Nobody reads the echo, until nothing moves any more. Then the unread data, a
+/// quarter more for the memory that it occupies, and one frame have to fit into twice the budget.
+/// So the reader of the echoing end isn't stopped, and finds the UPDs that let the echoes go on.
+/// For up to 256 streams that are opened at once, the budget itself is enough.
 #[test]
 fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
     for (streams, piece) in
@@ -398,7 +401,7 @@ fn when_all_echoes_are_blocked_what_is_unread_leaves_the_reader_room() {
         for one_by_one in [false, true] {
             let mut there = Direction::new();
             let mut back = Direction::new();
-            // What each echo has read and not yet written.
+            // The bytes that each echo has read and not yet written.
             let mut held = vec![0; streams];
             let run_until_stuck =
                 |there: &mut Direction, back: &mut Direction, held: &mut [usize]| loop {

@@ -1,47 +1,52 @@
-//! How much the streams of a session may send unsolicited: past what their peer has announced.
+//! The limit on a session's *unsolicited bytes*: bytes past the newest edge that the peer's UPDs
+//! have announced.
 //!
-//! The protocol lets every stream begin with 262144 bytes before its peer has said a word. Many
-//! streams that do so use up the peer's budget, and then it stops reading, updates of its own
-//! windows included. So unsolicited data is counted over the session, and bounded.
+//! The protocol lets each stream send 262144 bytes before the peer's first UPD. Many streams that
+//! do so use up the peer's budget. Then the peer stops reading, and so it doesn't see the UPDs that
+//! its own writes wait for. Therefore unsolicited bytes are counted over all streams of the
+//! session, and this sum is bounded. The rules are in `manual::architecture`, "Windows of many
+//! streams".
 //!
-//! Invariants: a stream may always hold its share; past it nobody takes more while all together
-//! hold [`TOGETHER`].
+//! Invariants: a stream may always hold its share. A stream gets more than its share only while the
+//! sum over all streams is below [`TOGETHER`].
 
 use crate::config::INITIAL_WINDOW;
 
-/// What all streams may hold unsolicited together, in bytes, their shares apart: four whole first
-/// windows, a quarter of the default budget of a peer.
+/// Limit of the sum over all streams, in bytes. A stream gets its share even past this limit. 1 MiB
+/// is four initial windows, and a quarter of the default budget of a peer.
 const TOGETHER: u64 = 1 << 20;
 
-/// What the shares of all streams come to, in bytes, as long as each has more than the least: half
-/// of the default budget.
+/// Sum of all shares, in bytes, while a share is larger than [`LEAST_SHARE`]. 2 MiB is half of the
+/// default budget.
 const SHARES: u64 = 2 << 20;
 
-/// A share is at most so many bytes: more than most requests. 128 streams have that.
+/// Largest share, in bytes. It holds most requests. Up to 128 streams have it: 2 MiB / 128.
 const LARGEST_SHARE: u64 = 16 * 1024;
 
-/// A share is at least so many bytes: a small write fits. 512 streams have more than that, or just
-/// that.
+/// Smallest share, in bytes. A write that is accepted whole (4096 bytes) fits. Streams have it from
+/// 512 on: 2 MiB / 512.
 const LEAST_SHARE: u64 = 4096;
 
-/// What is taken past the share is at least so much, or all that is wanted, so that data isn't cut
-/// into crumbs.
+/// Least allowance past the share, in bytes, unless the stream wants less. It keeps the data from
+/// being cut into tiny frames. The number is that of a write that is accepted whole.
 const PIECE: u64 = 4096;
 
-/// What a stream may always send before its first UPD, in bytes, with so many streams open.
+/// Returns the share of a stream while `streams` are open: the bytes that it may always send before
+/// the first UPD.
 pub(crate) fn share(streams: usize) -> u64 {
     (SHARES / (streams as u64).max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)
 }
 
-/// What the streams of a session have sent unsolicited.
+/// The unsolicited bytes of a session's streams.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Unsolicited {
+    /// The sum over all streams, in bytes.
     held: u64,
 }
 
 impl Unsolicited {
-    /// How much a stream gets that holds `held` bytes already and wants `want` more, with so many
-    /// streams open. A little is given whole or not at all.
+    /// Returns the allowance for a stream that holds `held` bytes already and wants `want` more,
+    /// while `streams` are open. Up to [`PIECE`] bytes are given whole or not at all.
     pub(crate) fn offer(self, held: u64, want: u64, streams: usize) -> u64 {
         let want = want.min(u64::from(INITIAL_WINDOW).saturating_sub(held));
         let own = share(streams).saturating_sub(held).min(want);
@@ -51,7 +56,7 @@ impl Unsolicited {
         if want <= PIECE && offered < want { 0 } else { offered }
     }
 
-    /// A stream holds `after` bytes instead of `before`.
+    /// Records that a stream holds `after` bytes instead of `before`.
     pub(crate) fn change(&mut self, before: u64, after: u64) {
         debug_assert!(self.held >= before);
         self.held = self.held - before + after;
@@ -82,7 +87,7 @@ mod tests {
         assert_eq!(all.offer(0, FIRST, 5), 16_384);
         all.change(0, 16_384);
         assert_eq!(all.offer(16_384, 1, 5), 0);
-        // What comes back goes to whoever asks, no more than that, and not in crumbs.
+        // A stream that asks gets the returned allowance, and no piece of less than 4096 bytes.
         all.change(FIRST, FIRST - 16_384 - 4095);
         assert_eq!(all.offer(16_384, FIRST, 5), 0);
         assert_eq!(all.offer(16_384, 4095, 5), 4095);
@@ -114,7 +119,10 @@ mod tests {
     proptest! {
         #[test]
         fn shares_are_always_to_be_had_and_the_rest_is_bounded(
-            takes in prop::collection::vec((0..64usize, 1..300_000u64, 1..600usize, any::<bool>()), 1..300),
+            takes in prop::collection::vec(
+                (0..64usize, 1..300_000u64, 1..600usize, any::<bool>()),
+                1..300,
+            ),
         ) {
             let mut all = Unsolicited::default();
             let mut held = [0u64; 64];

@@ -1,53 +1,59 @@
-//! The sliding windows of version 2, one for each direction of a stream. On version 1 they exist
-//! too, and never limit anything: the two versions share one path.
+//! The sliding windows of version 2, one for each direction of a stream. This file has the sender's
+//! window, and `receive` has the receiver's. On version 1 both exist too, and never limit anything,
+//! so that the two versions share one path.
 //!
-//! Counters are 64 bits wide here and 32 on the wire; a wire counter stands for the nearest value
-//! of ours, so that wrapping past 2³² needs no case of its own.
+//! Counters have 64 bits here and 32 bits on the wire. A counter from the wire stands for the
+//! nearest 64-bit value, so counters that wrap past 2³² need no special case.
 //!
-//! Invariants, sender: `consumed <= transmitted <= accepted`; before the first UPD
-//! `accepted <= allowed_edge`. Receiver: `consumed <= received`; `edge` never goes back.
+//! An *edge* is a count of bytes since the stream began: the sender may not go past it.
+//!
+//! Invariants of the sender: `consumed <= transmitted <= accepted`, and before the first UPD
+//! `accepted <= allowed_edge`.
 
 mod receive;
 
 use crate::config::INITIAL_WINDOW;
 pub(crate) use receive::{ReceiveWindow, WindowSizes, window_cap};
 
-/// Windows above this count as this: the difference of two wire counters has to fit a signed 32-bit
-/// number.
+/// Largest window. A larger one in an UPD counts as this. The limit comes from the wire's counters:
+/// the difference of two has to fit into a signed 32-bit number.
 const MAX_WINDOW: u32 = i32::MAX as u32;
 
-/// What may be sent.
+/// The sender's window: the bytes that may still be accepted and sent.
 #[derive(Debug)]
 pub(crate) struct SendWindow {
+    /// Whether the window limits the stream: on version 2.
     enforced: bool,
-    /// The peer's window: absolute, from its newest UPD.
+    /// The size of the peer's window, from its newest UPD.
     window: u32,
-    /// Bytes taken from the application, handed to the writer, and consumed by the peer's
-    /// application.
+    /// Bytes accepted from the application.
     accepted: u64,
+    /// Bytes taken by the writer.
     transmitted: u64,
+    /// Bytes consumed by the peer's application, from its newest UPD.
     consumed: u64,
-    /// An UPD has come.
+    /// Whether an UPD was received.
     update_received: bool,
-    /// How far the peer has asked us to go: the highest edge of its UPDs.
+    /// The highest edge of the peer's UPDs.
     announced_edge: u64,
-    /// How far the session lets the stream go before the first UPD.
+    /// The edge that the session's allowance sets before the first UPD.
     allowed_edge: u64,
 }
 
-/// What an UPD changed.
+/// The effect of an UPD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Update {
-    /// An older one than the newest seen.
+    /// None: the UPD is older than the newest one received.
     Stale,
-    /// The window moved; `gained` if there is more credit than before.
+    /// The window has moved. `gained`: there is more credit than before.
     Applied { gained: bool },
-    /// The peer claims to have consumed more than was sent.
+    /// None: the peer claims to have consumed more than was sent.
     Impossible { consumed: u64, sent: u64 },
 }
 
 impl SendWindow {
-    /// A window after `origin` bytes (0, but in tests of counters that wrap).
+    /// Returns the window of a stream that has carried `origin` bytes. `origin` is 0 except in
+    /// tests of counters that wrap.
     pub(crate) fn new(enforced: bool, origin: u64) -> Self {
         let allowed_edge = origin + u64::from(INITIAL_WINDOW);
         let accepted = origin;
@@ -66,7 +72,7 @@ impl SendWindow {
         }
     }
 
-    /// How many bytes may be accepted now.
+    /// Returns the number of bytes that may be accepted now.
     pub(crate) fn credit(&self) -> usize {
         match self.awaits_first_update() {
             true => self.reach().min(
@@ -77,39 +83,40 @@ impl SendWindow {
         }
     }
 
-    /// How many bytes the window alone leaves, whatever the session allows of it before the first
-    /// UPD.
+    /// Returns the number of bytes that the window alone leaves. Before the first UPD it may be
+    /// more than the allowance.
     pub(crate) fn reach(&self) -> usize {
         if !self.enforced {
             return usize::MAX;
         }
-        // The window may be smaller than what is in flight: then there is none.
+        // A later UPD may make the window smaller than the data in flight. Then nothing is left.
         let in_flight = self.accepted - self.consumed;
         usize::try_from(u64::from(self.window).saturating_sub(in_flight)).unwrap_or(usize::MAX)
     }
 
-    /// [`reach`](Self::reach), where there is a window that limits it.
+    /// Returns [`reach`](Self::reach) on version 2, and `None` on version 1.
     pub(crate) fn limited_credit(&self) -> Option<usize> {
         self.enforced.then(|| self.reach())
     }
 
-    /// Whether the peer has announced nothing yet, so that the session says how far the stream may
-    /// go.
+    /// Returns whether the peer's first UPD hasn't been received, so that the stream needs
+    /// allowance.
     pub(crate) fn awaits_first_update(&self) -> bool {
         self.enforced && !self.update_received
     }
 
-    /// The session lets the stream go `n` bytes further before the first UPD.
+    /// Adds `n` bytes to the allowance.
     pub(crate) fn allow(&mut self, n: u64) {
         self.allowed_edge += n;
     }
 
-    /// Takes back what the stream was allowed and hasn't accepted.
+    /// Takes back the unused allowance.
     pub(crate) fn disallow(&mut self) {
         self.allowed_edge = self.accepted;
     }
 
-    /// How many bytes were accepted, or may be, past what the peer has asked for.
+    /// Returns the bytes past the announced edge that were accepted or, before the first UPD, that
+    /// may be accepted.
     pub(crate) fn unsolicited(&self) -> u64 {
         if !self.enforced {
             return 0;
@@ -119,35 +126,37 @@ impl SendWindow {
         reached.saturating_sub(self.announced_edge)
     }
 
-    /// The peer hears of the stream no more: nothing counts as unsolicited from here on.
+    /// Ends the counting of unsolicited bytes, when the session forgets the stream.
     pub(crate) fn forget(&mut self) {
         self.update_received = true;
         self.announced_edge = u64::MAX;
     }
 
-    /// The peer's newest window, in bytes, whatever of it is in use.
+    /// Returns the size of the peer's newest window, in bytes, used or not.
     pub(crate) fn window(&self) -> usize {
         usize::try_from(self.window).unwrap_or(usize::MAX)
     }
 
+    /// Charges `n` bytes that were accepted from the application.
     pub(crate) fn accept(&mut self, n: usize) {
         self.accepted += n as u64;
     }
 
-    /// Bytes accepted since the stream began.
+    /// Returns the bytes accepted since the stream began.
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted
     }
 
+    /// Counts `n` bytes that the writer has taken.
     pub(crate) fn transmit(&mut self, n: usize) {
         self.transmitted += n as u64;
         debug_assert!(self.transmitted <= self.accepted);
     }
 
-    /// Takes an UPD.
+    /// Applies an UPD of the peer.
     pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Update {
-        // The signed distance from the newest consumed count seen: negative is old, whatever
-        // wrapped in between.
+        // The signed distance from the newest count. A negative one (here: a large unsigned one) is
+        // that of an older UPD, even if the counter wrapped in between.
         let ahead = consumed.wrapping_sub(self.consumed as u32);
         if ahead > MAX_WINDOW {
             return Update::Stale;
@@ -257,8 +266,8 @@ mod tests {
         assert_eq!((tx.credit(), tx.reach(), tx.unsolicited()), (40_000, 202_144, 100_000));
         tx.disallow();
         assert_eq!((tx.credit(), tx.unsolicited()), (0, 60_000));
-        // What the peer has asked for counts no more; what lies beyond does, until that is consumed
-        // or asked for.
+        // Bytes up to the announced edge don't count any more. Bytes past it count until an UPD
+        // moves the edge.
         let consumed = NEAR_WRAP.wrapping_add(10_000) as u32;
         assert_eq!(tx.update(consumed, 16_384), Update::Applied { gained: false });
         assert_eq!((tx.credit(), tx.unsolicited()), (0, 60_000 - 26_384));

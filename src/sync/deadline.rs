@@ -1,53 +1,47 @@
-//! Limits of blocked calls: deadlines, timeouts for each call, the no-data timeout, non-blocking
+//! Until when a blocked call waits: deadlines, per-call timeouts, the no-data timeout, non-blocking
 //! mode.
 //!
-//! The limits belong to the stream, or to the session's `accept`, and not to a handle. A change
-//! reaches calls that are already blocked: it wakes them, and each computes its limit anew.
+//! These belong to the stream (or the session's `accept`), not to a handle, and reach calls that
+//! are already blocked: whoever changes one wakes the waiters, and each asks again.
 //!
-//! # Invariants
-//! - The clock is read only before a wait, or before an inline call that has a limit.
-//! - The earlier of deadline and timeout wins.
-//! - A timeout runs from the call's start.
-//! - The no-data clock runs from the latest of these moments: the stream's creation, the last
-//!   setting, the last data, the last time it fired.
+//! Invariants: the clock is read only before a wait, or before a turn at the writer with a limit;
+//! the earlier of deadline and timeout wins; a timeout runs from the call's start; the no-data
+//! clock starts at the latest of creation, setting, last data, last firing.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The start of a call. It is set when the call first has to wait, so that other calls don't read
-/// the clock.
+/// When a call began, as far as it matters: at its first need to wait.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
     start: Option<Instant>,
 }
 
 impl Call {
-    /// Returns the call's start. Sets it to `now` if it wasn't set before.
+    /// The call's start, which is now if it wasn't set before.
     pub(crate) fn start(&mut self, now: Instant) -> Instant {
         *self.start.get_or_insert(now)
     }
 }
 
-/// The deadline and the timeout of one direction.
+/// One direction's deadline and timeout.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Deadline {
-    /// The deadline: a point in time for all calls.
     pub(crate) at: Option<Instant>,
-    /// The timeout: a duration for each call.
     pub(crate) timeout: Option<Duration>,
 }
 
 impl Deadline {
-    /// Returns whether there is neither, so that a call may wait without limit.
+    /// Whether there is neither, so that a call may wait for ever.
     pub(crate) fn is_none(&self) -> bool {
         self.at.is_none() && self.timeout.is_none()
     }
 
-    /// Returns the time until which the call may wait. `None` means without limit.
+    /// Until when the call may wait; `None`: for ever.
     ///
     /// # Errors
-    /// `Timeout` if that time has passed.
+    /// `Timeout` if that has passed.
     pub(crate) fn limit(&self, call: &mut Call, now: Instant) -> Result<Option<Instant>> {
         let start = call.start(now);
         let timeout = self.timeout.and_then(|timeout| start.checked_add(timeout));
@@ -66,12 +60,12 @@ pub(crate) fn not_zero(timeout: Option<Duration>) -> Result<()> {
     if timeout.is_some_and(|timeout| timeout.is_zero()) { Err(Error::ZeroTimeout) } else { Ok(()) }
 }
 
-/// Returns the earlier of two points in time. `None` means never.
+/// The earlier of two points in time, where `None` is never.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     [a, b].into_iter().flatten().min()
 }
 
-/// The no-data timeout of a stream, with its clock.
+/// A stream's no-data timeout and its clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NoData {
     timeout: Option<Duration>,
@@ -91,16 +85,15 @@ impl NoData {
         *self = Self::new(timeout, now);
     }
 
-    /// Notes that data was sent or received at `now`.
+    /// Data crossed at `now`.
     pub(crate) fn touch(&mut self, now: Instant) {
         self.since = self.since.max(now);
     }
 
-    /// Returns the time at which the timeout fires if no data is sent or received before. `None` if
-    /// there is no timeout.
+    /// When it fires, unless data crosses.
     ///
     /// # Errors
-    /// `NoData` if that time has passed. Then the clock starts again.
+    /// `NoData` if that has passed; the clock starts again.
     pub(crate) fn limit(&mut self, now: Instant) -> Result<Option<Instant>> {
         let Some(timeout) = self.timeout else { return Ok(None) };
         match self.since.checked_add(timeout) {
@@ -159,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_beyond_the_clock_is_no_limit() {
+    fn a_timeout_beyond_the_clock_is_for_ever() {
         let forever = Deadline { at: None, timeout: Some(Duration::MAX) };
         assert_eq!(forever.limit(&mut Call::default(), Instant::now()).unwrap(), None);
         let mut no_data = NoData::new(Some(Duration::MAX), Instant::now());
@@ -172,7 +165,7 @@ mod tests {
         let mut clock = NoData::new(Some(SECOND * 10), now);
         assert_eq!(clock.limit(now).unwrap(), Some(now + SECOND * 10));
         clock.touch(now + SECOND * 3);
-        clock.touch(now + SECOND * 2); // An older stamp changes nothing.
+        clock.touch(now + SECOND * 2); // an older stamp changes nothing
         assert_eq!(clock.limit(now).unwrap(), Some(now + SECOND * 13));
         clock.set(Some(SECOND), now + SECOND * 5);
         assert_eq!(clock.limit(now + SECOND * 5).unwrap(), Some(now + SECOND * 6));

@@ -1,45 +1,43 @@
-//! The reader's pause: a record of whether the reader waits for the application, since when, and
-//! for what.
+//! Whether the reader waits for the application, since when, and for what.
 //!
-//! Only the reader thread begins and ends a pause. Two others look at it: the timer, which suspends
-//! keepalive meanwhile, and calls that show a session's state.
+//! Only the reader thread begins and ends a pause. Others look: the timer, which suspends keepalive
+//! meanwhile, and whoever shows a session's state.
 //!
-//! The lock guards the record. It is a leaf of the lock order. Nobody waits on it.
+//! The lock guards the record, and is a leaf. Nobody waits on it.
 //!
-//! Invariant: the reader's clock is stamped before anybody can see that the pause is over.
-//! Otherwise keepalive could find a reader that isn't paused and seems to have received nothing all
-//! that time.
+//! Invariant: at a pause's end the reader's stamp is made before anybody can see that the pause is
+//! over, so that keepalive never finds a reader that isn't paused and has received nothing for as
+//! long.
 
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// The reason for a pause.
+/// What the reader waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// The application has to read data, because `max_receive_buffer` is used up.
+    /// Data is to be read: `max_receive_buffer` is used up.
     Budget,
-    /// The application has to accept streams, because the backlog is full.
+    /// Streams are to be accepted: the backlog is full.
     Backlog,
 }
 
-/// The record of the reader's pause: its begin and its cause. `None` while the reader isn't paused.
+/// The reader's pause, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Pause(Mutex<Option<(Instant, Cause)>>);
 
 impl Pause {
-    /// Begins a pause at `now`. The reader calls this before it wakes anybody, so the threads that
-    /// it wakes find the pause.
+    /// The reader is about to wait, from `now` on: whoever it tells of that finds it so.
     pub(crate) fn begin(&self, now: Instant, cause: Cause) {
         *self.0.lock() = Some((now, cause));
     }
 
-    /// Returns the begin and the cause of the current pause.
+    /// Since when the reader has been waiting, and for what, if it is.
     pub(crate) fn current(&self) -> Option<(Instant, Cause)> {
         *self.0.lock()
     }
 
-    /// Ends the pause. Calls `stamp` before anybody can see that.
+    /// The reader goes on; `stamp` is called before anybody can see that.
     pub(crate) fn end(&self, stamp: impl FnOnce()) {
         let mut record = self.0.lock();
         stamp();
@@ -59,7 +57,7 @@ mod tests {
         for cause in [Cause::Budget, Cause::Backlog] {
             pause.begin(now, cause);
             assert_eq!(pause.current(), Some((now, cause)));
-            // Nobody can look at the record while the stamp is made.
+            // The record can't be looked at before the stamp is made.
             let mut hidden = false;
             pause.end(|| hidden = pause.0.try_lock().is_none());
             assert!(hidden);

@@ -1,5 +1,6 @@
-//! Runs a plan: sessions over faulty transports, and threads that use their streams. Whatever
-//! fails, all these threads have to end by themselves.
+//! Runs a plan: sessions over faulty transports, and threads that use their streams.
+//!
+//! Whatever goes wrong, all these threads have to come to an end by themselves.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -44,7 +45,7 @@ pub fn run(plan: &Plan) -> Outcome {
             start(scope, ledger, move || open(scope, ledger, end, &session, rng.0));
             start(scope, ledger, move || accept(scope, ledger, end, &acceptor, rng.1, !keep));
         }
-        // Everything is done, or can't be done any more.
+        // All is done, or it can't be any more.
         for closed in &closed {
             select! { recv(all_done) -> _ => break, recv(closed) -> _ => {} }
         }
@@ -53,7 +54,7 @@ pub fn run(plan: &Plan) -> Outcome {
             close_both(&ledger, first);
         }
     });
-    // Both sessions have let go of their transports, so the sessions' threads are about to end.
+    // Both transports have been let go of, so the sessions' threads are at their end.
     for gone in [a_gone, b_gone] {
         assert!(gone.recv().is_err());
     }
@@ -68,7 +69,7 @@ fn close_both(ledger: &Ledger<'_>, first: usize) {
     close(ledger, 1 - first);
 }
 
-/// Starts a session. A panic of the transport is an error at this point, and leaves nothing behind.
+/// Starts a session. A panic of the transport's is an error then, and leaves nothing behind.
 fn created(
     plan: &Plan,
     end: usize,
@@ -83,7 +84,7 @@ fn created(
     }
 }
 
-/// Starts a thread. Its panic is the seed's failure.
+/// Starts a thread whose panic is the seed's failure.
 fn start<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
     ledger: &'e Ledger<'_>,
@@ -120,7 +121,7 @@ fn open<'s, 'e: 's>(
     }
 }
 
-/// Accepts the other end's streams. With `few`, no more than the plan has.
+/// Accepts the other end's streams; with `few`, no more than there are.
 fn accept<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
     ledger: &'e Ledger<'_>,
@@ -223,7 +224,7 @@ impl Drop for Done<'_, '_> {
     }
 }
 
-/// Returns the seed of the bytes that one end sends.
+/// The seed of what one end sends.
 fn pattern(seed: u64, index: usize, end: usize) -> u64 {
     Rng::new(seed.wrapping_mul(1000) + index as u64 * 2 + end as u64).word()
 }
@@ -270,7 +271,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
 
     // ---- calls ----------------------------------------------------------------------------------
 
-    /// Makes one write of `data`. Tries again after soft errors.
+    /// One write of what it says, tried again while that fails softly.
     fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
         loop {
             self.quirk();
@@ -301,7 +302,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         Ok(())
     }
 
-    /// Makes one read of up to `max` bytes, and checks the bytes. Tries again after soft errors.
+    /// One read of up to `max` bytes, tried again while that fails softly; what comes is checked.
     fn read(&mut self, max: usize) -> Result<usize, Error> {
         loop {
             self.quirk();
@@ -323,8 +324,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         }
     }
 
-    /// Reads through `write_to`, with a writer that fails after `max` bytes. The bytes that the
-    /// writer didn't take have to stay in the stream. Returns 0 at the end.
+    /// The same through `write_to`, with a writer that fails after `max` bytes: what it didn't take
+    /// has to stay. 0 at the end.
     fn read_by_writer(&mut self, max: usize) -> Result<usize, Error> {
         loop {
             let stream = self.stream.clone();
@@ -334,7 +335,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             match result {
                 Ok(total) => {
                     assert_eq!(total, took as u64);
-                    // The next read finds the end once more.
+                    // The end will be found once more, by the next read.
                     return if took > 0 { Ok(took) } else { Ok(0) };
                 }
                 Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Full>()) => {
@@ -364,7 +365,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.moved(data.len());
     }
 
-    /// Handles the error of a call. Soft errors come from this end's own settings, which are reset.
+    /// What failed a call: soft errors are this end's own wish, and are lifted.
     fn failed(&self, error: io::Error) -> Result<(), Error> {
         let kind = error.kind();
         assert!(
@@ -387,7 +388,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         Ok(())
     }
 
-    /// Now and then does something other than reading and writing.
+    /// Now and then, something beside reading and writing.
     fn quirk(&mut self) {
         if !self.rng.chance(self.ledger.plan.streams[self.index].quirks) {
             return;
@@ -410,14 +411,14 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             }
             _ => {
                 if let Err(error) = self.stream.flush() {
-                    // The next write gets a hard error, too. Reads may go on.
+                    // a hard error is the next write's as well; reads may go on
                     let _ = self.failed(error);
                 }
             }
         }
     }
 
-    /// Records bytes that were accepted or read. Starts the plan's event if its time has come.
+    /// Bytes were accepted or read: the plan may want something to happen now.
     fn moved(&self, n: usize) {
         let now = self.ledger.progress.fetch_add(n as u64, SeqCst) + n as u64;
         let Some(trigger) = self.ledger.plan.trigger else { return };
@@ -433,7 +434,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             Action::Drain => {
                 if let Some(session) = ledger.session(end) {
                     ledger.closing[end].store(true, SeqCst);
-                    let _ = session.drain(Duration::from_millis(3)); // `close` says how it went.
+                    let _ = session.drain(Duration::from_millis(3)); // `close` says how it went
                 }
             }
         }
@@ -462,7 +463,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.finish(end, manner == Manner::Close, matches!(manner, Manner::DropAt(_)));
     }
 
-    /// Ends writing at this end.
+    /// No more is written here.
     fn finish(&mut self, end: WriteEnd, close: bool, silent: bool) {
         let way = self.way_out();
         *way.write_end.lock().unwrap() = Some(end);
@@ -473,11 +474,10 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let finished = if close {
             self.stream.close().is_ok()
         } else {
-            // This fails if the other thread has closed the stream.
+            // it isn't if the other thread has closed the stream
             self.stream.shutdown(Shutdown::Write).is_ok()
         };
-        // The check comes after the call. So if the session isn't closing, the call came before its
-        // close.
+        // Asked after the call: then it came before the session's close.
         let closing = self.ledger.closing[self.end].load(SeqCst);
         way.finished_in_time.store(finished && !closing, SeqCst);
     }
@@ -505,7 +505,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let stopped = matches!(end, ReadEnd::Stopped);
         self.stop_reading(end);
         match manner {
-            // This fails if the stream is closed.
+            // fails where it is closed
             Manner::StopReading(_) if stopped => {
                 let _ = self.stream.shutdown(Shutdown::Read);
             }
@@ -518,7 +518,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         }
     }
 
-    /// Ends reading at this end, and records how.
+    /// No more is read here. The ending stays.
     fn stop_reading(&mut self, end: ReadEnd) {
         let again = (!matches!(end, ReadEnd::Stopped)).then(|| self.stream.read(&mut [0; 9]));
         match (&end, again) {
@@ -535,7 +535,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         *self.way_in().read_end.lock().unwrap() = Some(end);
     }
 
-    /// Sends requests, and reads the answer after each.
+    /// Requests, each followed by its answer.
     fn ask(&mut self) {
         let mut left = self.ledger.plan.streams[self.index].bytes[self.end];
         let mut write_end = WriteEnd::Done;
@@ -566,7 +566,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.stop_reading(end);
     }
 
-    /// Echoes the bytes that arrive.
+    /// Answers as many bytes as come.
     fn answer(&mut self) {
         let mut write_end = WriteEnd::Done;
         let read_end = loop {
@@ -596,7 +596,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
     }
 }
 
-/// A writer that takes a number of bytes, then fails.
+/// A writer that takes so much, then fails.
 struct Sink<'u, 's, 'e, 'p> {
     user: &'u mut User<'s, 'e, 'p>,
     took: usize,

@@ -1,79 +1,79 @@
-//! The attacks. Each has its bytes, the settings and the application that it attacks, and the upper
-//! limit of its cost.
+//! The attacks: what each sends, against which settings and which application, and what it may cost
+//! at most.
 //!
-//! An attack is a prelude and then pieces of bytes. So the same attack can be sent at full speed,
-//! or at a pace. Its upper limit of memory is added up from the settings, see [`Cost::bound`].
+//! An attack is a prelude and then pieces of bytes, so that the same attack can be sent as fast as
+//! it goes, or at a pace. What an attack may cost in memory is added up from the settings, see
+//! [`Cost::bound`].
 
 use std::time::Duration;
 
 use gmux::Config;
 use gmux::wire::{Command, Frame};
 
-/// The behaviour of the attacked application. It is the one that suits the attacker.
+/// What the attacked application does: what suits the attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum App {
     /// Accepts nothing.
     Ignores,
     /// Accepts streams, and drops them.
     Drops,
-    /// Accepts streams and keeps them, but reads nothing.
+    /// Accepts streams, and keeps them; reads nothing.
     Holds,
-    /// Accepts streams and keeps them until they fail. Reads nothing.
+    /// The same, until they fail.
     HoldsWhatIsGood,
-    /// Reads everything that arrives.
+    /// Reads whatever comes.
     Reads,
-    /// Drops streams, except those with the name "fill". To them it writes as much as it can.
+    /// Drops streams; but to one that is called "fill" it writes as much as it can.
     Fills,
-    /// Reads one stream. It begins only when the session has stopped reading for want of room, and
-    /// then reads everything.
+    /// Reads one stream, but not before the session has stopped reading for want of room; then all
+    /// there is.
     ReadsInBursts,
-    /// Keeps streams, with close notifiers that run as long as the session lives.
+    /// Keeps streams, with close notifiers that take as long as the session lives.
     NotifiesSlowly,
 }
 
-/// The attacker's treatment of the bytes that come back.
+/// What the attacker does with what comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
-    /// Reads the bytes and discards them.
+    /// Reads it, and throws it away.
     Read,
-    /// Leaves the bytes unread, until nothing more can be sent to the attacker.
+    /// Leaves it where it is, until nothing can be sent to it any more.
     Unread,
 }
 
-/// The state of the attacked session after the attack.
+/// How the attacked session ends up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The session goes on. It answers another stream after the attack.
+    /// It goes on: it answers another stream after the attack.
     Lives,
-    /// The session's reader waits for the application, as it should. The session lives.
+    /// Its reader waits for the application, as it should; it lives.
     Waits,
-    /// The session ends, for this reason.
+    /// It ends, for this reason.
     Ends(&'static str),
-    /// The session goes on, or ends for this reason. The outcome depends on the relative speed of
-    /// both sides.
+    /// It goes on, or ends for this reason: which of the two depends on who is faster.
     MayEnd(&'static str),
 }
 
-/// The memory that an attack may cost, by the settings that limit it.
+/// What an attack may cost in memory, by the settings that limit it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
-    /// The attack costs received data that nobody reads: `max_receive_buffer`.
+    /// It is data that is received and unread: `max_receive_buffer`.
     pub data: bool,
-    /// The attack costs names: half of `max_receive_buffer`.
+    /// It is names: half of that.
     pub names: bool,
-    /// The attack costs up to this many streams: `max_streams`, `accept_backlog`, or the number
-    /// that the attack has open at once.
+    /// It is streams, at most so many: `max_streams`, `accept_backlog`, or what the attack opens at
+    /// once.
     pub streams: usize,
-    /// The attack costs refusals that can't be sent.
+    /// It is refusals that can't be sent.
     pub refusals: bool,
-    /// Upper limit of the threads that the attack makes the victim start: the application's for its
-    /// streams, and gmux's for close notifiers.
+    /// Threads that it makes the victim start, at most: the application's for its streams, gmux's
+    /// for close notifiers.
     pub threads: usize,
-    /// The attack costs up to this many sessions at once.
+    /// It is sessions, at most so many at once.
     pub sessions: usize,
-    /// The attack costs idle buffers of this many sizes.
+    /// It is idle buffers, of so many sizes.
     pub idle_sizes: usize,
-    /// This many streams have accepted data from the application that they can't send:
+    /// It is what so many streams have accepted from the application, and can't send:
     /// `max_send_buffer` each.
     pub unsent: usize,
 }
@@ -81,47 +81,44 @@ pub struct Cost {
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Upper limit of the memory of a stream without data, in bytes:
-///
-/// - its state
-/// - its place in the table (twice, while the table grows), in the backlog, and in a lane
-/// - its handle in the application
-/// - the allocator's overhead
+/// What a stream without data occupies at most, in bytes: its state, its place in the table (twice,
+/// while that grows), in the backlog, in a lane, and in the application's hands; and the
+/// allocator's overhead.
 const STREAM: usize = 800;
 
-/// Upper limit of a session's memory, in bytes: two threads' stacks as far as they are touched, the
-/// reader's buffer, and the bytes read ahead.
+/// What a session occupies at most, in bytes: two threads' stacks as far as they are touched, the
+/// reader's window, what is read ahead.
 const SESSION: usize = 64 * KIB + WINDOW;
 
-/// Memory of a session's reader that isn't charged: its buffer after a wrong guess made it grow,
-/// and seven frames read ahead.
+/// What a session's reader holds that isn't charged: its window as a wrong guess made it grow,
+/// seven frames read ahead.
 const WINDOW: usize = 8 * 65_543;
 
-/// Growth of the process that no attack causes: threads, the allocator's arenas, the measuring.
+/// What the process grows by whatever happens: threads, the allocator's arenas, the measuring.
 const FIXED: usize = 2 * MIB;
 
-/// Memory of the refusals. The promises set the number that may wait. Each takes up to three times
-/// 4 bytes while its queue grows.
+/// How many refusals may wait (the promises say so), and what each occupies while their queue
+/// grows.
 const REFUSALS: usize = 65_536 * 4 * 3;
 
-/// Upper limit of a session's threads that call close notifiers. The documentation of
-/// `set_close_notifier` has it.
+/// How many threads of a session call close notifiers at most (the documentation of
+/// `set_close_notifier` says so).
 const NOTIFY_THREADS: usize = 8;
 
-/// The default of `max_send_buffer`.
+/// `max_send_buffer`, as it is by default.
 const SEND_BUFFER: usize = 256 * KIB;
 
-/// Upper limit of idle buffers, for one size and for all sizes together.
+/// How much a size of buffers keeps idle at most, and all sizes together.
 const IDLE: usize = 4 * MIB;
 const IDLE_ALL: usize = 64 * MIB;
 
 impl Cost {
-    /// Returns the upper limit of the memory, in bytes.
+    /// The bound in bytes.
     pub fn bound(&self, config: &Settings) -> usize {
         let mut bound = FIXED + self.streams * STREAM + self.sessions.max(1) * SESSION;
         if self.data {
-            // A charge counts the buffer's class and 64 bytes. The queue of chunks may have grown
-            // to twice its content.
+            // A charge counts the buffer's class and 64 bytes; the chunks' queue may have grown to
+            // twice what is in it.
             bound += config.receive_buffer * 3 / 2 + 65_600;
         }
         if self.names {
@@ -131,15 +128,14 @@ impl Cost {
             bound += REFUSALS;
         }
         if self.unsent > 0 {
-            // The batch that is being written counts, too. A frame's buffer holds its header and
-            // its data.
+            // And the batch that is being written. A frame's buffer is its header's and its data's.
             bound += self.unsent * SEND_BUFFER * 9 / 8 + 2 * SEND_BUFFER;
         }
         bound + (self.idle_sizes * IDLE.min(config.receive_buffer)).min(IDLE_ALL)
     }
 }
 
-/// The settings from which the upper limits are computed.
+/// Of the settings, what bounds are made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub receive_buffer: usize,
@@ -154,18 +150,18 @@ pub struct Attack {
     pub more: fn(Config) -> Config,
     pub app: App,
     pub answers: Answers,
-    /// Number of streams that the application must have accepted before the pieces are sent.
+    /// How many streams the application has to have accepted before the pieces are sent.
     pub accepted: u64,
-    /// The bytes that are sent first, all at once.
+    /// Sent first, all at once.
     pub prelude: fn(u8) -> Vec<u8>,
-    /// Returns the n-th piece.
+    /// The n-th piece.
     pub piece: fn(u8, u32) -> Vec<u8>,
     /// All pieces are the same.
     pub same: bool,
-    /// Number of pieces in the small and in the full run.
+    /// How many pieces, small and full.
     pub pieces: (u32, u32),
-    /// The attacker waits for answers, so that it can send all pieces. The number says how many
-    /// streams a piece asks for.
+    /// The attacker waits for answers, so that it can send all: so many streams are asked for in a
+    /// piece.
     pub paced: Option<u64>,
     /// Each piece comes by a connection of its own, which the victim has to end.
     pub apart: bool,
@@ -175,7 +171,7 @@ pub struct Attack {
 
 const DEFAULT: Settings = Settings { receive_buffer: 4 * MIB, name_len: 4096 };
 
-/// A small budget, which is soon used up.
+/// A small budget: soon used up.
 const SMALL: Settings = Settings { receive_buffer: MIB, ..DEFAULT };
 
 impl Attack {
@@ -220,7 +216,7 @@ impl Attack {
             .max_receive_buffer(receive_buffer)
             .max_name_len(name_len);
         if !super::full() {
-            // The default would cost 5 s for each attack.
+            // the default costs 5 s an attack
             config = config.accept_stall_timeout(Some(Duration::from_millis(100)));
         }
         (self.more)(config)
@@ -248,18 +244,18 @@ fn upd(id: u32, consumed: u32, window: u32) -> Vec<u8> {
     Frame::update(id, consumed, window).encode()
 }
 
-/// Returns `per` frames, the `n`-th piece. `make` gets each frame's number in the whole attack.
+/// So many frames, made from their number in the whole attack, `per` of them a piece.
 fn frames(n: u32, per: u32, make: impl FnMut(u32) -> Vec<u8>) -> Vec<u8> {
     (n * per..(n + 1) * per).flat_map(make).collect()
 }
 
-/// Returns the id of a client's i-th stream. It starts at 101, to leave some ids for the prelude.
+/// The id of the i-th stream of a client: from 101, to leave some for the prelude.
 fn id(i: u32) -> u32 {
     101 + 2 * i
 }
 
-/// Opens a stream that the application fills, with a window that never ends. The data that comes
-/// back fills the sockets, so that nothing else can be sent to the attacker.
+/// Opens a stream that the application fills, with no end of window: what comes back fills the
+/// sockets, so that nothing else can.
 fn fill(version: u8) -> Vec<u8> {
     fill_one(version, 1)
 }
@@ -272,7 +268,7 @@ fn fill_one(version: u8, id: u32) -> Vec<u8> {
     bytes
 }
 
-/// Number of the attacker's streams that the application fills.
+/// How many streams of the attacker's the application fills.
 const FILLED: u32 = 64;
 
 /// Opens `n` streams.
@@ -280,7 +276,7 @@ fn open(version: u8, n: u32) -> Vec<u8> {
     (0..n).flat_map(|i| frame(version, Command::Syn, id(i), b"")).collect()
 }
 
-/// Returns noise, the same each time.
+/// Noise, the same each time.
 fn noise(seed: u32, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     let mut next = || {
@@ -293,7 +289,7 @@ fn noise(seed: u32, len: usize) -> Vec<u8> {
 }
 
 /// Payload lengths that each need a buffer of another size class: quarter steps from 4096 to 65536,
-/// and the data path's own size.
+/// and the data path's own.
 const SIZES: [u16; 21] = [
     4097, 5121, 6145, 7169, 8193, 10_241, 12_289, 14_337, 16_385, 20_481, 24_577, 28_673, 32_769,
     40_961, 49_153, 57_345, 65_535, 8192, 16_384, 32_768, 4200,
@@ -302,7 +298,7 @@ const SIZES: [u16; 21] = [
 // ---- the attacks --------------------------------------------------------------------------------
 
 pub static ALL: &[Attack] = &[
-    // Data that nobody reads, in the smallest frames. Each takes 9 bytes on the wire.
+    // Data that nobody reads, in the smallest frames: 9 bytes on the wire for each.
     Attack {
         prelude: |version| open(version, 32),
         app: App::Holds,
@@ -316,7 +312,7 @@ pub static ALL: &[Attack] = &[
             (2000, 2000),
         )
     },
-    // The same, to as many streams as are allowed. Each holds a buffer of its own.
+    // The same, to as many streams as there may be: each holds a buffer of its own.
     Attack {
         app: App::Ignores,
         settings: SMALL,
@@ -358,7 +354,7 @@ pub static ALL: &[Attack] = &[
             (100, 1000),
         )
     },
-    // Streams that the application writes to. The attacker reads none of them.
+    // Streams that the application writes to, none of which the attacker reads.
     Attack {
         app: App::Fills,
         answers: Answers::Unread,
@@ -375,7 +371,7 @@ pub static ALL: &[Attack] = &[
             (10, 10),
         )
     },
-    // Streams that the application accepts, as many as are allowed.
+    // Streams that everybody accepts: as many as there may be.
     Attack {
         app: App::Holds,
         more: |config| config.accept_backlog(65_536),
@@ -431,7 +427,7 @@ pub static ALL: &[Attack] = &[
             (20, 1000),
         )
     },
-    // Frames without effect.
+    // Frames that lead nowhere.
     Attack::new(
         "unknown-ids",
         |version, n| frames(n, 1000, |i| frame(version, Command::Psh, id(i), &[1])),
@@ -484,7 +480,7 @@ pub static ALL: &[Attack] = &[
             (50, 2000),
         )
     },
-    // Window updates.
+    // Windows.
     Attack {
         versions: &[2],
         app: App::Fills,
@@ -512,7 +508,7 @@ pub static ALL: &[Attack] = &[
             (50, 2000),
         )
     },
-    // Many streams that fail one by one. The application wants a notification of each end.
+    // Many streams that fail one by one, and whose ends the application wants to be told of.
     Attack {
         versions: &[2],
         app: App::NotifiesSlowly,
@@ -537,7 +533,7 @@ pub static ALL: &[Attack] = &[
             (10, 1000),
         )
     },
-    // Wrong guesses of the reader: runs of large frames, then a frame that breaks the run.
+    // Guesses gone wrong: runs of large frames, then what isn't one of them.
     Attack {
         prelude: |version| open(version, 2),
         app: App::Reads,
@@ -553,7 +549,7 @@ pub static ALL: &[Attack] = &[
             (5, 500),
         )
     },
-    // Buffers of every size, as many as fit, one size after the other.
+    // A buffer of every size, as many as fit, one size after the other.
     Attack {
         versions: &[1],
         prelude: |version| open(version, 1),
@@ -568,7 +564,7 @@ pub static ALL: &[Attack] = &[
             (42, 210),
         )
     },
-    // Bytes of another protocol.
+    // Not even a peer of ours.
     Attack {
         versions: &[1],
         apart: true,
@@ -576,7 +572,7 @@ pub static ALL: &[Attack] = &[
         cost: Cost { sessions: 4, ..COST },
         ..Attack::new("garbage", |_, n| noise(n, 4096), (100, 2000))
     },
-    // The right version and command, and noise in the rest. It gets further.
+    // The right version and command, the rest noise: it gets further.
     Attack {
         apart: true,
         fate: Fate::Ends("Invalid"),
@@ -601,8 +597,7 @@ pub static ALL: &[Attack] = &[
     },
 ];
 
-/// A large frame that never ends, on each of many connections. A piece is one byte for each of
-/// them.
+/// A large frame that takes for ever, on each of many connections: a piece is a byte of each.
 pub static SLOW: Attack = Attack {
     more: |config| config.keepalive_interval(SLOW_KEEPALIVE / 3).keepalive_timeout(SLOW_KEEPALIVE),
     app: App::Holds,
@@ -618,7 +613,7 @@ pub static SLOW: Attack = Attack {
 
 pub const SLOW_CONNECTIONS: usize = 50;
 
-/// Keepalive timeout: the time without any bytes after which a session ends.
+/// How long nothing at all may come.
 const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
 
 const COST: Cost = Cost {
@@ -640,7 +635,7 @@ fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
     })
 }
 
-/// Returns the number of frames in `bytes`.
+/// How many frames there are in `bytes`.
 pub fn count_frames(bytes: &[u8]) -> u64 {
     let mut at = 0;
     let mut count = 0;

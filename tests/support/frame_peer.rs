@@ -1,6 +1,5 @@
-//! A peer in memory that sends and receives whole frames, over a transport that the test controls.
-//! The test says which bytes arrive, when a write may go on, and how reads and writes fail. There
-//! are no kernel buffers in between, so a stuck write is stuck at its first byte.
+//! A transport that does what the test says: what comes in, when a write may go on, and how both
+//! fail. No kernel buffers are between, so a stuck write is stuck at its first byte.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -18,9 +17,9 @@ enum Input {
 
 #[derive(Default)]
 struct Gate {
-    /// Writes wait at the gate.
+    /// Writes wait.
     shut: bool,
-    /// A write waits at the gate.
+    /// A write waits.
     stuck: bool,
     aborted: bool,
     /// Aborting doesn't end a write that waits.
@@ -32,16 +31,16 @@ struct Gate {
 #[derive(Default)]
 struct Shared {
     gate: Mutex<Gate>,
-    /// Wakes writes that wait at the gate, and tests that wait for the session's writer.
+    /// Writes that wait at the gate, and tests that wait for what the writer does.
     changed: Condvar,
 }
 
-/// The test's end.
+/// The test's end of it.
 pub struct FramePeer {
     pub version: u8,
     input: Sender<Input>,
     shared: Arc<Shared>,
-    /// Position in `written` of the next frame that `recv` returns.
+    /// Where the next frame to look at begins.
     seen: usize,
 }
 
@@ -52,7 +51,7 @@ pub struct FramePeerTransport {
     shared: Arc<Shared>,
 }
 
-/// Returns a peer and its transport, which lets everything through until the test says otherwise.
+/// A transport that lets everything through, until it is told otherwise.
 pub fn frame_peer(version: u8) -> (FramePeer, FramePeerTransport) {
     let (tell, input) = unbounded();
     let shared = Arc::new(Shared::default());
@@ -106,7 +105,7 @@ impl FramePeer {
         self.shared.changed.notify_all();
     }
 
-    /// Makes writes wait from now on, until `open` is called or the transport is aborted.
+    /// Writes wait from now on, until the gate is opened or the transport aborted.
     pub fn shut(&self) {
         self.change(|gate| gate.shut = true);
     }
@@ -115,17 +114,17 @@ impl FramePeer {
         self.change(|gate| gate.shut = false);
     }
 
-    /// From now on, an abort doesn't end a waiting write. Only `open` does.
+    /// Aborting doesn't end a write that waits: only the gate does.
     pub fn turn_deaf(&self) {
         self.change(|gate| gate.deaf = true);
     }
 
-    /// Makes all writes fail from now on, also a write that waits.
+    /// Writes fail from now on, also one that waits.
     pub fn fail_write(&self, kind: io::ErrorKind) {
         self.change(|gate| gate.fault = Some(kind));
     }
 
-    /// Waits until a write of the session is stuck at the gate.
+    /// Waits until the session's writer is stuck at the gate.
     pub fn wait_stuck(&self) {
         let mut gate = self.shared.gate.lock();
         while !gate.stuck {
@@ -137,7 +136,7 @@ impl FramePeer {
         self.shared.gate.lock().aborted
     }
 
-    /// Returns the session's next frame that isn't a NOP.
+    /// The session's next frame that isn't a NOP.
     pub fn recv(&mut self) -> Frame {
         let mut gate = self.shared.gate.lock();
         loop {
@@ -152,7 +151,7 @@ impl FramePeer {
         }
     }
 
-    /// Returns the next `len` bytes of data on stream `id`. Skips UPDs.
+    /// So many bytes of data on stream `id`; UPDs are read past.
     pub fn expect_data(&mut self, id: u32, len: usize) -> Vec<u8> {
         let mut data = Vec::new();
         while data.len() < len {
@@ -168,7 +167,7 @@ impl FramePeer {
     }
 }
 
-/// Lets the session's threads go when the test is over.
+/// A test that is over lets the session's threads go.
 impl Drop for FramePeer {
     fn drop(&mut self) {
         self.change(|gate| (gate.shut, gate.deaf) = (false, false));
@@ -246,8 +245,7 @@ struct FramePeerControl {
 }
 
 impl Control for FramePeerControl {
-    /// Ends the peer's input, too. A peer that runs this crate ends its side when it has read the
-    /// end.
+    /// A peer that runs this crate ends its side when it has read the end.
     fn finish_write(&self) -> io::Result<()> {
         let _ = self.tell.send(Input::End); // the reader may be gone
         Ok(())

@@ -1,28 +1,34 @@
-//! A stream's turns at the writer: when it has to be queued, in which lane, and which frames it
-//! sends when its turn comes.
+//! The sending of a stream: when it has to be queued for the writer, in which lane, and which
+//! frames it then makes.
 //!
-//! Invariants: a stream is queued in each lane at most once; frames leave in the order SYN, (UPD,
-//! data)*, FIN, then UPD alone; after the session's end nothing leaves.
+//! Invariants:
+//!
+//! - A stream is queued in each lane at most once.
+//! - Frames leave in the order SYN, (UPD, data)*, FIN, then UPDs alone.
+//! - After the session's end no frame leaves.
 
 use super::{EXPRESS_BYTES, Lane, StreamCore, Transmit};
 use crate::proto::state::{Event, Sending};
 
 impl<C> StreamCore<C> {
-    /// FIN is due when everything accepted is sent.
+    /// Returns whether FIN is due: the application has finished, and all accepted data has been
+    /// taken by the writer.
     #[inline]
     fn fin_due(&self) -> bool {
         self.state.sending == Sending::Finishing && self.outbox.is_empty() && !self.writing
     }
 
-    /// UPD is of use while the application may read.
+    /// Returns whether an UPD is due. A closed stream sends none, since its application reads no
+    /// more.
     #[inline]
     fn update_due(&self) -> bool {
         self.rx.is_due() && !self.closed
     }
 
-    /// The lane in which the stream has to be queued now, if it has something to send and isn't
-    /// queued for it; it counts as queued from here on. Call it after every change, until it says
-    /// `None`.
+    /// Returns a lane in which the caller has to queue the stream now: the stream has something to
+    /// send there and isn't queued for it. The stream counts as queued from here on.
+    ///
+    /// Call it after every change, until it returns `None`.
     #[inline]
     pub(crate) fn schedule(&mut self) -> Option<Lane> {
         if self.send_closed {
@@ -42,7 +48,7 @@ impl<C> StreamCore<C> {
         None
     }
 
-    /// The stream's turn in `lane` begins: it isn't queued there any more.
+    /// Begins to send in `lane`: the writer has taken the stream out of this lane's queue.
     pub(crate) fn begin_transmit(&mut self, lane: Lane) {
         match lane {
             Lane::Express => self.in_express = false,
@@ -50,10 +56,12 @@ impl<C> StreamCore<C> {
         }
     }
 
-    /// The next frame of a turn, of at most `allowance` bytes of data; `None` when nothing is left,
-    /// or allowed.
+    /// Returns the next frame to send in `lane`. Returns `None` when no frame is left, or when the
+    /// allowance doesn't cover the next one.
     ///
-    /// In the bulk lane a frame may exceed what is left of the allowance.
+    /// `allowance` is the number of bytes of data that the stream may still send now. In the
+    /// express lane a frame has to fit into it. In the bulk lane a frame may exceed it if it isn't
+    /// 0.
     pub(crate) fn poll_transmit(&mut self, lane: Lane, allowance: usize) -> Option<Transmit> {
         if self.send_closed {
             return None;
@@ -80,7 +88,7 @@ impl<C> StreamCore<C> {
         None
     }
 
-    /// `n` bytes of data, and FIN, were handed to the transport.
+    /// Records that `n` bytes of data were written to the transport, and FIN too if `fin` is set.
     pub(crate) fn mark_written(&mut self, n: usize, fin: bool) {
         self.written += n as u64;
         if fin {

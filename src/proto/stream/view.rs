@@ -1,32 +1,34 @@
-//! What a stream's counts say, for those who only look.
+//! Counts of a stream, for statistics and `Debug`.
 //!
-//! Invariant: nothing here changes anything.
+//! Invariant: nothing here changes the stream.
 
 use super::StreamCore;
 use crate::error::Error;
 
 impl<C> StreamCore<C> {
-    /// Bytes received since the stream began: a large frame counts when its header has come.
+    /// Returns the bytes received since the stream began. A large frame counts as soon as its
+    /// header has been read.
     pub(crate) fn received(&self) -> u64 {
         self.rx.received()
     }
 
-    /// Bytes handed to the transport since the stream began.
+    /// Returns the bytes written to the transport since the stream began.
     pub(crate) fn written(&self) -> u64 {
         self.written
     }
 
-    /// Bytes that wait for the application.
+    /// Returns the received bytes that the application hasn't read.
     pub(crate) fn unread(&self) -> usize {
         self.inbox.len()
     }
 
-    /// Bytes that the peer's window still lets be accepted; `None` on version 1, which has none.
+    /// Returns the bytes that the peer's window leaves to be accepted. `None` on version 1, which
+    /// has no windows.
     pub(crate) fn credit(&self) -> Option<u64> {
         self.tx.limited_credit().map(|credit| credit as u64)
     }
 
-    /// Why the stream is over for its application, if it is.
+    /// Returns the error that ended the stream for its application, if it has ended.
     pub(crate) fn cause(&self) -> Option<Error> {
         if self.closed {
             return Some(Error::Closed);

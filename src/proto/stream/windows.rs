@@ -1,20 +1,24 @@
-//! What a session's other streams mean for the windows of one: how far it may go before its peer
-//! has announced a window ([`Unsolicited`](crate::proto::unsolicited::Unsolicited)), and how large
-//! a window it may announce.
+//! The limits that a session's other streams set to the windows of one stream:
 //!
-//! Invariant: before the first UPD nothing is accepted past what the session allowed.
+//! - the bytes that it may accept before its peer's first UPD
+//!   ([`Unsolicited`](crate::proto::unsolicited::Unsolicited));
+//! - the largest window that it may announce.
+//!
+//! The *allowance* of a stream is the number of bytes that the session lets it accept before the
+//! first UPD. The rules are in `manual::architecture`, "Windows of many streams".
+//!
+//! Invariant: before the first UPD no byte is accepted without allowance.
 
 use super::StreamCore;
 
 impl<C> StreamCore<C> {
-    /// From here on the stream goes as far as the session allows, until its peer has announced a
-    /// window.
+    /// Makes the stream depend on allowance, which begins at 0, until its peer's first UPD.
     pub(crate) fn await_allowance(&mut self) {
         self.tx.disallow();
     }
 
-    /// How much more allowance a write of `n` bytes needs, with at most `max` bytes accepted and
-    /// unsent; 0 if it needs none.
+    /// Returns how much more allowance a write of `n` bytes needs. It is 0 after the first UPD, and
+    /// it doesn't exceed the room in the window and in the queue of `max` bytes.
     #[inline]
     pub(crate) fn needs_allowance(&self, n: usize, max: usize) -> u64 {
         if !self.tx.awaits_first_update() {
@@ -24,18 +28,17 @@ impl<C> StreamCore<C> {
         n.min(possible).saturating_sub(self.tx.credit()) as u64
     }
 
-    /// The session allows `n` bytes more.
+    /// Adds `n` bytes to the allowance.
     pub(crate) fn allow(&mut self, n: u64) {
         self.tx.allow(n);
     }
 
-    /// What the stream counts for in the session's sum, in bytes.
+    /// Returns the stream's part of the session's sum of unsolicited bytes, in bytes.
     pub(crate) fn unsolicited(&self) -> u64 {
         self.tx.unsolicited()
     }
 
-    /// A change is over: what was allowed and not accepted goes back, unless a write is still
-    /// copying it.
+    /// Gives unused allowance back, at the end of a change. A write that is still copying keeps it.
     #[inline]
     pub(crate) fn return_allowance(&mut self) {
         if self.tx.awaits_first_update() && !self.writing {
@@ -43,31 +46,35 @@ impl<C> StreamCore<C> {
         }
     }
 
-    /// The session has forgotten the stream: it counts for nothing any more.
+    /// Ends the stream's part in the session's sum, when the session has forgotten the stream.
     pub(crate) fn forget_allowance(&mut self) {
         self.tx.forget();
     }
 
-    /// Whether a write that found no room for `least` bytes waits for its peer, or for the
-    /// session's allowance, and not for the queue alone.
+    /// Returns why a write that found no room for `least` bytes has to wait: `true` if it waits for
+    /// its peer or for allowance, `false` if it waits for room in the queue alone.
     pub(crate) fn lacks_credit(&self, max: usize, least: usize) -> bool {
         self.tx.reach() < least || (self.tx.credit() < least && self.outbox.len() + least <= max)
     }
 
-    /// Whether such a write may keep what was granted to the peer from being read, so that the
-    /// session has to take it in: it is more than that where the peer doesn't keep to its window.
+    /// Returns whether a write of `least` bytes *starves*: it waits for credit, and its peer keeps
+    /// to the granted window.
+    ///
+    /// The thread of such a write may be the one that should read. So the session has to receive
+    /// the granted data, though nobody reads it. A peer that exceeds its window has no claim to
+    /// that, since its data may be more than was granted.
     pub(crate) fn starves(&self, max: usize, least: usize) -> bool {
-        self.lacks_credit(max, least) && self.rx.is_kept_to()
+        self.lacks_credit(max, least) && self.rx.is_respected()
     }
 
-    /// Whether a write might find room for `least` bytes if it looked: there is, or the session may
-    /// allow them.
+    /// Returns whether a write may find room for `least` bytes if it tries again. The window and
+    /// the queue have this room, but allowance may still be missing.
     pub(crate) fn may_have_room(&self, max: usize, least: usize) -> bool {
         self.tx.reach() >= least && self.outbox.len() + least <= max
     }
 
-    /// The largest window that may be announced from here on, and whether half of the session's
-    /// budget is granted.
+    /// Sets the largest window that may be announced from here on, and whether the session's whole
+    /// grant budget is granted (`crowded`).
     pub(crate) fn cap_window(&mut self, (cap, crowded): (u32, bool)) {
         self.rx.cap(cap, crowded);
     }

@@ -1,7 +1,11 @@
-//! What a stream accepts from its application: how much at once, when a writer that waits is worth
-//! waking, and whether what was accepted is with the transport.
+//! The application's writes on a stream: how many bytes are accepted, when a blocked write is worth
+//! waking, and whether accepted bytes were written to the transport.
 //!
-//! Invariant: what is accepted is within the peer's window and the queue's limit, and charged to
+//! The queue of a stream holds its accepted bytes until the writer takes them. In this file `max`
+//! is the limit of the queue, in bytes (`max_send_buffer`). `least` is the number of bytes that a
+//! write has to accept at once.
+//!
+//! Invariant: accepted bytes are within the peer's window and the queue's limit, and are charged to
 //! both at once.
 
 use super::{Sending, StreamCore, Writable};
@@ -9,21 +13,22 @@ use crate::error::Error;
 use crate::pool::BufferPool;
 use crate::proto::outbox::Payload;
 
-/// A write of at most so many bytes is accepted whole: a record or a log line of several threads.
-/// Windows that we announce are twice that, since a peer's first half may lie unread without an
-/// UPD.
+/// Limit of writes that are accepted whole, in bytes. Several threads may write records or log
+/// lines to one stream, and each of these stays in one piece. The number is half of the smallest
+/// window that this crate announces while streams are many. The first half of a window may lie
+/// unread without an UPD, so only the other half is sure to become free.
 const WHOLE: usize = 4096;
 
 impl<C> StreamCore<C> {
-    /// The least that a write of `n` bytes begins with, with at most `max` bytes accepted and
-    /// unsent: all of a few, if there is sure to be room for so many some time, and else one.
+    /// Returns the number of bytes that a write of `n` bytes has to accept at once: all `n` for a
+    /// small write, and else 1. It is also 1 for a small write if the queue or the peer's window
+    /// may never have room for all of it.
     #[inline]
     pub(crate) fn least(&self, n: usize, max: usize) -> usize {
         if n <= WHOLE && max >= WHOLE && self.tx.window() / 2 >= WHOLE { n } else { 1 }
     }
 
-    /// What a write can do that takes `least` bytes or more, with at most `max` bytes accepted and
-    /// unsent.
+    /// Returns what a write can do that has to accept `least` bytes or more at once.
     #[inline]
     pub(crate) fn writable(&self, max: usize, least: usize) -> Writable {
         if self.closed {
@@ -48,45 +53,48 @@ impl<C> StreamCore<C> {
         self.tx.credit().min(max.saturating_sub(self.outbox.len()))
     }
 
-    /// Whether a writer that waits for `least` bytes is worth waking: the window has room, and half
-    /// of the queue is free, or all of it (half of `max` is never reached behind a small window).
+    /// Returns whether a blocked write of `least` bytes is worth waking. It is, if one of these
+    /// holds:
+    ///
+    /// - at least half of the queue is free, and both queue and window have room for `least` bytes;
+    /// - the queue is empty, whatever its limit, and the window has room for `least` bytes.
     pub(crate) fn worth_waking(&self, max: usize, least: usize) -> bool {
         let queued = self.outbox.len();
         (queued <= max / 2 && self.may_have_room(max, least))
             || (queued == 0 && self.tx.reach() >= least)
     }
 
-    /// Accepts small data by copying it behind what waits.
+    /// Accepts small data. Copies it behind the queued data.
     #[inline]
     pub(crate) fn accept_small(&mut self, data: &[u8], max_frame: usize, pool: &BufferPool) {
         self.tx.accept(data.len());
         self.outbox.append(data, max_frame, pool);
     }
 
-    /// Accepts a payload.
+    /// Accepts a payload, which the caller has filled outside the stream's lock.
     pub(crate) fn accept(&mut self, payload: Payload) {
         self.tx.accept(payload.len());
         self.outbox.push(payload);
     }
 
-    /// How many bytes were accepted since the stream began.
+    /// Returns the bytes accepted since the stream began.
     pub(crate) fn accepted(&self) -> u64 {
         self.tx.accepted()
     }
 
-    /// How many accepted bytes the transport hasn't taken yet, as far as it has said so. What a
-    /// failed stream threw away isn't counted: its own calls have said that.
+    /// Returns the accepted bytes that aren't written to the transport, as far as is known. The
+    /// data that a failed stream discarded isn't counted: its own calls have reported the failure.
     pub(crate) fn unsent(&self) -> u64 {
         if self.failure.is_some() { 0 } else { self.tx.accepted() - self.written }
     }
 
-    /// How many accepted bytes wait for the writer.
+    /// Returns the accepted bytes that wait for the writer.
     pub(crate) fn queued(&self) -> u64 {
         self.outbox.len() as u64
     }
 
-    /// Whether the bytes accepted up to `target` were handed to the transport, or why they never
-    /// will.
+    /// Returns `Ok` if the first `target` accepted bytes were written to the transport, or the
+    /// error if they never will be. `None`: a flush has to wait.
     pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
         if self.closed {
             return Some(Err(Error::Closed));
@@ -97,7 +105,8 @@ impl<C> StreamCore<C> {
         self.broken().map(Err)
     }
 
-    /// Why nothing more can be written, if the fault isn't the application's.
+    /// Returns the failure or the session's ending that keeps writes from going on, if there is
+    /// one.
     fn broken(&self) -> Option<Error> {
         let error = self.failure.as_ref().or(self.ending.as_ref()).or(self.write_ending.as_ref());
         error.map(|error| Error::clone(error))

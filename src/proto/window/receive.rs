@@ -1,92 +1,112 @@
-//! The receiving window of a stream: what its peer may send, and how that grows and shrinks.
+//! The receiving window of a stream: the bytes that its peer may send, and the growing and
+//! shrinking of the window.
 //!
-//! Invariants: `consumed <= received`; `edge` never goes back.
+//! The rules and their reasons are in `manual::architecture`, "How windows grow" and "Windows of
+//! many streams".
+//!
+//! Invariants: `consumed <= received`, and `edge` never goes back.
 
 use super::MAX_WINDOW;
 use crate::config::INITIAL_WINDOW;
 
-/// So many UPDs in a row without the application's having read all there was mean that it is slower
-/// than its peer, in which case the window is halved. On a long link a window arrives as a burst,
-/// and UPDs fall due within that, whatever the reader does; a burst brings four.
+/// Limit of UPDs in a row with an application that never catches up. After this number the
+/// application counts as slower than its peer, and the window is halved.
+///
+/// A few such UPDs prove nothing. On a long link a window arrives as a burst, and four UPDs fall
+/// due within a burst, however fast the reader is. 8 is two bursts.
 const SHRINK_AFTER: u8 = 8;
 
-/// So many UPDs in a row with a reader that keeps up make the window double even if the peer wasn't
-/// seen to run into it: on a long link UPDs may spread a peer's data so evenly over the round trip
-/// that it never comes near the window's end here, though that is what it waits for. (Sixty-four of
-/// a quarter each are sixteen windows: a link that the window limits takes 1.6 seconds for those at
-/// 100 ms, a stream that it doesn't limit long enough to be rare.)
+/// Number of UPDs in a row, with a reader that keeps up, after which the window doubles even if the
+/// peer never came near its limit.
+///
+/// On a long link, UPDs may spread the peer's data evenly over the round trip. Then the data never
+/// comes near the window's end here, though the peer waits for the window. The number makes such
+/// growth slow enough to be rare on a stream that the window doesn't limit. 64 UPDs, each for a
+/// quarter of a window, are 16 windows. A link with a round trip of 100 ms takes 1.6 s for them if
+/// the window limits it.
 const GROW_AFTER: u8 = 64;
 
-/// Windows don't shrink below this for there being many streams: half of one still holds a write
-/// that is accepted whole.
+/// Smallest window that many streams can lead to, in bytes. Half of it still holds a write that is
+/// accepted whole (4096 bytes).
 const LEAST_WINDOW: usize = 8192;
 
-/// What a new stream is told while half of the budget is granted, in bytes; when more of it is
-/// consumed its window may be half as large as that. A sender's share is no larger either
-/// ([`crate::proto::unsolicited`]).
+/// Window of a new stream while the whole grant budget is granted, in bytes. Such a window may then
+/// grow to half of the bytes that the stream has consumed. 16 KiB is also the largest share of a
+/// sender ([`crate::proto::unsolicited`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
-/// Returns the largest window that may be announced while `streams` are open: an equal share of
-/// [`Config::grant_budget`](crate::config::Config::grant_budget), but at least [`LEAST_WINDOW`].
-/// `manual::architecture` has the sum.
+/// Returns the largest window that may be announced while `streams` are open. It is an equal part
+/// of [`Config::grant_budget`](crate::config::Config::grant_budget), but at least [`LEAST_WINDOW`].
+/// `manual::architecture`, "Windows of many streams", derives it.
 pub(crate) fn window_cap(grant_budget: usize, streams: usize) -> u32 {
     let part = (grant_budget / streams.max(1)).max(LEAST_WINDOW);
     u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
 }
 
-/// The windows that a receiver announces.
+/// The configured sizes of a receiver's window, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WindowSizes {
-    /// What a stream begins with, and shrinks back to.
+    /// The size at the beginning, and the size down to which a slow reader makes it shrink.
     pub(crate) base: usize,
-    /// What it may grow to.
+    /// The size up to which it may grow.
     pub(crate) max: usize,
 }
 
-/// What may be received, and what the peer is told of it.
+/// The receiver's window: the bytes that the peer may send, and the UPDs that announce them.
 ///
-/// The window grows by itself. There is no measuring of round trips on this wire (NOP is never
-/// answered), so it is tuned on what is consumed: when an UPD is due, the peer has run into the
-/// window since the last one (`peer_near_limit`), and the application has read all there was at
-/// some time since (`caught_up`), then the window, not the reader, is what limits the stream, and
-/// it doubles, out of what the session has not granted yet. A stream whose reader stays behind for
-/// [`SHRINK_AFTER`] UPDs gets half the window, down to the base.
+/// The size of the window changes only when an UPD becomes due:
+///
+/// | since the last UPD | then the window |
+/// |---|---|
+/// | `peer_near_limit` and `caught_up` | doubles: the window limits the stream |
+/// | `caught_up`, for [`GROW_AFTER`] UPDs in a row | doubles |
+/// | not `caught_up`, for [`SHRINK_AFTER`] UPDs in a row | is halved |
+///
+/// It stays within `base` and `max`, and within the limits that the session sets
+/// ([`cap`](Self::cap) and the spare bytes of its budget).
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
+    /// Whether the window limits the peer: on version 2.
     enforced: bool,
+    /// The size at the beginning, and the smallest one after shrinking.
     base: u32,
+    /// The largest size.
     max: u32,
-    /// What the session's number of streams leaves of both.
+    /// A limit of the window that the session sets. It may be smaller than `base`.
     cap: u32,
-    /// Half of the budget is granted.
+    /// Whether the session's whole grant budget is granted.
     crowded: bool,
-    /// The window that is announced.
+    /// The size of the window that the next UPD announces.
     window: u32,
-    /// The counters as they began.
+    /// The value with which the counters began.
     first: u64,
     received: u64,
     consumed: u64,
-    /// `consumed` as the last UPD said it.
+    /// The value of `consumed` in the last UPD.
     announced: u64,
-    /// Where the newest window ends: the initial one, or the last UPD's.
+    /// The edge of the newest window: that of the last UPD, or the initial one.
     limit: u64,
-    /// The highest byte count that the peer was ever allowed to reach.
+    /// The highest edge that the peer was ever allowed.
     edge: u64,
     /// The largest window announced.
     largest: u32,
-    /// Nothing was read yet.
+    /// Whether nothing was read yet.
     fresh: bool,
+    /// Whether an UPD is due.
     due: bool,
+    /// Whether the peer's data came within a quarter of the window's end since the last UPD.
     peer_near_limit: bool,
+    /// Whether the application had read all delivered data at some moment since the last UPD.
     caught_up: bool,
-    /// UPDs in a row between which the application never got to the end of what was there.
+    /// The number of UPDs in a row without `caught_up`.
     updates_behind: u8,
-    /// UPDs in a row between which it did, since the window grew.
+    /// The number of UPDs in a row with `caught_up`, since the window grew.
     updates_caught_up: u8,
 }
 
 impl ReceiveWindow {
-    /// Windows of `sizes`, after `origin` bytes (0, but in tests of counters that wrap).
+    /// Returns the window of a stream that has carried `origin` bytes. `origin` is 0 except in
+    /// tests of counters that wrap.
     pub(crate) fn new(enforced: bool, sizes: WindowSizes, origin: u64) -> Self {
         let size = |n: usize| u32::try_from(n).unwrap_or(MAX_WINDOW).min(MAX_WINDOW);
         let base = size(sizes.base);
@@ -114,10 +134,12 @@ impl ReceiveWindow {
         }
     }
 
-    /// How many bytes the peer may have in flight or unread here: what is granted and not yet
-    /// consumed, and at least the window, for the next UPD grants all of that again.
+    /// Returns the bytes that the peer may have in flight or unread here: the granted bytes that
+    /// aren't consumed. It is at least the size of the window, since the next UPD grants that
+    /// again.
     pub(crate) fn granted(&self) -> u64 {
-        // Data within the slack lies past the edge, and may be consumed before an UPD moves that.
+        // Data within the slack lies past the edge. It may be consumed before an UPD moves the
+        // edge.
         if self.enforced {
             self.edge.saturating_sub(self.consumed).max(self.window.into())
         } else {
@@ -125,25 +147,26 @@ impl ReceiveWindow {
         }
     }
 
-    /// Bytes received since the stream began.
+    /// Returns the bytes received since the stream began.
     pub(crate) fn received(&self) -> u64 {
         self.received
     }
 
-    /// Whether the peer has kept to what was granted, without the slack.
-    pub(crate) fn is_kept_to(&self) -> bool {
+    /// Returns whether the peer has kept to the granted windows, without using the slack.
+    pub(crate) fn is_respected(&self) -> bool {
         self.received <= self.edge
     }
 
-    /// Takes `n` bytes from the peer.
+    /// Counts `n` bytes received from the peer.
+    ///
+    /// The peer may exceed the highest edge by a *slack*, the size of the largest window granted.
+    /// Go's smux overruns a window a little when several goroutines write.
     ///
     /// # Errors
-    /// Past the highest edge ever granted and a slack of the largest window granted (Go overruns a
-    /// little when several goroutines write): the bytes received and the bytes allowed.
+    /// The bytes received and the bytes allowed, if the peer exceeds the slack.
     pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
         self.received += n as u64;
-        // Within a quarter of the end: what is left is less than what a sender likes to write at
-        // once.
+        // Within a quarter of the end, the rest is less than a sender likes to write at once.
         self.peer_near_limit |= self.received + u64::from(self.window / 4) >= self.limit;
         let slack = u64::from(self.largest.max(INITIAL_WINDOW));
         if self.enforced && self.received > self.edge + slack {
@@ -152,42 +175,54 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// The application has read `n` bytes (or they were thrown away for it). An UPD becomes due at
-    /// the first read, and whenever [`enough`](Self::enough) was consumed since the last; the
-    /// window may then grow by up to `spare` bytes.
+    /// Counts `n` bytes that the application has read, or that were discarded for it.
+    ///
+    /// An UPD becomes due in each of these cases:
+    ///
+    /// - it is the first read;
+    /// - [`update_step`](Self::update_step) bytes were consumed since the last UPD;
+    /// - the peer [may be waiting](Self::peer_may_be_waiting).
+    ///
+    /// The window may then grow by up to `spare` bytes.
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;
         debug_assert!(self.consumed <= self.received);
         if !self.enforced || self.due || n == 0 {
             return;
         }
-        if self.fresh || self.consumed - self.announced >= self.enough() || self.is_waited_for() {
+        if self.fresh
+            || self.consumed - self.announced >= self.update_step()
+            || self.peer_may_be_waiting()
+        {
             self.fresh = false;
             self.due = true;
             self.resize(spare);
         }
     }
 
-    /// Whether all that came is consumed, and the peer may send little more, so that there won't be
-    /// much to consume before an UPD. Without this, less than [`enough`](Self::enough) that was
-    /// left over would be missing from the window, round trip after round trip.
-    fn is_waited_for(&self) -> bool {
+    /// Returns whether the peer may be waiting for an UPD: all received data is consumed, and the
+    /// peer may send less than a quarter of the window.
+    ///
+    /// Otherwise a rest of less than [`update_step`](Self::update_step) bytes would be consumed and
+    /// not announced. It would be missing from the window in each round trip.
+    fn peer_may_be_waiting(&self) -> bool {
         self.received == self.consumed
             && self.limit.saturating_sub(self.received) < u64::from(self.window / 4)
     }
 
-    /// How much has to be consumed for an UPD: half of a window, as others do, or a quarter of one
-    /// that has grown, for then the link is long, and the peer waits for less of a window to arrive
-    /// before it may go on.
-    fn enough(&self) -> u64 {
+    /// Returns the number of bytes after whose consumption an UPD is due. It is half of a window,
+    /// as in other implementations, or a quarter of a window that has grown. A window grows on a
+    /// long link, and there smaller steps let the peer go on earlier.
+    fn update_step(&self) -> u64 {
         let part = if self.window > self.base { 4 } else { 2 };
         u64::from(self.window / part).max(1)
     }
 
+    /// Sets the size of the window for the UPD that is due now.
     fn resize(&mut self, spare: u64) {
         let caught_up = std::mem::take(&mut self.caught_up);
-        // Kept until the reader has caught up: a burst's last bytes may come before its
-        // last UPD but one.
+        // `peer_near_limit` stays set until the reader has caught up. The last bytes of a burst set
+        // it, and one more UPD may fall due before the reader has read all of the burst.
         let peer_near_limit = caught_up && std::mem::take(&mut self.peer_near_limit);
         (self.updates_behind, self.updates_caught_up) =
             if caught_up { (0, self.updates_caught_up + 1) } else { (self.updates_behind + 1, 0) };
@@ -201,44 +236,47 @@ impl ReceiveWindow {
             self.window += self.window.min(room);
         }
         let least =
-            self.base.min(self.cap).min(if self.crowded { self.proven() } else { u32::MAX });
+            self.base.min(self.cap).min(if self.crowded { self.earned() } else { u32::MAX });
         if self.announced == self.first && self.crowded {
-            self.window = self.window.min(least); // the base was never announced
+            // No UPD has announced the base, so the window may be smaller.
+            self.window = self.window.min(least);
         }
         self.window = self.window.clamp(least, self.max.min(self.cap).max(least));
     }
 
-    /// How large a window the stream may have at least while half of the budget is granted: it has
-    /// consumed twice as much.
-    fn proven(&self) -> u32 {
+    /// Returns the window that the stream may have while the grant budget is granted: half of the
+    /// bytes that it has consumed, and at least [`SMALL_WINDOW`].
+    fn earned(&self) -> u32 {
         u32::try_from((self.consumed - self.first) / 2).unwrap_or(u32::MAX).max(SMALL_WINDOW)
     }
 
-    /// The largest window that may be announced from here on, and whether half of the budget is
-    /// granted. What was granted to this stream isn't taken back.
+    /// Sets the largest window that may be announced from here on, and whether the whole grant
+    /// budget is granted. Windows that were announced before aren't taken back.
     pub(crate) fn cap(&mut self, cap: u32, crowded: bool) {
         self.cap = cap.max(1);
         self.crowded = crowded;
     }
 
-    /// The application is about to be counted to have read all there is: what is on its way doesn't
-    /// matter.
+    /// Records that the application has read all delivered data. Data that is still on its way
+    /// doesn't matter. Call it before the [`consume`](Self::consume) that counts the last bytes.
     pub(crate) fn mark_caught_up(&mut self) {
         self.caught_up = true;
     }
 
-    /// Makes an UPD due before the first read: it tells a new stream's peer of a window smaller
-    /// than the initial one.
+    /// Makes an UPD due before the first read. It announces a window that is smaller than the
+    /// initial one.
     pub(crate) fn announce(&mut self) {
         self.due = self.enforced;
         self.window = self.window.min(SMALL_WINDOW);
     }
 
+    /// Returns whether an UPD is due.
     pub(crate) fn is_due(&self) -> bool {
         self.due
     }
 
-    /// CONSUMED and WINDOW of the UPD to be sent now, if one is due: always the newest values.
+    /// Returns CONSUMED and WINDOW of the UPD to be sent now, if one is due. They are always the
+    /// newest values.
     pub(crate) fn take_update(&mut self) -> Option<(u32, u32)> {
         if !std::mem::take(&mut self.due) {
             return None;
@@ -262,7 +300,7 @@ mod tests {
     /// Just below the point where the wire's counters wrap.
     const NEAR_WRAP: u64 = (1 << 32) - 100;
 
-    /// A window that neither grows nor shrinks.
+    /// Returns the sizes of a window that neither grows nor shrinks.
     fn fixed(size: usize) -> WindowSizes {
         WindowSizes { base: size, max: size }
     }
@@ -336,14 +374,14 @@ mod tests {
         window.receive(1000).unwrap();
         window.consume(1000, 0);
         assert_eq!(window.take_update(), Some((1000, 64)));
-        // The initial window still counts, and a slack of the largest window granted.
+        // The edge of the initial window still holds, and the slack is the largest window granted.
         assert_eq!(window.receive(262_144 - 1000), Ok(()));
         assert_eq!(window.receive(262_144), Ok(()));
         assert_eq!(window.receive(1), Err((524_289, 524_288)));
     }
 
-    /// One round of a sender that fills the window and a reader that drains it; returns the window
-    /// announced last.
+    /// Plays one round of a sender that fills the window and a reader that reads all of it. Returns
+    /// the window announced last.
     fn round(rx: &mut ReceiveWindow, spare: u64) -> u32 {
         let n = (rx.limit - rx.received) as usize;
         rx.receive(n).unwrap();
@@ -393,7 +431,7 @@ mod tests {
     fn windows_shrink_while_streams_are_many_and_come_back() {
         let mut rx = ReceiveWindow::new(true, GROWING, 0);
         while round(&mut rx, u64::MAX) < 1 << 20 {}
-        // What is due already is cut when it is sent.
+        // A limit that is set while an UPD is due applies to this UPD.
         let n = (rx.limit - rx.received) as usize;
         rx.receive(n).unwrap();
         rx.consume(n, u64::MAX);
@@ -439,9 +477,9 @@ mod tests {
         assert_eq!(rx.take_update().unwrap().1, 16_384);
         assert_eq!([20_000, 20_000, 14_000].map(|n| read(&mut rx, n)), [16_384, 20_000, 27_000]);
         assert_eq!(read(&mut rx, 100_000), 65_536, "no more than the base");
-        // Without an announcement the first read makes one.
+        // Without `announce`, the first read makes an UPD due.
         assert_eq!(read(&mut crowded(0), 40_000), 20_000);
-        // When less is granted it has its base at once.
+        // As soon as less of the budget is granted, the stream has its base.
         let mut rx = crowded(0);
         assert_eq!(read(&mut rx, 10), 16_384);
         rx.cap(1 << 20, false);
@@ -474,7 +512,7 @@ mod tests {
     fn a_reader_that_falls_behind_gets_half_down_to_the_base() {
         let mut rx = ReceiveWindow::new(true, GROWING, 0);
         assert_eq!([(); 4].map(|()| round(&mut rx, u64::MAX))[3], 1 << 20);
-        // It never gets to the end of what is there.
+        // The reader never catches up.
         rx.receive(1 << 20).unwrap();
         let mut windows = Vec::new();
         for _ in 0..40 {
@@ -483,7 +521,7 @@ mod tests {
             rx.receive(half).unwrap();
             windows.extend(rx.take_update().map(|(_, window)| window));
         }
-        // Seven UPDs in a row prove nothing.
+        // Seven UPDs in a row change nothing.
         let halves = [
             [1 << 20, 1 << 19],
             [1 << 19, 1 << 18],
@@ -504,7 +542,7 @@ mod tests {
         while round(&mut rx, u64::MAX) < 1 << 20 {}
         for _ in 0..100 {
             rx.receive(1 << 20).unwrap();
-            rx.consume(1 << 19, u64::MAX); // the rest of the burst is there already
+            rx.consume(1 << 19, u64::MAX); // the rest of the burst is delivered already
             assert_eq!(rx.take_update().map(|(_, window)| window), Some(1 << 20));
             rx.mark_caught_up();
             rx.consume(1 << 19, u64::MAX);

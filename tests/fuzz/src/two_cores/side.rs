@@ -1,56 +1,56 @@
-//! The model of one end of a stream.
+//! What the model knows of one end of a stream.
 //!
-//! Invariant: no value is taken from the core. All follow from the operations alone.
+//! Invariant: nothing here is taken from the core; it follows from what was done to it alone.
 
 use crate::INITIAL_WINDOW;
 
-/// One end of a stream. Counters are bytes since the stream began.
+/// One end of a stream: counters are bytes since the stream began.
 #[derive(Debug)]
 pub(crate) struct Side {
-    // Operations of the application, and events of the stream.
+    // What the application did, and what happened to the stream.
     pub(crate) closed: bool,
-    /// `finish`, `close` or a failure has asked for FIN.
+    /// FIN was asked for: by `finish`, `close` or a failure.
     pub(crate) finished: bool,
     pub(crate) read_shut: bool,
     pub(crate) failed: bool,
-    /// That failure discarded the unread data.
+    /// What was unread went with that failure.
     pub(crate) unread_discarded: bool,
     /// The session is closing, or has ended.
     pub(crate) ending: bool,
     pub(crate) write_failed: bool,
-    /// No more frames leave this end.
+    /// Nothing leaves this end any more.
     pub(crate) send_closed: bool,
-    /// No more data is delivered to this end.
+    /// Nothing that comes is delivered here any more.
     pub(crate) unreachable: bool,
 
-    // The sender's part.
+    // As a sender.
     pub(crate) syn_due: bool,
     pub(crate) accepted: u64,
     pub(crate) transmitted: u64,
     pub(crate) written: u64,
     pub(crate) fin_taken: bool,
     pub(crate) fin_written: bool,
-    /// The window of the newest UPD.
+    /// What the newest UPD said.
     pub(crate) window: u64,
     pub(crate) peer_consumed: u64,
 
-    // The receiver's part.
+    // As a receiver.
     pub(crate) arrived: u64,
     /// Bytes in the inbox.
     pub(crate) queued: u64,
     /// Bytes that the application got.
     pub(crate) read: u64,
-    /// Bytes that the application got, or that were discarded for it.
+    /// Bytes that it got, or that were thrown away for it.
     pub(crate) consumed: u64,
     pub(crate) fin_arrived: bool,
-    /// The highest count that the peer was ever granted.
+    /// The highest count that the peer was ever allowed.
     pub(crate) edge: u64,
 }
 
-/// The required result of a read or a write.
+/// What a read or a write has to find.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Found {
-    /// This much data, or room for this much.
+    /// Data, or so much room.
     Some(usize),
     Nothing {
         starved: bool,
@@ -58,7 +58,7 @@ pub(crate) enum Found {
     Eof,
     Closed,
     Shut,
-    /// The stream or the session has failed.
+    /// The stream's failure, or the session's.
     Broken,
 }
 
@@ -91,22 +91,22 @@ impl Side {
         }
     }
 
-    /// Whether the application still wants all data that arrives.
+    /// Whether the application still wants all that comes.
     pub(crate) fn reads_on(&self) -> bool {
         !self.closed && !self.read_shut && !self.failed
     }
 
-    /// Whether the session needs the stream no more.
+    /// Whether the stream is of no more use to its session.
     pub(crate) fn can_forget(&self) -> bool {
         self.closed && self.fin_written
     }
 
-    /// Whether accepted bytes may have been discarded.
+    /// Whether accepted bytes may have been thrown away.
     pub(crate) fn has_discarded(&self) -> bool {
         self.failed || self.send_closed
     }
 
-    /// Returns the rest of the peer's window, in bytes.
+    /// What the peer's window leaves, in bytes.
     pub(crate) fn credit(&self, version: u8) -> u64 {
         if version == 1 {
             u64::MAX
@@ -145,7 +145,7 @@ impl Side {
         }
     }
 
-    /// Whether all accepted data has been written to the transport. `None` if it never will be.
+    /// Whether all that was accepted is with the transport, or never will be.
     pub(crate) fn flushed(&self) -> Option<bool> {
         match self {
             Self { closed: true, .. } => Some(false),

@@ -1,5 +1,5 @@
-//! A connection whose other end is the check itself. The check feeds frames, and looks at the
-//! written frames.
+//! A connection whose other end is the check itself: it feeds frames, and looks at what was
+//! written.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -25,19 +25,19 @@ struct State {
     writes_fail: bool,
     aborted: bool,
     output: Vec<u8>,
-    /// `finish_write` was called, and the write half was dropped.
+    /// `finish_write` was called; the write half was dropped.
     finished: bool,
     dropped: bool,
-    /// The peer keeps its side open when the session has ended its own.
+    /// Its peer doesn't end its own side when the session has ended its.
     held: bool,
-    /// The read half was dropped.
+    /// So was the read half.
     unread: bool,
     /// Writes wait, as on a full socket.
     full: bool,
-    /// Reads have a time bound now.
+    /// Reads are bounded in time now.
     bound: bool,
     was_bound: bool,
-    /// How many more writes may take only a part, or nothing.
+    /// How often a write may still be taken in part, or not at all.
     moods: usize,
 }
 
@@ -62,8 +62,7 @@ impl Line {
         self.set(|state| state.eof = true);
     }
 
-    /// From now on the peer keeps its side open until [`Line::eof`], even if the session has ended
-    /// its own.
+    /// The peer keeps its side open until [`Line::eof`], though the session has ended its own.
     pub fn hold(&self) {
         self.set(|state| state.held = true);
     }
@@ -84,7 +83,7 @@ impl Line {
         self.set(|state| state.moods = moods);
     }
 
-    /// Waits until `enough` accepts the written frames.
+    /// Waits until what was written satisfies the peer.
     pub fn wait_for(&self, mut enough: impl FnMut(&[Frame]) -> bool) {
         let mut state = self.state.lock();
         while !enough(&decode(&state.output)) {
@@ -108,7 +107,7 @@ impl Line {
         }
     }
 
-    /// Returns the written frames. They are whole, unless a write failed.
+    /// What was written; whole frames, unless a write failed.
     pub fn frames(&self) -> Vec<Frame> {
         decode(&self.state.lock().output)
     }
@@ -117,12 +116,12 @@ impl Line {
         self.state.lock().finished
     }
 
-    /// Whether a read was ever bounded, as inline reads are.
+    /// Whether reads have been bounded: callers might read.
     pub fn was_bounded(&self) -> bool {
         self.state.lock().was_bound
     }
 
-    /// Whether the session has let go of the write half.
+    /// That the session has let go of it: the write half is gone.
     pub fn is_dropped(&self) -> bool {
         self.state.lock().dropped
     }
@@ -180,7 +179,7 @@ impl Write for WriteHalf {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !std::thread::current().name().is_some_and(|name| name.starts_with("gmux-writer")) {
-            facade::breaks::reach(); // This is an inline write.
+            facade::breaks::reach(); // an inline write
         }
         let mut state = self.0.state.lock();
         while state.full && !state.aborted && !state.writes_fail {
@@ -223,7 +222,7 @@ impl Drop for WriteHalf {
 }
 
 impl Control for LineControl {
-    /// By then the peer has read everything. It ends its side, too.
+    /// The peer has read everything by then, and ends its side, too.
     fn finish_write(&self) -> io::Result<()> {
         self.0.set(|state| (state.finished, state.eof) = (true, state.eof || !state.held));
         Ok(())
@@ -234,8 +233,8 @@ impl Control for LineControl {
     }
 }
 
-/// The session's side of the connection. With `bounded`, its reads and writes can be bounded, so
-/// calling threads may read and write inline.
+/// The session's side of it. `bounded`: its reads and writes can be, so callers may take turns at
+/// both.
 pub struct Ours {
     line: Arc<Line>,
     bounded: bool,
@@ -250,7 +249,7 @@ impl Transport for Ours {
         if !self.bounded {
             return Ok(halves);
         }
-        // A bound holds from the next read on. No read runs while the bound is set.
+        // A bound holds from the next read on: nobody reads while it is set.
         let bound = move |bound: Option<std::time::Duration>| {
             line.set(|state| {
                 state.bound = bound.is_some();
@@ -262,14 +261,14 @@ impl Transport for Ours {
     }
 }
 
-/// Returns a server's session and its line. With `bounded`, calling threads may write inline.
+/// A server's session, and its line. `bounded`: callers may take the writer's turn.
 pub fn server(config: Config, bounded: bool) -> (Session, Arc<Line>) {
     let line = Line::new();
     let session = Session::server(Ours { line: Arc::clone(&line), bounded }, config);
     (session.expect("the configuration is valid"), line)
 }
 
-/// Returns a configuration of version 1 without keepalive.
+/// No keepalive, and version 1.
 pub fn quiet() -> Config {
     Config::new().keepalive_disabled(true)
 }
@@ -280,7 +279,7 @@ fn frame(version: u8, command: Command, id: u32, payload: &[u8]) -> Frame {
     Frame::new(version, command, id, payload).expect("short enough")
 }
 
-/// Makes frames of one version.
+/// Frames of one version.
 #[derive(Clone, Copy)]
 pub struct Peer(pub u8);
 
@@ -309,14 +308,14 @@ pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
         .count()
 }
 
-/// Returns a stream's data.
+/// A stream's data.
 pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
     let psh = |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
     frames.iter().filter(psh).flat_map(|frame| frame.payload.clone()).collect()
 }
 
-/// Asserts the order of a stream's frames: at most one SYN, which comes first, at most one FIN, and
-/// no data after it.
+/// What holds of every stream at every time: one SYN at most and before all, one FIN at most, no
+/// data after it.
 pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
     let of_stream: Vec<Command> = frames
         .iter()
@@ -338,13 +337,13 @@ pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
 
 // ---- two sessions -------------------------------------------------------------------------------
 
-/// One end of a connection between two sessions. Its output is the other's input.
+/// One end of a connection between two sessions: what it writes is the other's input.
 pub struct End {
     ours: Arc<Line>,
     theirs: Arc<Line>,
 }
 
-/// Returns a connection between two sessions.
+/// A connection between two sessions.
 pub fn pair() -> (End, End) {
     let one = Line::new();
     let two = Line::new();

@@ -1,7 +1,7 @@
-//! Whole sessions. The reader, writer and timer threads are the library's own. The check is the
-//! peer.
+//! Whole sessions: the reader, writer and timer threads are the library's own, the peer is the
+//! check.
 //!
-//! Every check ends with all threads gone. An execution with a thread left over is a deadlock.
+//! Every check ends with all threads gone, for an execution with a thread left over is a deadlock.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::io::{Read, Write};
@@ -91,13 +91,13 @@ fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHa
     thread::spawn(work)
 }
 
-/// Runs the peer on a thread of its own.
+/// The peer, on a thread of its own.
 fn peer(line: &Arc<Line>, work: impl FnOnce(&Line) + Send + 'static) -> JoinHandle<()> {
     let line = Arc::clone(line);
     spawn(move || work(&line))
 }
 
-/// Closes both ends in the way that succeeds.
+/// Closes as both ends do when all is well.
 fn close_well(session: &Session, line: &Line) {
     session.close().unwrap();
     assert!(line.is_finished());
@@ -116,7 +116,7 @@ fn read_to_end(mut stream: &Stream, size: usize) -> (usize, Option<std::io::Erro
     }
 }
 
-/// Writes all data. Returns how much was accepted, and the error if there was one.
+/// Writes all, and says how much was accepted.
 fn write_all(mut stream: &Stream, data: &[u8]) -> (usize, Option<std::io::Error>) {
     let mut done = 0;
     while done < data.len() {
@@ -195,7 +195,7 @@ fn credit_wakes_a_writer() {
             Peer(2).upd(2, 2, crate::INITIAL_WINDOW),
         ]),
         1 => line.eof(),
-        _ => line.fail_writes(), // The session doesn't write, so nothing happens until the close.
+        _ => line.fail_writes(), // it isn't written to, so nothing happens until the close
     }
     if how == 2 {
         let _ = session.close();
@@ -217,8 +217,7 @@ fn accepts_are_woken() {
         spawn(move || session.accept().map(|stream| stream.id()))
     });
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
-    // Two streams were accepted and dropped. These are their FINs.
-    line.wait_for(|frames| frames.len() == 2);
+    line.wait_for(|frames| frames.len() == 2); // two were accepted, and dropped: their FINs
     session.close().unwrap();
     line.eof();
     let mut ids = Vec::new();
@@ -244,13 +243,12 @@ fn all_work_wakes_the_writer() {
     let peer = peer(&line, |line| {
         let peer = Peer(2);
         line.feed(&[peer.syn(3), peer.psh(3, b"12345678")]);
-        line.wait_for(|frames| count(frames, Command::Upd, 3) > 0); // 8 bytes were read.
+        line.wait_for(|frames| count(frames, Command::Upd, 3) > 0); // 8 bytes were read
         line.wait_for(|frames| data(frames, 2) == b"x" && count(frames, Command::Syn, 2) == 1);
         line.feed(&[peer.syn(5), peer.syn(7)]);
-        // It is refused, since the backlog is full.
-        line.wait_for(|frames| count(frames, Command::Fin, 7) == 1);
+        line.wait_for(|frames| count(frames, Command::Fin, 7) == 1); // refused: the backlog is full
         line.feed(&[peer.fin(3)]);
-        line.wait_for(|frames| count(frames, Command::Fin, 3) == 1); // It is closed at its end.
+        line.wait_for(|frames| count(frames, Command::Fin, 3) == 1); // closed at its end
     });
     let stream = session.accept().unwrap();
     let mut ours = session.open("").unwrap();
@@ -273,7 +271,7 @@ fn pings_wake_the_writer() {
     let (session, line) = server(config, false);
     let peer = peer(&line, |line| {
         for n in 1..=2 {
-            // The clock moves again and again, since the timer may look at it late.
+            // Moved again and again: the timer may look at the clock only after it has been.
             while count(&line.frames(), Command::Nop, 0) < n {
                 advance(SECOND);
                 thread::yield_now();
@@ -313,7 +311,7 @@ fn streams_double_close() {
     assert!(closed.recv().is_err());
     peer.join().unwrap();
     assert_eq!((calls.load(SeqCst), session.num_streams()), (1, 0));
-    session.drain(SECOND).unwrap(); // The stream is forgotten when its FIN is written.
+    session.drain(SECOND).unwrap(); // it is forgotten when its FIN is handed over
     line.eof();
     let frames = line.frames();
     assert_order(&frames, 3, false);
@@ -333,11 +331,11 @@ fn sessions_double_close() {
     let dropper = spawn(move || drop(stream));
     drop(session);
     if peer_ends {
-        line.eof(); // This comes at any moment.
+        line.eof(); // at any moment
     }
     for closer in closers {
         let result = closer.join().unwrap();
-        // The peer may have ended its side while our stream was open. That cuts the stream off.
+        // The peer may have ended it while our stream was open: that cuts the stream off.
         assert!(result.is_ok() || peer_ends, "{result:?}");
     }
     dropper.join().unwrap();
@@ -374,8 +372,8 @@ fn close_against_read_write() {
     let (accepted, write_error) = writer.join().unwrap();
     let (read, read_error) = reader.join().unwrap();
     let flushed = flusher.join().unwrap();
-    // The reader discards input until the peer ends. The fed data may have come before the close,
-    // or after.
+    // The reader throws input away until the peer ends: what was fed may have come before the
+    // close, or not.
     feeder.join().unwrap();
     line.eof();
     assert!(read == 0 || read == 3);
@@ -393,7 +391,7 @@ fn close_against_read_write() {
 
 fn close_against_open_accept() {
     let (session, line) = server(quiet(), false);
-    line.hold(); // The close itself has to wake all calls, since the session's end comes later.
+    line.hold(); // the close itself has to wake them all: the session's end comes after that
     let feeder = peer(&line, |line| line.feed(&[PEER.syn(3)]));
     let opener = spawn({
         let session = session.clone();
@@ -493,7 +491,7 @@ fn last_drop_against_arrivals() {
     accept.join().unwrap();
     feeder.join().unwrap();
     let frames = line.frames();
-    // A refused stream gets one more FIN for its data, and nothing else.
+    // Refused, it gets one more FIN for its data, and nothing else.
     if count(&frames, Command::Fin, 3) == 2 {
         assert!(
             frames
@@ -518,7 +516,7 @@ fn deadlines_reach_calls() {
         let mut stream = stream.clone();
         move || stream.read(&mut [0]).map(drop)
     });
-    // The writer takes some bytes from the queue, and waits in the transport.
+    // The writer takes some bytes off the queue, and waits in the transport.
     let writer = spawn({
         let mut stream = stream.clone();
         move || {
@@ -596,8 +594,8 @@ fn refunds_wake_the_reader() {
     let one = session.accept().unwrap();
     let two = session.accept().unwrap();
     let reader = spawn(move || assert_eq!(read_to_end(&one, 30).0, 300));
-    // The other stream reads a little and is closed. Its held bytes are refunded, and its later
-    // data is discarded.
+    // The other reads a little, and is closed: what it held comes back, and what still comes is
+    // thrown away.
     let closer = spawn(move || {
         let mut two = two;
         two.read_exact(&mut [0; 70]).unwrap();
@@ -627,13 +625,12 @@ fn close_wakes_a_paused_reader() {
             let _ = stream.read(&mut [0; 64]);
         })
     });
-    // This is Ok, or the error for a peer that ends while a stream is open.
-    let _ = session.close();
+    let _ = session.close(); // Ok, or the peer's end, which comes while a stream is open
     feeder.join().unwrap();
     if let Some(reader) = reader {
         reader.join().unwrap();
     }
-    line.wait_unread(); // It comes before the stream's drop refunds its bytes.
+    line.wait_unread(); // before the stream's drop refunds what it holds
     drop(stream);
 }
 
@@ -650,15 +647,15 @@ fn stalls_are_cut() {
     let clock = spawn({
         let session = session.clone();
         move || {
-            // The clock moves no further than necessary. A reader that the scheduler keeps waiting
-            // for long would look like one that sleeps.
+            // No further: a reader that the scheduler keeps waiting for long would look like one
+            // that sleeps.
             while session.stats().streams_cut == 0 {
                 advance(SECOND);
                 thread::yield_now();
             }
         }
     });
-    // The stream that is read gets everything. The other one is cut.
+    // The one that is read gets everything; the one that isn't is cut.
     let (got, error) = read_to_end(&awake, 64);
     assert!(got == 160 && error.is_none(), "{} {got}, {error:?}", awake.id());
     feeder.join().unwrap();
@@ -668,7 +665,7 @@ fn stalls_are_cut() {
     clock.join().unwrap();
     drop(asleep);
     drop(awake);
-    // The clock doesn't move, so only the writer can end the close.
+    // Without the clock, nothing but the writer can end the close.
     close_well(&session, &line);
     assert_eq!(count(&line.frames(), Command::Fin, 3), 1);
 }
@@ -695,7 +692,7 @@ fn accepts_let_the_reader_on() {
                         None => thread::yield_now(),
                     }
                 };
-                // Its data comes after its SYN, and maybe after data of other streams.
+                // Its data lies behind its SYN, and maybe behind others'.
                 assert_eq!(read_to_end(&stream, 2).0, 2);
             }
         })
@@ -711,7 +708,7 @@ fn accepts_let_the_reader_on() {
 
 fn endings_let_the_reader_on() {
     let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(None), false);
-    // This stream keeps the session alive when the last own handle is dropped.
+    // keeps the session when its last own handle is dropped
     let mut ours = session.open("").unwrap();
     line.feed(&[PEER.syn(3), PEER.syn(5), PEER.syn(7)]);
     let how = choose(4);
@@ -738,7 +735,7 @@ fn endings_let_the_reader_on() {
             return;
         }
         2 => {
-            // Streams that came in time can still be accepted.
+            // Those that were in time can still be accepted.
             let drained = spawn({
                 let session = session.clone();
                 move || {
@@ -758,7 +755,7 @@ fn endings_let_the_reader_on() {
             while ours.write(b"x").is_ok() {
                 thread::yield_now();
             }
-            line.eof(); // Reads go on until the input ends.
+            line.eof(); // reads go on, until the input ends
             line.wait_unread();
         }
     }
@@ -770,8 +767,8 @@ fn a_full_backlog_refuses_in_time() {
     let (session, line) =
         server(quiet().accept_backlog(1).accept_stall_timeout(Some(SECOND * 2)), false);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
-    // The first stream is accepted before or after the time has passed. Or it is accepted only when
-    // the second was refused, so that only the time can end the pause.
+    // The first is accepted before the time is over or after; or only when the second was refused,
+    // so that nothing but the time ends the pause.
     let late = choose(2) == 1;
     let acceptor = spawn({
         let session = session.clone();
@@ -785,7 +782,7 @@ fn a_full_backlog_refuses_in_time() {
     let clock = spawn({
         let session = session.clone();
         move || {
-            // The time passes the announcement, and then the limit.
+            // Past the announcement, and then the limit.
             while session.stats().streams_received + session.stats().streams_refused < 2 {
                 advance(SECOND);
                 thread::yield_now();
@@ -805,7 +802,7 @@ fn a_full_backlog_refuses_in_time() {
 
 // ---- inline writes ------------------------------------------------------------------------------
 
-/// Reads a request and writes its answer, `rounds` times on one stream.
+/// Request and answer, on one stream.
 fn serve(stream: &mut Stream, rounds: usize) {
     for _ in 0..rounds {
         let mut request = [0; 2];
@@ -822,7 +819,7 @@ fn inline_write() {
         peer(&line, move |line| {
             for round in 1..=2 {
                 line.feed(&[PEER.psh(id, request)]);
-                // Nothing else makes the writer go on.
+                // nothing else makes the writer go on
                 line.wait_for(|frames| data(frames, id) == request.repeat(round));
             }
         })
@@ -886,7 +883,7 @@ fn inline_write_against_close() {
             stream.close().unwrap();
             session.drain(SECOND).unwrap();
         }
-        _ => {} // The last drop ends it.
+        _ => {} // the last drop does it
     }
     let accepted = answer.join().unwrap();
     drop(session);
@@ -914,7 +911,7 @@ fn inline_write_against_failure() {
         let (accepted, error) = answer.join().unwrap();
         assert!(accepted == 3 || error.is_some());
     }
-    // All writes may have been made before they failed. So only a read learns of the end.
+    // The writes may all have been made before they failed, so only a read says that it is over.
     line.eof();
     let (_, error) = read_to_end(&stream, 4);
     assert!(error.is_some());
@@ -922,21 +919,20 @@ fn inline_write_against_failure() {
     let _ = session.close();
 }
 
-/// After some rounds of requests and answers, the thread that waits for the next request reads the
-/// transport inline. Then another event happens.
+/// After some rounds of requests and answers the thread that waits for the next request reads the
+/// transport itself. Then something else happens.
 fn inline_read() {
     let (session, line) = server(quiet(), true);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
     let mut stream = session.accept().unwrap();
     let other = session.accept().unwrap();
-    // Number of rounds. It is more than the eight after which the reader thread hands the input
-    // over.
+    // More than the eight after which the reader thread stands by.
     const ROUNDS: usize = 12;
     const SETTLE: usize = 60;
     let how = choose(6);
     let client = peer(&line, move |line| {
         for round in 1..=ROUNDS {
-            // By then the server waits for the next request, more often than not.
+            // Until the server waits for the next request, more often than not.
             for _ in 0..SETTLE {
                 thread::yield_now();
             }
@@ -968,7 +964,7 @@ fn inline_read() {
         // It asks again, as a program does, until the end of its stream.
         assert_eq!(read_to_end(&stream, 2).0, 0);
     }
-    // The program asks no more. So the reader thread itself has to find the other streams' data.
+    // The program asks no more: the reader thread has to find what came for others by itself.
     match how {
         0 | 4 | 5 => assert_eq!(reader.join().unwrap().0, 4),
         1 => {
@@ -1085,7 +1081,7 @@ fn drain_against_closes() {
     let mut streams = vec![session.accept().unwrap(), session.open("").unwrap()];
     let acceptor = spawn({
         let session = session.clone();
-        move || session.accept().map(drop) // The call waits, or there is none.
+        move || session.accept().map(drop) // the one that waits, or none
     });
     let closers: Vec<_> = streams.drain(..).map(|stream| spawn(move || drop(stream))).collect();
     let last = spawn({
@@ -1104,13 +1100,13 @@ fn drain_against_closes() {
     let frames = line.frames();
     for (id, ours) in [(2, true), (3, false), (5, false)] {
         assert_order(&frames, id, ours);
-        // The third frame may have arrived when the session was closing, and was discarded then.
+        // The third may have come only when the session was closing, and was thrown away.
         assert!(count(&frames, Command::Fin, id) == 1 || id == 5);
     }
 }
 
-/// The peer reads everything and ends its side at once, during the close or before it. The close
-/// returns Ok, however little the writer thread has reported by then.
+/// The peer reads everything, and ends its side at once, while the close is under way or before it:
+/// that is Ok, whatever the writer thread has had time to say.
 fn close_against_the_peers_end() {
     let (session, line) = server(quiet(), choose(2) == 0);
     line.feed(&[PEER.syn(3), PEER.fin(3)]);
@@ -1154,8 +1150,8 @@ fn close_timeout_passes() {
     clock.join().unwrap();
 }
 
-/// The timer's thread ends with the last session, and begins with the next. It also serves a
-/// session that comes in between.
+/// Its thread ends with the last session, and begins with the next; whoever comes meanwhile is
+/// looked after.
 fn timer_comes_and_goes() {
     let sessions = [(); 2].map(|()| {
         spawn(|| {
@@ -1203,8 +1199,8 @@ fn notifiers_fire_once() {
     drop(stream);
     let _ = session.close();
     line.eof();
-    // The notifier may be called on a thread of its own, which this check doesn't know. It must be
-    // called exactly once. A second call fails the check as well.
+    // It may be called on a thread of its own, which isn't known here. It must be once at last: a
+    // second fails the check as well.
     while calls.load(SeqCst) == 0 {
         thread::yield_now();
     }
@@ -1242,6 +1238,6 @@ fn both_ends() {
     assert_eq!(all, b"abcdefg");
     writer.join().unwrap();
     drop(stream);
-    let _ = client.close(); // This is Ok after a proper close and also after the peer's clean end.
+    let _ = client.close(); // Ok, or the peer's clean end, which is Ok too
     echo.join().unwrap();
 }

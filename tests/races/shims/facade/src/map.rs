@@ -14,7 +14,7 @@ impl<K, V> HashMap<K, V> {
         Self(Inner::default())
     }
 
-    // A method that `Deref` can't forward.
+    // What a `Deref` can't pass on.
 
     pub fn shrink_to(&mut self, capacity: usize)
     where
