@@ -1,5 +1,7 @@
-//! One end of a stream, asked after each step: what it lets its application, the reader and the
-//! writer do.
+//! One end of a stream: after each step, its answers to its application, to the reader and to the
+//! writer.
+
+mod transmit;
 
 use super::super::chunks::charge_for;
 use super::*;
@@ -17,7 +19,7 @@ fn error(error: Error) -> Arc<Error> {
     Arc::new(error)
 }
 
-/// How a stream can come to its end, or half of it.
+/// An event that ends a stream, or one of its halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Nothing,
@@ -62,7 +64,7 @@ impl Step {
     }
 }
 
-/// The steps after which `holds` does, each on a stream of its own.
+/// Returns the steps after which `holds` is true, each taken on a new stream.
 fn steps_after_which(holds: impl Fn(&mut Core) -> bool) -> Vec<Step> {
     let after = |step: &Step| {
         let mut core = core(2);
@@ -84,7 +86,7 @@ fn accept(core: &mut Core, n: usize) {
     core.accept_small(&vec![0; n], 65535, BufferPool::shared());
 }
 
-/// Takes all turns that are due; returns how much data went, and whether FIN did.
+/// Sends all frames that are due. Returns the bytes of data, and whether FIN was among them.
 fn transmit(core: &mut Core) -> (usize, bool) {
     let mut data = 0;
     let mut fin = false;
@@ -143,11 +145,11 @@ fn what_comes_is_queued_discarded_or_late() {
 
 #[test]
 fn data_is_wanted_and_kept_for_whoever_may_still_read_it() {
-    // FIN comes after the data, so what was let in before it is wanted.
+    // FIN comes after the data, so data that was received before it is wanted.
     assert_eq!(
         steps_after_which(|core| core.wants_data()),
         [Nothing, Fin, Finish, Detach, FailWrite, End],
-        "not after a failure: it is reported behind what was there"
+        "after a failure, only the data that was there before is kept"
     );
     let mut keeps = STEPS.to_vec();
     keeps.retain(|step| {
@@ -175,7 +177,7 @@ fn few_bytes_are_accepted_whole_where_they_are_sure_to_fit_some_time() {
     let mut core = core(2);
     accept(&mut core, 262_144 - 4095);
     assert!(full(&core, 4096) && !full(&core, 4095) && !full(&core, 4097));
-    // The queue is too small for all of them, or the window, from now on, and then not.
+    // From here on the queue or the window is too small for the whole write.
     assert_eq!(
         (core.least(4096, 4096), core.least(4096, 4095), core.least(4097, 4097)),
         (4096, 1, 1)
@@ -184,12 +186,13 @@ fn few_bytes_are_accepted_whole_where_they_are_sure_to_fit_some_time() {
         assert!(core.update(0, window).is_ok());
         assert_eq!(core.least(4096, MAX_QUEUE), least);
     }
-    // Too little window, which may never become more, is none.
+    // The peer may never grant more. So a window that is too small for the whole write counts as
+    // no window.
     assert!(core.update(0, 262_144).is_ok());
     Fin.take(&mut core);
     assert!(matches!(core.writable(MAX_QUEUE, 4096), Writable::Full { starved: true }));
     assert!(matches!(core.writable(4096, 1), Writable::Full { starved: false }), "the queue");
-    // A writer is worth waking when all of what it waits for fits.
+    // A blocked write is worth waking when all bytes that it waits for fit.
     assert!(transmit(&mut core).0 > 0);
     assert!(core.worth_waking(MAX_QUEUE, 4095) && !core.worth_waking(MAX_QUEUE, 4096));
 }
@@ -262,7 +265,7 @@ fn the_failure_that_came_first_is_the_one_that_is_reported() {
     Detach.take(&mut core);
     End.take(&mut core);
     assert!(matches!(core.readable(), Readable::Failed(Error::GoAway)));
-    // A FIN before the session's end makes that a clean one; a failure is reported even so.
+    // After a FIN, the session's end is a clean one for the stream. A failure is still reported.
     let mut core = super::tests::core(2);
     Fin.take(&mut core);
     End.take(&mut core);
@@ -277,7 +280,7 @@ fn room_is_the_smaller_of_the_queues_and_the_windows() {
     assert_eq!(room(&core), Some(MAX_SEND));
     accept(&mut core, 300);
     assert_eq!(room(&core), Some(700));
-    // A payload of its own counts like merged data.
+    // A separate payload counts like merged data.
     let payload = Payload::of(BufferPool::shared(), &[0; 200], 65535);
     core.accept(payload);
     assert_eq!((room(&core), core.accepted()), (Some(500), 500));
@@ -285,7 +288,7 @@ fn room_is_the_smaller_of_the_queues_and_the_windows() {
     assert_eq!(room(&core), None);
     assert_eq!(transmit(&mut core), (1000, false));
     assert_eq!(room(&core), Some(MAX_SEND));
-    // The window leaves less.
+    // The window leaves less than the queue.
     assert_eq!(core.update(1000, 300), Ok(false), "less than before");
     assert_eq!(room(&core), Some(300));
     assert_eq!(core.update(1000, 301), Ok(true));
@@ -310,7 +313,7 @@ fn a_writer_starves_without_credit_when_the_peer_has_finished() {
     assert!(!starved(&full), "the peer may grant more");
     Fin.take(&mut full);
     assert!(starved(&full));
-    // The queue alone is full: that empties by itself.
+    // If only the queue is full, the writer will empty it.
     let mut queued = core(2);
     Fin.take(&mut queued);
     accept(&mut queued, MAX_SEND);
@@ -324,7 +327,7 @@ fn a_waiting_writer_is_worth_waking_with_credit_and_half_a_queue() {
         accept(&mut core, accepted);
         assert_eq!(core.worth_waking(MAX_SEND, 1), worth, "{accepted} more");
     }
-    // Behind a small window half of a large queue is never reached: all of it counts.
+    // Behind a small window a large queue is never half full. So the window decides.
     assert_eq!(transmit(&mut core), (501, false));
     assert_eq!(core.update(501, 10), Ok(false), "less than before");
     assert!(core.worth_waking(MAX_SEND, 1));
@@ -334,110 +337,6 @@ fn a_waiting_writer_is_worth_waking_with_credit_and_half_a_queue() {
     assert!(!core.worth_waking(MAX_SEND, 1), "nor with an empty queue");
     assert_eq!(core.update(511, 10), Ok(true));
     assert!(core.worth_waking(1, 1) && core.worth_waking(0, 1), "an empty queue, of whatever size");
-}
-
-#[test]
-fn a_flush_is_done_when_the_transport_has_it_all_or_never_will() {
-    let mut core = core(2);
-    assert!(matches!(core.flushed(0), Some(Ok(()))));
-    accept(&mut core, 100);
-    assert!(core.flushed(100).is_none());
-    assert_eq!(transmit(&mut core), (100, false));
-    assert!(core.flushed(100).is_none(), "taken isn't handed over");
-    core.mark_written(99, false);
-    assert!(core.flushed(100).is_none() && core.flushed(99).is_some());
-    core.mark_written(1, false);
-    assert!(matches!(core.flushed(100), Some(Ok(()))));
-    for step in [Fail, Detach, FailWrite, End] {
-        let mut core = super::tests::core(2);
-        accept(&mut core, 1);
-        step.take(&mut core);
-        assert!(matches!(core.flushed(1), Some(Err(_))), "{step:?}");
-        assert!(matches!(core.flushed(0), Some(Ok(()))), "what was handed over stays so");
-    }
-    Close.take(&mut core);
-    assert!(matches!(core.flushed(0), Some(Err(Error::Closed))));
-}
-
-#[test]
-fn a_stream_can_be_forgotten_when_it_is_closed_and_its_fin_is_written() {
-    let mut core = core(2);
-    assert!(!core.can_forget());
-    Finish.take(&mut core);
-    assert_eq!(transmit(&mut core), (0, true));
-    core.mark_written(0, true);
-    assert!(!core.can_forget(), "its application has it still");
-    Close.take(&mut core);
-    assert!(core.can_forget());
-    let mut core = super::tests::core(2);
-    Close.take(&mut core);
-    assert_eq!(transmit(&mut core), (0, true));
-    assert!(!core.can_forget(), "taken isn't handed over");
-    core.mark_written(0, true);
-    assert!(core.can_forget());
-}
-
-#[test]
-fn fin_is_owed_by_a_stream_that_ended_and_not_by_one_whose_session_did() {
-    let fin = steps_after_which(|core| transmit(core).1);
-    assert_eq!(fin, [Finish, Close, Fail, FailAndDiscard]);
-    // Once the session is closing, a stream's end is no clean one.
-    for step in [Close, Nothing] {
-        let mut core = core(2);
-        Detach.take(&mut core);
-        step.take(&mut core);
-        assert!(!core.finish());
-        assert_eq!(transmit(&mut core), (0, false));
-    }
-}
-
-#[test]
-fn what_was_accepted_is_sent_after_a_close_and_not_after_a_failure_or_the_end() {
-    let sends = |step: &Step| {
-        let mut core = core(2);
-        accept(&mut core, 100);
-        step.take(&mut core);
-        transmit(&mut core).0 == 100
-    };
-    let sends: Vec<Step> = STEPS.into_iter().filter(sends).collect();
-    assert_eq!(sends, [Nothing, Fin, Finish, ShutRead, Close, Detach, FailWrite]);
-}
-
-#[test]
-fn little_data_goes_by_the_express_lane_unless_the_stream_waits_in_bulk() {
-    let lanes = |core: &mut Core| [core.schedule(), core.schedule()];
-    let mut little = core(2);
-    accept(&mut little, EXPRESS_BYTES);
-    assert_eq!(lanes(&mut little), [Some(Lane::Express), None]);
-    // More comes while it waits: that is for bulk, and what is in express stays there.
-    accept(&mut little, 1);
-    assert_eq!(lanes(&mut little), [Some(Lane::Bulk), None]);
-    let mut much = core(2);
-    accept(&mut much, EXPRESS_BYTES + 1);
-    assert_eq!(lanes(&mut much), [Some(Lane::Bulk), None]);
-    // A part was sent by the express lane meanwhile, so that what is left is little: it is queued
-    // already.
-    much.begin_transmit(Lane::Express);
-    assert!(much.poll_transmit(Lane::Express, usize::MAX).is_some());
-    accept(&mut much, 10);
-    assert_eq!(lanes(&mut much), [None, None]);
-    assert_eq!(lanes(&mut core(2)), [None, None], "nothing to send");
-}
-
-#[test]
-fn transmit_sends_what_its_lane_allows() {
-    let mut express = core(2);
-    accept(&mut express, 100);
-    assert!(express.poll_transmit(Lane::Express, 99).is_none(), "whole frames alone");
-    assert!(
-        matches!(express.poll_transmit(Lane::Express, 100), Some(Transmit::Data(payload)) if payload.len() == 100)
-    );
-    let mut bulk = core(2);
-    accept(&mut bulk, 100);
-    assert!(bulk.poll_transmit(Lane::Bulk, 0).is_none());
-    assert!(
-        matches!(bulk.poll_transmit(Lane::Bulk, 1), Some(Transmit::Data(payload)) if payload.len() == 100)
-    );
 }
 
 #[test]
