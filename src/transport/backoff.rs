@@ -1,25 +1,25 @@
-//! Pauses between calls that could do nothing and returned at once. The pauses grow while nothing
-//! happens. So an idle transport in non-blocking mode costs 25 looks a second instead of a
-//! thousand.
+//! Pauses between the tries of a transport call. A pause follows a try that could do nothing and
+//! returned at once. The pauses grow while nothing happens. So an idle transport in non-blocking
+//! mode costs 25 tries a second instead of a thousand.
 //!
 //! # Invariants
 //! - A pause is between [`FIRST`] and [`LONGEST`].
-//! - A thread that is told of progress begins with [`FIRST`] again.
+//! - After progress in any thread, a thread begins with [`FIRST`] again.
 //!
 //! The lock of [`Pauses`] guards only the wait. A thread in a long pause waits on its condvar.
 //! Progress in another thread wakes it ([`Pauses::end`]). The protocol is Dekker's. The waiter
-//! counts itself, then looks whether there was progress. A thread with progress counts that, then
-//! looks for waiters.
+//! first counts itself as a waiter, then checks for progress. A thread that made progress first
+//! counts the progress, then checks for waiters. So at least one of the two sees the other.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// The first pause. It is long compared with a look, and short compared with a network's delay.
+/// The first pause. It is long compared with a try, and short compared with a network's delay.
 const FIRST: Duration = Duration::from_millis(1);
 
-/// The longest pause. 25 looks a second cost almost nothing, and a person doesn't notice the delay.
+/// The longest pause. 25 tries a second cost almost nothing, and a person doesn't notice the delay.
 const LONGEST: Duration = Duration::from_millis(40);
 
 /// The length of the next pause.
@@ -79,9 +79,9 @@ impl Pauses {
         Pausing { pauses: self, seen: self.done.load(SeqCst), backoff: Backoff::default() }
     }
 
-    /// Notes progress. Threads in a pause look again at once, except threads in a first pause. That
-    /// one isn't ended, because a thread that writes all the time would wake the reading thread at
-    /// each write.
+    /// Notes progress. Threads in a pause try again at once, except threads in a first pause. A
+    /// first pause isn't ended early. Otherwise a thread that writes all the time would wake the
+    /// reading thread at each write.
     pub(super) fn end(&self) {
         self.done.fetch_add(1, SeqCst);
         if self.waiting.load(SeqCst) > 0 {
@@ -91,7 +91,7 @@ impl Pauses {
         }
     }
 
-    /// Waits for `pause`, or until there is more progress than `seen`.
+    /// Waits for `pause`, or until the progress count differs from `seen`.
     fn wait(&self, pause: Duration, seen: u64) {
         let mut gate = self.gate.lock();
         self.waiting.fetch_add(1, SeqCst);

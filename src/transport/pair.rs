@@ -1,12 +1,12 @@
 //! A read half and a write half that are two objects, such as pipes or a child's stdio.
 //!
 //! Safe code can't interrupt a read from a pipe. When a session over a pair ends, user calls still
-//! wake at once. But the session's reader thread ends only when its read returns. That happens when
-//! the far end closes, or when the closure of [`with_abort`](Pair::with_abort) makes the read
-//! return.
+//! wake at once. But the session's reader thread stops only when its read returns. The read returns
+//! when the peer closes its end of the pipe, or when the closure of
+//! [`with_abort`](Pair::with_abort) makes it return.
 //!
-//! Invariant: dropping the write half ends the writing direction, unless the pair was declared to
-//! have no end.
+//! Invariant: dropping the write half ends the writing direction, unless
+//! [`without_end`](Pair::without_end) was called.
 
 use std::io::{self, Read, Write};
 
@@ -34,7 +34,7 @@ use super::{Control, Halves, Transport};
 /// let transport = Pair::new(stdout, stdin).with_abort({
 ///     let child = Arc::clone(&child);
 ///     move || {
-///         // The child's stdout ends, and with it the reader thread.
+///         // This closes the child's stdout. So the reader thread stops, too.
 ///         let _ = child.lock().unwrap().kill();
 ///     }
 /// });
@@ -45,10 +45,11 @@ use super::{Control, Halves, Transport};
 /// let closed = session.close(); // Ok: the helper has read everything and ended its output
 /// let mut child = child.lock().unwrap();
 /// if closed.is_err() {
-///     // Kill the child before the wait. The wait holds the lock that the abort needs.
+///     // Kill the child first, because `wait` holds the lock that the abort closure needs.
 ///     let _ = child.kill();
 /// }
-/// // This wait has no limit. A helper may end its output and go on. The example `stdio` has one.
+/// // A helper may close its output and go on, and this wait has no time limit. The example
+/// // `stdio` shows a wait with a limit.
 /// child.wait()?;
 /// # }
 /// # Ok::<(), std::io::Error>(())
@@ -81,17 +82,18 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
         self
     }
 
-    /// Declares that dropping the write half tells the peer nothing. This is so for a serial line,
-    /// which stays open without its user, and for a descriptor that other processes hold, too.
+    /// Declares that dropping the write half tells the peer nothing. Two examples are a serial
+    /// line, which stays open without its user, and a descriptor that other processes hold, too.
     ///
     /// Then [`close`](crate::Session::close) returns Ok as soon as everything was handed over and
     /// flushed. That Ok promises less than over other transports ([`Control::can_finish`]). The
-    /// session goes on reading until the read half ends, or until
-    /// [`close_timeout`](crate::Config::close_timeout) has passed and the read returns once more.
+    /// session goes on reading until the read half returns an end of file. After
+    /// [`close_timeout`](crate::Config::close_timeout) it stops as soon as the present read
+    /// returns.
     ///
-    /// Without this call, a close waits for an end that can't come, and returns
+    /// Without this call, a close waits for an end of file that can't come, and returns
     /// [`CloseIncomplete`](crate::Error::CloseIncomplete). [The
-    /// manual](crate::manual::transports#a-serial-line) has the whole recipe.
+    /// manual](crate::manual::transports#a-serial-line) shows the whole setup.
     #[must_use]
     pub fn without_end(mut self) -> Self {
         self.can_finish = false;

@@ -1,19 +1,19 @@
-//! A transport that can't be split. The reading and the writing thread have exclusive access to it
-//! by a lock.
+//! A transport that can't be split. A lock lets one of the two threads use it at a time.
 //!
-//! The lock is one of the two that are held across transport I/O. So exclusive access must be
-//! short: **reads and writes of the inner transport have to be bounded to a few milliseconds**, by
-//! its own timeouts or by non-blocking mode. A call that could do nothing (`WouldBlock`,
-//! `TimedOut`) gives up the lock, so that the other direction moves. Therefore nothing is stuck
-//! when both directions are full at once.
+//! The lock is held across transport I/O. So it must be held only for a short time. **Reads and
+//! writes of the inner transport have to be bounded to a few milliseconds**, by its timeouts or by
+//! non-blocking mode. A call that could do nothing (`WouldBlock`, `TimedOut`) gives up the lock,
+//! and then the other direction can go on. Therefore neither direction is stuck when both are full
+//! at once.
 //!
 //! # Invariants
 //! - The lock is handed over fairly: a thread that waits for it gets it before the thread that
 //!   gives it up can take it again.
-//! - Readiness is waited for outside the lock, and only after a read returned `WouldBlock`. A TLS
-//!   connection may hold decrypted bytes that readiness doesn't show.
-//! - A read is tried again after each write, ready or not. A write may read as well: rustls's does
-//!   when it can't write.
+//! - The reader waits for readiness ([`with_readiness`](Shared::with_readiness)) outside the lock,
+//!   and only after a read returned `WouldBlock`. The reason for the second rule is that a TLS
+//!   connection may hold decrypted bytes, which readiness doesn't show.
+//! - A read is tried again after each write, whether the transport is ready or not. A write may
+//!   take input in, too. rustls's write does so when it can't write.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -29,33 +29,35 @@ type Readiness = Box<dyn FnMut() -> io::Result<()> + Send>;
 type Hook = Box<dyn FnOnce() + Send>;
 type Finish<T> = Box<dyn FnMut(&mut T) -> io::Result<()> + Send>;
 
-/// Limit of successive reads that find nothing although the readiness closure said at once that a
-/// read is worth trying. Past the limit, the reads pause. A part of a TLS record gives no plaintext
-/// yet, and the largest record comes in a dozen packets.
+/// Limit of useless reads in a row. A read is useless if it finds nothing although the readiness
+/// closure has just returned Ok. Past the limit, there is a pause after each of them. Some useless
+/// reads are normal. A part of a TLS record gives no plaintext yet, and the largest record comes in
+/// a dozen packets.
 const READY_FOR_NOTHING: u32 = 16;
 
 /// Any `Read + Write + Send` object as a transport.
 ///
 /// This is for objects that can't be split, such as another TLS library's connection or a serial
-/// port. (For rustls there is `Tls`, with the feature `rustls`. Its reads and writes don't exclude
-/// each other.)
+/// port. (For rustls there is `Tls`, with the feature `rustls`. It reads and writes at the same
+/// time.)
 ///
 /// The object's reads and writes must return at once or within a few milliseconds, with
 /// `WouldBlock` or `TimedOut` when there is nothing to do. **Use non-blocking mode for that**, as
-/// in the example. Then no call waits with the lock. A transport that could do nothing is asked
-/// again after a pause. The pause is 1 ms at first. It doubles up to 40 ms while nothing is read or
-/// written, and falls back to 1 ms at the first byte in either direction. So data that comes after
-/// a silence is noticed up to 40 ms late. An answer is noticed late by about the time that it took
-/// to come, but by at most 40 ms.
+/// in the example. Then no call waits while it holds the lock. A call that could do nothing is
+/// tried again after a pause. The pause is 1 ms at first. It doubles up to 40 ms while nothing is
+/// read or written, and falls back to 1 ms at the first byte in either direction. So data that
+/// comes after a silence is noticed up to 40 ms late. An answer that comes after a wait of 8 ms is
+/// noticed up to 8 ms late, because the pause has grown only to that length.
 ///
-/// Where there is no non-blocking mode, timeouts of a few milliseconds work as well, without that
-/// delay. But a read that waits for its timeout keeps the writer out meanwhile. Bulk data over such
-/// a transport was measured at a fraction of the speed in non-blocking mode. Without either:
+/// If the object has no non-blocking mode, timeouts of a few milliseconds also work, without that
+/// delay. But a read that waits for its timeout holds the lock, and nothing can be written
+/// meanwhile. Such a transport was measured with bulk data. It reached a fraction of the speed in
+/// non-blocking mode. If the object has neither of the two:
 ///
 /// - A read that blocks holds the lock, and nothing is written until the read returns.
-/// - A write that blocks holds the lock. When both directions are full, both ends wait forever.
-/// - Keepalive still ends such a session for its users. But its threads stay until the blocked call
-///   returns, unless [`on_abort`](Shared::on_abort) can make it return.
+/// - A write that blocks holds the lock. When both directions are full, both peers wait forever.
+/// - Keepalive still ends such a session for its users. But the session's threads stay until the
+///   blocked call returns, unless [`on_abort`](Shared::on_abort) can make it return.
 ///
 /// ```no_run
 /// use std::net::TcpStream;
@@ -67,7 +69,7 @@ const READY_FOR_NOTHING: u32 = 16;
 /// tcp.set_nodelay(true)?;
 /// let (mode, abort) = (tcp.try_clone()?, tcp.try_clone()?);
 /// let tls = handshake(tcp)?; // native-tls, openssl …
-/// mode.set_nonblocking(true)?; // after the handshake, because that waits
+/// mode.set_nonblocking(true)?; // after the handshake, which needs blocking mode
 /// let transport = Shared::new(tls)
 ///     .on_finish(|tls| end(tls)) // sends close_notify
 ///     .on_abort(move || { let _ = abort.shutdown(std::net::Shutdown::Both); });
@@ -87,14 +89,14 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         Self { inner, readiness: None, finish: None, abort: None }
     }
 
-    /// Parks the reader outside the lock. `readiness` waits, and returns when a read is worth
-    /// trying.
+    /// Makes the reader wait in `readiness`, outside the lock. `readiness` should return when a
+    /// read is worth trying.
     ///
     /// `WouldBlock`, `TimedOut` and `Interrupted` mean "not yet", and `readiness` is called again.
-    /// Another error ends the session. `readiness` must either return every few hundred
-    /// milliseconds, or be interrupted by [`on_abort`](Self::on_abort). With TLS it must return
-    /// within a few milliseconds. The connection may take input in while it writes, and only a read
-    /// after `readiness` finds that input.
+    /// Any other error ends the session. `readiness` must either return every few hundred
+    /// milliseconds, or be interrupted by [`on_abort`](Self::on_abort). Over TLS it must return
+    /// within a few milliseconds. A TLS connection may take input in while it writes, and the
+    /// reader finds that input only when `readiness` has returned.
     #[must_use]
     pub fn with_readiness(
         mut self,
@@ -105,8 +107,12 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
     }
 
     /// Calls `finish` to end the writing direction, after the last write and flush. For TLS, send
-    /// `close_notify` in it. It is called again when it returns `WouldBlock` or `TimedOut`. Without
-    /// this, nothing is done, and the peer sees the end when the transport is dropped.
+    /// `close_notify` in it. It is called again when it returns `WouldBlock`, `TimedOut` or
+    /// `Interrupted`.
+    ///
+    /// Without this, the peer reads an end of file only when the transport is dropped. Then
+    /// [`close`](crate::Session::close) doesn't wait for the peer, and its Ok promises less
+    /// ([`Control::can_finish`]).
     #[must_use]
     pub fn on_finish(
         mut self,
@@ -116,7 +122,8 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         self
     }
 
-    /// Calls `abort` once when the session ends, to interrupt blocked calls. It must not block.
+    /// Calls `abort` once when the session ends by an error or by its close timeout. `abort` should
+    /// interrupt blocked calls, and must not block.
     #[must_use]
     pub fn on_abort(mut self, abort: impl FnOnce() + Send + 'static) -> Self {
         self.abort = Some(Box::new(abort));
@@ -132,7 +139,7 @@ impl<T> std::fmt::Debug for Shared<T> {
     }
 }
 
-/// Exclusive access to the inner transport, shared by both halves and the control.
+/// The inner transport and its lock, shared by both halves and the control.
 struct Exclusive<T> {
     /// Guards the transport itself, for one read, write or flush at a time.
     inner: Mutex<T>,
@@ -143,7 +150,8 @@ struct Exclusive<T> {
 }
 
 impl<T> Exclusive<T> {
-    /// Does `io` once with exclusive access, then hands the lock to the thread that waits for it.
+    /// Does `io` once with exclusive access. Then hands the lock to a thread that waits for it, if
+    /// there is one.
     fn once<R>(&self, io: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
         self.check()?;
         let mut inner = self.inner.lock();
@@ -161,7 +169,7 @@ impl<T> Exclusive<T> {
     }
 
     /// Repeats `io`, each time with exclusive access, until it returns something other than "not
-    /// yet". Pauses in between.
+    /// yet". Pauses between the tries.
     fn until_done<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
         let mut pausing = self.pauses.begin();
         loop {
@@ -176,8 +184,8 @@ impl<T> Exclusive<T> {
         }
     }
 
-    /// Repeats a write or a flush like [`until_done`](Self::until_done), and notes each try for the
-    /// reader.
+    /// Repeats a write or a flush like [`until_done`](Self::until_done). Notes after each try that
+    /// there was a write, so that the reader tries again.
     fn write_until_done<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
         self.until_done(|inner| {
             let result = io(inner);
@@ -187,8 +195,9 @@ impl<T> Exclusive<T> {
     }
 }
 
-/// Makes `Ok(0)` of a write that accepted nothing a "not yet". rustls returns it while its buffer
-/// is full. A connection that has really ended returns an error, or the end of its input.
+/// Turns the `Ok(0)` of a write that accepted nothing into "not yet". rustls returns `Ok(0)` while
+/// its buffer is full. A connection that is over shows it by an error, or by an end of file in a
+/// read.
 fn taken(count: usize, offered: bool) -> io::Result<usize> {
     if count == 0 && offered { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
 }

@@ -40,8 +40,8 @@ macro_rules! socket {
             }
         }
 
-        /// Sets blocking mode, and our timeouts instead of those of an earlier owner. Returns the
-        /// halves.
+        /// Sets blocking mode and the session's timeouts, in place of the settings of an earlier
+        /// owner. Returns the halves.
         fn halves(stream: Arc<$stream>, control: impl Control + 'static) -> io::Result<Halves> {
             stream.set_nonblocking(false)?;
             stream.set_read_timeout(None)?;
@@ -59,16 +59,18 @@ macro_rules! socket {
     };
 }
 
-/// Time limit of one write that waits for room. It is short enough for an inline write whose call
-/// has a deadline, and long enough to cost nothing. It is raised while the peer doesn't read (see
-/// `Halves`). Timeouts and modes belong to the socket, so its clones have them, too.
+/// Time limit of one write that waits for room in the socket's buffer. It is so short that an
+/// inline write keeps the deadline of its call, and so long that repeated writes cost little. The
+/// session raises it while the peer doesn't read (see `Halves::bound_writes`). Timeouts and modes
+/// belong to the socket, so its clones have them, too.
 ///
-/// There is no limit on Windows, where a call that timed out leaves the socket in no defined state.
+/// There is no limit on Windows, where a call that timed out leaves the socket in an undefined
+/// state.
 const WRITE_BOUND: Option<Duration> =
     if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
 
-/// Makes `NotConnected` a success. `shutdown` returns it if the peer has ended the connection
-/// already. Then there is nothing left to end.
+/// Turns `NotConnected` into a success. `shutdown` returns it if the connection is over already.
+/// Then there is nothing left to end.
 fn finish(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
@@ -105,7 +107,7 @@ mod tcp {
         }
     }
 
-    /// Makes these settings. Clones of the socket have them, too.
+    /// `split` makes these settings. Clones of the socket have them, too.
     ///
     /// - Blocking mode is set.
     /// - The read timeout is cleared. Later the session sets it to 10 ms and clears it again as
@@ -148,7 +150,7 @@ mod unix {
         }
     }
 
-    /// Makes these settings. Clones of the socket have them, too.
+    /// `split` makes these settings. Clones of the socket have them, too.
     ///
     /// - Blocking mode is set.
     /// - The read timeout is cleared. Later the session sets it to 10 ms and clears it again as

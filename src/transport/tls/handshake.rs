@@ -1,16 +1,17 @@
-//! The handshake. It runs on the caller's thread, with one deadline for all of it.
+//! The handshake. It runs on the caller's thread. One deadline applies to the whole handshake.
 //!
 //! If the inner transport can bound its reads and writes, each call is bounded by the remaining
 //! time. Otherwise a second thread, which lives as long as the handshake, aborts the transport at
 //! the deadline.
 //!
 //! # Invariants
-//! - A handshake that failed has aborted the transport and left no thread.
+//! - When a handshake returns an error, the transport was aborted and no thread is left.
 //! - `abort` is called at most once.
 //!
-//! The alert that tells the peer the reason gets some time to arrive ([`LINGER`]). Meanwhile the
-//! writing is ended, and further input is read and thrown away. A system that closes a socket with
-//! unread input resets the connection, and the reset may purge the alert.
+//! If TLS fails, an alert tells the peer the reason. The alert gets some time to arrive
+//! ([`LINGER`]). Meanwhile this end has ended its writing, and it reads further input and throws it
+//! away. A system resets a connection whose socket is closed with unread input, and the reset may
+//! destroy the alert.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -28,15 +29,15 @@ use super::incoming::{Incoming, Room};
 use super::link::{Failure, is_not_yet};
 use super::outgoing::Outgoing;
 
-/// Time limit for telling the peer of a failed handshake, within the handshake's deadline. It is
-/// some round trips over a long distance.
+/// Limit of the time that the alert of a failed handshake gets to arrive. The handshake's deadline
+/// may make this time shorter. A second is long enough for some round trips over a long distance.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Limit of the input that is thrown away meanwhile, in bytes. It is more than a peer sends in the
-/// middle of a handshake. It is so little that a peer that sends without end costs nothing.
+/// Limit of the input that is thrown away during that time, in bytes. It is more than a peer sends
+/// in the middle of a handshake. It is small, so a peer that never stops sending costs little.
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// Longest bound of one inner read.
+/// Longest bound of one inner read. It applies if the handshake has no deadline.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Number of the first input bytes that are kept for an error. Errors show no more.
@@ -125,8 +126,8 @@ fn is_tls(first: &[u8]) -> bool {
     matches!(first, [] | [20..=24, ..])
 }
 
-/// Runs `work`, and aborts the transport if `work` isn't done at `deadline`. Also returns whether
-/// it aborted.
+/// Runs `work`, and aborts the transport if `work` isn't done at `deadline`. Returns the result of
+/// `work`, and whether the transport was aborted.
 fn watched<T>(
     control: &dyn Control,
     deadline: Option<Instant>,
@@ -146,13 +147,13 @@ fn watched<T>(
         let watch =
             thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
         let result = work();
-        drop(over); // a panic of `work` drops it, too
-        // An abort that panics was called nevertheless.
+        drop(over); // a panic of `work` drops `over`, too
+        // If `abort` panicked, it was called nevertheless.
         (result, watch.is_ok_and(|watch| watch.join().unwrap_or(true)))
     })
 }
 
-/// A handshake under way.
+/// A handshake in progress.
 struct Hand {
     tls: Connection,
     incoming: Incoming,
@@ -191,12 +192,12 @@ impl Hand {
         if let Connection::Server(server) = &mut self.tls
             && server.early_data().is_some()
         {
-            // No code would read it.
+            // No code would read the early data.
             return Err(Fault::Tls(Failure::Tls(rustls::Error::General(
                 "early data isn't supported".to_owned(),
             ))));
         }
-        // Data that came with the end of the handshake is for the session.
+        // Data that came right behind the handshake is for the session.
         self.incoming.take_plaintext(&mut self.tls, &mut Room::new(&mut []));
         Ok(())
     }
@@ -242,11 +243,12 @@ impl Hand {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Calls `io` until it is done, or the deadline has passed.
+    /// Calls `io` until it succeeds, fails, or the deadline has passed.
     fn until_done(&mut self, mut io: impl FnMut(&mut Self) -> io::Result<()>) -> Result<(), Fault> {
         let mut backoff = Backoff::default();
         loop {
-            // Check also after progress, because a byte at a time would be progress without end.
+            // Check after progress, too. A peer that sends one byte at a time makes progress
+            // without end.
             if self.is_late() {
                 return Err(io::Error::from(io::ErrorKind::TimedOut).into());
             }

@@ -1,12 +1,12 @@
 //! The reading half. It takes ciphertext from the inner transport, and plaintext from rustls.
 //!
 //! A call reads the inner transport at most once, outside of every lock. Then it decrypts as much
-//! as the caller has room for, under the connection's lock. It never writes. If TLS wants to send
-//! an answer, the call notes that for the writing half ([`Link::set_owed`]).
+//! as the caller has room for, under the connection's lock. It never writes. If rustls has an
+//! answer to send, the call notes that for the writing half ([`Link::set_owed`]).
 //!
 //! # Invariants
-//! - All bytes are given out before the ending is reported.
-//! - After a failure nothing more is decrypted.
+//! - The caller gets all decrypted bytes before it learns that the input has ended or failed.
+//! - After a failure no further bytes are decrypted.
 //! - `spilled` holds the plaintext of at most one decryption, which fits rustls's own buffer.
 
 use std::io::{self, IoSliceMut, Read};
@@ -18,19 +18,20 @@ use rustls::Connection;
 
 use super::link::{Failure, Link};
 
-/// Size of a read of ciphertext while little comes, in bytes. Every idle connection keeps a buffer
-/// of this size. It is half of a session's read buffer for small frames.
+/// Size of a read of ciphertext while little data comes, in bytes. Every idle connection keeps a
+/// buffer of this size. It is half of a session's read buffer.
 const SMALLEST: usize = 8 * 1024;
 
-/// Size of a read of ciphertext while much comes, in bytes: four full records, with the bytes that
-/// encryption adds to each.
+/// Size of a read of ciphertext while much data comes, in bytes. It holds four full records, with
+/// the bytes that encryption adds to each.
 const LARGEST: usize = 4 * (16 * 1024 + 256);
 
-/// Plaintext that is taken under one lock of the connection, in bytes: about one record.
+/// Amount of plaintext after which a read releases the connection's lock, in bytes. It is about one
+/// record.
 const ENOUGH: usize = 16 * 1024;
 
-/// Time limit for which a failure waits until the alert for the peer is sent. The writer thread is
-/// woken to send it, and needs far less time, unless the transport is full.
+/// Limit of the time for which a failure is held back until the alert for the peer is sent. The
+/// writer thread is woken to send the alert. It needs far less time, unless the transport is full.
 const ALERT_TIME: Duration = Duration::from_millis(100);
 
 /// The end of the input.
@@ -38,20 +39,21 @@ const ALERT_TIME: Duration = Duration::from_millis(100);
 enum Ending {
     /// The input ended by `close_notify`.
     Clean,
-    /// The input failed. Until this time the failure waits for the alert to be sent.
+    /// The input failed. The failure is held back until the alert is sent, at most until this time.
     Failed(Failure, Instant),
 }
 
 /// The inner read half, and the bytes between it and the caller.
 pub(super) struct Incoming {
     inner: Box<dyn Read + Send>,
-    /// `start..end` of this is ciphertext that rustls hasn't taken.
+    /// The range `start..end` of this buffer is ciphertext that rustls hasn't taken.
     ciphertext: Vec<u8>,
     start: usize,
     end: usize,
     /// Size of the next read, in bytes.
     size: usize,
-    /// Plaintext for which a caller had no room. `given` bytes of it were given out since.
+    /// Plaintext for which a caller had no room. Its first `given` bytes were returned to callers
+    /// later.
     spilled: Vec<u8>,
     given: usize,
     ending: Option<Ending>,
@@ -107,7 +109,7 @@ impl Incoming {
         self.start < self.end
     }
 
-    /// Passes the read bytes to rustls until `is_enough` returns true.
+    /// Passes the read bytes to rustls until none is left or `is_enough` returns true.
     pub(super) fn decrypt(
         &mut self,
         tls: &mut Connection,
@@ -142,7 +144,7 @@ impl Incoming {
         while let Some(room) = out.next() {
             match reader.read(room) {
                 Ok(n @ 1..) => out.filled(n),
-                _ => return, // there is no plaintext, and the ending is noted elsewhere
+                _ => return, // there is no plaintext; `decrypt` notes an ending
             }
         }
         let mut end = self.spilled.len();
@@ -160,7 +162,7 @@ impl Incoming {
         }
     }
 
-    /// Gives out spilled plaintext.
+    /// Returns spilled plaintext to the caller.
     fn give_out(&mut self, out: &mut Room<'_, '_>) {
         while self.given < self.spilled.len()
             && let Some(room) = out.next()
@@ -198,9 +200,10 @@ impl Incoming {
     }
 }
 
-/// Lets rustls process the bytes that it was given. A panic becomes an error. In rustls's debug
-/// builds a wrong record after this end's `close_notify` fails an assertion, because rustls has
-/// sent an alert already. That is no panic of the program.
+/// Lets rustls process the bytes that it was given, and turns a panic of rustls into an error. In
+/// debug builds, rustls panics at a wrong record that comes after this end's `close_notify`,
+/// because it has already sent an alert. Such a panic is the peer's fault, so it must not be a
+/// panic of the program.
 fn process(tls: &mut Connection) -> Result<rustls::IoState, rustls::Error> {
     let processed = catch_unwind(AssertUnwindSafe(|| tls.process_new_packets()));
     processed
@@ -309,8 +312,8 @@ impl Read for TlsReader {
                 self.incoming.fill()?;
             }
         }
-        // Only a part of a record came, or a record without data. The session's own threads check
-        // their other work, and read again at once.
+        // Only a part of a record came, or a record without data. At `Interrupted` the session's
+        // threads check their other work, and read again at once.
         Err(io::ErrorKind::Interrupted.into())
     }
 }

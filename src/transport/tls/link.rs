@@ -1,12 +1,11 @@
-//! The state that both halves of a TLS connection and its control share: rustls's state, and the
-//! way out (the inner write half with its ciphertext).
+//! The state that both halves of a TLS connection and its control share. It has two parts: rustls's
+//! state, and the output (the inner write half with its unsent ciphertext).
 //!
 //! # Invariants
 //! - The connection's lock is held only around calls of rustls, never across the inner transport's
 //!   reads, writes or flushes.
-//! - The writing thread holds the lock of the way out across inner writes and flushes. **The
-//!   reading thread never takes that lock**, so a write that is stuck in a full transport doesn't
-//!   keep it from reading.
+//! - The writing thread holds the lock of the output across inner writes and flushes. **The reading
+//!   thread never takes that lock.** So it can read while a write is stuck in a full transport.
 //! - Lock order: `outgoing`, then `connection`. `abort` and `wants_flush` take neither.
 
 use std::error::Error as StdError;
@@ -22,17 +21,17 @@ use super::outgoing::Outgoing;
 
 /// The state that both halves and the control share.
 pub(super) struct Link {
-    /// Guards rustls's state. A thread that waits for it waits for the encryption or decryption of
-    /// one buffer.
+    /// Guards rustls's state. A thread waits for this lock no longer than the encryption or
+    /// decryption of one buffer takes.
     pub(super) connection: Mutex<Guarded>,
-    /// Guards the order on the wire, that is, the inner write half and the ciphertext that it
-    /// hasn't taken.
+    /// Guards the output: the inner write half, and the ciphertext that it hasn't taken. So it also
+    /// guards the order of bytes on the wire.
     pub(super) outgoing: Mutex<Outgoing>,
-    /// Whether rustls has bytes to send that aren't collected yet. Changes under `connection`'s
-    /// lock.
+    /// Whether rustls has bytes to send that aren't collected yet. It changes only under
+    /// `connection`'s lock.
     owed: AtomicBool,
-    /// Whether the inner write half hasn't taken all collected ciphertext. Changes under
-    /// `outgoing`'s lock.
+    /// Whether there is collected ciphertext that the inner write half hasn't taken. It changes
+    /// only under `outgoing`'s lock.
     unsent: AtomicBool,
     aborted: AtomicBool,
     pub(super) inner: Box<dyn Control>,
@@ -45,24 +44,25 @@ pub(super) struct Guarded {
     pub(super) failure: Option<Failure>,
     /// Whether the peer's `close_notify` has come.
     pub(super) peer_closed: bool,
-    /// Whether this end's `close_notify` was made. Nothing may follow it.
+    /// Whether this end's `close_notify` was made. No record may follow it.
     pub(super) finished: bool,
-    /// Number of answers to requests for new keys that were made ready since the last data.
+    /// Number of answers to the peer's requests for new keys that were made since data was last
+    /// written.
     pub(super) answers: u8,
 }
 
-/// Limit of answers to requests for new keys that are sent with no data between them. rustls and
-/// BoringSSL end a connection at 33 changes of keys in a row, whichever end has asked for them.
+/// Limit of answers to requests for new keys with no data between them. rustls and BoringSSL end a
+/// connection at 33 changes of keys in a row. They count requests of both ends.
 const MOST_ANSWERS: u8 = 20;
 
 impl Guarded {
     /// Makes rustls's answer to a request for new keys ready to be collected. rustls keeps the
-    /// answer back until data is written, so this writes 0 bytes. After [`MOST_ANSWERS`] the answer
-    /// stays in rustls, one for all further requests, and goes out before the next data. TLS
-    /// demands no more.
+    /// answer back until data is written, so this writes 0 bytes. After [`MOST_ANSWERS`] answers,
+    /// this does nothing. Then rustls keeps one answer for all further requests, and sends it
+    /// before the next data. TLS demands no more than that.
     pub(super) fn answer(&mut self) {
-        // Only if rustls has nothing else to send. Otherwise a peer that asks again and again, and
-        // doesn't read, could pile up answers.
+        // Make an answer only if rustls has no other bytes to send. Otherwise answers would pile up
+        // for a peer that asks again and again and doesn't read.
         if self.finished || self.answers >= MOST_ANSWERS || self.tls.wants_write() {
             return;
         }
@@ -109,7 +109,7 @@ impl Link {
         }
     }
 
-    /// Returns whether an answer may not have been handed to the inner transport yet.
+    /// Returns whether an answer may still be waiting here, not yet handed to the inner transport.
     pub(super) fn has_answers(&self) -> bool {
         self.owes() || self.unsent.load(SeqCst)
     }

@@ -1,15 +1,15 @@
 //! The writing half. It encrypts, and hands the ciphertext to the inner transport in the order in
 //! which the ciphertext was made.
 //!
-//! A write first sends the ciphertext that the write before it has left. Then it encrypts as much
-//! as [`Outgoing::unit`] says, under the connection's lock. It releases that lock and writes.
-//! Ciphertext that the inner transport doesn't take stays here, and is sent first by the next
-//! write. This works like a larger buffer of the system.
+//! A write first sends the ciphertext that an earlier write has left. Then it encrypts up to
+//! [`Outgoing::unit`] bytes, under the connection's lock. It releases that lock and writes.
+//! Ciphertext that the inner transport doesn't take stays here, and the next write sends it first.
+//! So this buffer works like an addition to the system's send buffer.
 //!
 //! # Invariants
 //! - If a write returns an error, it has accepted no byte, or the connection fails permanently.
-//! - Ciphertext is collected from rustls only while the way out is locked. So its order here is the
-//!   order of its records.
+//! - Ciphertext is collected from rustls only under the lock of [`Link::outgoing`]. So it lies here
+//!   in the order in which rustls has made its records.
 
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
@@ -20,24 +20,26 @@ use rustls::Connection;
 use super::super::{Backoff, Control};
 use super::link::{Failure, Guarded, Link, is_not_yet};
 
-/// Plaintext that one write encrypts after the inner transport didn't take all, in bytes: one
-/// record. So on a slow link the amounts that were accepted and sent are close together.
+/// Plaintext that one write encrypts after the inner transport didn't take all, in bytes. It is one
+/// record. So on a slow link little more is accepted than is sent.
 const SMALLEST: usize = 16 * 1024;
 
-/// Plaintext that one write encrypts while the inner transport takes all, in bytes. It is so much
-/// that system calls don't count. The connection is locked for one record at a time, so a reader
-/// that waits for it waits some microseconds.
+/// Plaintext that one write encrypts while the inner transport takes all, in bytes. At this size
+/// the cost of system calls doesn't matter. The connection is locked for one record at a time. So a
+/// reader waits for the lock only some microseconds.
 const LARGEST: usize = 64 * 1024;
 
 /// Largest number of buffers from which one record is made.
 const PIECE_SLICES: usize = 32;
 
-/// Time limit of one call that writes to a transport that takes piece after piece. It is the time
-/// that [`Halves::bounded_writes`](crate::transport::Halves) allows.
+/// Time limit of one call. Without it, a transport that takes one small piece after another would
+/// prolong the call. It is the limit that [`Halves::bounded_writes`](crate::transport::Halves)
+/// promises.
 const BOUND: Duration = Duration::from_millis(10);
 
-/// Time for which an inner write error waits until the reading half finds its reason. A peer that
-/// refuses sends an alert and ends the connection. The alert is the better error.
+/// Time for which an error of an inner write is held back, so that the reading half can find its
+/// reason. A peer that refuses this end sends an alert and ends the connection. The alert is the
+/// better error.
 const VERDICT_TIME: Duration = Duration::from_millis(250);
 
 /// The inner write half, and the ciphertext that it hasn't taken.
@@ -51,7 +53,7 @@ pub(super) struct Outgoing {
     unit: usize,
     /// Largest length of `ciphertext` since the last flush.
     most: usize,
-    /// The time at which the inner transport failed, and its error, which is returned once.
+    /// The time at which the inner transport failed, and its error. The error is returned once.
     broken: Option<(Instant, Option<io::Error>)>,
 }
 
@@ -116,7 +118,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Flushes the inner transport. Gives back the memory of a burst, if less memory was enough
+    /// Flushes the inner transport. Frees the memory that a burst has needed, if less was needed
     /// since the last flush.
     ///
     /// # Errors
@@ -156,8 +158,9 @@ impl Outgoing {
         let taken = tls.writer().write_vectored(&slices[..count])?;
         self.collect(tls);
         if self.ciphertext.len() - before < taken || has_alert(&self.ciphertext[before..]) {
-            // rustls dropped the data without an error, and made a close_notify. Sent to the peer,
-            // that would mean that all is well.
+            // The keys are used up. rustls then drops the data without an error, and makes a
+            // close_notify. It isn't sent, because it would tell the peer that the connection ended
+            // without a failure.
             self.ciphertext.truncate(before);
             return Err(Failure::WornOut.into());
         }
@@ -179,7 +182,8 @@ impl Link {
         self.judge(outgoing, pushed)
     }
 
-    /// Lets an error that isn't "not yet" wait until the reading half finds its reason.
+    /// Holds back a permanent error until the reading half finds its reason. An error that means
+    /// "not yet" is returned at once.
     fn judge(&self, outgoing: &mut Outgoing, result: io::Result<()>) -> io::Result<()> {
         match result {
             Err(error) if !is_not_yet(&error) => {
@@ -190,7 +194,7 @@ impl Link {
         }
     }
 
-    /// Returns the present error, after the inner transport has failed.
+    /// Returns the error of a call after the inner transport has failed.
     fn broken(&self, outgoing: &mut Outgoing) -> io::Error {
         if let Some(failure) = self.connection.lock().failure.clone() {
             return failure.into();
@@ -205,7 +209,8 @@ impl Link {
     }
 
     /// Collects the bytes that rustls wants to send. The caller holds both locks. `unsent` is set
-    /// before `owed` is cleared, so that an answer is always seen in one of them.
+    /// before `owed` is cleared, so that one of the two is set at any moment while there is an
+    /// answer.
     fn collect(&self, outgoing: &mut Outgoing, guarded: &mut Guarded) {
         outgoing.collect(&mut guarded.tls);
         self.set_unsent(!outgoing.is_empty());
@@ -215,12 +220,12 @@ impl Link {
     /// Sends all bytes, and flushes.
     fn flush(&self) -> io::Result<()> {
         let mut outgoing = self.outgoing.lock();
-        // Send the rest before collecting more. A peer that makes answers necessary and doesn't
-        // read must not make them pile up here.
+        // Send the rest before collecting more. Otherwise answers would pile up here for a peer
+        // that asks for answers and doesn't read.
         self.push(&mut outgoing)?;
         let mut guarded = self.connection.lock();
         outgoing.collect(&mut guarded.tls);
-        // Another request may have come while the previous answer wasn't collected.
+        // A further request may have come before the previous answer was collected.
         guarded.answer();
         self.collect(&mut outgoing, &mut guarded);
         drop(guarded);
@@ -248,8 +253,8 @@ impl Link {
     }
 }
 
-/// Returns whether there is an alert among the whole records that a write has made. Record types of
-/// TLS 1.3 can't be seen. They needn't be, because TLS 1.3 makes new keys.
+/// Returns whether there is an alert among the records that a write has made. TLS 1.3 hides the
+/// types of its records. It doesn't need this check, because it makes new keys.
 fn has_alert(mut records: &[u8]) -> bool {
     const ALERT: u8 = 21;
     while let [kind, _, _, high, low, rest @ ..] = records {
@@ -261,7 +266,7 @@ fn has_alert(mut records: &[u8]) -> bool {
     false
 }
 
-/// Returns whether an error means that the peer's end of the connection no longer exists.
+/// Returns whether an error means that the connection no longer exists.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
@@ -299,14 +304,14 @@ impl Write for TlsWriter {
                         guarded.answers = 0;
                     }
                 }
-                // The encrypted bytes are accepted and mustn't be offered again. The next write
-                // meets the error again.
+                // The encrypted bytes are accepted, and the caller must not offer them again. The
+                // next write returns the error.
                 Err(_) if so_far > 0 => break Ok(so_far),
                 Err(error) => break Err(error),
             }
         };
-        // The next write first sends the bytes that the transport doesn't take now. If TLS failed,
-        // this sends its alert.
+        // If TLS failed, this sends its alert. The bytes that the transport doesn't take now are
+        // sent first by the next write.
         match link.push(&mut outgoing) {
             Err(error) if !is_not_yet(&error) => Err(error),
             _ => taken,
@@ -330,8 +335,7 @@ impl Drop for TlsWriter {
 pub(super) struct TlsControl(pub(super) Arc<Link>);
 
 impl Control for TlsControl {
-    /// Sends the bytes that are left, then `close_notify`. Then it ends the inner transport's
-    /// writing.
+    /// Sends the bytes that are left, then `close_notify`. Then ends the inner transport's writing.
     fn finish_write(&self) -> io::Result<()> {
         let link = &*self.0;
         link.flush_all()?;
