@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimerInput {
     pub(crate) now: Instant,
-    /// The delay of this look after the time at which it was to be.
+    /// The time by which this look is late.
     pub(crate) late: Duration,
     /// The time at which anything was last received, or at which the reader went on after a pause.
     pub(crate) received: Instant,

@@ -1,6 +1,6 @@
 //! The protocol core: state without I/O, locks, clocks, threads or logging.
 //!
-//! The caller passes `now` in. A call returns the actions that it asks for, such as waking a
+//! The caller passes `now` in. A call returns the actions that have to follow, such as waking a
 //! blocked write or queuing the stream for the writer. The caller takes these actions after it has
 //! unlocked the state.
 //!

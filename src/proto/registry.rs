@@ -251,7 +251,7 @@ impl<S: Clone> Registry<S> {
         self.peak = self.peak.max(self.open);
     }
 
-    /// Returns the number of entries of the end that opens `id`.
+    /// Returns the counter of the entries of the end that opens `id`.
     fn side(&mut self, id: u32) -> &mut usize {
         if self.role.opens(id) { &mut self.opened_here } else { &mut self.opened_by_peer }
     }

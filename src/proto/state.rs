@@ -12,6 +12,7 @@
 //!
 //! | state | meaning |
 //! |---|---|
+//! | `Open` | data may follow |
 //! | `Finishing` | FIN will follow all accepted data |
 //! | `FinTaken` | FIN is in the writer's batch, and only UPDs follow it |
 //! | `Finished` | FIN was written to the transport |

@@ -5,9 +5,9 @@
 //! The frame is made when the writer asks for it ([`StreamCore::poll_transmit`]). This has three
 //! effects:
 //!
-//! - FIN can't overtake data;
-//! - window updates merge and never go stale;
-//! - small writes merge into large frames.
+//! - FIN can't overtake data.
+//! - Window updates merge and never go stale.
+//! - Small writes merge into large frames.
 //!
 //! Invariants:
 //!
@@ -130,7 +130,7 @@ pub(crate) struct StreamCore<C> {
 
 impl<C> StreamCore<C> {
     /// Returns a new stream that announces windows of `sizes`. `syn_due` says that this end opened
-    /// it.
+    /// it and owes SYN.
     pub(crate) fn new(version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
         Self::starting_at(0, version, sizes, syn_due)
     }

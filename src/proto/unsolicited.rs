@@ -8,33 +8,33 @@
 //! streams".
 //!
 //! Invariants: a stream may always hold its share. A stream gets more than its share only while the
-//! sum over all streams is below [`TOGETHER`].
+//! sum over all streams is below [`MAX_TOTAL`].
 
 use crate::config::INITIAL_WINDOW;
 
 /// Limit of the sum over all streams, in bytes. A stream gets its share even past this limit. 1 MiB
 /// is four initial windows, and a quarter of the default budget of a peer.
-const TOGETHER: u64 = 1 << 20;
+const MAX_TOTAL: u64 = 1 << 20;
 
-/// Sum of all shares, in bytes, while a share is larger than [`LEAST_SHARE`]. 2 MiB is half of the
+/// Sum of all shares, in bytes, while a share is larger than [`MIN_SHARE`]. 2 MiB is half of the
 /// default budget.
-const SHARES: u64 = 2 << 20;
+const SHARES_TOTAL: u64 = 2 << 20;
 
 /// Largest share, in bytes. It holds most requests. Up to 128 streams have it: 2 MiB / 128.
-const LARGEST_SHARE: u64 = 16 * 1024;
+const MAX_SHARE: u64 = 16 * 1024;
 
 /// Smallest share, in bytes. A write that is accepted whole (4096 bytes) fits. Streams have it from
 /// 512 on: 2 MiB / 512.
-const LEAST_SHARE: u64 = 4096;
+const MIN_SHARE: u64 = 4096;
 
 /// Least allowance past the share, in bytes, unless the stream wants less. It keeps the data from
-/// being cut into tiny frames. The number is that of a write that is accepted whole.
-const PIECE: u64 = 4096;
+/// being cut into tiny frames. 4096 is also the limit of writes that are accepted whole.
+const MIN_PIECE: u64 = 4096;
 
 /// Returns the share of a stream while `streams` are open: the bytes that it may always send before
 /// the first UPD.
 pub(crate) fn share(streams: usize) -> u64 {
-    (SHARES / (streams as u64).max(1)).clamp(LEAST_SHARE, LARGEST_SHARE)
+    (SHARES_TOTAL / (streams as u64).max(1)).clamp(MIN_SHARE, MAX_SHARE)
 }
 
 /// The unsolicited bytes of a session's streams.
@@ -46,14 +46,14 @@ pub(crate) struct Unsolicited {
 
 impl Unsolicited {
     /// Returns the allowance for a stream that holds `held` bytes already and wants `want` more,
-    /// while `streams` are open. Up to [`PIECE`] bytes are given whole or not at all.
+    /// while `streams` are open. Up to [`MIN_PIECE`] bytes are given whole or not at all.
     pub(crate) fn offer(self, held: u64, want: u64, streams: usize) -> u64 {
         let want = want.min(u64::from(INITIAL_WINDOW).saturating_sub(held));
         let own = share(streams).saturating_sub(held).min(want);
         let rest = want - own;
-        let more = TOGETHER.saturating_sub(self.held + own).min(rest);
-        let offered = own + if more < rest.min(PIECE) { 0 } else { more };
-        if want <= PIECE && offered < want { 0 } else { offered }
+        let more = MAX_TOTAL.saturating_sub(self.held + own).min(rest);
+        let offered = own + if more < rest.min(MIN_PIECE) { 0 } else { more };
+        if want <= MIN_PIECE && offered < want { 0 } else { offered }
     }
 
     /// Records that a stream holds `after` bytes instead of `before`.
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_little_is_given_whole_or_not_at_all() {
         let mut all = Unsolicited::default();
-        all.change(0, TOGETHER);
+        all.change(0, MAX_TOTAL);
         assert_eq!(all.offer(12_288, 4096, 1), 4096);
         assert_eq!(all.offer(12_289, 4096, 1), 0);
         assert_eq!(
@@ -138,14 +138,14 @@ mod tests {
                 let share = share(streams);
                 let before = held[stream];
                 let after = held[stream] + n;
-                if want > PIECE {
+                if want > MIN_PIECE {
                     prop_assert!(after >= share.min(before + want), "the share");
                 }
                 all.change(before, after);
                 held[stream] = after;
                 if after > share && n > 0 {
                     beyond += 1;
-                    prop_assert!(held.iter().sum::<u64>() <= TOGETHER, "past the shares");
+                    prop_assert!(held.iter().sum::<u64>() <= MAX_TOTAL, "past the shares");
                 }
             }
             prop_assert!(beyond <= 300);

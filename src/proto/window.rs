@@ -5,7 +5,7 @@
 //! Counters have 64 bits here and 32 bits on the wire. A counter from the wire stands for the
 //! nearest 64-bit value, so counters that wrap past 2³² need no special case.
 //!
-//! An *edge* is a count of bytes since the stream began: the sender may not go past it.
+//! An *edge* is the count of bytes, since the stream began, up to which the sender may go.
 //!
 //! Invariants of the sender: `consumed <= transmitted <= accepted`, and before the first UPD
 //! `accepted <= allowed_edge`.
@@ -15,14 +15,14 @@ mod receive;
 use crate::config::INITIAL_WINDOW;
 pub(crate) use receive::{ReceiveWindow, WindowSizes, window_cap};
 
-/// Largest window. A larger one in an UPD counts as this. The limit comes from the wire's counters:
-/// the difference of two has to fit into a signed 32-bit number.
+/// Largest window, in bytes. A larger value in an UPD counts as this one. The number comes from the
+/// wire's counters, since the difference of two has to fit into a signed 32-bit number.
 const MAX_WINDOW: u32 = i32::MAX as u32;
 
 /// The sender's window: the bytes that may still be accepted and sent.
 #[derive(Debug)]
 pub(crate) struct SendWindow {
-    /// Whether the window limits the stream: on version 2.
+    /// Whether the window limits the stream. True on version 2.
     enforced: bool,
     /// The size of the peer's window, from its newest UPD.
     window: u32,
@@ -43,11 +43,11 @@ pub(crate) struct SendWindow {
 /// The effect of an UPD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Update {
-    /// None: the UPD is older than the newest one received.
+    /// No effect. The UPD is older than the newest one received.
     Stale,
     /// The window has moved. `gained`: there is more credit than before.
     Applied { gained: bool },
-    /// None: the peer claims to have consumed more than was sent.
+    /// No effect. The peer claims to have consumed more than was sent.
     Impossible { consumed: u64, sent: u64 },
 }
 
@@ -155,8 +155,8 @@ impl SendWindow {
 
     /// Applies an UPD of the peer.
     pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Update {
-        // The signed distance from the newest count. A negative one (here: a large unsigned one) is
-        // that of an older UPD, even if the counter wrapped in between.
+        // The signed distance from the newest count. A negative distance, which is a large number
+        // here, belongs to an older UPD. That holds even if the counter wrapped in between.
         let ahead = consumed.wrapping_sub(self.consumed as u32);
         if ahead > MAX_WINDOW {
             return Update::Stale;

@@ -60,8 +60,8 @@ impl<C> StreamCore<C> {
     /// allowance doesn't cover the next one.
     ///
     /// `allowance` is the number of bytes of data that the stream may still send now. In the
-    /// express lane a frame has to fit into it. In the bulk lane a frame may exceed it if it isn't
-    /// 0.
+    /// express lane a frame has to fit into it. In the bulk lane a frame may exceed an
+    /// allowance that isn't 0.
     pub(crate) fn poll_transmit(&mut self, lane: Lane, allowance: usize) -> Option<Transmit> {
         if self.send_closed {
             return None;

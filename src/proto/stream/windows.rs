@@ -1,8 +1,8 @@
 //! The limits that a session's other streams set to the windows of one stream:
 //!
-//! - the bytes that it may accept before its peer's first UPD
-//!   ([`Unsolicited`](crate::proto::unsolicited::Unsolicited));
-//! - the largest window that it may announce.
+//! - The number of bytes that it may accept before its peer's first UPD
+//!   ([`Unsolicited`](crate::proto::unsolicited::Unsolicited)).
+//! - The largest window that it may announce.
 //!
 //! The *allowance* of a stream is the number of bytes that the session lets it accept before the
 //! first UPD. The rules are in `manual::architecture`, "Windows of many streams".
@@ -51,8 +51,8 @@ impl<C> StreamCore<C> {
         self.tx.forget();
     }
 
-    /// Returns why a write that found no room for `least` bytes has to wait: `true` if it waits for
-    /// its peer or for allowance, `false` if it waits for room in the queue alone.
+    /// Returns whether a write that found no room for `least` bytes waits for its peer or for
+    /// allowance. Otherwise it waits for room in the queue alone.
     pub(crate) fn lacks_credit(&self, max: usize, least: usize) -> bool {
         self.tx.reach() < least || (self.tx.credit() < least && self.outbox.len() + least <= max)
     }
@@ -61,8 +61,8 @@ impl<C> StreamCore<C> {
     /// to the granted window.
     ///
     /// The thread of such a write may be the one that should read. So the session has to receive
-    /// the granted data, though nobody reads it. A peer that exceeds its window has no claim to
-    /// that, since its data may be more than was granted.
+    /// the granted data, though nobody reads it. It doesn't do so for a peer that
+    /// exceeds its window, since that data may be more than was granted.
     pub(crate) fn starves(&self, max: usize, least: usize) -> bool {
         self.lacks_credit(max, least) && self.rx.is_respected()
     }

@@ -28,7 +28,7 @@ impl<C> StreamCore<C> {
         if n <= WHOLE && max >= WHOLE && self.tx.window() / 2 >= WHOLE { n } else { 1 }
     }
 
-    /// Returns what a write can do that has to accept `least` bytes or more at once.
+    /// Returns the answer to a write that has to accept `least` bytes or more at once.
     #[inline]
     pub(crate) fn writable(&self, max: usize, least: usize) -> Writable {
         if self.closed {
@@ -56,8 +56,8 @@ impl<C> StreamCore<C> {
     /// Returns whether a blocked write of `least` bytes is worth waking. It is, if one of these
     /// holds:
     ///
-    /// - at least half of the queue is free, and both queue and window have room for `least` bytes;
-    /// - the queue is empty, whatever its limit, and the window has room for `least` bytes.
+    /// - At least half of the queue is free, and both queue and window have room for `least` bytes.
+    /// - The queue is empty, whatever its limit, and the window has room for `least` bytes.
     pub(crate) fn worth_waking(&self, max: usize, least: usize) -> bool {
         let queued = self.outbox.len();
         (queued <= max / 2 && self.may_have_room(max, least))
@@ -93,8 +93,8 @@ impl<C> StreamCore<C> {
         self.outbox.len() as u64
     }
 
-    /// Returns `Ok` if the first `target` accepted bytes were written to the transport, or the
-    /// error if they never will be. `None`: a flush has to wait.
+    /// Returns `Ok` if the first `target` accepted bytes were written to the transport. Returns the
+    /// error if they never will be, and `None` if a flush has to wait.
     pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
         if self.closed {
             return Some(Err(Error::Closed));

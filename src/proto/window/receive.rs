@@ -26,8 +26,8 @@ const SHRINK_AFTER: u8 = 8;
 /// the window limits it.
 const GROW_AFTER: u8 = 64;
 
-/// Smallest window that many streams can lead to, in bytes. Half of it still holds a write that is
-/// accepted whole (4096 bytes).
+/// Smallest limit that the number of streams sets to a window, in bytes. Half of 8192 still holds a
+/// write that is accepted whole (4096 bytes).
 const LEAST_WINDOW: usize = 8192;
 
 /// Window of a new stream while the whole grant budget is granted, in bytes. Such a window may then
@@ -54,7 +54,7 @@ pub(crate) struct WindowSizes {
 
 /// The receiver's window: the bytes that the peer may send, and the UPDs that announce them.
 ///
-/// The size of the window changes only when an UPD becomes due:
+/// The size of the window is tuned when an UPD becomes due:
 ///
 /// | since the last UPD | then the window |
 /// |---|---|
@@ -66,7 +66,7 @@ pub(crate) struct WindowSizes {
 /// ([`cap`](Self::cap) and the spare bytes of its budget).
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
-    /// Whether the window limits the peer: on version 2.
+    /// Whether the window limits the peer. True on version 2.
     enforced: bool,
     /// The size at the beginning, and the smallest one after shrinking.
     base: u32,
@@ -179,9 +179,9 @@ impl ReceiveWindow {
     ///
     /// An UPD becomes due in each of these cases:
     ///
-    /// - it is the first read;
-    /// - [`update_step`](Self::update_step) bytes were consumed since the last UPD;
-    /// - the peer [may be waiting](Self::peer_may_be_waiting).
+    /// - It is the first read.
+    /// - [`update_step`](Self::update_step) bytes were consumed since the last UPD.
+    /// - The peer [may be waiting](Self::peer_may_be_waiting).
     ///
     /// The window may then grow by up to `spare` bytes.
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
@@ -281,7 +281,7 @@ impl ReceiveWindow {
         if !std::mem::take(&mut self.due) {
             return None;
         }
-        self.window = self.window.min(self.cap);
+        self.window = self.window.min(self.cap); // the limit may have changed since `resize`
         self.announced = self.consumed;
         self.limit = self.consumed + u64::from(self.window);
         self.edge = self.edge.max(self.limit);
