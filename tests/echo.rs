@@ -1,9 +1,9 @@
-//! No freeze: echo on many streams of version 2 at once, with default settings. A thread for each
-//! stream reads, then writes what it read, so what it leaves unread waits for its writes. The
-//! clients write and read in separate threads.
+//! Echo on many streams of version 2 at once must not freeze, with default settings. Each stream
+//! has an echo thread that reads and then writes the same data. So its unread data waits for its
+//! writes. The clients write and read in separate threads.
 //!
 //! `tests/full echo` runs it at full size, optimised: 4 MiB each way on 17, 64, 128 and 512
-//! streams, five rounds each. A frozen session would cut streams after 30 s, so every test says
+//! streams, five rounds each. A frozen session would cut streams after 30 s. So every test asserts
 //! that nothing was cut.
 //!
 //! Promises: P74.
@@ -20,7 +20,7 @@ use gmux::{Config, Session, Stream};
 use support::blocked::started;
 use support::{Pattern, pair, test_for, until};
 
-/// The numbers of streams that are promised not to freeze.
+/// The numbers of streams for which P74 promises no freeze.
 const STREAMS: [usize; 4] = [17, 64, 128, 512];
 
 /// Bytes that a client writes at a time, and that both ends read at a time.
@@ -30,7 +30,7 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// A thread with a small stack: there are three for each stream.
+/// Starts a thread with a small stack. Each stream has three threads.
 fn small<T: Send + 'static>(
     name: String,
     body: impl FnOnce() -> T + Send + 'static,
@@ -38,7 +38,7 @@ fn small<T: Send + 'static>(
     thread::Builder::new().name(name).stack_size(256 * 1024).spawn(body).unwrap()
 }
 
-/// Accepts so many streams, and echoes each in a thread of its own; returns the session when all
+/// Accepts `streams` streams, and echoes each in a thread of its own. Returns the session when all
 /// have ended.
 fn echo(server: Session, streams: usize) -> thread::JoinHandle<Session> {
     small("accept".to_owned(), move || {
@@ -87,13 +87,13 @@ fn read_pattern(mut stream: &Stream, seed: u64, each: usize) {
     }
 }
 
-/// Nothing was cut at either end.
+/// Asserts that nothing was cut at either end.
 fn nothing_cut(client: &Session, server: &Session) {
     assert_eq!((client.stats().streams_cut, server.stats().streams_cut), (0, 0));
     assert!(!client.is_closed() && !server.is_closed());
 }
 
-/// Echoes `each` bytes on each of so many streams at once.
+/// Echoes `each` bytes on each of `streams` streams at once.
 fn round(streams: usize, each: usize) {
     let (client, server) = pair(Config::new().version(2));
     let echo = echo(server, streams);
@@ -121,8 +121,8 @@ fn round(streams: usize, each: usize) {
     nothing_cut(&client, &server);
 }
 
-/// "Echo ... a thread per stream, on 17, 64, 128, 512 streams at once, version 2, default settings:
-/// ends, nothing cut."
+/// P74: echo with a thread for each stream, on 17, 64, 128 and 512 streams at once, version 2,
+/// default settings. It ends, and nothing is cut.
 #[test]
 fn echo_on_many_streams_ends_and_nothing_is_cut() {
     let (counts, each, rounds) =
@@ -141,9 +141,9 @@ fn echo_on_many_streams_ends_and_nothing_is_cut() {
     }
 }
 
-/// The same with clients that read only when nothing moves any more: all of their writers are
-/// blocked, and so are the echoes. Whatever is on its way by then fits the server's budget, so that
-/// it goes on reading what lets the echoes go on.
+/// The same with clients that read only when nothing moves any more. By then all their writers and
+/// the echoes are blocked. The data under way fits into the server's budget. So the server still
+/// reads its input, which contains the updates that let the echoes go on.
 #[test]
 fn clients_that_read_late_find_an_echo_that_moves() {
     let counts = if full() { &STREAMS[..] } else { &[17, 64, 128][..] };
@@ -170,7 +170,7 @@ fn late(streams: usize) {
         })
         .collect();
     writers.iter().for_each(|writer| writer.assert_asleep());
-    // There is no event for what doesn't move any more.
+    // There is no event for the moment when nothing moves any more.
     let mut before = 0;
     until(|| {
         thread::sleep(Duration::from_millis(50));

@@ -1,6 +1,6 @@
-//! Known bugs of other multiplexers: what went wrong there, and the tests that they have, where no
-//! other file here shows it. The whole list, each line with its tests, is in src/manual/testing.md;
-//! that page is checked at the end of this file.
+//! Known bugs of other multiplexers, and tests that others have, as far as no other file here shows
+//! them. `src/manual/testing.md` has the whole list, with the tests of each line. The end of this
+//! file checks that page.
 //!
 //! Promises: P1, P2, P3, P4, P7, P10, P28, P29, P56, P57, P65, P73, P80, P94, P112.
 
@@ -25,15 +25,15 @@ use support::raw::{Raw, against_server};
 use support::scripted::{FAR, Script, data, quiet, quiet_versions};
 use support::{Pattern, pair, pair_of, test, test_for, until, versions};
 
-/// A count for plain `cargo test`, or the full one (`GMUX_FULL`).
+/// Returns a count for plain `cargo test`, or the full count with `GMUX_FULL`.
 fn sized(small: usize, full: usize) -> usize {
     if std::env::var_os("GMUX_FULL").is_some() { full } else { small }
 }
 
-/// For tests whose full size takes longer than the usual watchdog allows.
+/// Watchdog limit for tests whose full size takes longer than usual.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Random numbers, the same for a seed each time.
+/// A random generator. A seed always gives the same numbers.
 struct Random(u64);
 
 impl Random {
@@ -41,7 +41,7 @@ impl Random {
         support::splitmix64(&mut self.0)
     }
 
-    /// One of `from..=to`.
+    /// Returns a number in `from..=to`.
     fn within(&mut self, from: usize, to: usize) -> usize {
         from + (self.next() % (to - from + 1) as u64) as usize
     }
@@ -51,7 +51,7 @@ impl Random {
     }
 }
 
-/// Echoes every stream that comes, each on a thread of its own, until the session ends.
+/// Echoes every accepted stream, each on a thread of its own, until the session ends.
 fn echo(session: Session) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         thread::scope(|scope| {
@@ -67,12 +67,12 @@ fn echo(session: Session) -> thread::JoinHandle<()> {
 
 // ---- many streams -------------------------------------------------------------------------------
 
-/// rust-yamux's test: 512 streams at once, 128 KiB on each, and back.
+/// A test of rust-yamux: 512 streams at once, with 128 KiB on each, and back.
 ///
-/// On version 2 the budget is given for it. An echo that can't write doesn't read, and 512 first
-/// windows (256 KiB each before the first UPD) are 32 times the default: filled, they
-/// would hold back the very window updates that the echoes wait for, and `stall_timeout` would have
-/// to cut one after the other (tests/stalls.rs). Version 1 has no windows to wait for.
+/// On version 2 the budget is set for it. An echo that can't write doesn't read. 512 first windows
+/// (256 KiB each before the first UPD) are 32 times the default budget. If they were full, they
+/// would hold back the window updates that the echoes wait for. `stall_timeout` would have to cut
+/// one stream after the other, as in `tests/stalls.rs`. Version 1 has no windows.
 #[test]
 fn _512_streams_of_128_kib_each_at_once() {
     const STREAMS: usize = 512;
@@ -108,8 +108,8 @@ fn _512_streams_of_128_kib_each_at_once() {
     });
 }
 
-/// yamux's test: 50 threads, each opens a thousand streams, one after the other; all of them are
-/// echoed, none stays behind.
+/// A test of yamux: 50 threads each open a thousand streams, one after the other. All streams are
+/// echoed, and none is left.
 #[test]
 fn _50_threads_open_a_thousand_streams_each() {
     test_for("_50_threads_open_a_thousand_streams_each", LONG, || {
@@ -134,7 +134,7 @@ fn _50_threads_open_a_thousand_streams_each() {
                 }
             });
             assert_eq!(client.num_streams(), 0);
-            until(|| server.num_streams() == 0); // an echo that is over is dropped a moment later
+            until(|| server.num_streams() == 0); // A finished echo is dropped a moment later.
             assert_eq!(server.stats().streams_received, 50 * each as u64);
             client.close().unwrap();
             echo.join().unwrap();
@@ -142,7 +142,7 @@ fn _50_threads_open_a_thousand_streams_each() {
     });
 }
 
-/// yamux's test: 50 streams, a thousand questions and answers on each.
+/// A test of yamux: 50 streams, with a thousand questions and answers on each.
 #[test]
 fn _50_streams_play_ping_pong() {
     test_for("_50_streams_play_ping_pong", LONG, || {
@@ -171,8 +171,8 @@ fn _50_streams_play_ping_pong() {
     });
 }
 
-/// A stream that nobody reads holds up no other. Streams that nobody accepts do so for the stall
-/// timeout at most, and once: then they are refused.
+/// A stream that nobody reads holds up no other. Streams that nobody accepts hold the others up
+/// once, for at most the stall timeout. Then they are refused.
 #[test]
 fn an_unread_stream_and_a_full_backlog_hold_up_no_other() {
     test("an_unread_stream_and_a_full_backlog_hold_up_no_other", || {
@@ -194,7 +194,7 @@ fn an_unread_stream_and_a_full_backlog_hold_up_no_other() {
                     send(&ours, 3, 4 << 20);
                     ours.shutdown(Shutdown::Write).unwrap();
                 });
-                // The echo's end has to follow, so it is closed where it ends.
+                // The end of the echo has to follow, so the stream is closed there.
                 let mut back = vec![0; 4 << 20];
                 (&ours).read_exact(&mut back).unwrap();
             });
@@ -209,16 +209,16 @@ fn an_unread_stream_and_a_full_backlog_hold_up_no_other() {
 
 // ---- data ---------------------------------------------------------------------------------------
 
-/// smux's test: writes and reads of random lengths, a gibibyte at full size.
+/// A test of smux: writes and reads of random lengths, a gibibyte at full size.
 #[test]
 fn writes_and_reads_of_random_lengths_keep_every_byte() {
-    /// The data repeats after so many bytes, which no length divides.
+    /// The data repeats after this many bytes. No length divides it.
     const PERIOD: usize = 1_000_003;
     const LONGEST: usize = 300_000;
     test_for("writes_and_reads_of_random_lengths_keep_every_byte", LONG, || {
         let total = sized(12 << 20, 1 << 30);
         let mut round = Pattern::bytes(9, PERIOD);
-        round.extend_from_within(..LONGEST); // so that a piece may begin anywhere
+        round.extend_from_within(..LONGEST); // With this, a piece may begin anywhere.
         let round = Arc::new(round);
         for config in versions() {
             let (client, server) = pair(config);
@@ -256,7 +256,7 @@ fn writes_and_reads_of_random_lengths_keep_every_byte() {
     });
 }
 
-/// smux's test: reads of a few bytes.
+/// A test of smux: reads of a few bytes.
 #[test]
 fn tiny_reads_lose_nothing() {
     test("tiny_reads_lose_nothing", || {
@@ -282,7 +282,7 @@ fn tiny_reads_lose_nothing() {
     });
 }
 
-/// What `write` accepted is the session's own: the caller's buffer may change, though nothing was
+/// Accepted bytes belong to the session. The caller may change its buffer, although nothing was
 /// sent yet.
 #[test]
 fn accepted_bytes_are_copied() {
@@ -304,7 +304,7 @@ fn accepted_bytes_are_copied() {
     });
 }
 
-/// rust-yamux's test: random configurations, the two ends' different, all that the rules allow.
+/// A test of rust-yamux: random configurations that the rules allow, different at the two ends.
 #[test]
 fn random_configurations_carry_data() {
     test_for("random_configurations_carry_data", LONG, || {
@@ -353,7 +353,7 @@ fn random_configurations_carry_data() {
     });
 }
 
-/// Sends so many bytes and FIN, and receives as many, at the same time.
+/// Sends `len` bytes and FIN, and receives as many, at the same time.
 fn exchange(stream: &Stream, len: usize) {
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -364,7 +364,7 @@ fn exchange(stream: &Stream, len: usize) {
     });
 }
 
-/// rust-yamux's test: one end sends everything and finishes, then the other does.
+/// A test of rust-yamux: one end sends everything and finishes. Then the other end does the same.
 #[test]
 fn half_closed_transfers_carry_a_mebibyte_each_way() {
     const SIZE: usize = 1 << 20;
@@ -395,14 +395,14 @@ fn half_closed_transfers_carry_a_mebibyte_each_way() {
 
 // ---- windows ------------------------------------------------------------------------------------
 
-/// CONSUMED of the next frame, which has to be an UPD of stream 1.
+/// Returns CONSUMED of the next frame, which has to be an UPD of stream 1.
 fn consumed(raw: &mut Raw) -> u32 {
     let payload = raw.expect(Command::Upd, 1);
     u32::from_le_bytes(payload[..4].try_into().unwrap())
 }
 
-/// yamux's test: reads that take a part of what is there are told to the peer too, when they add up
-/// to half of the window; what isn't read isn't told.
+/// A test of yamux: partial reads are announced to the peer when they add up to half of the window.
+/// Unread bytes aren't announced.
 #[test]
 fn partial_reads_update_the_window() {
     test("partial_reads_update_the_window", || {
@@ -413,7 +413,7 @@ fn partial_reads_update_the_window() {
         (0..8).for_each(|_| raw.psh(1, [1; 32_768]));
         let mut read = 0;
         let mut told = 0;
-        // The first read is told at once, then each half of a window.
+        // The first read is announced at once, later reads at each half of a window.
         for due in [1000, 33_768, 66_536, 99_304, 132_072] {
             while read < due {
                 let n = 1000.min(due - read) as usize;
@@ -423,8 +423,7 @@ fn partial_reads_update_the_window() {
             told = consumed(&mut raw);
             assert_eq!(told, due);
         }
-        // A byte less than half of a window isn't worth a word: the next thing that is said is
-        // something else.
+        // A byte less than half of a window isn't announced. The next frame is another one.
         stream.read_exact(&mut [0; 32_767]).unwrap();
         stream.write_all(b"!").unwrap();
         assert_eq!(raw.expect(Command::Psh, 1), b"!");
@@ -433,7 +432,7 @@ fn partial_reads_update_the_window() {
     });
 }
 
-/// "FIN and UPD ignore deadlines": FIN is in tests/promises_closing_streams.rs.
+/// P28: UPD ignores deadlines. `tests/promises_closing_streams.rs` shows the same for FIN.
 #[test]
 fn updates_ignore_an_expired_deadline() {
     test("updates_ignore_an_expired_deadline", || {
@@ -441,7 +440,7 @@ fn updates_ignore_an_expired_deadline() {
         raw.syn(1, "");
         raw.psh(1, [1; 40_000]);
         let mut stream = session.accept().unwrap();
-        stream.read_exact(&mut [0]).unwrap(); // some of it is there
+        stream.read_exact(&mut [0]).unwrap(); // Some of the data is there.
         assert_eq!(consumed(&mut raw), 1);
         support::scripted::processed(&mut raw, &session, 2);
         stream.set_deadline(Some(Instant::now()));
@@ -454,8 +453,8 @@ fn updates_ignore_an_expired_deadline() {
 
 // ---- turns --------------------------------------------------------------------------------------
 
-/// smux's test, without its chance: streams that all have more to send than the link takes get
-/// shares that differ by less than a quarter, whatever frames and writes they make.
+/// A test of smux, without its chance: several streams all have more to send than the link takes.
+/// Their shares differ by less than a quarter, whatever their frames and writes are.
 #[test]
 fn streams_share_the_link_by_bytes() {
     const QUEUE: usize = 2 << 20;
@@ -468,7 +467,7 @@ fn streams_share_the_link_by_bytes() {
         for (mut stream, piece) in streams.iter().zip([100, 3000, 50_000, QUEUE]) {
             vec![1; QUEUE].chunks(piece).for_each(|piece| stream.write_all(piece).unwrap());
         }
-        // Half of what waits goes out: nobody has run dry.
+        // Half of the queued data is sent, so every stream still has some.
         script.allow(STREAMS * QUEUE / 2);
         script.wait(|state| (state.written.len() >= STREAMS * QUEUE / 2).then_some(()));
         let whole = script.frames();
@@ -476,19 +475,19 @@ fn streams_share_the_link_by_bytes() {
         let even = shares.iter().sum::<usize>() / STREAMS;
         assert!(even > QUEUE / 3, "{shares:?}");
         assert!(shares.iter().all(|share| share.abs_diff(even) < even / 4), "{shares:?}");
-        // the rest isn't of interest
+        // The rest isn't needed.
         session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(session.closed().recv().is_err());
     });
 }
 
-/// On a link that takes 64 KiB in a millisecond or more, 32 streams with much to send move frame by
-/// frame, so that none stands still for long.
+/// On a link that takes 64 KiB in a millisecond or more, 32 busy streams move frame by frame. So
+/// none stands still for long.
 #[test]
 fn many_streams_share_a_slow_link_frame_by_frame() {
     const QUEUE: usize = 1 << 20;
     const STREAMS: usize = 32;
-    /// What goes out before the link's pace is known, and some.
+    /// The bytes that are sent before the link's pace is known, and some more.
     const BEGINNING: usize = 4 << 20;
     test("many_streams_share_a_slow_link_frame_by_frame", || {
         let (script, session) =
@@ -497,7 +496,8 @@ fn many_streams_share_a_slow_link_frame_by_frame() {
         script.blocked();
         streams.iter().for_each(|mut stream| stream.write_all(&vec![1; QUEUE]).unwrap());
         for _ in 0..3 * BEGINNING / (64 << 10) {
-            thread::sleep(Duration::from_millis(1)); // the link's pace: more makes no difference
+            // This is the link's pace. A longer pause makes no difference.
+            thread::sleep(Duration::from_millis(1));
             script.allow(64 << 10);
             script.blocked();
         }
@@ -518,19 +518,19 @@ fn many_streams_share_a_slow_link_frame_by_frame() {
             Some(STREAMS),
             "somebody had a second turn before another had one: {ids:?}"
         );
-        // the rest isn't of interest
+        // The rest isn't needed.
         session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(session.closed().recv().is_err());
     });
 }
 
-/// A new stream waits for what is being written, and for a turn of each of the others; not for all
-/// that they have.
+/// A new stream waits for the bytes that are being written, and for one round-robin turn of each
+/// other stream. It doesn't wait for all their data.
 #[test]
 fn a_new_stream_does_not_wait_behind_the_old_ones() {
     const QUEUE: usize = 4 << 20;
-    /// A batch in hand, a batch before the next look at the queues, and a turn (128 KiB) of each of
-    /// the three old ones, with headers.
+    /// Upper limit of the bytes before the new stream: the batch in hand, a batch before the next
+    /// look at the queues, and a turn (128 KiB) of each of the three old streams, with headers.
     const AHEAD: usize = 2 * (256 << 10) + 3 * (128 << 10) + (64 << 10);
     test("a_new_stream_does_not_wait_behind_the_old_ones", || {
         for len in [100, 100_000] {
@@ -555,7 +555,7 @@ fn a_new_stream_does_not_wait_behind_the_old_ones() {
     });
 }
 
-/// A sign of life overtakes bulk data.
+/// A ping overtakes bulk data.
 #[test]
 fn a_ping_goes_before_bulk_data() {
     const QUEUE: usize = 16 << 20;
@@ -568,7 +568,7 @@ fn a_ping_goes_before_bulk_data() {
         stream.write_all(&vec![1; QUEUE]).unwrap();
         let mut pings = 0;
         while pings == 0 {
-            // pings are due by time alone; the queue is enough for 2.5 s of these
+            // Only time makes pings due. The queue is enough for 2.5 s of these pauses.
             thread::sleep(Duration::from_millis(10));
             script.allow(1 << 16);
             script.wait(|state| (state.offered > 0 || state.written.len() >= QUEUE).then_some(()));
@@ -587,8 +587,8 @@ fn a_ping_goes_before_bulk_data() {
     });
 }
 
-/// Any byte that comes is a sign of life: a peer that is busy with one large frame, and never
-/// pings, isn't dead.
+/// Any byte that arrives is a sign of life. A peer that is busy with one large frame and never
+/// pings isn't dead.
 #[test]
 fn any_received_byte_is_life() {
     test("any_received_byte_is_life", || {
@@ -597,8 +597,8 @@ fn any_received_byte_is_life() {
             .keepalive_disabled(false)
             .keepalive_interval(timeout)
             .keepalive_timeout(timeout);
-        // Whether it could be tried: not if the machine let a silence get too long. Half of the
-        // timeout is left for the session's threads.
+        // Returns false if the machine let a silence get too long, so that the attempt shows
+        // nothing. Half of the timeout is left for the session's threads.
         let in_time = || {
             let (mut raw, session) = against_server(config.clone(), 1);
             raw.syn(1, "");
@@ -612,10 +612,10 @@ fn any_received_byte_is_life() {
                     return false;
                 }
                 last = Instant::now();
-                thread::sleep(timeout / 50); // time itself is under test
+                thread::sleep(timeout / 50); // Time itself is under test.
             }
             assert!(!session.is_closed(), "{:?}", session.close_reason());
-            // And without any, it is.
+            // Without any bytes, the peer is taken for dead.
             assert!(session.closed().recv().is_err());
             assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))));
             assert!(stream.read(&mut [0]).is_err());
@@ -625,12 +625,11 @@ fn any_received_byte_is_life() {
     });
 }
 
-/// The two threads of a session take fair turns at a transport that can't be split: a writer that
-/// waits while a read is under way comes before the next read, though the reader wants the
-/// transport again at once.
+/// A session's two threads take fair turns at a transport that can't be split. A writer that waits
+/// during a read comes before the next read, though the reader wants the transport again at once.
 #[test]
 fn a_shared_transports_writer_comes_before_the_next_read() {
-    /// Reads when it is told to, and says what was done.
+    /// A transport that reads when the test says so, and reports each call.
     struct Told(mpsc::Receiver<()>, mpsc::Sender<&'static str>);
     impl Read for Told {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -671,8 +670,8 @@ fn a_shared_transports_writer_comes_before_the_next_read() {
 
 // ---- crafted input ------------------------------------------------------------------------------
 
-/// smux's test: random bytes instead of frames, and frames with anything in them. The session ends,
-/// with an error that says what was wrong, and nothing panics.
+/// A test of smux: random bytes instead of frames, and frames with random content. The session ends
+/// with an error that names the fault, and nothing panics.
 #[test]
 fn random_garbage_ends_a_session_with_an_error() {
     test_for("random_garbage_ends_a_session_with_an_error", LONG, || {
@@ -688,14 +687,14 @@ fn random_garbage_ends_a_session_with_an_error() {
             let noise = random.one_of(&[0, 7, 8, 3000]);
             bytes.extend(Pattern::bytes(seed, random.within(0, noise)));
             if raw.try_bytes(&bytes).is_ok() {
-                // the session may have ended meanwhile
+                // The session may have ended meanwhile.
                 let _ = raw.stream.shutdown(Shutdown::Write);
             }
             assert!(session.closed().recv().is_err());
             match session.close_reason().unwrap() {
                 Error::Io(error) if error.kind() == ErrorKind::Other => {
                     panic!("seed {seed}: {error}")
-                } // a panic's
+                } // This is a panic's kind of error.
                 Error::KeepaliveTimeout(_) | Error::Closed => panic!("seed {seed}"),
                 Error::PeerClosed => clean += 1,
                 _ => {}
@@ -705,8 +704,8 @@ fn random_garbage_ends_a_session_with_an_error() {
     });
 }
 
-/// Appends what looks like a frame, more or less: mostly with the right version and a known
-/// command, and as long as it says.
+/// Appends bytes that resemble a frame. Mostly its version is right, its command is known, and its
+/// length is true.
 fn frame_like(random: &mut Random, version: u8, bytes: &mut Vec<u8>) {
     let known: &[u8] = if version == 2 { &[0, 1, 2, 2, 3, 4] } else { &[0, 1, 2, 2, 3] };
     let version = if random.within(0, 50) == 0 { random.next() as u8 } else { version };
@@ -731,12 +730,13 @@ fn frame_like(random: &mut Random, version: u8, bytes: &mut Vec<u8>) {
 
 // ---- threads that can't be had ------------------------------------------------------------------
 
-/// Tells the test below that it runs in a process of its own, whose address space is limited.
+/// A variable that tells the next test that it runs in a process of its own, whose address space is
+/// limited.
 #[cfg(target_os = "linux")]
 const CHILD: &str = "GMUX_TEST_NO_THREADS";
 
-/// A stream fails alone when the process can start no thread to tell of it: its notifier waits for
-/// the thread that closes the stream, and the session goes on.
+/// A stream fails alone when the process can start no thread for its notifier. The notifier waits
+/// for the thread that closes the stream, and the session goes on.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_notifier_for_which_no_thread_can_be_had_waits_for_the_close() {
@@ -773,7 +773,7 @@ fn without_threads() {
     stream.set_close_notifier(move |_| tell.send(thread::current().id()).unwrap());
     raw.syn(3, "");
     let mut other = session.accept().unwrap();
-    // All of the address space, but for less than a thread's stack.
+    // Takes all of the address space, except less than a thread's stack.
     let mut all: Vec<Vec<u8>> = Vec::with_capacity(10_000);
     for size in [64 << 20, 1 << 20] {
         loop {
@@ -785,9 +785,9 @@ fn without_threads() {
         }
     }
     assert!(thread::Builder::new().spawn(|| ()).is_err(), "there is room for a thread");
-    raw.upd(1, 1, 1); // nothing was sent: it fails alone
+    raw.upd(1, 1, 1); // Nothing was sent, so the stream fails alone.
     raw.psh(3, "x");
-    other.read_exact(&mut [0]).unwrap(); // so that is over
+    other.read_exact(&mut [0]).unwrap(); // By now the failure is complete.
     assert!(stream.closed().recv().is_err());
     assert!(told.try_recv().is_err(), "nobody could call it");
     assert!(thread::Builder::new().spawn(|| ()).is_err(), "there is room for a thread");
@@ -814,7 +814,7 @@ fn every_test_that_the_manual_names_exists() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// A line of the page's tables without a test would be an empty promise.
+/// Each line of the page's tables names a test.
 #[test]
 fn every_line_of_the_manuals_tables_of_known_bugs_names_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,7 +1,7 @@
-//! Version 2 over links with delays of 1, 10 and 50 ms each way: windows grow to their maximum
-//! while the reader keeps up, never past the half of the budget when it stops, and shrink back when
-//! it stays behind. How fast that is, `benches/compare/run` shows (rows `rtt2`, `rtt20`, `rtt100`),
-//! with Go peers too.
+//! Version 2 over links with delays of 1, 10 and 50 ms each way. Windows grow to their maximum
+//! while the reader keeps up. They never pass half of the budget when it stops. They shrink back
+//! when it stays behind. `benches/compare/run` shows the speed (rows `rtt2`, `rtt20`, `rtt100`),
+//! also with Go peers.
 //!
 //! Promises: P77.
 
@@ -17,13 +17,13 @@ use gmux::{Config, Session, Stream};
 use support::relay::delayed;
 use support::{Pattern, test};
 
-/// The server's budget in bytes; windows grow to half of it.
+/// The server's budget, in bytes.
 const BUDGET: usize = 4 << 20;
 
-/// Half of that: what a window may grow to.
+/// Upper limit of a window: half of the budget.
 const LARGEST: u64 = BUDGET as u64 / 2;
 
-/// Keeps the most that was ever in use of the budget.
+/// Records the largest part of the budget that was ever in use.
 fn check_budget(server: &Session, most: &mut u64) {
     *most = (*most).max(server.stats().receive_buffered);
 }
@@ -44,11 +44,12 @@ fn read(stream: &mut Stream, server: &Session, expected: &mut Pattern, n: usize,
     }
 }
 
-/// How much comes while nobody reads: until it stays the same for as long as many round trips.
+/// Returns how many bytes arrive while nobody reads. They are counted when the count stays the same
+/// for many round trips.
 fn unread_when_nobody_reads(server: &Session, delay: Duration) -> u64 {
     let mut before = server.stats().receive_buffered;
     loop {
-        // There is no event for what doesn't come any more.
+        // There is no event for data that no longer arrives.
         thread::sleep(delay * 4 + Duration::from_millis(20));
         let now = server.stats().receive_buffered;
         if now == before && now > 0 {
@@ -80,8 +81,8 @@ fn windows_grow_over(delay: Duration) {
     let mut stream = server.accept().unwrap();
     let mut expected = Pattern::new(7);
     let mut most = 0;
-    // A reader that keeps up gets the largest window, sooner or later: then that much comes when it
-    // stops. And twice more, for no larger one.
+    // A reader that keeps up gets the largest window after some time. Then that many bytes arrive
+    // when it stops. Two more rounds show that no larger window follows.
     let mut times = 0;
     while times < 3 {
         read(&mut stream, &server, &mut expected, 8 << 20, &mut most);
@@ -89,10 +90,11 @@ fn windows_grow_over(delay: Duration) {
         most = most.max(unread);
         times += i32::from(times > 0 || unread > 3 * LARGEST / 4);
     }
-    // Not against the budget, which can't be passed: the reader pauses first. What waits may occupy
-    // a quarter more than its length.
+    // The budget itself can't be passed, because the reader pauses first. Queued data may occupy a
+    // quarter more than its length.
     assert!(most <= LARGEST + LARGEST / 4, "{most} bytes were in use, windows grow to {LARGEST}");
-    // A reader that stays behind, by reading a little of what is there at a time, loses it again.
+    // A reader that reads only a little of the waiting data at a time stays behind, and loses the
+    // large window again.
     let mut unread = server.stats().receive_buffered;
     while unread > LARGEST / 4 {
         read(&mut stream, &server, &mut expected, unread as usize / 4, &mut most);

@@ -1,8 +1,10 @@
-//! What a session keeps after a burst, and what accepted data occupies: counted by the allocator.
+//! The memory that a session keeps after a burst, and that accepted data occupies, as counted by
+//! the allocator.
 //!
 //! The process-wide pool keeps buffers on purpose, so they are counted apart. They are the only
-//! blocks of bytes that are allocated zeroed and never grow. A session's window is allocated so,
-//! too: it is added, unless it has grown and is counted by itself.
+//! blocks of bytes that are allocated zeroed and never grow. A session's read buffer is allocated
+//! in the same way, so it is added to the session's memory. If it has grown, the count has it
+//! already.
 //!
 //! Promises: P68, P72.
 
@@ -20,29 +22,31 @@ use gmux::{Config, Session};
 use support::scripted::{Script, quiet};
 use support::{tcp, until};
 
-/// Tests run one at a time: they measure the process.
+/// Runs one test at a time, because they measure the process.
 fn test(name: &str, body: impl FnOnce()) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     support::test(name, body);
 }
 
-/// Counts live bytes. In front of each block it notes whether that is one of the pool's buffers.
+/// Counts live bytes. Keeps a note in front of each block that says whether it is a buffer of the
+/// pool.
 struct Counting;
 
-/// Bytes of the pool's buffers, idle or in use; and all others.
+/// Bytes of the pool's buffers, idle or in use, and bytes of all other blocks.
 static POOLED: AtomicI64 = AtomicI64::new(0);
 static OTHERS: AtomicI64 = AtomicI64::new(0);
-/// Whether a session's window has grown since this was cleared: then it is one of the others.
+/// Whether a session's read buffer has grown since this was cleared. Then it counts as one of the
+/// others.
 static GREW: AtomicBool = AtomicBool::new(false);
 
-/// The note's place: as much as keeps a block's alignment.
+/// Returns the size of the note, which keeps the block's alignment.
 fn front(layout: Layout) -> usize {
     layout.align().max(16)
 }
 
 fn with_front(layout: Layout, size: usize) -> Layout {
-    // SAFETY: the sizes are far below what overflows, the alignment is one already.
+    // SAFETY: the sizes are far below an overflow, and the alignment comes from a valid layout.
     unsafe { Layout::from_size_align_unchecked(size + front(layout), layout.align().max(16)) }
 }
 
@@ -54,8 +58,8 @@ fn count(pooled: bool, size: i64) {
     };
 }
 
-// SAFETY: everything is passed on to the system's allocator, larger by the note in front, with the
-// same layout at its release.
+// SAFETY: every call is passed on to the system's allocator, with room for the note in front. The
+// release uses the same layout.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         unsafe { noted(System.alloc(with_front(layout, layout.size())), layout, false) }
@@ -112,20 +116,21 @@ unsafe fn noted(base: *mut u8, layout: Layout, pooled: bool) -> *mut u8 {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A session's first window, which looks like one of the pool's buffers.
+/// Size of a session's first read buffer, which looks like a buffer of the pool.
 const WINDOW: i64 = 16 * 1024;
 
-/// Streams of a burst.
+/// Number of streams of a burst.
 const STREAMS: u32 = 3000;
 
 /// A burst either way: thousands of streams with a little data while the socket takes nothing,
-/// streams of the peer, large frames, and a guess that they go on, which is wrong by seven frames.
+/// streams of the peer, and large frames. The reader guesses that the large frames go on, and is
+/// wrong by seven frames.
 fn burst(session: &Session, peer: &std::net::TcpStream) {
     let mut ours = Vec::new();
     let mut bulk = session.open("bulk").unwrap();
     bulk.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let data = vec![1; 262_144];
-    while bulk.write(&data).is_ok() {} // until nothing moves
+    while bulk.write(&data).is_ok() {} // It ends when nothing moves.
     for _ in 0..STREAMS {
         let mut stream = session.open("some name").unwrap();
         stream.write_all(&[2; 100]).unwrap();
@@ -140,7 +145,7 @@ fn burst(session: &Session, peer: &std::net::TcpStream) {
             }
         }
     });
-    // The peer's streams, with a byte each, then its FINs.
+    // The peer's streams have a byte each. Its FINs follow.
     let mut bytes = Vec::new();
     let mut frame = |command, id, payload: &[u8]| {
         bytes.extend(Frame::new(1, command, id, payload).unwrap().encode());
@@ -168,7 +173,7 @@ fn burst(session: &Session, peer: &std::net::TcpStream) {
     drain.join().unwrap();
 }
 
-/// Counts FINs in what the session writes.
+/// Counts FINs in the bytes that the session writes.
 #[derive(Default)]
 struct Frames {
     bytes: Vec<u8>,
@@ -192,11 +197,12 @@ impl Frames {
     }
 }
 
-/// "Beside the process-wide pool a session keeps at most 64 KiB after a burst."
+/// P72: beside the process-wide pool, a session keeps at most 64 KiB after a burst.
 #[test]
 fn a_session_keeps_at_most_64_kib_after_a_burst() {
     test("a_session_keeps_at_most_64_kib_after_a_burst", || {
-        // The first one warms up what the process keeps: the pool, the timer, the standard library.
+        // The first round warms up the memory that the process keeps: the pool, the timer, the
+        // standard library.
         for round in 0..2 {
             let before = OTHERS.load(Relaxed);
             GREW.store(false, Relaxed);
@@ -206,7 +212,7 @@ fn a_session_keeps_at_most_64_kib_after_a_burst() {
             let session = Session::client(near, config).unwrap();
             burst(&session, &far);
             assert_eq!(session.num_streams(), 0);
-            // The writer gives back what it needed when it has been idle for a while.
+            // The writer releases its memory when it has been idle for a while.
             let window = || if GREW.load(Relaxed) { 0 } else { WINDOW };
             let kept = || OTHERS.load(Relaxed) - before + window();
             let begin = Instant::now();
@@ -222,9 +228,8 @@ fn a_session_keeps_at_most_64_kib_after_a_burst() {
     });
 }
 
-/// "Accepted data occupies at most twice its length and 4096 bytes a stream, at any
-/// `max_frame_size`": beside what the writer has in hand, a turn's part of a batch, at most twice
-/// its size.
+/// P68: accepted data occupies at most twice its length and 4096 bytes a stream, at any
+/// `max_frame_size`. The writer's share of a batch adds at most twice its size.
 #[test]
 fn accepted_data_occupies_little_whatever_the_frame_size() {
     test("accepted_data_occupies_little_whatever_the_frame_size", || {
@@ -232,7 +237,7 @@ fn accepted_data_occupies_little_whatever_the_frame_size() {
             for piece in [1000, 33_000] {
                 let (script, session) = Script::client(config(max_frame_size));
                 let mut stream = session.open("").unwrap();
-                script.blocked(); // the writer is stuck with the SYN
+                script.blocked(); // The writer is stuck with the SYN.
                 let all = || POOLED.load(Relaxed) + OTHERS.load(Relaxed);
                 stream.set_nonblocking(true).unwrap();
                 let data = vec![1; piece];
@@ -245,15 +250,16 @@ fn accepted_data_occupies_little_whatever_the_frame_size() {
                     }
                 }
                 let grown = all() - before;
-                // A small write is accepted whole, or not at all.
+                // A small write is accepted whole or not at all.
                 let full = if piece <= 4096 { 262_144 / piece * piece } else { 262_144 };
                 assert_eq!(accepted, full as i64);
-                // The pool may have had some of it already; places in queues are beside it.
+                // The pool may have had some of these buffers already. Entries in queues come on
+                // top.
                 assert!(
                     grown <= 2 * accepted + 4096 + 20_000,
                     "{max_frame_size}, {piece}: {accepted} bytes occupy {grown}"
                 );
-                // What is queued is of no interest any more.
+                // The queued data isn't needed any more.
                 session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
                 drop(stream);
                 drop(session);

@@ -1,9 +1,10 @@
-//! The table "Odd input, and what we do" of the protocol's description, row by row, with a peer
-//! that speaks frames by hand.
+//! The table "Odd input, and what we do" of `src/manual/protocol.md`, row by row, with a peer that
+//! speaks frames by hand.
 //!
-//! For what is fatal: the error names the fault, every stream sees it, and what was received before
-//! it can still be read. For what isn't: it is counted, answered as the table says or not at all,
-//! and the session goes on.
+//! - A fatal fault: the error names the fault, every stream gets the error, and data received
+//!   before can still be read.
+//! - Other input: it is counted, it is answered as the table says or not at all, and the session
+//!   goes on.
 //!
 //! Promises: P5, P7, P11, P12, P43, P63, P67, P69, P70, P71, P75, P85, P110, P113, P114.
 
@@ -23,7 +24,7 @@ fn config(version: u8) -> Config {
     Config::new().version(version).keepalive_disabled(true)
 }
 
-/// A frame whose header says whatever it is told to say.
+/// Returns a frame with any header fields.
 fn odd(version: u8, command: u8, length: u16, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![version, command];
     bytes.extend(length.to_le_bytes());
@@ -47,11 +48,11 @@ fn read_all(mut stream: &Stream) -> (Vec<u8>, io::Result<usize>) {
     }
 }
 
-/// Sends `fault` in a session that has: a stream with unread data (3), one with unread data and the
-/// peer's FIN (5), and one that waits to be accepted, with data (7). `check` says whether an error
-/// is the right one.
+/// Sends `fault` in a session that has three streams: one with unread data (3), one with unread
+/// data and the peer's FIN (5), and one in the backlog, with data (7). `check` says whether an
+/// error is the right one.
 fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &Raw) -> bool) {
-    // In one piece with what comes before it, or later, byte by byte.
+    // The fault comes in one piece with the frames before it, or later, byte by byte.
     for split in [false, true] {
         let (mut raw, session) = against_server(config(version), version);
         let version = |command, id, payload: &[u8]| {
@@ -67,7 +68,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
             raw.bytes(&before);
             until(|| session.stats().frames_received == 7);
             for byte in fault {
-                let _ = raw.try_bytes(&[*byte]); // the session may be gone before the last one
+                let _ = raw.try_bytes(&[*byte]); // The session may be gone before the last byte.
             }
         } else {
             before.extend(fault);
@@ -80,7 +81,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
         };
         right(&session.close_reason().unwrap());
 
-        // What was received before is all there: streams, data, a clean end.
+        // Everything that was received before is there: streams, data, a clean end.
         let streams: Vec<Stream> = (0..3).map(|_| session.accept().unwrap()).collect();
         for stream in &streams {
             let (data, end) = read_all(stream);
@@ -89,7 +90,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
                 5 => assert_eq!(end.unwrap(), 0),
                 _ => right(&inner(end.unwrap_err())),
             }
-            assert!(stream.closed().recv().is_err()); // streams are told one after the other
+            assert!(stream.closed().recv().is_err()); // The streams are told one after the other.
             right(&inner((&mut &*stream).write(b"x").unwrap_err()));
         }
         right(&session.accept().unwrap_err());
@@ -125,8 +126,8 @@ fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
     });
 }
 
-/// A banner before the first frame, or a message of the peer's program between two. What it is
-/// about is said, also when it is shorter than a header and nothing follows.
+/// A banner before the first frame, or a message of the peer's program between two frames. The
+/// error shows the text, also when it is shorter than a header and nothing follows.
 #[test]
 fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
     test("text_in_a_frames_place_is_shown_and_the_error_says_what_to_do", || {
@@ -134,7 +135,7 @@ fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
             for text in ["Welcome to Debian GNU/Linux\r\nLast login: never\r\n", "$ "] {
                 let (mut raw, session) = against_client(config(version), version);
                 let mut stream = session.open("who is there?").unwrap();
-                raw.bytes(text.as_bytes()); // and it stays, and waits for an answer
+                raw.bytes(text.as_bytes()); // The peer stays, and waits for an answer.
                 let error = inner(stream.read(&mut [0]).unwrap_err());
                 assert_eq!(error.kind(), ErrorKind::InvalidData);
                 let said = error.to_string();
@@ -172,7 +173,7 @@ fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
                 (false, Error::InvalidVersion { ours: 1, theirs: 2, peer: Some(_), .. }) => {}
                 (_, error) => panic!("{error:?}"),
             }
-            // It has sent nothing, so all that the other can do is ask.
+            // It has sent nothing, so the other end can only guess the cause.
             let version = if client_begins { 1 } else { 2 };
             asks_about_setup((&stream).read(&mut [0]).unwrap_err(), version, client_begins);
         }
@@ -184,7 +185,7 @@ fn an_unknown_command_is_fatal_and_the_error_has_the_byte() {
     test("an_unknown_command_is_fatal_and_the_error_has_the_byte", || {
         for version in VERSIONS {
             for command in [5, 0x42, 255] {
-                // With a payload that must not be taken for frames.
+                // The payload must not be taken for frames.
                 is_fatal(
                     version,
                     &odd(version, command, 3, 3, b"abc"),
@@ -234,7 +235,7 @@ fn frames_of_the_wrong_length_are_fatal_and_the_error_shows_the_frame() {
             cases.push((1, Command::Upd, length, "UPD is a frame of version 2"));
         }
         for (version, command, length, why) in cases {
-            // The header alone says it: no payload is waited for.
+            // The header alone is enough. The session doesn't wait for a payload.
             is_fatal(
                 version,
                 &odd(version, command as u8, length, 3, b""),
@@ -275,7 +276,7 @@ fn a_syn_with_our_parity_is_fatal_and_the_error_asks_about_roles() {
     });
 }
 
-/// Whatever else could be said against it, the roles are what is wrong.
+/// The error names the wrong roles, whatever else is wrong with the frame.
 #[test]
 fn a_syn_with_our_parity_and_a_name_that_is_too_long_is_fatal_too() {
     test("a_syn_with_our_parity_and_a_name_that_is_too_long_is_fatal_too", || {
@@ -303,7 +304,7 @@ fn two_clients_or_two_servers_are_told_about_their_roles() {
     });
 }
 
-/// Whether an error that a call got asks what may have made the peer leave without a word.
+/// Whether a call's error suggests a wrong setup as the reason why the peer left silently.
 fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
     let kind = error.kind();
     assert!(
@@ -324,7 +325,7 @@ fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
     assert!(inner(error).is_session_over());
 }
 
-/// smux answers a SYN with a payload by closing the connection.
+/// smux closes the connection when a SYN has a payload.
 #[test]
 fn an_end_before_anything_came_asks_about_version_roles_and_names() {
     test("an_end_before_anything_came_asks_about_version_roles_and_names", || {
@@ -333,13 +334,14 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                 let (mut raw, session) = against_client(config(version), version);
                 let mut stream = session.open("named").unwrap();
                 if reset {
-                    raw.stream.peek(&mut [0]).unwrap(); // closed with unread input, a socket resets
+                    // A socket that is closed with unread input sends a reset.
+                    raw.stream.peek(&mut [0]).unwrap();
                 } else {
                     raw.expect(Command::Syn, 3);
                 }
                 drop(raw);
                 asks_about_setup(stream.read(&mut [0]).unwrap_err(), version, true);
-                // A writer may be the one who notices.
+                // The writer may be the thread that notices.
                 let (mut raw, session) = against_server(config(version), version);
                 let mut stream = session.open("named").unwrap();
                 raw.expect(Command::Syn, 2);
@@ -349,7 +351,7 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                     .unwrap();
                 asks_about_setup(error, version, false);
             }
-            // Something came, so versions and roles agree.
+            // A frame came, so versions and roles agree.
             let (mut raw, session) = against_client(config(version), version);
             let mut stream = session.open("named").unwrap();
             raw.expect(Command::Syn, 3);
@@ -361,7 +363,7 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                 "{text}"
             );
         }
-        // Nothing was open: the peer has looked in, and that is all.
+        // No stream was open. The peer has only connected and left.
         let (raw, session) = against_server(config(1), 1);
         drop(raw);
         assert!(matches!(session.accept(), Err(Error::PeerClosed)));
@@ -381,7 +383,7 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
             let cuts: [(&[u8], usize); 9] = [
                 (&psh, 1),
                 (&psh, 7),
-                (&psh, 8), // a whole header
+                (&psh, 8), // It is a whole header.
                 (&psh, 9),
                 (&psh, 20_007),
                 (&small, 10),
@@ -409,7 +411,7 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
                 lost(&session.close_reason().unwrap());
                 let cut_off = session.accept().unwrap();
                 let finished = session.accept().unwrap();
-                // What came of the frame that was cut can be read, like everything before it.
+                // The part of the cut frame that arrived can be read, like everything before it.
                 let came = if frame == psh || frame == small {
                     frame.get(8..cut).unwrap_or_default()
                 } else {
@@ -492,7 +494,7 @@ fn an_end_between_frames_with_nothing_cut_off_is_clean() {
             assert!(matches!(session.accept(), Err(Error::PeerClosed)));
             assert_eq!(session.incoming().count(), 0);
             assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
-            session.close().unwrap(); // the peer's clean end isn't an error of ours
+            session.close().unwrap(); // The peer's clean end is no error of this end.
         }
     });
 }
@@ -506,7 +508,7 @@ fn a_syn_for_an_open_id_is_ignored_and_counted() {
             let (mut raw, session) = against_server(config(version), version);
             raw.syn(3, "first");
             let stream = session.accept().unwrap();
-            // Without a name, with a short one, with one that isn't read in one piece.
+            // There is no name, a short one, and one that isn't read in one piece.
             for name in [&b""[..], b"second", &[b'n'; 4096]] {
                 raw.syn(3, name);
                 raw.psh(3, "!");
@@ -523,7 +525,7 @@ fn a_syn_for_an_open_id_is_ignored_and_counted() {
     });
 }
 
-/// A refusal would be a FIN, which ends the stream that is open.
+/// A refusal would be a FIN, which would end the open stream.
 #[test]
 fn a_syn_for_an_open_id_with_a_name_that_is_too_long_is_ignored_too() {
     test("a_syn_for_an_open_id_with_a_name_that_is_too_long_is_ignored_too", || {
@@ -556,8 +558,8 @@ fn a_syn_for_an_id_that_was_closed_and_forgotten_opens_again() {
                 assert_eq!((&data[..], end.unwrap()), (round.as_bytes(), 0));
                 drop(stream);
                 while raw.recv().header.command != Command::Fin {}
-                // Forgotten is what was handed over whole; a later frame of the session's shows
-                // that.
+                // A stream is forgotten when its FIN was written. A later frame of the session
+                // shows that.
                 let id = session.open("").unwrap().id();
                 raw.expect(Command::Syn, id);
                 raw.expect(Command::Fin, id);
@@ -596,13 +598,12 @@ fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
                 raw.syn(id, id.to_string());
                 raw.psh(id, "data");
             }
-            // And one more each, for their data: an opener may have missed the first.
+            // Each gets one more FIN for its data, because an opener may have missed the first.
             let mut refused = [(); 4].map(|()| raw.recv().header);
             refused.sort_by_key(|header| header.stream_id);
             assert!(refused.iter().all(|header| header.command == Command::Fin));
             assert_eq!(refused.map(|header| header.stream_id), [7, 7, 9, 9]);
-            // Those that were in time are untouched, and there is room for as many as were
-            // accepted.
+            // Streams that came in time are untouched. There is room for as many as were accepted.
             let streams = [3, 5].map(|id| {
                 let stream = session.accept().unwrap();
                 let mut data = [0; 4];
@@ -610,7 +611,7 @@ fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
                 assert_eq!((stream.id(), &data), (id, b"data"));
                 stream
             });
-            raw.assert_alive(&session, 7); // an id that was refused may come again
+            raw.assert_alive(&session, 7); // An id that was refused may be used again.
             let stats = session.stats();
             assert_eq!(
                 (stats.streams_refused, stats.streams_received, stats.frames_ignored),
@@ -632,7 +633,7 @@ fn past_max_streams_a_stream_gets_fin_until_one_is_closed() {
             });
             raw.syn(7, "one too many");
             raw.expect(Command::Fin, 7);
-            // Our own streams have a limit of their own.
+            // Streams of this end have a limit of their own.
             let ours = session.open("").unwrap();
             raw.expect(Command::Syn, ours.id());
             drop(ours);
@@ -640,7 +641,7 @@ fn past_max_streams_a_stream_gets_fin_until_one_is_closed() {
             drop(streams);
             raw.expect(Command::Fin, 3);
             raw.expect(Command::Fin, 5);
-            // Those are handed over whole when a later frame of the session's comes.
+            // These FINs are written when a later frame of the session comes.
             let _ = session.open("").unwrap();
             raw.expect(Command::Syn, 4);
             raw.expect(Command::Fin, 4);
@@ -665,7 +666,7 @@ fn a_name_longer_than_max_name_len_is_refused_with_fin() {
                 assert_eq!((stats.streams_refused, stats.streams_received), (1, 1));
             }
             let (mut raw, session) = against_server(config(version).max_name_len(65535), version);
-            raw.syn(3, [0xfe; 65535]); // any bytes
+            raw.syn(3, [0xfe; 65535]); // The name may have any bytes.
             assert!(session.accept().unwrap().name_bytes() == [0xfe; 65535]);
         }
     });
@@ -674,7 +675,7 @@ fn a_name_longer_than_max_name_len_is_refused_with_fin() {
 #[test]
 fn names_that_use_up_their_memory_are_refused_with_fin() {
     test("names_that_use_up_their_memory_are_refused_with_fin", || {
-        // Half of the receive budget is for names.
+        // Names may occupy half of the receive budget.
         let config = config(1).max_receive_buffer(8192).max_stream_buffer(8192).max_name_len(1000);
         let (mut raw, session) = against_server(config, 1);
         for id in [3, 5, 7, 9, 11] {
@@ -717,10 +718,11 @@ fn without_a_session_handle_the_backlog_and_later_streams_are_refused() {
 
 // ---- floods -------------------------------------------------------------------------------------
 
-/// How many refusals wait for the writer at most: what the promises say.
+/// Upper limit of the refusals that wait for the writer. The promises have the number.
 const MOST_REFUSALS: u32 = 65_536;
 
-/// A session whose writer is stuck at its first byte, with as many refusals queued as may be.
+/// Returns a session whose writer is stuck at its first byte, with the largest allowed number of
+/// refusals in its queue.
 fn refusing() -> (support::frame_peer::FramePeer, Session) {
     let (peer, transport) = support::frame_peer::frame_peer(1);
     peer.shut();
@@ -728,7 +730,7 @@ fn refusing() -> (support::frame_peer::FramePeer, Session) {
     let _ = session.open("something to be stuck with").unwrap();
     peer.wait_stuck();
     for id in 0..MOST_REFUSALS {
-        peer.syn(2 * id + 1, "n"); // longer than max_name_len
+        peer.syn(2 * id + 1, "n"); // The name is longer than max_name_len.
     }
     until(|| session.stats().streams_refused == u64::from(MOST_REFUSALS));
     assert!(!session.is_closed());
@@ -777,11 +779,11 @@ fn empty_data_is_ignored() {
             raw.syn(3, "");
             let stream = session.accept().unwrap();
             raw.psh(3, "");
-            raw.psh(99, ""); // on an unknown stream
+            raw.psh(99, ""); // This stream is unknown.
             raw.psh(3, "x");
             raw.psh(3, "");
             raw.fin(3);
-            raw.psh(3, ""); // after its end
+            raw.psh(3, ""); // The stream has ended.
             let (data, end) = read_all(&stream);
             assert_eq!((&data[..], end.unwrap()), (&b"x"[..], 0));
             raw.assert_alive(&session, 5);
@@ -797,7 +799,7 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
             let budget = 300_000;
             let (mut raw, session) =
                 against_server(config(version).max_receive_buffer(budget), version);
-            // The budget is nearly used up: anything charged would stop the reader.
+            // The budget is nearly used up. Any further charge would stop the reader.
             raw.syn(3, "");
             for _ in 0..4 {
                 raw.psh(3, [1; 65535]);
@@ -806,8 +808,8 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
             until(|| session.stats().bytes_received == 4 * 65535);
             let before = session.stats();
             for length in [1, 4096, 4097, 65535, 65535, 65535] {
-                raw.psh(99, vec![9; length]); // peer's parity
-                raw.psh(98, vec![9; length]); // ours
+                raw.psh(99, vec![9; length]); // This id has the peer's parity.
+                raw.psh(98, vec![9; length]); // This id has our parity.
             }
             until(|| session.stats().frames_ignored == 12);
             let after = session.stats();
@@ -816,7 +818,7 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
             let mut data = vec![0; 4 * 65535];
             (&stream).read_exact(&mut data).unwrap();
             assert!(data.iter().all(|&byte| byte == 1));
-            // the next frame but UPD is of this stream: there was no reply
+            // The next frame other than UPD is of this stream, so there was no reply.
             raw.assert_alive(&session, 5);
         }
     });
@@ -911,7 +913,7 @@ fn fin_and_upd_for_unknown_streams_and_a_second_fin_are_ignored_and_counted() {
     });
 }
 
-/// They cross with our FIN all the time, and say nothing about the peer.
+/// Such updates often cross with our FIN, and show no fault of the peer.
 #[test]
 fn fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary() {
     test("fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary", || {
@@ -941,8 +943,8 @@ fn fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary() {
 #[test]
 fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
     test("data_past_every_window_and_the_slack_fails_its_stream_alone", || {
-        // A window larger than the initial one would be granted by the first UPD; none was sent
-        // yet, so it gives no slack beyond its own size.
+        // The first UPD would grant a window larger than the initial one. No UPD was sent yet, so
+        // the window allows no excess beyond its own size.
         let (mut raw, session) = against_server(config(2), 2);
         raw.syn(3, "greedy");
         let stream = session.accept().unwrap();
@@ -960,7 +962,7 @@ fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
         raw.expect(Command::Fin, 3);
         raw.psh(3, "more is dropped");
         assert!((&stream).write(b"x").is_err());
-        // What was received before it can be read.
+        // Data received before can be read.
         let (data, end) = read_all(&stream);
         assert!(data == sent);
         let error = end.unwrap_err();
@@ -988,8 +990,8 @@ fn an_update_for_more_than_was_sent_fails_its_stream_alone() {
         (&stream).write_all(b"0123456789").unwrap();
         assert_eq!(raw.expect_data(3, 10), b"0123456789");
         raw.upd(3, 10, 65536);
-        raw.upd(3, 9, 1 << 30); // an older one
-        raw.upd(3, 10, u32::MAX); // a window beyond all sense
+        raw.upd(3, 9, 1 << 30); // This count is older.
+        raw.upd(3, 10, u32::MAX); // This window is far too large.
         (&stream).write_all(b"still").unwrap();
         assert_eq!(raw.expect_data(3, 5), b"still");
         raw.upd(3, 16, 65536);
@@ -1017,7 +1019,7 @@ fn a_name_that_no_frame_can_carry_is_an_error_here_and_leaves_nothing_behind() {
             assert!(matches!(error, Error::NameTooLong { len: 65536, max: 65535 }), "{error:?}");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert_eq!((session.num_streams(), session.stats().streams_opened), (0, 0));
-            // The longest one is fine, whatever its bytes; and no id was used up.
+            // The longest name is fine, whatever its bytes are, and no id was used up.
             let stream = session.open([0xff; 65535]).unwrap();
             assert_eq!(stream.id(), 3);
             assert!(raw.expect(Command::Syn, 3) == [0xff; 65535]);

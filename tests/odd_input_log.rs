@@ -1,5 +1,5 @@
-//! What a session says in the log about its peer's odd input: which session, which stream, and not
-//! more than so often.
+//! The log lines about a peer's odd input: they name the session and the stream, and their rate is
+//! limited.
 //!
 //! Promises: P85, P88, P89.
 
@@ -15,10 +15,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use support::raw::{against_client, against_server};
 use support::{test, until};
 
-/// How many such warnings a session writes a second at most.
+/// Upper limit of a session's warnings a second.
 const RATE: usize = 10;
 
-/// Keeps what is logged as a warning or an error; and, apart, what the writer says of frames.
+/// Keeps the warnings and errors. Keeps the writer's lines about frames apart.
 struct Keep(Mutex<Vec<(String, String)>>, Mutex<Vec<String>>);
 
 static KEEP: Keep = Keep(Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -41,11 +41,11 @@ impl Log for Keep {
 }
 
 fn keep_log() {
-    let _ = log::set_logger(&KEEP); // another test of this binary may have done it
+    let _ = log::set_logger(&KEEP); // Another test of this binary may have installed it.
     log::set_max_level(LevelFilter::Trace);
 }
 
-/// The warnings about a session so far, without the session's number.
+/// Returns the warnings about a session so far, without the session's number.
 fn warnings(session: &Session) -> Vec<String> {
     let prefix = format!("session {}: ", session.number());
     let kept = KEEP.0.lock().unwrap();
@@ -74,7 +74,7 @@ fn data_after_fin_is_one_warning_per_stream_with_its_name() {
         let warnings = warnings(&session);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("stream 3 \"first\""), "{warnings:?}");
-        // What the peer chose can't break a line.
+        // Bytes that the peer chose can't break a line.
         assert!(warnings[1].contains("stream 5 \"line\\nbreak\""), "{warnings:?}");
     });
 }
@@ -103,7 +103,7 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
         raw.syn(1, "waits");
         let start = Instant::now();
         for n in 0..500 {
-            // For two reasons in turn.
+            // There are two reasons in alternation.
             raw.syn(3 + 4 * n, format!("refused {n}"));
             raw.syn(5 + 4 * n, [b'n'; 101]);
         }
@@ -114,8 +114,8 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
         assert!(said[0].contains("stream 3 ") && said[0].contains("backlog"), "{}", said[0]);
         assert!(said[1].contains("stream 5 ") && said[1].contains("max_name_len"), "{}", said[1]);
 
-        // The next one after a second says how many were left out: no event tells that a second is
-        // over.
+        // The first warning after a second says how many were left out. There is no event for the
+        // end of the second.
         std::thread::sleep(Duration::from_millis(1100));
         raw.syn(4003, "");
         until(|| session.stats().streams_refused == 1001);
@@ -131,7 +131,7 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
     });
 }
 
-/// Streams whose name is known have it in the line, refused ones too.
+/// A line has the stream's name where it is known, also for refused streams.
 #[test]
 fn a_refusal_names_the_stream() {
     test("a_refusal_names_the_stream", || {
@@ -152,8 +152,8 @@ fn a_refusal_names_the_stream() {
 
 // ---- pauses -------------------------------------------------------------------------------------
 
-/// What the log says about a pause of the session, once it says so: `words` are in the first line,
-/// and then it goes on.
+/// Returns the log lines about a pause of the session. `words` must be in the first line. After
+/// that line, `go_on` ends the pause.
 fn explained(session: &Session, words: &[&str], go_on: impl FnOnce()) {
     let about = || {
         warnings(session)
@@ -171,8 +171,8 @@ fn explained(session: &Session, words: &[&str], go_on: impl FnOnce()) {
     assert_eq!(about().count(), 2);
 }
 
-/// Version 1 freezes behind one stream that nobody reads: the log says which, how much it holds,
-/// and what to set.
+/// Version 1 stops behind one stream that nobody reads. The log says which stream it is, how much
+/// it holds, and which setting helps.
 #[test]
 fn a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most() {
     test("a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most", || {
@@ -227,7 +227,7 @@ fn a_session_whose_backlog_is_full_for_a_second_says_how_many_streams_wait() {
     });
 }
 
-/// Sessions pause all the time, for a moment.
+/// A session that pauses only for a moment logs nothing, since that is frequent.
 #[test]
 fn a_pause_shorter_than_a_second_says_nothing() {
     test("a_pause_shorter_than_a_second_says_nothing", || {
@@ -241,7 +241,7 @@ fn a_pause_shorter_than_a_second_says_nothing() {
             raw.syn(5, "");
             until(|| session.stats().accept_pauses == 1);
             let _ = [(); 2].map(|()| session.accept().unwrap());
-            // else the machine was too slow for this
+            // If this is false, the machine was too slow for the test.
             shown = before.elapsed() < Duration::from_secs(1);
             assert!(!shown || warnings(&session).is_empty(), "{:?}", warnings(&session));
         }
@@ -268,7 +268,7 @@ fn a_fatal_fault_is_one_warning_with_the_session_the_peer_and_the_error() {
     });
 }
 
-/// The session may end before the second is over, and then nothing follows that could say it.
+/// The session may end before the second is over. Then no later line could have the count.
 #[test]
 fn what_is_left_out_is_counted_at_the_sessions_end_too() {
     test("what_is_left_out_is_counted_at_the_sessions_end_too", || {
@@ -288,20 +288,20 @@ fn what_is_left_out_is_counted_at_the_sessions_end_too() {
                 .map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
             said.len() + left_out.sum::<usize>()
         };
-        until(|| counted() == 100); // the session's end is told a moment before
+        until(|| counted() == 100); // The session's end is told a moment before.
     });
 }
 
-/// The peer can't know that the stream was cut here: its data is no fault.
+/// The peer can't know that the stream was cut here, so its data is no fault.
 #[test]
 fn data_after_our_own_cut_is_no_warning() {
     test("data_after_our_own_cut_is_no_warning", || {
         keep_log();
-        // For a fault of the peer's.
+        // This stream is cut for a fault of the peer.
         let (mut raw, session) = against_server(config(2), 2);
         raw.syn(3, "failed");
         raw.upd(3, 1, 65536);
-        // Because it stalled the session.
+        // This stream is cut because it stalled the session.
         let after = Duration::from_millis(20);
         let small = config(2).max_receive_buffer(262_144).stall_timeout(Some(after));
         let (mut other, stalled) = against_server(small, 2);
@@ -322,7 +322,7 @@ fn data_after_our_own_cut_is_no_warning() {
     });
 }
 
-/// Each frame that leaves, as each that comes; every kind of it.
+/// Each frame that is sent or received is logged, of every kind.
 #[test]
 fn frames_that_are_sent_are_named_at_trace() {
     test("frames_that_are_sent_are_named_at_trace", || {
@@ -345,7 +345,7 @@ fn frames_that_are_sent_are_named_at_trace() {
         };
         let named = |frame: &&str| sent().iter().any(|line| line == frame);
         stream.read_exact(&mut [0; 4]).unwrap();
-        // the first read's; a stream that is closed sends none
+        // This is the first read's update. A closed stream sends none.
         until(|| named(&"Cmd:4 StreamID:2 Length:8"));
         stream.close().unwrap();
         raw.syn(99, "refused, for its name");
@@ -358,13 +358,12 @@ fn frames_that_are_sent_are_named_at_trace() {
             "Cmd:3 StreamID:0 Length:0",
         ];
         until(|| frames.iter().all(&named));
-        // each once; some may be on their way
+        // Each frame is logged once. Some may be under way.
         until(|| sent().len() as u64 == session.stats().frames_sent);
     });
 }
 
-/// Streams that were written and closed before: no call is left that could fail, and the end is
-/// clean.
+/// The streams were written and closed before. No later call could fail, and the end is clean.
 #[test]
 fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
     test("a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell", || {
@@ -388,7 +387,7 @@ fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
     });
 }
 
-/// An upload, say: its peer has nothing to send, and ends when it is told that this is all.
+/// An upload, for example. Its peer has nothing to send, and ends its side when it sees the end.
 #[test]
 fn a_peer_without_a_word_that_ends_after_our_own_close_is_not_asked_about() {
     test("a_peer_without_a_word_that_ends_after_our_own_close_is_not_asked_about", || {

@@ -1,4 +1,4 @@
-//! Faults that were found in this crate: each test failed before its fault was mended.
+//! Faults that were found in this crate. Each test failed before its fault was mended.
 //!
 //! Promises: P16, P28, P54, P64, P113, P114.
 
@@ -15,7 +15,7 @@ use gmux::{Config, Error, Session};
 use support::scripted::{Script, count, data};
 use support::{pair, raw, test};
 
-/// The refusal's FIN went to the stream that was open.
+/// A refusal's FIN went to the open stream with the same id.
 #[test]
 fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
     test("a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream", || {
@@ -23,7 +23,7 @@ fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
         raw.syn(3, "short");
         let mut stream = session.accept().unwrap();
         raw.syn(3, "longer than ten bytes");
-        // so the SYN was seen; a FIN for stream 3 would have come first
+        // The SYN was handled. A FIN for stream 3 would have come first.
         raw.assert_alive(&session, 5);
         stream.write_all(b"answer").unwrap();
         assert_eq!(raw.expect_data(3, 6), b"answer");
@@ -31,7 +31,7 @@ fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
     });
 }
 
-/// It was refused for its name.
+/// The stream was refused for its name.
 #[test]
 fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
     test("a_syn_of_our_parity_is_fatal_however_long_its_name", || {
@@ -42,8 +42,8 @@ fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
     });
 }
 
-/// `close` on a stream of a closing session sent no FIN, but `shutdown(Write)` did, behind data
-/// that was cut off.
+/// `close` on a stream of a closing session sent no FIN. `shutdown(Write)` did, behind data that
+/// was cut off.
 #[test]
 fn a_shutdown_after_the_sessions_close_sends_no_fin() {
     test("a_shutdown_after_the_sessions_close_sends_no_fin", || {
@@ -55,7 +55,8 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
             let session = session.clone();
             move || session.close()
         });
-        closed.recv().unwrap_err(); // the close has begun, and waits for the script to let it write
+        // The close has begun, and waits until the script lets it write.
+        closed.recv().unwrap_err();
         assert_eq!(stream.write(b"rest").unwrap_err().kind(), ErrorKind::NotConnected);
         let _ = stream.shutdown(Shutdown::Write);
         script.allow_all();
@@ -70,7 +71,7 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
     });
 }
 
-/// The notifier's thread found the session gone, and called nobody.
+/// The notifier's thread found the session gone, and called no notifier.
 #[test]
 fn a_notifier_is_called_though_every_handle_is_dropped_at_once() {
     test("a_notifier_is_called_though_every_handle_is_dropped_at_once", || {
@@ -102,11 +103,11 @@ fn a_keepalive_beyond_the_clock_is_never_due() {
     });
 }
 
-/// What `write_to` had taken out of the stream was never counted, so that the peer's window stayed
-/// shut.
+/// Bytes that `write_to` had taken out of the stream were never counted, so the peer's window
+/// stayed shut.
 #[test]
 fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
-    /// Fails when the test says so.
+    /// A writer that fails when the test says so.
     struct Stuck(mpsc::Sender<()>, mpsc::Receiver<()>);
 
     impl Write for Stuck {
@@ -142,7 +143,8 @@ fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
     });
 }
 
-/// Small payloads counted, large ones didn't; so neither did the session's no-data clock see them.
+/// Small payloads counted as life, large ones didn't. So the session's no-data clock didn't see
+/// large ones either.
 #[test]
 fn payload_that_is_thrown_away_is_payload_whatever_its_size() {
     test("payload_that_is_thrown_away_is_payload_whatever_its_size", || {

@@ -1,4 +1,4 @@
-//! The shortest way through everything: if this fails, look here first.
+//! The shortest way through everything. If many tests fail, look here first.
 //!
 //! Promises: P1, P6.
 
@@ -46,7 +46,8 @@ fn an_echo_crosses_both_ways() {
 
 #[test]
 fn streams_are_accepted_in_the_order_in_which_one_thread_opened_them() {
-    const STREAMS: usize = 20_000; // far more than the writer's short queue holds
+    // This is far more than the bounded part of the writer's ready queue holds.
+    const STREAMS: usize = 20_000;
     test("streams_are_accepted_in_the_order_in_which_one_thread_opened_them", || {
         for _ in 0..5 {
             let (client, server) = pair(Config::new().accept_backlog(STREAMS));

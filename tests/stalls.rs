@@ -1,11 +1,11 @@
-//! Stalls: what happens when applications leave so much unread that a session's receive budget is
-//! used up. (The rest of *Stalls* is in tests/promises_windows.rs.)
+//! Stalls: applications leave so much unread that a session's receive budget is used up.
+//! `tests/promises_windows.rs` has more tests of stalls.
 //!
-//! No test here measures how soon a cut comes, for a busy machine decides that too: where one must
-//! not come yet and a test was itself late, it tries again. That it is due exactly one
-//! `stall_timeout` after the pause is shown in virtual time (src/proto/keepalive.rs); here
-//! keepalive is off, so a session whose timer wasn't told to look then would look again after an
-//! hour, and the watchdog would say so.
+//! No test here measures how soon a cut comes, because that depends on how busy the machine is.
+//! Where a cut must not come yet, and the test itself was late, the test tries again.
+//! `src/proto/keepalive.rs` shows in virtual time that a cut is due exactly one `stall_timeout`
+//! after the pause. Keepalive is off here. So if the timer weren't told to look, it would look an
+//! hour later, and the watchdog would end the test.
 //!
 //! Promises: P78, P79.
 
@@ -26,10 +26,10 @@ use support::{Pattern, pair, tcp, test, test_for, until};
 
 /// The smallest budget that version 2 allows: one first window.
 const BUDGET: usize = 262_144;
-/// How long a stall may last, where nothing else is said.
+/// The usual `stall_timeout` of these tests.
 const STALL: Duration = Duration::from_millis(300);
 
-/// Whether to run at full size, with the stall timeout that is the default.
+/// Whether to run at full size, with the default stall timeout.
 fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
@@ -41,7 +41,7 @@ fn error_of<T>(result: io::Result<T>) -> Error {
     }
 }
 
-/// Why a `write_all` failed, whether it had had a part accepted or not.
+/// Returns why a `write_all` failed, whether a part was accepted or not.
 fn cause(error: Error) -> Error {
     match error {
         Error::PartialWrite { source, .. } => Error::clone(&source),
@@ -58,9 +58,9 @@ fn round(mut stream: &Stream, seed: u64) {
     assert!(back == sent, "{:?}", stream.name());
 }
 
-/// "With one reader asleep the others stall at most that long, once": the budget is used up by a
-/// stream that nobody reads. Four echo streams stand still until it is cut, and never again. The
-/// sleeper's calls fail with `Stalled`, its peer gets FIN.
+/// P78: with one reader asleep, the other streams stall once, for at most `stall_timeout`. A stream
+/// that nobody reads uses the budget up. Four echo streams stand still until it is cut, and never
+/// again. The sleeping stream's calls fail with `Stalled`, and its peer gets FIN.
 #[test]
 fn a_sleeping_reader_stalls_the_others_once() {
     const OTHERS: usize = 4;
@@ -80,7 +80,7 @@ fn a_sleeping_reader_stalls_the_others_once() {
                     thread::spawn(move || io::copy(&mut &stream, &mut &stream).unwrap())
                 })
                 .collect();
-            others.iter().for_each(|stream| round(stream, 0)); // all of them go
+            others.iter().for_each(|stream| round(stream, 0)); // All of them work.
 
             let before = Instant::now();
             let write = thread::spawn({
@@ -109,7 +109,8 @@ fn a_sleeping_reader_stalls_the_others_once() {
             assert!(matches!(error_of((&asleep).write(&[0])), Error::Stalled { .. }));
             assert_eq!((&sleeper).read(&mut [0]).unwrap(), 0, "the peer got FIN");
             match version {
-                1 => write.join().unwrap().unwrap(), // no window: it is thrown away as it comes
+                // Version 1 has no window. The data is discarded as it comes.
+                1 => write.join().unwrap().unwrap(),
                 _ => assert!(matches!(
                     cause(error_of(write.join().unwrap())),
                     Error::PeerFinished(_)
@@ -133,11 +134,12 @@ fn a_sleeping_reader_stalls_the_others_once() {
 }
 
 /// The known bug smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte
-/// before it reads anything. The unsolicited data is sent before the server is
-/// there, and it is more than the server's budget, twice over: that is an eighth of the default.
-/// Both ends are blocked in write, and since the server doesn't read its input, no window update
-/// reaches it. When the client reads, nothing moves, until a stream is cut; then all of the others
-/// get everything, both ways.
+/// before it reads anything.
+///
+/// The client sends its first windows before the server exists. They are twice the server's budget,
+/// which is an eighth of the default. Both ends are blocked in write. The server doesn't read its
+/// input, so no window update reaches it. When the client reads, nothing moves until a stream is
+/// cut. Then all other streams get everything, both ways.
 #[test]
 fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     const STREAMS: usize = 17;
@@ -149,15 +151,17 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
             let mut stall = Duration::from_secs(30);
             let mut config = quiet().version(2).half_close_stall(Some(Duration::from_millis(50)));
             if !full() {
-                stall = Duration::from_secs(6); // long enough for all to be seen blocked before
+                // It is long enough to see all calls blocked before.
+                stall = Duration::from_secs(6);
                 config = config.stall_timeout(Some(stall));
             }
-            // What goes there on each stream, then what comes back: made before a stall begins, for
-            // it takes a while.
+            // The data of each stream, there and back. It is made before a stall begins, because
+            // that takes a while.
             let data: Arc<Vec<_>> =
                 Arc::new((0..2 * STREAMS).map(|i| Pattern::bytes(i as u64, EACH)).collect());
             let (there, back) = data.split_at(STREAMS);
-            // Whether it could be tried: not if the machine took half a stall to block them all.
+            // Returns false if the machine took half a stall to block all calls. Then the attempt
+            // shows nothing.
             let in_time = || {
                 let (near, far) = tcp();
                 let client = Session::client(near, config.clone()).unwrap();
@@ -177,9 +181,8 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                         let data = Arc::clone(&data);
                         started(move || -> Result<Vec<u8>, Error> {
                             stream.write_all(&data[i + STREAMS])?;
-                            // FIN only after it: to a writer without
-                            // credit it may mean that nobody reads any
-                            // more
+                            // FIN comes only after this. A writer without credit may take it for a
+                            // sign that nobody reads any more.
                             let mut got = Vec::new();
                             stream.read_to_end(&mut got)?;
                             Ok(got)
@@ -217,7 +220,7 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                 }
                 assert_eq!(cut, 0);
 
-                // Now the client reads, all that there is.
+                // Now the client reads everything.
                 let received: Vec<_> = thread::scope(|scope| {
                     let reads = streams.iter().map(|mut stream| {
                         scope.spawn(move || {
@@ -248,8 +251,8 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                         }
                     }
                 }
-                // While a write waits for credit a budget holds twice as much: that is short of
-                // what 17 streams sent by one first window.
+                // While a write waits for credit, a budget holds twice as much. That is less than
+                // 17 streams sent by one first window.
                 assert!((1..=2).contains(&cut), "{cut} were cut");
                 assert_eq!((server.stats().streams_cut, client.stats().streams_cut), (cut, 0));
                 for session in [client, server] {
@@ -262,14 +265,14 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     );
 }
 
-/// What the `i`th stream sends before its peer has announced a window: four have the protocol's
-/// first window, the others a share.
+/// Returns how many bytes the `i`th stream sends before its peer has announced a window. Four
+/// streams have the protocol's first window, the others a share.
 fn unsolicited(i: usize) -> usize {
     if i < 4 { BUDGET } else { 16_384 }
 }
 
-/// The same windows, but echoed, with a quarter of the default budget: the streams are read, as
-/// long as what comes back is. Nobody is cut however long the budget was used up before the echo
+/// P78: the same windows, but echoed, with a quarter of the default budget. Each stream is read as
+/// long as its echo is read. No stream is cut, however long the budget was used up before the echo
 /// began, if that was less than the timeout.
 #[test]
 fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
@@ -277,7 +280,7 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
     const EACH: usize = 1 << 20;
     test("seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing", || {
         let (near, far) = tcp();
-        let config = quiet().version(2); // a stall may last 30 s
+        let config = quiet().version(2); // A stall may last 30 s.
         let client = Session::client(near, config.clone()).unwrap();
         let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
         let sent = |i: usize| Pattern::bytes(i as u64, EACH);
@@ -310,7 +313,8 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
     });
 }
 
-/// A session that is paused: stream 1 of a raw peer holds all of a small budget.
+/// Returns a session that has stopped reading. Stream 1 of the raw peer holds all of a small
+/// budget.
 fn paused(config: Config) -> (Raw, Session, Stream) {
     let version = 1;
     let (mut raw, session) =
@@ -323,8 +327,8 @@ fn paused(config: Config) -> (Raw, Session, Stream) {
     (raw, session, stream)
 }
 
-/// "Version 1: None": what it holds stays until it is read. At full size it outlasts a version 2
-/// session with its default of 30 s.
+/// P78: version 1 has no stall timeout, and unread data stays until it is read. At full size that
+/// is longer than a version 2 session allows with its default of 30 s.
 #[test]
 fn version_1_cuts_nothing_unless_it_is_told_to() {
     test_for("version_1_cuts_nothing_unless_it_is_told_to", 2 * support::WATCHDOG, || {
@@ -346,7 +350,7 @@ fn version_1_cuts_nothing_unless_it_is_told_to() {
         assert!(before.elapsed() >= after);
         assert!(matches!(error_of((&theirs).read(&mut [0])), Error::Stalled { .. }));
         client.close().unwrap();
-        // on version 1 it was thrown away, on version 2 the close ended it
+        // On version 1 the data was discarded. On version 2 the close ended the write.
         let _ = write.join().unwrap();
 
         assert_eq!((session.stats().streams_cut, session.is_closed()), (0, false));
@@ -357,8 +361,8 @@ fn version_1_cuts_nothing_unless_it_is_told_to() {
     });
 }
 
-/// "The stream that holds most is cut": wherever it stands among the others, and in whatever pieces
-/// its data came.
+/// P78: the stream that holds most is cut, wherever it stands among the others, and in whatever
+/// pieces its data came.
 #[test]
 fn the_stream_that_holds_most_is_cut_and_no_other() {
     test("the_stream_that_holds_most_is_cut_and_no_other", || {
@@ -371,7 +375,7 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
                 raw.syn(id, format!("{id}"));
                 session.accept().unwrap()
             });
-            // Four fifths of an even share each, and one takes what is left, and more.
+            // Each stream gets four fifths of an even share. One gets the rest, and more.
             for id in ids {
                 (0..5).for_each(|_| raw.psh(id, [id as u8; 8192]));
             }
@@ -383,7 +387,7 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
             });
             let at = ids.iter().position(|&id| id == most).unwrap();
             assert!(streams[at].closed().recv().is_err());
-            sender.join().unwrap(); // what came after it was thrown away
+            sender.join().unwrap(); // Its later data was discarded.
             raw.expect(Command::Fin, most);
             raw.assert_alive(&session, 99);
             for (i, mut stream) in streams.iter().enumerate() {
@@ -408,7 +412,7 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
     });
 }
 
-/// A stream that the application hasn't accepted yet is no way around it.
+/// A stream that the application hasn't accepted yet can be cut as well.
 #[test]
 fn a_stream_in_the_backlog_is_cut_too() {
     test("a_stream_in_the_backlog_is_cut_too", || {
@@ -418,7 +422,7 @@ fn a_stream_in_the_backlog_is_cut_too() {
         raw.psh(1, [1; 65_535]);
         raw.psh(1, [2; 100]);
         raw.expect(Command::Fin, 1);
-        // it is counted a moment after its FIN is queued
+        // The cut is counted a moment after its FIN is queued.
         until(|| session.stats().streams_cut == 1);
         let mut stream = session.accept().unwrap();
         assert_eq!(stream.name(), "never accepted");
@@ -427,13 +431,13 @@ fn a_stream_in_the_backlog_is_cut_too() {
     });
 }
 
-/// "Keepalive doesn't run out while the reader is paused, and restarts when it resumes": a stall
-/// that lasts longer than the keepalive timeout ends with a cut, and the session ends for its
-/// peer's silence only after it.
+/// P79: keepalive doesn't run out while the session has stopped reading, and starts again when it
+/// reads. A stall that is longer than the keepalive timeout ends with a cut. The session ends for
+/// its peer's silence only later.
 #[test]
 fn a_cut_comes_before_keepalive_whose_clock_rests() {
     test("a_cut_comes_before_keepalive_whose_clock_rests", || {
-        // so long may each of the few steps take until the reader is paused
+        // Each of the few steps until the reader is paused may take this long.
         let timeout = Duration::from_secs(2);
         let alive = quiet()
             .keepalive_disabled(false)
@@ -441,8 +445,8 @@ fn a_cut_comes_before_keepalive_whose_clock_rests() {
             .keepalive_timeout(timeout);
         let before = Instant::now();
         let (mut raw, session, stream) = paused(alive.stall_timeout(Some(timeout * 3 / 2)));
-        // The peer's keepalive doesn't suffer either: it is told all the time that this end lives.
-        // (Thirty times before the cut, on a quiet machine.)
+        // The peer's keepalive works, too. It gets pings of this end all the time, thirty before
+        // the cut on a quiet machine.
         for _ in 0..6 {
             assert_eq!(raw.next().unwrap().header.command, Command::Nop);
         }
@@ -462,19 +466,20 @@ fn a_cut_comes_before_keepalive_whose_clock_rests() {
     });
 }
 
-/// A stall that ended is forgotten: the next one has its whole time again.
+/// A stall that has ended is forgotten. The next one has its whole time again.
 #[test]
 fn each_stall_has_its_whole_timeout() {
     test("each_stall_has_its_whole_timeout", || {
         let stall = Duration::from_millis(2500);
-        // Whether it could be tried: not if the machine let one of the stalls get too long.
+        // Returns false if the machine let one of the stalls get too long. Then the attempt shows
+        // nothing.
         let in_time = || {
             let mut begin = Instant::now();
             let (mut raw, session, mut stream) = paused(quiet().stall_timeout(Some(stall)));
             let mut all = vec![0; 65_635];
             for pauses in 1..=5 {
-                // time itself is under test: four of these are longer than a stall
-                // may be
+                // Time itself is under test. Four of these pauses together are longer than a stall
+                // may be.
                 thread::sleep(stall * 3 / 10);
                 let stats = session.stats();
                 let read = stream.read_exact(&mut all);
@@ -490,7 +495,7 @@ fn each_stall_has_its_whole_timeout() {
                     until(|| session.stats().receive_pauses > pauses);
                 }
             }
-            processed(&mut raw, &session, 11); // SYN and ten pieces
+            processed(&mut raw, &session, 11); // These are SYN and ten pieces.
             assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (0, 0));
             true
         };
@@ -498,17 +503,17 @@ fn each_stall_has_its_whole_timeout() {
     });
 }
 
-/// What `write_to` has taken out, and its writer doesn't take, is unread: it counts, and a cut
-/// takes it back while that writer is still stuck. On version 1 one frame is all of the budget; on
-/// version 2 there are three streams, each with a frame with its writer, and no room for a fourth
-/// frame.
+/// Bytes that `write_to` has taken out, and that its writer hasn't taken, are unread. They count,
+/// and a cut refunds them while the writer is still stuck. On version 1, one frame is the whole
+/// budget. On version 2, three streams have a frame each with their writer, and there is no room
+/// for a fourth frame.
 #[test]
 fn a_cut_takes_back_what_a_stuck_writer_holds() {
     struct Stuck(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
     impl Write for Stuck {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
             let _ = self.0.send(());
-            let _ = self.1.recv(); // disconnected: the test lets it go
+            let _ = self.1.recv(); // A disconnected channel means that the test lets the writer go.
             Ok(data.len().min(100))
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -536,7 +541,7 @@ fn a_cut_takes_back_what_a_stuck_writer_holds() {
                 ));
                 heard.recv().unwrap();
             }
-            // The next one doesn't fit, until a stream is cut.
+            // The next frame doesn't fit until a stream is cut.
             raw.syn(99, "other");
             let mut other = session.accept().unwrap();
             raw.psh(99, vec![2; 65_500]);

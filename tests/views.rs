@@ -1,5 +1,5 @@
-//! What a program that hangs can be asked: `stats`, `streams` and `Debug` say who waits, for what,
-//! since when reading is paused, and what the writer does.
+//! The views that show why a program hangs: `stats`, `streams` and `Debug` show who waits, for
+//! what, since when reading is paused, and what the writer does.
 //!
 //! Promises: P39, P81, P86, P87, P89.
 
@@ -15,8 +15,7 @@ use support::raw::{against_client, against_server};
 use support::scripted::{FAR, Script, blocked, quiet, quiet_versions};
 use support::{pair, test, until};
 
-/// A transport that takes nothing: the writer is in it, and everything that was accepted waits
-/// behind it.
+/// The transport takes nothing. The writer is blocked in it, and all accepted data waits behind it.
 #[test]
 fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
     test("a_stream_whose_peer_takes_nothing_shows_what_waits_and_who", || {
@@ -100,7 +99,7 @@ fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
     });
 }
 
-/// The writer that has nothing to do is parked; after the end it is gone.
+/// An idle writer is parked. After the session's end it is gone.
 #[test]
 fn the_writer_is_parked_or_gone() {
     test("the_writer_is_parked_or_gone", || {
@@ -157,7 +156,8 @@ fn a_pause_for_the_accept_backlog_shows_while_it_lasts() {
     });
 }
 
-/// All streams that aren't closed here, whoever opened them, accepted or not, by id.
+/// `streams` lists all streams that aren't closed here, by id: opened by either end, accepted or
+/// not.
 #[test]
 fn a_session_lists_its_streams() {
     test("a_session_lists_its_streams", || {
@@ -199,7 +199,7 @@ fn a_session_lists_its_streams() {
     });
 }
 
-/// The number is the one in the log's lines and in the threads' names.
+/// The number is the same in the log's lines and in the threads' names.
 #[test]
 fn a_session_has_the_number_that_its_threads_have() {
     test("a_session_has_the_number_that_its_threads_have", || {
@@ -214,7 +214,8 @@ fn a_session_has_the_number_that_its_threads_have() {
     });
 }
 
-/// The session of a stream is a handle: it keeps the session alive, and its drop may be the last.
+/// The session that a stream returns is a handle. It keeps the session alive, and its drop may be
+/// the last.
 #[test]
 fn a_stream_leads_to_its_session_and_that_is_a_handle() {
     test("a_stream_leads_to_its_session_and_that_is_a_handle", || {
@@ -224,8 +225,8 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
         drop(client);
         let again = stream.session();
         drop(stream);
-        // Nobody could accept meanwhile, so what the peer opens is refused; accepting says so at
-        // once.
+        // No handle could accept meanwhile. So the peer's new streams are refused, and `accept`
+        // fails at once.
         assert!(matches!(again.accept(), Err(Error::Closed)));
         assert!(again.try_accept().is_err());
         assert!(!again.is_closed());
@@ -243,7 +244,7 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
     });
 }
 
-/// `Debug` may be used anywhere, in a transport's `write` too.
+/// `Debug` may be used anywhere, also in a transport's `write`.
 #[test]
 fn debug_can_be_used_inside_the_transport() {
     test("debug_can_be_used_inside_the_transport", || {
@@ -271,11 +272,11 @@ fn debug_can_be_used_inside_the_transport() {
         until(|| seen.load(SeqCst) > 0);
         script.eof();
         assert!(session.closed().recv().is_err());
-        script.on_write(|| Ok(())); // the closure holds the session
+        script.on_write(|| Ok(())); // The closure holds the session.
     });
 }
 
-/// A stream that is over says why.
+/// A stream that has ended shows why.
 #[test]
 fn debug_of_a_stream_says_why_it_is_over() {
     test("debug_of_a_stream_says_why_it_is_over", || {
@@ -285,7 +286,7 @@ fn debug_of_a_stream_says_why_it_is_over() {
         let open = session.open("").unwrap();
         open.shutdown(Shutdown::Write).unwrap();
         closed.close().unwrap();
-        raw.upd(5, 1, 1); // more than was sent
+        raw.upd(5, 1, 1); // This is more than was sent.
         assert!(failed.closed().recv().is_err());
         assert!(format!("{closed:?}").contains("ended: Some(Closed)"), "{closed:?}");
         assert!(format!("{failed:?}").contains("ended: Some(Consumed"), "{failed:?}");

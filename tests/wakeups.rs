@@ -1,9 +1,9 @@
-//! What wakes a blocked `read`, `write_to`, `write` and `flush`: every cause that applies to each,
-//! on both versions. Every call is seen asleep before the cause comes, and points in time that
-//! mustn't be the cause are hours away.
+//! Everything that wakes a blocked `read`, `write_to`, `write` and `flush`: each cause that applies
+//! to the call, on both versions. The call is seen asleep before the cause comes. Deadlines and
+//! timeouts that must not be the cause are hours away.
 //!
-//! `wakeups_accept.rs` does the same for `accept`, `wakeups_many.rs` for several calls that are
-//! blocked at once.
+//! `wakeups_accept.rs` does the same for `accept`. `wakeups_many.rs` does it for several calls that
+//! are blocked at once.
 //!
 //! Promises: P10, P19, P26, P29, P32, P45, P46, P47, P48, P49, P50, P51, P52, P56, P78, P113.
 
@@ -19,9 +19,9 @@ use gmux::{Config, Error, Session, Stream};
 use support::blocked::{Blocked, blocked, started};
 use support::frame_peer::{FramePeer, frame_peer};
 
-/// A timeout that is waited for.
+/// A timeout that the test waits for.
 const SHORT: Duration = Duration::from_millis(30);
-/// One that isn't: if it is the cause, the watchdog barks first.
+/// A timeout that must not pass. If it were the cause, the watchdog would end the test first.
 const FAR: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,14 +37,14 @@ const READS: [Call; 2] = [ReadCall, WriteTo];
 const WRITES: [Call; 2] = [WriteCall, Flush];
 const ALL: [Call; 4] = [ReadCall, WriteTo, WriteCall, Flush];
 
-/// A stream on which the call has to block: nothing has come, the transport takes nothing, and for
+/// A stream on which the call has to block. No data has come, the transport takes nothing, and for
 /// `write` the queue is full.
 struct Fixture {
     peer: FramePeer,
     stream: Stream,
     session: Session,
     call: Call,
-    /// Bytes that were accepted so far.
+    /// Number of bytes that were accepted so far.
     accepted: usize,
 }
 
@@ -59,7 +59,7 @@ impl Fixture {
         if WRITES.contains(&call) {
             fixture.peer.shut();
             fixture.accepted = (&fixture.stream).write(b"x").unwrap();
-            fixture.peer.wait_stuck(); // from here on nothing is taken out of the queue
+            fixture.peer.wait_stuck(); // From here on nothing is taken from the queue.
         }
         if call == WriteCall {
             fixture.accepted += fill(&fixture.stream);
@@ -103,8 +103,8 @@ impl Fixture {
         }
     }
 
-    /// Gives a blocked call what it waits for, and checks that it does its work: nothing was lost
-    /// or taken twice before.
+    /// Makes a blocked call succeed, and checks its result. That shows that nothing was lost or
+    /// taken twice before.
     fn satisfy(&mut self, call: Blocked<io::Result<u64>>) {
         match self.call {
             ReadCall => {
@@ -137,15 +137,15 @@ impl Fixture {
         assert_eq!((frame.header.command, frame.header.stream_id), (Command::Fin, 3), "{frame}");
     }
 
-    /// The stream is as usable as before: the call blocks again, and then succeeds.
+    /// Asserts that the stream is as usable as before: the call blocks again, and then succeeds.
     fn is_usable(&mut self) {
         let call = self.block();
         self.satisfy(call);
     }
 }
 
-/// Writes zeros until there is no room. (More than is accepted whole at a time, so that the last
-/// byte is filled, too.)
+/// Writes zeros until there is no room, and returns how many were accepted. Writes of up to 4096
+/// bytes are accepted only whole. These are longer, so that the last byte is filled, too.
 fn fill(stream: &Stream) -> usize {
     stream.set_nonblocking(true).unwrap();
     let mut filled = 0;
@@ -196,7 +196,7 @@ macro_rules! fails_with {
 fn data_wakes_read() {
     each("data_wakes_read", &[ReadCall], |mut fixture| {
         fixture.is_usable();
-        fixture.is_usable(); // and again
+        fixture.is_usable(); // The deadline is set again.
     });
 }
 
@@ -233,9 +233,10 @@ fn room_wakes_write_and_a_taken_queue_wakes_flush() {
     });
 }
 
-/// A version 2 stream whose window is used up; everything was sent, so nothing but credit can help.
+/// Returns a version 2 stream whose window is used up. Everything was sent, so only credit can
+/// help.
 fn without_credit(config: Config) -> Fixture {
-    let mut fixture = Fixture::new(ReadCall, 2, config); // its gate is open
+    let mut fixture = Fixture::new(ReadCall, 2, config); // Its transport takes everything.
     fixture.call = WriteCall;
     while fixture.accepted < gmux::INITIAL_WINDOW as usize {
         fixture.accepted += (&fixture.stream).write(&[0; 5000]).unwrap();
@@ -251,9 +252,11 @@ fn credit_wakes_write() {
         let mut fixture = without_credit(Config::new());
         for (consumed, more) in [(2, 2), (6, 2)] {
             let call = fixture.block();
-            fixture.peer.upd(3, 0, gmux::INITIAL_WINDOW); // says nothing new, or is old
+            // This update says nothing new, or is old.
+            fixture.peer.upd(3, 0, gmux::INITIAL_WINDOW);
             call.assert_asleep();
-            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW); // room for a half of it
+            // This is room for a half of the data.
+            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW);
             call.assert_asleep();
             fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW + more);
             assert_eq!(call.join().unwrap(), 4);
@@ -294,9 +297,9 @@ fn fin_leaves_writes_alone_that_wait_for_the_transport() {
         |mut fixture| {
             let call = fixture.block();
             fixture.peer.fin(3);
-            // That the FIN came is seen by the reading side.
+            // The reading side sees that the FIN has come.
             assert_eq!((&fixture.stream).read(&mut [0]).unwrap(), 0);
-            std::thread::sleep(SHORT * 2); // nothing may happen: there is no event for that
+            std::thread::sleep(SHORT * 2); // Nothing may happen, and there is no event for that.
             call.assert_asleep();
             fixture.satisfy(call);
         },
@@ -310,7 +313,7 @@ fn a_deadline_ends_the_wait_and_takes_nothing() {
     each("a_deadline_ends_the_wait_and_takes_nothing", &ALL, |mut fixture| {
         fixture.set_deadline(Some(Instant::now() + SHORT));
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
-        // It has passed for later calls too.
+        // The deadline has passed for later calls, too.
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
         fixture.set_deadline(None);
         fixture.is_usable();
@@ -327,7 +330,7 @@ fn a_deadline_set_meanwhile_reaches_a_blocked_call() {
             fixture.set_deadline(None);
         }
         let call = fixture.block();
-        fixture.stream.set_deadline(Some(Instant::now())); // both directions at once
+        fixture.stream.set_deadline(Some(Instant::now())); // This is for both directions at once.
         fails_with!(call, TimedOut, Error::Timeout);
         fixture.set_deadline(None);
         fixture.is_usable();
@@ -346,8 +349,8 @@ fn a_deadline_moved_nearer_reaches_a_blocked_call() {
     });
 }
 
-/// Blocks a call with a limit, and lifts the limit in time; then the old point in time passes, and
-/// the call still waits.
+/// Blocks a call with a limit, and lifts the limit in time. Then the old point in time passes, and
+/// the call must still wait.
 fn lifted_in_time(
     fixture: &mut Fixture,
     limit: impl Fn(&Fixture, Duration),
@@ -358,16 +361,16 @@ fn lifted_in_time(
         let set = Instant::now();
         limit(fixture, ahead);
         let call = started(fixture.run());
-        // Seeing it asleep takes a while; on a machine that is too slow the limit is further away
-        // next time.
+        // It takes a while to see the call asleep. If the machine is too slow for that, the limit
+        // is further away next time.
         std::thread::sleep(ahead / 4);
         lift(fixture);
         if set.elapsed() < ahead {
-            // the old point passes
+            // The old point in time passes.
             std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now()));
             break call;
         }
-        // it was late: the call has timed out, or has to
+        // The limit was lifted late. The call has timed out, or must do so now.
         fixture.stream.set_deadline(Some(Instant::now()));
         let _ = call.join();
         fixture.stream.set_deadline(None);
@@ -406,7 +409,8 @@ fn a_timeout_ends_the_wait_and_takes_nothing() {
     each("a_timeout_ends_the_wait_and_takes_nothing", &ALL, |mut fixture| {
         fixture.set_timeout(Some(SHORT));
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
-        fails_with!(started(fixture.run()), TimedOut, Error::Timeout); // each call has its own
+        // Each call has its own timeout.
+        fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
         fixture.set_timeout(None);
         fixture.is_usable();
     });
@@ -602,7 +606,7 @@ fn a_failing_write_of_the_transport_wakes_writes_at_once() {
         let call = fixture.block();
         fixture.peer.fail_write(ErrorKind::HostUnreachable);
         fails_with!(call, HostUnreachable, Error::Io(_));
-        // What the peer sent before can still be read; then comes the first error.
+        // Data that the peer sent before can still be read. Then comes the first error.
         fixture.peer.psh(3, "late");
         let mut late = [0; 4];
         (&fixture.stream).read_exact(&mut late).unwrap();
@@ -631,8 +635,7 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
                 let writing = fixture.session.open("something to write").unwrap();
                 if ends {
                     let flush = started(move || (&writing).flush());
-                    // nothing was written: it says so, or has nothing to wait
-                    // for
+                    // Nothing was written. The flush fails, or has nothing to wait for.
                     let _ = flush.join();
                     call.assert_asleep();
                     fixture.peer.end();
@@ -691,7 +694,7 @@ fn a_stalled_streams_writes_wake_when_it_is_cut() {
     each_with("a_stalled_streams_writes_wake_when_it_is_cut", &WRITES, config, |fixture| {
         let call = fixture.block();
         for _ in 0..6 {
-            fixture.peer.psh(3, [7; 60_000]); // nobody reads
+            fixture.peer.psh(3, [7; 60_000]); // Nobody reads this data.
         }
         fails_with!(call, ConnectionAborted, Error::Stalled { after: SHORT, .. });
         assert!(!fixture.session.is_closed());
@@ -711,15 +714,15 @@ fn the_sessions_no_data_timeout_wakes_every_call() {
 
 // ---- keepalive ----------------------------------------------------------------------------------
 
-/// Long enough to set up a fixture on a busy machine.
+/// Keepalive timeout. It is long enough to set up a fixture on a busy machine.
 const SILENCE: Duration = Duration::from_millis(600);
 
 fn impatient(config: Config) -> Config {
     config.keepalive_interval(SILENCE / 3).keepalive_timeout(SILENCE)
 }
 
-/// For `write` and `flush` the writer is stuck in the transport by then: nobody but the timer can
-/// notice.
+/// In the tests of `write` and `flush`, the writer is stuck in the transport by then. So only the
+/// timer can notice.
 #[test]
 fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport() {
     support::test(
@@ -729,20 +732,21 @@ fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport
             for version in [1, 2] {
                 for call in ALL {
                     let fixture = Fixture::new(call, version, impatient(Config::new()));
-                    // all at once: they wait for the same while
+                    // All calls block at once, since each waits for the same time.
                     fixtures.push((started(fixture.run()), fixture));
                 }
             }
             for (call, fixture) in fixtures {
                 fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
-                support::until(|| fixture.peer.is_aborted()); // the timer has that done apart
+                // Another thread calls `abort` for the timer.
+                support::until(|| fixture.peer.is_aborted());
             }
         },
     );
 }
 
-/// A transport that ignores `abort` (as a pipe without an abort function would) keeps its own
-/// threads, but nobody else.
+/// A transport that ignores `abort`, as a pipe without an abort function would. Its own threads
+/// stay blocked, but no other call does.
 #[test]
 fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     support::test("keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck", || {
@@ -763,16 +767,16 @@ fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     });
 }
 
-/// A real socket: the peer reads nothing, the kernel's buffers fill up, `writev` is stuck in the
-/// system.
+/// A real socket. The peer reads nothing, the kernel's buffers fill up, and `writev` is stuck in
+/// the system.
 #[test]
 fn keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket() {
     support::test("keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket", || {
         for version in [1, 2] {
             let (ours, peer) = support::tcp();
             let session = Session::client(ours, impatient(Config::new().version(version))).unwrap();
-            // More than the system's buffers hold, on version 2 too, where each stream sends at
-            // most one window.
+            // The data is more than the system's buffers hold, on version 2, too. There each stream
+            // sends at most one window.
             let streams: Vec<_> = (0..64).map(|_| session.open("").unwrap()).collect();
             let calls: Vec<_> = streams
                 .iter()
@@ -811,7 +815,7 @@ fn a_connection_reset_wakes_every_call() {
             let (ours, mut peer) = support::tcp();
             let session = Session::client(ours, Config::new().keepalive_disabled(true)).unwrap();
             let stream = session.open("").unwrap();
-            // The peer lets input lie unread when it goes, so that its system sends a reset.
+            // The peer leaves input unread when it ends, so its system sends a reset.
             (&stream).write_all(b"unread").unwrap();
             (&stream).flush().unwrap();
             peer.read_exact(&mut [0; 8]).unwrap();
@@ -828,8 +832,8 @@ fn a_connection_reset_wakes_every_call() {
             blocked.assert_asleep();
             drop(peer);
             let error = blocked.join().unwrap_err();
-            // The writer may meet the reset first; it says "broken pipe" when the reader took the
-            // error.
+            // The writer may meet the reset first. If the reader has taken the system's error, the
+            // writer gets "broken pipe".
             assert!(
                 matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
                 "{error:?}"

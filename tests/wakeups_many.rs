@@ -1,5 +1,5 @@
-//! Several calls that are blocked on one stream at once: one piece of data wakes one of them and,
-//! if that leaves some behind, the next; an ending wakes all.
+//! Several calls that are blocked on one stream at once. A piece of data wakes one of them. If that
+//! call leaves data behind, it wakes the next. An ending wakes all.
 //!
 //! Promises: P15, P21, P26, P45, P50, P51.
 
@@ -34,7 +34,7 @@ fn fixture(version: u8) -> Fixture {
     Fixture { stream: session.accept().unwrap(), peer, session }
 }
 
-/// A read of at most `most` bytes that returns what it got.
+/// Starts a read of at most `most` bytes that returns the bytes.
 fn read(stream: &Stream, most: usize) -> Blocked<io::Result<Vec<u8>>> {
     let mut stream = stream.clone();
     blocked(move || {
@@ -55,8 +55,8 @@ fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
     blocked(move || stream.flush())
 }
 
-/// Shuts the transport, and fills the stream's queue to the last byte; returns how much was
-/// accepted.
+/// Makes the transport take nothing, and fills the stream's queue to the last byte. Returns how
+/// many bytes were accepted.
 fn fill(fixture: &Fixture) -> usize {
     fixture.peer.shut();
     let mut stream = &fixture.stream;
@@ -70,7 +70,7 @@ fn fill(fixture: &Fixture) -> usize {
     accepted
 }
 
-/// Waits until one of the calls has returned, and takes it out.
+/// Waits until one of the calls has returned. Removes it, and returns its result.
 fn take_finished<T>(calls: &mut Vec<Blocked<T>>) -> T {
     until(|| calls.iter().any(Blocked::is_finished));
     let at = calls.iter().position(Blocked::is_finished).unwrap();
@@ -96,7 +96,7 @@ fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
     });
 }
 
-/// Reads of one byte leave data behind; small ones copy under the stream's lock, those of 5000
+/// Reads of one byte leave data behind. Small reads copy under the stream's lock, reads of 5000
 /// bytes outside it.
 #[test]
 fn a_reader_that_leaves_data_behind_wakes_the_next() {
@@ -105,8 +105,8 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
             for size in [1, 5000] {
                 let fixture = fixture(version);
                 let calls: Vec<_> = (0..4).map(|_| read(&fixture.stream, size)).collect();
-                // One frame: one wake-up from the reader thread, the others come from reader to
-                // reader.
+                // There is one frame and one wake-up from the reader thread. The other wake-ups go
+                // from reader to reader.
                 let sent: Vec<u8> = (0..4).flat_map(|byte| vec![byte; size]).collect();
                 fixture.peer.psh(3, &sent);
                 let mut got: Vec<u8> =
@@ -126,7 +126,8 @@ fn a_read_that_times_out_as_data_comes_loses_none() {
             fixture.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
             let mut stream = fixture.stream.clone();
             let limited = started(move || stream.read_exact(&mut [0; 4]));
-            // Data comes about when the limit passes: the delay is swept over it.
+            // The data comes at about the time when the limit passes. Each round has a slightly
+            // longer delay.
             std::thread::sleep(Duration::from_micros(8_000 + 50 * round));
             fixture.peer.psh(3, "data");
             let first = limited.join();
@@ -141,7 +142,7 @@ fn a_read_that_times_out_as_data_comes_loses_none() {
     });
 }
 
-/// A writer for `write_to` that says when it is called, and waits for leave.
+/// A writer for `write_to` that reports its call, and then waits for permission.
 struct Slow {
     called: mpsc::Sender<usize>,
     leave: mpsc::Receiver<()>,
@@ -159,8 +160,8 @@ impl Write for Slow {
     }
 }
 
-/// While `write_to` is busy with the data, readers wait for their turn; what happens then has to
-/// reach all of them.
+/// While `write_to` is busy with the data, readers wait behind it. The event has to reach all of
+/// them.
 fn while_write_to_is_busy(happens: impl Fn(&Fixture), check: impl Fn(io::Result<Vec<u8>>)) {
     for version in VERSIONS {
         let fixture = fixture(version);
@@ -187,7 +188,7 @@ fn a_fin_behind_a_slow_write_to_reaches_every_waiting_reader() {
         while_write_to_is_busy(
             |fixture| {
                 fixture.peer.fin(3);
-                // That the FIN came is seen when the next stream is there.
+                // When the next stream is there, the FIN has come, too.
                 fixture.peer.syn(5, "");
                 fixture.session.accept().unwrap();
             },
@@ -219,8 +220,8 @@ fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
     });
 }
 
-/// The session ends while there is still data behind that which `write_to` is busy with, so that
-/// readers wait for a turn, not for the end.
+/// The session ends while `write_to` is busy and more data follows. So the readers wait behind
+/// `write_to`, and not for the end.
 #[test]
 fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
     test("data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader", || {
@@ -237,7 +238,8 @@ fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
             assert!(fixture.session.closed().recv().is_err());
             let readers: Vec<_> = (0..3).map(|_| read(&fixture.stream, 2)).collect();
             for reader in &readers {
-                reader.assert_asleep(); // the data isn't theirs while `write_to` has its turn
+                // The readers can't have the data while `write_to` holds it.
+                reader.assert_asleep();
             }
             leave.send(()).unwrap();
             assert_eq!(calls.recv().unwrap(), 5000, "one turn takes all there is");
@@ -262,7 +264,7 @@ fn a_deadline_reaches_readers_that_wait_for_their_turn() {
 
 // ---- writers ------------------------------------------------------------------------------------
 
-/// Every call's bytes are in one piece, whoever was woken first; calls beyond 4096 bytes copy
+/// Every call's bytes are contiguous, whichever call was woken first. Calls beyond 4096 bytes copy
 /// outside the stream's lock.
 #[test]
 fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
@@ -288,7 +290,7 @@ fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
     });
 }
 
-/// Credit for one byte each time: one of the writers gets it.
+/// Each update has credit for one byte, which one of the writers gets.
 #[test]
 fn a_little_credit_wakes_one_writer_and_more_the_next() {
     test("a_little_credit_wakes_one_writer_and_more_the_next", || {
@@ -302,7 +304,7 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
         for call in &calls {
             call.assert_asleep();
         }
-        fixture.peer.upd(3, 3, window); // one UPD, room for both
+        fixture.peer.upd(3, 3, window); // This single UPD has room for both.
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
@@ -312,7 +314,7 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
     });
 }
 
-/// The writer thread is stuck, so that it can't be the one that wakes anybody.
+/// The writer thread is stuck, so it can't be the thread that wakes the calls.
 #[test]
 fn a_writer_that_leaves_room_behind_wakes_the_next() {
     test("a_writer_that_leaves_room_behind_wakes_the_next", || {
@@ -324,7 +326,7 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
         fixture.peer.shut();
         let _other = fixture.session.open("something to be stuck with").unwrap();
         fixture.peer.wait_stuck();
-        fixture.peer.upd(3, 3, window); // room for all three, and one wake-up
+        fixture.peer.upd(3, 3, window); // This is room for all three writers, and a single wake-up.
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
@@ -348,8 +350,8 @@ fn handed_over_data_wakes_every_flush() {
 
 // ---- endings, for everybody at once -------------------------------------------------------------
 
-/// Three readers, writers and flushes each, and three `accept`s, all blocked; `happens` has to wake
-/// all of them.
+/// Blocks three readers, three writers and three flushes on a stream, and three `accept`s.
+/// `happens` has to wake all of them.
 fn everybody(happens: impl Fn(&Fixture), kind: ErrorKind, accepts_too: bool) {
     for version in VERSIONS {
         let fixture = fixture(version);
@@ -439,7 +441,7 @@ fn the_sessions_close_wakes_everybody() {
     });
 }
 
-/// Wake-ups are gathered during one read of the transport: none is lost among the others.
+/// Wake-ups are gathered during one read of the transport. None may be lost.
 #[test]
 fn many_streams_in_one_read_each_wake_their_reader() {
     test("many_streams_in_one_read_each_wake_their_reader", || {
@@ -451,7 +453,7 @@ fn many_streams_in_one_read_each_wake_their_reader() {
             calls.push(read(&fixture.session.accept().unwrap(), 16));
         }
         let frame = |id: u32| Frame::new(1, Command::Psh, id, id.to_le_bytes()).unwrap().encode();
-        // Twice over, so that streams alternate.
+        // The frames come twice over, so that streams alternate.
         fixture.peer.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
         for (id, call) in ids.into_iter().zip(calls) {
             assert!(call.join().unwrap().starts_with(&id.to_le_bytes()));
