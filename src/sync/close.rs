@@ -1,4 +1,5 @@
-//! A session's life: open, closing, ended; its one sticky cause, and what `close` says in the end.
+//! The lifecycle of a session: open, closing, ended. It holds the session's cause and the result of
+//! `close`.
 //!
 //! ```text
 //!            close() or last drop            writer and reader done, or close_timeout
@@ -8,18 +9,21 @@
 //!     └── the input's end, or any fatal error ───────────────────────────────────────────┘
 //! ```
 //!
-//! # What `close` says
-//! `Ok` needs three things: the writer has handed everything over and ended its direction, the
-//! input has ended cleanly, and nothing was left to be handed over when it ended. Each of them is
-//! reported here by the thread that knows it, and the outcome is settled as soon as they decide it.
-//! A transport that can't tell its peer that writing is over needs the first alone.
+//! # The result of `close`
+//! The result is called the *outcome* here. It is `Ok` on three conditions:
+//! 1. The writer has handed everything over and ended its direction.
+//! 2. The input has ended cleanly.
+//! 3. No accepted byte was left when the input ended.
 //!
-//! Invariants: the phase never goes back; the first cause stays, and so does the first outcome;
-//! [`Lifecycle::end`] returns the cause to one caller alone, who does what an end needs.
+//! Each of them is reported here by the thread that knows it. The outcome is decided as soon as the
+//! reports allow it. A transport that can't tell its peer that writing is over needs the first
+//! condition only.
 //!
-//! The lock guards all of it and is a leaf. Waiters on `changed` are `close` calls and last drops.
-//! They are woken by everything that is reported: `writer_done`, `input_done`, an end,
-//! `mark_notified`.
+//! # Invariants
+//! - The phase never goes back.
+//! - The first cause stays, and so does the first outcome.
+//! - [`Lifecycle::end`] returns the cause to one caller only. That caller does everything else that
+//!   an end needs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -30,6 +34,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 
+/// A phase of the lifecycle. The order matters: from `Closing` on, the session was closed here or
+/// has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
@@ -41,14 +47,16 @@ pub(crate) enum Phase {
 
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
-    /// A copy of the state's phase, to be read without its lock.
+    /// A copy of the state's phase, which is read without the lock.
     phase: AtomicU8,
-    /// The peer has ended its side: what is handed over from here on comes too late.
+    /// Whether the peer has ended its side. Bytes that are handed over from here on come too late.
     input_over: AtomicBool,
-    /// Whether the transport can tell its peer that writing is over, so that the peer's end
-    /// follows.
+    /// Whether the transport can tell its peer that writing is over. Then the peer's end follows.
     can_finish: bool,
+    /// Guards everything else. It is a leaf of the lock order.
     state: Mutex<State>,
+    /// Calls of `close` and last drops wait on it. Every report wakes them: `writer_done`,
+    /// `input_done`, `mark_notified`, a close that begins, failed writes, an end.
     changed: Condvar,
 }
 
@@ -56,17 +64,17 @@ pub(crate) struct Lifecycle {
 struct State {
     phase: Phase,
     cause: Option<Arc<Error>>,
-    /// When a session that isn't open any more has to be over.
+    /// The time at which the session has to be over. `None` while it is open, or without a limit.
     deadline: Option<Instant>,
-    /// When the close began, or the input ended.
+    /// The time at which the close began or the input ended.
     since: Option<Instant>,
-    /// How the writer thread finished, once it has.
+    /// The result of the writer thread, once it has finished.
     written: Option<Result<()>>,
-    /// How the input ended, once it has: `Ok` is an end of file.
+    /// The end of the input, once it has come. `Ok` is an end of file.
     input: Option<Result<()>>,
     /// Accepted bytes that hadn't been handed over when the peer ended its side.
     late: u64,
-    /// What `close` says, once that is known.
+    /// The outcome of `close`, once it is decided.
     outcome: Option<Result<()>>,
     /// Whether every stream was told of the close or the end.
     streams_notified: bool,
@@ -74,15 +82,16 @@ struct State {
 }
 
 impl State {
-    /// Settles what `close` says, as soon as what is known decides it.
+    /// Decides the outcome of `close` if the reports allow it.
     fn decide_outcome(&mut self, can_finish: bool) {
         if self.outcome.is_some() {
             return;
         }
         self.outcome = match (self.phase, self.cause.as_deref()) {
             (Phase::Open, _) => None,
-            // The peer ended first. Whether it could be told of our end, too, doesn't matter then.
-            // What the streams had left is counted when they are told.
+            // The peer ended first. Then it doesn't matter whether the peer could be told of our
+            // end. The bytes that are left in streams are counted when these are told. So the
+            // outcome waits for that.
             (Phase::Ended, Some(Error::PeerClosed)) => {
                 self.written.as_ref().filter(|_| self.streams_notified).map(|_| self.nothing_late())
             }
@@ -109,27 +118,28 @@ impl State {
         }
     }
 
+    /// Returns the time since the close began or the input ended.
     fn age(&self) -> Duration {
         self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 }
 
-/// A channel on which nothing is ever sent, made when somebody asks for it; dropping this
-/// disconnects it.
+/// A channel on which nothing is ever sent. It is made when somebody asks for it. Dropping this
+/// value disconnects it.
 pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 
-/// What the end of the input is to a session.
+/// The effect of the input's end on a session.
 #[derive(Debug)]
 pub(crate) enum InputEnd {
-    /// It ends the session, for this cause. The caller does what an end needs.
+    /// It ends the session with this cause. The caller does everything else that an end needs.
     Ends(Arc<Error>),
-    /// The session is closing, or has ended already: the writer does the rest.
+    /// The session is closing or has ended already. The writer does the rest.
     Noted,
 }
 
 impl Lifecycle {
-    /// The life of a session over a transport that can, or can't, tell its peer that writing is
-    /// over.
+    /// Creates the lifecycle of a session. `can_finish` says whether its transport can tell the
+    /// peer that writing is over.
     pub(crate) fn new(can_finish: bool) -> Self {
         let state = State {
             phase: Phase::Open,
@@ -152,30 +162,32 @@ impl Lifecycle {
         }
     }
 
+    /// Returns whether the session is in `phase`.
     pub(crate) fn is_in(&self, phase: Phase) -> bool {
         self.phase.load(SeqCst) == phase as u8
     }
 
-    /// Whether the session was closed here, or has ended.
+    /// Returns whether the session was closed here or has ended.
     pub(crate) fn is_closing_or_ended(&self) -> bool {
         self.phase.load(SeqCst) >= Phase::Closing as u8
     }
 
-    /// Whether the peer has ended its side.
+    /// Returns whether the peer has ended its side.
     pub(crate) fn is_input_over(&self) -> bool {
         self.input_over.load(SeqCst)
     }
 
-    /// Why the session is over, or not usable any more.
+    /// Returns the cause: the first error after which the session wasn't usable any more.
     pub(crate) fn cause(&self) -> Option<Arc<Error>> {
         self.state.lock().cause.clone()
     }
 
+    /// Returns the time at which the session has to be over, if there is one.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.state.lock().deadline
     }
 
-    /// Changes the state, settles what that decides, and wakes who waits for it.
+    /// Changes the state, decides the outcome if that is possible now, and wakes all waiters.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let result = change(&mut state);
@@ -185,14 +197,15 @@ impl Lifecycle {
         result
     }
 
+    /// Enters a phase. The cause stays if there is one already.
     fn step(&self, state: &mut State, phase: Phase, cause: &Arc<Error>) {
         state.phase = phase;
         self.phase.store(phase as u8, SeqCst);
         state.cause.get_or_insert_with(|| Arc::clone(cause));
     }
 
-    /// The local close begins, at `now`; returns whether it does so now, for the first time, on a
-    /// session that is open. Then [`mark_notified`](Self::mark_notified) follows.
+    /// Begins the local close at `now`. Returns `true` only if the session was open. Then the
+    /// caller tells all streams and calls [`mark_notified`](Self::mark_notified).
     pub(crate) fn begin_close(&self, now: Instant, deadline: Option<Instant>) -> bool {
         self.change(|state| {
             let first = state.phase == Phase::Open;
@@ -205,8 +218,8 @@ impl Lifecycle {
         })
     }
 
-    /// Every stream knows of the close or the end, and what they had left is counted; returns the
-    /// channel, to be dropped.
+    /// Notes that every stream was told of the close or the end, and that the bytes left in them
+    /// are counted. Returns the channel of `closed()`, which the caller drops.
     pub(crate) fn mark_notified(&self) -> ClosedChannel {
         self.change(|state| {
             state.streams_notified = true;
@@ -214,7 +227,7 @@ impl Lifecycle {
         })
     }
 
-    /// The transport takes no more writes; returns whether that is news to an open session.
+    /// Notes that the transport takes no more writes. Returns `true` only if the session was open.
     pub(crate) fn fail_write(&self, cause: &Arc<Error>, deadline: Option<Instant>) -> bool {
         self.change(|state| {
             let first = state.phase == Phase::Open;
@@ -226,14 +239,14 @@ impl Lifecycle {
         })
     }
 
-    /// The session ends; returns, to the first caller alone, its cause: `cause`, or what ended it
-    /// before. Then [`mark_notified`](Self::mark_notified) follows.
+    /// Ends the session. Returns the cause to the first caller only: `cause`, or an earlier one.
+    /// Then that caller tells all streams and calls [`mark_notified`](Self::mark_notified).
     pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
         self.end_with(cause, None)
     }
 
-    /// The session's time is over. Accepted bytes of which the transport hasn't said that it has
-    /// them are `unsent`. Returns as [`end`](Self::end) does.
+    /// Ends the session because its time is over. `unsent` is the number of accepted bytes that the
+    /// transport isn't known to have taken. Returns as [`end`](Self::end) does.
     pub(crate) fn overdue(&self, unsent: u64, after: Duration) -> Option<Arc<Error>> {
         self.end_with(
             Error::Closed,
@@ -241,12 +254,13 @@ impl Lifecycle {
         )
     }
 
-    /// Ends a session whose close, if that was under way, says `incomplete`, or else `cause`.
+    /// Ends a session. The outcome of a close that was under way becomes `incomplete`, or else
+    /// `cause`.
     fn end_with(&self, cause: Error, incomplete: Option<Error>) -> Option<Arc<Error>> {
         self.change(|state| {
             if state.phase == Phase::Closing {
                 state.decide_outcome(self.can_finish);
-                // An input that failed says more than the time that it took.
+                // A failed input is a better reason than the time that has passed.
                 let known = state.input.clone().and_then(Result::err).or(incomplete.clone());
                 state.outcome.get_or_insert_with(|| Err(known.unwrap_or_else(|| cause.clone())));
             } else if state.phase == Phase::Ended {
@@ -268,8 +282,8 @@ impl Lifecycle {
         })
     }
 
-    /// The input has ended: `error` says how, and `clean` whether that is an end of file. One step,
-    /// since a close may begin at any moment.
+    /// Notes that the input has ended with `error`. `clean` says whether that is an end of file.
+    /// All of this is one step, since a close may begin at any moment.
     pub(crate) fn input_done(
         &self,
         error: Error,
@@ -295,20 +309,20 @@ impl Lifecycle {
         })
     }
 
-    /// So many accepted bytes hadn't been handed over when the peer ended its side.
+    /// Counts accepted bytes that hadn't been handed over when the peer ended its side.
     pub(crate) fn too_late(&self, bytes: u64) {
         self.state.lock().late += bytes;
     }
 
-    /// The writer thread has finished: everything is handed over and the writing direction ended,
-    /// or why not.
+    /// Notes that the writer thread has finished. `Ok` means that everything is handed over and the
+    /// writing direction has ended.
     pub(crate) fn writer_done(&self, result: Result<()>) {
         self.change(|state| {
             state.written.get_or_insert(result);
         });
     }
 
-    /// Waits until `done`, or the deadline, which gives `false`.
+    /// Waits until `done` holds. Returns `false` if the deadline passes first.
     fn wait(&self, done: impl Fn(&State) -> bool) -> bool {
         let mut state = self.state.lock();
         while !done(&state) {
@@ -324,37 +338,41 @@ impl Lifecycle {
         true
     }
 
-    /// Waits until it is known what `close` says, or until the deadline.
+    /// Waits until the outcome of `close` is decided, or until the deadline. Returns `None` at the
+    /// deadline. Then [`overdue`](Self::overdue) decides it.
     ///
     /// # Errors
-    /// What `close` says; `None` at the deadline: then [`overdue`](Self::overdue) decides it.
+    /// The inner result is that of `close`.
     pub(crate) fn wait_outcome(&self) -> Option<Result<()>> {
         self.wait(|state| state.outcome.is_some());
         self.outcome()
     }
 
-    /// Whether both directions have ended by themselves, and in order: then there is nothing to
-    /// abort.
+    /// Returns whether both directions have ended by themselves and in order. Then there is nothing
+    /// to abort.
     pub(crate) fn ended_in_order(&self) -> bool {
         let state = self.state.lock();
         self.can_finish && matches!((&state.written, &state.input), (Some(Ok(())), Some(Ok(()))))
     }
 
-    /// What `close` says, if that is known.
+    /// Returns the outcome of `close` if it is decided.
     pub(crate) fn outcome(&self) -> Option<Result<()>> {
         self.state.lock().outcome.clone()
     }
 
-    /// Waits until everything accepted was handed over and the writing direction ended, or can't
-    /// be, or until the deadline.
+    /// Waits until one of these:
+    ///
+    /// - Everything accepted was handed over, and the writing direction has ended.
+    /// - That has become impossible.
+    /// - The deadline has passed.
     pub(crate) fn wait_written(&self) {
         self.wait(|state| {
             state.written.is_some() || matches!(state.phase, Phase::Ended | Phase::WriteFailed)
         });
     }
 
-    /// A channel that disconnects when the session is closed here, or ends, and its streams were
-    /// told.
+    /// Returns a channel that disconnects when the session is closed here or ends, and its streams
+    /// were told.
     pub(crate) fn closed(&self) -> Receiver<()> {
         let mut state = self.state.lock();
         if state.streams_notified {
@@ -364,7 +382,7 @@ impl Lifecycle {
     }
 }
 
-/// A channel that is disconnected already.
+/// Returns a channel that is disconnected already.
 pub(crate) fn disconnected() -> Receiver<()> {
     bounded(0).1
 }
@@ -384,7 +402,7 @@ mod tests {
         Arc::new(Error::from(io::Error::other("cut")))
     }
 
-    /// A session that has come to `phase`.
+    /// Returns a session that has come to `phase`.
     fn life_in(phase: Phase) -> Lifecycle {
         let life = Lifecycle::new(true);
         match phase {
@@ -396,7 +414,7 @@ mod tests {
         life
     }
 
-    /// Whether a closed channel is open still.
+    /// Returns whether a channel of `closed()` is connected.
     fn open(channel: &Receiver<()>) -> bool {
         match channel.try_recv() {
             Err(TryRecvError::Empty) => true,
@@ -437,9 +455,8 @@ mod tests {
         let cause = life.end(Error::GoAway).unwrap();
         assert!(matches!(*cause, Error::Closed));
         let life = life_in(Phase::WriteFailed);
-        assert!(
-            matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(cause) if matches!(*cause, Error::Io(_)))
-        );
+        assert!(matches!(input_done(&life, Error::PeerClosed), InputEnd::Ends(cause)
+                if matches!(*cause, Error::Io(_))));
         assert!(life.end(Error::GoAway).is_none());
         assert!(matches!(life.cause().as_deref(), Some(Error::Io(_))));
     }
@@ -478,7 +495,7 @@ mod tests {
         assert!(!open(&channel) && !open(&life.closed()));
     }
 
-    /// A session whose input ended as `error` says.
+    /// Returns a session whose input ended as `error` says.
     fn input_done(life: &Lifecycle, error: Error) -> InputEnd {
         let clean = error.is_end_of_input();
         life.input_done(error, clean, Instant::now(), None)
@@ -512,7 +529,7 @@ mod tests {
 
     #[test]
     fn a_close_says_what_went_wrong_first() {
-        // The writer failed; a second word changes nothing.
+        // The writer failed. A second report changes nothing.
         let life = life_in(Phase::Closing);
         life.writer_done(Err(Error::GoAway));
         life.writer_done(Ok(()));
@@ -530,7 +547,7 @@ mod tests {
             }
             assert!(matches!(life.outcome(), Some(Err(Error::GoAway))) && !life.ended_in_order());
         }
-        // Time ran out: with the input failed, that is what it says.
+        // Time ran out after the input had failed. The input's error is the outcome.
         let life = life_in(Phase::Closing);
         let _ = input_done(&life, Error::GoAway);
         let _ = life.overdue(7, Duration::ZERO);
@@ -599,7 +616,7 @@ mod tests {
         assert!(matches!(input_done(&life, Error::Closed), InputEnd::Noted));
         assert!(!life.begin_close(Instant::now(), None));
         let _ = life.mark_notified();
-        life.writer_done(Err(Error::GoAway)); // nobody is left to be told
+        life.writer_done(Err(Error::GoAway)); // Nobody is left who could be told.
         assert!(matches!(life.outcome(), Some(Ok(()))));
     }
 
@@ -620,8 +637,8 @@ mod tests {
                         let life = Arc::clone(&life);
                         move || life.wait_written()
                     });
-                    // There is no event for a thread's falling asleep here: it may as well find it
-                    // done already.
+                    // Nothing shows that a thread has begun to wait here. It may also find that the
+                    // outcome is decided already.
                     thread::yield_now();
                     if ended {
                         let _ = life.end(Error::GoAway);

@@ -1,24 +1,20 @@
 //! One stream, shared by its handles, the reader thread and the writer thread: the protocol state
 //! under a lock, and the waits.
 //!
-//! The lock guards [`State`]. Three condvars wait on it:
+//! The lock guards [`State`]. Three kinds of condvars wait with it: `readable`, `writable` and
+//! `flushed`. The manual says [who wakes them](crate::manual::architecture#who-wakes-whom). All of
+//! them are woken by *endings*: a close by another thread, `shutdown`, a failure of the stream, the
+//! close or end of the session. They are also woken by a changed limit.
 //!
-//! | condvar | waits in | woken by |
-//! |---|---|---|
-//! | `readable` | `read`, `write_to` | data, FIN, a reader that leaves data behind; endings; changed deadlines |
-//! | `writable`, and one for each more that waits | `write`, `write_all` | whoever has the writer, and made room, UPD with credit, what another stream gives back of unsolicited data ([`super::unsolicited`]), a writer that is done or gives up: they wake the first write of the queue ([`write_queue`]); FIN (it starts a stall clock); endings; changed deadlines |
-//! | `flushed` | `flush` | whoever has the writer, and handed data over; endings; changed deadlines |
+//! # Large copies
+//! Large copies run outside the lock. A read takes chunks out and sets `reading`. A write fills
+//! buffers, puts them in, and sets `write_in_progress`. These two marks keep the bytes of one call
+//! together. A call that finds its mark set waits as if there were no data or no room.
 //!
-//! *Endings* are: close by another thread, `shutdown`, the stream's own failure, the session's
-//! close or end. They wake all three.
-//!
-//! Large copies run outside the lock: a reader takes chunks out (`reading`), a writer fills buffers
-//! and puts them in (`write_in_progress`). These two marks are what keeps one call's bytes together; a call
-//! that finds its mark set waits like one that finds no data or no room.
-//!
-//! Invariants: whoever sets a mark clears it, also when a user's writer panics
-//! ([`reading::ReadGuard`]); every change is followed by [`SharedStream::reschedule`] under the
-//! same lock.
+//! # Invariants
+//! - The call that sets a mark clears it, also when a user's writer panics
+//!   ([`reading::ReadGuard`]).
+//! - Every change is followed by [`SharedStream::reschedule`] under the same lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -53,10 +49,11 @@ pub(crate) use waits::Direction;
 use write_queue::WriteQueue;
 pub(crate) use writing::Take;
 
-/// Up to so many bytes a copy is made under the lock: it takes less time than locking again.
+/// Largest copy that is made under the lock, in bytes. Copying 4 KiB takes less time than unlocking
+/// and locking again.
 const COPY_LOCKED: usize = 4096;
 
-/// What the streams of a session have in common.
+/// The parts of a session that its streams share.
 #[derive(Debug)]
 pub(crate) struct Env {
     pub(crate) config: Config,
@@ -64,9 +61,10 @@ pub(crate) struct Env {
     pub(crate) budget: Arc<Budget>,
     pub(crate) read_handoff: ReadHandoff,
     pub(crate) pool: &'static BufferPool,
-    /// Version 2: what is granted to the peer and isn't consumed, over all streams, in bytes.
+    /// Version 2: the sum of all streams' grants, in bytes. A grant is what the peer may send and
+    /// this end hasn't consumed.
     pub(crate) granted: AtomicU64,
-    /// Version 2: what streams send before their peer has announced a window.
+    /// Version 2: the unsolicited bytes of all streams, and the queue for more of them.
     pub(crate) allowance: Allowance,
 }
 
@@ -102,10 +100,10 @@ impl Env {
     }
 }
 
-/// A user's close notifier, wrapped by the layer above to make a handle of the stream.
+/// A user's close notifier. The layer above has wrapped it, so that it gets a handle of the stream.
 pub(crate) type Notifier = Box<dyn FnOnce(&Arc<SharedStream>) + Send>;
 
-/// A stream's name, charged to the budget if the peer chose it.
+/// A stream's name. It is charged to the budget if the peer chose it.
 #[derive(Debug)]
 pub(crate) struct Name {
     bytes: Box<[u8]>,
@@ -130,45 +128,55 @@ impl Name {
     }
 }
 
+/// A stream that handles and the session's threads share.
 pub(crate) struct SharedStream {
     pub(crate) id: u32,
     born: view::Born,
     pub(crate) name: Name,
-    /// Handles of the application; the engine's own references don't count.
+    /// The number of the application's handles. References of the engine don't count.
     pub(crate) handles: AtomicUsize,
     state: Mutex<State>,
+    /// Calls of `read` and `write_to` wait on it. It is woken by data, FIN, a reader that leaves
+    /// data behind, endings and limits.
     readable: Condvar,
+    /// One blocked write waits on it. Further ones have condvars of their own ([`write_queue`] says
+    /// who wakes which). It is woken by room, credit, allowance, FIN, a write that finishes or
+    /// gives up, endings and limits.
     writable: Condvar,
+    /// Calls of `flush` wait on it. It is woken when data was handed over, and by endings and
+    /// limits.
     flushed: Condvar,
 }
 
+/// The state of a stream that its lock guards.
 struct State {
     core: StreamCore<Charge>,
     no_data: NoData,
     nonblocking: bool,
+    /// Whether a reader has taken chunks out. No other reader may begin meanwhile.
     reading: Reading,
-    /// A write has to go on before another may begin: see [`write_queue`].
+    /// Whether a write is in progress. No other write may begin meanwhile: see [`write_queue`].
     write_in_progress: bool,
     read_waiters: u32,
-    /// How many are in the write queue.
+    /// The number of blocked writes.
     write_waiters: u32,
     flush_waiters: u32,
-    /// When the peer's FIN, or credit after it, came last.
+    /// The time of the peer's FIN, or of the last credit after it.
     credit_at: Option<Instant>,
-    /// Data came after the peer's FIN.
+    /// Whether data came after the peer's FIN.
     late: bool,
-    /// Data came since a caller last took the writer's turn.
+    /// Whether data has come since the last inline write on this stream.
     may_reply: bool,
-    /// The stream's part of [`Env::granted`].
+    /// The stream's part of [`Env::granted`], in bytes.
     granted: u64,
-    /// The stream's part of unsolicited data, over the session.
+    /// The stream's part of the session's unsolicited bytes.
     unsolicited: u64,
-    /// It is in the queue for more of that.
+    /// Whether the stream is in the queue for allowance.
     queued: bool,
     extras: Option<Box<Extras>>,
 }
 
-/// What few streams have, apart, so that an idle stream is small.
+/// State that few streams need. It is allocated apart, so that an idle stream is small.
 #[derive(Default)]
 struct Extras {
     read: Deadline,
@@ -192,7 +200,7 @@ impl State {
         }
     }
 
-    /// Gets a write of `n` bytes as much allowance as there is for it.
+    /// Gets as much allowance for a write of `n` bytes as there is.
     #[inline]
     fn ask(&mut self, env: &Env, n: usize) {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
@@ -202,7 +210,8 @@ impl State {
         }
     }
 
-    /// The same before a wait: what isn't there is queued for. Returns whether there was any.
+    /// Does the same before a wait. If there is no allowance, it puts the stream into the queue for
+    /// it. Returns whether there was any.
     fn ask_or_queue(&mut self, env: &Env, stream: &Arc<SharedStream>, n: usize) -> bool {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
         if want == 0 || self.queued || self.core.writing {
@@ -214,13 +223,14 @@ impl State {
         part > 0
     }
 
+    /// Gives the stream an allowance of `part` bytes.
     fn allow(&mut self, part: u64) {
         self.core.allow(part);
         self.unsolicited += part;
     }
 
-    /// Brings the session's sum of unsolicited data up to date; returns whether something came
-    /// back.
+    /// Brings the session's sum of unsolicited bytes up to date. Returns whether the stream has
+    /// given any back.
     #[inline]
     fn update_unsolicited(&mut self, env: &Env) -> bool {
         self.core.return_allowance();
@@ -244,7 +254,7 @@ impl std::fmt::Debug for SharedStream {
 }
 
 impl SharedStream {
-    /// A new stream; `opened_here` if it was opened from this end, and owes a SYN.
+    /// Creates a stream. `opened_here` says whether this end has opened it. Then it owes a SYN.
     pub(crate) fn new(
         id: u32,
         name: Name,
@@ -284,15 +294,15 @@ impl SharedStream {
         })
     }
 
-    /// What every change ends with, under the lock: the stream is queued for what it owes, so that
-    /// whoever locks it next (a session's close, say) knows that it is. The wake-up is for after
-    /// unlocking.
+    /// Queues the stream for everything that it owes. Each change of the state ends with this call,
+    /// under the same lock. So the thread that locks the stream next, such as a session's close,
+    /// can rely on it. The caller unparks the writer after unlocking.
     fn reschedule(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
         state.update_granted(env);
         self.reschedule_only(env, state)
     }
 
-    /// The same after a change that leaves the receiving window alone.
+    /// Does the same after a change that leaves the receiving window alone.
     #[inline]
     fn reschedule_only(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
         let mut wakeup = Wakeup::default();
@@ -302,13 +312,13 @@ impl SharedStream {
         wakeup
     }
 
-    /// Queues the stream for whatever it owes: a new one's SYN.
+    /// Queues a new stream for everything that it owes, such as its SYN.
     pub(crate) fn queue_now(self: &Arc<Self>, env: &Env) {
         let wakeup = self.reschedule(env, &mut self.state.lock());
         env.shaper.unpark(wakeup);
     }
 
-    /// Wakes everybody who waits for the stream, to look again; unlocks it.
+    /// Wakes every call that waits on the stream, which looks again, and unlocks the stream.
     fn wake_all(&self, state: MutexGuard<'_, State>) {
         self.wake_all_writes(&state);
         drop(state);

@@ -1,20 +1,29 @@
-//! What the streams of a session send unsolicited, counted together, and the streams whose writes
-//! wait for a part of it.
+//! The unsolicited bytes of a session's streams, counted together, and the queue of streams whose
+//! writes wait for an allowance.
 //!
-//! The lock guards the count and the queue. It is a leaf: it is taken under a stream's lock, and
-//! under the registry's.
+//! The lock guards the count and the queue. It is a leaf of the lock order, taken under a stream's
+//! lock or the registry's.
 //!
-//! Nobody waits here: a write waits on its own stream, whose first UPD lets it go as well. It
-//! queues its stream under the lock under which it found too little, so nothing that comes back
-//! later is missed. Whoever gives back ([`Env`]'s `wake_allowance_waiters`), by an UPD, a forgotten
-//! stream, or a write that took less than it was offered, takes out as many streams as there is
-//! enough for, first come first served, and wakes a write of each, with no lock held. A stream that
-//! turns out not to wait any more leaves its part to the next. A write that was woken looks at the
-//! queue again when it is done, however it ends: so what it didn't take isn't left lying.
+//! # Who wakes whom
+//! Nobody waits here. A write waits on its own stream, because the first UPD of that stream lets it
+//! go on as well.
 //!
-//! Invariants: the count is the sum over the streams'
-//! [`StreamCore::unsolicited`](crate::proto::stream::StreamCore::unsolicited), as of each one's
-//! last change; a stream is in the queue at most once (its mark), and not after it was forgotten.
+//! - A write that finds too little puts its stream into the queue, under the lock under which it
+//!   looked. So it misses nothing that is given back later.
+//! - Bytes are given back by an UPD, by a forgotten stream, and by a write that took less than it
+//!   was offered. The thread that gives them back calls [`Env::wake_allowance_waiters`]. That takes
+//!   streams out of the queue while there is enough for the next, first come, first served. It
+//!   wakes one write of each, with no lock held.
+//! - A stream that doesn't wait any more leaves its part to the next one.
+//! - A write that was woken looks at the queue again when it is done, however it ends. So the part
+//!   that it didn't take isn't lost.
+//!
+//! # Invariants
+//! - The count is the sum of
+//!   [`StreamCore::unsolicited`](crate::proto::stream::StreamCore::unsolicited) over all streams,
+//!   as of each one's last change.
+//! - A stream is in the queue at most once. It has a mark for that.
+//! - A forgotten stream isn't in the queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,12 +34,14 @@ use parking_lot::Mutex;
 use super::stream::{Env, SharedStream, Wakes};
 use crate::proto::unsolicited::{Unsolicited, share};
 
+/// The unsolicited bytes of a session, and the queue for more of them.
 #[derive(Debug, Default)]
 pub(crate) struct Allowance {
-    /// Streams in the registry.
+    /// The number of streams in the registry.
     streams: AtomicUsize,
-    /// Streams in the queue, for those who needn't look.
+    /// The number of streams in the queue. A thread that finds 0 here needn't take the lock.
     waiting: AtomicUsize,
+    /// Guards the count and the queue. Nobody waits on it.
     pool: Mutex<Pool>,
 }
 
@@ -40,17 +51,18 @@ struct Pool {
     queue: VecDeque<Waiter>,
 }
 
+/// A stream in the queue.
 #[derive(Debug)]
 struct Waiter {
     stream: Arc<SharedStream>,
-    /// What the stream held, and what its write wanted more.
+    /// The unsolicited bytes that the stream had, and the number that its write wanted in addition.
     held: u64,
     want: u64,
 }
 
 impl Allowance {
-    /// So many streams are in the registry, which is locked. Returns whether each one's share has
-    /// grown.
+    /// Sets the number of streams. The caller holds the registry's lock. Returns whether the share
+    /// of each stream has grown.
     pub(crate) fn set_streams(&self, streams: usize) -> bool {
         let before = self.streams.swap(streams, SeqCst);
         share(streams) > share(before)
@@ -60,7 +72,8 @@ impl Allowance {
         self.streams.load(SeqCst)
     }
 
-    /// Takes what a stream may have of `want` bytes more.
+    /// Takes up to `want` bytes for a stream that has `held` bytes. Returns the number of bytes
+    /// taken.
     pub(crate) fn take(&self, held: u64, want: u64) -> u64 {
         let mut pool = self.pool.lock();
         let n = pool.unsolicited.offer(held, want, self.streams());
@@ -68,7 +81,8 @@ impl Allowance {
         n
     }
 
-    /// Takes it, or puts the stream at the end of the queue.
+    /// Does the same. If there is nothing to take, it puts the stream at the end of the queue and
+    /// returns 0.
     pub(super) fn take_or_queue(&self, stream: &Arc<SharedStream>, held: u64, want: u64) -> u64 {
         let mut pool = self.pool.lock();
         let n = pool.unsolicited.offer(held, want, self.streams());
@@ -81,20 +95,21 @@ impl Allowance {
         n
     }
 
-    /// A stream holds `after` bytes instead of `before`.
+    /// Notes that a stream has `after` bytes instead of `before`.
     pub(crate) fn change(&self, before: u64, after: u64) {
         self.pool.lock().unsolicited.change(before, after);
     }
 
-    /// A stream that is forgotten leaves the queue.
+    /// Takes a forgotten stream out of the queue.
     pub(super) fn leave(&self, stream: &Arc<SharedStream>) {
         let mut pool = self.pool.lock();
         pool.queue.retain(|waiter| !waiter.stream.is(stream));
         self.waiting.store(pool.queue.len(), SeqCst);
     }
 
-    /// Takes the first stream out of the queue, if there is enough for it beside what was promised
-    /// to those before; with `any`, the first of all for which there is. Returns it with its part.
+    /// Takes the first stream out of the queue if there is enough for it, beside the bytes
+    /// `promised` to streams before it. With `any`, it takes the first stream for which there is
+    /// enough. Returns the stream with its part.
     fn next(&self, promised: u64, any: bool) -> Option<(Arc<SharedStream>, u64)> {
         let mut pool = self.pool.lock();
         let mut unsolicited = pool.unsolicited;
@@ -113,22 +128,25 @@ impl Allowance {
 }
 
 impl Env {
-    /// Something came back, or might have: wakes writes that wait for it, those for which there is
-    /// enough. With `grown`, every stream's share is larger than before. The caller holds no lock.
+    /// Wakes the blocked writes for which there is enough allowance now. It is called after bytes
+    /// were given back, or may have been. `grown` says that every stream's share has become larger.
+    /// The caller holds no lock.
     pub(crate) fn wake_allowance_waiters(&self, grown: bool) {
         self.each_due(grown, |stream| stream.wake_blocked_write());
     }
 
-    /// The same for the reader thread, which wakes later.
+    /// Does the same for the reader thread, which gathers its wake-ups and sends them later.
     pub(super) fn gather_allowance_waiters(&self, wakes: &mut Wakes) {
         self.each_due(false, |stream| wakes.add_write(stream));
     }
 
+    /// Calls `wake` for each stream of the queue for which there is enough.
     fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<SharedStream>)) {
         let mut promised = 0;
-        // Who has just queued itself found too little then, after what this caller gave back. But
-        // the number of streams isn't under the queue's lock: who is to find a larger share there
-        // looks under that.
+        // An empty queue is a reason to stop, without the lock: a write that joins the queue after
+        // this look has found the returned bytes itself, under the lock. The number of streams
+        // isn't under that lock. So after a change of the share, the queue is looked at under the
+        // lock.
         while (grown || self.allowance.waiting.load(SeqCst) > 0)
             && let Some((stream, part)) = self.allowance.next(promised, grown)
         {

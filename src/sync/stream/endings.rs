@@ -1,8 +1,10 @@
-//! How a stream ends: closed by its application, shut down by halves, failed alone, or with its
-//! session. Each wakes everybody who is blocked on it.
+//! How a stream ends: it is closed by its application, shut down by halves, fails alone, or ends
+//! with its session. Each of these wakes every call that is blocked on the stream.
 //!
-//! Invariants: a stream ends once for its application, and that time alone gives out the notifier
-//! and the channel; nothing of a user's is called or dropped under the lock.
+//! # Invariants
+//! - A stream ends once for its application. Only that one time gives out the notifier and the
+//!   channel.
+//! - Nothing of a user's is called or dropped under the lock.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -14,28 +16,30 @@ use crate::error::Error;
 use crate::proto::stream::Discarded;
 use crate::sync::close::disconnected;
 
-/// What an ending leaves to the caller, who holds no lock: a notifier to call, a channel to
-/// disconnect, data to drop.
+/// The work that an ending leaves to the caller, who holds no lock: a notifier to call, a channel
+/// to disconnect, data to drop.
 #[must_use]
 #[derive(Default)]
 pub(crate) struct Ended {
-    /// To be called, on a thread that may run a user's code.
+    /// The close notifier. The caller calls it on a thread that may run a user's code.
     pub(crate) notifier: Option<Notifier>,
-    /// Whether this ended the stream: it hadn't before.
+    /// Whether this call has ended the stream for its application.
     pub(crate) first: bool,
-    /// Whether this closed it, for the first time.
+    /// Whether this call has closed the stream.
     pub(crate) closed: bool,
-    /// Whether that made it of no more use to the session.
+    /// Whether the session can forget the stream because of that.
     pub(crate) can_forget: bool,
-    /// Accepted bytes that this threw away.
+    /// Accepted bytes that this ending has discarded.
     pub(crate) unsent: u64,
-    /// Dropped first: who is told of the end finds the budget refunded.
+    /// Unread data. It is dropped before the channel, so a thread that notices the end finds the
+    /// budget refunded.
     _discarded: Option<Discarded<Charge>>,
     _channel: Option<(Sender<()>, Receiver<()>)>,
 }
 
 impl SharedStream {
-    /// Ends the stream as `end` says, under the lock, then wakes everybody and queues what is owed.
+    /// Ends the stream by calling `end` under the lock. Then wakes every blocked call and queues
+    /// the stream for the frames that it owes.
     fn end_with(
         self: &Arc<Self>,
         env: &Env,
@@ -67,17 +71,17 @@ impl SharedStream {
         ended
     }
 
-    /// The application closed it; `first` is whether nothing had ended it before.
+    /// Closes the stream for its application.
     pub(crate) fn close(self: &Arc<Self>, env: &Env) -> Ended {
         self.end_with(env, |state| state.core.close())
     }
 
-    /// It fails alone; with `discard_unread`, unread data is thrown away.
+    /// Fails this stream alone. With `discard_unread`, unread data is discarded.
     pub(crate) fn fail(self: &Arc<Self>, env: &Env, error: Error, discard_unread: bool) -> Ended {
         self.end_with(env, |state| Some(state.core.fail(error, discard_unread)))
     }
 
-    /// Its session is closing.
+    /// Ends the stream because its session is closing.
     pub(crate) fn detach(self: &Arc<Self>, env: &Env, error: &Arc<Error>) -> Ended {
         self.end_with(env, |state| {
             state.core.detach(error);
@@ -85,12 +89,12 @@ impl SharedStream {
         })
     }
 
-    /// Its session has ended.
+    /// Ends the stream because its session has ended.
     pub(crate) fn end(self: &Arc<Self>, env: &Env, error: &Arc<Error>) -> Ended {
         self.end_with(env, |state| Some(state.core.end(error)))
     }
 
-    /// Its session's transport takes no more writes.
+    /// Ends writing because the session's transport takes no more writes.
     pub(crate) fn fail_write(self: &Arc<Self>, env: &Env, error: &Arc<Error>) -> Ended {
         self.end_with(env, |state| {
             state.core.fail_write(error);
@@ -98,7 +102,7 @@ impl SharedStream {
         })
     }
 
-    /// `shutdown(Write)`.
+    /// Does `shutdown(Write)`.
     pub(crate) fn finish(self: &Arc<Self>, env: &Env) -> Ended {
         self.end_with(env, |state| {
             state.core.finish();
@@ -106,12 +110,12 @@ impl SharedStream {
         })
     }
 
-    /// `shutdown(Read)`.
+    /// Does `shutdown(Read)`.
     pub(crate) fn shut_read(self: &Arc<Self>, env: &Env) -> Ended {
         self.end_with(env, |state| Some(state.core.shut_read()))
     }
 
-    /// How many accepted bytes the transport hasn't taken yet.
+    /// Returns the number of accepted bytes that haven't been handed over.
     pub(crate) fn unsent(&self) -> u64 {
         self.state.lock().core.unsent()
     }
@@ -120,7 +124,7 @@ impl SharedStream {
         self.state.lock().core.is_closed()
     }
 
-    /// A channel that disconnects when the stream ends.
+    /// Returns a channel that disconnects when the stream ends.
     pub(crate) fn closed(&self) -> Receiver<()> {
         let mut state = self.state.lock();
         if state.core.has_ended() {
@@ -129,8 +133,8 @@ impl SharedStream {
         state.extras().closed.get_or_insert_with(|| bounded(0)).1.clone()
     }
 
-    /// Keeps a notifier for the stream's end; returns what is to be dropped (the one before it), or
-    /// called (if the stream has ended).
+    /// Keeps a notifier for the stream's end. Returns two: a notifier to drop, which is the
+    /// previous one, and a notifier to call, which is `notifier` if the stream has ended already.
     pub(crate) fn set_notifier(&self, notifier: Notifier) -> (Option<Notifier>, Option<Notifier>) {
         let mut state = self.state.lock();
         if state.core.has_ended() {
@@ -140,8 +144,8 @@ impl SharedStream {
         }
     }
 
-    /// Keeps a notifier that couldn't be called, for the thread that closes the stream; gives it
-    /// back where that has been closed already.
+    /// Keeps a notifier that couldn't be called, for the thread that closes the stream. Returns it
+    /// if the stream has been closed already.
     pub(crate) fn keep_notifier(&self, notifier: Notifier) -> Option<Notifier> {
         let mut state = self.state.lock();
         if state.core.is_closed() {
@@ -156,12 +160,12 @@ impl SharedStream {
         self.state.lock().extras.as_mut()?.notifier.take()
     }
 
-    /// One handle more.
+    /// Counts one more handle.
     pub(crate) fn add_handle(&self) {
         self.handles.fetch_add(1, SeqCst);
     }
 
-    /// One handle less; returns whether it was the last.
+    /// Counts one handle less. Returns whether it was the last.
     pub(crate) fn drop_handle(&self) -> bool {
         self.handles.fetch_sub(1, SeqCst) == 1
     }

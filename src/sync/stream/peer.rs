@@ -1,12 +1,13 @@
-//! What the reader thread does to a stream: delivers data, FIN and UPD. Nothing here waits.
+//! How the reader works on a stream: it delivers data, FIN and UPD. The thread that does this is
+//! the reader thread or a caller in an inline read. Nothing here waits.
 //!
-//! Wake-ups are gathered ([`Wakes`]) and sent when all that one transport read brought is
-//! delivered: a thread that is woken for each frame costs more than the frame. They have to be sent
-//! before the reader waits for anything, since the threads they wake may be those that refund the
+//! Wake-ups are gathered in [`Wakes`]. They are sent when everything from one transport read is
+//! delivered, because waking a thread for each frame costs more than the frame. They must be sent
+//! before the reader waits for anything, because the woken threads may be those that refund the
 //! budget.
 //!
-//! Invariant: a stream whose readers or writers have to be woken is in `Wakes` before its lock is
-//! released.
+//! Invariant: before a stream's lock is released, the stream is in `Wakes` if one of its blocked
+//! calls has to be woken.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,15 +17,15 @@ use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::{Readable, Received};
 
-/// How many streams' places each list keeps. Where one read brings more wake-ups than that, an
-/// allocation is nothing beside them.
+/// Places whose memory each list keeps. If one transport read causes more wake-ups than that, an
+/// allocation costs nothing beside them.
 const KEPT_WAKES: usize = 256;
 
-/// Threads to be woken.
+/// Streams whose blocked calls are to be woken.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
-    readers: Vec<Arc<SharedStream>>,
-    writers: Vec<Arc<SharedStream>>,
+    reads: Vec<Arc<SharedStream>>,
+    writes: Vec<Arc<SharedStream>>,
 }
 
 impl Wakes {
@@ -34,70 +35,70 @@ impl Wakes {
         }
     }
 
-    /// A write of this stream is to be woken.
+    /// Notes that a blocked write of this stream is to be woken.
     pub(crate) fn add_write(&mut self, stream: &Arc<SharedStream>) {
-        Self::add(&mut self.writers, stream);
+        Self::add(&mut self.writes, stream);
     }
 
-    /// The stream, if it is one, whose reader alone is to be woken.
+    /// Returns the id of the stream if one blocked read, and nothing else, is to be woken.
     pub(crate) fn only_read(&self) -> Option<u32> {
-        match (&*self.readers, &*self.writers) {
+        match (&*self.reads, &*self.writes) {
             ([stream], []) => Some(stream.id),
             _ => None,
         }
     }
 
-    /// Whether no other stream's threads are to be woken.
+    /// Returns whether no calls of other streams are to be woken.
     pub(crate) fn are_only_for(&self, stream: &Arc<SharedStream>) -> bool {
-        self.readers.iter().chain(&self.writers).all(|other| other.is(stream))
+        self.reads.iter().chain(&self.writes).all(|other| other.is(stream))
     }
 
-    /// Wakes them. A reader that leaves data behind wakes the next one, so one is enough.
+    /// Wakes one read and one write of each stream in the lists. One read is enough, since a read
+    /// that leaves data behind wakes the next one.
     pub(crate) fn send(&mut self) {
-        for stream in self.readers.drain(..) {
+        for stream in self.reads.drain(..) {
             stream.readable.notify_one();
         }
-        for stream in self.writers.drain(..) {
+        for stream in self.writes.drain(..) {
             stream.wake_blocked_write();
         }
-        self.readers.shrink_to(KEPT_WAKES);
-        self.writers.shrink_to(KEPT_WAKES);
+        self.reads.shrink_to(KEPT_WAKES);
+        self.writes.shrink_to(KEPT_WAKES);
     }
 }
 
-/// What became of a small payload.
+/// The result of delivering a small payload.
 #[derive(Debug)]
 pub(crate) enum Small {
+    /// The payload was delivered, or discarded.
     Done,
-    /// It came after FIN.
+    /// The payload came after FIN.
     Late,
-    /// So many bytes were merged; the rest needs a buffer of `size` bytes, to be given to
-    /// `deliver`.
-    Needs {
-        merged: usize,
-        size: usize,
-    },
+    /// `merged` bytes were merged with the queued data. The rest needs a buffer of `size` bytes,
+    /// and goes to `deliver`.
+    Needs { merged: usize, size: usize },
 }
 
 impl SharedStream {
-    /// Whether `n` bytes of data that are coming are to be read, or read past.
+    /// Decides how `n` coming bytes of data are treated: they are queued, discarded, or came too
+    /// late.
     ///
     /// # Errors
-    /// `Overrun`: the stream has to fail.
+    /// `Overrun`. Then the stream has to fail.
     pub(crate) fn admit(self: &Arc<Self>, env: &Env, n: usize) -> Result<Received, Error> {
         let mut state = self.state.lock();
         let received = state.core.receive(n).map_err(|counts| self.overrun(counts))?;
-        let wakeup = self.reschedule(env, &mut state); // what is discarded counts as consumed
+        let wakeup = self.reschedule(env, &mut state); // Discarded data counts as consumed.
         drop(state);
         env.shaper.unpark(wakeup);
         Ok(received)
     }
 
-    /// Delivers a payload that lies in the reader's window, as far as it can be merged with what is
-    /// there.
+    /// Delivers a payload that lies in the reader's buffer, as far as it can be merged with the
+    /// queued data.
     ///
     /// # Errors
-    /// `Overrun`: the stream has to fail.
+    /// `Overrun`. Then the stream has to fail.
     pub(crate) fn deliver_small(
         self: &Arc<Self>,
         env: &Env,
@@ -113,7 +114,7 @@ impl SharedStream {
                 state.may_reply = true;
                 let merged = state.core.inbox().merge(data);
                 if merged > 0 && state.read_waiters > 0 {
-                    Wakes::add(&mut wakes.readers, self);
+                    Wakes::add(&mut wakes.reads, self);
                 }
                 match data.len() - merged {
                     0 => Small::Done,
@@ -142,11 +143,11 @@ impl SharedStream {
             state.may_reply = true;
             state.core.inbox().push(chunk);
             if state.read_waiters > 0 {
-                Wakes::add(&mut wakes.readers, self);
+                Wakes::add(&mut wakes.reads, self);
             }
             return;
         }
-        // Closed or shut down since it was admitted: it counts as consumed.
+        // The stream was closed or shut down since the chunk was admitted. It counts as consumed.
         state.core.consumed(chunk.len(), 0);
         let wakeup = self.reschedule(env, &mut state);
         drop(state);
@@ -154,8 +155,8 @@ impl SharedStream {
         env.shaper.unpark(wakeup);
     }
 
-    /// FIN came. Everybody who waits looks again: readers find the end, and a writer without credit
-    /// starts its stall clock.
+    /// Notes that FIN came. Every blocked call looks again: reads find the end, and a write without
+    /// credit starts its stall clock. Returns whether it is the first FIN.
     pub(crate) fn peer_fin(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         let first = state.core.peer_fin();
@@ -166,10 +167,10 @@ impl SharedStream {
         first
     }
 
-    /// UPD came.
+    /// Notes that UPD came.
     ///
     /// # Errors
-    /// `Consumed`: the stream has to fail.
+    /// `Consumed`. Then the stream has to fail.
     pub(crate) fn update(
         self: &Arc<Self>,
         env: &Env,
@@ -185,9 +186,10 @@ impl SharedStream {
         if gained {
             state.credit_at = Some(now);
         }
-        // Also without credit: a smaller window may be one that a small write no longer waits for.
+        // This is done without new credit, too. The window may have become so small that a small
+        // write doesn't wait any more for room for all of its bytes.
         if state.has_room_for_first_write(env.config.max_send_buffer) {
-            Wakes::add(&mut wakes.writers, self);
+            Wakes::add(&mut wakes.writes, self);
         }
         let returned = state.update_unsolicited(env);
         drop(state);
@@ -197,34 +199,34 @@ impl SharedStream {
         Ok(())
     }
 
-    /// Whether a read would return at once, with whatever.
+    /// Returns whether a read would return at once, with data, the end or an error.
     pub(crate) fn is_readable(&self) -> bool {
         !matches!(self.state.lock().core.readable(), Readable::Nothing)
     }
 
-    /// What the stream holds of the budget, in bytes.
+    /// Returns the bytes of the budget that the stream's unread data occupies.
     pub(crate) fn occupied(&self) -> usize {
         self.state.lock().core.inbox().occupied()
     }
 
-    /// Data crossed at `now`, if only in part.
+    /// Notes that a part of a payload came at `now`.
     pub(crate) fn touch(&self, now: Instant) {
         self.state.lock().no_data.touch(now);
     }
 
-    /// Whether the data that came too late is the first after the peer's own FIN. After a failure
-    /// at this end it is ordinary: the peer didn't know.
+    /// Returns whether this is the first data after the peer's own FIN. Data after a failure at
+    /// this end is ordinary, because the peer didn't know of it.
     pub(crate) fn first_late(&self) -> bool {
         let mut state = self.state.lock();
         state.core.peer_fin_received() && !std::mem::replace(&mut state.late, true)
     }
 
-    /// Tells the peer the window before the first read.
+    /// Queues an UPD that announces the window before the first read.
     pub(crate) fn announce(&self) {
         self.state.lock().core.announce();
     }
 
-    /// Whether the peer's end of the connection now cuts the stream off.
+    /// Returns whether the stream would lose something if the peer ended the connection now.
     pub(crate) fn is_cut_off_by_eof(&self) -> bool {
         self.state.lock().core.is_cut_off_by_eof()
     }

@@ -1,8 +1,10 @@
-//! How an application reads: small data is copied under the lock; for the rest a reader takes
-//! chunks out, and copies, or writes them to a user's writer, outside of it.
+//! How an application reads. Small data is copied under the lock. For larger data, a reader takes
+//! chunks out and copies them outside of it, or writes them to a user's writer.
 //!
-//! Invariants: one reader at a time has chunks out; what it doesn't use goes back to the head, also
-//! when a user's writer panics.
+//! # Invariants
+//! - One reader at a time has chunks out.
+//! - The part of a chunk that it doesn't use goes back to the front of the inbox, also when a
+//!   user's writer panics.
 
 use std::sync::Arc;
 
@@ -14,19 +16,19 @@ use crate::proto::chunks::Chunk;
 use crate::proto::stream::Readable;
 use crate::sync::shaper::Wakeup;
 
-/// Whether a reader has chunks out.
+/// States whether a reader has chunks out, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
     Nobody,
-    /// To copy them, which doesn't take long.
+    /// It copies them, which takes only moments.
     Copying,
-    /// To write them to a user's writer, which may take for ever.
+    /// It writes them to a user's writer, which may take any time.
     Writing,
 }
 
 impl SharedStream {
-    /// Reads at least one byte, waiting for it; 0 at the end. Instead of waiting, `read_inline` may
-    /// be called: see [`wait_readable`](Self::wait_readable).
+    /// Reads at least one byte, and waits for it. Returns 0 at the end. `read_inline` may be called
+    /// instead of waiting: see [`wait_readable`](Self::wait_readable).
     pub(crate) fn read(
         self: &Arc<Self>,
         env: &Env,
@@ -61,12 +63,12 @@ impl SharedStream {
             if done > 0 {
                 return Ok(done);
             }
-            // What was there has been thrown away since (the stream was cut, or closed), which
-            // isn't the end of it: look again.
+            // The data has been discarded meanwhile, because the stream was cut or closed. That
+            // isn't the end of the stream, so look again.
         }
     }
 
-    /// Moves what comes to `out`, until the end.
+    /// Writes all data to `out` until the end, and returns the number of bytes.
     pub(crate) fn write_to(
         self: &Arc<Self>,
         env: &Env,
@@ -90,6 +92,7 @@ impl SharedStream {
         Ok(total)
     }
 
+    /// Marks the stream as being read, and unlocks it.
     fn begin_read<'a>(
         self: &'a Arc<Self>,
         env: &'a Env,
@@ -100,9 +103,13 @@ impl SharedStream {
         ReadGuard { stream: self, env, reading, chunk: None, consumed: 0 }
     }
 
-    /// What every read does last: counts what was read, lets go of a large buffer with a small
-    /// rest, wakes the next reader if there is something for it (all of them for an ending, which
-    /// needs no turn, so that nobody would pass it on), and unlocks.
+    /// Does the last step of every read:
+    ///
+    /// - It counts the consumed bytes.
+    /// - It gives a large buffer with a small rest back.
+    /// - It unlocks the stream.
+    /// - It wakes the next read if there is data for it. At an ending, it wakes all reads: a read
+    ///   that finds the ending wakes no other.
     fn finish_read(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>, consumed: usize) {
         state.core.cap_window(env.window_cap());
         state.core.consumed(consumed, env.spare_grant());
@@ -125,9 +132,11 @@ impl SharedStream {
     }
 }
 
-/// A reader's right to take chunks out of the stream: what it didn't use goes back when it is
-/// dropped. What is out is lent: it counts as unread, and a cut or a close takes its charge back,
-/// though a user's writer may still look at it.
+/// A reader's right to take chunks out of the stream. The unused part goes back when this is
+/// dropped.
+///
+/// Chunks that are out are *lent*. They count as unread. A cut or a close takes their charge back,
+/// though a user's writer may still look at them.
 pub(super) struct ReadGuard<'a> {
     stream: &'a Arc<SharedStream>,
     env: &'a Env,
@@ -137,13 +146,15 @@ pub(super) struct ReadGuard<'a> {
 }
 
 impl ReadGuard<'_> {
-    /// The chunk at the head, with something in it. To be asked after each call of a user's writer,
-    /// which may take its time: the peer is to hear of what it has taken, and not of all at the
-    /// end; and what is left may not be wanted any more.
+    /// Returns the first chunk that has data.
+    ///
+    /// It must be called after each call of a user's writer, since that may take long. The peer has
+    /// to hear of the bytes that the writer has taken before all are taken. And the rest may not be
+    /// wanted any more.
     fn chunk(&mut self) -> Option<&mut Chunk<()>> {
         let used_up = self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0);
         if used_up {
-            self.chunk = None; // back to the pool, outside the lock
+            self.chunk = None; // The buffer goes back to the pool, outside the lock.
         }
         if used_up || self.reading == Reading::Writing {
             let mut state = self.stream.state.lock();
@@ -173,8 +184,8 @@ impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.stream.state.lock();
         state.reading = Reading::Nobody;
-        // `shutdown(Read)` meanwhile has counted what it found in the stream, not what was out
-        // here.
+        // If `shutdown(Read)` came meanwhile, it has counted the data in the stream, but not the
+        // data that was out here.
         let unwanted = self.chunk.take().and_then(|chunk| state.core.inbox().give_back(chunk));
         let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
         self.stream.finish_read(self.env, state, consumed);

@@ -1,7 +1,7 @@
-//! One stream between the application's threads, which block, and the session's two, which must
-//! not. The tests play both: what comes from the peer, and the turns at the writer. A thread is
-//! known to be blocked when the stream counts it as waiting, since it lets go of the lock in the
-//! wait alone.
+//! One stream between the application's threads, which block, and the session's two threads, which
+//! must not. The tests play both of these: they deliver the peer's frames and take the stream's
+//! turns. A thread is known to be blocked when the stream counts it as waiting, since a waiting
+//! call unlocks the stream only inside its wait.
 
 mod endings;
 mod peer;
@@ -24,22 +24,22 @@ use crate::proto::stream::{Lane, Received, Transmit};
 use crate::sync::shaper::{Queue, shaper};
 use crate::sync::testing::{Watchdog, until, watched};
 
-/// A stream, and the session around it.
+/// A stream, with the parts of its session.
 struct Bench {
     stream: Arc<SharedStream>,
     env: Arc<Env>,
     queue: Queue,
-    /// When the stream was made.
+    /// The time at which the stream was created.
     start: Instant,
     _dog: Watchdog,
 }
 
-/// Who waits for a stream: reads, writes, flushes.
+/// The number of calls that wait on a stream: reads, writes, flushes.
 type Waiting = (u32, u32, u32);
 
 const NOBODY: Waiting = (0, 0, 0);
 
-/// What a turn sent.
+/// The frames that a turn has sent.
 #[derive(Debug, PartialEq, Eq)]
 enum Sent {
     Syn,
@@ -49,7 +49,7 @@ enum Sent {
 }
 
 impl Bench {
-    /// A stream of the peer's, which owes no SYN.
+    /// A stream that the peer has opened. It owes no SYN.
     fn new(config: Config) -> Self {
         Self::opened(config, false)
     }
@@ -70,7 +70,7 @@ impl Bench {
         Self::new(Config::new().version(2))
     }
 
-    /// A stream of version 2 whose queue takes `max` bytes.
+    /// A stream of version 2 whose outbox takes `max` bytes.
     fn with_queue(max: usize) -> Self {
         Self::new(Config::new().version(2).max_send_buffer(max))
     }
@@ -95,7 +95,7 @@ impl Bench {
         thread::spawn(move || call(&stream, &env))
     }
 
-    /// Makes a call in a thread of its own, and returns when one thread more waits than before.
+    /// Makes a call in a thread of its own. Returns when one more call waits than before.
     fn blocked<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Arc<SharedStream>, &Env) -> T + Send + 'static,
@@ -115,15 +115,15 @@ impl Bench {
 
     // ---- the session's reader -------------------------------------------------------------------
 
-    /// Data comes, and everybody whom that concerns is woken.
+    /// Delivers data and sends the wake-ups.
     fn deliver(&self, data: &[u8]) {
         let mut wakes = Wakes::default();
         self.deliver_into(data, self.start, &mut wakes);
         wakes.send();
     }
 
-    /// As the reader thread delivers: small payloads are merged, for what has no room, and for
-    /// large ones, there are chunks.
+    /// Delivers as the reader thread does. Small payloads are merged. The rest of them, and large
+    /// payloads, come in chunks.
     fn deliver_into(&self, data: &[u8], now: Instant, wakes: &mut Wakes) {
         let mut rest = data;
         let mut size = data.len();
@@ -149,7 +149,7 @@ impl Bench {
         self.stream.deliver(&self.env, Chunk::new(buffer, 0, rest.len(), charge), now, wakes);
     }
 
-    /// UPD comes.
+    /// Delivers an UPD.
     fn update(&self, consumed: u32, window: u32) {
         let mut wakes = Wakes::default();
         self.stream.update(&self.env, (consumed, window), Instant::now(), &mut wakes).unwrap();
@@ -158,7 +158,8 @@ impl Bench {
 
     // ---- the session's writer -------------------------------------------------------------------
 
-    /// The stream's turn in the lane in which it is queued, handed to the transport at once.
+    /// Takes the stream's turn in the lane in which it is queued, and hands the frames over at
+    /// once.
     fn transmit(&mut self) -> Option<Vec<Sent>> {
         let lane = match self.queue.next_express() {
             Some(_) => Lane::Express,
@@ -177,12 +178,12 @@ impl Bench {
         Some(sent)
     }
 
-    /// All that the stream has to send.
+    /// Takes turns until the stream has nothing more to send.
     fn transmit_all(&mut self) -> Vec<Sent> {
         std::iter::from_fn(|| self.transmit()).flatten().collect()
     }
 
-    /// Bytes of data among what it has to send.
+    /// Does the same, and returns the number of data bytes.
     fn send_data(&mut self) -> usize {
         let data = |sent: &Sent| if let Sent::Data(data) = sent { data.len() } else { 0 };
         self.transmit_all().iter().map(data).sum()
@@ -200,7 +201,7 @@ impl Sent {
     }
 }
 
-/// One read of at most `n` bytes.
+/// Reads at most `n` bytes.
 fn read(stream: &Arc<SharedStream>, env: &Env, n: usize) -> Result<Vec<u8>> {
     let mut buffer = vec![0; n];
     let n = stream.read(env, &mut buffer, || false)?;
@@ -208,14 +209,14 @@ fn read(stream: &Arc<SharedStream>, env: &Env, n: usize) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// One write, and the wake-up that it owes.
+/// Writes, and sends the wake-up that this owes.
 fn write(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<usize> {
     let written = stream.write(env, data, Take::WhatFits)?;
     env.shaper.unpark(written.wakeup);
     Ok(written.accepted)
 }
 
-/// Data whose every byte tells its place.
+/// Returns data in which each byte shows its place.
 fn pattern(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i ^ (i >> 8)) as u8).collect()
 }
@@ -245,7 +246,8 @@ fn a_new_stream_is_queued_for_its_syn() {
 fn windows_grow_out_of_half_the_budget_less_what_is_granted() {
     let bench = Bench::new(Config::new().version(2).max_receive_buffer(1 << 20));
     assert_eq!(bench.env.spare_grant(), 1 << 19);
-    // A stream is counted from its first change on: the initial window, which the protocol grants.
+    // A stream is counted from its first change on: with the initial window, which the protocol
+    // grants.
     bench.stream.queue_now(&bench.env);
     assert_eq!(bench.env.granted.load(SeqCst), 262_144);
     assert_eq!(bench.env.spare_grant(), (1 << 19) - 262_144);

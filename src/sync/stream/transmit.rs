@@ -1,7 +1,7 @@
-//! What the writer (its thread, or a caller in its turn) does to a stream: takes its frames, and
-//! tells it when they were handed to the transport.
+//! How the writer works on a stream: it takes the stream's frames, and notes when they were handed
+//! over. The thread that does this is the writer thread or a caller in an inline write.
 //!
-//! Invariant: nothing here waits, or does I/O.
+//! Invariant: nothing here waits or does I/O.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,24 +11,25 @@ use crate::proto::stream::{Lane, Transmit};
 use crate::wire::HEADER_LEN;
 
 impl SharedStream {
-    /// The stream's turn: passes its frames to `emit`, which mustn't block.
+    /// Takes the stream's turn in `lane`: passes its frames to `emit`, which mustn't block.
+    /// `quantum` is the number of bytes after which no further frame of data begins.
     pub(crate) fn transmit(
         self: &Arc<Self>,
         env: &Env,
         lane: Lane,
-        mut allowance: usize,
+        mut quantum: usize,
         mut emit: impl FnMut(Transmit),
     ) -> Transmitted {
         let mut state = self.state.lock();
         state.core.cap_window(env.window_cap());
         state.core.begin_transmit(lane);
         let mut transmitted = Transmitted::default();
-        while let Some(frame) = state.core.poll_transmit(lane, allowance) {
+        while let Some(frame) = state.core.poll_transmit(lane, quantum) {
             match &frame {
                 Transmit::Data(payload) => {
                     transmitted.data += payload.len();
-                    // With its header: a turn of tiny frames is no larger on the wire than others.
-                    allowance = allowance.saturating_sub(HEADER_LEN + payload.len());
+                    // Headers count, so a turn of tiny frames isn't larger on the wire than others.
+                    quantum = quantum.saturating_sub(HEADER_LEN + payload.len());
                 }
                 Transmit::Fin => transmitted.fin = true,
                 Transmit::Syn | Transmit::Update { .. } => {}
@@ -41,28 +42,28 @@ impl SharedStream {
         while let Some(lane) = state.core.schedule() {
             match lane {
                 Lane::Bulk => transmitted.again = true,
-                // the writer looks again before it parks
+                // The writer looks for work again before it parks.
                 Lane::Express => env.shaper.schedule(Arc::clone(self), lane).discard(),
             }
         }
         transmitted
     }
 
-    /// Wakes the write that is the next to get room.
+    /// Wakes the first blocked write, which gets the room that there is.
     pub(crate) fn wake_blocked_write(&self) {
         self.wake_first_write(&self.state.lock());
     }
 
-    /// The stream was taken out of the queue for allowance, since there is enough for it
-    /// now; returns whether a write still waits for it.
+    /// Notes that the stream was taken out of the queue for allowance, because there is enough for
+    /// it now. Returns whether a write still waits for it.
     pub(crate) fn is_due(&self, env: &Env) -> bool {
         let mut state = self.state.lock();
         state.queued = false;
         state.write_waiters > 0 && state.core.needs_allowance(1, env.config.max_send_buffer) > 0
     }
 
-    /// The session has forgotten the stream: its unsolicited data doesn't count any more. The
-    /// caller wakes those who wait for that.
+    /// Notes that the session has forgotten the stream. Its unsolicited bytes don't count any more.
+    /// The caller wakes the streams that wait for such bytes.
     pub(crate) fn forget(self: &Arc<Self>, env: &Env) {
         let mut state = self.state.lock();
         state.core.forget_allowance();
@@ -72,7 +73,8 @@ impl SharedStream {
         }
     }
 
-    /// What a turn took was handed to the transport; returns whether the stream is over.
+    /// Notes that the frames of a turn were handed over: `data` bytes, and FIN if `fin`. Returns
+    /// whether the session can forget the stream now.
     pub(crate) fn mark_written(&self, data: usize, fin: bool, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.core.mark_written(data, fin);
@@ -89,15 +91,16 @@ impl SharedStream {
     }
 }
 
-/// What a turn at the writer did.
+/// The result of a turn.
 #[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Transmitted {
-    /// Bytes of data, and whether FIN went with them.
+    /// Bytes of data that were taken.
     pub(crate) data: usize,
+    /// Whether FIN was taken.
     pub(crate) fin: bool,
-    /// There is more for the bulk lane: the caller puts the stream at the end of its round.
+    /// There is more for the bulk lane. The caller puts the stream at the end of that lane.
     pub(crate) again: bool,
-    /// A write waits, and there is room for it.
+    /// A write is blocked, and there is room for it now.
     pub(crate) wake_blocked_write: bool,
 }

@@ -1,7 +1,7 @@
-//! What a stream shows of itself: for statistics, and for `Debug`.
+//! Views of a stream, for statistics and for `Debug`.
 //!
 //! Invariant: nothing here changes anything, or waits for more than the stream's own lock, which is
-//! held for moments; `Debug` doesn't wait even for that.
+//! held for moments only. `Debug` doesn't wait even for that.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use super::{SharedStream, State};
 use crate::error::Error;
 use crate::stats::StreamStats;
 
-/// Point zero of streams' births.
+/// Zero of the clock for streams' creation times.
 static ZERO: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// When a stream was made: so many times 10 ms after [`ZERO`], modulo 2³². An `Instant` would take
-/// 16 bytes in each of what may be a hundred thousand idle streams; this takes none, for there were
-/// four free beside the id. The age is right to 10 ms, for 497 days.
+/// The creation time of a stream, in units of 10 ms after [`ZERO`], modulo 2³². An `Instant` would
+/// take 16 bytes in each stream, and there may be a hundred thousand idle ones. This takes none,
+/// because four bytes beside the id were free. The age is right to 10 ms, for 497 days.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Born(u32);
 
@@ -23,7 +23,7 @@ impl Born {
     const UNIT: Duration = Duration::from_millis(10);
 
     pub(super) fn at(now: Instant) -> Self {
-        // it wraps
+        // The cast wraps.
         Self((now.saturating_duration_since(*ZERO).as_millis() / Self::UNIT.as_millis()) as u32)
     }
 
@@ -47,8 +47,7 @@ impl SharedStream {
             bytes_sent: core.written(),
             unread: core.unread() as u64,
             unsent: core.unsent(),
-            // A write may wait for what the session lets go unsolicited, though the window has
-            // room.
+            // A write may wait for allowance though the window has room.
             credit: core.credit().map(|credit| if state.queued { 0 } else { credit }),
             readers_waiting: state.read_waiters,
             writers_waiting: state.write_waiters,
@@ -57,14 +56,14 @@ impl SharedStream {
         }
     }
 
-    /// The same for `Debug`, and why the stream is over, if it is; `None` while somebody has it
-    /// locked.
+    /// Returns the same for `Debug`, with the cause if the stream has ended. Returns `None` while
+    /// the stream is locked.
     pub(crate) fn glance(&self, now: Instant) -> Option<(StreamStats, Option<Error>)> {
         let state = self.state.try_lock()?;
         Some((self.stats_of(&state, now), state.core.cause()))
     }
 
-    /// Runs `look` while somebody has the stream locked.
+    /// Runs `look` while the stream is locked.
     #[cfg(test)]
     pub(crate) fn while_locked(&self, look: impl FnOnce()) {
         let state = self.state.lock();
@@ -72,8 +71,8 @@ impl SharedStream {
         drop(state);
     }
 
-    /// How many accepted bytes the transport hasn't taken yet; `None` while somebody has the stream
-    /// locked.
+    /// Returns the number of accepted bytes that haven't been handed over. Returns `None` while the
+    /// stream is locked.
     pub(crate) fn try_unsent(&self) -> Option<u64> {
         Some(self.state.try_lock()?.core.unsent())
     }

@@ -1,8 +1,8 @@
-//! Where calls wait for a stream: until there is something to read, room to write, or everything is
-//! handed over; and the settings that say for how long.
+//! The waits of a stream's calls: for data, for room, and for everything to be handed over. The
+//! settings that limit these waits are here, too.
 //!
-//! Invariant: every wait looks again at what it waits for, and at its limits, whenever it is woken,
-//! for whatever reason.
+//! Invariant: a wait that is woken looks again at its condition and at its limits, whatever woke
+//! it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::proto::stream::{Readable, Writable};
 use crate::sync::deadline::{Call, Deadline, earlier};
 
-/// Which of a stream's two deadlines is meant.
+/// One of a stream's two directions, which have a deadline and a timeout each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Read,
@@ -37,7 +37,11 @@ impl State {
         }
     }
 
-    /// Until when a write may wait; `starved`: the peer has sent FIN and granted too little window.
+    /// Returns the time until which a write may wait. `starved` says that the peer has sent FIN and
+    /// granted too little window for it.
+    ///
+    /// # Errors
+    /// Those of [`limit`](Self::limit), and `PeerFinished` if the stall clock has run out.
     fn write_limit(
         &mut self,
         env: &Env,
@@ -50,8 +54,8 @@ impl State {
         else {
             return Ok(limit);
         };
-        // Who waits for the queue may lose the credit meanwhile, to another writer or a smaller
-        // window, which wakes nobody: so it looks again, too.
+        // A write that waits for the outbox may lose its credit meanwhile, to another write or to a
+        // smaller window. Neither wakes it, so it looks again after `stall`.
         let since = if starved { call.start(now).max(self.credit_at.unwrap_or(now)) } else { now };
         match since.checked_add(stall) {
             Some(at) if at <= now => Err(Error::PeerFinished(stall)),
@@ -59,10 +63,10 @@ impl State {
         }
     }
 
-    /// Until when a call may wait.
+    /// Returns the time until which a call may wait. `None` means without limit.
     ///
     /// # Errors
-    /// `WouldBlock`, `Timeout` or `NoData` if it may not.
+    /// `WouldBlock`, `Timeout` or `NoData` if the call may not wait.
     fn limit(
         &mut self,
         direction: Direction,
@@ -77,13 +81,16 @@ impl State {
     }
 }
 
-/// A call whose limit is nearer than this leaves the transport to the session's threads: twice what
-/// a bounded read or write may take.
+/// Least time before its limit that a call needs for inline I/O. If there is less, it leaves the
+/// transport to the session's threads. A bounded read or write of the transport takes up to 10 ms,
+/// and this is twice that.
 const INLINE_MIN_TIME: Duration = Duration::from_millis(20);
 
+/// Waits on `condvar` until it is notified or `limit` has passed.
 fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Instant>) {
     match limit {
-        // Whether it timed out is asked anew, of the limits that hold by then.
+        // A time-out isn't reported. The caller computes its limits anew, since they may have
+        // changed.
         Some(limit) => {
             let _ = condvar.wait_until(state, limit);
         }
@@ -91,16 +98,18 @@ fn wait(condvar: &Condvar, state: &mut MutexGuard<'_, State>, limit: Option<Inst
     }
 }
 
-/// Whether a call with this limit may spend [`INLINE_MIN_TIME`] in the transport.
+/// Returns whether a call with this limit may spend [`INLINE_MIN_TIME`] in the transport.
 pub(super) fn allows_inline(limit: Option<Instant>, now: Instant) -> bool {
     limit.is_none_or(|limit| limit.saturating_duration_since(now) >= INLINE_MIN_TIME)
 }
 
 impl SharedStream {
-    /// Waits until there is data that no other reader has taken up; `None` at the end. While the
-    /// reader thread stands by, and nothing has come, this thread calls `read_inline` instead of
-    /// waiting, unless its limit is near: that reads the transport, or returns `false` where it
-    /// can't.
+    /// Waits until there is data and no other reader has chunks out. Returns `None` at the end of
+    /// the stream.
+    ///
+    /// `read_inline` reads the transport. It is called instead of waiting while a handoff is
+    /// offered, nothing has come, and the call's limit isn't near. It returns `false` if it can't
+    /// read now.
     pub(super) fn wait_readable(
         &self,
         env: &Env,
@@ -108,7 +117,7 @@ impl SharedStream {
     ) -> Result<Option<MutexGuard<'_, State>>> {
         let mut call = Call::default();
         let mut state = self.state.lock();
-        // Whether it was tried, and couldn't be had, since the last wait.
+        // Whether `read_inline` was called since the last wait and couldn't read.
         let mut tried = false;
         loop {
             let nothing = match state.core.readable() {
@@ -116,14 +125,14 @@ impl SharedStream {
                 Readable::Eof if state.reading == Reading::Nobody || state.core.is_read_shut() => {
                     return Ok(None);
                 }
-                // A reader that is copying may put something back: data comes before the ending.
+                // A reader that is copying may put something back. Data comes before the ending.
                 Readable::Failed(error)
                     if state.reading != Reading::Copying || state.core.is_closed() =>
                 {
                     return Err(error);
                 }
-                // There is something, and another reader has to be done first, who may take for
-                // ever: an inline read would end at once, and the next one.
+                // Another reader has chunks out, possibly for long. An inline read would return at
+                // once and spin.
                 Readable::Data | Readable::Eof | Readable::Failed(_) => false,
                 Readable::Nothing => true,
             };
@@ -133,7 +142,7 @@ impl SharedStream {
                 drop(state);
                 tried = !read_inline();
                 state = self.state.lock();
-                continue; // what it waits for, and its limits, may have changed meanwhile
+                continue; // The condition and the limits may have changed meanwhile.
             }
             tried = false;
             state.read_waiters += 1;
@@ -142,8 +151,9 @@ impl SharedStream {
         }
     }
 
-    /// Waits until there is room for a call that has `left` bytes to write, and it is its turn;
-    /// returns how much. A call that is in progress goes on as soon as there is any.
+    /// Waits until a call that has `left` bytes to write may write. Returns the room in bytes. A
+    /// call that is in progress goes on as soon as there is any room. Other calls wait until there
+    /// is enough and it is their turn in the [queue](super::write_queue).
     pub(super) fn wait_for_room<'a>(
         self: &'a Arc<Self>,
         env: &Env,
@@ -174,7 +184,7 @@ impl SharedStream {
                 Err(error) => break Err(error),
             };
             if first && state.ask_or_queue(env, self, left) {
-                continue; // something came back just now
+                continue; // There is some allowance again.
             }
             let starves = state.core.starves(max, least);
             if starves {
@@ -192,7 +202,10 @@ impl SharedStream {
         (state, result)
     }
 
-    /// Waits until what has been accepted so far was handed to the transport.
+    /// Waits until all bytes that have been accepted so far are handed over.
+    ///
+    /// # Errors
+    /// The stream's error if that has become impossible, or the error of a limit.
     pub(crate) fn flush(&self) -> Result<()> {
         let mut call = Call::default();
         let mut state = self.state.lock();
@@ -208,7 +221,7 @@ impl SharedStream {
         }
     }
 
-    /// Changes what calls wait for, and lets those that are blocked look again.
+    /// Changes limits, and wakes all blocked calls, which compute theirs anew.
     fn set(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         change(&mut state);
@@ -239,7 +252,7 @@ impl SharedStream {
         self.state.lock().no_data.timeout()
     }
 
-    /// Whether a handle to the same stream is the same stream.
+    /// Returns whether both are the same stream.
     pub(crate) fn is(self: &Arc<Self>, other: &Arc<Self>) -> bool {
         Arc::ptr_eq(self, other)
     }
@@ -261,7 +274,7 @@ mod tests {
     use crate::sync::read_handoff::ReadHandoff;
     use crate::sync::shaper::shaper;
 
-    /// A stream of a session whose reader thread stands by.
+    /// A stream of a session whose reader thread offers a handoff.
     fn standing_by() -> (Env, Arc<SharedStream>) {
         let config = Config::new();
         let stream = SharedStream::new(3, Name::new(b"", None), &config, false, Instant::now());
@@ -284,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
+    fn a_limit_that_is_set_during_a_failed_inline_read_is_not_missed() {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
             let (env, stream) = standing_by();
@@ -294,12 +307,12 @@ mod tests {
             };
             tell.send(stream.read(&env, &mut [0], read_inline)).unwrap();
         });
-        // A hang would be for ever.
+        // If the limit were missed, the call would hang.
         assert!(matches!(told.recv_timeout(Duration::from_secs(60)), Ok(Err(Error::Timeout))));
     }
 
     #[test]
-    fn a_reader_that_waits_for_another_reader_takes_no_turn() {
+    fn a_read_that_waits_for_another_reader_does_not_read_inline() {
         let (env, stream) = standing_by();
         let chunk = Chunk::new(env.pool.get(64).unwrap(), 0, 64, env.budget.charge(64));
         stream.deliver(&env, chunk, Instant::now(), &mut Wakes::default());

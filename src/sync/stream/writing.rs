@@ -1,9 +1,10 @@
-//! How an application writes: small data is merged into the queue under the lock; for the rest a
-//! writer fills buffers outside of it.
+//! How an application writes. Small data is merged into the outbox under the lock. Larger data is
+//! copied into buffers outside of it.
 //!
-//! Invariants: what one call is told was accepted lies together, since a call that unlocks the
-//! stream in its middle keeps others out ([`write_queue`](super::write_queue)); the stream is queued before it is
-//! unlocked.
+//! # Invariants
+//! - The bytes that one call reports as accepted lie together. A call that unlocks the stream in
+//!   its middle keeps other writes out ([`write_queue`](super::write_queue)).
+//! - The stream is queued for the writer before it is unlocked.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,30 +19,30 @@ use crate::proto::stream::{EXPRESS_BYTES, Writable};
 use crate::sync::deadline::Call;
 use crate::sync::shaper::Wakeup;
 
-/// How much a write has to take.
+/// The part of its buffer that a write has to accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Take {
-    /// What there is room for, but a small one whole.
+    /// As much as there is room for. A small write is accepted whole.
     WhatFits,
-    /// Everything, as one call.
+    /// Everything. Otherwise the write fails, and its error has the number of accepted bytes.
     All,
 }
 
-/// What a write did.
+/// The result of a write.
 #[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Written {
     /// Bytes accepted.
     pub(crate) accepted: usize,
     pub(crate) wakeup: Wakeup,
-    /// Whether the caller may take the writer's turn.
+    /// Whether the write is a reply, which the caller may write inline.
     pub(crate) is_reply: bool,
 }
 
 impl State {
-    /// Whether a write of `n` bytes answers what came: then the thread that wrote takes the
-    /// writer's turn, if that is idle. A thread that writes without reading in between, or has more
-    /// to read already, is better served by the queue, where its writes merge.
+    /// Returns whether a write of `n` bytes is a reply. If it is, the thread that wrote may do an
+    /// inline write. A thread that writes without reading in between, or has more to read already,
+    /// does better with the queue, where its writes merge.
     fn take_reply(&mut self, n: usize, call: &mut Call) -> bool {
         let is_reply = self.may_reply
             && n <= EXPRESS_BYTES
@@ -51,14 +52,14 @@ impl State {
         is_reply
     }
 
-    /// Whether a write may spend some time in the transport.
+    /// Returns whether a write may spend some time in the transport.
     fn allows_inline(&self, call: &mut Call) -> bool {
         if self.nonblocking {
             return false;
         }
         let deadline = self.deadline(Direction::Write);
         if deadline.is_none() {
-            return true; // without a look at the clock
+            return true; // without reading the clock
         }
         let now = Instant::now();
         match deadline.limit(call, now) {
@@ -69,10 +70,14 @@ impl State {
 }
 
 impl SharedStream {
-    /// Accepts `buf`, or what of it there is room for, waiting for that and for its turn. Nothing
-    /// of other calls comes between the bytes that it accepts.
+    /// Accepts `buf`, or the part that `take` asks for. Waits for room and for its turn among the
+    /// writes. No bytes of other calls come between the bytes that it accepts.
     ///
     /// The caller unparks the writer.
+    ///
+    /// # Errors
+    /// The error of the stream or of a limit. If the write failed with a part accepted and `take`
+    /// is [`Take::All`], it is in a `PartialWrite`.
     pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8], take: Take) -> Result<Written> {
         if buf.is_empty() {
             return Ok(Written::default());
@@ -114,7 +119,8 @@ impl SharedStream {
                 done += rest.len();
             } else {
                 if take == Take::All {
-                    call.start(Instant::now()); // there may be room for long, and then none
+                    // The call may have to wait later, and its timeout runs from here.
+                    call.start(Instant::now());
                 }
                 in_progress = true;
                 state.write_in_progress = true;
@@ -139,7 +145,7 @@ impl SharedStream {
         let is_reply = failed.is_none() && state.take_reply(done, &mut call);
         drop(state);
         if unsolicited {
-            // It may have been offered more than it took, or woken for it.
+            // The write may have been offered more allowance than it took, or woken for some.
             env.wake_allowance_waiters(false);
         }
         match failed {
@@ -155,7 +161,8 @@ impl SharedStream {
         }
     }
 
-    /// Accepts what fits one frame, copying outside the lock; fails if the stream ended meanwhile.
+    /// Accepts as much as fits one frame, and copies it outside the lock. Fails if the stream has
+    /// ended meanwhile.
     fn accept_large<'a>(
         self: &'a Arc<Self>,
         env: &Env,
@@ -175,7 +182,7 @@ impl SharedStream {
         (state, Ok(n))
     }
 
-    /// Unlocks the stream in the middle of a write: what was accepted may leave.
+    /// Unlocks the stream in the middle of a write, so that the accepted bytes can be sent.
     fn unlock(self: &Arc<Self>, env: &Env, mut state: MutexGuard<'_, State>) {
         let wakeup = self.reschedule_only(env, &mut state);
         drop(state);

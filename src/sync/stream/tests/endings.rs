@@ -8,7 +8,7 @@ use crossbeam_channel::TryRecvError;
 use super::*;
 use crate::error::Error;
 
-/// How a stream can end for its application.
+/// The ways in which a stream can end for its application.
 type Ending = fn(&Bench) -> super::super::Ended;
 
 const ENDINGS: [(&str, Ending); 4] = [
@@ -18,7 +18,7 @@ const ENDINGS: [(&str, Ending); 4] = [
     ("end", |bench| bench.stream.end(&bench.env, &Arc::new(Error::PeerClosed))),
 ];
 
-/// What ends a half, and not the stream.
+/// The ways in which one half of a stream ends, and not the stream.
 const HALVES: [(&str, Ending); 3] = [
     ("finish", |bench| bench.stream.finish(&bench.env)),
     ("shut_read", |bench| bench.stream.shut_read(&bench.env)),
@@ -27,13 +27,13 @@ const HALVES: [(&str, Ending); 3] = [
     }),
 ];
 
-/// A notifier that says `name` when it is called, or dropped uncalled.
+/// A notifier that reports `name` when it is called, or when it is dropped without a call.
 fn notifier(name: &'static str) -> (super::super::Notifier, mpsc::Receiver<&'static str>) {
     let (said, heard) = mpsc::channel();
     (Box::new(move |_| said.send(name).unwrap()), heard)
 }
 
-/// Whether the stream is over for its application.
+/// Returns whether the stream has ended for its application.
 fn has_ended(bench: &Bench) -> bool {
     bench.stream.glance(bench.start).is_some_and(|(_, cause)| cause.is_some())
 }
@@ -59,7 +59,7 @@ fn the_first_ending_gives_out_the_notifier_and_disconnects_the_channel() {
         );
         drop(ended);
         assert_eq!(channel.try_recv(), Err(TryRecvError::Disconnected), "{name}");
-        // A second ending, whichever, gives out nothing more.
+        // A second ending of any kind gives out nothing more.
         for (second, end) in ENDINGS {
             let ended = end(&bench);
             assert!(!ended.first && ended.notifier.is_none(), "{second} after {name}");
@@ -122,7 +122,7 @@ fn a_closed_stream_owes_its_fin_and_is_over_when_that_is_handed_over() {
     assert_eq!(bench.transmit_all(), [Sent::Fin]);
     assert!(!bench.stream.close(&bench.env).closed, "a second close closes nothing");
 
-    // FIN was handed over before: the close is the last thing.
+    // FIN was handed over before, so the close is the last step.
     let mut bench = Bench::v1();
     let _ = bench.stream.finish(&bench.env);
     assert_eq!(bench.transmit_all(), [Sent::Fin]);
@@ -212,7 +212,7 @@ fn a_notifier_that_was_kept_is_taken_once() {
     bench.stream.take_notifier().expect("the notifier that was kept")(&bench.stream);
     assert_eq!(heard.recv(), Ok("kept"));
     assert!(bench.stream.take_notifier().is_none());
-    // Who would take it has been there, and gone.
+    // The close that would take the notifier has come and gone.
     let _ = bench.stream.close(&bench.env);
     assert!(bench.stream.keep_notifier(notifier("late").0).is_some());
 }

@@ -1,12 +1,12 @@
-//! What the session's reader does to a stream.
+//! How the reader works on a stream.
 
 use super::*;
 use crate::error::Error;
 
-/// As long a time after the start as matters in these tests, which nobody waits for.
+/// A time after the start that is long for these tests. Nobody waits for it.
 const LATER: Duration = Duration::from_secs(10);
 
-/// When the no-data clock started last, as far as it is later than the stream's start.
+/// Returns the time from the stream's start to the last start of its no-data clock.
 fn no_data_since(bench: &Bench) -> Duration {
     let hour = Duration::from_secs(3600);
     let at = bench.stream.state.lock().no_data.limit(bench.start).unwrap().unwrap();
@@ -17,14 +17,14 @@ fn with_no_data_clock() -> Bench {
     Bench::new(Config::new().version(2).no_data_timeout(Some(Duration::from_secs(3600))))
 }
 
-/// Whether nobody is to be woken: nobody but those of a stream that isn't there.
+/// Returns whether nobody is to be woken: only calls of a stream that isn't there.
 fn wakes_nobody(wakes: &Wakes) -> bool {
     wakes.are_only_for(&Bench::v1().stream)
 }
 
 #[test]
 fn what_is_delivered_is_read_in_its_order() {
-    // Small payloads that merge, and one that is large.
+    // Small payloads that merge, and a large one.
     let bench = Bench::v1();
     let data = pattern(20_000);
     let mut at = 0;
@@ -101,7 +101,7 @@ fn data_after_fin_is_late_and_the_first_of_it_is_told_apart() {
 #[test]
 fn data_past_every_window_is_an_overrun_of_this_stream() {
     let bench = Bench::v2();
-    // The initial window, and a slack of the same.
+    // The initial window, and a slack of the same size.
     assert_eq!(bench.stream.admit(&bench.env, 524_288).unwrap(), Received::Queue);
     let overrun =
         |error| matches!(error, Error::Overrun { stream: 3, received: 524_289, allowed: 524_288 });
@@ -119,7 +119,7 @@ fn data_past_every_window_is_an_overrun_of_this_stream() {
 #[test]
 fn data_wakes_one_reader_when_all_that_came_is_delivered() {
     watched(|| {
-        // Merged with what is there, in a chunk of its own, and large.
+        // A payload that is merged with queued data, one in a chunk of its own, and a large one.
         for (there, n) in [(1, 10), (0, 10), (0, 5000)] {
             let bench = Bench::v1();
             let mut wakes = Wakes::default();
@@ -127,7 +127,7 @@ fn data_wakes_one_reader_when_all_that_came_is_delivered() {
             assert_eq!(wakes.only_read(), None, "nobody waits");
             assert_eq!(bench.read(n).unwrap().len(), n);
             bench.deliver(&vec![0; there]);
-            // A second reader waits for the first to be done with what is there.
+            // A second reader waits until the first is done with the data.
             let reader = if there == 0 {
                 bench.blocked(|stream, env| read(stream, env, 10_000))
             } else {
@@ -180,11 +180,11 @@ fn wakes_know_whose_they_are() {
         assert!(wakes.are_only_for(&a.stream) && wakes.only_read().is_none());
         let readers = [&a, &b].map(|bench| bench.blocked(|stream, env| read(stream, env, 100)));
         for _ in 0..3 {
-            a.deliver_into(&[0; 20], a.start, &mut wakes); // one stream, however often
+            a.deliver_into(&[0; 20], a.start, &mut wakes); // one stream, delivered to several times
         }
         assert_eq!(wakes.only_read(), Some(3));
         assert!(wakes.are_only_for(&a.stream) && !wakes.are_only_for(&b.stream));
-        // A writer of the same stream.
+        // A blocked write of the same stream.
         assert_eq!(a.write(&[0; 10]).unwrap(), 10);
         let writer = a.blocked(|stream, env| write(stream, env, b"x"));
         let transmitted = a.stream.transmit(&a.env, Lane::Express, usize::MAX, |_| {});
@@ -229,7 +229,7 @@ fn an_update_wakes_a_write_when_there_is_room_worth_it() {
     watched(|| {
         let mut bench = Bench::new(Config::new().version(2).max_send_buffer(400_000));
         assert_eq!(bench.write(&pattern(400_000)).unwrap(), 262_144);
-        // Credit alone isn't room: the queue holds more than half of what it may.
+        // Credit alone isn't room: the outbox is more than half full.
         let mut wakes = Wakes::default();
         let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
         bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
@@ -239,7 +239,7 @@ fn an_update_wakes_a_write_when_there_is_room_worth_it() {
         bench.send_data();
         assert_eq!(bench.write(&pattern(5000)).unwrap(), 96);
         assert_eq!(bench.send_data(), 96);
-        // An update that brings nothing wakes nobody, nor one that nobody waits for.
+        // An update wakes nobody if it brings nothing, or if nobody waits for it.
         let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
         bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes) && bench.waiting() == (0, 1, 0));

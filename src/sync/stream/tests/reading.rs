@@ -7,7 +7,7 @@ use super::super::reading::Reading;
 use super::*;
 use crate::error::Error;
 
-/// More than is copied under the lock.
+/// More bytes than are copied under the lock.
 const LARGE: usize = 3 * 5000;
 
 /// Delivers `LARGE` bytes in three chunks.
@@ -17,7 +17,7 @@ fn deliver_large(bench: &Bench) -> Vec<u8> {
     data
 }
 
-/// A writer that asks the test what to do with each piece.
+/// A writer that asks the test how to treat each piece.
 struct Asks<F>(F);
 
 impl<F: FnMut(&[u8]) -> io::Result<usize>> io::Write for Asks<F> {
@@ -56,7 +56,7 @@ fn an_empty_read_returns_at_once_whatever_the_stream_is_in() {
 
 #[test]
 fn what_is_read_counts_as_consumed_however_it_was_copied() {
-    // Under the lock, outside of it, and to a writer.
+    // Data that is copied under the lock, copied outside of it, and written to a user's writer.
     let mut bench = Bench::v2();
     deliver_large(&bench);
     assert_eq!(bench.read(100).unwrap().len(), 100);
@@ -64,14 +64,14 @@ fn what_is_read_counts_as_consumed_however_it_was_copied() {
     for _ in 0..6 {
         deliver_large(&bench);
     }
-    // Half a window is due with these: they are counted one by one, and together.
+    // These make half a window, so an UPD is due. They are counted one by one, and together.
     assert_eq!(bench.read(40_000).unwrap().len(), 40_000);
     assert_eq!(bench.transmit_all(), [Sent::Update(40_100, 65536)]);
     bench.stream.peer_fin(bench.start);
     let mut all = Vec::new();
     assert_eq!(bench.stream.write_to(&bench.env, &mut all).unwrap(), 7 * LARGE as u64 - 40_100);
-    // A writer is counted as it goes: this was due before all was read, so the window doesn't grow
-    // yet.
+    // Bytes for a writer are counted as it takes them. This UPD was due before all was read, so the
+    // window doesn't grow yet.
     assert_eq!(bench.transmit_all(), [Sent::Update(7 * LARGE as u32, 65536)]);
 }
 
@@ -94,7 +94,7 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
             bench.blocked(|stream, env| read(stream, env, 4)),
             bench.blocked(|stream, env| read(stream, env, 4)),
         ];
-        bench.deliver(b"abcdefgh"); // wakes one
+        bench.deliver(b"abcdefgh"); // wakes one read
         let mut heard: Vec<_> =
             readers.into_iter().map(|reader| reader.join().unwrap().unwrap()).collect();
         heard.sort();
@@ -108,10 +108,11 @@ fn a_reader_that_leaves_nothing_behind_wakes_nobody_and_an_end_wakes_all() {
     watched(|| {
         let bench = Bench::v1();
         bench.deliver(b"last");
-        // Three readers wait for one that has chunks out, which then finds the end behind them.
+        // Three reads wait for one that has chunks out. That one then finds the end behind them.
         bench.stream.state.lock().reading = Reading::Copying;
         let readers = [(); 3].map(|()| bench.blocked(|stream, env| read(stream, env, 4)));
-        // No wake-up for the FIN itself: the read's last step alone is to be seen.
+        // The FIN itself sends no wake-up here, so that only the last step of the read can be the
+        // cause.
         {
             let mut state = bench.stream.state.lock();
             assert!(state.core.peer_fin());
@@ -216,7 +217,7 @@ fn what_a_slow_writer_has_taken_is_told_while_it_is_at_the_rest() {
     watched(|| {
         let mut bench = Bench::v2();
         for _ in 0..3 {
-            bench.deliver(&pattern(40_000)); // a chunk each
+            bench.deliver(&pattern(40_000)); // one chunk for each payload
         }
         let (say, heard) = mpsc::channel();
         let (go, told) = mpsc::channel();
@@ -285,8 +286,8 @@ fn a_panic_in_a_users_writer_loses_nothing_and_lets_others_read() {
     assert_eq!(bench.read(LARGE).unwrap(), data[7..]);
 }
 
-/// A `write_to` whose writer is stuck with the first of `LARGE` bytes: it is inside once the first
-/// channel says so, and takes that piece when told by the second.
+/// A `write_to` whose writer is stuck with the first piece of `LARGE` bytes. The first channel
+/// reports that the writer is inside. The second tells it to take that piece.
 type Stuck = (Bench, std::thread::JoinHandle<io::Result<u64>>, mpsc::Sender<()>);
 
 fn stuck_writer() -> Stuck {

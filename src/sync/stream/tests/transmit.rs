@@ -1,4 +1,4 @@
-//! What the writer does to a stream.
+//! How the writer works on a stream.
 
 use super::*;
 use crate::error::Error;
@@ -34,7 +34,7 @@ fn a_bulk_transmit_keeps_to_its_allowance_and_asks_for_another() {
         });
         (transmitted.data, transmitted.again)
     };
-    // A frame may exceed what is left of the allowance, the next doesn't begin.
+    // A frame may exceed the rest of the quantum. The next one doesn't begin.
     assert_eq!(take(2500), (3000, true));
     assert_eq!(take(1000), (1000, true));
     assert_eq!(take(usize::MAX), (6000, false));
@@ -57,7 +57,7 @@ fn transmit_wakes_a_blocked_write_once_there_is_room() {
         let mut bench = Bench::with_queue(10_000);
         assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
         assert!(bench.queue.next_bulk().is_some());
-        // Nobody waits: nobody is to be woken.
+        // Nobody waits, so nobody is to be woken.
         let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
         assert!(!nothing.wake_blocked_write);
         let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
@@ -107,7 +107,7 @@ fn flush_returns_when_the_bytes_accepted_before_it_are_written() {
         assert_eq!(bench.write(b"second").unwrap(), 6);
         let later = bench.blocked(|stream, _| stream.flush());
         assert_eq!(bench.waiting(), (0, 0, 2));
-        // A turn takes the data, which isn't enough: the transport has to have it.
+        // The turn takes the data. A flush waits until that is handed over.
         assert!(bench.queue.next_express().is_some());
         let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
         assert_eq!(transmitted.data, 11);

@@ -1,22 +1,21 @@
-//! What several streams of a session send before their peer has announced a window: together no
-//! more than 1 MiB past their shares, and whoever waits for a part of that is woken when some comes
-//! back.
+//! Unsolicited bytes of several streams. Together they are at most 1 MiB past the streams' shares.
+//! A write that waits for some is woken when some are given back.
 
 use super::*;
 use crate::error::Error;
 use crate::sync::stream::Direction;
 
-/// A first window, and a share of one where streams are few.
+/// A first window. It is also the size of a share where streams are few.
 const FIRST: usize = 262_144;
 const SHARE: usize = 16_384;
 
 impl Bench {
-    /// Another stream of the session.
+    /// Adds another stream to the session.
     fn another(&self, id: u32) -> Arc<SharedStream> {
         SharedStream::new(id, Name::new(b"", None), &self.env.config, false, self.start)
     }
 
-    /// Streams that hold all there is but the shares.
+    /// Returns streams that hold all unsolicited bytes except the shares.
     fn full(&self) -> [Arc<SharedStream>; 4] {
         let streams = [5, 7, 9, 11].map(|id| self.another(id));
         for stream in &streams {
@@ -31,7 +30,7 @@ impl Bench {
         wakes.send();
     }
 
-    /// A write on another stream, in a thread of its own, which is blocked.
+    /// Writes on another stream, in a thread of its own. Returns when the write is blocked.
     fn blocked_on(&self, stream: &Arc<SharedStream>, bytes: usize) -> JoinHandle<Result<usize>> {
         let stream = Arc::clone(stream);
         let env = Arc::clone(&self.env);
@@ -52,8 +51,8 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
         bench.stream.set_nonblocking(true);
         assert!(matches!(bench.write(&[0]), Err(Error::WouldBlock)));
         bench.stream.set_nonblocking(false);
-        // A window that asks for a part gives the rest no allowance: what lies beyond it is still
-        // unsolicited.
+        // An UPD that asks for a part of the bytes gives no allowance for the rest: the bytes past
+        // the window are still unsolicited.
         let writer = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
         bench.update_of(&four[0], 65_536);
         assert_eq!(
@@ -62,7 +61,7 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
             "its share was past what all have together"
         );
         assert_eq!(bench.stream.state.lock().unsolicited, 65_536);
-        // All of one's own, once there is enough.
+        // A stream gets all that it wants once there is enough.
         for stream in &four {
             bench.update_of(stream, FIRST as u32);
         }
@@ -142,8 +141,8 @@ fn who_waits_no_more_leaves_its_part_to_the_next() {
             matches!(results, [Err(Error::Timeout), Err(Error::Closed), Ok(4096)]),
             "{results:?}"
         );
-        // The last one's update gave back its share, and the other three shares are still past what
-        // all have together.
+        // The UPD of the last stream gave its share back. The other three shares are still past the
+        // common limit.
         bench.update_of(&four[0], 3 * SHARE as u32 + 4096);
         assert_eq!(writer.join().unwrap().unwrap(), 4096);
     });
@@ -155,7 +154,7 @@ fn what_a_write_was_allowed_and_did_not_take_goes_back() {
         let mut bench = Bench::with_queue(100);
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), 100);
         assert_eq!(bench.stream.state.lock().unsolicited, 100);
-        // It waits for its queue, not for allowance.
+        // It waits for its outbox, not for allowance.
         let writer = bench.blocked(|stream, env| write(stream, env, &[0; 60]));
         assert!(!bench.stream.state.lock().queued);
         assert!(bench.send_data() >= 100);

@@ -1,14 +1,14 @@
-//! Where calls wait, and for how long.
+//! Where calls wait, and until when.
 
 use super::super::reading::Reading;
 use super::*;
 use crate::error::Error;
 use crate::sync::stream::Direction;
 
-/// So far away that no test gets there.
+/// A limit that no test reaches.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// A stream whose queue is full, so that reads, writes and flushes all have to wait.
+/// A stream whose outbox is full, so that reads, writes and flushes all have to wait.
 fn stuck() -> Bench {
     let bench = Bench::with_queue(10);
     assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
@@ -59,7 +59,7 @@ fn a_deadline_that_has_passed_fails_what_would_wait_and_nothing_else() {
         bench.stream.set_deadline(Direction::Write, Some(bench.start));
         assert!(matches!(bench.write(b"x"), Err(Error::Timeout)));
         assert!(matches!(bench.stream.flush(), Err(Error::Timeout)));
-        // Each direction has its own: a write's doesn't limit a read.
+        // Each direction has limits of its own: a write's limit doesn't apply to a read.
         bench.stream.set_deadline(Direction::Read, None);
         let reader = bench.blocked(|stream, env| read(stream, env, 10));
         bench.deliver(b"more");
@@ -104,7 +104,8 @@ fn limits_set_meanwhile_reach_calls_that_are_blocked() {
                 |error| matches!(error, Error::Timeout),
             ),
             (|stream| stream.set_nonblocking(true), |error| matches!(error, Error::WouldBlock)),
-            // One firing restarts the clock; each call has its own, soon.
+            // Each time that it fires, the clock restarts. So each call fails soon, after a time of
+            // its own.
             (
                 |stream| stream.set_no_data_timeout(Some(Duration::from_nanos(1))),
                 |error| matches!(error, Error::NoData(_)),
@@ -146,7 +147,7 @@ fn a_reader_waits_while_another_has_chunks_out() {
         bench.deliver(b"data");
         bench.stream.state.lock().reading = Reading::Writing;
         let reader = bench.blocked(|stream, env| read(stream, env, 10));
-        // The end isn't told either: the other may put something back.
+        // The end isn't reported either, since the other read may put something back.
         bench.stream.peer_fin(bench.start);
         until(|| bench.waiting() == (1, 0, 0));
         bench.stream.state.lock().reading = Reading::Nobody;
@@ -227,7 +228,7 @@ fn a_write_without_credit_after_the_peers_fin_fails_after_the_stall() {
         assert!(bench.stream.peer_fin(begin));
         assert!(matches!(bench.write(b"x"), Err(Error::PeerFinished(after)) if after == stall));
         assert!(begin.elapsed() >= stall, "not before that");
-        // Each credit is used, and restarts the clock.
+        // Each credit is used up, and restarts the clock.
         bench.update(10, 262_144);
         assert_eq!(bench.write(&pattern(5000)).unwrap(), 10);
         assert_eq!(bench.send_data(), 10);
@@ -243,7 +244,7 @@ fn a_write_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_t
     watched(|| {
         let stall = Duration::from_millis(20);
         let config = || Config::new().version(2).max_send_buffer(10).half_close_stall(Some(stall));
-        // To a smaller window.
+        // It loses its credit to a smaller window.
         let mut bench = Bench::new(config());
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.stream.peer_fin(bench.start));
@@ -251,7 +252,7 @@ fn a_write_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_t
         bench.update(0, 10);
         assert_eq!(bench.send_data(), 10);
         assert!(matches!(writer.join().unwrap(), Err(Error::PeerFinished(_))));
-        // To another writer: one of two gets all that there is.
+        // It loses its credit to another write: one of two gets all that there is.
         let mut bench = Bench::new(config());
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.stream.peer_fin(bench.start));
@@ -270,7 +271,7 @@ fn a_write_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_t
 fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
     watched(|| {
         let short = Duration::from_nanos(1);
-        // The peer has finished, and there is credit: what waits is on its way.
+        // The peer has finished, and there is credit: the waiting data is on its way.
         let mut bench =
             Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(short)));
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
@@ -278,14 +279,14 @@ fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
         let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
         assert!(bench.send_data() >= 10);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
-        // There is none, and the peer hasn't finished.
+        // There is no credit, and the peer hasn't finished.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(short)));
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
         let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(1, 262_144);
         assert_eq!(writer.join().unwrap().unwrap(), 1);
-        // Without a stall's length it waits for ever.
+        // Without a stall limit, the write waits without limit.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(None));
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
@@ -307,14 +308,15 @@ fn a_reader_leads_instead_of_waiting_while_the_session_stands_by() {
             true
         };
         let mut buffer = [0; 10];
-        // Not on offer: the data has to come by itself, which here it doesn't in time.
+        // The handoff isn't offered. The data would have to come by itself, and it doesn't come in
+        // time.
         bench.stream.set_timeout(Direction::Read, Some(Duration::from_millis(1)));
         assert!(matches!(
             bench.stream.read(&bench.env, &mut buffer, read_inline),
             Err(Error::Timeout)
         ));
         bench.env.read_handoff.offer();
-        // On offer, but the limit is near.
+        // The handoff is offered, but the limit is near.
         assert!(matches!(
             bench.stream.read(&bench.env, &mut buffer, read_inline),
             Err(Error::Timeout)
@@ -339,7 +341,7 @@ fn a_reader_that_cannot_lead_waits_unless_something_came_meanwhile() {
             false
         };
         assert_eq!(bench.stream.read(&bench.env, &mut buffer, read_inline).unwrap(), 9);
-        // Its `read_inline` says no.
+        // Its `read_inline` returns `false`.
         let reader = bench.blocked(|stream, env| read(stream, env, 10));
         bench.deliver(b"data");
         assert_eq!(reader.join().unwrap().unwrap(), b"data");

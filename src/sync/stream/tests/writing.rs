@@ -25,7 +25,7 @@ fn ask(bench: &Bench) {
 
 #[test]
 fn what_is_accepted_is_sent_in_its_order() {
-    // Below, at and above what is copied under the lock, and what fills several frames.
+    // Sizes below, at and above the limit for copies under the lock, and one of several frames.
     let mut bench = Bench::new(Config::new().max_frame_size(10_000));
     let data = pattern(60_000);
     let mut at = 0;
@@ -79,7 +79,7 @@ fn a_write_that_leaves_room_behind_wakes_the_next() {
         let mut bench = Bench::with_queue(10);
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         let writers = [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"four")));
-        // The turn wakes one; the other has only the first to wake it.
+        // The turn wakes one write. The other can be woken by the first only.
         assert!(bench.queue.next_express().is_some());
         let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
         assert!(transmitted.wake_blocked_write);
@@ -130,7 +130,7 @@ fn a_write_owes_a_ring_if_it_queued_the_stream() {
 fn a_write_answers_what_was_read_once() {
     let bench = asked();
     assert!(is_reply(&bench, b"answer"));
-    assert!(!is_reply(&bench, b"and more"), "one turn a request");
+    assert!(!is_reply(&bench, b"and more"), "one inline write for each request");
     ask(&bench);
     assert!(is_reply(&bench, b"answer"));
 }
@@ -165,7 +165,7 @@ fn a_write_that_has_no_time_is_no_answer() {
     bench.stream.set_nonblocking(false);
     assert!(is_reply(&bench, b"answer"));
 
-    // A deadline, a timeout; both near, passed, and far.
+    // A deadline or a timeout, each near, passed, and far.
     for near in [Duration::ZERO, Duration::from_millis(10)] {
         let bench = asked();
         bench.stream.set_deadline(Direction::Write, Some(Instant::now() + near));
@@ -179,13 +179,13 @@ fn a_write_that_has_no_time_is_no_answer() {
     let bench = asked();
     bench.stream.set_deadline(Direction::Write, Some(Instant::now() + far));
     assert!(is_reply(&bench, b"answer"));
-    // The time that a read may take is not a write's.
+    // A read's limit doesn't apply to a write.
     let bench = asked();
     bench.stream.set_deadline(Direction::Read, Some(bench.start));
     assert!(is_reply(&bench, b"answer"));
 }
 
-/// A `write_all`.
+/// Does a `write_all`.
 fn write_all(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<()> {
     let written = stream.write(env, data, Take::All)?;
     assert_eq!(written.accepted, data.len());
@@ -193,7 +193,7 @@ fn write_all(stream: &Arc<SharedStream>, env: &Env, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The bytes that are sent, all of them data.
+/// Returns the bytes that are sent, all of which must be data.
 fn sent(bench: &mut Bench) -> Vec<u8> {
     let data = |sent| if let Sent::Data(data) = sent { data } else { panic!("{sent:?}") };
     bench.transmit_all().into_iter().flat_map(data).collect()
@@ -221,9 +221,9 @@ fn a_small_write_takes_what_fits_once_the_window_is_too_small_for_all_of_it() {
         assert_eq!(bench.write(&pattern(262_100)).unwrap(), 262_100);
         assert_eq!(bench.send_data(), 262_100);
         let writer = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
-        bench.update(0, 262_100 + 50); // half of it would fit
+        bench.update(0, 262_100 + 50); // Half of the write would fit.
         until(|| bench.waiting() == (0, 1, 0));
-        bench.update(262_100 - 8_000, 8_010); // ten fit, and no more are sure to
+        bench.update(262_100 - 8_000, 8_010); // Ten bytes fit, and more may never fit.
         assert_eq!(writer.join().unwrap().unwrap(), 10);
     });
 }
@@ -233,7 +233,7 @@ fn calls_that_wait_are_served_as_they_came() {
     watched(|| {
         let mut bench = Bench::with_queue(20_000);
         assert_eq!(bench.write(&[0; 20_000]).unwrap(), 20_000);
-        // Small and large, for all or for what fits, and each must wait.
+        // Small and large writes, with both values of `Take`. Each must wait.
         let lens = [50_000, 97, 4096, 60_000, 1, 9000];
         let calls: Vec<_> = (1..)
             .zip(lens)
@@ -263,9 +263,8 @@ fn while_a_write_is_in_progress_no_other_is_served() {
         bench.stream.set_nonblocking(true);
         assert!(matches!(second.join().unwrap(), Err(Error::WouldBlock)));
         let error = first.join().unwrap().unwrap_err();
-        assert!(
-            matches!(&error, Error::PartialWrite { accepted: 10_000, source } if matches!(**source, Error::WouldBlock))
-        );
+        assert!(matches!(&error, Error::PartialWrite { accepted: 10_000, source }
+                if matches!(**source, Error::WouldBlock)));
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
         assert_eq!(sent(&mut bench), [1; 10_000]);
         assert_eq!(bench.waiting(), NOBODY);
@@ -347,7 +346,7 @@ fn a_write_all_fails_with_what_it_has_had_accepted() {
                 source.to_string(),
                 "it took nothing"
             );
-            // What was accepted is sent, and FIN behind it.
+            // The accepted bytes are sent, and FIN behind them.
             let mut sent = bench.transmit_all();
             assert_eq!(sent.last() == Some(&Sent::Fin), i < 2);
             sent.retain(|sent| *sent != Sent::Fin);
@@ -364,7 +363,7 @@ fn a_write_alls_time_runs_while_it_waits_for_its_place() {
         let bench = Bench::with_queue(10_000);
         let in_progress = bench.blocked(|stream, env| write_all(stream, env, &[1; 15_000]));
         let short = Duration::from_millis(20);
-        // wakes nobody, so it is for calls that come
+        // This wakes nobody, so it applies to calls that come later.
         bench.stream.state.lock().extras().write.timeout = Some(short);
         let begin = Instant::now();
         assert!(matches!(write_all(&bench.stream, &bench.env, &[2; 10]), Err(Error::Timeout)));
