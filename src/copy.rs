@@ -2,9 +2,9 @@
 //!
 //! # Invariants
 //! - A copy has two threads: the caller's, and one that ends before the call does.
-//! - Bytes that were read are written before an end or an error is passed on, as far as the other
-//!   connection takes them.
-//! - If the start fails, connections that it has touched have their previous timeouts again.
+//! - Bytes that were read are written before the copy passes an end of file on, or returns an
+//!   error. This holds as far as the other connection accepts them.
+//! - If a copy fails to start, both connections get their previous timeouts back.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -69,19 +69,19 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// # Ok::<(), io::Error>(())
 /// ```
 ///
-/// # What each end sees
-/// When a read of one connection returns an end, the copy passes that end on to the other
-/// connection by [`finish_write`](Duplex::finish_write), behind all data. The other direction goes
+/// # What each peer sees
+/// When a read of one connection returns an end of file, the copy passes it on to the other
+/// connection by [`finish_write`](Duplex::finish_write), after all data. The other direction goes
 /// on. That is a half-close. When both directions have ended, the call returns Ok. The caller still
 /// has to drop the connections.
 ///
 /// When one direction fails, both end, and the first failure is returned. Bytes that were received
 /// from the failed connection before the failure are still written to the other connection, for at
-/// most 5 s without progress, and at most 16 MiB. No end is passed on. After that:
+/// most 5 s without progress, and at most 16 MiB. No end of file is passed on. After that:
 ///
-/// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file,
-///   [which is no proof](crate#an-end-of-file-is-no-proof). Versions 1 and 2 can't express a
-///   failure.
+/// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file. So
+///   an end of file [doesn't prove](crate#an-end-of-file-is-no-proof) that the data is complete.
+///   Versions 1 and 2 can't express a failure.
 /// - A **TCP socket** has been shut down for reading, and no FIN was sent. If the caller drops it
 ///   now with all its clones, its peer reads the written bytes, and then an end of file, as if the
 ///   copy had succeeded. The peer sees a reset instead if it has sent bytes that weren't read. To
@@ -96,7 +96,7 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// use std::time::Duration;
 /// use gmux::{Stream, copy_bidirectional};
 ///
-/// /// The peer of `tcp` reads an end of file only if the stream has ended in order.
+/// /// The peer of `tcp` reads an end of file only if the copy has succeeded.
 /// fn forward(stream: &Stream, tcp: TcpStream) -> std::io::Result<()> {
 ///     let result = copy_bidirectional(stream, &tcp);
 ///     if result.is_err() {
@@ -111,23 +111,24 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// If a socket's peer gives up a download, the next write to the socket fails, and the copy closes
 /// the stream. Then the stream's peer reads an end of file. The peer's writes go on as [the
 /// guide](crate#an-end-of-file-is-no-proof) says. On version 2 they wait for window until
-/// [`half_close_stall`](crate::Config::half_close_stall) has passed (60 s). An idle timeout of a
-/// copy at that end makes them fail earlier.
+/// [`half_close_stall`](crate::Config::half_close_stall) has passed (60 s). If the stream's peer
+/// runs a copy too, the idle timeout of that copy makes its writes fail earlier.
 ///
 /// # Blocking
-/// The call is woken by everything that wakes the connections' own calls: data, room, ends, errors.
-/// To end it from another thread, close the stream. The error's kind is `NotConnected` then. Also
-/// shut the socket down for both directions, because the copy may be blocked in a write to it.
+/// The call is woken by everything that wakes a read or a write of the two connections: data, room,
+/// an end of file, an error. To end the copy from another thread, close the stream. Then the
+/// error's kind is `NotConnected`. Also shut the socket down for both directions, because the copy
+/// may be blocked in a write to the socket.
 ///
-/// [`Duplex::prepare`] makes non-blocking connections blocking. The copy replaces read and write
-/// timeouts that were set before, and sets them again at its end. Clones of a socket share all of
-/// these. A stream's deadlines and no-data timeout stay in force.
+/// [`Duplex::prepare`] makes non-blocking connections blocking. The copy replaces the connections'
+/// read and write timeouts, and restores them before it returns. Clones of a socket share its mode
+/// and its timeouts. A stream's deadlines and no-data timeout stay in force.
 ///
 /// # Errors
-/// See [`CopyError`]. It becomes an [`io::Error`] of its source's kind by `?`. Before the first
-/// byte the error is [`Fault::Start`]: a connection can't be prepared, or the thread can't be
-/// started. Then both connections have their previous timeouts. They may have become blocking if
-/// they could be prepared.
+/// See [`CopyError`]. The operator `?` turns it into an [`io::Error`] of the same kind as its
+/// source. If a connection can't be prepared, or the thread can't be started, the error is
+/// [`Fault::Start`], and no byte was copied. Then both connections have their previous timeouts. A
+/// connection that was already prepared stays in blocking mode.
 ///
 /// # Panics
 /// If a [`Duplex`] of the caller's panics, both connections are aborted, and the panic goes on in
@@ -175,13 +176,13 @@ impl CopyOptions {
     /// either direction. That happens when neither peer sends, or when one doesn't read the bytes
     /// of the other. `None`, the default, sets no limit.
     ///
-    /// The copy ends up to a quarter of the timeout and 40 ms late. Bytes that a system has
-    /// buffered for a peer that doesn't read count as moved.
+    /// The copy may end late, by at most a quarter of the timeout plus 40 ms. Bytes that a system
+    /// has buffered for a peer that doesn't read count as moved.
     ///
-    /// **Where both ends of a session copy, set the timeout at one end only**, or don't take an Ok
-    /// that copied nothing as a proof. The copy whose timeout passes first closes its stream. The
-    /// other end reads that as an end of file. So the other copy returns Ok, and its socket's peer
-    /// reads a clean end.
+    /// **If both peers of a session run a copy, set the timeout at one of them only.** The copy
+    /// whose timeout passes first closes its stream. The other copy reads that as an end of file.
+    /// So it returns Ok, and its socket's peer reads an end of file, as if all had gone well. With
+    /// timeouts at both peers, an Ok with no bytes copied may hide a timeout.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self
@@ -200,11 +201,12 @@ impl CopyOptions {
 
     /// Chooses whether half-close is passed on. The default is `true`.
     ///
-    /// With `false`, the first end ends both directions. This is for peers that know no half-close,
-    /// such as kcptun. The end is passed on behind all data, as always. Then the connection that
-    /// ended is [aborted](Duplex::abort). Bytes that the other connection still sends are thrown
-    /// away, until its end, or for 5 s. (A socket that is dropped with unread input is reset, and
-    /// its peer may lose data that it hasn't read.) The copy returns Ok.
+    /// With `false`, the first end of file ends both directions. This is for peers that know no
+    /// half-close, such as kcptun. The end of file is passed on after all data, as always. Then the
+    /// connection that it came from is [aborted](Duplex::abort). Bytes that the other connection
+    /// still sends are thrown away, until that connection ends, or for 5 s. (A socket that is
+    /// dropped with unread input is reset, and its peer may lose data that it hasn't read.) The
+    /// copy returns Ok.
     pub fn half_close(mut self, passed_on: bool) -> Self {
         self.ends_both = !passed_on;
         self
@@ -215,8 +217,8 @@ impl CopyOptions {
         [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
     }
 
-    /// Returns the limit after which a read returns to check timeouts, because a timeout that is
-    /// set later doesn't reach a read that is blocked already.
+    /// Returns the longest time of one read. After it the thread checks the copy's timeouts. A new
+    /// timeout of a socket doesn't affect a read that is already blocked.
     fn read_bound(&self) -> Option<Duration> {
         [self.idle, self.half_closed, self.ends_both.then_some(LOOK)].into_iter().flatten().min()
     }

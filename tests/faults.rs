@@ -1,14 +1,14 @@
-//! Mixed traffic over transports that go wrong, driven by seeds.
+//! Mixed traffic over transports that fail, driven by seeds.
 //!
-//! A seed says what happens ([`plan`]): the kind of transport, its faults, streams in both
-//! directions, how each end uses and ends them, and how the sessions end. The traffic keeps a
-//! ledger ([`traffic`]) of what was accepted, finished and read; afterwards the ledger has to agree
-//! ([`verdict`]). Every few seeds the process has to be as it was ([`leaks`]): no thread, no memory
-//! more.
+//! A seed determines a plan ([`plan`]): the kind of transport, its faults, streams in both
+//! directions, how each end uses and ends them, and how the sessions end. The traffic ([`traffic`])
+//! keeps a ledger of the bytes that were accepted, finished and read. Afterwards the ledger has to
+//! agree ([`verdict`]). Every few seeds the process must hold no more threads and no more memory
+//! than before ([`leaks`]).
 //!
-//! `GMUX_FAULT_SEED=n` runs one seed, a hundred times: threads take turns as they like, so once may
-//! not be enough. `GMUX_FULL` runs 10,000 seeds instead of a few hundred; `GMUX_FAULT_SEEDS=a..b`
-//! runs those.
+//! `GMUX_FAULT_SEED=n` runs one seed a hundred times, since the threads' schedule differs each
+//! time. `GMUX_FULL` runs 10,000 seeds instead of a few hundred. `GMUX_FAULT_SEEDS=a..b` runs the
+//! seeds of that range.
 //!
 //! Promises: P1.
 
@@ -42,21 +42,21 @@ use leaks::Leaks;
 use plan::Plan;
 use verdict::Tally;
 
-/// Seeds that run at once: most of the time of one goes by in waits.
+/// Number of seeds that run at once. A seed spends most of its time waiting.
 const WORKERS: usize = 6;
-/// After so many seeds, or fewer, the process has to be as it was.
+/// Upper limit of the seeds between two checks for leaks.
 const BATCH: usize = 60;
-/// But so often at least, if there are as many seeds: the first time shows nothing, it is what the
-/// others are compared with.
+/// Lower limit of the number of checks for leaks, if there are enough seeds. The first check shows
+/// nothing, since the others are compared with it.
 const BATCHES: usize = 10;
 /// A seed that takes longer hangs. The longest wait in a plan is a fraction of a second.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The seeds that are running, and since when.
+/// The running seeds, and when each began.
 static RUNNING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
 
-/// A seed failed: says so and how to see it again, and ends the process, for the seed's other
-/// threads may be blocked for ever.
+/// Reports that a seed failed and how to run it again, then ends the process. The seed's other
+/// threads may be blocked forever.
 pub fn fail(seed: u64, text: &str) -> ! {
     let plan = Plan::new(seed);
     let threads = support::threads().join(" ");
@@ -68,7 +68,7 @@ pub fn fail(seed: u64, text: &str) -> ! {
     process::exit(86);
 }
 
-/// Runs something of a seed; its panic is the seed's failure.
+/// Runs a part of a seed. A panic in it is the seed's failure.
 pub fn guard<R>(seed: u64, run: impl FnOnce() -> R) -> R {
     panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic
@@ -79,7 +79,7 @@ pub fn guard<R>(seed: u64, run: impl FnOnce() -> R) -> R {
     })
 }
 
-/// Injected panics are expected, by the thousand: they aren't printed.
+/// Keeps injected panics from being printed. Thousands of them are expected.
 fn hush() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -93,7 +93,7 @@ fn hush() {
     }));
 }
 
-/// Ends the process when a seed hangs; until the sender is dropped.
+/// Ends the process when a seed hangs. Returns when the sender is dropped.
 fn watch(done: &mpsc::Receiver<()>) {
     while done.recv_timeout(Duration::from_millis(500)) == Err(mpsc::RecvTimeoutError::Timeout) {
         let oldest = RUNNING
@@ -127,7 +127,7 @@ fn run_batch(seeds: &[u64], tally: &Mutex<Tally>) {
     });
 }
 
-/// Runs seeds, batch by batch.
+/// Runs seeds in batches.
 fn run_seeds(seeds: &[u64], margin: Margin) {
     hush();
     let (stop, stopped) = mpsc::channel();
@@ -148,14 +148,14 @@ fn run_seeds(seeds: &[u64], margin: Margin) {
     let [reads, writes] = [&CALLERS[0], &CALLERS[1]].map(|count| count.load(SeqCst));
     println!("{} seeds in {took:.1?}\n{}", seeds.len(), tally.into_inner().unwrap());
     println!("callers' turns: {reads} reads, {writes} writes of the transport");
-    // Else the plans don't reach what they are meant to test.
+    // If this fails, the plans don't reach inline reads and writes, which they are meant to test.
     assert!(
         seeds.len() < 200 || (reads > 0 && writes > 0),
         "no caller took a turn at the transport"
     );
 }
 
-/// `a..b` in the environment.
+/// Parses `a..b` from the environment.
 fn range(text: &str) -> Range<u64> {
     let (from, to) = text.split_once("..").expect("GMUX_FAULT_SEEDS=from..to");
     from.parse().expect("a number")..to.parse().expect("a number")
@@ -173,7 +173,7 @@ fn every_byte_is_right_and_every_stream_ends_whole_or_with_an_error() {
     } else {
         ((0..200).collect(), leaks::SMALL)
     };
-    // Seeds are watched one by one; this is for what comes after them.
+    // Each seed has its own watch. This watchdog is for the work after them.
     let name = "every_byte_is_right_and_every_stream_ends_whole_or_with_an_error";
     support::test_for(name, Duration::from_secs(3600), || run_seeds(&seeds, margin));
 }

@@ -4,7 +4,7 @@
 //! Plain `cargo test` builds the examples first. For `--test forward` alone, run
 //! `cargo build --example forward` before.
 //!
-//! Promises: none; it shows the example of that name as its users meet it.
+//! Promises: none. It shows the example of that name as its users meet it.
 #![cfg(unix)]
 
 mod support;

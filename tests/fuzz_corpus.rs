@@ -1,11 +1,10 @@
 //! Replays the fuzz targets' corpus, and some thousands of inputs from a fixed seed, on any
-//! toolchain and without cargo-fuzz. `tests/fuzz/run` is what fuzzes.
+//! toolchain and without cargo-fuzz. `tests/fuzz/run` does the fuzzing.
 //!
-//! The targets take the library's source files by path. So this test has a `main` of its own: with
-//! the usual harness these files would be compiled for tests, and the library's unit tests would
-//! run a second time here.
+//! The targets take the library's source files by path. The usual harness would compile these files
+//! for tests, and run the library's unit tests a second time. So this test has a `main` of its own.
 //!
-//! Promises: none; it replays inputs against source files that it takes by path.
+//! Promises: none. It replays inputs against source files that it takes by path.
 
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
@@ -61,7 +60,7 @@ struct Target {
     name: &'static str,
     run: fn(&[u8]),
     corpus: &'static str,
-    /// How many inputs are made; at full size a hundred times as many.
+    /// Number of generated inputs. At full size it is a hundred times as many.
     generated: u64,
 }
 
@@ -86,7 +85,7 @@ const TARGETS: [Target; 3] = [
     },
 ];
 
-/// The input that runs, for the message when it fails.
+/// The current input, for the message when it fails.
 static INPUT: Mutex<String> = Mutex::new(String::new());
 
 fn main() {
@@ -100,8 +99,8 @@ fn main() {
             "--list" => list = true,
             "--exact" => exact = true,
             "--skip" => skips.extend(args.next()),
-            // Others of the usual harness that take a value, which says nothing here: it must not
-            // be taken for a name.
+            // Options of the usual harness that take a value. They have no effect here, but their
+            // value must not be taken for a name.
             "--test-threads" | "--format" | "--color" | "--logfile" | "--shuffle-seed" | "-Z" => {
                 let _ = args.next();
             }
@@ -123,7 +122,7 @@ fn main() {
         targets.iter().for_each(|target| println!("{}: test", target.name));
         return;
     }
-    // A panic is a finding on whatever thread: gmux's own pass none on.
+    // A panic on any thread is a finding. gmux's own threads pass none on.
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         print(info);
@@ -140,8 +139,7 @@ fn main() {
 
 fn replay(target: &Target) {
     let full = std::env::var_os("GMUX_FULL").is_some();
-    // One watchdog for all inputs; a machine that is busy with other things takes long for
-    // thousands of sessions.
+    // One watchdog serves for all inputs. A busy machine takes long for thousands of sessions.
     let (times, minutes) = if full { (100, 120) } else { (1, 5) };
     let limit = Duration::from_secs(60 * minutes);
     let corpus = parse_corpus(target.corpus);

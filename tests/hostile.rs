@@ -1,9 +1,10 @@
-//! Hostile peers: what an attack may cost, and whom. `src/manual/security.md` has the table.
+//! Hostile peers: how much an attack may cost, and who pays. `src/manual/security.md` has the
+//! table.
 //!
-//! Each attack is made on a process of its own, this test's executable, which measures its memory,
-//! threads, log and panics; beside it, in the same process, a well-behaved peer is served.
-//! `GMUX_FULL` makes the attacks as large as the table says, and measures what the well-behaved
-//! peer gets beside them.
+//! Each attack is made on a process of its own, which runs this test's executable. That process
+//! measures its memory, threads, log and panics. Beside the attack, the same process serves a
+//! well-behaved peer. `GMUX_FULL` makes the attacks as large as the table says, and measures how
+//! much service the well-behaved peer gets beside them.
 //!
 //! Promises: P65, P67, P112, P115.
 #![cfg(target_os = "linux")]
@@ -31,20 +32,22 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// How many lines a session logs a second at most (ten complaints and the count of those left out),
-/// and at its beginning and its end.
+/// Upper limit of a session's log lines a second, and at its beginning and its end. It is ten
+/// warnings, and one line with the number of warnings left out.
 const LINES_A_SECOND: u64 = 11;
 const LINES_A_SESSION: u64 = 5;
 
-/// How long a line is at most, in bytes.
+/// Upper limit of a log line's length, in bytes.
 const LINE: u64 = 700;
 
-/// Threads of the victim that are none of the attack's doing: the harness's, its own, two sessions'
-/// with their applications, the timer; and those that serve the well-behaved peer's streams, one at
-/// a time, and another that ends.
+/// Threads of the victim that don't belong to the attack:
+///
+/// - the harness's and the victim's own
+/// - those of two sessions with their applications, and the timer
+/// - the thread that serves a stream of the well-behaved peer, one at a time, and another that ends
 const THREADS: usize = 16;
 
-/// Threads that a session that is attacked has, with its application.
+/// Threads of one attacked session with its application.
 const THREADS_A_SESSION: usize = 3;
 
 fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
@@ -76,7 +79,7 @@ fn assert_bounded(attack: &Attack, version: u8, outcome: &Outcome) {
     assert_eq!(over.get("panics"), 0, "{name}");
     let peak = over.get("memory_peak");
     assert!(peak <= bound, "{name}: {peak} bytes of memory, {bound} are allowed");
-    // The budget, and the one frame that is let in when nothing else is held.
+    // The budget, and one frame. If nothing else is held, one frame is let in whatever its size.
     let buffered =
         attack.settings.receive_buffer.max(65_600) as u64 * (1 + attack.cost.sessions as u64);
     assert!(of("buffered_peak") <= buffered, "{name}: {} bytes are buffered", of("buffered_peak"));
@@ -119,7 +122,7 @@ fn every_attack_costs_no_more_than_the_settings_allow() {
                 ALL.iter().filter(|attack| only.as_ref().is_none_or(|only| attack.name == only))
             {
                 if attack.pieces.0 == 0 && !full() {
-                    continue; // for the full run
+                    continue; // This measurement belongs to the full run.
                 }
                 for &version in attack.versions {
                     let name = format!("the attack {} v{version}", attack.name);
@@ -138,9 +141,11 @@ fn every_attack_costs_no_more_than_the_settings_allow() {
     );
 }
 
-/// What a connection may cost that has a frame under way, in bytes: the frame, as it is charged;
-/// two threads' stacks as far as they are touched, the reader's window, a stream. And the
-/// application's and the test's share: a third thread, a session in lists.
+/// Upper limit of a connection's cost while a frame is under way, in bytes:
+///
+/// - the frame, as it is charged
+/// - two threads' stacks as far as they are touched, the reader's buffer, a stream
+/// - the share of the application and the test: a third thread, and a session in lists
 const SLOW_CONNECTION: u64 = 65_600 + 96 * 1024;
 
 #[test]
@@ -150,7 +155,7 @@ fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
         Duration::from_secs(120),
         || {
             for version in [1, 2] {
-                // for longer than the keepalive's timeout
+                // The pause is longer than the keepalive timeout.
                 let pause = Duration::from_millis(if full() { 1000 } else { 200 });
                 let [slow, over] = attack_run::slow(&SLOW, version, SLOW_CONNECTIONS, pause);
                 let connections = SLOW_CONNECTIONS as u64;
@@ -169,7 +174,7 @@ fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
                     over.get("ended"),
                     over.reasons,
                 );
-                // While bytes come, it is alive, and holds one buffer.
+                // While bytes arrive, the session is alive, and holds one buffer.
                 assert_eq!(
                     (slow.get("alive"), slow.get("panics"), over.get("panics")),
                     (connections, 0, 0)
@@ -181,7 +186,7 @@ fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
                         <= (THREADS + SLOW_CONNECTIONS * THREADS_A_SESSION) as u64,
                     "{slow:?}"
                 );
-                // When they stop, the keepalive ends it.
+                // When the bytes stop, keepalive ends the session.
                 assert_eq!((over.get("ended"), &*over.reasons), (connections, "KeepaliveTimeout"));
                 assert_eq!(over.get("buffered_now"), 0);
                 assert!(over.get("lines") <= connections * LINES_A_SESSION, "{over:?}");
@@ -190,21 +195,21 @@ fn a_frame_that_never_ends_costs_its_buffer_until_its_bytes_stop_coming() {
     );
 }
 
-/// How much a well-behaved peer must get beside an attacker, of what it gets beside a well-behaved
-/// neighbour that sends as many bytes.
+/// The least share of service that a well-behaved peer must get beside an attacker. The whole is
+/// the service beside a well-behaved neighbour that sends as many bytes.
 const SHARE: f64 = 0.9;
 
 /// The attackers' pace, in bytes a second.
 const PACE: u64 = 1 << 20;
 
-/// How long each measurement takes, and how often the two kinds take turns.
+/// Length of each measurement. The two kinds alternate.
 const SLICE: Duration = Duration::from_millis(700);
 const LEAST_TURNS: u64 = 3;
 const MOST_TURNS: u64 = 21;
 
-/// Bytes of `make`'s pieces for one measurement, and some more. Small ones are sent together, if
-/// they may: what a system call for each costs the attacker's side of the machine isn't what is
-/// measured.
+/// Returns pieces that `make` makes, enough bytes for one measurement and some more. Small pieces
+/// are joined, unless `apart` is set. A system call for each would cost the attacker's side of the
+/// machine, which isn't to be measured.
 fn pieces(pace: u64, apart: bool, make: impl Fn(u32) -> Vec<u8>) -> Vec<Vec<u8>> {
     let (mut all, mut sent): (Vec<Vec<u8>>, u64) = (Vec::new(), 0);
     for n in 0.. {
@@ -221,16 +226,18 @@ fn pieces(pace: u64, apart: bool, make: impl Fn(u32) -> Vec<u8>) -> Vec<Vec<u8>>
     all
 }
 
-/// A measurement, so only in the full run: what is printed there goes into the table. What is
-/// served beside a good neighbour and beside the attack is measured in turn, equally often, and the
-/// sums are compared; and for longer while that isn't enough, since single measurements on two
-/// cores differ by a third.
+/// Measures the service beside an attack, so it runs only in the full run. Its output goes into the
+/// table.
+///
+/// The service beside a good neighbour and the service beside the attack are measured alternately,
+/// equally often, and the sums are compared. Single measurements on two cores differ by a third. So
+/// the test goes on for longer while the share is too small.
 #[test]
 fn others_keep_their_share_beside_every_attack() {
     if !full() {
         let text =
             "\nLEFT OUT: what others get beside each attack is measured by tests/full hostile\n";
-        // past the harness, which would hide it, on a line of its own
+        // The text goes past the harness, which would hide it, on a line of its own.
         return std::io::stderr().write_all(text.as_bytes()).unwrap();
     }
     test_for("others_keep_their_share_beside_every_attack", Duration::from_secs(3600), || {
@@ -296,7 +303,7 @@ fn others_keep_their_share_beside_every_attack() {
     });
 }
 
-/// The attacked process: started by the other tests.
+/// Runs the attacked process. The other tests start it.
 #[test]
 #[ignore = "the other tests' child process"]
 fn the_victim() {

@@ -1,9 +1,9 @@
-//! What a session costs while nothing moves: how long its threads wait inside the transport, and
+//! The cost of a session while nothing moves: how long its threads wait inside the transport, and
 //! how often they look.
 //!
-//! Here the mechanism is shown, by calls that a transport counts. With `GMUX_FULL` set (`tests/full
-//! idle`) the figures are measured, and have limits: voluntary context switches a second and
-//! session, over 10 s, for 100 sessions.
+//! The tests here show the mechanism, by the calls that a transport counts. With `GMUX_FULL` set
+//! (`tests/full idle`) the figures are measured and have limits: voluntary context switches a
+//! second and session, over 10 s, for 100 sessions.
 //!
 //! Promises: P83.
 
@@ -23,7 +23,8 @@ use support::{tcp, test, test_for, until};
 
 // ---- a writer whose peer doesn't read -----------------------------------------------------------
 
-/// Takes nothing until it may; its writes come back at once. The bounds that are set are recorded.
+/// A transport that takes nothing until it may. Its writes return at once. It records the bounds
+/// that are set.
 #[derive(Clone, Default)]
 struct Stuck(Arc<Mutex<State>>);
 
@@ -65,7 +66,7 @@ impl Write for Stuck {
 
 impl Control for Stuck {
     fn finish_write(&self) -> io::Result<()> {
-        self.abort(); // the far end ends its side, too
+        self.abort(); // The far end ends its side, too.
         Ok(())
     }
 
@@ -106,7 +107,7 @@ fn while_the_transport_takes_nothing_the_bound_of_writes_grows_and_falls_back_at
     );
 }
 
-/// A session over a socket, a handle to that socket, and the peer's end.
+/// Returns a session over a socket, a stream, a handle to that socket, and the peer's end.
 fn stuck_tcp() -> (Session, Stream, TcpStream, TcpStream) {
     let (near, far) = tcp();
     let socket = near.try_clone().unwrap();
@@ -115,7 +116,7 @@ fn stuck_tcp() -> (Session, Stream, TcpStream, TcpStream) {
     (session, stream, socket, far)
 }
 
-/// How long a write of the socket may take, in milliseconds; the system rounds it up to its ticks.
+/// Returns the write bound of the socket, in milliseconds. The system rounds it up to its ticks.
 #[cfg(unix)]
 fn bound(socket: &TcpStream) -> u128 {
     socket.write_timeout().unwrap().map_or(u128::MAX, |bound| bound.as_millis())
@@ -134,17 +135,17 @@ fn a_socket_whose_peer_does_not_read_is_waited_for_in_one_call_a_second() {
         let mut writes = stream.clone();
         let writes = thread::spawn(move || writes.write_all(&vec![1; 32 << 20]));
         until(|| (1000..1100).contains(&bound(&socket)));
-        // The writer holds the writer lock, so this has no turn: it waits in the queue.
+        // The writer holds the writer lock, so this call can't write inline. It waits in the queue.
         let other = session.open("other").unwrap();
         (&other).write_all(b"x").unwrap();
-        // Who reads sees all of it, and the bound is small again for callers.
+        // The far end receives everything. After that the bound is small again, for inline writes.
         let mut drain = far.try_clone().unwrap();
         let drain = thread::spawn(move || io::copy(&mut drain, &mut io::sink()));
         writes.join().unwrap().unwrap();
         (&stream).flush().unwrap();
         (&other).flush().unwrap();
         assert!(SMALL.contains(&bound(&socket)));
-        // An end interrupts a write that is stuck, however large its bound.
+        // An end interrupts a stuck write, however large its bound is.
         drop(far);
         session.close().unwrap();
         drain.join().unwrap().unwrap();
@@ -167,7 +168,7 @@ fn the_end_interrupts_a_write_with_a_large_bound() {
 
 // ---- Shared -------------------------------------------------------------------------------------
 
-/// Never has anything, and says so at once. Counts how often it is asked; takes what is written.
+/// A transport that never has data, and says so at once. It counts the reads, and takes all writes.
 struct Nothing {
     reads: Arc<AtomicU64>,
     input: Arc<Mutex<Vec<u8>>>,
@@ -197,8 +198,8 @@ impl Write for Nothing {
     }
 }
 
-/// A session over that, and its counter. Without `readiness` nobody tells when to read; with it, it
-/// always is.
+/// Returns a session over that transport, and the counter. With `readiness` the transport always
+/// claims that a read is worth trying. Without, nothing says when to read.
 fn over_nothing(readiness: bool) -> (Session, Arc<AtomicU64>, Arc<Mutex<Vec<u8>>>) {
     let reads = Arc::new(AtomicU64::new(0));
     let input = Arc::new(Mutex::new(Vec::new()));
@@ -212,7 +213,8 @@ fn over_nothing(readiness: bool) -> (Session, Arc<AtomicU64>, Arc<Mutex<Vec<u8>>
     (session, reads, input)
 }
 
-/// How often a session asks in a second without data, after one. A busy machine only makes it less.
+/// Returns how often a session reads in a second without data, after one such second. On a busy
+/// machine it is less.
 fn reads_a_second(reads: &AtomicU64) -> u64 {
     thread::sleep(Duration::from_secs(1));
     let before = reads.load(SeqCst);
@@ -240,14 +242,14 @@ fn readiness_that_lies_costs_no_core() {
     });
 }
 
-/// A write may have taken input in, and is likely to be answered: the reader looks at once, and
-/// often, whatever its pause was.
+/// A write to a shared transport may have read input, too, and is likely to be answered. So the
+/// reader looks at once, and often, whatever its pause was.
 #[test]
 fn a_write_ends_the_readers_long_pause() {
     test("a_write_ends_the_readers_long_pause", || {
         for readiness in [false, true] {
             let (session, reads, _) = over_nothing(readiness);
-            thread::sleep(Duration::from_millis(300)); // pauses have grown
+            thread::sleep(Duration::from_millis(300)); // By then the pauses have grown.
             let before = reads.load(SeqCst);
             let stream = session.open("").unwrap();
             (&stream).flush().unwrap();
@@ -258,7 +260,7 @@ fn a_write_ends_the_readers_long_pause() {
 
 // ---- figures ------------------------------------------------------------------------------------
 
-/// How often gmux's threads of this process have gone to sleep by themselves so far.
+/// Returns how often gmux's threads of this process have gone to sleep by themselves so far.
 fn switches() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let status =
@@ -273,14 +275,14 @@ fn switches() -> u64 {
     status.filter(of_gmux).filter_map(count).sum()
 }
 
-/// Processor time of this process, in clock ticks (hundredths of a second).
+/// Returns the processor time of this process, in clock ticks (hundredths of a second).
 fn ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Measures `sessions` sessions over 10 s; returns the switches a second and session.
+/// Measures `sessions` sessions over 10 s. Returns the switches a second and session.
 fn measure(what: &str, sessions: usize) -> f64 {
     let before = switches();
     let cpu = ticks();
@@ -296,7 +298,8 @@ fn measure(what: &str, sessions: usize) -> f64 {
     rate
 }
 
-/// A pair of sessions over `Shared` in non-blocking mode; with `lies`, readiness always says yes.
+/// Returns a pair of sessions over `Shared` in non-blocking mode. With `lies`, readiness always
+/// says yes.
 fn shared_pair(lies: bool) -> [Session; 2] {
     let (a, b) = tcp();
     let shared = |socket: TcpStream| {
@@ -331,8 +334,7 @@ fn figures_of_idle_sessions() {
             let stuck: Vec<_> = (0..100)
                 .map(|_| {
                     let (near, far) = tcp();
-                    // The peer says nothing either, and isn't to be taken for dead while this
-                    // lasts.
+                    // The peer sends nothing either, and must not be taken for dead meanwhile.
                     let config = Config::new().keepalive_timeout(Duration::from_secs(600));
                     let session = Session::client(near, config).unwrap();
                     let mut stream = session.open("").unwrap();

@@ -6,7 +6,7 @@
 //! `kcp_protocol.rs` tests the pure protocol core, and `peers_kcptun.rs` tests it with kcptun's
 //! programs.
 //!
-//! Promises: none; it shows the example of that name, which isn't a part of the crate.
+//! Promises: none. It shows the example of that name, which isn't a part of the crate.
 
 #[cfg(feature = "rustls")]
 #[path = "support/certs.rs"]

@@ -4,7 +4,7 @@
 //! Plain `cargo test` builds the examples first. For `--test kcp_program` alone, run
 //! `cargo build --examples` before.
 //!
-//! Promises: none; it shows the example `kcp`, which isn't a part of the crate.
+//! Promises: none. It shows the example `kcp`, which isn't a part of the crate.
 
 mod support;
 

@@ -2,7 +2,7 @@
 //! - two ends in virtual time, over a link that loses, reorders and doubles datagrams
 //! - a hostile peer, segment by segment
 //!
-//! Promises: none; it shows the example `kcp`, which isn't a part of the crate.
+//! Promises: none. It shows the example `kcp`, which isn't a part of the crate.
 
 #[allow(dead_code, unused_imports, reason = "a part of the example")]
 #[path = "../examples/kcp/kcp/mod.rs"]

@@ -1,9 +1,10 @@
-//! Whatever of a user's panics, at whatever step of a session's life, costs that session at worst:
-//! transports (every kind), their hooks, the logger. Another session of the process keeps its
-//! keepalive and its time limits.
+//! A panic of a user's code costs at worst its session: a transport of any kind, its hooks, or the
+//! logger, at any step of a session's life. Another session of the process keeps its keepalive and
+//! its time limits.
 //!
-//! A script is run once to count what it calls; then again for each call, which panics. The logger
-//! is the process's, so this is a binary of its own, and its tests run one at a time.
+//! A script runs once to count its calls. Then it runs again for each call, and that call panics.
+//! The logger belongs to the process, so this file is a binary of its own, and its tests run one at
+//! a time.
 //!
 //! Promises: P82.
 #![cfg(target_os = "linux")]
@@ -21,8 +22,7 @@ use trap::{Kind, LOGGER, Over, Trap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// A test of this file: the log, the threads and the timer are the process's, so no other runs
-/// meanwhile.
+/// Runs a test of this file alone. The log, the threads and the timer belong to the process.
 fn alone(name: &str, body: impl FnOnce(&PanicRun)) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,7 +33,7 @@ fn is_full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// Each version with some of the endings; in the full run with all.
+/// Returns each version with some of the endings. In the full run, with all of them.
 fn rounds(endings: [&[Ending]; 2]) -> Vec<(u8, Ending)> {
     let chosen =
         |version: u8| if is_full() { &Ending::ALL } else { endings[usize::from(version) - 1] };
@@ -42,21 +42,22 @@ fn rounds(endings: [&[Ending]; 2]) -> Vec<(u8, Ending)> {
         .collect()
 }
 
-/// What is thrown at the n-th call: another kind of it in each round; in the full run all.
+/// Returns the kinds of panic for the n-th call. Each round has another kind. In the full run, each
+/// has all of them.
 fn kinds(n: usize, round: usize) -> Vec<Kind> {
     if is_full() { Kind::ALL.to_vec() } else { vec![Kind::ALL[(n + round) % 3]] }
 }
 
-/// Every line of the log goes well.
+/// No line of the log panics.
 const NO_LINE: (usize, Kind) = (0, Kind::Text);
 
-/// Runs the script for each call of the transport's that it makes.
+/// Runs the script once for each call of the transport that it makes.
 fn each_call(run: &PanicRun, over: Over, endings: [&[Ending]; 2]) {
     for (round, (version, ending)) in rounds(endings).into_iter().enumerate() {
         let counted = Trap::new(over, 0, Kind::Text);
         run.play(&counted, NO_LINE, version, ending);
         assert!(counted.count() > 10, "only {} calls: {:?}", counted.count(), counted.names());
-        // Threads decide how many calls there are: some more than were counted.
+        // The number of calls depends on the schedule. So this tries some more than were counted.
         for n in 1..=counted.count() + 2 {
             for kind in kinds(n, round) {
                 run.play(&Trap::new(over, n, kind), NO_LINE, version, ending);
@@ -108,8 +109,7 @@ fn a_logger_that_panics_at_any_line_costs_the_line_alone() {
     });
 }
 
-/// The timer's thread is one for the process: if it died, no session would have keepalive or time
-/// limits any more.
+/// The process has one timer thread. If it died, all sessions would lose keepalive and time limits.
 #[test]
 fn a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout() {
     alone("a_logger_that_panics_on_the_timers_thread_stops_no_keepalive_and_no_timeout", |run| {

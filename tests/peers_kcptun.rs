@@ -5,7 +5,7 @@
 //! A transfer (`support/load.rs`) compares every byte in both directions. kcptun knows no
 //! half-close, so the end that is done closes the whole connection.
 //!
-//! Promises: none; it shows the example `kcp`, which isn't a part of the crate.
+//! Promises: none. It shows the example `kcp`, which isn't a part of the crate.
 
 mod support;
 

@@ -4,7 +4,7 @@
 //!
 //! The tests run as root or as any other user, because sshd accepts the user who started it.
 //!
-//! Promises: none; it shows the example `stdio` through a program of others.
+//! Promises: none. It shows the example `stdio` through a program of others.
 #![cfg(unix)]
 
 mod support;

@@ -1,10 +1,10 @@
-//! Faults as they happen between processes: the other one is killed, or stopped, the link is cut,
-//! nobody reads, threads or descriptors run out. And afterwards this process is as it was before.
+//! Faults between processes: the other process is killed or stopped, the link is cut, nobody reads,
+//! threads or descriptors run out. Afterwards this process holds no more than before.
 //!
-//! The other process is this executable, at its test `the_child`. Tests run one at a time, for what
-//! is measured is the process. Where the system doesn't allow what a test needs, it says so on the
-//! terminal (`LEFT OUT: …`). `GMUX_FULL` repeats what the small run does once, and there what would
-//! be left out fails.
+//! The other process is this executable, at its test `the_child`. Tests run one at a time, since
+//! they measure the process. Where the system doesn't allow a test, the terminal shows it (`LEFT
+//! OUT: …`). `GMUX_FULL` repeats tests that the small run makes once. There a test that is left out
+//! fails.
 //!
 //! Promises: P9, P34, P35, P36, P39, P47, P56, P81.
 #![cfg(target_os = "linux")]
@@ -36,21 +36,21 @@ use traffic::Moved;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// By how much this process may have grown: what the harness writes down of the tests, a block or
-/// two, and what the pool keeps. One session that is left behind is eight blocks or more, so it is
-/// seen in the small run, too.
+/// Allowed growth of this process. It is the harness's own notes of the tests, a block or two, and
+/// the pool's idle buffers. A session that is left behind is eight blocks or more, so one is seen
+/// in the small run, too.
 const MARGIN: Margin = Margin { resident: 48 << 20, blocks: 5, pooled: 24 << 20 };
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A test of this file: what it measures is the process, so no other runs meanwhile.
+/// Runs a test of this file alone, since it measures the process.
 fn alone(name: &str, body: impl FnOnce()) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     test_for(name, LIMIT, body);
 }
 
-/// Runs a scenario once to warm up, then so many times, and compares what the process holds before
-/// and after.
+/// Runs a scenario once to warm up, then `times` times. Compares the process's resources before and
+/// after.
 fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
     let all = namesakes();
     scenario(0);
@@ -63,7 +63,8 @@ fn leaves_nothing(times: usize, mut scenario: impl FnMut(usize)) {
     after.assert_back_to(&before, MARGIN);
 }
 
-/// The child says how its session ended, and has no thread of it left; then it goes.
+/// Asserts that the child reports the expected end of its session and has none of the session's
+/// threads left. Then the child ends.
 fn heard(mut peer: Peer, expected: impl FnOnce(&str) -> bool) {
     let ended = peer.ask("ended");
     assert!(expected(&ended), "{ended}");
@@ -71,7 +72,7 @@ fn heard(mut peer: Peer, expected: impl FnOnce(&str) -> bool) {
     peer.end();
 }
 
-/// So often in the small run, or so often in the full one.
+/// Returns the number of repetitions in the small or in the full run.
 fn times(small: usize, full: usize) -> usize {
     if std::env::var_os("GMUX_FULL").is_some() { full } else { small }
 }
@@ -86,7 +87,7 @@ fn the_child() {
 
 // ---- this end of a conversation -----------------------------------------------------------------
 
-/// This end: a session with a child at the other, and data on its way in both directions.
+/// This process's side: a session with a child as its peer, and data under way in both directions.
 struct Talk {
     peer: Peer,
     session: Session,
@@ -103,7 +104,7 @@ enum Reads {
     No,
 }
 
-/// What the two ends agree on.
+/// The settings of both ends.
 struct Terms<'a> {
     /// The child's role.
     role: &'a str,
@@ -117,7 +118,7 @@ struct Terms<'a> {
 const PATIENT: &str = "600000";
 
 impl Talk {
-    /// Over a connection from a child that `start` starts with the part it is given.
+    /// Begins over a connection from a child. `start` starts the child with the part it gets.
     fn begin(
         addr: &str,
         accept: impl FnOnce() -> Any,
@@ -132,7 +133,7 @@ impl Talk {
         Self::over(peer, session, reads)
     }
 
-    /// With a child that has been told to talk.
+    /// Begins with a child that was told to talk.
     fn over(peer: Peer, session: Session, reads: Reads) -> Self {
         let stream = session.accept().unwrap();
         let moved = Arc::new(Moved::default());
@@ -167,14 +168,14 @@ impl Talk {
         )
     }
 
-    /// Data moves in both directions, at both ends.
+    /// Waits until data moves in both directions, at both ends.
     fn wait_until_moving(&mut self) {
         self.moved.wait_for(1 << 20);
         assert_eq!(self.peer.ask("moving"), "moving");
         self.moved.wait_for(1 << 20);
     }
 
-    /// Every call fails, with what `check` wants, and so does everything later.
+    /// Asserts that every call fails, now and later, with an error that `check` accepts.
     fn assert_over(self, check: impl Fn(Error)) -> Peer {
         check(self.write.join().into());
         if let Some(read) = self.read {
@@ -184,7 +185,7 @@ impl Talk {
         assert!(self.session.closed().recv().is_err());
         check(self.session.close_reason().unwrap());
         check(self.session.open("late").unwrap_err());
-        support::until(|| self.session.num_streams() == 0); // a close goes on in the background
+        support::until(|| self.session.num_streams() == 0); // A close goes on in the background.
         drop(self.stream);
         drop(self.session);
         self.peer
@@ -199,7 +200,7 @@ fn silent(error: Error) {
     assert!(matches!(error, Error::KeepaliveTimeout(_)), "{error:?}");
 }
 
-/// This process's own end of it all.
+/// Waits until this process's threads for the session have ended.
 fn threads_end() {
     support::until(|| support::gmux_threads().is_empty());
 }
@@ -220,7 +221,7 @@ fn a_peer_killed_in_mid_transfer_is_an_error_everywhere_and_leaves_nothing() {
             let mut talk =
                 if k & 4 == 0 { Talk::over_tcp(&terms) } else { Talk::over_unix(&terms) };
             talk.wait_until_moving();
-            // The calls have to fail by what the system says of the connection; keepalive would
+            // The calls must fail because of the system's report of the connection. Keepalive would
             // take ten minutes.
             talk.peer.signal("KILL");
             talk.assert_over(lost).kill();
@@ -246,9 +247,9 @@ fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
             talk.wait_until_moving();
             let stopped = talk.peer.stop();
             let peer = talk.assert_over(silent);
-            threads_end(); // with the peer still there, and silent
-            // What it has missed. Its own clock went on, so it may find first that nothing came for
-            // too long.
+            threads_end(); // The peer is still there, and silent.
+            // The child continues and finds out. Its own clock went on, so it may find first that
+            // nothing came for too long.
             drop(stopped);
             heard(peer, |ended| {
                 let known = ["Io(", "ConnectionLost", "KeepaliveTimeout"]
@@ -260,8 +261,8 @@ fn a_stopped_peer_runs_into_the_keepalive_and_goes_on_to_an_error() {
     });
 }
 
-/// It is stopped for twice its keepalive timeout, while its peer talks all the time: what came
-/// meanwhile is life.
+/// A process is stopped for twice its keepalive timeout, while its peer sends all the time. The
+/// bytes that came meanwhile count as life.
 #[test]
 fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_peer() {
     alone("a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_peer", || {
@@ -276,9 +277,9 @@ fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_pee
         talk.wait_until_moving();
         for _ in 0..2 {
             let stopped = talk.peer.stop();
-            thread::sleep(Duration::from_secs(2)); // the time is what is tested
+            thread::sleep(Duration::from_secs(2)); // This is the tested time.
             drop(stopped);
-            // Its judgement comes at once, or an interval later, which is 100 ms.
+            // The verdict comes at once, or an interval (100 ms) later.
             assert!(
                 talk.session
                     .closed()
@@ -295,12 +296,12 @@ fn a_process_that_was_stopped_hears_what_came_meanwhile_before_it_judges_its_pee
 
 // ---- the link is cut ----------------------------------------------------------------------------
 
-/// A network namespace, joined to this one by a link.
+/// A network namespace, which a link joins to this one.
 struct Net {
     name: String,
     link: String,
     ours: String,
-    /// Removes both.
+    /// Removes the namespace and the link.
     _guard: Guard,
 }
 
@@ -343,7 +344,8 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
             let listener = TcpListener::bind((&*net.ours, 0)).unwrap();
             let addr = listener.local_addr().unwrap().to_string();
             let version = if k & 1 == 0 { "1" } else { "2" };
-            // Time for a loaded machine to see the writer asleep before its call fails.
+            // Keepalive takes long enough for a loaded machine to see the writer asleep before its
+            // call fails.
             let terms = Terms {
                 role: "client",
                 version,
@@ -365,7 +367,7 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
 
 // ---- nobody reads -------------------------------------------------------------------------------
 
-/// Both directions are full, to the last buffer of the system, and both ends' writers blocked.
+/// Fills both directions, to the last buffer of the system, so that both ends' writers are blocked.
 fn full_both_ways(close: &str) -> Talk {
     let mut talk = Talk::over_tcp(&Terms {
         role: "client",
@@ -387,7 +389,7 @@ fn a_close_with_both_directions_full_is_bounded_and_says_what_was_lost() {
         leaves_nothing(times(1, 10), |_| {
             let talk = full_both_ways("300");
             assert!(talk.session.stats().receive_pauses > 0);
-            // The child still doesn't read, so what was accepted can't go out.
+            // The child still doesn't read, so the accepted data can't leave.
             let closed = talk.session.close();
             assert!(
                 matches!(closed, Err(Error::CloseIncomplete { unsent: 1.., .. })),
@@ -406,23 +408,23 @@ fn the_last_drop_with_both_directions_full_is_bounded() {
     alone("the_last_drop_with_both_directions_full_is_bounded", || {
         leaves_nothing(times(1, 10), |_| {
             let Talk { peer, session, stream, write, accept, .. } = full_both_ways("300");
-            // The calls that are blocked have handles: they are told to stop first, but for the one
-            // that drops the last.
+            // The blocked calls hold handles. They are told to stop first, except the one that
+            // drops the last handle.
             session.set_deadline(Some(std::time::Instant::now()));
             assert!(matches!(accept.join(), Error::Timeout));
             stream.set_write_deadline(Some(std::time::Instant::now()));
             assert_eq!(write.join().kind(), ErrorKind::TimedOut);
             drop(session);
-            drop(stream); // waits as `close` does
+            drop(stream); // The drop waits as `close` does.
             threads_end();
             heard(peer, |ended| ended.contains("Io(") || ended.contains("ConnectionLost"));
         });
     });
 }
 
-/// A process that writes, finishes, closes, and exits at once when that says Ok, has delivered
-/// everything: to a peer that reads slowly, and goes on sending all the while (data, pings, and on
-/// version 2 windows).
+/// A process writes, finishes, closes, and exits as soon as `close` returns Ok. It has delivered
+/// everything, even to a peer that reads slowly and sends all the while: data, pings, and on
+/// version 2 window updates.
 #[test]
 fn a_process_that_exits_after_its_close_has_delivered_everything() {
     alone("a_process_that_exits_after_its_close_has_delivered_everything", || {
@@ -443,7 +445,7 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
                     (child, Any::new(listener.accept().unwrap().0))
                 };
                 let config = Config::new().version(version.parse().unwrap());
-                // A small budget, so that most of it waits in the system's buffers.
+                // The budget is small, so that most of the data waits in the system's buffers.
                 let config =
                     config.keepalive_interval(Duration::from_millis(5)).max_receive_buffer(262_144);
                 let session = Session::server(transport, config).unwrap();
@@ -468,7 +470,8 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
                                         got.len()
                                     ),
                                 }
-                                thread::sleep(Duration::from_millis(20)); // a slow reader
+                                // The reader is slow on purpose.
+                                thread::sleep(Duration::from_millis(20));
                             }
                             let i = stream.name().strip_prefix("upload ").unwrap().parse().unwrap();
                             assert!(got == support::Pattern::bytes(i, child::UPLOAD));
@@ -483,17 +486,17 @@ fn a_process_that_exits_after_its_close_has_delivered_everything() {
     });
 }
 
-/// Each end throws away what the other sends, so both get rid of everything. Who is done first has
-/// told the other that nobody reads any more: of the two, one at least is told Ok, and the other
-/// Ok, or how much was too late.
+/// Each end discards the other's data, so both can send everything. The end that is done first
+/// tells the other that nobody reads any more. At least one end gets Ok. The other gets Ok, or the
+/// number of bytes that were too late.
 #[test]
 fn of_two_closes_at_once_with_both_directions_full_one_knows_what_was_too_late() {
     alone("of_two_closes_at_once_with_both_directions_full_one_knows_what_was_too_late", || {
         leaves_nothing(times(1, 20), |_| {
-            // Version 1: there neither can finish before the other has begun. (With windows what
-            // was accepted has gone out before.)
+            // Version 1, since there neither end can finish before the other has begun. With
+            // windows, the accepted data would have been sent before.
             let mut talk = full_both_ways(PATIENT);
-            // Each throws away what comes, so that what the other has accepted can go out.
+            // Each end discards the data that arrives, so that the other's accepted data can leave.
             talk.peer.tell("close");
             let ours = talk.session.close();
             let theirs = talk.peer.answer();
@@ -515,16 +518,16 @@ fn of_two_closes_at_once_with_both_directions_full_one_knows_what_was_too_late()
 
 // ---- threads or descriptors run out -------------------------------------------------------------
 
-/// A child that makes sessions while something is scarce; its connections, in the order in which it
-/// uses them.
+/// A child that makes sessions while something is scarce. The connections are in the order in which
+/// it uses them.
 struct Crowd {
     peer: Peer,
-    /// The user that it runs as, if it isn't ours.
+    /// The user that the child runs as, if it is another one.
     user: Option<u32>,
     ours: std::vec::IntoIter<TcpStream>,
-    /// Sessions at this end, which echo.
+    /// This process's sessions, which echo.
     echoing: Vec<thread::JoinHandle<()>>,
-    /// For what connects later.
+    /// Accepts the connections that come later.
     _listener: TcpListener,
 }
 
@@ -537,7 +540,7 @@ impl Crowd {
         Self { peer, user, ours: ours.into_iter(), echoing: Vec::new(), _listener: listener }
     }
 
-    /// Sets a limit of the child's, the soft one. Its own user may do that, root not everywhere.
+    /// Sets a soft limit of the child. The child's user may do that. Root may not on every system.
     fn limit(&self, what: &str, to: usize) {
         run_as(
             self.user,
@@ -547,14 +550,14 @@ impl Crowd {
         .unwrap();
     }
 
-    /// Its threads, and what it holds.
+    /// Returns the number of the child's threads, and its snapshot.
     fn count(&mut self) -> (usize, String) {
         let text = self.peer.ask("count");
         let (threads, snapshot) = text.split_once(' ').unwrap();
         (threads.parse().unwrap(), snapshot.to_owned())
     }
 
-    /// It makes a session, and that works.
+    /// Asserts that the child can make a session, and that the session works.
     fn succeeds(&mut self) {
         let ours = self.ours.next().unwrap();
         self.echoing.push(thread::spawn(move || {
@@ -571,7 +574,7 @@ impl Crowd {
         assert_eq!(self.peer.ask("try"), "Ok");
     }
 
-    /// It can't make one, says why, and the connection ends.
+    /// Asserts that the child can't make a session, reports why, and that the connection ends.
     fn fails(&mut self) {
         let mut ours = self.ours.next().unwrap();
         let text = self.peer.ask("try");
@@ -594,10 +597,10 @@ impl Crowd {
     }
 }
 
-/// More threads than the child has, and less than systems allow.
+/// A limit above the child's threads, and below the systems' own limits.
 const PLENTY: usize = 1000;
 
-/// Descriptors in the text of a snapshot, and blocks.
+/// Returns the descriptors and blocks in the text of a snapshot.
 fn descriptors_and_blocks(snapshot: &str) -> (i64, i64) {
     let number = |what: &str| {
         let words: Vec<&str> = snapshot.split([' ', ',']).filter(|word| !word.is_empty()).collect();
@@ -611,8 +614,8 @@ fn descriptors_and_blocks(snapshot: &str) -> (i64, i64) {
 fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
     const NAME: &str = "without_threads_no_session_starts_nothing_stays_behind_and_later_one_does";
     alone(NAME, || {
-        // The limit counts a user's threads, and doesn't bind root: the child is a user that has no
-        // others.
+        // The limit counts all threads of a user, and doesn't bind root. So the child runs as a
+        // user without other threads.
         if let Err(why) = run("sh", &["-c", "test $(id -u) = 0 || { echo not root >&2; exit 1; }"])
         {
             return left_out(NAME, &format!("the child needs a user of its own: {why}"));
@@ -621,13 +624,14 @@ fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
             return left_out(NAME, &why);
         }
         let mut crowd = Crowd::start(Some(60_000 + process::id() % 5000));
-        // Once in full, so that what is made once is there.
+        // The first session is made in full, so that everything that is made once exists.
         crowd.succeeds();
         assert_eq!(crowd.peer.ask("echo"), "1");
         assert_eq!(crowd.peer.ask("close"), "closed");
         crowd.peer.ask("settle");
 
-        // With no thread to be had; with one (the timer's); with two (the reader's too).
+        // There is room for no thread, then for one (the timer's), then for two (the reader's,
+        // too).
         let (threads, snapshot) = crowd.count();
         let before = descriptors_and_blocks(&snapshot);
         for (k, more) in [0, 1, 2].into_iter().enumerate() {
@@ -643,7 +647,7 @@ fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
             assert!(after.1 <= before.1 + 10, "{after:?} after {before:?}");
         }
 
-        // The same beside a session, whose threads aren't hurt.
+        // The same beside a session. Its threads must not be hurt.
         crowd.limit("nproc", PLENTY);
         crowd.succeeds();
         assert_eq!(crowd.peer.ask("echo"), "1");
@@ -655,7 +659,7 @@ fn without_threads_no_session_starts_nothing_stays_behind_and_later_one_does() {
             support::until(|| crowd.count().0 == threads);
         }
 
-        // And when there is room again.
+        // When there is room again, a session can be made.
         crowd.limit("nproc", PLENTY);
         crowd.succeeds();
         assert_eq!(crowd.peer.ask("echo"), "2");
@@ -677,7 +681,8 @@ fn a_session_needs_no_descriptor_but_its_transports() {
         crowd.limit("nofile", 64);
         let hoarded = crowd.peer.ask("hoard");
         assert!(hoarded.contains("Too many open files"), "{hoarded}");
-        // What needs one says so; a session over a connection that is there needs none, and works.
+        // A call that needs a descriptor reports that. A session over an existing connection needs
+        // none, and works.
         let refused = crowd.peer.ask("connect");
         assert!(refused.contains("Too many open files"), "{refused}");
         crowd.succeeds();

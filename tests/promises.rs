@@ -6,7 +6,7 @@
 //!
 //! The checker checks itself on a made-up page below.
 //!
-//! Promises: none; it checks the page of promises itself.
+//! Promises: none. It checks the page of promises itself.
 
 #[path = "support/pages.rs"]
 mod pages;
@@ -36,7 +36,7 @@ fn promises(page: &str) -> Vec<Promise> {
 }
 
 /// Returns the numbers of the promises that a test file shows, as its head says in a paragraph
-/// `//! Promises: P3, P7.` or `//! Promises: none; REASON.`
+/// `//! Promises: P3, P7.` or `//! Promises: none. REASON.`
 fn claimed(text: &str) -> Result<BTreeSet<usize>, String> {
     let head = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
     let from_here = head.skip_while(|line| !line.starts_with("Promises:"));
@@ -45,7 +45,7 @@ fn claimed(text: &str) -> Result<BTreeSet<usize>, String> {
     let list = paragraph.strip_prefix("Promises: ").ok_or("no line `//! Promises:` in its head")?;
     let list = list.strip_suffix('.').ok_or("the line of promises ends without a full stop")?;
     if let Some(reason) = list.strip_prefix("none") {
-        let has_reason = reason.strip_prefix("; ").is_some_and(|reason| !reason.is_empty());
+        let has_reason = reason.strip_prefix(". ").is_some_and(|reason| !reason.is_empty());
         return if has_reason { Ok(BTreeSet::new()) } else { Err("no reason for `none`".into()) };
     }
     let number = |name: &str| name.strip_prefix('P').and_then(|number| number.parse().ok());
@@ -124,7 +124,7 @@ const PAGE: &str = "\n**P1.** One.\n\nShown by: `a.rs::x`, `src/c.rs::z`.\n\
                     \n## More\n\n**P2.** `Two`.\n\nShown by:\n`a.rs::x`, `b.rs::y`.\n";
 const A: &str = "//! A.\n//!\n//! Promises: P1,\n//! P2.\n\n#[test]\nfn x() {}\n";
 const B: &str = "//! B.\n//!\n//! Promises: P2.\n//!\n//! End.\n\n#[test]\nfn y() {}\n";
-const C: &str = "//! Promises: none; it helps.\n\n#[test]\nfn z() {}\n";
+const C: &str = "//! Promises: none. It helps.\n\n#[test]\nfn z() {}\n";
 
 /// Checks a made-up page and three made-up files.
 fn check(page: &str, a: &str, b: &str, c: &str) -> Vec<String> {
@@ -179,14 +179,14 @@ fn the_check_finds_each_disagreement() {
     );
     assert_eq!(head("P2, two."), ["tests/b.rs: \"two\": no promise"]);
     assert_eq!(head("P2"), ["tests/b.rs: the line of promises ends without a full stop"]);
-    assert_eq!(head("none; nothing."), ["tests/b.rs: its head doesn't name P2"]);
+    assert_eq!(head("none. Nothing."), ["tests/b.rs: its head doesn't name P2"]);
     let helper = |text: &str| check(PAGE, A, B, text);
     let test = "\n#[test]\nfn z() {}\n";
     assert_eq!(
         helper(&format!("//! Promises: none.\n{test}")),
         ["tests/c.rs: no reason for `none`"]
     );
-    for text in ["//! Helps.\n", "\n//! Promises: none; it helps.\n"] {
+    for text in ["//! Helps.\n", "\n//! Promises: none. It helps.\n"] {
         let wrong = helper(&format!("{text}{test}"));
         assert_eq!(wrong, ["tests/c.rs: no line `//! Promises:` in its head"]);
     }

@@ -1,5 +1,5 @@
-//! The API table: every setting and its rules, ids and names, the traits, error kinds, what is
-//! `Send` and `Debug`.
+//! The public interface: the rules of every setting, ids and names, the traits, the kinds of
+//! errors, and the types that are `Send` and `Debug`.
 //!
 //! Promises: P5, P6, P8, P45, P84, P86, P87, P97, P109, P110, P117.
 
@@ -21,8 +21,8 @@ const fn is_shared<T: Send + Sync + Clone + Debug + 'static>() {}
 const fn is_error<T: std::error::Error + Send + Sync + Clone + 'static>() {}
 const fn is_mux<T: ?Sized + Send + Sync>() {}
 
-/// `Session` and `Stream`: `Clone + Send + Sync + Debug`; `Read` and `Write` for `Stream` and
-/// `&Stream`.
+/// `Session` and `Stream` are `Clone + Send + Sync + Debug`. `Stream` and `&Stream` are `Read` and
+/// `Write`.
 const _: () = {
     is_shared::<Session>();
     is_shared::<Stream>();
@@ -36,8 +36,8 @@ const _: () = {
     reads_and_writes::<&Stream>();
 };
 
-/// Configuration that breaks a rule: `Error::Config` that names the field, its value and the rule,
-/// from `validate` and from sessions.
+/// P8: a configuration that breaks a rule is refused by `validate` and by the creation of a
+/// session. The error, `Error::Config`, names the field, its value and the rule.
 #[test]
 fn every_rule_of_the_configuration_names_field_value_and_rule() {
     test("every_rule_of_the_configuration_names_field_value_and_rule", || {
@@ -92,7 +92,7 @@ fn every_rule_of_the_configuration_names_field_value_and_rule() {
     });
 }
 
-/// The extremes that the rules allow.
+/// P8: sessions with the smallest and the largest allowed values carry data.
 #[test]
 fn the_extremes_that_the_rules_allow_work() {
     test("the_extremes_that_the_rules_allow_work", || {
@@ -136,14 +136,14 @@ fn the_extremes_that_the_rules_allow_work() {
     });
 }
 
-/// The defaults of Go's gmux, as far as they can be seen: version 1, 32768 bytes a frame, a backlog
-/// of 1024, names of 4096 bytes, no no-data timeout.
+/// P8: the defaults are those of Go's gmux, as far as a peer can see them. They are version 1,
+/// 32768 bytes a frame, a backlog of 1024, names of up to 4096 bytes, and no no-data timeout.
 #[test]
-fn the_defaults_are_the_seeds() {
-    test("the_defaults_are_the_seeds", || {
+fn the_defaults_are_those_of_gos_gmux() {
+    test("the_defaults_are_those_of_gos_gmux", || {
         let (script, session) = Script::client(Config::default());
         let mut stream = session.open("").unwrap();
-        script.blocked(); // SYN: nothing is taken out of the queue meanwhile
+        script.blocked(); // the writer is stuck in the SYN, so it takes no data from the queue
         assert_eq!(stream.write(&[0; 300_000]).unwrap(), 262_144, "max_send_buffer");
         script.allow_all();
         script.eof();
@@ -165,7 +165,7 @@ fn the_defaults_are_the_seeds() {
     });
 }
 
-/// Ids: the client's from 3, the server's from 2, then + 2; never reused.
+/// P6: the client's ids are 3, 5, 7 and so on. The server's ids are 2, 4, 6 and so on.
 #[test]
 fn ids_count_up_by_two_from_3_and_2() {
     test("ids_count_up_by_two_from_3_and_2", || {
@@ -182,8 +182,8 @@ fn ids_count_up_by_two_from_3_and_2() {
     });
 }
 
-/// Names: any bytes; `name` is lossy, `name_bytes` exact; 65535 bytes fit, one more is
-/// `NameTooLong` and uses nothing up.
+/// P5: `name_bytes` returns a name's exact bytes, and `name` replaces those that aren't UTF-8. A
+/// name of 65535 bytes fits. With one byte more, `open` returns `NameTooLong` and uses no id up.
 #[test]
 fn names_are_any_bytes_up_to_a_frames_length() {
     test("names_are_any_bytes_up_to_a_frames_length", || {
@@ -209,8 +209,8 @@ fn names_are_any_bytes_up_to_a_frames_length() {
     });
 }
 
-/// `local_addr` and `peer_addr`, on sessions and streams, also after the end; a transport that has
-/// none says so.
+/// P97: sessions and streams know their `local_addr` and `peer_addr`, also after the session's end.
+/// Both are `None` over a transport without addresses.
 #[test]
 fn addresses_are_the_transports() {
     test("addresses_are_the_transports", || {
@@ -234,7 +234,7 @@ fn addresses_are_the_transports() {
     });
 }
 
-/// `MuxConn` and `MuxStream` are object-safe, and do what `Session` and `Stream` do.
+/// P117: `MuxConn` and `MuxStream` are object-safe, and do the same as `Session` and `Stream`.
 #[test]
 fn everything_works_through_the_traits() {
     fn talk(client: &dyn MuxConn, server: Box<dyn MuxConn>) {
@@ -293,7 +293,7 @@ fn everything_works_through_the_traits() {
     });
 }
 
-/// What was set can be read again, with the defaults of the version where nothing was.
+/// P8: `settings` returns each value that was set, and the version's default for all others.
 #[test]
 fn a_configuration_can_be_read() {
     test("a_configuration_can_be_read", || {
@@ -333,8 +333,8 @@ fn a_configuration_can_be_read() {
     });
 }
 
-/// What std's sockets and listeners have: `try_clone`, and a loop over `&session`; and what goes
-/// with the channels.
+/// P117: a stream has `try_clone`, and `&session` can be iterated, as with std's sockets and
+/// listeners. The types that a program needs to wait on channels are exported.
 #[test]
 fn sessions_and_streams_have_the_habits_of_std() {
     test("sessions_and_streams_have_the_habits_of_std", || {
@@ -359,7 +359,7 @@ fn sessions_and_streams_have_the_habits_of_std() {
     });
 }
 
-/// `Debug` of sessions and streams says which they are, whatever state they are in.
+/// P86: `Debug` of a session or stream says which one it is, in every state.
 #[test]
 fn debug_says_which_session_and_stream() {
     test("debug_says_which_session_and_stream", || {
@@ -374,8 +374,8 @@ fn debug_says_which_session_and_stream() {
     });
 }
 
-/// Errors that reach `Read` and `Write` callers carry gmux's own inside, to be downcast; a
-/// transport's error keeps its kind and source.
+/// P84, P45: an error that `Read` or `Write` returns has gmux's own `Error` inside, which can be
+/// downcast. A transport's error keeps its kind and its source.
 #[test]
 fn io_errors_have_the_error_inside() {
     test("io_errors_have_the_error_inside", || {
@@ -406,8 +406,7 @@ fn io_errors_have_the_error_inside() {
     });
 }
 
-/// A transport whose read says `UnexpectedEof` itself is a truncation, which is never
-/// `UnexpectedEof` to the stream's reader.
+/// P84: if the transport's read returns `UnexpectedEof`, the stream's reader gets another kind.
 #[test]
 fn truncation_is_never_unexpected_eof() {
     test("truncation_is_never_unexpected_eof", || {
@@ -416,7 +415,7 @@ fn truncation_is_never_unexpected_eof() {
         let mut stream = session.accept().unwrap();
         script.fail_read(ErrorKind::UnexpectedEof);
         assert_eq!(stream.read_exact(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
-        // `read_exact`'s own, after a clean end, is.
+        // After a clean end, `read_exact` itself returns `UnexpectedEof`.
         let (mut raw, session) = against_server(quiet(), 1);
         raw.syn(1, "");
         raw.psh(1, "x");
@@ -426,8 +425,8 @@ fn truncation_is_never_unexpected_eof() {
     });
 }
 
-/// What calls on closed things return: `NotConnected`, never a panic or a hang; the getters go on
-/// working.
+/// P84: calls on closed sessions and streams fail with `NotConnected`. They don't panic or hang.
+/// Getters and setters still work.
 #[test]
 fn calls_on_closed_things_say_not_connected() {
     test("calls_on_closed_things_say_not_connected", || {
@@ -460,14 +459,14 @@ fn calls_on_closed_things_say_not_connected() {
     });
 }
 
-/// `stats` counts what crossed.
+/// P87: `stats` counts the frames, bytes and streams that crossed.
 #[test]
 fn stats_count_what_crossed() {
     test("stats_count_what_crossed", || {
         let (mut raw, session) = against_server(quiet().max_name_len(10), 1);
         raw.syn(1, "one");
         raw.psh(1, [0; 100]);
-        raw.psh(77, [0; 10]); // unknown
+        raw.psh(77, [0; 10]); // a stream that doesn't exist
         raw.syn(3, "a name that is too long");
         raw.expect(Command::Fin, 3);
         let mut stream = session.accept().unwrap();
@@ -476,7 +475,7 @@ fn stats_count_what_crossed() {
         stream.write_all(&[0; 50]).unwrap();
         stream.flush().unwrap();
         raw.expect_data(1, 50);
-        until(|| session.stats().bytes_sent == 50); // counted just after the flush may return
+        until(|| session.stats().bytes_sent == 50); // the flush may return just before the count
         let stats = session.stats();
         assert_eq!(
             (stats.frames_received, stats.bytes_received, stats.frames_ignored),
@@ -505,7 +504,8 @@ fn stats_count_what_crossed() {
     });
 }
 
-/// Frames of other sizes than ours are understood, and ours are cut as configured.
+/// P110: an end understands frames of any size, and its own `max_frame_size` limits only the frames
+/// that it sends.
 #[test]
 fn frame_sizes_need_not_agree() {
     test("frame_sizes_need_not_agree", || {
@@ -529,7 +529,7 @@ fn frame_sizes_need_not_agree() {
     });
 }
 
-/// `Frame`'s text is the Go package's.
+/// P109: the text of a `Frame` is that of Go's gmux.
 #[test]
 fn a_frame_displays_as_in_go() {
     test("a_frame_displays_as_in_go", || {

@@ -1,5 +1,5 @@
-//! The promises, *Closing a session*: what `close` says, and when. (What else a close does:
-//! `promises_closing_sessions.rs`. With real processes: `processes.rs`.)
+//! Closing a session: what `close` returns, and when. The file `promises_closing_sessions.rs` has
+//! the other effects of a close, and `processes.rs` closes sessions between real processes.
 //!
 //! Promises: P34, P36, P37, P38, P39, P41, P42, P46, P93.
 
@@ -18,12 +18,16 @@ use support::raw::{End, against_client};
 use support::scripted::{FAR, Script, asleep, blocked, data, quiet};
 use support::{close_beside_a_peer_that_stays, pair, tcp, test, until, versions};
 
-/// Whether a close said that so many bytes were too late, since the peer had ended before.
+/// Whether a close failed with `peer_ended` and this number of unsent bytes.
 fn peer_ended_before(closed: &Result<(), Error>, bytes: u64) -> bool {
-    matches!(closed, Err(Error::CloseIncomplete { unsent, peer_ended: true, .. }) if *unsent == bytes)
+    matches!(
+        closed,
+        Err(Error::CloseIncomplete { unsent, peer_ended: true, .. }) if *unsent == bytes
+    )
 }
 
-/// The peer ends its side while this end still has something to send: nobody can have read that.
+/// P36: if the peer ends its side before this end has handed everything over, `close` is an error,
+/// because the peer can't have read the rest.
 #[test]
 fn a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error() {
     test("a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error", || {
@@ -51,8 +55,8 @@ fn a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error() {
     });
 }
 
-/// The same where the peer ends before the close begins, whether the bytes are with the writer or
-/// still in the queue.
+/// P42: the peer ends its side before the close begins. The later close counts the bytes that the
+/// writer thread holds and those that are still queued.
 #[test]
 fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close() {
     test(
@@ -65,7 +69,7 @@ fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_la
                 stream.write_all(b"with the writer").unwrap();
                 script.blocked();
                 stream.write_all(&vec![7; queued]).unwrap();
-                script.frame(1, Command::Fin, 3, &[]); // so that the end cuts nothing off
+                script.frame(1, Command::Fin, 3, &[]); // so that the peer's end cuts no stream off
                 script.eof();
                 assert!(session.closed().recv().is_err());
                 script.allow_all();
@@ -76,8 +80,8 @@ fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_la
     );
 }
 
-/// The same where the write that is under way then fails: that nobody is left to be told is no
-/// error, what it held is.
+/// P42: the peer ends its side while a write is blocked in the transport, and then that write
+/// fails. The failure is no error of the close, but the bytes that the write held are counted.
 #[test]
 fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
     test("what_a_write_held_that_failed_after_the_peers_end_is_counted", || {
@@ -91,7 +95,7 @@ fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
         stream.write_all(b"never sent").unwrap();
         script.allow_all();
         until(|| session.stats().unsent == 10 && stream.stats().unsent == 10);
-        stream.close().unwrap(); // so that the end cuts nothing off
+        stream.close().unwrap(); // so that the peer's end cuts no stream off
         script.eof();
         assert!(session.closed().recv().is_err());
         assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
@@ -101,8 +105,8 @@ fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
     });
 }
 
-/// What came before the output failed, and after it, can be read, also of a frame that the end
-/// cuts.
+/// P46: all bytes that arrive before and after the output fails can be read. This includes the part
+/// of a frame that the end of the input cuts.
 #[test]
 fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
     test("of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read", || {
@@ -124,7 +128,8 @@ fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
     });
 }
 
-/// A peer that ends when all is handed over is no error, whichever end was first.
+/// P34: if everything was handed over before the peer ended its side, `close` is Ok, also when the
+/// peer ended first.
 #[test]
 fn a_peer_that_ended_first_and_had_everything_is_no_error() {
     test("a_peer_that_ended_first_and_had_everything_is_no_error", || {
@@ -144,11 +149,12 @@ fn a_peer_that_ended_first_and_had_everything_is_no_error() {
     });
 }
 
-/// "An input that ends by an error (a reset ...) is that error."
+/// P36: if the input ends by an error, such as a reset, `close` returns that error.
 #[test]
 fn a_reset_is_what_the_close_says() {
     test("a_reset_is_what_the_close_says", || {
-        // In memory, where its order is certain: everything is handed over, then the input fails.
+        // In memory, where the order is certain: everything is handed over, and then the input
+        // fails.
         let (script, session) = Script::client(quiet().close_timeout(FAR));
         script.allow_all();
         let close = blocked("reset-close", {
@@ -159,7 +165,7 @@ fn a_reset_is_what_the_close_says() {
         script.fail_read(ErrorKind::ConnectionReset);
         assert_eq!(close.join().unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
 
-        // Over TCP: a peer that goes with unread input.
+        // Over TCP, where the peer goes away with unread input.
         let (raw, session) = against_client(quiet().close_timeout(FAR), 1);
         let mut stream = session.open("").unwrap();
         stream.write_all(b"nobody reads this").unwrap();
@@ -174,8 +180,8 @@ fn a_reset_is_what_the_close_says() {
     });
 }
 
-/// Two sessions of one process, closed one after the other in one thread: streams left open, and
-/// data unread.
+/// P37: two sessions of one process are closed one after the other in one thread. In one case all
+/// streams are closed. In the other case streams are open and data is unread.
 #[test]
 fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
     test("two_ends_closed_one_after_the_other_in_one_thread_are_both_ok", || {
@@ -194,7 +200,8 @@ fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
                     kept = None;
                 }
                 client.close().unwrap();
-                // The other end's streams were cut off, which is what its session ended with.
+                // With open streams, the second session has ended already, because the first close
+                // cut its streams off. Its close returns that error.
                 let closed = server.close();
                 assert_eq!(closed.is_ok(), expected, "{closed:?}");
                 assert!(
@@ -207,7 +214,7 @@ fn two_ends_closed_one_after_the_other_in_one_thread_are_both_ok() {
     });
 }
 
-/// Both ends at once.
+/// P37: both ends close at the same moment.
 #[test]
 fn both_ends_close_at_once_and_are_ok() {
     test("both_ends_close_at_once_and_are_ok", || {
@@ -236,8 +243,8 @@ fn both_ends_close_at_once_and_are_ok() {
     });
 }
 
-/// "A session whose input ends cleanly while it isn't closing calls `finish_write` before it
-/// aborts", and there is nothing to abort then.
+/// P42, P93: a session whose input ends cleanly calls `finish_write`. Its threads end, and `abort`
+/// isn't called.
 #[test]
 fn the_end_of_the_input_ends_the_output_in_order() {
     test("the_end_of_the_input_ends_the_output_in_order", || {
@@ -255,7 +262,7 @@ fn the_end_of_the_input_ends_the_output_in_order() {
     });
 }
 
-/// ... bounded by the close timeout: a writer that is stuck is freed by the abort.
+/// P42: after the close timeout, `abort` frees a writer that is stuck in the transport.
 #[test]
 fn an_output_that_can_not_be_ended_is_aborted_after_the_close_timeout() {
     test("an_output_that_can_not_be_ended_is_aborted_after_the_close_timeout", || {
@@ -298,7 +305,7 @@ impl Control for MuteControl {
     }
 }
 
-/// "There `close()` returns Ok once everything was handed over and flushed."
+/// P41: over such a transport, `close` is Ok when everything was handed over and flushed.
 #[test]
 fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() {
     test("where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over", || {
@@ -319,7 +326,7 @@ fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() 
         script.eof();
         drop(stream);
 
-        // `Shared` without `on_finish`, and with it.
+        // `Shared` without `on_finish` behaves the same. With it, the close waits for the peer.
         for told in [false, true] {
             let (near, far) = tcp();
             let tick = Some(Duration::from_millis(2));
@@ -346,8 +353,8 @@ fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() 
     });
 }
 
-/// "Received bytes are life in every phase": a peer that is alive, and takes its time to end, isn't
-/// taken for dead.
+/// P38: bytes that arrive during a close count as life. So keepalive doesn't end a session whose
+/// peer takes its time to end its side.
 #[test]
 fn what_is_received_while_closing_is_life() {
     test("what_is_received_while_closing_is_life", || {
@@ -376,7 +383,7 @@ fn what_is_received_while_closing_is_life() {
             script.eof();
             let closed = close.join().unwrap();
             if longest > TIMEOUT / 2 {
-                continue; // the machine was late, so the session may have been right
+                continue; // this machine paused the test, so the session may have been right
             }
             return closed.unwrap();
         }
@@ -384,7 +391,7 @@ fn what_is_received_while_closing_is_life() {
     });
 }
 
-/// A silent peer is still found while closing.
+/// P38: keepalive finds a silent peer during a close, too.
 #[test]
 fn a_silent_peer_ends_a_close_by_keepalive() {
     test("a_silent_peer_ends_a_close_by_keepalive", || {
@@ -398,7 +405,7 @@ fn a_silent_peer_ends_a_close_by_keepalive() {
     });
 }
 
-/// The last drop waits until everything is handed over, and not for the peer's end.
+/// P39: the last drop waits until everything was handed over, and doesn't wait for the peer's end.
 #[test]
 fn the_last_drop_does_not_wait_for_the_peers_end() {
     test("the_last_drop_does_not_wait_for_the_peers_end", || {
@@ -406,7 +413,7 @@ fn the_last_drop_does_not_wait_for_the_peers_end() {
         let mut stream: Stream = session.open("").unwrap();
         stream.write_all(b"all of it").unwrap();
         drop(session);
-        drop(stream); // a hang would be for ever
+        drop(stream); // waiting for the peer's end would hang the test
         let (frames, end) = raw.rest();
         assert_eq!((data(&frames, 3).as_slice(), end), (&b"all of it"[..], End::Clean));
         raw.finish();

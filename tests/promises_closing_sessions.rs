@@ -1,4 +1,5 @@
-//! The promises, *Closing a session*.
+//! Closing a session by `close`, `drain` and the last drop: what is sent, who is woken, and what
+//! can still be used.
 //!
 //! Promises: P11, P32, P33, P34, P35, P38, P39, P40, P43, P44, P45, P59.
 
@@ -16,7 +17,7 @@ use support::raw::{End, against_client, against_server};
 use support::scripted::{FAR, Script, asleep, blocked, count, data, processed, quiet};
 use support::{Pattern, close_beside_a_peer_that_stays, gmux_threads, pair, test, until};
 
-/// "No new streams."
+/// P33, P59: a closed session opens and accepts no stream.
 #[test]
 fn a_closed_session_opens_and_accepts_nothing() {
     test("a_closed_session_opens_and_accepts_nothing", || {
@@ -34,21 +35,21 @@ fn a_closed_session_opens_and_accepts_nothing() {
         assert!(matches!(server.accept_timeout(FAR), Err(Error::Closed)));
         assert!(server.incoming().next().is_none());
         server.close().unwrap();
-        // The other end: its stream was cut off.
+        // The close cut the other end's stream off.
         assert_eq!((&waiting).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionAborted);
         assert!(matches!(client.open("late"), Err(Error::ConnectionLost(_))));
     });
 }
 
-/// The same after an end that is still at work (a transport's `abort` is the user's code, and takes
-/// what time it takes): nobody gets a stream from a session that says that it is closed.
+/// P45: a session that says that it is closed gives out no stream, also while its end is still in
+/// progress. A transport's `abort` is the user's code, so the end can take any time.
 #[test]
 fn a_session_that_is_ending_opens_nothing() {
     test("a_session_that_is_ending_opens_nothing", || {
         let (script, session) = Script::client(quiet());
         script.hold_abort(true);
         script.send([1, 99, 0, 0, 0, 0, 0, 0]);
-        until(|| session.is_closed()); // `closed()` waits for the streams to know
+        until(|| session.is_closed()); // `closed()` would wait until all streams have ended
         assert!(matches!(session.open("zombie"), Err(Error::InvalidCommand(99))));
         assert!(matches!(session.accept(), Err(Error::InvalidCommand(99))));
         assert!(matches!(session.close(), Err(Error::InvalidCommand(99))));
@@ -57,8 +58,8 @@ fn a_session_that_is_ending_opens_nothing() {
     });
 }
 
-/// "Accepted data is flushed; streams that the application closed get their FIN, others get none
-/// ...; `finish_write`."
+/// P33: a close sends all accepted data. Streams that the application closed get FIN. The other
+/// streams get none.
 #[test]
 fn a_close_sends_accepted_bytes_and_closed_streams_alone_get_fin() {
     test("a_close_sends_accepted_bytes_and_closed_streams_alone_get_fin", || {
@@ -85,7 +86,8 @@ fn a_close_sends_accepted_bytes_and_closed_streams_alone_get_fin() {
     });
 }
 
-/// "**others get none** (their peers see an error, not a clean end)"
+/// P33: the peer reads all data of a stream that wasn't closed, and then an error instead of an
+/// end.
 #[test]
 fn peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
     test("peers_of_streams_that_were_not_closed_see_an_error_after_the_data", || {
@@ -107,8 +109,8 @@ fn peers_of_streams_that_were_not_closed_see_an_error_after_the_data() {
     });
 }
 
-/// "Then the reader throws input away ... so that no reset purges what was sent": unread input at a
-/// socket's close would make the system send one.
+/// P38: while a session closes, it reads its peer's data and drops it. If a socket is closed with
+/// unread input, the system sends a reset, and the peer may lose data that it has received.
 #[test]
 fn a_peer_that_goes_on_sending_still_gets_everything() {
     test("a_peer_that_goes_on_sending_still_gets_everything", || {
@@ -116,8 +118,7 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
         let (mut raw, session) = against_server(config, 1);
         raw.syn(1, "");
         let mut stream = session.accept().unwrap();
-        // The peer floods the stream, so that the session stops reading, and goes on for as long as
-        // it can.
+        // The peer floods the stream, so that the session stops reading. It floods until the end.
         let mut flood = raw.stream.try_clone().unwrap();
         let frame = Frame::new(1, Command::Psh, 1, vec![0; 32_768]).unwrap().encode();
         let (stop, stopped) = mpsc::channel::<()>();
@@ -148,8 +149,7 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
     });
 }
 
-/// "... in the background until EOF or `close_timeout` ...; then `abort`": a peer that never ends
-/// its side is cut off.
+/// P35: a peer that never ends its side is cut off after `close_timeout`.
 #[test]
 fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
     test("a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout", || {
@@ -165,8 +165,7 @@ fn a_peer_that_never_ends_its_side_is_cut_off_after_the_close_timeout() {
     });
 }
 
-/// "Ok when everything accepted was handed over, `finish_write` succeeded, and after that the input
-/// ended cleanly."
+/// P34: `close` is Ok when everything was handed over, and the input ended cleanly after that.
 #[test]
 fn close_returns_when_the_peer_has_ended_its_side_too() {
     test("close_returns_when_the_peer_has_ended_its_side_too", || {
@@ -192,7 +191,7 @@ fn close_returns_when_the_peer_has_ended_its_side_too() {
     });
 }
 
-/// "After `close_timeout`, counted from the call: `CloseIncomplete`."
+/// P35: `close` returns `CloseIncomplete` after `close_timeout`, counted from the call.
 #[test]
 fn close_times_out_when_the_peer_reads_nothing() {
     test("close_times_out_when_the_peer_reads_nothing", || {
@@ -219,8 +218,8 @@ fn close_times_out_when_the_peer_reads_nothing() {
     });
 }
 
-/// What a close returns after other endings: what ended the session, unless that was the peer's
-/// clean end.
+/// P45: after an earlier end, `close` returns the error that ended the session. It returns Ok if
+/// that was the peer's clean end.
 #[test]
 fn close_after_the_end_says_what_it_was() {
     test("close_after_the_end_says_what_it_was", || {
@@ -239,8 +238,8 @@ fn close_after_the_end_says_what_it_was() {
     });
 }
 
-/// "The drop of the last of its Session and Stream handles" closes, and "the last drop waits just
-/// so long too".
+/// P39: the drop of the last handle, of the session or of a stream, closes the session. It waits
+/// until everything was handed over.
 #[test]
 fn the_last_drop_closes_and_waits() {
     test("the_last_drop_closes_and_waits", || {
@@ -276,8 +275,8 @@ fn the_last_drop_closes_and_waits() {
     });
 }
 
-/// "... but never on one of our own threads": the last handle is dropped inside a close notifier,
-/// on `gmux-notify-N`.
+/// P40: the last handle is dropped inside a close notifier, on the thread `gmux-notify-N`. That
+/// drop doesn't wait.
 #[test]
 fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
     test("a_last_drop_on_a_notifiers_thread_does_not_wait", || {
@@ -295,12 +294,12 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
         drop(session);
         script.idle();
         assert!(!script.wait(|state| Some(state.finished)));
-        script.upd(3, 1000, 65_536); // the stream fails by itself
+        script.upd(3, 1000, 65_536); // this update is impossible, so the stream fails
         let name = dropped.recv().unwrap();
         assert!(name.starts_with("gmux-notify-"), "{name}");
-        // The very last handle is the notifier's own, dropped after it. That doesn't wait for the
-        // transport either: the thread goes.
-        let cut = &name[..name.len().min(15)]; // as the system has it
+        // The notifier owns the very last handle, which is dropped after the call. That drop
+        // doesn't wait for the transport either, so the thread ends.
+        let cut = &name[..name.len().min(15)]; // the system cuts a thread's name
         until(|| !gmux_threads().iter().any(|name| name == cut));
         assert!(!script.wait(|state| Some(state.finished || state.aborted)));
         script.allow_all();
@@ -309,8 +308,8 @@ fn a_last_drop_on_a_notifiers_thread_does_not_wait() {
     });
 }
 
-/// "Every blocked call wakes": on all streams, and accept. (Each cause and call by itself:
-/// tests/wakeups.rs.)
+/// P33: a close wakes every blocked call of all streams, and `accept`. `tests/wakeups.rs` tests
+/// each call with each cause.
 #[test]
 fn a_close_wakes_every_blocked_call() {
     test("a_close_wakes_every_blocked_call", || {
@@ -347,7 +346,7 @@ fn a_close_wakes_every_blocked_call() {
     });
 }
 
-/// After a close, what was received before can still be read.
+/// P11: after a close, the data that was received before it can still be read.
 #[test]
 fn what_was_received_before_a_close_can_be_read_after_it() {
     test("what_was_received_before_a_close_can_be_read_after_it", || {
@@ -370,8 +369,8 @@ fn what_was_received_before_a_close_can_be_read_after_it() {
     });
 }
 
-/// "Streams live on when only Session handles are dropped; then the backlog and later SYNs are
-/// refused."
+/// P43: streams live on when all `Session` handles are dropped. The streams in the backlog and
+/// later ones are refused.
 #[test]
 fn streams_outlive_the_sessions_handles_and_later_streams_are_refused() {
     test("streams_outlive_the_sessions_handles_and_later_streams_are_refused", || {
@@ -397,14 +396,15 @@ fn streams_outlive_the_sessions_handles_and_later_streams_are_refused() {
         assert_eq!(&buf, b"before and after");
         (&stream).write_all(b"answer").unwrap();
         assert_eq!(raw.expect_data(1, 6), b"answer");
-        // The last stream's drop closes the session.
+        // The drop of the last stream closes the session.
         drop(stream);
         raw.expect(Command::Fin, 1);
         assert_eq!(raw.rest(), (vec![], End::Clean));
     });
 }
 
-/// `drain`: no new streams; those that live are waited for; then the session is closed.
+/// P44: a drain lets no new stream be opened, waits for the existing streams, and then closes the
+/// session.
 #[test]
 fn drain_waits_for_the_streams_and_closes() {
     test("drain_waits_for_the_streams_and_closes", || {
@@ -440,7 +440,8 @@ fn drain_waits_for_the_streams_and_closes() {
     });
 }
 
-/// `drain` with streams left: an error that counts them, and the session is closed all the same.
+/// P44: if streams are left after the timeout, `drain` returns an error with their number. The
+/// session is closed all the same.
 #[test]
 fn drain_gives_up_after_its_timeout_and_closes() {
     test("drain_gives_up_after_its_timeout_and_closes", || {
@@ -466,7 +467,8 @@ fn drain_gives_up_after_its_timeout_and_closes() {
     });
 }
 
-/// Two ends that drain at once are done as soon as their streams are.
+/// P44: a drain returns when the session ends. So two ends that drain at once don't wait for each
+/// other.
 #[test]
 fn a_drain_is_over_when_the_session_ends() {
     test("a_drain_is_over_when_the_session_ends", || {
@@ -481,7 +483,7 @@ fn a_drain_is_over_when_the_session_ends() {
     });
 }
 
-/// `close` in another thread wakes a `drain`, which then says what that says.
+/// P44: `close` in another thread wakes a blocked `drain`, which returns the close's result.
 #[test]
 fn a_close_wakes_a_drain() {
     test("a_close_wakes_a_drain", || {

@@ -1,4 +1,4 @@
-//! The promises, *Closing a stream*.
+//! Closing a stream: close, half-close, drop, FIN, and writing after the peer's FIN.
 //!
 //! Promises: P25, P26, P27, P28, P29, P30, P31.
 
@@ -16,8 +16,7 @@ use support::raw::{End, against_client, against_server};
 use support::scripted::{FAR, Script, blocked, count, data, processed, quiet, quiet_versions};
 use support::{Pattern, pair, test, until};
 
-/// "Closing a stream never blocks, nor does dropping a handle that isn't the session's last; FIN
-/// follows what was accepted."
+/// P25: closing a stream and dropping a handle don't block, and FIN follows the accepted bytes.
 #[test]
 fn closing_never_blocks_and_fin_follows_what_was_accepted() {
     test("closing_never_blocks_and_fin_follows_what_was_accepted", || {
@@ -30,8 +29,7 @@ fn closing_never_blocks_and_fin_follows_what_was_accepted() {
                 let n = stream.write(&sent).unwrap();
                 assert_eq!(n, sent.len());
             }
-            // The transport takes nothing and nothing is in a hurry: a close that waited would wait
-            // for ever.
+            // The transport takes nothing, so a close that waited for it would hang.
             for stream in streams {
                 if !by_drop {
                     let other = stream.clone();
@@ -71,8 +69,7 @@ fn closing_never_blocks_and_fin_follows_what_was_accepted() {
     });
 }
 
-/// "Dropping a handle that isn't the session's last": nor is it the stream's last, then nothing
-/// ends.
+/// P26: the drop of a handle that isn't its stream's last ends nothing.
 #[test]
 fn a_stream_is_closed_by_the_drop_of_its_last_handle_alone() {
     test("a_stream_is_closed_by_the_drop_of_its_last_handle_alone", || {
@@ -90,8 +87,8 @@ fn a_stream_is_closed_by_the_drop_of_its_last_handle_alone() {
     });
 }
 
-/// The wire has no reset: a drop that unwinding makes is a drop. The documents say what to do about
-/// it.
+/// P26: if a panic drops the last handle, the peer sees an ordinary end, because the wire has no
+/// reset. The guide says at "An end of file is no proof" how to tell the two apart.
 #[test]
 fn a_handler_that_panics_looks_like_one_that_has_finished() {
     test("a_handler_that_panics_looks_like_one_that_has_finished", || {
@@ -111,7 +108,7 @@ fn a_handler_that_panics_looks_like_one_that_has_finished() {
     });
 }
 
-/// "FIN follows what was accepted" though the write deadline has expired.
+/// P25: FIN follows the accepted bytes, though the write deadline has expired.
 #[test]
 fn fin_ignores_deadlines() {
     test("fin_ignores_deadlines", || {
@@ -126,7 +123,7 @@ fn fin_ignores_deadlines() {
     });
 }
 
-/// "Unread data survives a half-close and both FINs."
+/// P27: unread data survives a half-close and the FINs of both ends.
 #[test]
 fn unread_data_survives_a_half_close_and_both_fins() {
     test("unread_data_survives_a_half_close_and_both_fins", || {
@@ -140,7 +137,7 @@ fn unread_data_survives_a_half_close_and_both_fins() {
             let mut theirs = server.accept().unwrap();
             theirs.write_all(&back).unwrap();
             theirs.shutdown(Shutdown::Write).unwrap();
-            // Both have sent and received FIN, neither has read.
+            // Both ends have sent and received FIN. Neither has read.
             until(|| {
                 client.stats().bytes_received == 200_000 && server.stats().bytes_received == 200_000
             });
@@ -157,7 +154,8 @@ fn unread_data_survives_a_half_close_and_both_fins() {
     });
 }
 
-/// "After FIN a stream sends no SYN, PSH or second FIN; UPD goes on while the application reads."
+/// P28: after FIN a stream sends no SYN, no PSH and no second FIN. Window updates go on while the
+/// application reads.
 #[test]
 fn after_fin_a_stream_sends_nothing_but_upd() {
     test("after_fin_a_stream_sends_nothing_but_upd", || {
@@ -188,7 +186,7 @@ fn after_fin_a_stream_sends_nothing_but_upd() {
     });
 }
 
-/// "A writer without credit after the peer's FIN fails after `half_close_stall`."
+/// P29: after the peer's FIN, a writer without credit fails after `half_close_stall`.
 #[test]
 fn a_writer_without_credit_fails_some_time_after_the_peers_fin() {
     const STALL: Duration = Duration::from_millis(50);
@@ -207,7 +205,7 @@ fn a_writer_without_credit_fails_some_time_after_the_peers_fin() {
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         assert!(matches!(Error::from(error), Error::PeerFinished(STALL)));
         assert!(failed - before >= STALL);
-        // Only the writer failed.
+        // Only writing has failed.
         stream.close().unwrap();
         raw.expect(Command::Syn, 3);
         raw.expect_data(3, 262_144);
@@ -215,18 +213,19 @@ fn a_writer_without_credit_fails_some_time_after_the_peers_fin() {
     });
 }
 
-/// "... restarted by each UPD that brings credit."
+/// P29: each window update with room starts the time of `half_close_stall` again.
 #[test]
 fn credit_after_the_peers_fin_restarts_the_writers_clock() {
     const STALL: Duration = Duration::from_millis(1500);
     test("credit_after_the_peers_fin_restarts_the_writers_clock", || {
-        // Whether it could be tried: not if the machine let a pause get too long.
+        // Returns false if this machine made a pause so long that the attempt shows nothing.
         let in_time = || {
             let (mut raw, session) =
                 against_client(quiet().version(2).half_close_stall(Some(STALL)), 2);
             let stream = session.open("").unwrap();
             (&stream).write_all(&[0; 262_144]).unwrap();
-            // Each UPD brings a byte for the one whose turn it is, and a new beginning for all.
+            // Each update has one byte of room. The writer that is served first takes it, and the
+            // time starts again for all writers.
             let writers: Vec<_> = (0..8)
                 .map(|i| {
                     let mut stream = stream.clone();
@@ -239,11 +238,11 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
             raw.fin(3);
             let mut late = false;
             for more in 1..=8 {
-                // time itself is under test; eight fifths are more than one stall
+                // Time itself is under test. All eight pauses are longer than one stall together.
                 thread::sleep(STALL / 5);
                 let before = std::mem::replace(&mut last, Instant::now());
                 raw.upd(3, 0, 262_144 + more);
-                // FIN, and UPD and NOP each time
+                // The FIN, and for each round an UPD and a NOP.
                 processed(&mut raw, &session, u64::from(2 * more));
                 late |= before.elapsed() >= STALL;
             }
@@ -270,8 +269,7 @@ fn credit_after_the_peers_fin_restarts_the_writers_clock() {
     });
 }
 
-/// Data and room after the peer's FIN: a half-closed peer that reads on is written to as long as it
-/// likes.
+/// P29: a peer that has finished can be written to for as long as it reads.
 #[test]
 fn a_writer_with_credit_goes_on_after_the_peers_fin() {
     test("a_writer_with_credit_goes_on_after_the_peers_fin", || {
@@ -292,8 +290,8 @@ fn a_writer_with_credit_goes_on_after_the_peers_fin() {
     });
 }
 
-/// Data for a stream that was closed here is read past and doesn't cost budget, before and after
-/// its FIN is handed over.
+/// Data for a stream that is closed here is read and dropped, before and after its FIN is handed
+/// over. It occupies no budget.
 #[test]
 fn data_for_a_closed_stream_costs_nothing() {
     test("data_for_a_closed_stream_costs_nothing", || {
@@ -313,7 +311,8 @@ fn data_for_a_closed_stream_costs_nothing() {
     });
 }
 
-/// smux's test: many streams and their session are closed at once, from as many threads.
+/// P26, and a test of Go's smux: many streams and their session are closed at once, each by a
+/// thread of its own.
 #[test]
 fn many_streams_and_their_session_close_at_once() {
     test("many_streams_and_their_session_close_at_once", || {
@@ -350,7 +349,7 @@ fn many_streams_and_their_session_close_at_once() {
             assert!(client.is_closed());
             assert_eq!(client.num_streams(), 0);
             assert!(server.closed().recv().is_err());
-            // Whatever was accepted came, whichever way each stream ended.
+            // All accepted bytes arrived, however the stream ended.
             for i in 0..100 {
                 let mut stream = server.accept().unwrap();
                 assert_eq!(stream.name(), i.to_string());

@@ -1,4 +1,4 @@
-//! The promises, *Memory*.
+//! Memory: the bounds of received data, of accepted data, of names, and of open streams.
 //!
 //! Promises: P67, P68, P69, P70.
 
@@ -15,22 +15,22 @@ use support::{Pattern, until};
 
 const MIB: usize = 1 << 20;
 
-/// Tests run one at a time: some measure the process.
+/// Runs one test at a time, because some of them measure the process's memory.
 fn test(name: &str, body: impl FnOnce()) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     support::test(name, body);
 }
 
-/// The memory that the process has in use, in bytes; 0 where the system doesn't tell.
+/// Returns the memory that the process has in use, in bytes, or 0 where the system doesn't tell.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024)
 }
 
-/// Sends frames of `len` bytes on stream `id` until the session stops reading. What lies in the
-/// system's socket buffers then isn't its.
+/// Sends frames of `len` bytes on stream `id` until the session stops reading. Bytes that are then
+/// in the system's socket buffers don't occupy the session's memory.
 fn flood(raw: &mut Raw, id: u32, len: usize, session: &Session) {
     let frame = Frame::new(raw.version, Command::Psh, id, vec![9; len]).unwrap().encode();
     let batch = frame.repeat((16_384 / frame.len()).max(1));
@@ -44,8 +44,8 @@ fn flood(raw: &mut Raw, id: u32, len: usize, session: &Session) {
     }
 }
 
-/// "Received and unread <= `max_receive_buffer` x a small constant, whatever frame sizes the peer
-/// chooses."
+/// P67: received and unread data occupies at most 1.5 times the budget, whatever frame sizes the
+/// peer chooses.
 #[test]
 fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
     test("an_unread_stream_takes_no_more_memory_than_the_budget_allows", || {
@@ -64,10 +64,11 @@ fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
                 "{len}: {} bytes charged",
                 stats.receive_buffered
             );
-            // The budget counts what is occupied; so it holds less, but not much less.
+            // The budget counts occupied memory, which is more than the held bytes, but not much
+            // more.
             let held = stats.bytes_received as usize;
             assert!(held >= budget / 3, "{len}: only {held} bytes are held");
-            // Beside the budget: the reader's window, the threads' stacks, what the allocator
+            // The 4 MiB are for the read buffer, the threads' stacks, and memory that the allocator
             // keeps.
             assert!(
                 grown <= budget * 3 / 2 + 4 * MIB,
@@ -80,8 +81,7 @@ fn an_unread_stream_takes_no_more_memory_than_the_budget_allows() {
     });
 }
 
-/// Many streams with a byte each are no way around the budget, nor is what a reader left of a large
-/// frame.
+/// P67: many streams with one unread byte each are charged at the memory that they occupy.
 #[test]
 fn many_small_rests_are_charged_at_what_they_occupy() {
     test("many_small_rests_are_charged_at_what_they_occupy", || {
@@ -102,7 +102,7 @@ fn many_small_rests_are_charged_at_what_they_occupy() {
             "a byte costs {} bytes",
             MIB as u64 / stats.streams_received
         );
-        // Accepting and reading them goes through all.
+        // Reading goes on as streams are accepted and read, so all 30,000 arrive.
         for id in (1..60_000).step_by(2) {
             let mut stream = session.accept().unwrap();
             let mut byte = [0];
@@ -118,7 +118,7 @@ fn many_small_rests_are_charged_at_what_they_occupy() {
     });
 }
 
-/// A small tail doesn't pin a large buffer.
+/// P67: a small unread rest doesn't keep the buffer of its large frame.
 #[test]
 fn the_rest_of_a_large_frame_gives_its_buffer_back() {
     test("the_rest_of_a_large_frame_gives_its_buffer_back", || {
@@ -145,8 +145,8 @@ fn the_rest_of_a_large_frame_gives_its_buffer_back() {
     });
 }
 
-/// "Accepted and unsent <= `max_send_buffer` per stream": beyond what is being written at the
-/// moment.
+/// P68: a stream holds at most `max_send_buffer` accepted bytes, beside those in the writer's
+/// hands.
 #[test]
 fn a_stream_accepts_no_more_than_its_send_buffer() {
     test("a_stream_accepts_no_more_than_its_send_buffer", || {
@@ -184,8 +184,8 @@ fn a_stream_accepts_no_more_than_its_send_buffer() {
     });
 }
 
-/// "A stream counts against `max_streams` until its FIN is handed over (`num_streams` counts those
-/// that aren't closed)": the peer's.
+/// P69: a stream of the peer counts against `max_streams` until its FIN is handed over.
+/// `num_streams` counts only streams that aren't closed.
 #[test]
 fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
     test("the_peers_closed_streams_count_until_their_fin_is_handed_over", || {
@@ -204,7 +204,8 @@ fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
         script.until_frames(|frames| {
             [1, 3, 5].iter().all(|&id| count(frames, Command::Fin, id) == 1)
         });
-        // The FINs were written; that they are counted follows at once, but after it.
+        // Each FIN has been written, but is counted a moment later. So streams are refused for a
+        // moment.
         let mut id = 7;
         until(|| {
             script.frame(1, Command::Syn, id, &[]);
@@ -217,7 +218,7 @@ fn the_peers_closed_streams_count_until_their_fin_is_handed_over() {
     });
 }
 
-/// ... and our own.
+/// P69: a stream that this end opened counts against `max_streams` in the same way.
 #[test]
 fn our_closed_streams_count_until_their_fin_is_handed_over() {
     test("our_closed_streams_count_until_their_fin_is_handed_over", || {
@@ -234,7 +235,7 @@ fn our_closed_streams_count_until_their_fin_is_handed_over() {
         script.until_frames(|frames| count(frames, Command::Fin, 3) == 1);
         let mut opened = None;
         until(|| {
-            // that FIN is counted follows at once, but after it was written
+            // The FIN has been written, but is counted a moment later.
             opened = session.open("c").ok();
             opened.is_some()
         });
@@ -247,7 +248,7 @@ fn our_closed_streams_count_until_their_fin_is_handed_over() {
     });
 }
 
-/// Names are charged: half as much as the data may occupy.
+/// P70: the names of the peer's streams may occupy half of `max_receive_buffer`.
 #[test]
 fn names_are_bounded_too() {
     test("names_are_bounded_too", || {
@@ -259,7 +260,7 @@ fn names_are_bounded_too() {
         processed(&mut raw, &session, 1000);
         let stats = session.stats();
         assert_eq!((stats.streams_received, stats.streams_refused), (128, 872));
-        // They are charged for as long as their streams live.
+        // A name counts until its stream is closed. This accepts one stream and closes it at once.
         let _ = session.accept().unwrap();
         assert_eq!(raw.expect(Command::Fin, 257), []);
         (0..871).for_each(|i| {
@@ -268,9 +269,9 @@ fn names_are_bounded_too() {
         raw.expect(Command::Fin, 1);
         let mut id = 2001;
         until(|| {
-            // that FIN is counted follows at once, but after it was written
+            // The FIN has been written, but is counted a moment later.
             raw.syn(id, [b'n'; 4096]);
-            // a thousand SYNs, then SYN and NOP by turns
+            // 1000 SYNs, then a SYN and a NOP for each attempt.
             processed(&mut raw, &session, u64::from(id) - 999);
             id += 2;
             session.stats().streams_received == 129

@@ -1,4 +1,5 @@
-//! The promises, *close notifier* and *Threads*; and `closed()`.
+//! Close notifiers, the names and ends of a session's threads, and panics in a transport or a
+//! notifier.
 //!
 //! Promises: P40, P64, P65, P66, P81, P82.
 
@@ -20,15 +21,15 @@ fn thread_name() -> String {
     thread::current().name().unwrap_or("").to_owned()
 }
 
-/// Sets a notifier that tells the name of the thread that it runs on.
+/// Sets a notifier that sends the name of the thread that it runs on.
 fn tell(stream: &Stream) -> mpsc::Receiver<String> {
     let (tell, told) = mpsc::channel();
     stream.set_close_notifier(move |_| tell.send(thread_name()).unwrap());
     told
 }
 
-/// A version 2 session in the client's role, with a stream that the raw peer knows. A close of it
-/// doesn't wait long for the peer, which stays.
+/// Returns a version 2 session in the client's role, with a stream that the raw peer knows. The
+/// peer stays, so a close of the session ends after the close timeout of 20 ms.
 fn one_stream() -> (Raw, Session, Stream) {
     let config = quiet().version(2).close_timeout(Duration::from_millis(20));
     let (mut raw, session) = against_client(config, 2);
@@ -37,7 +38,7 @@ fn one_stream() -> (Raw, Session, Stream) {
     (raw, session, stream)
 }
 
-/// A session's number, as its threads have it in their names.
+/// Returns a session's number, which is also a part of its threads' names.
 fn number(session: &Session) -> u64 {
     let text = format!("{session:?}");
     let digits = text.split("number: ").nth(1).unwrap();
@@ -46,8 +47,8 @@ fn number(session: &Session) -> u64 {
 
 // ---- close notifier -----------------------------------------------------------------------------
 
-/// "Once per stream ...: on the thread that closes it": by `close`, by the drop of the last handle,
-/// by the session's close.
+/// P65: the notifier runs on the thread that closes the stream. The three cases are `close`, the
+/// drop of the last handle, and the session's close.
 #[test]
 fn a_local_end_notifies_on_the_thread_that_closes() {
     test("a_local_end_notifies_on_the_thread_that_closes", || {
@@ -76,8 +77,8 @@ fn a_local_end_notifies_on_the_thread_that_closes() {
     });
 }
 
-/// "... or, when the session ends by itself, on a thread of its own (`gmux-notify-N`)", as when the
-/// stream fails by itself.
+/// P65: if the stream or its session ends by itself, the notifier runs on the thread
+/// `gmux-notify-N`.
 #[test]
 fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
     test("an_end_by_itself_notifies_on_a_thread_of_its_own", || {
@@ -85,8 +86,10 @@ fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
         let ends: [End; 5] = [
             |raw, _| raw.finish(),
             |raw, _| raw.bytes(&[2, 77, 0, 0, 0, 0, 0, 0]),
-            |raw, _| raw.upd(3, 1000, 65_536), // this stream alone
-            |_, session| session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(), // found by the timer
+            // this update is impossible, so only this stream fails
+            |raw, _| raw.upd(3, 1000, 65_536),
+            // The timer finds this one.
+            |_, session| session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap(),
             |raw, _| raw.stream.shutdown(std::net::Shutdown::Both).unwrap(),
         ];
         for end in ends {
@@ -103,12 +106,12 @@ fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
     });
 }
 
-/// A notifier that waits for what another does has not to wait for ever, also where one event ends
-/// both streams.
+/// P65: up to eight notifiers of one session can wait for each other, also if one event ends all
+/// their streams.
 #[test]
 fn notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other() {
     test("notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other", || {
-        const STREAMS: usize = 8; // as many as may wait
+        const STREAMS: usize = 8; // all threads for notifiers that a session has
         let (raw, session) = against_client(quiet(), 1);
         let together = Arc::new(Barrier::new(STREAMS + 1));
         let streams: Vec<_> = (0..STREAMS).map(|_| session.open("").unwrap()).collect();
@@ -123,7 +126,7 @@ fn notifiers_of_a_session_that_ends_by_itself_do_not_wait_for_each_other() {
     });
 }
 
-/// A stream that the peer has finished hasn't ended.
+/// P64: the peer's FIN doesn't end a stream at this end, so it calls no notifier.
 #[test]
 fn the_peers_fin_alone_does_not_notify() {
     test("the_peers_fin_alone_does_not_notify", || {
@@ -142,8 +145,8 @@ fn the_peers_fin_alone_does_not_notify() {
     });
 }
 
-/// "Never under a lock": every method can be called inside, of the stream and of the session, in
-/// whatever way the stream ended.
+/// P64: a notifier may call every method of its stream and of the session, whatever ended the
+/// stream. No lock is held.
 #[test]
 fn everything_can_be_called_inside_a_notifier() {
     fn call_everything(stream: &Stream, session: &Session) {
@@ -170,7 +173,7 @@ fn everything_can_be_called_inside_a_notifier() {
             other.write_all(b"x").unwrap();
             other.close().unwrap();
         }
-        // A notifier that is set now is called at once: the stream has ended.
+        // The stream has ended, so a notifier that is set now is called at once.
         let (inner, called) = mpsc::channel();
         handle.set_close_notifier(move |_| inner.send(()).unwrap());
         called.recv().unwrap();
@@ -199,7 +202,8 @@ fn everything_can_be_called_inside_a_notifier() {
     });
 }
 
-/// `close` of the session inside a notifier, on each kind of thread.
+/// P40: `close` of the session inside a notifier, on a thread of gmux's own and on the program's
+/// thread.
 #[test]
 fn a_session_can_be_closed_inside_a_notifier() {
     test("a_session_can_be_closed_inside_a_notifier", || {
@@ -214,7 +218,7 @@ fn a_session_can_be_closed_inside_a_notifier() {
             }
             let closed = told.recv().unwrap();
             match alone {
-                // One of gmux's own threads doesn't wait for it.
+                // On a thread of gmux's own, `close` only begins the close.
                 true => assert!(matches!(closed, Err(Error::WouldBlock)), "{closed:?}"),
                 false => assert!(
                     matches!(closed, Err(Error::CloseIncomplete { unsent: 0, .. })),
@@ -228,7 +232,7 @@ fn a_session_can_be_closed_inside_a_notifier() {
     });
 }
 
-/// "Set on an ended stream it fires at once", on the thread that sets it.
+/// P66: a notifier that is set on an ended stream is called at once, on the thread that sets it.
 #[test]
 fn a_notifier_set_on_an_ended_stream_fires_at_once() {
     test("a_notifier_set_on_an_ended_stream_fires_at_once", || {
@@ -249,10 +253,11 @@ fn a_notifier_set_on_an_ended_stream_fires_at_once() {
     });
 }
 
-/// "A second replaces the first": which is dropped, uncalled, and not under a lock.
+/// P66: a second notifier replaces the first, which is dropped without a call. No lock is held
+/// then.
 #[test]
 fn a_second_notifier_replaces_the_first() {
-    /// Uses the stream when it is dropped.
+    /// Uses the stream in its own drop.
     struct Guard(Stream, mpsc::Sender<&'static str>);
     impl Drop for Guard {
         fn drop(&mut self) {
@@ -280,8 +285,8 @@ fn a_second_notifier_replaces_the_first() {
     });
 }
 
-/// "Once per stream, however it ends": also when a close, the session's close and the connection's
-/// end race.
+/// P64: the notifier is called once, though the stream's close, the session's close and the
+/// connection's end race.
 #[test]
 fn a_notifier_is_called_once_though_endings_race() {
     test("a_notifier_is_called_once_though_endings_race", || {
@@ -311,16 +316,16 @@ fn a_notifier_is_called_once_though_endings_race() {
             let _ = session.close();
             closer.join().unwrap();
             let _ = vanisher.join().unwrap();
-            until(|| calls.load(SeqCst) > 0); // it may be on a thread of its own
+            until(|| calls.load(SeqCst) > 0); // this call may be on a thread of gmux's own
             drop(session);
-            // the notifier is gone: there will be no second call
+            // The notifier was dropped, so no second call can follow.
             until(|| Arc::strong_count(&calls) == 1);
             assert_eq!(calls.load(SeqCst), 1);
         }
     });
 }
 
-/// All streams of a session are told when it ends by itself.
+/// P64: if a session ends by itself, the notifiers of all its streams are called.
 #[test]
 fn every_stream_of_a_session_is_told() {
     test("every_stream_of_a_session_is_told", || {
@@ -341,8 +346,8 @@ fn every_stream_of_a_session_is_told() {
 
 // ---- Threads ------------------------------------------------------------------------------------
 
-/// "`gmux-reader-N`, `gmux-writer-N`, `gmux-timer` ...; gone after the end" - though handles live
-/// on.
+/// P81: a session's threads have these names, and end with the session, though handles of it still
+/// exist.
 #[test]
 fn a_sessions_threads_have_names_and_go_when_it_ends() {
     test("a_sessions_threads_have_names_and_go_when_it_ends", || {
@@ -356,12 +361,12 @@ fn a_sessions_threads_have_names_and_go_when_it_ends() {
         assert!(gmux_threads().contains(&"gmux-timer".to_owned()));
         raw.finish();
         assert!(session.closed().recv().is_err());
-        until(|| running() == 0); // there is no event for a thread's end that isn't joined
+        until(|| running() == 0); // the end of a thread that nobody joins is no event
         assert!(session.is_closed() && (&stream).write(b"x").is_err());
     });
 }
 
-/// "A panic inside a transport ends the session with an error": in its read.
+/// P82: a panic in the transport's read ends the session with an error.
 #[test]
 fn a_panic_in_the_transports_read_ends_the_session_with_an_error() {
     test("a_panic_in_the_transports_read_ends_the_session_with_an_error", || {
@@ -382,8 +387,8 @@ fn a_panic_in_the_transports_read_ends_the_session_with_an_error() {
     });
 }
 
-/// ... and in its write: what was received before can still be read, and the session ends in
-/// bounded time.
+/// P82: a panic in the transport's write ends the session within the close timeout. Data that was
+/// received before can still be read.
 #[test]
 fn a_panic_in_the_transports_write_ends_the_session_with_an_error() {
     test("a_panic_in_the_transports_write_ends_the_session_with_an_error", || {
@@ -406,12 +411,12 @@ fn a_panic_in_the_transports_write_ends_the_session_with_an_error() {
     });
 }
 
-/// "A panic in a user's callback hurts only that callback": the other notifiers, the threads, the
-/// session.
+/// P82: a panic in a notifier costs that call. The other notifiers, the threads and the session go
+/// on.
 #[test]
 fn a_panic_in_a_notifier_hurts_only_itself() {
     test("a_panic_in_a_notifier_hurts_only_itself", || {
-        // By a close: the closing thread goes on, and so does the session.
+        // In `close`: the closing thread goes on, and so does the session.
         let (client, server) = pair(quiet());
         let stream = client.open("").unwrap();
         stream.set_close_notifier(|_| panic!("the notifier panics, as ordered"));
@@ -424,7 +429,7 @@ fn a_panic_in_a_notifier_hurts_only_itself() {
         theirs.write_all(b"y").unwrap();
         echo.read_exact(&mut [0]).unwrap();
 
-        // On their own thread: those behind it are called all the same.
+        // On a thread of gmux's own: the other notifiers are called all the same.
         let (raw, session) = against_server(quiet(), 1);
         let (tell, told) = mpsc::channel();
         let streams: Vec<_> = (0..10).map(|_| session.open("").unwrap()).collect();

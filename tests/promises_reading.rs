@@ -1,4 +1,5 @@
-//! The promises, *Reading*.
+//! Reading: data, endings and their order, `shutdown(Read)`, `write_to`, and several readers of one
+//! stream.
 //!
 //! Promises: P10, P11, P12, P13, P14, P15, P16, P17, P84, P92.
 
@@ -16,7 +17,7 @@ use support::raw::{Raw, against_server};
 use support::scripted::{FAR, Script, asleep, blocked, processed, quiet, quiet_versions};
 use support::{Pattern, pair, test, until};
 
-/// What a read of one byte says.
+/// Returns the error of a read of one byte.
 fn read_error(mut stream: &Stream) -> Error {
     match stream.read(&mut [0]) {
         Ok(n) => panic!("read {n} bytes, an error was expected"),
@@ -26,16 +27,16 @@ fn read_error(mut stream: &Stream) -> Error {
 
 type Ending = fn(&mut Raw, &Session, &Stream);
 
-/// Waits until the stream has ended; nothing that is delivered before can come later.
+/// Waits until the stream has ended. Whatever is delivered before its end is there then.
 fn ended(stream: &Stream) {
     assert!(stream.closed().recv().is_err());
 }
 
-/// Every way in which a stream ends, but for its own close and a stall's cut.
+/// All endings of a stream except its own close and a cut by `stall_timeout`.
 const ENDINGS: [(&str, Ending); 7] = [
     ("FIN", |raw, session, _| {
         raw.fin(1);
-        processed(raw, session, 4); // with the NOP before it
+        processed(raw, session, 4); // with a NOP
     }),
     ("end of the connection", |raw, _, stream| {
         raw.finish();
@@ -66,7 +67,7 @@ const ENDINGS: [(&str, Ending); 7] = [
     }),
 ];
 
-/// A version 2 session that has received `abc` on stream 1, and then the ending.
+/// Returns a version 2 session that has received `abc` on stream 1, and then the ending.
 fn after(ending: Ending) -> (Raw, Session, Stream) {
     let (mut raw, session) =
         against_server(quiet().version(2).close_timeout(Duration::from_secs(30)), 2);
@@ -78,7 +79,7 @@ fn after(ending: Ending) -> (Raw, Session, Stream) {
     (raw, session, stream)
 }
 
-/// "Buffered data first, then the ending."
+/// P11: a read returns the received data before the ending.
 #[test]
 fn buffered_data_comes_before_every_ending() {
     test("buffered_data_comes_before_every_ending", || {
@@ -96,7 +97,7 @@ fn buffered_data_comes_before_every_ending() {
     });
 }
 
-/// "`Ok(0)` only after the peer's FIN ..."
+/// P12: after the data, only the peer's FIN reads as `Ok(0)`. Each other ending is an error.
 #[test]
 fn every_ending_but_fin_is_an_error_of_its_own_kind() {
     test("every_ending_but_fin_is_an_error_of_its_own_kind", || {
@@ -116,7 +117,7 @@ fn every_ending_but_fin_is_an_error_of_its_own_kind() {
                 }
                 "protocol fault" | "fault of this stream alone" => ErrorKind::InvalidData,
                 "the session's no-data timeout" => ErrorKind::TimedOut,
-                // Whether the reader saw the connection's end or the close first is open.
+                // Either the reader thread saw the connection's end first, or `close` came first.
                 "local close of the session" => {
                     let kind = result.unwrap_err().kind();
                     assert!(
@@ -132,8 +133,7 @@ fn every_ending_but_fin_is_an_error_of_its_own_kind() {
     });
 }
 
-/// "Buffered data first, then the ending", also if FIN came before the fatal error: then the ending
-/// is FIN.
+/// P13: if FIN came before the fatal error, the stream ends with `Ok(0)`.
 #[test]
 fn a_stream_that_had_its_fin_ends_cleanly_whatever_happens_to_the_session_later() {
     test("a_stream_that_had_its_fin_ends_cleanly_whatever_happens_to_the_session_later", || {
@@ -153,7 +153,7 @@ fn a_stream_that_had_its_fin_ends_cleanly_whatever_happens_to_the_session_later(
     });
 }
 
-/// "`Ok(0)` only after the peer's FIN, or for an empty buffer ..."
+/// P12: a read with an empty buffer returns `Ok(0)` at once.
 #[test]
 fn an_empty_buffer_reads_0_without_waiting() {
     test("an_empty_buffer_reads_0_without_waiting", || {
@@ -171,7 +171,7 @@ fn an_empty_buffer_reads_0_without_waiting() {
     });
 }
 
-/// "... or after `shutdown(Read)` here."
+/// P12, P16: after `shutdown(Read)`, reads return `Ok(0)`, and the peer isn't held up.
 #[test]
 fn after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up() {
     test("after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up", || {
@@ -187,7 +187,7 @@ fn after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up() {
             theirs.shutdown(Shutdown::Read).unwrap();
             assert_eq!(theirs.read(&mut [0; 9]).unwrap(), 0, "what was buffered is gone");
             assert_eq!(server.stats().receive_buffered, 0);
-            // More than every window and budget: it is thrown away as it comes, and counts as
+            // This is more than every window and budget. It is dropped on arrival, and counts as
             // consumed.
             (&ours).write_all(&vec![1; 2_000_000]).unwrap();
             (&ours).flush().unwrap();
@@ -200,7 +200,7 @@ fn after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up() {
     });
 }
 
-/// `shutdown(Read)` reaches a read that is blocked.
+/// P16: `shutdown(Read)` wakes a blocked read.
 #[test]
 fn shutdown_read_wakes_a_blocked_read_with_0() {
     test("shutdown_read_wakes_a_blocked_read_with_0", || {
@@ -213,7 +213,7 @@ fn shutdown_read_wakes_a_blocked_read_with_0() {
     });
 }
 
-/// "An expired deadline still returns data that is there."
+/// P14: a read whose deadline has expired still returns data, and the ending.
 #[test]
 fn an_expired_deadline_still_returns_data_and_the_end() {
     test("an_expired_deadline_still_returns_data_and_the_end", || {
@@ -230,13 +230,13 @@ fn an_expired_deadline_still_returns_data_and_the_end() {
         assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(matches!(read_error(&stream), Error::Timeout));
         raw.fin(1);
-        processed(&mut raw, &session, 4); // with the NOP before it
+        processed(&mut raw, &session, 4); // with a NOP
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the end needs no waiting either");
     });
 }
 
-/// "`Interrupted` never surfaces", nor do a transport's `WouldBlock`, `TimedOut`, short reads and
-/// short writes.
+/// P92: a transport's `Interrupted`, `WouldBlock`, `TimedOut`, short reads and short writes don't
+/// reach the stream's caller.
 #[test]
 fn a_transports_hiccups_never_surface() {
     test("a_transports_hiccups_never_surface", || {
@@ -272,7 +272,7 @@ fn a_transports_hiccups_never_surface() {
     });
 }
 
-/// Buffered data first, then the ending: for `write_to` too.
+/// P17: `write_to` moves all data before it returns the ending.
 #[test]
 fn write_to_moves_everything_until_the_end() {
     test("write_to_moves_everything_until_the_end", || {
@@ -292,11 +292,10 @@ fn write_to_moves_everything_until_the_end() {
     });
 }
 
-/// "What a failing writer didn't take goes back to the head of the queue" (the API table);
-/// `Interrupted` is tried again.
+/// P17: bytes that a failing writer didn't take are read next. `Interrupted` is no failure.
 #[test]
 fn what_a_failing_writer_left_is_read_next() {
-    /// Takes `left` bytes, three at a time, with interruptions; then fails, or takes nothing, or
+    /// Takes `left` bytes, three at a time, with interruptions. Then it fails, takes nothing, or
     /// panics.
     struct Failing {
         left: usize,
@@ -332,7 +331,7 @@ fn what_a_failing_writer_left_is_read_next() {
             let (client, server) = pair(config);
             let sent = Pattern::bytes(6, 20_000);
             let mut ours = client.open("").unwrap();
-            // Two chunks: a large one, and one of merged small ones.
+            // Two chunks: a large one, and one that was merged from small ones.
             ours.write_all(&sent[..16_000]).unwrap();
             ours.flush().unwrap();
             ours.write_all(&sent[16_000..]).unwrap();
@@ -356,7 +355,8 @@ fn what_a_failing_writer_left_is_read_next() {
     });
 }
 
-/// Several readers of one stream: every byte goes to one of them, and the end reaches all.
+/// P15: if several threads read one stream, each byte goes to one of them, and the ending reaches
+/// all.
 #[test]
 fn several_readers_share_a_stream_without_loss() {
     test("several_readers_share_a_stream_without_loss", || {
@@ -399,9 +399,10 @@ fn several_readers_share_a_stream_without_loss() {
     });
 }
 
-/// Calls that wait for another reader's turn all see the end that comes during it.
+/// P15: while a `write_to` has the stream, three reads wait for it. The ending that comes meanwhile
+/// reaches all of them.
 #[test]
-fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
+fn an_end_that_comes_during_a_write_to_reaches_all_reads_that_wait() {
     struct Slow(mpsc::Sender<()>, mpsc::Receiver<()>);
     impl Write for Slow {
         fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
@@ -413,7 +414,7 @@ fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
             Ok(())
         }
     }
-    test("an_end_that_comes_during_a_readers_turn_reaches_all_who_wait", || {
+    test("an_end_that_comes_during_a_write_to_reaches_all_reads_that_wait", || {
         for clean in [true, false] {
             let (mut raw, session) = against_server(quiet(), 1);
             raw.syn(1, "");
@@ -421,7 +422,7 @@ fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
             let stream = session.accept().unwrap();
             let (began, begins) = mpsc::channel();
             let (release, released) = mpsc::channel();
-            let turn = thread::spawn({
+            let holder = thread::spawn({
                 let stream = stream.clone();
                 move || stream.write_to(&mut Slow(began, released))
             });
@@ -443,11 +444,11 @@ fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
                 }
             }
             if clean {
-                // they looked, and wait for the turn's end
+                // All three have looked, and wait for the `write_to`.
                 (0..3).for_each(|i| asleep(&format!("waits-{clean}-{i}")));
             }
             release.send(()).unwrap();
-            assert_eq!(turn.join().unwrap().is_ok(), clean);
+            assert_eq!(holder.join().unwrap().is_ok(), clean);
             for call in waiting {
                 assert_eq!(call.join().unwrap().map_err(|error| error.kind()).is_ok(), clean);
             }
@@ -455,7 +456,7 @@ fn an_end_that_comes_during_a_readers_turn_reaches_all_who_wait() {
     });
 }
 
-/// A deadline far away doesn't delay what comes.
+/// P10: data wakes a read whose deadline is far away.
 #[test]
 fn data_wakes_a_read_long_before_its_deadline() {
     test("data_wakes_a_read_long_before_its_deadline", || {

@@ -1,4 +1,4 @@
-//! The promises, *Waiting*, *No-data clock* and *accept*.
+//! Waiting: deadlines, timeouts, no-data timeouts, and `accept` with its deadline.
 //!
 //! Promises: P48, P49, P50, P52, P53, P54, P55, P59, P60.
 
@@ -18,14 +18,15 @@ use support::{Pattern, pair, test, until};
 
 const SHORT: Duration = Duration::from_millis(40);
 
-/// What a read of one byte says.
+/// Returns the result of a read of one byte.
 fn read(mut stream: &Stream) -> Result<usize, Error> {
     Ok(stream.read(&mut [0])?)
 }
 
 // ---- Waiting ------------------------------------------------------------------------------------
 
-/// "They belong to the stream, not the handle."
+/// P49: deadlines, timeouts and the non-blocking mode belong to the stream, and hold for all its
+/// handles.
 #[test]
 fn settings_belong_to_the_stream_not_the_handle() {
     test("settings_belong_to_the_stream_not_the_handle", || {
@@ -51,8 +52,8 @@ fn settings_belong_to_the_stream_not_the_handle() {
     });
 }
 
-/// "Deadlines, timeouts and no-data timeouts set meanwhile reach calls that are already blocked":
-/// by another handle. (Each call and cause: tests/wakeups.rs.)
+/// P48: a limit that another handle sets reaches a call that is blocked already. `tests/wakeups.rs`
+/// tests each call with each limit.
 #[test]
 fn settings_reach_calls_that_are_blocked() {
     test("settings_reach_calls_that_are_blocked", || {
@@ -82,7 +83,7 @@ fn settings_reach_calls_that_are_blocked() {
     });
 }
 
-/// "The earlier of deadline and timeout wins", for each call.
+/// P49: if both a deadline and a timeout are set, the earlier one applies to each call.
 #[test]
 fn the_earlier_of_deadline_and_timeout_wins() {
     test("the_earlier_of_deadline_and_timeout_wins", || {
@@ -116,8 +117,7 @@ fn the_earlier_of_deadline_and_timeout_wins() {
     });
 }
 
-/// "A timeout runs from the call's start": each call has the whole of it; a deadline stays where it
-/// is.
+/// P49: a timeout runs from each call's start. A deadline stays where it is.
 #[test]
 fn each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is() {
     test("each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is", || {
@@ -143,7 +143,7 @@ fn each_call_has_its_whole_timeout_and_a_deadline_stays_where_it_is() {
     });
 }
 
-/// A timeout runs from the call's start, not from the last time that somebody looked.
+/// P49: a timeout runs from the call's start, and a wake-up doesn't start it again.
 #[test]
 fn being_woken_for_nothing_does_not_prolong_a_timeout() {
     test("being_woken_for_nothing_does_not_prolong_a_timeout", || {
@@ -151,7 +151,8 @@ fn being_woken_for_nothing_does_not_prolong_a_timeout() {
         let stream = session.open("").unwrap();
         stream.set_read_timeout(Some(SHORT)).unwrap();
         let over = Arc::new(AtomicBool::new(false));
-        // Every setting wakes the call; if each began the timeout anew, it would never pass.
+        // Every change of a setting wakes the call. If each wake-up started the timeout again, the
+        // call would never time out.
         let poker = thread::spawn({
             let stream = stream.clone();
             let over = Arc::clone(&over);
@@ -167,7 +168,8 @@ fn being_woken_for_nothing_does_not_prolong_a_timeout() {
     });
 }
 
-/// A zero timeout is refused, as by `TcpStream`, no-data timeouts too; the setting stays as it was.
+/// P50: a timeout of zero is refused, as by `TcpStream`, and the setting stays as it was. The same
+/// holds for no-data timeouts.
 #[test]
 fn a_timeout_of_zero_is_invalid() {
     test("a_timeout_of_zero_is_invalid", || {
@@ -195,7 +197,7 @@ fn a_timeout_of_zero_is_invalid() {
             (Some(FAR), None)
         );
         assert_eq!((boxed.no_data_timeout(), conn.no_data_timeout()), (Some(FAR), Some(FAR)));
-        // As long as can be is for ever, and no overflow.
+        // The longest timeout waits forever, and doesn't overflow.
         stream.set_read_timeout(Some(Duration::MAX)).unwrap();
         stream.set_no_data_timeout(Some(Duration::MAX)).unwrap();
         session.set_no_data_timeout(Some(Duration::MAX)).unwrap();
@@ -210,8 +212,7 @@ fn a_timeout_of_zero_is_invalid() {
 
 // ---- No-data clock ------------------------------------------------------------------------------
 
-/// A read and a write fail with `NoData` and kind `TimedOut`; "the stream stays usable" (API
-/// table).
+/// P52: a read and a write fail with `NoData`, of the kind `TimedOut`. The stream stays usable.
 #[test]
 fn calls_fail_with_no_data_and_the_stream_stays_usable() {
     test("calls_fail_with_no_data_and_the_stream_stays_usable", || {
@@ -236,7 +237,7 @@ fn calls_fail_with_no_data_and_the_stream_stays_usable() {
     });
 }
 
-/// A blocked write fails with `NoData` too.
+/// P52: a write that waits for the peer's window fails with `NoData`.
 #[test]
 fn a_write_without_window_fails_with_no_data() {
     test("a_write_without_window_fails_with_no_data", || {
@@ -254,7 +255,8 @@ fn a_write_without_window_fails_with_no_data() {
     });
 }
 
-/// "Starts at the latest of creation, setting, last data, last firing; runs between calls too."
+/// P53: the clock starts at the creation, at a call that sets the timeout, at data, and when the
+/// clock has fired. It also runs between calls.
 #[test]
 fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set() {
     const LONG: Duration = Duration::from_millis(400);
@@ -268,19 +270,19 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
         stream.set_no_data_timeout(Some(LONG)).unwrap();
         assert!(is_timeout() || created.elapsed() > LONG);
         thread::sleep(LONG); // time itself is under test
-        // No call was there while it ran out: the next one hears of it, though it may wait for 1 ms
-        // alone.
+        // The clock ran out between two calls. The next call returns that, though its own timeout
+        // is 1 ms.
         let fired = Instant::now();
         assert!(matches!(read(&stream), Err(Error::NoData(LONG))));
-        // It fired: a new round.
+        // The clock has fired, so it starts again.
         assert!(is_timeout() || fired.elapsed() > LONG);
         thread::sleep(LONG);
-        // Setting it again, even to the same, begins a new round too.
+        // A call that sets the timeout starts the clock again, even with the same value.
         let set = Instant::now();
         stream.set_no_data_timeout(Some(LONG)).unwrap();
         assert!(is_timeout() || set.elapsed() > LONG);
         thread::sleep(LONG);
-        // And so does data.
+        // Data starts the clock again.
         let data = Instant::now();
         raw.psh(3, "x");
         processed(&mut raw, &session, 1);
@@ -291,13 +293,12 @@ fn the_no_data_clock_runs_between_calls_and_starts_anew_when_it_fires_or_is_set(
     });
 }
 
-/// "Payload received from, or handed to, the transport": writes keep a blocked read from failing,
-/// and nothing else does.
+/// P54: data that is written keeps a blocked read from failing.
 #[test]
 fn data_in_the_other_direction_counts() {
     const LONG: Duration = Duration::from_millis(1500);
     test("data_in_the_other_direction_counts", || {
-        // Whether it could be tried: not if the machine let a pause get too long.
+        // Returns false if this machine made a pause so long that the attempt shows nothing.
         let in_time = || {
             let (mut raw, session) = against_client(quiet(), 1);
             let mut stream = session.open("").unwrap();
@@ -309,7 +310,7 @@ fn data_in_the_other_direction_counts() {
             });
             raw.expect(Command::Syn, 3);
             for _ in 0..6 {
-                thread::sleep(LONG / 4); // six quarters are more than one whole
+                thread::sleep(LONG / 4); // the six pauses together are longer than the timeout
                 let before = std::mem::replace(&mut last, Instant::now());
                 let written = stream.write_all(b"x");
                 if written.is_ok() {
@@ -329,8 +330,7 @@ fn data_in_the_other_direction_counts() {
     });
 }
 
-/// "... handed to the transport": what is merely accepted doesn't count, nor do NOPs and other
-/// streams' data.
+/// P54: bytes that are only accepted don't count. NOPs and other streams' data don't count either.
 #[test]
 fn accepted_data_and_other_streams_do_not_count() {
     test("accepted_data_and_other_streams_do_not_count", || {
@@ -352,13 +352,13 @@ fn accepted_data_and_other_streams_do_not_count() {
                     script.frame(1, Command::Psh, 3, b"x");
                     (&other).read_exact(&mut [0]).unwrap();
                     stream.set_nonblocking(false).unwrap();
-                    let _ = stream.write(b"y"); // until there is no room any more
+                    let _ = stream.write(b"y"); // fails when there is no room left
                 }
             }
         });
         stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
         stream.set_no_data_timeout(Some(SHORT)).unwrap();
-        // If any of this counted, the read would never fail.
+        // If any of these events counted, the read would never fail.
         assert!(matches!(read(&stream), Err(Error::NoData(SHORT))));
         over.store(true, SeqCst);
         busy.join().unwrap();
@@ -367,8 +367,8 @@ fn accepted_data_and_other_streams_do_not_count() {
     });
 }
 
-/// The session's: "the session ends (`NoData`) when no stream payload crossed it in either
-/// direction for this long" (API table); NOPs are none.
+/// P55: a session ends with `NoData` when no payload has crossed it in either direction for this
+/// long. NOPs have no payload.
 #[test]
 fn a_session_without_payload_ends_though_keepalive_goes_on() {
     test("a_session_without_payload_ends_though_keepalive_goes_on", || {
@@ -388,12 +388,12 @@ fn a_session_without_payload_ends_though_keepalive_goes_on() {
     });
 }
 
-/// Payload in either direction keeps it, and `None` switches it off.
+/// P55: payload in either direction keeps the session alive. `None` switches the timeout off.
 #[test]
 fn payload_in_either_direction_keeps_a_session() {
     const LONG: Duration = Duration::from_secs(1);
     test("payload_in_either_direction_keeps_a_session", || {
-        // Whether it could be tried: not if the machine let a pause get too long.
+        // Returns false if this machine made a pause so long that the attempt shows nothing.
         let in_time = |inward| {
             let (mut raw, session) = against_client(quiet(), 1);
             let mut stream = session.open("").unwrap();
@@ -407,7 +407,7 @@ fn payload_in_either_direction_keeps_a_session() {
             let mut last = Instant::now();
             session.set_no_data_timeout(Some(LONG)).unwrap();
             for _ in 0..6 {
-                thread::sleep(LONG / 4); // six quarters are more than one whole
+                thread::sleep(LONG / 4); // the six pauses together are longer than the timeout
                 let before = std::mem::replace(&mut last, Instant::now());
                 let moved = match inward {
                     true => {
@@ -435,8 +435,9 @@ fn payload_in_either_direction_keeps_a_session() {
     });
 }
 
-/// On a slow link a large frame is long in coming. Its parts are data: as long as they come,
-/// neither the stream's clock nor the session's fires, though they take several timeouts together.
+/// P54: on a slow link a large frame takes long to arrive, and each part of it counts as payload.
+/// While parts arrive, neither the stream's clock nor the session's clock fires, though the whole
+/// frame takes longer than the timeout.
 #[test]
 fn parts_of_a_large_payload_are_data_to_both_clocks() {
     test("parts_of_a_large_payload_are_data_to_both_clocks", || {
@@ -447,9 +448,9 @@ fn parts_of_a_large_payload_are_data_to_both_clocks() {
     });
 }
 
-/// Sends a large frame in parts, with pauses of half a timeout. `false` if the machine was so busy
-/// that two of them were apart for as long as the timeout: then a clock may have fired, and it has
-/// to be done again.
+/// Sends a large frame in parts, with pauses of half a timeout. Returns `false` if the machine was
+/// so busy that two parts were a whole timeout apart. A clock may have fired then, so the attempt
+/// has to be repeated.
 fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
     let config = quiet().version(version);
     let (script, session) = Script::server(config);
@@ -474,12 +475,13 @@ fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
         if session.close_reason().is_none() {
             script.taken();
         }
-        // The clock was set back between `sent` and now, and before that at `last` at the earliest.
+        // This part set the clock back between `sent` and now. The part before it did so at `last`
+        // or later.
         in_time &= last.elapsed() < timeout;
         last = sent;
     }
     let read = read.join().unwrap();
-    // The session has the rest of its timeout for this look.
+    // The session's clock doesn't fire before this check, unless the machine is too late.
     let reason = session.close_reason();
     in_time &= last.elapsed() < timeout;
     script.eof();
@@ -490,7 +492,7 @@ fn parts_keep_both_clocks_from_firing(version: u8, timeout: Duration) -> bool {
     in_time
 }
 
-/// "A paused reader doesn't stop the session's."
+/// P55: the session's clock also runs while the session has stopped reading.
 #[test]
 fn a_paused_reader_does_not_stop_the_sessions_no_data_clock() {
     test("a_paused_reader_does_not_stop_the_sessions_no_data_clock", || {
@@ -502,7 +504,7 @@ fn a_paused_reader_does_not_stop_the_sessions_no_data_clock() {
         session.set_no_data_timeout(Some(SHORT)).unwrap();
         assert!(session.closed().recv().is_err());
         assert!(matches!(session.close_reason(), Some(Error::NoData(SHORT))));
-        // And what was received can still be read.
+        // Received data can still be read.
         let mut all = Vec::new();
         assert!((&stream).read_to_end(&mut all).is_err());
         assert!(all.len() >= 20_000);
@@ -511,7 +513,7 @@ fn a_paused_reader_does_not_stop_the_sessions_no_data_clock() {
 
 // ---- accept -------------------------------------------------------------------------------------
 
-/// "Streams that are queued come first, then the error."
+/// P59: `accept` returns queued streams first, and then the error.
 #[test]
 fn queued_streams_are_accepted_before_the_error() {
     test("queued_streams_are_accepted_before_the_error", || {
@@ -522,7 +524,7 @@ fn queued_streams_are_accepted_before_the_error() {
         }
         raw.bytes(&[1, 200, 0, 0, 0, 0, 0, 0]);
         assert!(session.closed().recv().is_err());
-        until(|| session.num_streams() == 0); // the channel is the first to know
+        until(|| session.num_streams() == 0); // `closed()` may disconnect before the streams end
         for name in ["first", "second", "third"] {
             let mut stream = session.accept().unwrap();
             let mut text = vec![0; name.len()];
@@ -535,7 +537,8 @@ fn queued_streams_are_accepted_before_the_error() {
     });
 }
 
-/// "`incoming` ends after ... a clean end (EOF between frames with no stream cut off)."
+/// P60: `incoming` ends after a clean end of the peer's. Such an end cuts no frame and no stream
+/// off.
 #[test]
 fn incoming_ends_after_the_peers_clean_end() {
     test("incoming_ends_after_the_peers_clean_end", || {
@@ -553,7 +556,7 @@ fn incoming_ends_after_the_peers_clean_end() {
     });
 }
 
-/// "Otherwise it yields one error, then ends": here the end cuts a stream off, or a frame.
+/// P60: after an end that cuts a stream or a frame off, `incoming` yields one error and then ends.
 #[test]
 fn incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off() {
     test("incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off", || {
@@ -569,7 +572,7 @@ fn incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off() {
             }
             raw.finish();
             let mut incoming = session.incoming();
-            // kept: the end of a stream that was closed here cuts nothing off
+            // This handle is kept, because the end cuts nothing off if the stream is closed here.
             let stream = incoming.next().unwrap().unwrap();
             assert_eq!(stream.name(), "a");
             assert!(matches!(incoming.next(), Some(Err(Error::ConnectionLost(_)))));
@@ -579,7 +582,7 @@ fn incoming_yields_one_error_when_a_stream_or_a_frame_is_cut_off() {
     });
 }
 
-/// "`incoming` ends after a local close", also while it waits.
+/// P60: a local close ends an `incoming` that waits.
 #[test]
 fn a_local_close_ends_incoming_while_it_waits() {
     test("a_local_close_ends_incoming_while_it_waits", || {
@@ -600,8 +603,8 @@ fn a_local_close_ends_incoming_while_it_waits() {
     });
 }
 
-/// `try_accept`, `accept_timeout` and the accept deadline: a stream that is there is returned,
-/// whatever has expired.
+/// P59: `try_accept`, `accept_timeout` and `accept` with an expired deadline return a stream that
+/// is in the backlog.
 #[test]
 fn an_expired_accept_deadline_still_returns_a_stream_that_waits() {
     test("an_expired_accept_deadline_still_returns_a_stream_that_waits", || {

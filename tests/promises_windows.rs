@@ -1,4 +1,4 @@
-//! The promises, *Version 2 windows* and *Stalls*.
+//! Version 2 windows, stalls, and keepalive while the session has stopped reading.
 //!
 //! Promises: P58, P73, P75, P76, P77, P78, P79.
 
@@ -18,7 +18,7 @@ use support::{Pattern, pair, test, until};
 const MIB: usize = 1 << 20;
 const SHORT: Duration = Duration::from_millis(50);
 
-/// A version 2 session that has accepted stream 1 of a raw peer.
+/// Returns a version 2 session that has accepted stream 1 of a raw peer.
 fn accepted(config: Config) -> (Raw, Session, Stream) {
     let (mut raw, session) = against_server(config.version(2), 2);
     raw.syn(1, "");
@@ -26,7 +26,7 @@ fn accepted(config: Config) -> (Raw, Session, Stream) {
     (raw, session, stream)
 }
 
-/// Sends so many bytes on a stream, in frames of 32768 bytes.
+/// Sends this number of bytes on a stream, in frames of 32768 bytes.
 fn send(raw: &mut Raw, id: u32, mut bytes: usize) {
     while bytes > 0 {
         let n = bytes.min(32_768);
@@ -35,15 +35,16 @@ fn send(raw: &mut Raw, id: u32, mut bytes: usize) {
     }
 }
 
-/// CONSUMED and WINDOW of an UPD that has to come next on stream `id`.
+/// Receives the next frame, which must be an UPD on stream `id`. Returns its two numbers, the
+/// consumed bytes and the window.
 fn update(raw: &mut Raw, id: u32) -> (usize, usize) {
     let payload = raw.expect(Command::Upd, id);
     let word = |at: usize| u32::from_le_bytes(payload[at..at + 4].try_into().unwrap()) as usize;
     (word(0), word(4))
 }
 
-/// A byte too many was sent on stream 1: it fails, alone, and what was received before it can be
-/// read.
+/// Checks that stream 1, on which the peer has sent one byte too many, has failed alone. The data
+/// that it received before can be read.
 fn fails_alone(raw: &mut Raw, session: &Session, mut stream: Stream, unread: usize) {
     raw.assert_alive(session, 101);
     let mut all = Vec::new();
@@ -56,12 +57,13 @@ fn fails_alone(raw: &mut Raw, session: &Session, mut stream: Stream, unread: usi
 
 // ---- Version 2 windows --------------------------------------------------------------------------
 
-/// "A stream may send up to the highest edge ever granted ...; past that edge + the largest window
-/// granted it fails alone": before any UPD both are 262144.
+/// P75: the peer may send up to the highest edge that was ever granted. Past that edge and the
+/// largest window granted, the stream fails alone. Before any UPD, both numbers are 262144.
 #[test]
 fn before_any_update_the_edge_and_the_slack_are_the_initial_window() {
     test("before_any_update_the_edge_and_the_slack_are_the_initial_window", || {
-        // The configured window plays no part before it was granted, be it smaller or larger.
+        // The configured window has no effect before it is granted, whether it is smaller or
+        // larger.
         for window in [1000, 65_536, 2 * MIB] {
             let (mut raw, session, stream) = accepted(quiet().max_stream_buffer(window));
             send(&mut raw, 1, 2 * INITIAL_WINDOW as usize);
@@ -74,7 +76,7 @@ fn before_any_update_the_edge_and_the_slack_are_the_initial_window() {
     });
 }
 
-/// "... never taken back": a smaller window granted later doesn't lower the edge.
+/// P75: a smaller window that is granted later doesn't lower the edge.
 #[test]
 fn a_smaller_window_granted_later_takes_nothing_back() {
     test("a_smaller_window_granted_later_takes_nothing_back", || {
@@ -91,8 +93,8 @@ fn a_smaller_window_granted_later_takes_nothing_back() {
     });
 }
 
-/// "... max(262144, each consumed + window that we sent) ...; past that edge + the largest window
-/// granted it fails alone."
+/// P75: an UPD moves the edge to its consumed bytes plus its window. A larger window also moves the
+/// limit past the edge.
 #[test]
 fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
     test("each_update_moves_the_edge_and_a_larger_window_the_slack", || {
@@ -102,7 +104,7 @@ fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
         send(&mut raw, 1, 30_000);
         stream.read_exact(&mut [0; 30_000]).unwrap();
         assert_eq!(update(&mut raw, 1), (30_000, MIB));
-        // Edge at 30,000 + 1 MiB, and 1 MiB of slack.
+        // The edge is at 30,000 bytes and 1 MiB, and the stream fails 1 MiB past it.
         send(&mut raw, 1, 2 * MIB);
         raw.assert_alive(&session, 99);
         assert_eq!(stream.closed().try_recv(), Err(crossbeam_channel::TryRecvError::Empty));
@@ -112,8 +114,8 @@ fn each_update_moves_the_edge_and_a_larger_window_the_slack() {
     });
 }
 
-/// "When what is granted and unconsumed exceeds half the budget, a new stream gets UPD(0, a small
-/// window) at once."
+/// P77: when more than half of the budget is granted, a new stream gets a small window by an UPD at
+/// once.
 #[test]
 fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
     test("new_streams_get_a_small_window_while_half_the_budget_is_granted", || {
@@ -127,11 +129,12 @@ fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
             raw.syn(id, "");
             streams.push(session.accept().unwrap());
         }
-        // Two have half of it; the third exceeds it, for those after it.
+        // The first two streams have half of the budget. With the third, more than half is granted,
+        // so the next streams get a small window.
         assert_eq!(update(&mut raw, 7), (0, 5000));
         assert_eq!(update(&mut raw, 9), (0, 5000));
-        // Closed streams hold no grant: with two left, a new stream has the whole window again, and
-        // no UPD comes before its data.
+        // Closed streams have no grant. With two streams left, a new stream has the whole initial
+        // window, so no UPD comes before its data.
         streams.truncate(2);
         for id in [5, 7, 9] {
             raw.expect(Command::Fin, id);
@@ -141,7 +144,7 @@ fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
         stream.write_all(b"x").unwrap();
         assert_eq!(raw.expect(Command::Psh, 11), b"x");
 
-        // The same for streams that this end opens: SYN, then UPD.
+        // The same holds for streams that this end opens. UPD follows SYN.
         let (mut raw, session) = against_client(config, 2);
         let streams: Vec<_> = (0..4).map(|_| session.open("").unwrap()).collect();
         let frames: Vec<_> = (0..5)
@@ -154,7 +157,7 @@ fn new_streams_get_a_small_window_while_half_the_budget_is_granted() {
     });
 }
 
-/// Such a small window is kept to by our own sender.
+/// P76: this end's sender keeps to a small first window of the peer.
 #[test]
 fn a_small_first_window_limits_our_own_sender() {
     test("a_small_first_window_limits_our_own_sender", || {
@@ -168,9 +171,9 @@ fn a_small_first_window_limits_our_own_sender() {
     });
 }
 
-/// "As a sender: the bytes of streams that have had no UPD, from their first byte until their first
-/// UPD or until they are forgotten, are at most 1 MiB together; a stream may always send its first
-/// min(16384, max(4096, 2 MiB / open streams)), and never more than 262144."
+/// P76: before their first UPD, streams send at most 1 MiB together. Beside that, each stream may
+/// send its first 4096 to 16384 bytes, namely 2 MiB divided by the number of open streams within
+/// these bounds. No stream sends more than 262144 bytes before its first UPD.
 #[test]
 fn unsolicited_data_is_a_mebibyte_together_and_a_share_for_each() {
     test("unsolicited_data_is_a_mebibyte_together_and_a_share_for_each", || {
@@ -189,8 +192,9 @@ fn unsolicited_data_is_a_mebibyte_together_and_a_share_for_each() {
     });
 }
 
-/// The first UPD makes room for others, who wait in `write`, and so does a stream that is
-/// forgotten; nobody else says a word to those.
+/// P76: the first UPD of a stream gives its unsolicited bytes back, and so does the end of a
+/// stream. Other streams' writes that wait for them go on then. No frame for these other streams
+/// arrives meanwhile.
 #[test]
 fn writes_that_wait_for_allowance_go_on_when_another_stream_gives_back() {
     test("writes_that_wait_for_allowance_go_on_when_another_stream_gives_back", || {
@@ -210,17 +214,18 @@ fn writes_that_wait_for_allowance_go_on_when_another_stream_gives_back() {
             write
         });
         let [one, other] = writes;
-        raw.upd(ids[0], 0, first as u32); // no byte was read, and all of it is asked for now
+        // This grants no more than the bytes that were sent, so the stream itself may send nothing.
+        raw.upd(ids[0], 0, first as u32);
         assert_eq!(one.join().unwrap(), first - 2 * 16_384, "past the two shares");
         asleep("unsolicited-5");
-        streams.remove(1).close().unwrap(); // its FIN follows what it had accepted
+        streams.remove(1).close().unwrap(); // FIN follows its accepted bytes
         while raw.recv().header.command != Command::Fin {}
         assert_eq!(other.join().unwrap(), first - 16_384);
     });
 }
 
-/// "As a receiver: an announced window is at most max(8192, `max_receive_buffer` / 2 / open
-/// streams)."
+/// P77: an announced window is at most half of the budget divided by the number of open streams, or
+/// 8192 bytes if that is more.
 #[test]
 fn announced_windows_shrink_as_streams_become_many_and_come_back() {
     test("announced_windows_shrink_as_streams_become_many_and_come_back", || {
@@ -238,8 +243,8 @@ fn announced_windows_shrink_as_streams_become_many_and_come_back() {
             while others.len() < streams - 1 {
                 let id = 3 + 2 * others.len() as u32;
                 others.push(open(&mut raw, id));
-                // From the tenth on they hear of a small window at once: half of the budget is
-                // granted.
+                // From the tenth stream on, each new stream gets a small window at once, because
+                // half of the budget is granted.
                 if others.len() >= 9 {
                     assert_eq!(
                         update(&mut raw, id),
@@ -247,7 +252,7 @@ fn announced_windows_shrink_as_streams_become_many_and_come_back() {
                     );
                 }
             }
-            send(&mut raw, 1, read); // half of its window, for one UPD
+            send(&mut raw, 1, read); // half of its window, which makes one UPD
             lone.read_exact(&mut vec![0; read]).unwrap();
             assert_eq!(update(&mut raw, 1).1, window);
         }
@@ -267,9 +272,9 @@ fn raw_fin(raw: &mut Raw, stream: Stream) {
     raw.expect(Command::Fin, id);
 }
 
-/// The known bug smux#18, #85, #69: 17 echo streams on the default budget, all blocked in write
-/// because nobody reads the echo. When one of them begins to read, it gets everything, though
-/// sixteen others go on holding what they have; and then all do. Nobody is cut.
+/// P73, and smux#18, #85 and #69: 17 echo streams on the default budget are all blocked in write,
+/// because nobody reads the echo. When the program reads one of them, that one gets its whole echo,
+/// though the sixteen others still hold their data. Then all others do. No stream is cut.
 #[test]
 fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
     const STREAMS: usize = 17;
@@ -323,8 +328,8 @@ fn one_of_17_blocked_echo_streams_gets_moving_alone_and_then_all_do() {
 
 // ---- Stalls -------------------------------------------------------------------------------------
 
-/// Streams 1, 3 and 5 hold 9, 15 and 8 frames of 32 KiB, which is more than the budget: the reader
-/// is paused.
+/// Returns a session that has stopped reading. Streams 1, 3 and 5 are sent 9, 15 and 8 frames of 32
+/// KiB, which is more than the budget.
 fn stalled(config: Config, version: u8) -> (Raw, Session, [Stream; 3], thread::JoinHandle<()>) {
     let (mut raw, session) =
         against_server(config.version(version).max_receive_buffer(MIB), version);
@@ -342,8 +347,8 @@ fn stalled(config: Config, version: u8) -> (Raw, Session, [Stream; 3], thread::J
     (raw, session, streams, sender)
 }
 
-/// "The stream that holds most is cut: its unread data is dropped, its calls fail with `Stalled`,
-/// the peer gets FIN, the others go on."
+/// P78: the stream that holds most is cut. Its unread data is dropped, its calls fail with
+/// `Stalled`, and its peer gets FIN. The other streams go on.
 #[test]
 fn a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on() {
     test("a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on", || {
@@ -364,7 +369,7 @@ fn a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on() {
             let stalled = |error| matches!(Error::from(error), Error::Stalled { .. });
             assert!(stalled((&largest).write(b"x").unwrap_err()));
             assert!((&largest).flush().map_err(stalled) != Err(false));
-            // The peer is told, and the others have lost nothing.
+            // The peer gets FIN, and the other streams have lost nothing.
             loop {
                 let frame = raw.recv();
                 match frame.header.command {
@@ -391,8 +396,8 @@ fn a_stall_cuts_the_stream_that_holds_most_and_the_others_go_on() {
     });
 }
 
-/// A call that is blocked on the stream that is cut fails with `Stalled` too, and its notifier is
-/// called.
+/// P78: a blocked write of the stream that is cut fails with `Stalled`, and the stream's notifier
+/// is called.
 #[test]
 fn a_stall_wakes_a_blocked_write() {
     test("a_stall_wakes_a_blocked_write", || {
@@ -403,7 +408,7 @@ fn a_stall_wakes_a_blocked_write() {
         stream.set_close_notifier(move |_| {
             tell.send(thread::current().name().unwrap_or("").to_owned()).unwrap()
         });
-        // The peer grants no more than the initial window.
+        // The peer never grants more than the initial window, so the write blocks.
         let write = thread::spawn(move || stream.write_all(&[0; 1_000_000]).unwrap_err());
         let Error::PartialWrite { accepted, source } = Error::from(write.join().unwrap()) else {
             panic!()
@@ -414,18 +419,18 @@ fn a_stall_wakes_a_blocked_write() {
     });
 }
 
-/// One cut may not free enough: then the next largest follows, as long after.
+/// P79: if one cut doesn't free enough, the stream that then holds most is cut after the same time.
 #[test]
 fn stalls_go_on_until_the_session_moves() {
     test("stalls_go_on_until_the_session_moves", || {
         let (mut raw, session, streams, sender) = stalled(quiet().stall_timeout(Some(SHORT)), 1);
-        sender.join().unwrap(); // the first cut made room for what was sent
+        sender.join().unwrap(); // the first cut made room for the sent frames
         assert!(streams[1].closed().recv().is_err());
         let more = thread::spawn(move || {
             send(&mut raw, 5, 30 * 32_768);
             raw
         });
-        // Stream 5 holds more than stream 1 by now.
+        // Now stream 5 holds more than stream 1.
         assert!(streams[2].closed().recv().is_err());
         assert_eq!(session.stats().streams_cut, 2);
         (&streams[0]).read_exact(&mut vec![0; 9 * 32_768]).unwrap();
@@ -436,8 +441,8 @@ fn stalls_go_on_until_the_session_moves() {
     });
 }
 
-/// A session whose application reads now and then doesn't stall: the pause ends with each read that
-/// makes room.
+/// P79: a session whose application reads now and then doesn't stall, because each read that makes
+/// room ends the stall.
 #[test]
 fn a_slow_reader_is_not_cut() {
     test("a_slow_reader_is_not_cut", || {
@@ -453,7 +458,7 @@ fn a_slow_reader_is_not_cut() {
         let mut piece = vec![0; 100_000];
         let mut got = 0;
         while got < 3 * MIB {
-            // slowness is under test: 30 reads take longer than one stall
+            // Slowness is under test. All 30 reads together take longer than one stall.
             thread::sleep(stall / 20);
             theirs.read_exact(&mut piece[..100_000.min(3 * MIB - got)]).unwrap();
             got += 100_000.min(3 * MIB - got);
@@ -463,11 +468,11 @@ fn a_slow_reader_is_not_cut() {
     });
 }
 
-/// "Keepalive doesn't run out while the reader is paused, and restarts when it resumes."
+/// P58: keepalive rests while the session has stopped reading, and starts again when it goes on.
 #[test]
 fn keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes() {
     test("keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes", || {
-        // so long may each of the few steps take until the reader is paused
+        // Each of the few steps before the session stops reading may take this long.
         let timeout = Duration::from_millis(1500);
         let config = quiet()
             .keepalive_disabled(false)
@@ -476,12 +481,12 @@ fn keepalive_rests_while_the_reader_is_paused_and_restarts_when_it_resumes() {
         let (mut raw, session) = against_server(config.max_receive_buffer(65_536), 1);
         raw.syn(1, "");
         let mut stream = session.accept().unwrap();
-        // What the reader waits for room for has been read whole: when it resumes, nothing comes
-        // from the transport.
+        // The session has already received the whole frame for which it needs room. When it goes
+        // on, no byte comes from the transport.
         raw.psh(1, [0; 65_535]);
         raw.psh(1, [0; 100]);
         until(|| session.stats().receive_pauses > 0);
-        thread::sleep(timeout * 2); // a pause that is longer than the timeout is under test
+        thread::sleep(timeout * 2); // a pause longer than the keepalive timeout is under test
         assert!(!session.is_closed(), "{:?}", session.close_reason());
         let resumed = Instant::now();
         stream.read_exact(&mut [0; 65_635]).unwrap();

@@ -1,4 +1,4 @@
-//! The promises, *Writing*.
+//! Writing: `write`, `write_all`, `flush`, their atomicity, and their failures.
 //!
 //! Promises: P18, P19, P20, P21, P22, P23, P24, P25.
 
@@ -19,12 +19,12 @@ use support::{Pattern, pair, test};
 
 const SHORT: Duration = Duration::from_millis(20);
 
-/// A stream of a session whose transport takes nothing: SYN and one byte (`first`) are in a write
-/// that is blocked, nothing is queued.
+/// Returns a stream over a transport that takes nothing. Its SYN has been written. One byte, `f`,
+/// is in a write that is blocked. Nothing is queued.
 fn behind_a_blocked_transport(max_send_buffer: usize) -> (Script, gmux::Session, Stream) {
     let (script, session) = Script::client(quiet().max_send_buffer(max_send_buffer));
     let mut stream = session.open("").unwrap();
-    script.blocked(); // SYN alone
+    script.blocked(); // in the write of SYN
     script.allow(8);
     script.until_frames(|frames| frames.len() == 1);
     stream.write_all(b"f").unwrap();
@@ -32,11 +32,11 @@ fn behind_a_blocked_transport(max_send_buffer: usize) -> (Script, gmux::Session,
     (script, session, stream)
 }
 
-/// "`write` takes what there is room for and returns that count ..."
+/// P18: `write` takes the bytes for which there is room, and returns their number.
 #[test]
-fn a_write_takes_what_there_is_room_for_and_says_how_much() {
-    test("a_write_takes_what_there_is_room_for_and_says_how_much", || {
-        // Small copies are made in one way, large ones in another.
+fn a_write_takes_the_bytes_that_fit_and_returns_their_number() {
+    test("a_write_takes_the_bytes_that_fit_and_returns_their_number", || {
+        // Small and large pieces are copied by different code.
         for room in [10, 4096, 5000, 100_000] {
             let (script, _session, mut stream) = behind_a_blocked_transport(room);
             let sent = Pattern::bytes(1, 2 * room);
@@ -52,8 +52,8 @@ fn a_write_takes_what_there_is_room_for_and_says_how_much() {
     });
 }
 
-/// "... it waits only when there is none": for version 2's window too, which a raw peer sees filled
-/// to the byte.
+/// P18: `write` waits only while there is no room, here in version 2's window. The raw peer
+/// receives exactly the window's bytes.
 #[test]
 fn a_write_fills_the_peers_window_to_the_byte_and_then_waits() {
     test("a_write_fills_the_peers_window_to_the_byte_and_then_waits", || {
@@ -68,8 +68,8 @@ fn a_write_fills_the_peers_window_to_the_byte_and_then_waits() {
             move || stream.write(&rest).unwrap()
         });
         assert!(raw.expect_data(3, 262_144) == sent[..262_144]);
-        // A smaller window than what is in flight gives nothing; 100,010 more than was consumed
-        // gives 10.
+        // A window smaller than the bytes in flight has no room. The next update allows 10 bytes
+        // more than were sent.
         raw.upd(3, 162_144, 100_000);
         asleep("no-window");
         raw.upd(3, 162_144, 100_010);
@@ -78,8 +78,8 @@ fn a_write_fills_the_peers_window_to_the_byte_and_then_waits() {
     });
 }
 
-/// "`Err(TimedOut)` means it took nothing": whatever timed out, the peer receives exactly what the
-/// counts say.
+/// P19: a `write` that timed out has accepted nothing. The peer receives exactly the bytes that
+/// other calls accepted.
 #[test]
 fn a_write_that_timed_out_took_nothing() {
     test("a_write_that_timed_out_took_nothing", || {
@@ -90,14 +90,14 @@ fn a_write_that_timed_out_took_nothing() {
             let (client, server) = pair(config.max_send_buffer(max).max_receive_buffer(262_144));
             let stream = client.open("").unwrap();
             stream.set_write_timeout(Some(Duration::from_millis(1))).unwrap();
-            // The reader stops after each few bytes until a write has timed out.
+            // The reader reads once for each write that timed out, and waits for the next.
             let (timed_out, go_on) = std::sync::mpsc::channel();
             let reader = thread::spawn(move || {
                 let mut stream = server.accept().unwrap();
                 let mut got = Vec::new();
                 let mut piece = vec![0; 60_000];
                 loop {
-                    let _ = go_on.recv(); // disconnected: the writer is done
+                    let _ = go_on.recv(); // fails when the writer is done
                     match stream.read(&mut piece).unwrap() {
                         0 => break,
                         n => got.extend_from_slice(&piece[..n]),
@@ -129,8 +129,7 @@ fn a_write_that_timed_out_took_nothing() {
     });
 }
 
-/// "`write` ... waits only when there is none": an expired deadline doesn't keep it from taking
-/// what there is room for.
+/// P18: a `write` after its deadline still takes bytes while there is room.
 #[test]
 fn an_expired_deadline_still_lets_bytes_be_written_while_there_is_room() {
     test("an_expired_deadline_still_lets_bytes_be_written_while_there_is_room", || {
@@ -145,7 +144,7 @@ fn an_expired_deadline_still_lets_bytes_be_written_while_there_is_room() {
     });
 }
 
-/// "One call's accepted bytes are contiguous, from however many threads."
+/// P21: the bytes of one call are contiguous, however many threads write the stream.
 #[test]
 fn one_calls_bytes_are_contiguous_from_many_threads() {
     const THREADS: u8 = 8;
@@ -159,7 +158,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
                 .map(|thread| {
                     let mut stream = stream.clone();
                     let start = Arc::clone(&start);
-                    // Each call writes bytes of one value; a thread's successive calls differ.
+                    // Each call writes bytes of one value. Two calls of one thread in a row have
+                    // different values.
                     thread::spawn(move || {
                         start.wait();
                         let mut runs = VecDeque::new();
@@ -192,8 +192,8 @@ fn one_calls_bytes_are_contiguous_from_many_threads() {
     });
 }
 
-/// "`flush` returns when the bytes accepted before it have been handed to the transport" - those
-/// alone.
+/// P24: `flush` returns when the bytes that were accepted before it have been handed to the
+/// transport.
 #[test]
 fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
     test("a_flush_waits_for_the_bytes_before_it_and_no_others", || {
@@ -204,16 +204,16 @@ fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
             move || stream.flush().unwrap()
         });
         stream.write_all(&[7; 900]).unwrap();
-        script.allow(9); // the frame that was blocked
+        script.allow(9); // the blocked frame
         asleep("flusher");
         assert_eq!(data(&script.frames(), 3), b"f");
-        // What came after it was merged into the same frame, or the writer took its turn before:
-        // either way it is handed over in time.
+        // The later bytes are in the flush's own frame or in a later one. The flush returns in both
+        // cases.
         script.allow_all();
         flush.join().unwrap();
         assert!(data(&script.frames(), 3).starts_with(b"fbefore"));
 
-        // A flush with nothing outstanding doesn't wait.
+        // A flush returns at once if nothing is outstanding.
         stream.flush().unwrap();
         assert_eq!(data(&script.frames(), 3).len(), 907);
         stream.set_write_deadline(Some(Instant::now()));
@@ -221,7 +221,7 @@ fn a_flush_waits_for_the_bytes_before_it_and_no_others() {
     });
 }
 
-/// "... those alone": more data behind it, in a frame that isn't written, doesn't hold a flush up.
+/// P24: a flush returns though later bytes are stuck in another frame.
 #[test]
 fn a_flush_returns_though_later_bytes_are_stuck() {
     test("a_flush_returns_though_later_bytes_are_stuck", || {
@@ -238,7 +238,7 @@ fn a_flush_returns_though_later_bytes_are_stuck() {
     });
 }
 
-/// "... (write deadline applies; nothing is withdrawn)".
+/// P24: a flush obeys the write deadline. If its time runs out, nothing is withdrawn.
 #[test]
 fn a_flush_that_timed_out_withdraws_nothing() {
     test("a_flush_that_timed_out_withdraws_nothing", || {
@@ -259,8 +259,8 @@ fn a_flush_that_timed_out_withdraws_nothing() {
     });
 }
 
-/// The transport's own `flush` is called before the writer parks: what a buffered transport holds
-/// goes out without any call.
+/// P24: the writer calls the transport's own `flush` before it parks. So bytes in a buffered
+/// transport are sent without any further call.
 #[test]
 fn the_transport_is_flushed_when_nothing_is_left_to_write() {
     test("the_transport_is_flushed_when_nothing_is_left_to_write", || {
@@ -275,8 +275,8 @@ fn the_transport_is_flushed_when_nothing_is_left_to_write() {
     });
 }
 
-/// "FIN follows what was accepted", and a write after `shutdown(Write)` is a `BrokenPipe`; a flush
-/// still works.
+/// P25: after `shutdown(Write)`, the accepted bytes are sent, then FIN. A write fails with the kind
+/// `BrokenPipe`, and a flush still works.
 #[test]
 fn after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes() {
     test("after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes", || {
@@ -298,7 +298,8 @@ fn after_shutdown_write_the_rest_is_sent_and_writes_are_broken_pipes() {
 
 // ---- `write_all` is one call --------------------------------------------------------------------
 
-/// A record: its writer, its number, its length, and so many bytes that tell of both.
+/// Returns a record: its writer, its number, its length, and then that number of bytes, which
+/// depend on writer and number.
 fn record(writer: u8, number: u32, len: usize) -> Vec<u8> {
     let mut record = vec![writer];
     record.extend(number.to_be_bytes());
@@ -309,12 +310,12 @@ fn record(writer: u8, number: u32, len: usize) -> Vec<u8> {
 
 const HEAD: usize = 9;
 
-/// A record that its writer was told is cut, the last of that: its writer, how many whole ones that
-/// had before, and the bytes that were accepted.
+/// A record that was cut: its writer, the number of the writer's whole records before it, and the
+/// accepted bytes. The writer was told by `PartialWrite`, and wrote no further record.
 type Cut = (u8, usize, Vec<u8>);
 
-/// Splits what came into records: each one's writer and number. All are whole, but for those that
-/// were told to be cut.
+/// Splits the received bytes into records, and returns each one's writer and number. All records
+/// must be whole, except those in `told`.
 fn records(mut data: &[u8], mut told: Vec<Cut>) -> Vec<(u8, u32)> {
     let mut whole: Vec<(u8, u32)> = Vec::new();
     loop {
@@ -347,7 +348,8 @@ fn records(mut data: &[u8], mut told: Vec<Cut>) -> Vec<(u8, u32)> {
     whole
 }
 
-/// Eight threads, records of up to 1 MiB and of few bytes, a reader that takes a little at a time.
+/// P21: eight threads write records of a few bytes up to 1 MiB, and a reader takes a little at a
+/// time.
 #[test]
 fn records_of_many_threads_never_tear() {
     const WRITERS: u8 = 8;
@@ -407,8 +409,8 @@ fn records_of_many_threads_never_tear() {
     });
 }
 
-/// With deadlines, non-blocking moments and an end in the middle: a record is whole, or not there
-/// at all, unless its writer was told how much of it was accepted.
+/// P22: a deadline, the non-blocking mode or a close comes in the middle of writing. Each record
+/// arrives whole or not at all, or its writer was told how many of its bytes were accepted.
 #[test]
 fn a_record_is_cut_only_where_its_writer_was_told_so() {
     const WRITERS: u8 = 8;
@@ -422,8 +424,8 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
             let writers: Vec<_> = (0..WRITERS)
                 .map(|writer| {
                     let mut stream = stream.clone();
-                    // Until a record of this writer's is cut, or the stream ends: those that were
-                    // taken, and what was of the last.
+                    // Writes until a record is cut or the stream ends. Returns the accepted
+                    // records, and the accepted part of the record that was cut.
                     thread::spawn(move || {
                         let mut taken = Vec::new();
                         for number in 0.. {
@@ -436,8 +438,8 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
                                 Ok(()) => taken.push((writer, number)),
                                 Err(error) => match Error::from(error) {
                                     Error::PartialWrite { accepted, .. } => {
-                                        // What follows on the stream would be taken for the rest of
-                                        // it.
+                                        // The reader would take further bytes for the rest of this
+                                        // record.
                                         let _ = stream.shutdown(Shutdown::Write);
                                         return (taken, Some(record[..accepted].to_vec()));
                                     }
@@ -471,7 +473,7 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
             }
             let ends: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
             stream.close().unwrap();
-            // Until the stream is shut down, others may write behind a record that was cut.
+            // Before the stream is shut down, other threads may write behind a record that was cut.
             let told = ends
                 .iter()
                 .zip(0..)
@@ -485,13 +487,12 @@ fn a_record_is_cut_only_where_its_writer_was_told_so() {
     });
 }
 
-/// "A `write` of at most 4096 bytes waits until all of it fits": lines of 97 bytes from eight
-/// threads by plain `write`.
+/// P20: eight threads write lines of 97 bytes by plain `write`, and each line is accepted whole.
 #[test]
 fn small_writes_are_whole() {
     const WRITERS: u8 = 8;
     test("small_writes_are_whole", || {
-        // A queue that is full all the time; a window that is.
+        // In two cases the send buffer is always full. In the third case the window is.
         for (version, queue, window) in [(1, 4096, 65536), (2, 4096, 65536), (2, 262_144, 8192)] {
             let config = quiet().version(version).max_send_buffer(queue).max_stream_buffer(window);
             let (client, server) = pair(config);
@@ -520,7 +521,8 @@ fn small_writes_are_whole() {
     });
 }
 
-/// "(non-blocking: `WouldBlock`)", and "otherwise it takes what fits".
+/// P20: in non-blocking mode a small `write` that doesn't fit whole is `WouldBlock`. With a smaller
+/// `max_send_buffer` it takes the bytes that fit.
 #[test]
 fn a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit() {
     test("a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit", || {
@@ -536,8 +538,8 @@ fn a_small_write_is_whole_or_not_at_all_unless_it_may_never_fit() {
     });
 }
 
-/// "If it fails after a part was accepted ...", and who waits behind it takes nothing, within a
-/// time of its own.
+/// P22, P23: a `write_all` that fails returns the number of accepted bytes. A call that waits
+/// behind it takes nothing, and has a timeout of its own.
 #[test]
 fn a_write_all_that_fails_says_how_much_was_accepted() {
     test("a_write_all_that_fails_says_how_much_was_accepted", || {
@@ -566,7 +568,7 @@ fn a_write_all_that_fails_says_how_much_was_accepted() {
     });
 }
 
-/// Through `write!`, a trait object, and code that is generic over `Write`.
+/// P21: `write!`, a trait object, and code that is generic over `Write` make one call.
 #[test]
 fn every_way_to_write_all_is_one_call() {
     fn generic(mut writer: impl Write, len: usize) {
@@ -577,7 +579,8 @@ fn every_way_to_write_all_is_one_call() {
         let (script, _session, stream) = behind_a_blocked_transport(10_000);
         let mut object: Box<dyn gmux::MuxStream> = Box::new(stream.clone());
         let first = blocked("object", move || object.write_all(&[b'o'; LEN]).unwrap());
-        // Each piece of the text by a call of its own would let the others in between.
+        // If each piece of the text were a call of its own, the other calls' bytes would come
+        // between them.
         let mut formats = stream.clone();
         let text = "f".repeat(LEN / 2);
         let second = blocked("formats", move || write!(formats, "{text}{}", text.clone()).unwrap());
@@ -599,7 +602,7 @@ fn every_way_to_write_all_is_one_call() {
     });
 }
 
-/// What a `write!` can't format is not written at all.
+/// P21: a `write!` that fails to format its text writes nothing.
 #[test]
 fn text_that_cannot_be_formatted_is_not_written() {
     struct Broken;

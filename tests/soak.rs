@@ -1,18 +1,18 @@
-//! What months of use come to: many sessions, many streams, many bytes on one stream, and
-//! afterwards the process is as it was.
+//! The effect of months of use: many sessions, many streams, and many bytes on one stream.
+//! Afterwards the process holds no more than before.
 //!
 //! `tests/full soak` (`GMUX_FULL`) runs 100,000 connections, which are 200,000 sessions, and
-//! 10,000,000 streams; and 2³² bytes and more on one stream, on each version. By default it is less
-//! than a hundredth of that. `GMUX_SOAK_SEED` is where the seeds begin.
+//! 10,000,000 streams. It also sends 2³² bytes and more on one stream, on each version. By default
+//! the counts are less than a hundredth of that. `GMUX_SOAK_SEED` is the first seed.
 //!
-//! A stream's name is a seed, from which both ends know what the stream is for ([`Plan`]): how much
-//! goes there and back, who drops it unread, who has a deadline. What is read is compared, byte for
-//! byte, as far as it comes, on streams that end badly too; and a clean end is believed only after
-//! the last byte.
+//! A stream's name is a seed, from which both ends know the stream's plan ([`Plan`]): how many
+//! bytes go there and back, who drops the stream unread, and who has a deadline. The read bytes are
+//! compared as far as they come, also on streams that end in an error. A clean end may only come
+//! after the last byte.
 //!
-//! It is measured between rounds, while nothing runs: threads, descriptors, live allocations,
-//! resident memory. The first round warms up: it fills the pool, the tables of the runtime and the
-//! allocator's own.
+//! The process is measured between rounds, while nothing runs: threads, descriptors, live
+//! allocations, resident memory. The first round warms up. It fills the pool, the tables of the
+//! runtime and those of the allocator.
 //!
 //! Promises: P1, P81.
 #![cfg(unix)]
@@ -35,7 +35,7 @@ use support::{Pattern, test_for, until};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time: what is measured is the process.
+/// Lets one test run at a time, since the tests measure the process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone(name: &str, body: impl FnOnce()) {
@@ -47,28 +47,31 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// For a machine that does other things meanwhile; a stream that hangs is found by its own limit,
-/// [`STUCK`].
+/// The watchdog's limit is for a machine that does other things as well. A stream that hangs is
+/// found by its own limit, [`STUCK`].
 const WATCHDOG: Duration = Duration::from_secs(6 * 3600);
 const SHORT_WATCHDOG: Duration = Duration::from_secs(120);
 
-/// No call may take longer. The workers' threads get this much of the machine, at least.
+/// Time limit of each call. The workers' threads get at least this much of the machine.
 const STUCK: Duration = Duration::from_secs(300);
 
-/// A writer to a stream that the other end has dropped may run out of window, now and then, and all
-/// others of its thread wait for that: no longer than this. Writers to all others have [`STUCK`],
-/// however late the reader's thread comes.
+/// Time limit of a write to a stream that the other end has dropped. Such a write may run out of
+/// window now and then, and the thread's other streams wait for it. Writes to all other streams
+/// have [`STUCK`], however late the reader's thread is.
 const TO_DROPPED: Duration = Duration::from_millis(200);
 
-/// By how much the process may have grown. Blocks: what a session leaves behind is eight or more,
-/// so one session in the whole run is seen. Buffers: the pool keeps what the busiest moment needed,
-/// and no two rounds have the same; it is a few hundred at once. Resident memory: what the
-/// allocator keeps of that, in an arena for each thread.
+/// Allowed growth of the process.
+///
+/// - Blocks: a session leaves eight or more behind, so one session in the whole run is seen.
+/// - Buffers: the pool keeps as many as the busiest moment needed. No two rounds have the same.
+///   They are a few hundred at once.
+/// - Resident memory: the part of these buffers that the allocator keeps, in an arena for each
+///   thread.
 const MARGIN: Margin = Margin { resident: 12 << 20, blocks: 7, pooled: 3 << 20 };
 
 // ---- plans --------------------------------------------------------------------------------------
 
-/// Random numbers: splitmix64.
+/// A random generator (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -84,7 +87,7 @@ impl Random {
         self.below(100) < n
     }
 
-    /// Mostly small, now and then large.
+    /// Returns a size that is mostly small, and now and then large.
     fn size(&mut self) -> usize {
         let most = match self.below(1000) {
             0 => 200_000,
@@ -97,21 +100,21 @@ impl Random {
     }
 }
 
-/// What happens on one stream.
+/// The plan of one stream.
 struct Plan {
-    /// Where its data begins in the pattern, there and back.
+    /// Positions in the pattern where its data begins, there and back.
     places: [usize; 2],
     /// Bytes there and back.
     sizes: [usize; 2],
-    /// The opener drops the stream instead of reading what comes back.
+    /// The opener drops the stream instead of reading the answer.
     opener_drops: bool,
     /// The acceptor drops the stream instead of reading it, and sends nothing.
     acceptor_drops: bool,
-    /// The opener's and the acceptor's first read have so long.
+    /// Time limits of the opener's and the acceptor's first read.
     patience: [Option<Duration>; 2],
 }
 
-/// The longest data, and the room for places.
+/// Length of the longest data, and the number of positions.
 const LONGEST: usize = 200_000;
 const PLACES: u64 = 300_000;
 
@@ -138,7 +141,8 @@ impl Plan {
     }
 }
 
-/// A stream's name: the seed, and now and then so much more that names count.
+/// Returns a stream's name: the seed, and now and then more bytes, so that the memory of names
+/// matters.
 fn name(seed: u64) -> Vec<u8> {
     let mut name = seed.to_le_bytes().to_vec();
     if seed.is_multiple_of(97) {
@@ -157,7 +161,7 @@ struct Tally {
     bytes: AtomicU64,
     timeouts: AtomicU64,
     dropped: AtomicU64,
-    /// Writers without window on streams that the other end had dropped.
+    /// Number of writers without window on streams that the other end had dropped.
     stalled: AtomicU64,
 }
 
@@ -189,7 +193,7 @@ impl std::fmt::Display for Tally {
 
 // ---- streams ------------------------------------------------------------------------------------
 
-/// Reads to the end and compares. The clean end may come after the last byte alone.
+/// Reads to the end and compares. A clean end may only come after the last byte.
 fn check(
     mut stream: &Stream,
     expected: &[u8],
@@ -225,8 +229,8 @@ fn check(
     }
 }
 
-/// Writes all of it; or, if the other end drops the stream, what the window takes, which may have
-/// been a small one. Says whether it was all.
+/// Writes all data and returns true. If the other end drops the stream, writes as much as the
+/// window allows and returns false.
 fn send(mut stream: &Stream, data: &[u8], is_dropped: bool) -> io::Result<bool> {
     stream.set_write_timeout(Some(if is_dropped { TO_DROPPED } else { STUCK })).unwrap();
     match stream.write_all(data) {
@@ -238,7 +242,7 @@ fn send(mut stream: &Stream, data: &[u8], is_dropped: bool) -> io::Result<bool> 
     }
 }
 
-/// The opener's end of some streams at once. Says how it failed.
+/// The opener's end of some streams at once. Returns the first failure.
 fn open_some(session: &Session, seeds: &[u64], buf: &mut [u8]) -> io::Result<()> {
     let mut open = Vec::new();
     for &seed in seeds {
@@ -273,7 +277,7 @@ fn serve(stream: Stream, buf: &mut [u8]) -> io::Result<()> {
     }
     check(&stream, plan.data(0), plan.patience[1], buf)?;
     match send(&stream, plan.data(1), plan.opener_drops) {
-        // It doesn't wait for this: the session may be closed.
+        // The opener doesn't wait for this answer. So the session may be closed.
         Err(_) if plan.opener_drops => Ok(()),
         result => result.map(drop),
     }
@@ -300,20 +304,20 @@ fn accept_all(session: &Session, random: &mut Random, buf: &mut [u8]) -> io::Res
 
 // ---- sessions -----------------------------------------------------------------------------------
 
-/// How the opener ends a connection.
+/// The way in which the opener ends a connection.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum End {
-    /// All streams are over, then it closes.
+    /// It closes when all streams have ended.
     Clean,
     /// It closes while streams are open.
     CloseMidway,
-    /// It drops all handles while streams are open: these get their FIN.
+    /// It drops all handles while streams are open. These streams get their FIN.
     DropMidway,
     /// The connection breaks.
     Broken,
 }
 
-/// A connection, and a way to break it where there is one.
+/// Makes a connection, and a way to break it where there is one.
 fn connect(random: &mut Random, listener: &TcpListener) -> (Any, Any, Box<dyn FnOnce() + Send>) {
     match random.below(10) {
         0..4 => {
@@ -343,7 +347,7 @@ fn connect(random: &mut Random, listener: &TcpListener) -> (Any, Any, Box<dyn Fn
 }
 
 fn config(version: u8) -> Config {
-    // So few that a stream that stayed behind in each session's table would use them up.
+    // The limit is low. If each session kept one stream in its table, the limit would be reached.
     Config::new()
         .version(version)
         .max_streams(300)
@@ -351,11 +355,11 @@ fn config(version: u8) -> Config {
         .keepalive_timeout(STUCK)
 }
 
-/// The most streams that are open at once. Their data fits into buffers and windows, so one thread
-/// at each end is enough.
+/// Upper limit of the streams that are open at once. Their data fits into buffers and windows, so
+/// one thread at each end is enough.
 const AT_ONCE: u64 = 12;
 
-/// Both ends of one connection, from the first stream to the end.
+/// Runs both ends of one connection, from the first stream to the end.
 fn connection(seed: u64, streams: u64, listener: &TcpListener) {
     let random = &mut Random(seed);
     let (a, b, sever) = connect(random, listener);
@@ -375,7 +379,7 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
         scope.spawn(move || {
             let result = accept_all(&acceptor, &mut theirs, &mut [0; 16384]);
             assert!(result.is_ok() || end != End::Clean, "{end:?} {result:?} {acceptor:?}");
-            let _ = acceptor.close(); // where the connection broke it says how
+            let _ = acceptor.close(); // Where the connection broke, this returns how.
             finish(&acceptor, end);
         });
         let mut left = streams;
@@ -407,34 +411,34 @@ fn connection(seed: u64, streams: u64, listener: &TcpListener) {
             }
             drop(unfinished);
         }
-        let _ = opener.close(); // a second time, or after the break
+        let _ = opener.close(); // This is the second close, or comes after the break.
         finish(&opener, end);
     });
     TALLY.connections.fetch_add(1, Relaxed);
 }
 
-/// Sends on a stream what its plan says, and doesn't end it.
+/// Sends the data of the stream's plan, and doesn't end the stream.
 fn write_unfinished(stream: Stream) -> Result<Stream, Error> {
     let plan = Plan::new(u64::from_le_bytes(stream.name_bytes()[..8].try_into().unwrap()));
     send(&stream, plan.data(0), plan.acceptor_drops)?;
     Ok(stream)
 }
 
-/// After a session's end it holds nothing, unless streams that nobody accepted wait in its backlog
-/// still, with their data.
+/// Asserts that an ended session holds nothing, except data of streams that nobody accepted in its
+/// backlog.
 fn finish(session: &Session, end: End) {
     assert_eq!(session.num_streams(), 0, "{end:?} {session:?}");
     if end == End::Clean {
         let stats = session.stats();
         assert_eq!((stats.streams_refused, stats.streams_cut), (0, 0), "{session:?}");
-        // what is still being delivered is thrown away
+        // Data that is still being delivered is discarded.
         until(|| session.stats().receive_buffered == 0);
     }
 }
 
 // ---- rounds -------------------------------------------------------------------------------------
 
-/// How many connections run at once.
+/// Number of connections that run at once.
 const WORKERS: u64 = 6;
 
 /// Runs connections with seeds `from..to`, and waits for the last thread's end.
@@ -496,7 +500,7 @@ fn a_session_forgets_its_streams() {
                 (Session::client(a, config.clone()).unwrap(), Session::server(b, config).unwrap());
             let mut base: Option<ProcessSnapshot> = None;
             for k in 0..rounds {
-                // Streams of both ends at once, so that ids and turns interleave.
+                // Both ends open streams at once, so that ids and round-robin turns interleave.
                 thread::scope(|scope| {
                     for (end, (ours, theirs)) in
                         [(&sessions.0, &sessions.1), (&sessions.1, &sessions.0)]
@@ -538,7 +542,7 @@ fn a_session_forgets_its_streams() {
                     stats.streams_opened + stats.streams_received,
                     TALLY.stalled.load(Relaxed)
                 );
-                // The session lives: what its threads have at hand varies.
+                // The session lives, so its threads hold varying amounts.
                 snapshot
                     .assert_back_to(base.get_or_insert(snapshot), Margin { blocks: 100, ..MARGIN });
             }
@@ -550,8 +554,8 @@ fn a_session_forgets_its_streams() {
 
 // ---- one stream ---------------------------------------------------------------------------------
 
-/// Data of one stream repeats after so many bytes: no multiple and no divisor of what counters wrap
-/// at.
+/// The data of the stream repeats after this many bytes. The number is no multiple and no divisor
+/// of those at which counters wrap.
 const PERIOD: usize = 499_979;
 
 #[test]
@@ -611,7 +615,8 @@ fn one_stream_carries_more_than_its_counters_hold() {
                 "version {version}: {total} bytes on one stream in {:.1} s; {snapshot}",
                 began.elapsed().as_secs_f64()
             );
-            // The first one fills the pool: with a receive budget, and what is on its way out.
+            // The first version fills the pool with the buffers of a receive budget and of a send
+            // queue.
             snapshot.assert_back_to(
                 &before,
                 Margin { resident: 24 << 20, blocks: 20, pooled: 8 << 20 },

@@ -4,7 +4,7 @@
 //! Plain `cargo test` builds the examples first. For `--test stdio` alone, run
 //! `cargo build --examples` before.
 //!
-//! Promises: none; it shows the example of that name as its users meet it.
+//! Promises: none. It shows the example of that name as its users meet it.
 #![cfg(unix)]
 
 #[path = "../examples/stdio/own.rs"]

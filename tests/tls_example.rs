@@ -3,7 +3,7 @@
 //! Plain `cargo test --features rustls` builds the examples first. For `--test tls_example` alone,
 //! run `cargo build --features rustls --example tls` before.
 //!
-//! Promises: none; it shows the example `tls` as its users meet it.
+//! Promises: none. It shows the example `tls` as its users meet it.
 
 mod support;
 

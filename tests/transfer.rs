@@ -5,7 +5,7 @@
 //! Plain `cargo test` builds the examples first. For `--test transfer` alone, run
 //! `cargo build --examples` before.
 //!
-//! Promises: none; it shows examples as their users meet them.
+//! Promises: none. It shows examples as their users meet them.
 #![cfg(unix)]
 
 // These modules are the example's own. They are included here to test its comparison of trees,

@@ -1,7 +1,7 @@
 //! Tests of two test tools, the UDP relay and the load. Tests that use them are only as reliable as
 //! the tools.
 //!
-//! Promises: none; it shows that helpers of other tests do what they say.
+//! Promises: none. It shows that helpers of other tests do what they say.
 
 mod support;
 

@@ -1,15 +1,22 @@
-//! The reader thread: reads frames and delivers them.
+//! The reader thread reads frames from the transport and delivers them to streams.
 //!
-//! It waits for the transport, and for what the application hasn't taken yet: data past the receive
-//! budget, streams past the backlog (for `accept_stall_timeout` at most; [`pauses`]). And it stands
-//! by while callers read in its place ([`inline`]), where it may wait for its input while a caller
-//! has that, for two bounds at most. It never waits on one stream, the writer, or another lock that
-//! is held across I/O. Before it waits, it sends the wake-ups that it has gathered.
+//! It waits in three places, and in no other:
 //!
-//! Invariants: `now` is read once per transport read; what a peer can provoke is logged at a
-//! bounded rate.
+//! - in a read of the transport
+//! - for the application ([`pauses`]): until data fits the receive budget, or until a stream fits
+//!   the backlog (at most for `accept_stall_timeout`)
+//! - while it has handed the reading off ([`inline`]): until callers no longer read in its place.
+//!   It may then wait for the lock of its own [`Input`], for at most two read bounds
+//!
+//! It never waits for a single stream, nor for the writer. Before it waits, it sends the wake-ups
+//! that it has collected.
+//!
+//! Invariants:
+//! - The clock is read once per transport read, into [`Input`]'s `now`.
+//! - Events that a peer can provoke are logged at a bounded rate.
 
 mod data;
+mod frames;
 mod inline;
 mod pauses;
 mod streams;
@@ -21,31 +28,29 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::guard::{UserObject, guarded};
-use super::logging::trace;
 use super::warn_limiter::WarnLimiter;
 use super::write_bound::is_retryable;
 use super::{SessionShared, UserControl};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::proto::chunks::Chunk;
 use crate::sync::budget::Charge;
 use crate::sync::close::Phase;
 use crate::sync::shaper::Signal;
 use crate::sync::stream::{SharedStream, Wakes};
 use crate::transport::{Backoff, BoundReads};
-use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
-use crate::wire::{Command, Header, decode_update};
+use crate::wire::reader::{FrameReader, INLINE_MAX, Step};
 
 pub(super) use inline::read_inline;
-use inline::{INLINE_READ_BOUND, RequestReplyDetector};
+use inline::{INLINE_READ_BOUND, Outcome, RequestReplyDetector};
 
-/// What the log says of a panic while it is read.
+/// The log's text for a panic of the transport during a read.
 const READING: &str = "the transport panicked while it was read";
 
-/// Where the input is, until it is over.
+/// The lock that guards the input. `None` once the input is over. The lock order stands in
+/// `manual/architecture.md`.
 pub(super) type Slot = Mutex<Option<Input>>;
 
-/// Runs until the session's input is over; then the read half is dropped.
+/// Runs the reader thread until the session's input is over, then drops the read half.
 pub(super) fn run(session: &Arc<SessionShared>) {
     loop {
         let mut slot = session.reader.lock();
@@ -56,14 +61,14 @@ pub(super) fn run(session: &Arc<SessionShared>) {
                 if !session.env.read_handoff.wait()
                     && let Some(input) = session.reader.lock().as_mut()
                 {
-                    input.detector.record_outcome(false);
+                    input.detector.record_outcome(Outcome::Useless);
                 }
                 continue;
             }
             Ok(ReaderOutcome::InputOver) => Error::PeerClosed,
             Err(error) => {
                 let error = session.judge_failure(error);
-                Reader { session, input }.deliver_what_came(&error).err().unwrap_or(error)
+                Reader { session, input }.deliver_partial_frame(&error).err().unwrap_or(error)
             }
         };
         let input = slot.take();
@@ -76,27 +81,30 @@ pub(super) fn run(session: &Arc<SessionShared>) {
     }
 }
 
-/// The reader's own state: held by the reader thread while it works, and by a caller during its
-/// turn.
+/// The reader's state. It is locked by the reader thread while that works, and by a caller during
+/// an inline read.
 pub(super) struct Input {
     transport: UserObject<Box<dyn Read + Send>>,
-    /// Bounds the transport's reads, where that can be done.
+    /// Sets the time limit of the transport's reads. `None` if the transport can't limit them.
     bound: Option<UserObject<BoundReads>>,
-    /// Asked after each read. A reference of its own, since the session's lies behind a lock.
+    /// Asked after each read whether the transport wants a flush. The session's own reference lies
+    /// behind a lock, so this is a second one.
     control: Arc<UserControl>,
     frames: FrameReader,
+    /// Blocked calls that are to be woken for the data and updates of the last transport read.
     wakes: Wakes,
-    /// When the last transport read returned.
+    /// Time at which the last transport read returned.
     now: Instant,
     warnings: WarnLimiter,
-    /// Where the payload that is being collected goes.
+    /// Destination of the payload that is being collected.
     pending: Option<Pending>,
     detector: RequestReplyDetector,
-    /// The last stream that came filled the backlog: a caller looks again before it parses on.
+    /// Whether the last new stream filled the backlog. An inline read then asks the registry again
+    /// before it parses a further frame.
     crowded: bool,
-    /// How long a read may take now.
+    /// The current time limit of a transport read.
     bounded: Option<Duration>,
-    /// The error of a failed inline read.
+    /// The error of a failed inline read. The reader thread takes it and ends the input.
     failed: Option<Error>,
 }
 
@@ -123,44 +131,50 @@ impl Input {
         }
     }
 
-    /// Drops it.
+    /// Drops the input.
     ///
     /// # Errors
-    /// The read half panicked in its drop.
+    /// Returns an error if the read half panicked in its drop.
     fn release(self) -> Result<()> {
         self.transport.release()
     }
 }
 
+/// The reader at work, on the reader thread or during an inline read.
 struct Reader<'a> {
     session: &'a Arc<SessionShared>,
     input: &'a mut Input,
 }
 
-/// How far the reader thread got.
+/// Why [`Reader::work`] returned.
 enum ReaderOutcome {
-    /// The input is of no interest any more.
+    /// The session is closing or has ended, and the rest of the input doesn't matter.
     InputOver,
-    /// It leaves the next reads to a caller.
+    /// Callers do the next reads.
     HandOff,
 }
 
-/// Whether a failed read is a sign of life: an `Interrupted` that the transport has made itself,
-/// since it took something that isn't whole yet. The system's own has a number.
+/// Returns whether a failed read is a sign of life.
+///
+/// A transport such as TLS returns `Interrupted` if it took bytes that aren't a whole record yet.
+/// The system's own `Interrupted` has an OS error number. It is no sign of life.
 fn has_taken_something(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted && error.raw_os_error().is_none()
 }
 
+/// The destination of a large payload that is being collected.
 enum Pending {
+    /// Data for this stream, and the budget's charge for its buffer.
     Data(Arc<SharedStream>, Charge),
+    /// The name of a new stream.
     Name,
 }
 
 impl Reader<'_> {
-    /// Reads until the end of the input, or until a caller is likely to read next.
+    /// Reads until the input is over, or until the reading is handed off to callers.
     ///
     /// # Errors
-    /// What ends the session; a clean end is `PeerClosed`.
+    /// Returns the error that ends the session. A clean end of the input is `PeerClosed`.
     fn work(&mut self) -> Result<ReaderOutcome> {
         if let Some(error) = self.input.failed.take() {
             return Err(error);
@@ -188,18 +202,18 @@ impl Reader<'_> {
         }
     }
 
-    /// Parses what was read, one step; returns whether there was a whole one.
+    /// Parses one step of the bytes that were read. Returns `false` if they hold no complete step.
     fn step(&mut self) -> Result<bool> {
         match self.input.frames.next().map_err(|error| self.with_peer(error))? {
             Step::NeedInput => return Ok(false),
             Step::Header(header) => self.header(header)?,
-            Step::Inline(header) => self.inline(header)?,
-            Step::Collected(header, payload) => self.collected(header, payload)?,
+            Step::Inline(header) => self.small_payload(header)?,
+            Step::Collected(header, payload) => self.large_payload(header, payload)?,
         }
         Ok(true)
     }
 
-    /// Adds the peer's address to an error that has a place for it.
+    /// Adds the peer's address to an `InvalidVersion`. Returns other errors unchanged.
     fn with_peer(&self, error: Error) -> Error {
         match error {
             Error::InvalidVersion { ours, theirs, received, .. } => {
@@ -209,7 +223,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads from the transport, as long as it takes.
+    /// Reads from the transport, and retries until some bytes or the end of the input have come.
+    /// Returns the number of bytes, 0 at the end.
     fn fill(&mut self) -> Result<usize> {
         let mut backoff = Backoff::default();
         loop {
@@ -221,10 +236,10 @@ impl Reader<'_> {
         }
     }
 
-    /// One read of the transport.
+    /// Calls the transport's `read` once.
     fn fill_once(&mut self) -> io::Result<usize> {
         let read = self.input.frames.fill(self.input.transport.get_mut()?, self.session.env.pool);
-        self.see_to_answers(&read)?;
+        self.signal_flush_if_wanted(&read)?;
         if read.as_ref().map_or_else(has_taken_something, |_| true) {
             self.input.now = Instant::now();
             self.session.clock.received(self.input.now);
@@ -233,11 +248,9 @@ impl Reader<'_> {
         read
     }
 
-    /// Wakes the writer if the transport has answers of its own to send to what that read brought.
-    /// The signal is a flag that a writer looks at before it parks, and a wake-up: see [`Shaper`].
-    ///
-    /// [`Shaper`]: crate::sync::shaper::Shaper
-    fn see_to_answers(&self, read: &io::Result<usize>) -> io::Result<()> {
+    /// Signals a flush to the writer thread if the transport wants one after the read. A transport
+    /// wants it to send answers of its own, such as a WebSocket's pong.
+    fn signal_flush_if_wanted(&self, read: &io::Result<usize>) -> io::Result<()> {
         let is_over = match read {
             Ok(n) => *n == 0,
             Err(error) => !is_retryable(error),
@@ -248,7 +261,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// On a slow link a large payload may be long in coming: its parts are data too.
+    /// Restarts the no-data clocks of the session and the stream, if a part of a large payload may
+    /// have come. On a slow link a large payload takes long, and its parts count as data.
     fn touch_pending(&self) {
         if let Some(Pending::Data(stream, _)) = &self.input.pending {
             self.session.clock.payload(self.input.now);
@@ -256,8 +270,12 @@ impl Reader<'_> {
         }
     }
 
-    /// Decides whether a failed read is to be tried again. A transport that says `WouldBlock` at
-    /// once ought not to be non-blocking; it is asked again after a pause.
+    /// Decides whether a failed read is retried: `Ok` means yes. `started` is the time of the call.
+    /// A transport that is non-blocking against the rules fails at once with `WouldBlock`. Then
+    /// this sleeps before the next try.
+    ///
+    /// # Errors
+    /// Returns the read's error if it is fatal, and `Closed` if the session has ended.
     fn retry(&mut self, error: io::Error, started: Instant, backoff: &mut Backoff) -> Result<()> {
         match error.kind() {
             io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
@@ -271,14 +289,13 @@ impl Reader<'_> {
         }
     }
 
-    /// The transport has ended.
+    /// Returns the error that the end of the input means.
     fn end_of_input(&self) -> Error {
         self.session.judge_eof(self.input.frames.inside_frame())
     }
 
-    /// The input has ended inside a frame, for whatever reason of the transport's: what has come of
-    /// the data is delivered.
-    fn deliver_what_came(&mut self, error: &Error) -> Result<()> {
+    /// Delivers the received part of a frame, if the transport ended or failed inside that frame.
+    fn deliver_partial_frame(&mut self, error: &Error) -> Result<()> {
         let by_transport = error.is_end_of_input() || matches!(error, Error::Io(_));
         if by_transport
             && !self.session.lifecycle.is_closing_or_ended()
@@ -289,20 +306,22 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The session is closing: what comes is thrown away until the peer ends its side, so that no
-    /// unread input makes the system reset the connection, which would purge what was sent.
+    /// Reads and discards the input of a closing session, until the peer ends its side. Unread
+    /// input would make the system reset the connection, and a reset discards sent data that the
+    /// peer hasn't read.
     fn discard(&mut self) -> Result<()> {
         let mut waste = vec![0; 16 * 1024];
         let mut backoff = Backoff::default();
         loop {
             let started = Instant::now();
             let read = self.input.transport.get_mut()?.read(&mut waste);
-            self.see_to_answers(&read)?;
+            self.signal_flush_if_wanted(&read)?;
             match read {
                 Ok(0) => return Ok(()),
                 Ok(_) if self.session.lifecycle.is_in(Phase::Ended) => return Ok(()),
                 Ok(_) => {
-                    self.session.clock.received(Instant::now()); // it is life, whatever it says
+                    // Discarded input is a sign of life, too.
+                    self.session.clock.received(Instant::now());
                     backoff.reset();
                 }
                 Err(error) => {
@@ -313,82 +332,5 @@ impl Reader<'_> {
                 }
             }
         }
-    }
-
-    // ---- frames ---------------------------------------------------------------------------------
-
-    /// A header came: checks it, and says where its payload goes.
-    fn header(&mut self, header: Header) -> Result<()> {
-        header.check()?;
-        trace!(target: "gmux::reader", "session {}: {header}", self.session.number);
-        self.session.counters.frames_received.add(1);
-        let length = usize::from(header.length);
-        match header.command {
-            Command::Syn => self.syn(header, length)?,
-            Command::Psh if length == 0 => {}
-            Command::Psh => self.data(header, length),
-            Command::Upd => self.input.frames.inline(),
-            Command::Fin => match self.find(header.stream_id) {
-                Some(stream) if stream.peer_fin(self.input.now) => {}
-                Some(_) => self.session.counters.frames_ignored.add(1),
-                None => self.stray(header.stream_id),
-            },
-            Command::Nop => {}
-        }
-        Ok(())
-    }
-
-    /// An inline payload is complete.
-    fn inline(&mut self, header: Header) -> Result<()> {
-        match header.command {
-            Command::Psh => self.small(header),
-            Command::Upd => {
-                let Some(stream) = self.find(header.stream_id) else {
-                    self.stray(header.stream_id);
-                    return Ok(());
-                };
-                if let Some(update) = decode_update(self.input.frames.payload())
-                    && let Err(error) = stream.update(
-                        &self.session.env,
-                        update,
-                        self.input.now,
-                        &mut self.input.wakes,
-                    )
-                {
-                    self.fail(&stream, error);
-                }
-            }
-            Command::Syn => {
-                let name = self.input.frames.payload().to_vec();
-                return self.open(header, &name);
-            }
-            Command::Fin | Command::Nop => {}
-        }
-        Ok(())
-    }
-
-    /// A large payload is complete.
-    fn collected(&mut self, header: Header, payload: PayloadBuffer) -> Result<()> {
-        let start = payload.start;
-        let len = usize::from(header.length);
-        match self.input.pending.take() {
-            Some(Pending::Data(stream, charge)) => {
-                self.count_data(len);
-                let chunk = Chunk::new(payload.buffer, start, len, charge);
-                stream.deliver(&self.session.env, chunk, self.input.now, &mut self.input.wakes);
-                Ok(())
-            }
-            Some(Pending::Name) => self.open(header, &payload.buffer[start..start + len]),
-            None => Ok(()),
-        }
-    }
-
-    fn find(&self, id: u32) -> Option<Arc<SharedStream>> {
-        self.session.registry.lock().streams.find(id).cloned()
-    }
-
-    fn count_data(&self, n: usize) {
-        self.session.counters.bytes_received.add(n as u64);
-        self.session.clock.payload(self.input.now);
     }
 }

@@ -1,12 +1,12 @@
-//! How long the writer waits for a transport that takes nothing.
+//! The time limit of a single transport write, and the decision to retry a write.
 //!
-//! Each write is bounded to [`SMALL`], for the sake of callers that take the writer's turn. While
-//! the writer thread is stuck in the transport it has the writer, so nobody could use that: the
-//! bound grows, and a peer that doesn't read costs a wake-up a second instead of a hundred. A
-//! transport whose writes come back at once is asked again after a pause.
+//! Inline writes need a small limit ([`SMALL`]), since their caller may have a deadline. While the
+//! writer thread is blocked in the transport, no inline write is possible, so the limit may grow.
+//! With a peer that doesn't read, the thread then wakes up once a second instead of a hundred
+//! times. If a write fails at once, the writer thread sleeps before it retries.
 //!
-//! Invariant: the bound is small, if it could be set, whenever the last write or flush did
-//! something; so it is small when the writer is given up.
+//! Invariant: after a write or flush that made progress, the limit is [`SMALL`], provided that the
+//! transport can change it. So it is small whenever the writer thread parks.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,18 +16,20 @@ use super::guard::UserObject;
 use crate::error::{Error, Result};
 use crate::transport::{Backoff, BoundWrites};
 
-/// The bound that callers rely upon, as [`Halves`](crate::transport::Halves) says.
+/// The limit that inline writes need, as [`Halves`](crate::transport::Halves) documents.
 const SMALL: Duration = Duration::from_millis(10);
 
-/// The largest bound: a wake-up a second costs nothing. What a slow peer took is seen so much later
-/// at worst, which matters to the no-data clocks.
+/// The largest limit. One wake-up a second costs nothing. The no-data clocks may learn up to this
+/// much later that a slow peer has taken some bytes, so the limit doesn't grow further.
 const LARGE: Duration = Duration::from_secs(1);
 
-/// By how much the bound grows at a time: 10, 40, 160, 640 ms, a second.
+/// Growth factor of the limit. With 4 the limits are 10, 40, 160, 640 and 1000 ms: a blocked
+/// transport reaches the largest one in under a second.
 const GROWTH: u32 = 4;
 
+/// The current limit of a transport write, and the pauses between failed writes.
 pub(super) struct WriteBound {
-    /// Bounds the transport's writes, where that can be changed.
+    /// Sets the transport's limit. `None` if the transport can't change it.
     set: Option<UserObject<BoundWrites>>,
     bound: Duration,
     backoff: Backoff,
@@ -38,14 +40,17 @@ impl WriteBound {
         Self { set, bound: SMALL, backoff: Backoff::default() }
     }
 
-    /// The transport did something.
+    /// Sets the limit back to [`SMALL`], after a write or flush that made progress.
     pub(super) fn progressed(&mut self) {
         self.backoff.reset();
         self.set_bound(SMALL);
     }
 
-    /// Decides whether a write that began at `started` and failed is to be tried again; pauses if
-    /// that came back at once.
+    /// Decides whether a failed write or flush is retried: `Ok` means yes. `started` is the time of
+    /// the call. Raises the limit, and sleeps if the call failed at once.
+    ///
+    /// # Errors
+    /// Returns the write's error if it is fatal, and `Closed` if the transport was aborted.
     pub(super) fn retry(
         &mut self,
         session: &SessionShared,
@@ -59,16 +64,18 @@ impl WriteBound {
             self.set_bound((self.bound * GROWTH).min(LARGE));
             self.backoff.sleep(started);
         }
-        // A session that has ended with its input still ends its output, until it is aborted.
+        // After a clean end of the input the session has ended, but its output is still written,
+        // until the transport is aborted.
         if session.is_aborted() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Whether a caller may write: the bound is what it relies upon.
+    /// Returns whether the limit is small enough for an inline write.
     pub(super) fn is_small(&self) -> bool {
         self.bound == SMALL
     }
 
-    /// Where it can't be set it stays as it is, and that is tried again.
+    /// Sets the limit. If the transport refuses, `bound` keeps its value, and the next call tries
+    /// again.
     fn set_bound(&mut self, bound: Duration) {
         if bound != self.bound
             && self
@@ -81,7 +88,7 @@ impl WriteBound {
     }
 }
 
-/// Whether a failed call is to be tried again.
+/// Returns whether a failed transport call may succeed when it is retried.
 pub(super) fn is_retryable(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,13 +1,22 @@
-//! The writer thread: takes streams' turns, lays their frames out, and hands them to the transport.
+//! The writer thread takes frames from streams, collects them in a batch, and writes the batch to
+//! the transport.
 //!
-//! A batch is filled in this order: refusals and NOP, the express lane (with those at most half of
-//! the batch), the bulk lane round-robin. Then: wake the writers for whom there is room; write;
-//! tell the streams. When nothing is left, flush (also when the transport asked for that), then
-//! finish if that was ordered, or park. A caller may do all this, once and in small, if the writer
-//! is idle: see [`write_inline`].
+//! One round of the thread:
 //!
-//! Invariants: nothing but the writer itself is locked across a write; wake-ups are sent before it;
-//! a frame is written whole before the next begins, whatever the transport takes at a time.
+//! 1. Fill the batch ([`fill`]). Streams whose queue has room again wake their blocked writes.
+//! 2. Write the batch, with as many transport calls as it takes.
+//! 3. Tell the streams that their data and FINs are written.
+//! 4. If nothing is left to write: flush the transport, then end the output if
+//!    [`Signal::Finish`] is set, else park.
+//!
+//! While the writer thread is parked, a thread that calls `write` may do one such round itself, up
+//! to [`INLINE_WRITE_MAX`] bytes. This is an inline write: see [`write_inline`].
+//!
+//! Invariants:
+//! - The writer's own lock is the only one that is held while the transport is called.
+//! - Blocked writes are woken before the transport is called.
+//! - A frame is written completely before the next one begins, even if the transport takes only a
+//!   part of it at a time.
 
 mod fill;
 
@@ -29,52 +38,60 @@ use crate::sync::stream::SharedStream;
 use crate::wire::Header;
 use crate::wire::writer::Batch;
 
-/// How much a caller takes on in its turn, in bytes, and an express turn: little enough that a
-/// system takes it in one piece, or says at once that it can't.
+/// Size at which an inline write stops filling its batch, in bytes. The last stream may exceed it
+/// by one express allowance. A socket takes 16 KiB in one piece, or reports at once that it is
+/// full.
 const INLINE_WRITE_MAX: usize = 16 * 1024;
 
-/// How long the writer has to be idle to give back what a burst needed: then the next one isn't
-/// about to come, and a busy session doesn't allocate.
+/// Idle time after which the writer frees the memory that a burst needed. After 100 ms without work
+/// no further burst is imminent. With a much shorter time, a busy session would free and allocate
+/// the memory again and again.
 const REST_AFTER: Duration = Duration::from_millis(100);
 
-/// How many turns' places an idle writer keeps.
+/// Capacity of `Writer::sent` that an idle writer keeps, in entries. 64 entries are 1.5 KiB.
 const KEPT_TRANSMITS: usize = 64;
 
-/// The writer's own state: held by the writer thread while it works, and by a caller during its
-/// turn.
+/// The writer's state. It is locked by the writer thread while that works, and by a caller during
+/// an inline write.
 pub(super) struct Writer {
     transport: UserObject<Box<dyn Write + Send>>,
     write_bound: WriteBound,
     queue: Queue,
     batch: Batch,
+    /// The streams that have data or a FIN in the batch.
     sent: Vec<Sent>,
-    /// A turn's frames, to be logged when its stream is unlocked: none unless that is wanted.
+    /// The headers that one stream has just emitted. They are logged after the stream is unlocked.
+    /// Empty unless the log level is `trace`.
     traced: Vec<Header>,
-    /// Frames in the batch.
+    /// Number of frames in the batch.
     frames: u64,
     quantum: Quantum,
-    /// Whether the transport's `flush` was called since the last write.
+    /// Whether the transport's `flush` has succeeded since the last write.
     flushed: bool,
-    /// The error of a failed inline write.
+    /// The error of a failed inline write. The writer thread takes it and ends the writing.
     failed: Option<Error>,
-    /// The batch's data was counted as lost: it comes after the peer's end, or not at all.
+    /// Whether the batch's data was counted as lost. It is lost if it is written after the peer's
+    /// end, or never.
     late: bool,
 }
 
-/// What a turn put into the batch, to be told to its stream when it is written.
+/// One stream's part of the batch. The stream is told when the batch is written.
 struct Sent {
     stream: Arc<SharedStream>,
+    /// Bytes of stream data.
     data: usize,
+    /// Whether the stream's FIN is in the batch.
     fin: bool,
 }
 
-/// Where the writer is, until its work is over.
+/// The lock that guards the writer's state. `None` once the writing is over. The lock order
+/// stands in `manual/architecture.md`.
 pub(super) type Slot = Mutex<Option<Writer>>;
 
-/// What the log says of a panic while it is written.
+/// The log's text for a panic of the transport during a write, a flush or a finish.
 const WRITING: &str = "the transport panicked while it was written, flushed or finished";
 
-/// Runs until the session's writes are over; then the write half is dropped.
+/// Runs the writer thread until the session's writing is over, then drops the write half.
 pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
     loop {
         let mut slot = session.writer.lock();
@@ -95,9 +112,13 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
     }
 }
 
-/// Writes inline: does what the writer thread would have to be woken for, on the calling
-/// thread, if the writer is idle. Never waits for a lock; waits for the transport only as long as
-/// that bounds its writes. Returns whether the work that the caller has queued is seen to.
+/// Writes one batch on the calling thread, so that the writer thread needn't be woken.
+///
+/// Returns `false` if another thread has the writer. Then the caller has to unpark the writer
+/// thread. Returns `true` in all other cases: the queued work is written, or the writer thread has
+/// been told to go on with the rest, or the writing is over.
+///
+/// Never waits for a lock. Waits for the transport no longer than the transport bounds its writes.
 pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
     let Some(mut slot) = session.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
@@ -111,7 +132,7 @@ pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
     true
 }
 
-/// The writer's work is over, well or not. Only the writer thread says so.
+/// Ends the writing with `result`. Only the writer thread calls this.
 fn conclude(
     session: &Arc<SessionShared>,
     mut slot: MutexGuard<'_, Option<Writer>>,
@@ -120,9 +141,10 @@ fn conclude(
     let mut writer = slot.take();
     drop(slot);
     session.clock.writer_ends();
-    // Should the peer have ended meanwhile, nothing else says so.
+    // After a failed write the rest of the batch is lost, and no other code counts it.
     writer.iter_mut().for_each(|writer| writer.lose(session, result.is_err()));
-    // The write half may panic here, too; what follows has to be done all the same.
+    // The write half may panic in its drop. That becomes an error, and the rest of this function
+    // still runs.
     let released = writer.map_or(Ok(()), |writer| writer.transport.release());
     let result = released.and(result.map_err(|error| session.judge_failure(error)));
     if let Err(error) = &result {
@@ -130,19 +152,20 @@ fn conclude(
     }
     session.lifecycle.writer_done(result.clone());
     if let (true, Err(error)) = (session.lifecycle.is_in(Phase::Closing), result) {
-        session.end(error); // nothing more can be sent, so there is nothing to wait for
+        // Nothing more can be sent, so the close has nothing to wait for.
+        session.end(error);
     }
 }
 
-/// How the writer thread's work ended.
+/// Why [`Writer::work`] returned.
 enum WriterOutcome {
-    /// Nothing is left to do: the thread parks.
+    /// Nothing is left to do. The thread parks.
     Idle,
-    /// The session is closing, and everything is sent.
+    /// Everything is sent, and the output has ended.
     Finished,
 }
 
-/// How an inline write ended.
+/// The result of an inline write.
 enum InlineOutcome {
     /// Everything that was queued is written and flushed.
     Complete,
@@ -171,19 +194,23 @@ impl Writer {
         }
     }
 
-    /// Whether it keeps more memory than an idle session should.
+    /// Returns whether the writer holds more memory than an idle session should.
     fn is_heavy(&self) -> bool {
         self.sent.capacity() > KEPT_TRANSMITS || self.batch.is_heavy() || self.queue.is_heavy()
     }
 
-    /// Gives back what a burst needed.
+    /// Frees the memory that a burst needed.
     fn rest(&mut self) {
         self.sent.shrink_to(KEPT_TRANSMITS);
         self.batch.rest();
         self.queue.rest();
     }
 
-    /// Works until nothing is left.
+    /// Writes until nothing is left to write, or until the output has ended.
+    ///
+    /// # Errors
+    /// Returns the error of a failed write or flush, of a failed inline write before it, or, after
+    /// [`Signal::Stop`], the error that ended the session.
     fn work(&mut self, session: &Arc<SessionShared>) -> Result<WriterOutcome> {
         let shaper = &session.env.shaper;
         loop {
@@ -193,7 +220,8 @@ impl Writer {
                     .cause()
                     .map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
-            // Looked at before the queues: what was accepted before the signal is in them by now.
+            // This must be read before the queues. All bytes that were accepted before the signal
+            // was given are in the queues by then.
             let finish = shaper.is_signalled(Signal::Finish);
             shaper.take_signal(Signal::Resume);
             self.flushed &= !shaper.take_signal(Signal::Flush);
@@ -215,8 +243,10 @@ impl Writer {
         }
     }
 
-    /// One write of what waits. What the transport doesn't take stays in the batch, and the writer
-    /// thread goes on with it before any other frame.
+    /// Fills one small batch and writes it with one transport call.
+    ///
+    /// Bytes that the transport doesn't take stay in the batch. The writer thread writes them
+    /// before any other frame.
     fn write_one_batch(&mut self, session: &Arc<SessionShared>) -> Result<InlineOutcome> {
         if !self.batch.is_empty()
             || !self.flushed
@@ -255,9 +285,13 @@ impl Writer {
         })
     }
 
-    /// Writes the batch, and tells the streams.
+    /// Writes the whole batch, and tells the streams.
     fn send(&mut self, session: &SessionShared) -> Result<()> {
-        trace!(target: "gmux::writer", "session {}: {} bytes to write", session.number, self.batch.len());
+        trace!(
+            target: "gmux::writer",
+            "session {}: {} bytes to write",
+            session.number, self.batch.len(),
+        );
         self.flushed = false;
         session.clock.writer_enters();
         while !self.batch.is_empty() {
@@ -275,23 +309,24 @@ impl Writer {
         Ok(())
     }
 
-    /// One write of the batch. What is written after the peer has ended its side comes too late.
+    /// Calls the transport's `write` once. If the peer has already ended its side, the batch's
+    /// data is counted as lost, since the peer may never read it.
     fn write_once(&mut self, session: &SessionShared) -> io::Result<usize> {
         self.lose(session, session.lifecycle.is_input_over());
         self.batch.write_to(self.transport.get_mut()?)
     }
 
-    /// Counts the batch's data as lost, once, if it is.
+    /// Counts the batch's data as lost if `lost` is true. A batch is counted at most once.
     fn lose(&mut self, session: &SessionShared, lost: bool) {
         if lost && !std::mem::replace(&mut self.late, true) {
             session.lifecycle.too_late(self.sent.iter().map(|sent| sent.data as u64).sum());
         }
     }
 
-    /// A part of the batch is with the transport: on a slow link the rest may take long, and that
-    /// part is data crossing.
+    /// Restarts the no-data clocks of the session and of the batch's streams, if a part of the
+    /// batch is written. On a slow link the rest may take long, and data has crossed all the same.
     fn touch(&self, session: &SessionShared) {
-        // if it is whole, `mark_written` follows
+        // After a whole batch `mark_written` does this.
         let now = Instant::now();
         let whole = self.batch.is_empty();
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {
@@ -300,12 +335,12 @@ impl Writer {
         }
     }
 
-    /// Tells the streams that the batch is with the transport.
+    /// Tells the streams that the batch is written, and counts it.
     fn mark_written(&mut self, session: &SessionShared) {
         let now = Instant::now();
         let data: usize = self.sent.iter().map(|sent| sent.data).sum();
         self.late = false;
-        // Counted before anybody is woken who may look.
+        // The counters change before any call is woken that may read them.
         session.counters.frames_sent.add(std::mem::take(&mut self.frames));
         session.counters.bytes_sent.add(data as u64);
         if data > 0 {
@@ -319,6 +354,7 @@ impl Writer {
         }
     }
 
+    /// Flushes the transport, retrying until that has succeeded.
     fn flush(&mut self, session: &SessionShared) -> Result<()> {
         session.clock.writer_enters();
         loop {
@@ -334,7 +370,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Everything is sent: ends the writing direction.
+    /// Ends the writing direction, after everything is sent.
     fn finish(&mut self, session: &SessionShared) -> Result<()> {
         let control = session.control.lock().clone();
         session.clock.writer_enters();

@@ -1,23 +1,34 @@
-//! The session's receive budget: a token bucket of bytes that the reader takes from before it
-//! reads, and that comes back when what was read is dropped.
+//! The session's receive budget: a token bucket of bytes. The reader takes bytes out before it
+//! reads. They come back when the received data is dropped.
 //!
-//! A [`Charge`] is a number of bytes taken; dropping it refunds them. Only the reader thread waits
-//! here ([`Budget::take`]).
+//! A [`Charge`] stands for a number of bytes that were taken. Dropping it refunds them. Only the
+//! reader thread waits here ([`Budget::take`]).
 //!
-//! Version 2: a write that waits for credit may keep its thread from reading, and the update that
-//! brings the credit may lie behind data that doesn't fit. Then nothing would move again. So while
-//! a write *starves* the reader may take up to [`OVERDRAFT`] times the limit
-//! (`manual::architecture` has the sum that this has to cover).
+//! # Overdraft
+//! In version 2, a write that waits for credit may keep its thread from reading. The UPD with that
+//! credit may lie behind data that doesn't fit the budget. Then nothing would move again. So while
+//! a write *starves*, the reader may take up to [`OVERDRAFT`] times the limit. The
+//! [manual](crate::manual::architecture#why-four-rules-are-enough) has the sum that this has to
+//! cover.
 //!
-//! Who wakes it: every refund that makes room for what it waits for, a write that begins to starve,
-//! and [`Budget::close`] at the session's end or close. The protocol between the two sides is
-//! Dekker's: the reader publishes what it needs, then looks at `used` and `starving` again under
-//! the gate's lock; a refund lowers `used`, and a write says that it starves, and then each looks
-//! at what is needed. Sequentially consistent operations make sure that one of them sees the other.
+//! # Who wakes the reader
+//! - a refund that makes room for the bytes that the reader waits for,
+//! - a write that begins to starve,
+//! - [`Budget::close`], at the session's close or end.
 //!
-//! Invariants: `used` is the sum of all living charges; `starving` that of writes that wait for
-//! credit; data is admitted while it fits, or when nothing else is charged (a single frame may be
-//! larger than the whole budget).
+//! The two sides follow Dekker's protocol:
+//! 1. The reader publishes the number of bytes that it needs. Then it looks at `used` and
+//!    `starving` once more, under the lock.
+//! 2. A refund lowers `used`, and a write raises `starving`. Then each looks at the published
+//!    number.
+//!
+//! All of these operations are sequentially consistent, so at least one side notices the other.
+//!
+//! # Invariants
+//! - `used` is the sum of all living charges.
+//! - `starving` is the number of writes that wait for credit.
+//! - Data is admitted while it fits, or if nothing else is charged. A single frame may be larger
+//!   than the whole budget.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -25,26 +36,30 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How many times its limit the budget may hold while a write starves. With a least window for each
-/// of 512 streams, which use up the default budget, there is as much again for what else was
-/// granted, and for what payloads occupy beyond their length.
+/// Factor by which the limit grows while a write starves. The reader must be able to reach the UPD
+/// that the write waits for. 512 streams with a window of the least size use up the default budget.
+/// As much again is needed for other grants, and for the memory that payloads occupy beyond their
+/// length.
 const OVERDRAFT: usize = 2;
 
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
-    /// How much the reader waits for; 0 while it doesn't.
+    /// Bytes that the reader waits for. 0 while it doesn't wait.
     needed: AtomicUsize,
-    /// Writes that wait for credit.
+    /// The number of writes that wait for credit.
     starving: AtomicUsize,
-    /// Whether the gate is open: the session has ended or is closing, and nobody waits any more.
-    /// The only waiter is the reader thread.
+    /// Guards whether the budget is closed: the session has ended or is closing, and nobody waits
+    /// any more. It also orders the reader's last look before the wake-up that it could miss. It is
+    /// a leaf of the lock order.
     closed: Mutex<bool>,
+    /// The reader thread alone waits on it, for room. A refund, a starving write and
+    /// [`Budget::close`] wake it.
     room: Condvar,
 }
 
-/// Bytes taken out of a [`Budget`], until it is dropped.
+/// Bytes that are taken out of a [`Budget`] until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge {
     budget: Arc<Budget>,
@@ -77,33 +92,36 @@ impl Budget {
         self.used.load(SeqCst)
     }
 
-    /// Whether what the reader waits for doesn't fit: it may have been given room and not have run
-    /// since.
+    /// Returns whether the reader waits for bytes that don't fit. A reader that was given room may
+    /// not have run yet. Then this is false.
     pub(crate) fn is_short(&self) -> bool {
         let needed = self.needed.load(SeqCst);
         needed > 0 && !self.fits(needed)
     }
 
-    /// Whether `amount` bytes fit.
+    /// Returns whether `amount` bytes fit the limit, without overdraft.
     pub(crate) fn has_room(&self, amount: usize) -> bool {
         self.used().saturating_add(amount) <= self.limit
     }
 
-    /// Takes `amount` bytes if they fit.
+    /// Takes `amount` bytes if they fit. Doesn't wait.
     pub(crate) fn try_take(self: &Arc<Self>, amount: usize) -> Option<Charge> {
         self.fits(amount).then(|| self.charge(amount))
     }
 
-    /// Takes `amount` bytes, whether they fit or not: for what replaces a larger charge, and for
-    /// names, which have a limit of their own.
+    /// Takes `amount` bytes, whether they fit or not. This is for data that replaces a larger
+    /// charge, and for names, which have a limit of their own.
     pub(crate) fn charge(self: &Arc<Self>, amount: usize) -> Charge {
         self.used.fetch_add(amount, SeqCst);
         Charge { budget: Arc::clone(self), amount }
     }
 
-    /// Takes `amount` bytes, waiting until they fit; nothing once the gate is open. `None` if
-    /// `until` passes first: then the caller comes back, and [`is_short`](Self::is_short) stays
-    /// true meanwhile.
+    /// Takes `amount` bytes, and waits until they fit. The result is
+    ///
+    /// - `Some(Some(charge))` if they were taken,
+    /// - `Some(None)` if the budget is closed,
+    /// - `None` if `until` has passed first. Then the caller calls again.
+    ///   [`is_short`](Self::is_short) stays true meanwhile.
     pub(crate) fn take(
         self: &Arc<Self>,
         amount: usize,
@@ -126,22 +144,25 @@ impl Budget {
         Some((!*closed).then(|| self.charge(amount)))
     }
 
-    /// Lets the reader go, now and for ever.
+    /// Closes the budget: the reader doesn't wait, now and in future.
     pub(crate) fn close(&self) {
         *self.closed.lock() = true;
         self.room.notify_all();
     }
 
-    /// A write waits for credit, until [`end_starving`](Self::end_starving) is called for it.
+    /// Notes that a write begins to wait for credit. Each call is followed by one of
+    /// [`end_starving`](Self::end_starving).
     pub(crate) fn begin_starving(&self) {
         self.starving.fetch_add(1, SeqCst);
         self.wake();
     }
 
+    /// Notes that a write has stopped waiting for credit.
     pub(crate) fn end_starving(&self) {
         self.starving.fetch_sub(1, SeqCst);
     }
 
+    /// Returns whether `amount` bytes fit now, with overdraft while a write starves.
     fn fits(&self, amount: usize) -> bool {
         let times = if self.starving.load(SeqCst) > 0 { OVERDRAFT } else { 1 };
         let used = self.used.load(SeqCst);
@@ -153,12 +174,12 @@ impl Budget {
         self.wake();
     }
 
-    /// Wakes the reader, if what it waits for fits by now.
+    /// Wakes the reader if the bytes that it waits for fit now.
     fn wake(&self) {
         let needed = self.needed.load(SeqCst);
         if needed > 0 && self.fits(needed) {
-            // The lock makes sure that the reader is either before its look at `used` or inside its
-            // wait.
+            // Under this lock, the reader is either before its look at `used` or inside its wait.
+            // So it can't miss the wake-up.
             let closed = self.closed.lock();
             drop(closed);
             self.room.notify_one();
@@ -181,7 +202,7 @@ mod tests {
         assert!(budget.has_room(99) && !budget.has_room(100));
         assert!(budget.try_take(100).is_none());
         let rest = budget.try_take(99).unwrap();
-        // What can't wait is charged past the limit.
+        // `charge` goes past the limit.
         let more = budget.charge(50);
         assert_eq!(budget.used(), 150);
         assert!(!budget.is_short(), "nobody waits");
@@ -266,7 +287,7 @@ mod tests {
         let budget = Budget::new(10);
         let held = budget.try_take(10).unwrap();
         assert!(!budget.is_short());
-        budget.needed.store(5, SeqCst); // a reader waits, and won't run
+        budget.needed.store(5, SeqCst); // stands for a reader that waits and doesn't run
         assert!(budget.is_short());
         drop(held);
         assert!(!budget.is_short());
@@ -316,7 +337,7 @@ mod tests {
             let held = budget.try_take(10).unwrap();
             assert!(budget.take(5, Some(Instant::now())).is_none());
             assert!(budget.is_short());
-            // What fits, or an open gate, is found though the limit has passed.
+            // Room, or a closed budget, is found even after the limit has passed.
             drop(held);
             assert_eq!(
                 budget.take(5, Some(Instant::now())).unwrap().map(|charge| charge.amount),

@@ -1,47 +1,53 @@
-//! Until when a blocked call waits: deadlines, per-call timeouts, the no-data timeout, non-blocking
+//! Limits of blocked calls: deadlines, timeouts for each call, the no-data timeout, non-blocking
 //! mode.
 //!
-//! These belong to the stream (or the session's `accept`), not to a handle, and reach calls that
-//! are already blocked: whoever changes one wakes the waiters, and each asks again.
+//! The limits belong to the stream, or to the session's `accept`, and not to a handle. A change
+//! reaches calls that are already blocked: it wakes them, and each computes its limit anew.
 //!
-//! Invariants: the clock is read only before a wait, or before a turn at the writer with a limit;
-//! the earlier of deadline and timeout wins; a timeout runs from the call's start; the no-data
-//! clock starts at the latest of creation, setting, last data, last firing.
+//! # Invariants
+//! - The clock is read only before a wait, or before an inline call that has a limit.
+//! - The earlier of deadline and timeout wins.
+//! - A timeout runs from the call's start.
+//! - The no-data clock runs from the latest of these moments: the stream's creation, the last
+//!   setting, the last data, the last time it fired.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// When a call began, as far as it matters: at its first need to wait.
+/// The start of a call. It is set when the call first has to wait, so that other calls don't read
+/// the clock.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
     start: Option<Instant>,
 }
 
 impl Call {
-    /// The call's start, which is now if it wasn't set before.
+    /// Returns the call's start. Sets it to `now` if it wasn't set before.
     pub(crate) fn start(&mut self, now: Instant) -> Instant {
         *self.start.get_or_insert(now)
     }
 }
 
-/// One direction's deadline and timeout.
+/// The deadline and the timeout of one direction.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Deadline {
+    /// The deadline: a point in time for all calls.
     pub(crate) at: Option<Instant>,
+    /// The timeout: a duration for each call.
     pub(crate) timeout: Option<Duration>,
 }
 
 impl Deadline {
-    /// Whether there is neither, so that a call may wait for ever.
+    /// Returns whether there is neither, so that a call may wait without limit.
     pub(crate) fn is_none(&self) -> bool {
         self.at.is_none() && self.timeout.is_none()
     }
 
-    /// Until when the call may wait; `None`: for ever.
+    /// Returns the time until which the call may wait. `None` means without limit.
     ///
     /// # Errors
-    /// `Timeout` if that has passed.
+    /// `Timeout` if that time has passed.
     pub(crate) fn limit(&self, call: &mut Call, now: Instant) -> Result<Option<Instant>> {
         let start = call.start(now);
         let timeout = self.timeout.and_then(|timeout| start.checked_add(timeout));
@@ -60,12 +66,12 @@ pub(crate) fn not_zero(timeout: Option<Duration>) -> Result<()> {
     if timeout.is_some_and(|timeout| timeout.is_zero()) { Err(Error::ZeroTimeout) } else { Ok(()) }
 }
 
-/// The earlier of two points in time, where `None` is never.
+/// Returns the earlier of two points in time. `None` means never.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     [a, b].into_iter().flatten().min()
 }
 
-/// A stream's no-data timeout and its clock.
+/// The no-data timeout of a stream, with its clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NoData {
     timeout: Option<Duration>,
@@ -85,15 +91,16 @@ impl NoData {
         *self = Self::new(timeout, now);
     }
 
-    /// Data crossed at `now`.
+    /// Notes that data was sent or received at `now`.
     pub(crate) fn touch(&mut self, now: Instant) {
         self.since = self.since.max(now);
     }
 
-    /// When it fires, unless data crosses.
+    /// Returns the time at which the timeout fires if no data is sent or received before. `None` if
+    /// there is no timeout.
     ///
     /// # Errors
-    /// `NoData` if that has passed; the clock starts again.
+    /// `NoData` if that time has passed. Then the clock starts again.
     pub(crate) fn limit(&mut self, now: Instant) -> Result<Option<Instant>> {
         let Some(timeout) = self.timeout else { return Ok(None) };
         match self.since.checked_add(timeout) {
@@ -152,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_beyond_the_clock_is_for_ever() {
+    fn a_timeout_beyond_the_clock_is_no_limit() {
         let forever = Deadline { at: None, timeout: Some(Duration::MAX) };
         assert_eq!(forever.limit(&mut Call::default(), Instant::now()).unwrap(), None);
         let mut no_data = NoData::new(Some(Duration::MAX), Instant::now());
@@ -165,7 +172,7 @@ mod tests {
         let mut clock = NoData::new(Some(SECOND * 10), now);
         assert_eq!(clock.limit(now).unwrap(), Some(now + SECOND * 10));
         clock.touch(now + SECOND * 3);
-        clock.touch(now + SECOND * 2); // an older stamp changes nothing
+        clock.touch(now + SECOND * 2); // An older stamp changes nothing.
         assert_eq!(clock.limit(now).unwrap(), Some(now + SECOND * 13));
         clock.set(Some(SECOND), now + SECOND * 5);
         assert_eq!(clock.limit(now + SECOND * 5).unwrap(), Some(now + SECOND * 6));

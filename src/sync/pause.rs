@@ -1,43 +1,45 @@
-//! Whether the reader waits for the application, since when, and for what.
+//! The reader's pause: a record of whether the reader waits for the application, since when, and
+//! for what.
 //!
-//! Only the reader thread begins and ends a pause. Others look: the timer, which suspends keepalive
-//! meanwhile, and whoever shows a session's state.
+//! Only the reader thread begins and ends a pause. Two others look at it: the timer, which suspends
+//! keepalive meanwhile, and calls that show a session's state.
 //!
-//! The lock guards the record, and is a leaf. Nobody waits on it.
+//! The lock guards the record. It is a leaf of the lock order. Nobody waits on it.
 //!
-//! Invariant: at a pause's end the reader's stamp is made before anybody can see that the pause is
-//! over, so that keepalive never finds a reader that isn't paused and has received nothing for as
-//! long.
+//! Invariant: the reader's clock is stamped before anybody can see that the pause is over.
+//! Otherwise keepalive could find a reader that isn't paused and seems to have received nothing all
+//! that time.
 
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-/// What the reader waits for.
+/// The reason for a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// Data is to be read: `max_receive_buffer` is used up.
+    /// The application has to read data, because `max_receive_buffer` is used up.
     Budget,
-    /// Streams are to be accepted: the backlog is full.
+    /// The application has to accept streams, because the backlog is full.
     Backlog,
 }
 
-/// The reader's pause, if there is one.
+/// The record of the reader's pause: its begin and its cause. `None` while the reader isn't paused.
 #[derive(Debug, Default)]
 pub(crate) struct Pause(Mutex<Option<(Instant, Cause)>>);
 
 impl Pause {
-    /// The reader is about to wait, from `now` on: whoever it tells of that finds it so.
+    /// Begins a pause at `now`. The reader calls this before it wakes anybody, so the threads that
+    /// it wakes find the pause.
     pub(crate) fn begin(&self, now: Instant, cause: Cause) {
         *self.0.lock() = Some((now, cause));
     }
 
-    /// Since when the reader has been waiting, and for what, if it is.
+    /// Returns the begin and the cause of the current pause.
     pub(crate) fn current(&self) -> Option<(Instant, Cause)> {
         *self.0.lock()
     }
 
-    /// The reader goes on; `stamp` is called before anybody can see that.
+    /// Ends the pause. Calls `stamp` before anybody can see that.
     pub(crate) fn end(&self, stamp: impl FnOnce()) {
         let mut record = self.0.lock();
         stamp();
@@ -57,7 +59,7 @@ mod tests {
         for cause in [Cause::Budget, Cause::Backlog] {
             pause.begin(now, cause);
             assert_eq!(pause.current(), Some((now, cause)));
-            // The record can't be looked at before the stamp is made.
+            // Nobody can look at the record while the stamp is made.
             let mut hidden = false;
             pause.end(|| hidden = pause.0.try_lock().is_none());
             assert!(hidden);

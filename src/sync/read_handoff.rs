@@ -1,43 +1,58 @@
-//! The reader thread on stand-by: it has offered the reading to callers, who are quicker while one
-//! stream alone talks in requests and answers.
+//! The hand-off of reading: the reader thread offers it to callers and waits meanwhile. While one
+//! stream alone exchanges requests and replies, a caller that reads the transport itself saves a
+//! wake-up for each message.
 //!
-//! Who wakes it: a caller that gives the reading back ([`ReadHandoff::resume`]). Otherwise it wakes
-//! by itself, and takes the reading back when no caller had a turn for [`HANDOFF_TIMEOUT`]. So a
-//! caller that never comes, or never comes back, costs that long and no more.
+//! The reader thread is woken by [`ReadHandoff::resume`], which a caller calls after it has
+//! withdrawn the offer. Without that, the thread withdraws the offer itself when no inline read
+//! began or ended for [`HANDOFF_TIMEOUT`]. So a caller that never comes, or never comes back, costs
+//! no more than this time.
 //!
-//! Invariants: `offered` changes to true only by the thread that has the session's input, the
-//! reader thread; turns begin and end only on a thread that has the input.
+//! Invariants:
+//! - Only the reader thread makes an offer, and it holds the session's input while it does.
+//! - An inline read begins and ends on a thread that holds the session's input.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// How long the reader thread waits for callers' turns: many times what a program needs between an
-/// answer and the next request. If the program then doesn't ask, another stream's data may have to
-/// wait so long, and up to twice: a turn that ended just after a look is found at the next.
+/// Time without inline reads after which the reader thread withdraws the offer. It is many times
+/// the time that a program needs between a reply and the next request. If the program stops
+/// reading, data of other streams waits for this long, and at most twice as long, since an inline
+/// read may have ended just after the thread looked.
 const HANDOFF_TIMEOUT: Duration = Duration::from_micros(500);
 
+/// The state of the offer.
 #[derive(Debug, Default)]
 pub(crate) struct ReadHandoff {
     offered: AtomicBool,
-    /// Turns begun and turns ended: odd while one lasts.
+    /// Number of begins plus number of ends of inline reads. It is odd during an inline read.
     inline_reads: AtomicU32,
-    /// What `inline_reads` was at the offer.
+    /// The value of `inline_reads` at the time of the offer.
     at_offer: AtomicU32,
-    /// Whether the reading was given back.
+    /// Guards whether a caller has withdrawn the offer. A leaf in the lock order.
     resume: Mutex<bool>,
+    /// The reader thread waits here, with `resume`'s lock.
     resumed: Condvar,
 }
 
-/// A caller's turn.
+/// What becomes of the offer after an inline read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// The next call may do an inline read, too.
+    Keep,
+    /// The reader thread reads on. The caller wakes it by [`ReadHandoff::resume`].
+    Withdraw,
+}
+
+/// An inline read that has begun.
 #[must_use]
 pub(crate) struct InlineRead<'a>(&'a ReadHandoff);
 
 impl InlineRead<'_> {
-    /// Ends it; the reading stays on offer, or doesn't.
-    pub(crate) fn end(self, keep: bool) {
-        if !keep {
+    /// Ends the inline read. The caller still holds the session's input.
+    pub(crate) fn end(self, offer: Offer) {
+        if offer == Offer::Withdraw {
             self.0.offered.store(false, SeqCst);
         }
         self.0.inline_reads.fetch_add(1, SeqCst);
@@ -45,20 +60,21 @@ impl InlineRead<'_> {
 }
 
 impl ReadHandoff {
-    /// Whether callers may read.
+    /// Returns whether callers may read.
     pub(crate) fn is_offered(&self) -> bool {
         self.offered.load(SeqCst)
     }
 
-    /// Lets callers read; the reader thread says so before it lets go of the input, then calls
-    /// [`wait`](Self::wait).
+    /// Offers the reading to callers. The reader thread calls this while it holds the session's
+    /// input. It then releases the input and calls [`wait`](Self::wait).
     pub(crate) fn offer(&self) {
         *self.resume.lock() = false;
         self.at_offer.store(self.inline_reads.load(SeqCst), SeqCst);
         self.offered.store(true, SeqCst);
     }
 
-    /// Begins a turn, if the reading is still on offer. The caller has the input.
+    /// Begins an inline read. Returns `None` if the reading isn't offered any more. The caller
+    /// holds the session's input.
     pub(crate) fn begin(&self) -> Option<InlineRead<'_>> {
         if !self.is_offered() {
             return None;
@@ -67,14 +83,14 @@ impl ReadHandoff {
         Some(InlineRead(self))
     }
 
-    /// Wakes the reader thread, after a turn that ended the offer.
+    /// Wakes the reader thread, after an inline read that withdrew the offer.
     pub(crate) fn resume(&self) {
         *self.resume.lock() = true;
         self.resumed.notify_one();
     }
 
-    /// Waits until the reading was given back, or no caller wants it; returns whether there was a
-    /// turn.
+    /// Blocks until the offer is withdrawn, by a caller or after [`HANDOFF_TIMEOUT`] without inline
+    /// reads. Returns whether there was an inline read since the offer.
     pub(crate) fn wait(&self) -> bool {
         let mut resume = self.resume.lock();
         let mut seen = self.inline_reads.load(SeqCst);
@@ -103,12 +119,12 @@ mod tests {
     fn without_callers_the_reading_comes_back_by_itself() {
         let handoff = ReadHandoff::default();
         handoff.offer();
-        assert!(!handoff.wait(), "there was no turn");
+        assert!(!handoff.wait(), "there was no inline read");
         assert!(!handoff.is_offered() && handoff.begin().is_none());
     }
 
     #[test]
-    fn a_turn_that_lasts_keeps_the_reader_away_until_it_is_given_back() {
+    fn an_inline_read_that_lasts_keeps_the_reader_away_until_it_is_given_back() {
         let handoff = Arc::new(ReadHandoff::default());
         handoff.offer();
         let inline_read = handoff.begin().unwrap();
@@ -116,38 +132,39 @@ mod tests {
             let handoff = Arc::clone(&handoff);
             move || handoff.wait()
         });
-        // There is no event for what doesn't happen: some graces pass.
+        // Nothing signals that the reader keeps waiting, so the test lets some timeouts pass.
         thread::sleep(HANDOFF_TIMEOUT * 20);
         assert!(handoff.is_offered() && !reader.is_finished());
-        inline_read.end(false);
+        inline_read.end(Offer::Withdraw);
         assert!(!handoff.is_offered());
         handoff.resume();
-        assert!(reader.join().unwrap(), "there was a turn");
+        assert!(reader.join().unwrap(), "there was an inline read");
     }
 
     #[test]
-    fn giving_back_wakes_the_reader_though_a_turn_lasts() {
+    fn giving_back_wakes_the_reader_though_an_inline_read_lasts() {
         watched(|| {
             let handoff = Arc::new(ReadHandoff::default());
             handoff.offer();
-            let inline_read = handoff.begin().unwrap(); // no grace ends the wait
+            // During an inline read no timeout ends the wait.
+            let inline_read = handoff.begin().unwrap();
             let reader = thread::spawn({
                 let handoff = Arc::clone(&handoff);
                 move || handoff.wait()
             });
             handoff.resume();
             reader.join().unwrap();
-            inline_read.end(true);
+            inline_read.end(Offer::Keep);
             assert!(!handoff.is_offered());
         });
     }
 
     #[test]
-    fn a_turn_may_leave_the_reading_on_offer() {
+    fn an_inline_read_may_leave_the_reading_on_offer() {
         let handoff = ReadHandoff::default();
         handoff.offer();
-        handoff.begin().unwrap().end(true);
-        handoff.begin().unwrap().end(false);
+        handoff.begin().unwrap().end(Offer::Keep);
+        handoff.begin().unwrap().end(Offer::Withdraw);
         assert!(handoff.begin().is_none());
     }
 
@@ -155,11 +172,11 @@ mod tests {
     fn giving_back_before_the_reader_waits_is_not_lost() {
         let handoff = ReadHandoff::default();
         handoff.offer();
-        handoff.begin().unwrap().end(false);
+        handoff.begin().unwrap().end(Offer::Withdraw);
         handoff.resume();
         assert!(handoff.wait());
         assert!(!handoff.is_offered());
-        // And it is forgotten by the next offer.
+        // The next offer forgets it.
         handoff.resume();
         handoff.offer();
         assert!(handoff.is_offered() && !*handoff.resume.lock());

@@ -1,14 +1,21 @@
-//! A lane of streams that wait for a turn at the writer: many threads put them in, the writer takes
-//! them out.
+//! A ready queue: streams that have something to send, in order. Many threads put them in, the
+//! writer takes them out.
 //!
-//! It is a short bounded channel, whose places are made once, and an unbounded one for when that is
-//! full: an unbounded channel allocates for every 31 messages, which small writes would pay for all
-//! the time, and a bounded one for `max_streams` would cost an idle session a megabyte.
+//! It consists of two channels: a bounded one, whose places are allocated once, and an unbounded
+//! one for the overflow. Either alone would cost too much:
+//! - An unbounded channel allocates for every 31 messages. Small writes would pay for that all the
+//!   time.
+//! - A bounded channel with a place for each of `max_streams` streams would cost an idle session a
+//!   megabyte.
 //!
-//! Invariants: sending never blocks; what one thread sends comes out in its order, so that streams
-//! are accepted in the order in which they were opened. For that, nothing goes the short way while
-//! something waits in the long one, and the writer empties the short one before it takes what it
-//! has seen in the long one.
+//! # Invariants
+//! - Sending never blocks.
+//! - The streams that one thread sends come out in the order in which it sent them. So streams are
+//!   accepted in the order in which they were opened.
+//!
+//! The second invariant needs two rules. While the overflow holds anything, every stream goes
+//! there. And the writer first counts the overflow, then empties the bounded channel, then takes
+//! the counted streams out of the overflow.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,22 +24,25 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use super::stream::SharedStream;
 
-/// Places in the short channel: more streams than are usually scheduled between two batches, at 16
-/// bytes and a few each.
+/// Capacity of the bounded channel. Usually fewer streams become ready between two batches, so the
+/// overflow stays unused. A place takes 16 bytes, so 64 of them cost 1 KiB.
 const BOUNDED_PLACES: usize = 64;
 
+/// The end of the threads that make streams ready.
 #[derive(Debug)]
 pub(super) struct ReadySender {
     bounded: Sender<Arc<SharedStream>>,
     overflow: Sender<Arc<SharedStream>>,
 }
 
+/// The end of the writer.
 #[derive(Debug, Clone)]
 pub(super) struct ReadyReceiver {
     bounded: Receiver<Arc<SharedStream>>,
     overflow: Receiver<Arc<SharedStream>>,
 }
 
+/// Creates both ends of a ready queue.
 pub(super) fn ready_queue() -> (ReadySender, ReadyReceiver) {
     let (bounded, bounded_receiver) = crossbeam_channel::bounded(BOUNDED_PLACES);
     let (overflow, overflow_receiver) = crossbeam_channel::unbounded();
@@ -43,7 +53,7 @@ pub(super) fn ready_queue() -> (ReadySender, ReadyReceiver) {
 }
 
 impl ReadySender {
-    /// Puts a stream in; `false` if there is no writer any more.
+    /// Puts a stream in. Returns `false` if the writer is gone.
     pub(super) fn send(&self, stream: Arc<SharedStream>) -> bool {
         if !self.overflow.is_empty() {
             return self.overflow.send(stream).is_ok();
@@ -57,15 +67,16 @@ impl ReadySender {
 }
 
 impl ReadyReceiver {
-    /// Moves what has come to the end of `waiting`.
+    /// Moves all streams that are in the queue to the end of `waiting`.
     pub(super) fn take(&self, waiting: &mut VecDeque<Arc<SharedStream>>) {
-        // Counted first: what comes to the long way from here on may be newer than what then lies
-        // in the short one.
+        // Counted first. A stream that comes into the overflow from here on may be newer than a
+        // stream that comes into the bounded channel after this call has emptied it.
         let overflowed = self.overflow.len();
         waiting.extend(self.bounded.try_iter());
         waiting.extend(self.overflow.try_iter().take(overflowed));
     }
 
+    /// Returns whether no stream is in the queue.
     pub(super) fn is_empty(&self) -> bool {
         self.bounded.is_empty() && self.overflow.is_empty()
     }

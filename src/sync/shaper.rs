@@ -1,17 +1,26 @@
-//! What waits for the writer thread: streams that have something to send, and the session's own
-//! frames.
+//! The writer's work: streams that have something to send, refusals, and signals.
 //!
-//! Two lanes of channels hold streams: express, and bulk. A stream is in each at most once (its
-//! scheduled flags), so they never hold more entries than there are streams. Fairness is the order
-//! of the queue: a stream that has more to send after its turn goes to the end.
+//! The shaper is a ready queue. It puts streams in order and is not a rate limiter. It has two
+//! lanes, and each is a ready queue of its own: *express* for control frames and small data, *bulk*
+//! for the rest. A stream is in each lane at most once, since it has a flag for each. So a lane
+//! never holds more entries than there are streams. Fairness is round-robin: a stream that has more
+//! to send after its turn goes to the end of the bulk lane.
 //!
-//! Who wakes the writer: everybody who adds work unparks it ([`Shaper::unpark`]). A parked writer
-//! has to see *every* kind of work, so parking is Dekker's protocol again: it sets `parked`, then
-//! looks at everything once more, then waits for a token; who adds work adds it, then looks at
-//! `parked`. A token too many is harmless.
+//! # Who wakes the writer
+//! Every thread that adds work calls [`Shaper::unpark`]. Signals and refusals do it themselves. A
+//! parked writer has to notice *every* kind of work, and no lock covers them all. So parking
+//! follows Dekker's protocol:
+//! 1. The writer sets `parked`, then looks once more for work of every kind, then waits for a
+//!    token.
+//! 2. A thread that adds work adds it first, then looks at `parked`. If that is set, it sends a
+//!    token.
 //!
-//! Invariants: refusals are bounded by [`MAX_REFUSALS`], second ones included, and these never are
-//! what makes them too many; signals are flags, so they can't pile up.
+//! A token too many does no harm: the writer looks again and parks again.
+//!
+//! # Invariants
+//! - At most [`MAX_REFUSALS`] refusals wait, second ones included. Second refusals never keep a
+//!   first one out.
+//! - Signals are flags, so they can't pile up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,66 +34,75 @@ use super::ready_queue::{ReadyReceiver, ReadySender, ready_queue};
 use super::stream::SharedStream;
 use crate::proto::stream::Lane;
 
-/// How many refused streams may wait for their FIN: as many as there are streams by default. A peer
-/// that makes more is flooding.
+/// Limit of refused streams that wait for their FIN. A peer that causes more is flooding, and its
+/// session ends. The number is that of the streams that a session may have by default.
 pub(crate) const MAX_REFUSALS: usize = 65_536;
 
-/// How many streams' places an idle queue keeps.
+/// Places whose memory an idle queue keeps in each lane. As many as the bounded channel of a ready
+/// queue holds.
 const KEPT_PLACES: usize = 64;
 
-/// Something for the writer to do that isn't a stream's turn.
+/// A flag that tells the writer thread to do something. Streams and refusals have queues instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Signal {
     /// Send a NOP.
     Ping = 1,
-    /// Send what waits, then finish.
+    /// Send all queued data, then end the writing direction.
     Finish = 2,
     /// Stop at once.
     Stop = 4,
     /// Go on with the rest of an inline write.
     Resume = 8,
-    /// Flush the transport, which has something of its own to send.
+    /// Flush the transport, which has replies of its own to send.
     Flush = 16,
 }
 
-/// Whether work was added, so that the writer has to be unparked.
+/// States whether work was added. If it was, the writer has to be unparked, after the stream is
+/// unlocked.
 #[derive(Debug, Default, Clone, Copy)]
 #[must_use = "unpark the writer after unlocking"]
 pub(crate) struct Wakeup(bool);
 
 impl Wakeup {
-    /// One wake-up for both.
+    /// Merges two wake-ups into one.
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 || other.0)
     }
 
-    /// Whether the writer has to be unparked.
+    /// Returns whether the writer has to be unparked.
     pub(crate) fn is_due(self) -> bool {
         self.0
     }
 
-    /// For whoever has the writer, and looks again.
+    /// Drops the wake-up. Only the thread that holds the writer may do that, since it looks for
+    /// work again before it parks.
     pub(crate) fn discard(self) {}
 }
 
-/// The side of those who add work.
+/// The end of the threads that add work.
 #[derive(Debug)]
 pub(crate) struct Shaper {
     express: ReadySender,
     bulk: ReadySender,
+    /// A channel of one token, on which only the parked writer waits. [`Shaper::unpark`] sends the
+    /// token.
     token: Sender<()>,
+    /// Whether the writer is parked or about to park.
     parked: AtomicBool,
+    /// The set signals, one bit each.
     signals: AtomicU8,
-    /// Guards the ids that are owed a FIN.
+    /// Guards the ids of refused streams that are owed a FIN. It is a leaf of the lock order.
+    /// Nobody waits on it.
     refusals: Mutex<Refusals>,
 }
 
 /// Ids of refused streams that are owed a FIN.
 #[derive(Debug, Default)]
 struct Refusals {
+    /// Ids that are owed their first FIN.
     ids: VecDeque<u32>,
-    /// Those that are owed one more. They go after the others, and make room for those.
+    /// Ids that are owed a second FIN. They are sent after the others, and make room for them.
     again: VecDeque<u32>,
 }
 
@@ -98,7 +116,8 @@ impl Refusals {
     }
 }
 
-/// A queue that is empty keeps the memory of so many ids, at most: a flood's isn't kept.
+/// Ids whose memory an empty queue of refusals keeps, so that a few refusals don't allocate again
+/// and again. More than that is a flood, and its memory is given back. 1024 ids take 4 KiB.
 const KEPT_REFUSALS: usize = 1024;
 
 fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
@@ -109,19 +128,21 @@ fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
     id
 }
 
-/// The writer's side.
+/// The end of the writer.
 #[derive(Debug)]
 pub(crate) struct Queue {
     express: ReadyReceiver,
     bulk: ReadyReceiver,
     unparked: Receiver<()>,
-    /// Streams that have come by the express lane.
+    /// Streams that the writer has taken out of the express lane's channels.
     express_ready: VecDeque<Arc<SharedStream>>,
-    /// Streams that have come by the bulk lane, and those that had more to send after their turn.
+    /// Streams that the writer has taken out of the bulk lane's channels, and those that had more
+    /// to send after their turn.
     bulk_ready: VecDeque<Arc<SharedStream>>,
 }
 
-/// What a parked writer looks at.
+/// The parts of the queue that the writer thread needs to park. It can park without the queue,
+/// which an inline write may then use.
 #[derive(Debug)]
 pub(crate) struct Parker {
     express: ReadyReceiver,
@@ -129,7 +150,7 @@ pub(crate) struct Parker {
     unparked: Receiver<()>,
 }
 
-/// Both sides of a new shaper.
+/// Creates both ends of a shaper.
 pub(crate) fn shaper() -> (Shaper, Queue) {
     let (express, express_queue) = ready_queue();
     let (bulk, bulk_queue) = ready_queue();
@@ -151,19 +172,18 @@ pub(crate) fn shaper() -> (Shaper, Queue) {
 }
 
 impl Shaper {
-    /// Queues a stream for a turn in `lane`; the caller unparks the writer when it has
-    /// unlocked the stream.
-    /// Doesn't block.
+    /// Queues a stream for a turn in `lane`. The caller unparks the writer after it has unlocked
+    /// the stream. Doesn't block.
     pub(crate) fn schedule(&self, stream: Arc<SharedStream>, lane: Lane) -> Wakeup {
         let channel = match lane {
             Lane::Express => &self.express,
             Lane::Bulk => &self.bulk,
         };
-        // Where this fails the writer is gone: the session has ended, and the stream was told.
+        // Sending fails if the writer is gone. Then the session has ended, and the stream was told.
         Wakeup(channel.send(stream))
     }
 
-    /// Signals the writer.
+    /// Sets a signal and unparks the writer.
     pub(crate) fn signal(&self, signal: Signal) {
         self.signals.fetch_or(signal as u8, SeqCst);
         self.unpark(Wakeup(true));
@@ -172,7 +192,8 @@ impl Shaper {
     /// Queues a FIN for a stream that was refused.
     ///
     /// # Errors
-    /// How many wait, when they are too many.
+    /// The number of waiting refusals, if that is [`MAX_REFUSALS`] and none of them is a second
+    /// one.
     pub(crate) fn refuse(&self, id: u32) -> Result<(), usize> {
         let mut refusals = self.refusals.lock();
         if refusals.len() >= MAX_REFUSALS && refusals.again.pop_back().is_none() {
@@ -184,8 +205,8 @@ impl Shaper {
         Ok(())
     }
 
-    /// Queues one more FIN for a stream that was refused, if there is room: where so many wait, its
-    /// first one most likely does, too.
+    /// Queues a second FIN for a stream that was refused, if there is room. If there is none, its
+    /// first FIN most likely waits still, so a second one isn't needed.
     pub(crate) fn refuse_again(&self, id: u32) {
         let mut refusals = self.refusals.lock();
         if refusals.len() < MAX_REFUSALS {
@@ -195,7 +216,7 @@ impl Shaper {
         self.unpark(Wakeup(true));
     }
 
-    /// Wakes the writer if it is parked, and there is something new for it.
+    /// Wakes the writer if it is parked and `wakeup` is due.
     pub(crate) fn unpark(&self, wakeup: Wakeup) {
         if !wakeup.0 {
             return;
@@ -208,23 +229,24 @@ impl Shaper {
         }
     }
 
-    /// Takes a signal, if it was given: `Ping`, `Resume` or `Flush`. The others stay.
+    /// Clears a signal and returns whether it was set. This is for `Ping`, `Resume` and `Flush`.
+    /// `Finish` and `Stop` stay set.
     pub(crate) fn take_signal(&self, signal: Signal) -> bool {
         self.is_signalled(signal)
             && self.signals.fetch_and(!(signal as u8), SeqCst) & signal as u8 != 0
     }
 
-    /// Whether the writer thread is parked, or about to be.
+    /// Returns whether the writer thread is parked, or about to be.
     pub(crate) fn is_parked(&self) -> bool {
         self.parked.load(SeqCst)
     }
 
-    /// Whether `signal` was given.
+    /// Returns whether `signal` is set.
     pub(crate) fn is_signalled(&self, signal: Signal) -> bool {
         self.signals.load(SeqCst) & signal as u8 != 0
     }
 
-    /// The next id that is owed a FIN.
+    /// Takes the next id that is owed a FIN.
     pub(crate) fn take_refusal(&self) -> Option<u32> {
         let Refusals { ids, again } = &mut *self.refusals.lock();
         take(ids).or_else(|| take(again))
@@ -232,29 +254,30 @@ impl Shaper {
 }
 
 impl Queue {
-    /// The next stream of the express lane.
+    /// Takes the next stream of the express lane.
     pub(crate) fn next_express(&mut self) -> Option<Arc<SharedStream>> {
         self.express.take(&mut self.express_ready);
         self.express_ready.pop_front()
     }
 
-    /// The next stream of the bulk lane.
+    /// Takes the next stream of the bulk lane.
     pub(crate) fn next_bulk(&mut self) -> Option<Arc<SharedStream>> {
         self.bulk.take(&mut self.bulk_ready);
         self.bulk_ready.pop_front()
     }
 
-    /// How many streams wait for a turn of the bulk lane, of those that were seen.
+    /// Returns the number of streams that have been taken out of the bulk lane's channels and wait
+    /// for their turn.
     pub(crate) fn bulk_len(&self) -> usize {
         self.bulk_ready.len()
     }
 
-    /// A stream that the writer found to have more, after its turn: to the end of the round.
+    /// Puts a stream that has more to send after its turn at the end of the bulk lane.
     pub(crate) fn requeue(&mut self, stream: Arc<SharedStream>) {
         self.bulk_ready.push_back(stream);
     }
 
-    /// Whether a stream waits for a turn.
+    /// Returns whether a stream waits for a turn in either lane.
     pub(crate) fn has_ready(&self) -> bool {
         !self.express_ready.is_empty()
             || !self.bulk_ready.is_empty()
@@ -262,18 +285,18 @@ impl Queue {
             || !self.bulk.is_empty()
     }
 
-    /// Whether it keeps more memory than an idle session should.
+    /// Returns whether the queue keeps more memory than an idle session should.
     pub(crate) fn is_heavy(&self) -> bool {
         self.express_ready.capacity().max(self.bulk_ready.capacity()) > KEPT_PLACES
     }
 
-    /// Gives back what a burst of streams needed.
+    /// Gives back the memory that a burst of streams needed.
     pub(crate) fn rest(&mut self) {
         self.express_ready.shrink_to(KEPT_PLACES);
         self.bulk_ready.shrink_to(KEPT_PLACES);
     }
 
-    /// What the writer thread needs to park, without the queue itself.
+    /// Returns the parts that the writer thread needs to park.
     pub(crate) fn parker(&self) -> Parker {
         Parker {
             express: self.express.clone(),
@@ -284,8 +307,8 @@ impl Queue {
 }
 
 impl Parker {
-    /// Parks the writer thread, which has nothing left to do, until there may be work; with a
-    /// limit, for so long at most. Returns whether there may be work.
+    /// Parks the writer thread until there may be work, or until `limit` has passed. Returns
+    /// whether there may be work.
     pub(crate) fn park(&self, shaper: &Shaper, limit: Option<Duration>) -> bool {
         shaper.parked.store(true, SeqCst);
         fence(SeqCst);
@@ -297,7 +320,7 @@ impl Parker {
         if idle {
             match limit {
                 Some(limit) => woken = self.unparked.recv_timeout(limit).is_ok(),
-                // disconnected: the session is gone, and the caller sees that
+                // An error means that the session is gone. The caller notices that by itself.
                 None => {
                     let _ = self.unparked.recv();
                 }
@@ -455,7 +478,7 @@ mod tests {
         assert!(!shaper.schedule(stream(1), Lane::Bulk).is_due());
     }
 
-    /// Every kind of work there is.
+    /// Every kind of work.
     const WORK: [fn(&Shaper); 8] = [
         |shaper| shaper.unpark(shaper.schedule(stream(1), Lane::Express)),
         |shaper| shaper.unpark(shaper.schedule(stream(1), Lane::Bulk)),
@@ -506,7 +529,7 @@ mod tests {
         let (shaper, queue) = shaper();
         shaper.unpark(Wakeup(true));
         assert!(queue.unparked.is_empty(), "nobody is parked");
-        shaper.parked.store(true, SeqCst); // a writer that won't run
+        shaper.parked.store(true, SeqCst); // stands for a writer that doesn't run
         shaper.unpark(Wakeup(true));
         assert!(!shaper.is_parked() && queue.unparked.try_recv().is_ok());
         shaper.unpark(Wakeup(true));

@@ -1,18 +1,18 @@
-//! What the tests of this layer share: a watchdog, and threads that are known to be blocked.
+//! Helpers for the tests of this layer: a watchdog, and a wait for a condition.
 
 use std::io::Write;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// A test that takes longer hangs. Mutants that hang needn't take that long: `tests/mutants` sets
-/// the variable.
+/// Time after which a test counts as hanging: a minute, or the seconds in `GMUX_WATCHDOG`.
+/// `tests/mutants` sets the variable, since many mutants hang.
 fn patience() -> Duration {
     let seconds = std::env::var("GMUX_WATCHDOG").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(60))
 }
 
-/// While it lives, a hang ends the whole process with the test's name.
+/// A watchdog. If it lives too long, it ends the whole process and names the test.
 pub(crate) struct Watchdog {
     _done: mpsc::Sender<()>,
 }
@@ -37,7 +37,8 @@ pub(crate) fn watched(body: impl FnOnce()) {
     body();
 }
 
-/// Waits until `condition` holds: for what is seen in a state, and has no event of its own.
+/// Waits until `condition` holds. This is for conditions that show in a state and have no event of
+/// their own.
 pub(crate) fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         thread::yield_now();

@@ -14,7 +14,8 @@
 //! says which lock guards which state.
 //!
 //! Invariant: after the beginning of the handshake, no code outside of this directory sees a rustls
-//! connection. So a rustls with halves of its own can replace this one.
+//! connection. So if a later version of rustls can be split into halves, only this directory has to
+//! change.
 
 use std::fmt;
 use std::io;
@@ -42,8 +43,8 @@ use outgoing::{TlsControl, TlsWriter};
 ///
 /// It reads and writes at the same time. No direction ever waits for the other, even if both are
 /// full. It is as interruptible as the transport below it. If that transport allows inline reads
-/// and writes, `Tls` allows them, too. An end without TLS's own end (`close_notify`) is an error,
-/// never a clean end.
+/// and writes, `Tls` allows them, too. If the connection ends without TLS's closing mark
+/// (`close_notify`), calls fail. A connection that was cut never looks like an end of file.
 ///
 /// You choose the cryptography in your own manifest:
 ///
@@ -150,8 +151,8 @@ use outgoing::{TlsControl, TlsWriter};
 ///   the session ends with an error that says so. TLS 1.3 makes new keys.
 /// - Early data (0-RTT) isn't sent. A server that has accepted early data fails the handshake. An
 ///   attacker can repeat early data, so leave `max_early_data_size` at 0.
-/// - Data counts as handed over when it is encrypted, though it may still wait to be written. 16
-///   KiB are encrypted at a time, and up to 64 KiB while the transport below takes all at once.
+/// - Data counts as handed over when it is encrypted, though it may still wait to be written. A
+///   write encrypts 16 KiB, or up to 64 KiB while the transport below takes everything at once.
 ///   This works like a larger buffer of the system.
 /// - A `Tls` that is dropped without a session sends no `close_notify`.
 /// - A certificate that expires or is revoked during a session doesn't end the session.
@@ -169,8 +170,8 @@ impl Tls {
     ///
     /// **Ok at a client doesn't mean that the server has accepted its certificate.** With TLS 1.3
     /// the server looks at the certificate after the client's handshake is done. The server's first
-    /// answer on a stream confirms it. A refusal is the session's error,
-    /// [later](Tls#the-end-of-a-connection).
+    /// answer on a stream confirms it. A refusal ends the session later, with an error. See [The
+    /// end of a connection](Tls#the-end-of-a-connection).
     ///
     /// The timeout holds in two cases. The transport can bound its reads and writes, as sockets can
     /// (except on Windows). Or its [`Control::abort`](super::Control::abort) ends blocked calls.
@@ -184,7 +185,8 @@ impl Tls {
     /// - `TimedOut`: the timeout has passed.
     /// - `InvalidData`: TLS failed at either end. The `source` is the `rustls::Error`, such as
     ///   `InvalidCertificate`, or `AlertReceived` if the peer refused. If this end found the fault,
-    ///   it tells the peer by an alert. That takes up to a second within the timeout.
+    ///   it tells the peer by an alert. Sending the alert may take up to one second, which counts
+    ///   in `timeout`.
     /// - `UnexpectedEof`: the peer ended the connection during the handshake.
     /// - Other kinds are errors of the transport.
     ///
@@ -198,8 +200,8 @@ impl Tls {
         Ok(Self { done: handshake::handshake(connection.into(), transport.split()?, timeout)? })
     }
 
-    /// Returns the peer's certificates as it sent them, its own first. A server has them only if it
-    /// asked for them ([as above](Tls#who-the-client-is)).
+    /// Returns the peer's certificates as the peer sent them, the peer's own certificate first. A
+    /// server has them only if it asked for them ([as above](Tls#who-the-client-is)).
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.done.tls.peer_certificates()
     }

@@ -5,7 +5,7 @@
 //!
 //! | call | place |
 //! |---|---|
-//! | [`skip`](FrameReader::skip) | none, the payload is read past |
+//! | [`skip`](FrameReader::skip) | none, the payload is read and thrown away |
 //! | [`inline`](FrameReader::inline) | the reader's own read buffer, for small payloads |
 //! | [`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect) | a pooled buffer |
 //!
@@ -13,8 +13,8 @@
 //!
 //! # Reading ahead
 //! Bulk data comes as a run of frames of one length. During a run, one read asks for the rest of
-//! the payload and for whole frames behind it. Each of these frames is read into a pooled buffer of
-//! its own, with its header. If the guess is right, up to eight frames arrive with one system call,
+//! the payload and for whole frames behind it. Each of these frames is read with its header into a
+//! separate pooled buffer. If the guess is right, up to eight frames arrive with one system call,
 //! each in the place where it belongs. If the guess is wrong, the bytes that were read ahead are
 //! copied to the read buffer and parsed from there.
 //!
@@ -22,8 +22,8 @@
 //! - Any split of the input gives the same steps.
 //! - The unparsed input is the read buffer's `start..end`, then the buffers of `ahead` in their
 //!   order.
-//! - While a payload is collected, both are empty.
-//! - Buffers are held ahead only while a payload is collected.
+//! - While the transport is read into a payload's buffer, the read buffer and `ahead` are empty.
+//! - Empty buffers (`spare`) are held only while a payload is collected.
 
 mod fill;
 
@@ -49,13 +49,13 @@ const RUN: usize = 3;
 /// caller collects larger payloads.
 pub(crate) const INLINE_MAX: usize = 4096;
 
-/// Number of bytes behind a collected payload that are read with it outside of a run. They are
+/// Number of bytes that a read asks for behind a collected payload, outside of a run. They are
 /// enough for the next header and some small frames. They are few, so that little of the next large
 /// payload has to be copied out of the read buffer.
 const LOOKAHEAD: usize = 512;
 
-/// Limit of the frames that are read ahead. Together with the frame that is collected, they are as
-/// much as a sender's batch.
+/// Largest number of frames that are read ahead. With the frame that is collected they make eight.
+/// At the default size of a frame, that is as much as a sender's batch.
 const AHEAD: usize = 7;
 
 enum State {
@@ -514,7 +514,8 @@ mod tests {
             let mut input = Counted { data: &bytes, reads: 0 };
             let mut reader = FrameReader::new(1, allowed);
             collect(&mut reader, &mut input, &pool, 2);
-            // Reading ahead begins with the run, and then grows by one frame with each frame.
+            // The limit is one frame when the run begins. It grows by one with each frame of the
+            // run.
             let (starts, _) = collect(&mut reader, &mut input, &pool, 32);
             let longest = starts.split(|start| *start == 0).map(<[usize]>::len).max();
             assert_eq!(longest, Some(ahead), "{allowed} bytes allowed");

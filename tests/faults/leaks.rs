@@ -1,7 +1,5 @@
-//! After each batch of seeds the process has to be as it was after the first: no thread of gmux's,
-//! no descriptor, no memory more.
-//!
-//! The first batch sets up pools, tables and thread-locals.
+//! After each batch of seeds, the process must hold no more of gmux's threads, descriptors and
+//! memory than after the first batch. The first batch sets up pools, tables and thread-locals.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,29 +10,30 @@ use crate::support::process_snapshot::{Counting, Margin, ProcessSnapshot, namesa
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// By how much the process may have grown in the small run, or with one seed again and again.
-/// Blocks: one or two come and go; a session that is left behind is eight or more, a stream four.
-/// Buffers: the pool keeps what the busiest moment needed, which was up to 400 KiB more than in the
-/// first batch; what is lost is seen from 4 KiB a seed on.
+/// Allowed growth of the process in the small run, or when one seed runs again and again.
+///
+/// - Blocks: one or two come and go. A session that is left behind is eight or more, a stream four.
+/// - Buffers: the pool keeps as many as the busiest moment needed. That was up to 400 KiB more than
+///   in the first batch. A loss shows from 4 KiB a seed on.
 pub const SMALL: Margin = Margin { resident: 16 << 20, blocks: 3, pooled: 640 << 10 };
 
-/// The same for any seeds, and thousands of them. Most have no moment that is busier than those
-/// before: it was 1.6 MiB more after 2000.
+/// Allowed growth for thousands of different seeds. Few of them have a moment that is busier than
+/// all before. The growth was 1.6 MiB after 2000 seeds.
 pub const LARGE: Margin = Margin { resident: 32 << 20, blocks: 3, pooled: 3 << 20 };
 
-/// How often a batch is run again that seems to have lost something.
+/// Number of times that a batch with more blocks is run again.
 const AGAIN: i64 = 5;
 
-/// What the process held after the first batch.
+/// The resources that the process held after the first batch.
 pub struct Leaks {
     margin: Margin,
-    /// Threads that are called as the test's own while no seed runs.
+    /// Threads that have the name of the test's thread while no seed runs.
     namesakes: usize,
     first: Option<ProcessSnapshot>,
 }
 
 impl Leaks {
-    /// To be made before the first batch.
+    /// Must be called before the first batch.
     pub fn new(margin: Margin) -> Self {
         Self { margin, namesakes: namesakes(), first: None }
     }
@@ -48,16 +47,17 @@ impl Leaks {
                 "after seeds {batch:?} threads are left: {:?}",
                 gmux_threads()
             );
-            // there is no event for a thread's end that isn't joined
+            // The end of a thread that isn't joined raises no event.
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// All has to be as before. The test's own notes of the batch are gone.
+    /// Asserts that the process holds no more than before. The test's own notes of the batch must
+    /// be gone.
     ///
-    /// Where there are more blocks, the batch is run `again`, [`AGAIN`] times. What is made once,
-    /// by whoever needs it first, isn't made again by the same seeds; what they lost, they lose
-    /// each time, so that one block a batch is seen.
+    /// If there are more blocks, the batch is run `again`, [`AGAIN`] times. Allocations that are
+    /// made once, by the first who needs them, aren't made again by the same seeds. But a leak
+    /// repeats each time, so even one block a batch is seen.
     pub fn check(&mut self, batch: &[u64], again: impl Fn()) {
         let mut snapshot = ProcessSnapshot::settled(self.namesakes);
         if let (Some(from), Some(to)) = (batch.first(), batch.last()) {

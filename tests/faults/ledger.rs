@@ -1,5 +1,5 @@
-//! What the traffic keeps a ledger of: for each direction of each stream what was accepted,
-//! finished and read, and for each end what it was told.
+//! The ledger of the traffic. It has the accepted, finished and read bytes of each direction of
+//! each stream, and the notifications that each end got.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -9,16 +9,16 @@ use gmux::{Error, Session};
 
 use crate::plan::Plan;
 
-/// How reading ended.
+/// The way in which reading ended.
 #[derive(Debug, Clone)]
 pub enum ReadEnd {
     Eof,
     Failed(Error),
-    /// This end had read what it wanted.
+    /// This end had read as much as its plan says.
     Stopped,
 }
 
-/// How writing ended.
+/// The way in which writing ended.
 #[derive(Debug, Clone)]
 pub enum WriteEnd {
     /// Everything was accepted.
@@ -34,7 +34,7 @@ pub struct Way {
     pub accepted: AtomicU64,
     /// Set before anything is called that may send FIN.
     pub finish_asked: AtomicBool,
-    /// It was finished, and the session's close hadn't begun yet.
+    /// The direction was finished before the session's close began.
     pub finished_in_time: AtomicBool,
     pub read: AtomicU64,
     pub write_end: Mutex<Option<WriteEnd>>,
@@ -44,10 +44,11 @@ pub struct Way {
 /// The close notifiers of one end of a stream.
 #[derive(Debug, Default)]
 pub struct Notifiers {
-    /// A second replaces the first; but set on an ended stream it is called at once.
+    /// Number of notifiers that were set. A second replaces the first. On an ended stream, each is
+    /// called at once.
     pub set: AtomicU32,
     pub called: AtomicU32,
-    /// Called or not, all are dropped in the end.
+    /// Number of notifiers that were dropped. In the end all are, whether they were called or not.
     pub dropped: AtomicU32,
 }
 
@@ -67,23 +68,25 @@ pub struct End {
     pub exists: AtomicBool,
     pub notifiers: Arc<Notifiers>,
     pub closed: Mutex<Option<Receiver<()>>>,
-    /// A timeout or the like was set at some time, so calls may fail with that.
+    /// A timeout, a deadline or non-blocking mode was set at some time. So calls may fail with its
+    /// error.
     pub limited: AtomicBool,
-    /// This end leaves without a word: its writer stops as well.
+    /// This end leaves without closing the stream. Its writer stops as well.
     pub leaving: AtomicBool,
 }
 
 /// One seed's ledger.
 pub struct Ledger<'p> {
     pub plan: &'p Plan,
-    /// By stream, then by sender: 0 the client, 1 the server.
+    /// By stream, then by sender: 0 is the client, 1 the server.
     pub ways: Vec<[Way; 2]>,
     pub ends: Vec<[End; 2]>,
-    /// Kept to be closed and asked; none when the last drop is to end the session.
+    /// Handles with which the sessions are closed and inspected. There are none when the last drop
+    /// is to end the session.
     pub sessions: [Mutex<Option<Session>>; 2],
     /// Set before a session's `close`.
     pub closing: [AtomicBool; 2],
-    /// What `close` returned.
+    /// The results of `close`.
     pub closes: [Mutex<Option<Result<(), Error>>>; 2],
     pub progress: AtomicU64,
     pub fired: AtomicBool,
@@ -93,7 +96,8 @@ pub struct Ledger<'p> {
 }
 
 impl<'p> Ledger<'p> {
-    /// The ledger, and what disconnects when all ends of all streams are done.
+    /// Returns the ledger, and a receiver that is disconnected when all ends of all streams are
+    /// done.
     pub fn new(plan: &'p Plan) -> (Self, Receiver<()>) {
         let (done, all_done) = crossbeam_channel::bounded(0);
         let n = plan.streams.len();
@@ -113,7 +117,7 @@ impl<'p> Ledger<'p> {
         (ledger, all_done)
     }
 
-    /// One end of one stream is done.
+    /// Records that one end of one stream is done.
     pub fn end_done(&self) {
         if self.left.fetch_sub(1, SeqCst) == 1 {
             self.done.lock().unwrap().take();

@@ -1,7 +1,8 @@
-//! What a seed says: everything that isn't left to the threads' schedule.
+//! The plan of a seed: everything that isn't left to the threads' schedule.
 //!
-//! Two thirds of the seeds have a hard fault; the others have only what a session has to live with
-//! (odd sizes, `Interrupted`, stalls), and there everything has to arrive.
+//! Two thirds of the seeds have a hard fault. The others have only soft faults, which a session has
+//! to live with: odd sizes, `Interrupted`, stalls. With soft faults alone, everything has to
+//! arrive.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -12,60 +13,60 @@ use crate::support::faulty::{
     AbortFault, At, CallFault, Cut, Faults, Kind, Place, ReadFault, Rng, Soft, WriteFault,
 };
 
-/// How one end of a stream ends its part.
+/// The way in which one end of a stream ends its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// `shutdown(Write)` after the last byte; reads to the end.
+    /// `shutdown(Write)` after the last byte. Reads to the end.
     Finish,
     /// `close()` after the last byte.
     Close,
-    /// `shutdown(Read)` after so many bytes.
+    /// `shutdown(Read)` after this many bytes were read.
     StopReading(usize),
-    /// `close()` after so many bytes were read.
+    /// `close()` after this many bytes were read.
     CloseAt(usize),
-    /// Drops its handles, without a word, after so many bytes were read.
+    /// Drops its handles without closing, after this many bytes were read.
     DropAt(usize),
 }
 
 #[derive(Debug, Clone)]
 pub struct StreamPlan {
-    /// 0: the client opens it; 1: the server.
+    /// The end that opens the stream: 0 is the client, 1 the server.
     pub opener: usize,
-    /// Requests and answers, in turn, by one thread at each end: else a thread for each direction
-    /// at each end.
+    /// With `true`, one thread at each end sends and receives requests and answers in alternation.
+    /// With `false`, each end has a thread for each direction.
     pub ping_pong: bool,
-    /// What each end sends: `[client, server]`. In ping-pong, what the opener sends; the other
-    /// echoes.
+    /// Number of bytes that each end sends: `[client, server]`. In ping-pong, the other end echoes
+    /// the opener's bytes.
     pub bytes: [usize; 2],
     pub manner: [Manner; 2],
-    /// Percent of the calls that come with a timeout, non-blocking mode, flush, or the like.
+    /// Percentage of calls that come with a timeout, non-blocking mode, a flush, or the like.
     pub quirks: usize,
 }
 
-/// What ends the sessions.
+/// The way in which the sessions end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Both are closed, the one given first, when all is done.
+    /// Both are closed when all is done. The number says which end is closed first.
     Close(usize),
     /// The last handles are dropped.
     LastDrop,
 }
 
-/// What happens in the middle.
+/// An event in the middle of the traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Close,
-    /// From two threads at once.
+    /// Two threads close the session at once.
     CloseTwice,
-    /// With a short limit.
+    /// A drain with a short limit.
     Drain,
-    /// From a thread, while this one closes the other end.
+    /// A thread closes one end while this one closes the other.
     CloseBoth,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub struct Trigger {
-    /// When so many bytes were accepted or read.
+    /// Number of bytes, accepted or read, at which the event comes.
     pub at: u64,
     pub end: usize,
     pub action: Action,
@@ -78,9 +79,10 @@ pub struct Plan {
     pub capacities: [usize; 2],
     pub resets: bool,
     pub config: Config,
-    /// The longest request of ping-pong. The one who asks writes it all before it reads, so the
-    /// answer has to fit the window, of which half may not have been granted anew yet: else both
-    /// would wait for each other, as with any protocol.
+    /// Length of the longest request of ping-pong. The asking end writes the whole request before
+    /// it reads, so the answer has to fit into the window. Half of the window may not have been
+    /// granted anew yet. With a longer request both ends would wait for each other, as with any
+    /// protocol.
     pub request_max: usize,
     pub faults: [Faults; 2],
     pub streams: Vec<StreamPlan>,
@@ -112,8 +114,8 @@ impl Plan {
         };
         let hard = rng.chance(66);
         let mut faults = [Self::soft(rng), Self::soft(rng)];
-        // One stream alone, in requests and answers that come whole: then callers read and write in
-        // the place of the session's threads.
+        // A single stream with requests and answers that arrive whole. With these, calling threads
+        // read and write inline.
         let talk = rng.chance(25) && matches!(kind, Kind::Bounded | Kind::Unix | Kind::Tcp);
         if talk {
             for faults in &mut faults {
@@ -122,8 +124,8 @@ impl Plan {
             }
         }
         let capacities = if talk { [4096; 2] } else { [Self::capacity(rng), Self::capacity(rng)] };
-        // In small pieces, each of which costs two threads a wake-up, little can be sent in a
-        // reasonable time.
+        // Each small piece costs two threads a wake-up. So in small pieces only little can be sent
+        // in a reasonable time.
         let piece = |soft: &Soft| match soft.cut {
             Cut::Whole => usize::MAX,
             Cut::Odd(most) => most,
@@ -181,7 +183,7 @@ impl Plan {
     }
 
     fn at(rng: &mut Rng, total: usize) -> At {
-        // Early faults are as likely as late ones: a stream's beginning is short.
+        // Makes early faults as likely as late ones. The beginning of a stream is short.
         let most = rng.pick(&[30, 500, 5000, total]);
         At {
             bytes: rng.below(most + 1),
@@ -200,7 +202,7 @@ impl Plan {
             18..32 => faults.read = Some((at, ReadFault::Error(rng.pick(&ERRORS)))),
             32..40 => faults.read = Some((at, ReadFault::Panic)),
             40..56 => faults.write = Some((at, WriteFault::Error(rng.pick(&ERRORS)))),
-            // Behind `Shared`, `Ok(0)` means "not yet": nothing would ever end that.
+            // Behind `Shared`, `Ok(0)` means "not yet", which would never end.
             56..62 if kind != Kind::Shared => faults.write = Some((at, WriteFault::Zero)),
             56..70 => faults.write = Some((at, WriteFault::Panic)),
             70..74 => faults.write = Some((at, WriteFault::Swallow)),
@@ -215,7 +217,7 @@ impl Plan {
             }
         }
         if rng.chance(15) || !faults.is_hard() {
-            // A socket is interrupted by its abort alone.
+            // Only its abort interrupts a socket.
             let sockets = matches!(kind, Kind::Unix | Kind::Tcp);
             let before = !sockets && rng.chance(50);
             faults.abort = Some(if before { AbortFault::Before } else { AbortFault::After });
@@ -250,7 +252,7 @@ impl Plan {
     }
 
     fn ping_pong(rng: &mut Rng, most: usize) -> StreamPlan {
-        let bytes = [rng.below(most); 2]; // the echo is as long
+        let bytes = [rng.below(most); 2]; // The echo has the same length.
         let opener = rng.below(2);
         let quirks = rng.pick(&[0, 0, 3, 20]);
         StreamPlan { opener, ping_pong: true, bytes, manner: [Manner::Finish; 2], quirks }
@@ -259,8 +261,8 @@ impl Plan {
     fn config(rng: &mut Rng, faults: &[Faults; 2], streams: &[StreamPlan]) -> Config {
         let version = 1 + rng.below(2) as u8;
         let manners: Vec<_> = streams.iter().flat_map(|stream| stream.manner).collect();
-        // An end that stops reading without a word, and goes on writing, holds on to what it hasn't
-        // read: with little budget that may be what the other one waits for, and so on.
+        // An end that silently stops reading, but goes on writing, keeps its unread bytes. With
+        // little budget the other end may wait for that budget, and both may block each other.
         let patient = manners.iter().any(|manner| matches!(manner, Manner::DropAt(_)));
         let budget = match (version, patient || rng.chance(50)) {
             (_, true) => 4 << 20,
@@ -273,7 +275,7 @@ impl Plan {
             .max_receive_buffer(budget)
             .max_send_buffer(rng.pick(&[100, 3000, 65536, 262_144]));
         let hard = faults.iter().any(Faults::is_hard);
-        // Where nothing may fail, no time limit may be what fails it.
+        // Where nothing may fail, no time limit may pass either.
         let config = config.close_timeout(Duration::from_millis(if hard { 80 } else { 60_000 }));
         let config = if faults.iter().any(|f| matches!(f.write, Some((_, WriteFault::Swallow)))) {
             config
@@ -283,8 +285,8 @@ impl Plan {
             config.keepalive_disabled(true)
         };
         let closes = |manner: &Manner| *manner != Manner::Finish;
-        // After an early close a writer without window waits so long. (Who stops reading closes
-        // when it has written everything.)
+        // Time that a writer without window waits after an early close. An end that stops reading
+        // closes the stream when it has written everything.
         let stall = manners.iter().any(closes).then(|| Duration::from_millis(40));
         match stall {
             Some(_) => config.half_close_stall(stall),
@@ -296,7 +298,7 @@ impl Plan {
         self.faults.iter().any(Faults::is_hard)
     }
 
-    /// Whether every byte and every end has to arrive, and every close to go well.
+    /// Whether every byte and every end has to arrive, and every close has to succeed.
     pub fn is_sound(&self) -> bool {
         !self.is_hard() && self.trigger.is_none()
     }

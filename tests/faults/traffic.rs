@@ -1,6 +1,5 @@
-//! Runs a plan: sessions over faulty transports, and threads that use their streams.
-//!
-//! Whatever goes wrong, all these threads have to come to an end by themselves.
+//! Runs a plan: sessions over faulty transports, and threads that use their streams. Whatever
+//! fails, all these threads have to end by themselves.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -45,7 +44,7 @@ pub fn run(plan: &Plan) -> Outcome {
             start(scope, ledger, move || open(scope, ledger, end, &session, rng.0));
             start(scope, ledger, move || accept(scope, ledger, end, &acceptor, rng.1, !keep));
         }
-        // All is done, or it can't be any more.
+        // Everything is done, or can't be done any more.
         for closed in &closed {
             select! { recv(all_done) -> _ => break, recv(closed) -> _ => {} }
         }
@@ -54,7 +53,7 @@ pub fn run(plan: &Plan) -> Outcome {
             close_both(&ledger, first);
         }
     });
-    // Both transports have been let go of, so the sessions' threads are at their end.
+    // Both sessions have let go of their transports, so the sessions' threads are about to end.
     for gone in [a_gone, b_gone] {
         assert!(gone.recv().is_err());
     }
@@ -69,7 +68,7 @@ fn close_both(ledger: &Ledger<'_>, first: usize) {
     close(ledger, 1 - first);
 }
 
-/// Starts a session. A panic of the transport's is an error then, and leaves nothing behind.
+/// Starts a session. A panic of the transport is an error at this point, and leaves nothing behind.
 fn created(
     plan: &Plan,
     end: usize,
@@ -84,7 +83,7 @@ fn created(
     }
 }
 
-/// Starts a thread whose panic is the seed's failure.
+/// Starts a thread. Its panic is the seed's failure.
 fn start<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
     ledger: &'e Ledger<'_>,
@@ -121,7 +120,7 @@ fn open<'s, 'e: 's>(
     }
 }
 
-/// Accepts the other end's streams; with `few`, no more than there are.
+/// Accepts the other end's streams. With `few`, no more than the plan has.
 fn accept<'s, 'e: 's>(
     scope: &'s Scope<'s, 'e>,
     ledger: &'e Ledger<'_>,
@@ -224,7 +223,7 @@ impl Drop for Done<'_, '_> {
     }
 }
 
-/// The seed of what one end sends.
+/// Returns the seed of the bytes that one end sends.
 fn pattern(seed: u64, index: usize, end: usize) -> u64 {
     Rng::new(seed.wrapping_mul(1000) + index as u64 * 2 + end as u64).word()
 }
@@ -271,7 +270,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
 
     // ---- calls ----------------------------------------------------------------------------------
 
-    /// One write of what it says, tried again while that fails softly.
+    /// Makes one write of `data`. Tries again after soft errors.
     fn write(&mut self, data: &[u8]) -> Result<usize, Error> {
         loop {
             self.quirk();
@@ -302,7 +301,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         Ok(())
     }
 
-    /// One read of up to `max` bytes, tried again while that fails softly; what comes is checked.
+    /// Makes one read of up to `max` bytes, and checks the bytes. Tries again after soft errors.
     fn read(&mut self, max: usize) -> Result<usize, Error> {
         loop {
             self.quirk();
@@ -324,8 +323,8 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         }
     }
 
-    /// The same through `write_to`, with a writer that fails after `max` bytes: what it didn't take
-    /// has to stay. 0 at the end.
+    /// Reads through `write_to`, with a writer that fails after `max` bytes. The bytes that the
+    /// writer didn't take have to stay in the stream. Returns 0 at the end.
     fn read_by_writer(&mut self, max: usize) -> Result<usize, Error> {
         loop {
             let stream = self.stream.clone();
@@ -335,7 +334,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             match result {
                 Ok(total) => {
                     assert_eq!(total, took as u64);
-                    // The end will be found once more, by the next read.
+                    // The next read finds the end once more.
                     return if took > 0 { Ok(took) } else { Ok(0) };
                 }
                 Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Full>()) => {
@@ -365,7 +364,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.moved(data.len());
     }
 
-    /// What failed a call: soft errors are this end's own wish, and are lifted.
+    /// Handles the error of a call. Soft errors come from this end's own settings, which are reset.
     fn failed(&self, error: io::Error) -> Result<(), Error> {
         let kind = error.kind();
         assert!(
@@ -388,7 +387,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         Ok(())
     }
 
-    /// Now and then, something beside reading and writing.
+    /// Now and then does something other than reading and writing.
     fn quirk(&mut self) {
         if !self.rng.chance(self.ledger.plan.streams[self.index].quirks) {
             return;
@@ -411,14 +410,14 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             }
             _ => {
                 if let Err(error) = self.stream.flush() {
-                    // a hard error is the next write's as well; reads may go on
+                    // The next write gets a hard error, too. Reads may go on.
                     let _ = self.failed(error);
                 }
             }
         }
     }
 
-    /// Bytes were accepted or read: the plan may want something to happen now.
+    /// Records bytes that were accepted or read. Starts the plan's event if its time has come.
     fn moved(&self, n: usize) {
         let now = self.ledger.progress.fetch_add(n as u64, SeqCst) + n as u64;
         let Some(trigger) = self.ledger.plan.trigger else { return };
@@ -434,7 +433,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
             Action::Drain => {
                 if let Some(session) = ledger.session(end) {
                     ledger.closing[end].store(true, SeqCst);
-                    let _ = session.drain(Duration::from_millis(3)); // `close` says how it went
+                    let _ = session.drain(Duration::from_millis(3)); // `close` says how it went.
                 }
             }
         }
@@ -463,7 +462,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.finish(end, manner == Manner::Close, matches!(manner, Manner::DropAt(_)));
     }
 
-    /// No more is written here.
+    /// Ends writing at this end.
     fn finish(&mut self, end: WriteEnd, close: bool, silent: bool) {
         let way = self.way_out();
         *way.write_end.lock().unwrap() = Some(end);
@@ -474,10 +473,11 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let finished = if close {
             self.stream.close().is_ok()
         } else {
-            // it isn't if the other thread has closed the stream
+            // This fails if the other thread has closed the stream.
             self.stream.shutdown(Shutdown::Write).is_ok()
         };
-        // Asked after the call: then it came before the session's close.
+        // The check comes after the call. So if the session isn't closing, the call came before its
+        // close.
         let closing = self.ledger.closing[self.end].load(SeqCst);
         way.finished_in_time.store(finished && !closing, SeqCst);
     }
@@ -505,7 +505,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         let stopped = matches!(end, ReadEnd::Stopped);
         self.stop_reading(end);
         match manner {
-            // fails where it is closed
+            // This fails if the stream is closed.
             Manner::StopReading(_) if stopped => {
                 let _ = self.stream.shutdown(Shutdown::Read);
             }
@@ -518,7 +518,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         }
     }
 
-    /// No more is read here. The ending stays.
+    /// Ends reading at this end, and records how.
     fn stop_reading(&mut self, end: ReadEnd) {
         let again = (!matches!(end, ReadEnd::Stopped)).then(|| self.stream.read(&mut [0; 9]));
         match (&end, again) {
@@ -535,7 +535,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         *self.way_in().read_end.lock().unwrap() = Some(end);
     }
 
-    /// Requests, each followed by its answer.
+    /// Sends requests, and reads the answer after each.
     fn ask(&mut self) {
         let mut left = self.ledger.plan.streams[self.index].bytes[self.end];
         let mut write_end = WriteEnd::Done;
@@ -566,7 +566,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
         self.stop_reading(end);
     }
 
-    /// Answers as many bytes as come.
+    /// Echoes the bytes that arrive.
     fn answer(&mut self) {
         let mut write_end = WriteEnd::Done;
         let read_end = loop {
@@ -596,7 +596,7 @@ impl<'s, 'e: 's, 'p> User<'s, 'e, 'p> {
     }
 }
 
-/// A writer that takes so much, then fails.
+/// A writer that takes a number of bytes, then fails.
 struct Sink<'u, 's, 'e, 'p> {
     user: &'u mut User<'s, 'e, 'p>,
     took: usize,

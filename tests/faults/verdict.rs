@@ -1,17 +1,17 @@
-//! What has to be true after a seed, whatever went wrong.
+//! The conditions that must hold after a seed.
 //!
 //! | always | |
 //! |---|---|
-//! | what was read is a prefix of what was accepted, byte by byte | (checked while reading) |
-//! | a clean end was asked for, and nothing is missing | `Ok(0)`: finished by the other end, and read = accepted |
+//! | the bytes read are a prefix of the bytes accepted | (checked while reading) |
+//! | a clean end is true: the other end asked for it, and nothing is missing | `Ok(0)`: finished by the other end, and read = accepted |
 //! | every end was told once | close notifier, `closed()` |
 //! | nothing is left in the session | streams, receive budget, the transport |
 //!
 //! | without a hard fault | |
 //! |---|---|
-//! | every stream that its sender had finished is read whole, with a clean end | if the sender's `close`, if any, went well and the reader's session wasn't closed |
+//! | every stream that its sender had finished is read whole, with a clean end | if the sender's `close`, if any, succeeded, and the reader's session wasn't closed |
 //! | every write is accepted | unless a session was closed, or the stream by its other end |
-//! | every close goes well | |
+//! | every close succeeds | |
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::plan::{Action, Ending, Manner};
 use crate::support::faulty::Kind;
 use crate::support::until;
 
-/// What a seed did, for the sum.
+/// The counts of one seed, for the sum.
 pub struct Outcome {
     pub kind: Kind,
     pub hard: bool,
@@ -36,11 +36,11 @@ pub struct Outcome {
     pub missing: u64,
     pub bytes: u64,
     pub soft_errors: u64,
-    /// To be looked at again when all threads are gone: notifiers are called once.
+    /// Notifiers to be checked again when all threads are gone. None may be called twice.
     pub notified: Vec<Arc<Notifiers>>,
 }
 
-/// Judges a seed whose transports are gone. `kept`: the ledger holds its sessions.
+/// Judges a seed whose transports are gone. `kept` says that the ledger holds its sessions.
 pub fn judge(ledger: &Ledger<'_>, kept: bool) -> Outcome {
     let plan = ledger.plan;
     let mut outcome = Outcome {
@@ -67,15 +67,15 @@ pub fn judge(ledger: &Ledger<'_>, kept: bool) -> Outcome {
                 session.is_closed() && session.close_reason().is_some(),
                 "session {end} gives no reason"
             );
-            // What notifiers hold, which run on threads of their own.
+            // Notifiers run on threads of their own, and hold streams.
             until(|| session.num_streams() == 0);
             until(|| session.stats().receive_buffered == 0);
         }
         if let (true, true, Some(Err(error))) =
             (plan.is_sound(), kept, ledger.closes[end].lock().unwrap().as_ref())
         {
-            // Streams that their reader closed early may still have had something to send when the
-            // other end was done.
+            // A stream that its reader closed early may still have had data to send when the other
+            // end was done.
             let late = matches!(error, gmux::Error::CloseIncomplete { peer_ended: true, .. });
             let other =
                 late.then(|| ledger.closes[1 - end].lock().unwrap().clone().unwrap_or(Ok(())));
@@ -111,8 +111,8 @@ fn way(ledger: &Ledger<'_>, index: usize, sender: usize, outcome: &mut Outcome) 
     }
     assert!(read <= accepted, "read but never accepted: {}", what());
     let exists = |end: usize| ledger.ends[index][end].exists.load(SeqCst);
-    // While a session drains, it refuses streams; on this wire that looks like one that was closed
-    // at once.
+    // A session that drains refuses streams. On this wire a refused stream looks like one that was
+    // closed at once.
     let refuses = plan
         .trigger
         .is_some_and(|trigger| trigger.action == Action::Drain && trigger.end == sender);
@@ -130,7 +130,7 @@ fn way(ledger: &Ledger<'_>, index: usize, sender: usize, outcome: &mut Outcome) 
     if plan.is_hard() {
         return;
     }
-    // Nothing was lost on the way, so what was finished arrives whole.
+    // Nothing was lost on the way. So a finished direction arrives whole.
     let manner = plan.streams[index].manner;
     let closed = |end: usize| {
         plan.trigger.is_some() && ledger.closing[end].load(SeqCst) && was_early(ledger, end)
@@ -145,7 +145,8 @@ fn way(ledger: &Ledger<'_>, index: usize, sender: usize, outcome: &mut Outcome) 
         return;
     }
     assert!(exists(sender) && exists(reader), "it was never accepted: {}", what());
-    // A writer fails when the other end has closed the stream; or left, and its session with it.
+    // A writer fails when the other end has closed the stream, or when the other end's session is
+    // gone with its last handle.
     let left = plan.closes_early() || plan.ending == Ending::LastDrop;
     match &write_end {
         Some(WriteEnd::Done) => {
@@ -180,20 +181,20 @@ fn way(ledger: &Ledger<'_>, index: usize, sender: usize, outcome: &mut Outcome) 
     }
 }
 
-/// Whether a session was closed by the trigger, and not when all was done.
+/// Whether the trigger closed a session, before everything was done.
 fn was_early(ledger: &Ledger<'_>, end: usize) -> bool {
     ledger.plan.trigger.is_some_and(|trigger| {
         ledger.fired.load(SeqCst) && (trigger.end == end || trigger.action == Action::CloseBoth)
     })
 }
 
-/// One end of one stream.
+/// Judges one end of one stream.
 fn end(ledger: &Ledger<'_>, index: usize, end: usize, outcome: &mut Outcome) {
     let entry = &ledger.ends[index][end];
     if !entry.exists.load(SeqCst) {
         return;
     }
-    until(|| entry.notifiers.called.load(SeqCst) > 0); // it may be called on a thread of its own
+    until(|| entry.notifiers.called.load(SeqCst) > 0); // It may be called on a thread of its own.
     outcome.notified.push(Arc::clone(&entry.notifiers));
     let closed = entry.closed.lock().unwrap().take().expect("it exists");
     assert!(closed.recv().is_err());
@@ -235,15 +236,15 @@ impl Tally {
         self.recent.append(&mut outcome.notified);
     }
 
-    /// All threads are gone: nothing is called any more.
+    /// Checks the notifiers when all threads are gone, so that no more calls can come.
     pub fn check(&mut self) {
         for notifiers in std::mem::take(&mut self.recent) {
             let count = |counter: &std::sync::atomic::AtomicU32| counter.load(SeqCst);
             let set = count(&notifiers.set);
             let called = count(&notifiers.called);
             let dropped = count(&notifiers.dropped);
-            // Where there was one notifier it was called once. Where others were set, those that
-            // came after the end were called too.
+            // A single notifier was called once. Of several, one was called, and also each that was
+            // set after the end.
             assert!((1..=set).contains(&called), "of {set} close notifiers {called} were called");
             assert_eq!(dropped, set, "a close notifier is left behind");
             self.notified += u64::from(called);

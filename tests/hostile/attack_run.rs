@@ -1,5 +1,5 @@
-//! The attacker's side: starts the victim, attacks it, asks it how it is, and keeps a well-behaved
-//! peer busy beside.
+//! The attacker's side. It starts the victim, attacks it, asks for its state, and keeps a
+//! well-behaved peer busy beside the attack.
 
 use std::collections::HashMap;
 use std::env;
@@ -19,10 +19,10 @@ use super::attacks::{Answers, Attack, Fate, count_frames};
 use super::support::Pattern;
 use super::victim::{ATTACK, MARK};
 
-/// How long a write to the victim may make no progress before it is asked whether it still reads.
+/// Time without progress after which the attacker asks whether the victim still reads.
 const NO_PROGRESS: Duration = Duration::from_millis(50);
 
-/// What the victim says of itself: see `victim.rs` for the words.
+/// The victim's report of its own state. See `victim.rs` for the words.
 #[derive(Debug)]
 pub struct Report {
     numbers: HashMap<String, u64>,
@@ -48,7 +48,7 @@ impl Report {
     }
 }
 
-/// The attacked process. It doesn't outlive its test.
+/// The attacked process. It ends with its test.
 pub struct Victim {
     child: Child,
     input: Option<ChildStdin>,
@@ -97,7 +97,7 @@ impl Victim {
         self.answer()
     }
 
-    /// Peaks are measured from here on.
+    /// Starts the measurement of peaks.
     pub fn begin(&mut self) {
         self.ask("begin");
     }
@@ -106,7 +106,7 @@ impl Victim {
         Report::parse(&self.ask("report"))
     }
 
-    /// Its end: by itself, and a good one.
+    /// Asserts that the process ends by itself, with success.
     pub fn end(mut self) {
         let _ = self.input.take();
         let mut rest = String::new();
@@ -117,26 +117,26 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it has ended already, if all went well
+        let _ = self.child.kill(); // It has ended already, if all went well.
         let _ = self.child.wait();
     }
 }
 
-/// A connection to the bad door.
+/// A connection to the bad door: the port for attackers.
 pub struct Foe {
     tcp: TcpStream,
     /// Bytes that were sent.
     pub sent: u64,
-    /// FINs that came back, and whether one of them was [`KNOCK`]'s.
+    /// Number of FINs that came back, and whether one of them belongs to [`KNOCK`].
     fins: Arc<AtomicU64>,
     heard: Arc<AtomicBool>,
     reading: Option<JoinHandle<()>>,
 }
 
-/// The stream with which an attacker asks whether the session still answers.
+/// Id of the stream with which an attacker asks whether the session still answers.
 const KNOCK: u32 = 0x7fff_fff1;
 
-/// How sending went.
+/// The result of sending.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sent {
     All,
@@ -165,7 +165,7 @@ impl Foe {
                         fins.fetch_add(1, SeqCst);
                         heard.fetch_or(header.stream_id == KNOCK, SeqCst);
                     }
-                    // an error comes again
+                    // An error will come again at the next read.
                     let _ = io::copy(&mut tcp.by_ref().take(header.length.into()), &mut io::sink());
                 }
             })
@@ -173,15 +173,15 @@ impl Foe {
         Self { tcp, sent: 0, fins, heard, reading }
     }
 
-    /// Opens a stream that can't but be refused, for its name, and waits for its FIN.
+    /// Opens a stream that the session must refuse because of its name, and waits for its FIN.
     pub fn knock(&mut self, version: u8) {
         let knock = Frame::new(version, Syn, KNOCK, [b'?'; 65_535]).unwrap().encode();
         assert_eq!(self.send(&knock, || false), Sent::All);
         super::support::until(|| self.heard.load(SeqCst));
     }
 
-    /// Sends `bytes`, as far as the victim takes them. `stuck` is asked whether to give up when it
-    /// doesn't.
+    /// Sends `bytes`, as far as the victim takes them. While the victim takes nothing, `stuck`
+    /// decides whether to give up.
     pub fn send(&mut self, mut bytes: &[u8], mut stuck: impl FnMut() -> bool) -> Sent {
         while !bytes.is_empty() {
             match self.tcp.write(bytes) {
@@ -215,12 +215,13 @@ impl Foe {
 
     /// Ends the connection.
     pub fn leave(mut self) {
-        let _ = self.tcp.shutdown(Shutdown::Both); // the victim may have done it
+        let _ = self.tcp.shutdown(Shutdown::Both); // The victim may have ended it already.
         self.wait_end();
     }
 }
 
-/// A well-behaved peer at the good door: transfers of `len` bytes, one after the other.
+/// A well-behaved peer at the good door: the port for its sessions. It makes transfers of `len`
+/// bytes, one after the other.
 pub struct Friend {
     stop: Arc<AtomicBool>,
     pub done: Arc<AtomicU64>,
@@ -251,7 +252,7 @@ impl Friend {
         Self { stop, done, thread }
     }
 
-    /// Lets the transfer that is under way go to its end.
+    /// Lets the current transfer finish, and stops. Returns the number of transfers.
     pub fn stop(self) -> u64 {
         self.stop.store(true, SeqCst);
         self.thread.join().unwrap();
@@ -259,36 +260,37 @@ impl Friend {
     }
 }
 
-/// Waits until what the victim sends doesn't get any further.
+/// Waits until the victim can send no more.
 fn wait_full(victim: &mut Victim) {
     let mut before = 0;
     let mut same = 0;
     while same < 3 {
-        thread::sleep(Duration::from_millis(20)); // that nothing happens has no event
+        thread::sleep(Duration::from_millis(20)); // There is no event for the lack of progress.
         let sent = victim.report().get("sent");
         same = if sent == before && sent > 0 { same + 1 } else { 0 };
         before = sent;
     }
 }
 
-/// What an attack came to.
+/// The results of an attack.
 pub struct Outcome {
     pub report: Report,
-    /// The same when the attacked session was over.
+    /// The report when the attacked session was over.
     pub over: Report,
-    /// Bytes that the attacker sent, and how that ended.
+    /// The bytes that the attacker sent, and how sending ended.
     pub sent: u64,
     pub ending: Sent,
     /// Transfers that the well-behaved peer completed.
     pub friend: u64,
 }
 
-/// One attack, as fast as it goes, beside a well-behaved peer.
+/// Runs one attack at full speed, beside a well-behaved peer.
 pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     let pieces = if full { attack.pieces.1 } else { attack.pieces.0 };
     let mut victim = Victim::start(attack, version);
     let friend = Friend::start(&victim, 256 * 1024);
-    // what serving it costs isn't the attack's
+    // The first transfer comes before the measurement, so that its cost isn't taken for the
+    // attack's.
     super::support::until(|| friend.done.load(SeqCst) > 0);
     victim.begin();
     let mut sent = 0;
@@ -321,7 +323,8 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
                 break;
             }
             if let Some(syns) = attack.paced {
-                // Faster than it is answered, by as many as fit below the limit on refusals.
+                // The attacker sends faster than the victim answers. The surplus stays below the
+                // limit on refusals.
                 let asked = u64::from(n + 1) * syns;
                 super::support::until(|| foe.fins.load(SeqCst) + UNANSWERED > asked);
             }
@@ -333,7 +336,7 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
         }
         sent = foe.sent;
         let before = friend.done.load(SeqCst);
-        // Still attacked, in whatever state: the others go on.
+        // The attack still goes on, in whatever state. The other sessions must work.
         super::support::until(|| friend.done.load(SeqCst) >= before + 2);
         let report = victim.report();
         let answers =
@@ -343,7 +346,7 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
         }
         foe.leave();
         if attack.fate != Fate::Waits {
-            // a reader that waits for its application doesn't see the end
+            // A reader that waits for its application doesn't see the end.
             super::support::until(|| victim.report().get("alive") == 0);
         }
         let over = victim.report();
@@ -361,11 +364,11 @@ pub fn attack(attack: &Attack, version: u8, full: bool) -> Outcome {
     Outcome { report, over, sent, ending, friend }
 }
 
-/// How many streams a paced attacker has open that it has had no answer to: half of the refusals
-/// that may wait, and what the backlog holds.
+/// Upper limit of the streams that a paced attacker leaves unanswered: half of the refusals that
+/// may wait, and a full backlog.
 const UNANSWERED: u64 = 32_768 + 1024;
 
-/// Waits until the victim has dealt with `frames` frames, or has ended the session.
+/// Waits until the victim has handled `frames` frames, or has ended the session.
 fn wait_dealt_with(victim: &mut Victim, frames: u64) {
     super::support::until(|| {
         let report = victim.report();
@@ -373,24 +376,25 @@ fn wait_dealt_with(victim: &mut Victim, frames: u64) {
     });
 }
 
-/// Bytes to be sent at a pace: made beforehand, so that making them isn't measured.
+/// Bytes that are sent at a pace. They are made beforehand, so that the measurement doesn't include
+/// making them.
 pub struct Traffic<'a> {
-    /// Which door they go to, and what is sent first.
+    /// The port to connect to.
     pub door: SocketAddr,
     pub prelude: Vec<u8>,
     pub answers: Answers,
     pub pieces: &'a [Vec<u8>],
-    /// Each piece by a connection of its own.
+    /// Each piece comes by a connection of its own.
     pub apart: bool,
 }
 
-/// As much as the pace brings in 4 ms, in bytes: what is sent at once.
+/// Returns how many bytes the pace brings in 4 ms. They are sent at once.
 pub fn part(pace: u64) -> usize {
     (pace / 250) as usize
 }
 
-/// What a well-behaved peer gets in `time`, in bytes, while a neighbour sends `traffic` at `pace`
-/// bytes a second; and the processor time of the victim.
+/// Returns how many bytes a well-behaved peer gets in `time` while a neighbour sends `traffic` at
+/// `pace` bytes a second. Also returns the processor time of the victim.
 pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<'_>) -> (u64, u64) {
     let friend = Friend::start(victim, 1 << 20);
     super::support::until(|| friend.done.load(SeqCst) > 2);
@@ -420,15 +424,15 @@ pub fn beside(victim: &mut Victim, time: Duration, pace: u64, traffic: &Traffic<
             }
             foe.leave();
         });
-        thread::sleep(time); // the measured time itself
+        thread::sleep(time); // This is the measured time.
         let report = victim.report();
         friend.stop();
         (report.get("served"), report.get("cpu_millis"))
     })
 }
 
-/// Many connections that send a byte at a time of a frame that is never whole; then nothing more.
-/// What was seen while bytes came, and when the sessions had ended.
+/// Opens many connections that send a frame byte by byte and never finish it, and then send nothing
+/// more. Returns two reports: while bytes came, and when the sessions had ended.
 pub fn slow(attack: &Attack, version: u8, connections: usize, pause: Duration) -> [Report; 2] {
     let mut victim = Victim::start(attack, version);
     let friend = Friend::start(&victim, 256 * 1024);
@@ -447,7 +451,7 @@ pub fn slow(attack: &Attack, version: u8, connections: usize, pause: Duration) -
             foe.send(&(attack.piece)(version, n), || false);
         }
         n += 1;
-        thread::sleep(pause); // the attack itself: it is slow
+        thread::sleep(pause); // The attack is slow on purpose.
     }
     let slow = victim.report();
     foes.iter_mut().for_each(Foe::wait_end);

@@ -1,79 +1,79 @@
-//! The attacks: what each sends, against which settings and which application, and what it may cost
-//! at most.
+//! The attacks. Each has its bytes, the settings and the application that it attacks, and the upper
+//! limit of its cost.
 //!
-//! An attack is a prelude and then pieces of bytes, so that the same attack can be sent as fast as
-//! it goes, or at a pace. What an attack may cost in memory is added up from the settings, see
-//! [`Cost::bound`].
+//! An attack is a prelude and then pieces of bytes. So the same attack can be sent at full speed,
+//! or at a pace. Its upper limit of memory is added up from the settings, see [`Cost::bound`].
 
 use std::time::Duration;
 
 use gmux::Config;
 use gmux::wire::{Command, Frame};
 
-/// What the attacked application does: what suits the attacker.
+/// The behaviour of the attacked application. It is the one that suits the attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum App {
     /// Accepts nothing.
     Ignores,
     /// Accepts streams, and drops them.
     Drops,
-    /// Accepts streams, and keeps them; reads nothing.
+    /// Accepts streams and keeps them, but reads nothing.
     Holds,
-    /// The same, until they fail.
+    /// Accepts streams and keeps them until they fail. Reads nothing.
     HoldsWhatIsGood,
-    /// Reads whatever comes.
+    /// Reads everything that arrives.
     Reads,
-    /// Drops streams; but to one that is called "fill" it writes as much as it can.
+    /// Drops streams, except those with the name "fill". To them it writes as much as it can.
     Fills,
-    /// Reads one stream, but not before the session has stopped reading for want of room; then all
-    /// there is.
+    /// Reads one stream. It begins only when the session has stopped reading for want of room, and
+    /// then reads everything.
     ReadsInBursts,
-    /// Keeps streams, with close notifiers that take as long as the session lives.
+    /// Keeps streams, with close notifiers that run as long as the session lives.
     NotifiesSlowly,
 }
 
-/// What the attacker does with what comes back.
+/// The attacker's treatment of the bytes that come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
-    /// Reads it, and throws it away.
+    /// Reads the bytes and discards them.
     Read,
-    /// Leaves it where it is, until nothing can be sent to it any more.
+    /// Leaves the bytes unread, until nothing more can be sent to the attacker.
     Unread,
 }
 
-/// How the attacked session ends up.
+/// The state of the attacked session after the attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes on: it answers another stream after the attack.
+    /// The session goes on. It answers another stream after the attack.
     Lives,
-    /// Its reader waits for the application, as it should; it lives.
+    /// The session's reader waits for the application, as it should. The session lives.
     Waits,
-    /// It ends, for this reason.
+    /// The session ends, for this reason.
     Ends(&'static str),
-    /// It goes on, or ends for this reason: which of the two depends on who is faster.
+    /// The session goes on, or ends for this reason. The outcome depends on the relative speed of
+    /// both sides.
     MayEnd(&'static str),
 }
 
-/// What an attack may cost in memory, by the settings that limit it.
+/// The memory that an attack may cost, by the settings that limit it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
-    /// It is data that is received and unread: `max_receive_buffer`.
+    /// The attack costs received data that nobody reads: `max_receive_buffer`.
     pub data: bool,
-    /// It is names: half of that.
+    /// The attack costs names: half of `max_receive_buffer`.
     pub names: bool,
-    /// It is streams, at most so many: `max_streams`, `accept_backlog`, or what the attack opens at
-    /// once.
+    /// The attack costs up to this many streams: `max_streams`, `accept_backlog`, or the number
+    /// that the attack has open at once.
     pub streams: usize,
-    /// It is refusals that can't be sent.
+    /// The attack costs refusals that can't be sent.
     pub refusals: bool,
-    /// Threads that it makes the victim start, at most: the application's for its streams, gmux's
-    /// for close notifiers.
+    /// Upper limit of the threads that the attack makes the victim start: the application's for its
+    /// streams, and gmux's for close notifiers.
     pub threads: usize,
-    /// It is sessions, at most so many at once.
+    /// The attack costs up to this many sessions at once.
     pub sessions: usize,
-    /// It is idle buffers, of so many sizes.
+    /// The attack costs idle buffers of this many sizes.
     pub idle_sizes: usize,
-    /// It is what so many streams have accepted from the application, and can't send:
+    /// This many streams have accepted data from the application that they can't send:
     /// `max_send_buffer` each.
     pub unsent: usize,
 }
@@ -81,44 +81,47 @@ pub struct Cost {
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// What a stream without data occupies at most, in bytes: its state, its place in the table (twice,
-/// while that grows), in the backlog, in a lane, and in the application's hands; and the
-/// allocator's overhead.
+/// Upper limit of the memory of a stream without data, in bytes:
+///
+/// - its state
+/// - its place in the table (twice, while the table grows), in the backlog, and in a lane
+/// - its handle in the application
+/// - the allocator's overhead
 const STREAM: usize = 800;
 
-/// What a session occupies at most, in bytes: two threads' stacks as far as they are touched, the
-/// reader's window, what is read ahead.
+/// Upper limit of a session's memory, in bytes: two threads' stacks as far as they are touched, the
+/// reader's buffer, and the bytes read ahead.
 const SESSION: usize = 64 * KIB + WINDOW;
 
-/// What a session's reader holds that isn't charged: its window as a wrong guess made it grow,
-/// seven frames read ahead.
+/// Memory of a session's reader that isn't charged: its buffer after a wrong guess made it grow,
+/// and seven frames read ahead.
 const WINDOW: usize = 8 * 65_543;
 
-/// What the process grows by whatever happens: threads, the allocator's arenas, the measuring.
+/// Growth of the process that no attack causes: threads, the allocator's arenas, the measuring.
 const FIXED: usize = 2 * MIB;
 
-/// How many refusals may wait (the promises say so), and what each occupies while their queue
-/// grows.
+/// Memory of the refusals. The promises set the number that may wait. Each takes up to three times
+/// 4 bytes while its queue grows.
 const REFUSALS: usize = 65_536 * 4 * 3;
 
-/// How many threads of a session call close notifiers at most (the documentation of
-/// `set_close_notifier` says so).
+/// Upper limit of a session's threads that call close notifiers. The documentation of
+/// `set_close_notifier` has it.
 const NOTIFY_THREADS: usize = 8;
 
-/// `max_send_buffer`, as it is by default.
+/// The default of `max_send_buffer`.
 const SEND_BUFFER: usize = 256 * KIB;
 
-/// How much a size of buffers keeps idle at most, and all sizes together.
+/// Upper limit of idle buffers, for one size and for all sizes together.
 const IDLE: usize = 4 * MIB;
 const IDLE_ALL: usize = 64 * MIB;
 
 impl Cost {
-    /// The bound in bytes.
+    /// Returns the upper limit of the memory, in bytes.
     pub fn bound(&self, config: &Settings) -> usize {
         let mut bound = FIXED + self.streams * STREAM + self.sessions.max(1) * SESSION;
         if self.data {
-            // A charge counts the buffer's class and 64 bytes; the chunks' queue may have grown to
-            // twice what is in it.
+            // A charge counts the buffer's class and 64 bytes. The queue of chunks may have grown
+            // to twice its content.
             bound += config.receive_buffer * 3 / 2 + 65_600;
         }
         if self.names {
@@ -128,14 +131,15 @@ impl Cost {
             bound += REFUSALS;
         }
         if self.unsent > 0 {
-            // And the batch that is being written. A frame's buffer is its header's and its data's.
+            // The batch that is being written counts, too. A frame's buffer holds its header and
+            // its data.
             bound += self.unsent * SEND_BUFFER * 9 / 8 + 2 * SEND_BUFFER;
         }
         bound + (self.idle_sizes * IDLE.min(config.receive_buffer)).min(IDLE_ALL)
     }
 }
 
-/// Of the settings, what bounds are made of.
+/// The settings from which the upper limits are computed.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub receive_buffer: usize,
@@ -150,18 +154,18 @@ pub struct Attack {
     pub more: fn(Config) -> Config,
     pub app: App,
     pub answers: Answers,
-    /// How many streams the application has to have accepted before the pieces are sent.
+    /// Number of streams that the application must have accepted before the pieces are sent.
     pub accepted: u64,
-    /// Sent first, all at once.
+    /// The bytes that are sent first, all at once.
     pub prelude: fn(u8) -> Vec<u8>,
-    /// The n-th piece.
+    /// Returns the n-th piece.
     pub piece: fn(u8, u32) -> Vec<u8>,
     /// All pieces are the same.
     pub same: bool,
-    /// How many pieces, small and full.
+    /// Number of pieces in the small and in the full run.
     pub pieces: (u32, u32),
-    /// The attacker waits for answers, so that it can send all: so many streams are asked for in a
-    /// piece.
+    /// The attacker waits for answers, so that it can send all pieces. The number says how many
+    /// streams a piece asks for.
     pub paced: Option<u64>,
     /// Each piece comes by a connection of its own, which the victim has to end.
     pub apart: bool,
@@ -171,7 +175,7 @@ pub struct Attack {
 
 const DEFAULT: Settings = Settings { receive_buffer: 4 * MIB, name_len: 4096 };
 
-/// A small budget: soon used up.
+/// A small budget, which is soon used up.
 const SMALL: Settings = Settings { receive_buffer: MIB, ..DEFAULT };
 
 impl Attack {
@@ -216,7 +220,7 @@ impl Attack {
             .max_receive_buffer(receive_buffer)
             .max_name_len(name_len);
         if !super::full() {
-            // the default costs 5 s an attack
+            // The default would cost 5 s for each attack.
             config = config.accept_stall_timeout(Some(Duration::from_millis(100)));
         }
         (self.more)(config)
@@ -244,18 +248,18 @@ fn upd(id: u32, consumed: u32, window: u32) -> Vec<u8> {
     Frame::update(id, consumed, window).encode()
 }
 
-/// So many frames, made from their number in the whole attack, `per` of them a piece.
+/// Returns `per` frames, the `n`-th piece. `make` gets each frame's number in the whole attack.
 fn frames(n: u32, per: u32, make: impl FnMut(u32) -> Vec<u8>) -> Vec<u8> {
     (n * per..(n + 1) * per).flat_map(make).collect()
 }
 
-/// The id of the i-th stream of a client: from 101, to leave some for the prelude.
+/// Returns the id of a client's i-th stream. It starts at 101, to leave some ids for the prelude.
 fn id(i: u32) -> u32 {
     101 + 2 * i
 }
 
-/// Opens a stream that the application fills, with no end of window: what comes back fills the
-/// sockets, so that nothing else can.
+/// Opens a stream that the application fills, with a window that never ends. The data that comes
+/// back fills the sockets, so that nothing else can be sent to the attacker.
 fn fill(version: u8) -> Vec<u8> {
     fill_one(version, 1)
 }
@@ -268,7 +272,7 @@ fn fill_one(version: u8, id: u32) -> Vec<u8> {
     bytes
 }
 
-/// How many streams of the attacker's the application fills.
+/// Number of the attacker's streams that the application fills.
 const FILLED: u32 = 64;
 
 /// Opens `n` streams.
@@ -276,7 +280,7 @@ fn open(version: u8, n: u32) -> Vec<u8> {
     (0..n).flat_map(|i| frame(version, Command::Syn, id(i), b"")).collect()
 }
 
-/// Noise, the same each time.
+/// Returns noise, the same each time.
 fn noise(seed: u32, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) + 1;
     let mut next = || {
@@ -289,7 +293,7 @@ fn noise(seed: u32, len: usize) -> Vec<u8> {
 }
 
 /// Payload lengths that each need a buffer of another size class: quarter steps from 4096 to 65536,
-/// and the data path's own.
+/// and the data path's own size.
 const SIZES: [u16; 21] = [
     4097, 5121, 6145, 7169, 8193, 10_241, 12_289, 14_337, 16_385, 20_481, 24_577, 28_673, 32_769,
     40_961, 49_153, 57_345, 65_535, 8192, 16_384, 32_768, 4200,
@@ -298,7 +302,7 @@ const SIZES: [u16; 21] = [
 // ---- the attacks --------------------------------------------------------------------------------
 
 pub static ALL: &[Attack] = &[
-    // Data that nobody reads, in the smallest frames: 9 bytes on the wire for each.
+    // Data that nobody reads, in the smallest frames. Each takes 9 bytes on the wire.
     Attack {
         prelude: |version| open(version, 32),
         app: App::Holds,
@@ -312,7 +316,7 @@ pub static ALL: &[Attack] = &[
             (2000, 2000),
         )
     },
-    // The same, to as many streams as there may be: each holds a buffer of its own.
+    // The same, to as many streams as are allowed. Each holds a buffer of its own.
     Attack {
         app: App::Ignores,
         settings: SMALL,
@@ -354,7 +358,7 @@ pub static ALL: &[Attack] = &[
             (100, 1000),
         )
     },
-    // Streams that the application writes to, none of which the attacker reads.
+    // Streams that the application writes to. The attacker reads none of them.
     Attack {
         app: App::Fills,
         answers: Answers::Unread,
@@ -371,7 +375,7 @@ pub static ALL: &[Attack] = &[
             (10, 10),
         )
     },
-    // Streams that everybody accepts: as many as there may be.
+    // Streams that the application accepts, as many as are allowed.
     Attack {
         app: App::Holds,
         more: |config| config.accept_backlog(65_536),
@@ -427,7 +431,7 @@ pub static ALL: &[Attack] = &[
             (20, 1000),
         )
     },
-    // Frames that lead nowhere.
+    // Frames without effect.
     Attack::new(
         "unknown-ids",
         |version, n| frames(n, 1000, |i| frame(version, Command::Psh, id(i), &[1])),
@@ -480,7 +484,7 @@ pub static ALL: &[Attack] = &[
             (50, 2000),
         )
     },
-    // Windows.
+    // Window updates.
     Attack {
         versions: &[2],
         app: App::Fills,
@@ -508,7 +512,7 @@ pub static ALL: &[Attack] = &[
             (50, 2000),
         )
     },
-    // Many streams that fail one by one, and whose ends the application wants to be told of.
+    // Many streams that fail one by one. The application wants a notification of each end.
     Attack {
         versions: &[2],
         app: App::NotifiesSlowly,
@@ -533,7 +537,7 @@ pub static ALL: &[Attack] = &[
             (10, 1000),
         )
     },
-    // Guesses gone wrong: runs of large frames, then what isn't one of them.
+    // Wrong guesses of the reader: runs of large frames, then a frame that breaks the run.
     Attack {
         prelude: |version| open(version, 2),
         app: App::Reads,
@@ -549,7 +553,7 @@ pub static ALL: &[Attack] = &[
             (5, 500),
         )
     },
-    // A buffer of every size, as many as fit, one size after the other.
+    // Buffers of every size, as many as fit, one size after the other.
     Attack {
         versions: &[1],
         prelude: |version| open(version, 1),
@@ -564,7 +568,7 @@ pub static ALL: &[Attack] = &[
             (42, 210),
         )
     },
-    // Not even a peer of ours.
+    // Bytes of another protocol.
     Attack {
         versions: &[1],
         apart: true,
@@ -572,7 +576,7 @@ pub static ALL: &[Attack] = &[
         cost: Cost { sessions: 4, ..COST },
         ..Attack::new("garbage", |_, n| noise(n, 4096), (100, 2000))
     },
-    // The right version and command, the rest noise: it gets further.
+    // The right version and command, and noise in the rest. It gets further.
     Attack {
         apart: true,
         fate: Fate::Ends("Invalid"),
@@ -597,7 +601,8 @@ pub static ALL: &[Attack] = &[
     },
 ];
 
-/// A large frame that takes for ever, on each of many connections: a piece is a byte of each.
+/// A large frame that never ends, on each of many connections. A piece is one byte for each of
+/// them.
 pub static SLOW: Attack = Attack {
     more: |config| config.keepalive_interval(SLOW_KEEPALIVE / 3).keepalive_timeout(SLOW_KEEPALIVE),
     app: App::Holds,
@@ -613,7 +618,7 @@ pub static SLOW: Attack = Attack {
 
 pub const SLOW_CONNECTIONS: usize = 50;
 
-/// How long nothing at all may come.
+/// Keepalive timeout: the time without any bytes after which a session ends.
 const SLOW_KEEPALIVE: Duration = Duration::from_secs(3);
 
 const COST: Cost = Cost {
@@ -635,7 +640,7 @@ fn rapid_reset(version: u8, n: u32) -> Vec<u8> {
     })
 }
 
-/// How many frames there are in `bytes`.
+/// Returns the number of frames in `bytes`.
 pub fn count_frames(bytes: &[u8]) -> u64 {
     let mut at = 0;
     let mut count = 0;

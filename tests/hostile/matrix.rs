@@ -1,9 +1,9 @@
-//! Every command, with every class of length, on every class of stream id, in both versions: each
-//! to a session of its own, which has to do what the table says, and after that answer a
-//! well-behaved stream, or have ended with the right error.
+//! The whole product of commands, classes of length, classes of stream id, and versions. Each frame
+//! goes to a session of its own. The session has to do what the table says. After that it either
+//! answers a well-behaved stream or has ended with the right error.
 //!
-//! `tests/odd_input.rs` has the rows of the protocol's table one by one, with what the application
-//! sees of each. This is the whole product, so that no combination is left to chance.
+//! `tests/odd_input.rs` has the rows of the protocol's table one by one, and shows what the
+//! application sees of each. This test leaves no combination out.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,20 +15,20 @@ use gmux::{Config, Error, Session, Stream};
 use super::support::raw::{Raw, against_server};
 use super::support::{test_for, until};
 
-/// What is known of the id that the frame has.
+/// The class of the frame's stream id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Id {
     Unopened,
     Open,
-    /// The peer has sent FIN, we haven't.
+    /// The peer has sent FIN. We have not.
     HalfClosedByThem,
-    /// We have sent FIN, the peer hasn't.
+    /// We have sent FIN. The peer has not.
     HalfClosedByUs,
-    /// Both have, and it is forgotten.
+    /// Both sides have sent FIN, and the stream is forgotten.
     Closed,
-    /// Of our parity: a stream that we have opened.
+    /// An id of our parity, of a stream that we have opened.
     OursOpen,
-    /// Of our parity, and none.
+    /// An id of our parity that we have not opened.
     OursUnopened,
     Zero,
 }
@@ -64,9 +64,9 @@ impl Id {
 enum Length {
     Zero,
     One,
-    /// An UPD's: for that command with counts that are right, for others 8 bytes.
+    /// 8 bytes. For UPD they are plausible counts.
     Eight,
-    /// For UPD: counts that can't be.
+    /// 8 bytes. For UPD they are impossible counts.
     EightAbsurd,
     MaxFrame,
     Largest,
@@ -88,38 +88,38 @@ impl Length {
     }
 }
 
-/// What has to come of it.
+/// The result that the table requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    /// A stream waits to be accepted.
+    /// A stream is ready to be accepted.
     Opens,
-    /// FIN comes back, and it is counted.
+    /// FIN comes back, and the refusal is counted.
     Refused,
-    /// It is counted as ignored.
+    /// The frame is counted as ignored.
     Ignored,
-    /// Nothing at all.
+    /// Nothing happens.
     Nothing,
     /// The stream's reader finds this many bytes.
     Delivers(usize),
     /// The stream's reader finds its end.
     Ends,
-    /// The stream fails, with FIN to the peer if none was sent; the session goes on.
+    /// The stream fails. The peer gets FIN, unless it was sent before. The session goes on.
     Fails,
     /// The session ends with `InvalidProtocol`, for this reason.
     Fatal(&'static str),
 }
 
-/// The table. First what is wrong with the frame whatever its id is, then by command.
+/// The table. First come the frames that are wrong whatever their id is. The rest is by command.
 fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
     use Expected as E;
     const ROLES: &str =
         "SYN with an id that only this end may open: are both ends clients, or both servers?";
     match (command, length, id) {
-        // Lengths that can't be: known from the header, before the id is looked at.
+        // Impossible lengths. The header shows them before the id is looked at.
         (Command::Fin, Length::Zero, _) | (Command::Nop, Length::Zero, _) => match (command, id) {
             (Command::Nop, _) => E::Nothing,
             (_, Id::Open | Id::HalfClosedByUs | Id::OursOpen) => E::Ends,
-            (_, Id::Closed) => E::Nothing, // it may have crossed with our FIN
+            (_, Id::Closed) => E::Nothing, // The frame may have crossed with our FIN.
             (_, Id::Unopened | Id::HalfClosedByThem | Id::OursUnopened | Id::Zero) => E::Ignored,
         },
         (Command::Fin, _, _) => E::Fatal("FIN has no payload"),
@@ -139,10 +139,10 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
         (Command::Upd, Length::Eight | Length::EightAbsurd, _) => E::Ignored,
         (Command::Upd, _, _) => E::Fatal("UPD has a payload of 8 bytes"),
 
-        // A stream's opening: what the id says comes before what the name's length says.
+        // The opening of a stream. The rules for the id come before those for the name's length.
         (Command::Syn, _, Id::OursOpen | Id::OursUnopened | Id::Zero) => E::Fatal(ROLES),
         (Command::Syn, _, Id::Open | Id::HalfClosedByThem | Id::HalfClosedByUs) => E::Ignored,
-        // max_name_len is 4096
+        // max_name_len is 4096.
         (Command::Syn, Length::MaxFrame | Length::Largest, Id::Unopened | Id::Closed) => E::Refused,
         (Command::Syn, _, Id::Unopened | Id::Closed) => E::Opens,
 
@@ -155,7 +155,7 @@ fn expected(version: u8, command: Command, length: Length, id: Id) -> Expected {
     }
 }
 
-/// A session with a stream in each state; those that live.
+/// A session with a stream in each state, and the handles of the streams that live.
 struct Fixture {
     raw: Raw,
     session: Session,
@@ -170,7 +170,8 @@ impl Fixture {
             raw.syn(id.number(), format!("{id:?}"));
             session.accept().unwrap()
         };
-        // Closed on both sides, and forgotten: handed over is what a later frame follows.
+        // This stream is closed on both sides, and forgotten. It is handed over before a later
+        // frame is.
         raw.syn(Id::Closed.number(), "");
         raw.fin(Id::Closed.number());
         let _ = session.accept().unwrap();
@@ -190,7 +191,7 @@ impl Fixture {
             }
             streams.push(stream);
         }
-        // SYN and FIN, SYN three times, FIN, and this.
+        // The session has received SYN and FIN, SYN three times, FIN, and this NOP.
         raw.nop();
         until(|| session.stats().frames_received == 7);
         Self { raw, session, streams }
@@ -216,7 +217,8 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
             other => panic!("{other:?}"),
         }
         for stream in &fixture.streams {
-            until(|| (&mut &*stream).write(b"x").is_err()); // streams are told one after the other
+            // The streams are told one after the other.
+            until(|| (&mut &*stream).write(b"x").is_err());
         }
         return;
     }
@@ -236,7 +238,7 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
             stream.read_exact(&mut data).unwrap();
             assert!(data == length.payload());
             if version == 2 {
-                fixture.raw.expect(Command::Upd, id.number()); // the first read's
+                fixture.raw.expect(Command::Upd, id.number()); // The update of the first read.
             }
         }
         Expected::Ends => assert_eq!(fixture.stream(id).read(&mut [0; 9]).unwrap(), 0),
@@ -252,7 +254,7 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
         }
         Expected::Ignored | Expected::Nothing | Expected::Fatal(_) => {}
     }
-    // The frame is dealt with when the next one is.
+    // The frame is handled when the next one is.
     fixture.raw.nop();
     until(|| fixture.session.stats().frames_received == before.frames_received + 2);
     let after = fixture.session.stats();
@@ -269,7 +271,7 @@ fn check(version: u8, command: Command, length: Length, id: Id) {
     assert_eq!(after.streams_cut - before.streams_cut, count(expected == Expected::Fails));
     assert_eq!(after.receive_buffered, 0);
     fixture.raw.assert_alive(&fixture.session, 101);
-    // The other streams are none the worse.
+    // The other streams still work.
     for other in fixture
         .streams
         .iter()

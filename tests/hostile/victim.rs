@@ -1,10 +1,12 @@
-//! The attacked process: a server with two doors. Behind one, sessions with the attack's settings
-//! and an application that does what suits the attacker; behind the other, sessions of well-behaved
-//! peers, which are served as if nothing happened. It measures itself.
+//! The attacked process: a server with two ports, the doors. It measures itself.
 //!
-//! It is a process of its own so that memory, threads, processor time and panics are the victim's
-//! alone. Commands come by its standard input, a line each; answers go out as lines that begin with
-//! [`MARK`], since the test harness writes there too.
+//! - Behind the bad door are sessions with the attack's settings. Their application behaves as
+//!   suits the attacker.
+//! - Behind the good door are sessions of well-behaved peers. The server serves them as usual.
+//!
+//! It is a process of its own, so that memory, threads, processor time and panics are the victim's
+//! alone. Commands come by its standard input, one a line. Its answers are lines that begin with
+//! [`MARK`], since the test harness writes to the same output.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,14 +23,14 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::attacks::{self, App};
 
-/// What its answers begin with.
+/// The beginning of each of its answers.
 pub const MARK: &str = "@@ ";
 
-/// The variable with the attack's name and the protocol version.
+/// The variable that holds the attack's name and the protocol version.
 pub const ATTACK: &str = "GMUX_HOSTILE_ATTACK";
 
-/// What is logged: counted, and not kept. `trace` isn't counted: it has a line for each frame, and
-/// says so.
+/// Counts the log lines, and keeps none. `trace` isn't counted. It documents that it has a line for
+/// each frame.
 struct Lines;
 
 static LINES: AtomicU64 = AtomicU64::new(0);
@@ -54,7 +56,7 @@ impl Log for Lines {
     fn flush(&self) {}
 }
 
-/// A number from `/proc/self/status`; those in kB come as bytes.
+/// Returns a number from `/proc/self/status`. A number in kB is returned in bytes.
 fn status(key: &str) -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or(": 0");
@@ -62,7 +64,7 @@ fn status(key: &str) -> u64 {
     if line.ends_with("kB") { number * 1024 } else { number }
 }
 
-/// Processor time that the process has used, in ticks of 10 ms.
+/// Returns the processor time that the process has used, in ticks of 10 ms.
 fn ticks() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<&str> =
@@ -72,7 +74,7 @@ fn ticks() -> u64 {
         .map_or(0, |fields| fields.iter().filter_map(|field| field.parse::<u64>().ok()).sum())
 }
 
-/// What was found when measuring began, and the peaks since.
+/// The values when measuring began, and the peaks since then.
 struct Peaks {
     began: Instant,
     resident: u64,
@@ -85,7 +87,7 @@ struct Peaks {
 
 impl Peaks {
     fn begin() -> Self {
-        // the peak of memory starts at what is in use now
+        // The peak of memory starts at the memory in use now.
         let _ = fs::write("/proc/self/clear_refs", "5");
         Self {
             began: Instant::now(),
@@ -106,7 +108,7 @@ struct Attacked(Mutex<Sessions>);
 #[derive(Default)]
 struct Sessions {
     alive: Vec<Session>,
-    /// What those that are gone have counted, and why they ended.
+    /// Counts of the sessions that are gone, and why they ended.
     gone: HashMap<&'static str, u64>,
     reasons: Vec<String>,
     ended: u64,
@@ -133,8 +135,7 @@ impl Attacked {
         self.0.lock().unwrap().alive.push(session);
     }
 
-    /// Lets go of the sessions that have ended, so that what they leave behind isn't the test's
-    /// doing.
+    /// Lets go of the sessions that have ended. Otherwise the test itself would keep their memory.
     fn sweep(&self) {
         let mut gone = Vec::new();
         let mut sessions = self.0.lock().unwrap();
@@ -199,7 +200,7 @@ impl Attacked {
     }
 }
 
-/// The whole life of the attacked process.
+/// Runs the attacked process, from start to end.
 pub fn main(attack: &str) {
     let _ = log::set_logger(&Lines);
     log::set_max_level(LevelFilter::Debug);
@@ -241,7 +242,7 @@ pub fn main(attack: &str) {
             watched.buffered.fetch_max(sessions.buffered(), SeqCst);
             watched.threads.fetch_max(status("Threads"), SeqCst);
             drop(watched);
-            thread::sleep(Duration::from_millis(5)); // a gauge has no event for its peak
+            thread::sleep(Duration::from_millis(5)); // The gauge has no event for its peak.
         }
     });
     for command in stdin().lock().lines() {
@@ -257,10 +258,11 @@ pub fn main(attack: &str) {
     assert_eq!(PANICS.load(SeqCst), 0, "a thread panicked");
 }
 
-/// What a stream is called whose bytes aren't counted as served.
+/// The name of a stream whose bytes aren't counted as served.
 pub const NEIGHBOUR: &str = "a neighbour";
 
-/// The application behind the good door: reads each stream to its end, and answers with the count.
+/// The application behind the good door. It reads each stream to its end, and answers with the
+/// count.
 fn serve(session: &Session) {
     for stream in session.incoming() {
         let Ok(mut stream) = stream else { return };
@@ -272,7 +274,7 @@ fn serve(session: &Session) {
                 total += n as u64;
                 SERVED.fetch_add(n as u64 * counted, SeqCst);
             }
-            let _ = stream.write_all(&total.to_le_bytes()); // its peer may be gone
+            let _ = stream.write_all(&total.to_le_bytes()); // Its peer may be gone.
         });
     }
 }
@@ -307,8 +309,8 @@ fn apply(app: App, session: Session) {
             let Ok(mut stream) = session.accept() else { return };
             let mut piece = vec![0; 65536];
             loop {
-                // Every read may begin to let the session go on, so all that waits is read before
-                // the next wait for a pause.
+                // Any read may let the session go on. So everything that waits is read before the
+                // next wait for a pause.
                 let pauses = session.stats().receive_pauses;
                 stream.set_nonblocking(true).unwrap();
                 loop {
@@ -319,7 +321,7 @@ fn apply(app: App, session: Session) {
                     }
                 }
                 while session.stats().receive_pauses == pauses && !session.is_closed() {
-                    thread::sleep(Duration::from_millis(1)); // a pause has no event
+                    thread::sleep(Duration::from_millis(1)); // A pause has no event.
                 }
             }
         }
@@ -328,9 +330,10 @@ fn apply(app: App, session: Session) {
             let wait = Arc::new(Mutex::new(wait));
             hold(&session, false, move |stream| {
                 let wait = Arc::clone(&wait);
-                // Its work takes as long as the session lives.
+                // The notifier runs as long as the session lives.
                 stream.set_close_notifier(move |_| {
-                    let _ = wait.lock().unwrap().recv(); // disconnected: it's over
+                    // A disconnected channel means that the session is over.
+                    let _ = wait.lock().unwrap().recv();
                 });
             });
             drop(go);
@@ -338,7 +341,7 @@ fn apply(app: App, session: Session) {
     }
 }
 
-/// Accepts streams, and holds them: for ever, or while they are good.
+/// Accepts streams and keeps them: forever, or until they fail.
 fn hold(session: &Session, sweep: bool, mut accepted: impl FnMut(&Stream)) {
     let mut held: Vec<Stream> = Vec::new();
     let mut swept = Instant::now();

@@ -1,5 +1,5 @@
-//! What is played: a session over a transport that may panic, with its peer, while other sessions
-//! look on.
+//! One run of the script: a session over a transport that may panic, with its peer. Other sessions
+//! of the process must not notice.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,15 +14,15 @@ use gmux::{Config, Error, Session, Stream};
 use super::support::{gmux_threads, until};
 use super::trap::{Kind, LOGGER, Logger, Over, PANICS, Trap, count_panics};
 
-/// What ends the session, if nothing else does before.
+/// The way in which the session ends, unless the panic ends it before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Close,
     /// Its last handle is dropped.
     Drop,
-    /// The timer.
+    /// The timer ends it.
     NoData,
-    /// The peer.
+    /// The peer ends it.
     Lost,
 }
 
@@ -30,15 +30,15 @@ impl Ending {
     pub const ALL: [Self; 4] = [Self::Close, Self::Drop, Self::NoData, Self::Lost];
 }
 
-/// Where the writing panics while a session closes, it waits this long for its peer, which was not
-/// told of the end.
+/// Close timeout. If the write half panics during a close, the peer doesn't learn of the end, and
+/// the session waits this long for it.
 const CLOSE: Duration = Duration::from_millis(100);
 
 fn quiet() -> Config {
     Config::new().keepalive_disabled(true)
 }
 
-/// A session that nothing happens to: its peer counts its pings.
+/// A session that must not notice anything. Its peer counts its pings.
 struct Bystander {
     session: Option<Session>,
     pings: Receiver<()>,
@@ -55,7 +55,7 @@ impl PanicRun {
         Logger::install();
         LOGGER.arm(0, Kind::Text);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        // Dead only after a time that no test takes: that of its peer, which never says anything.
+        // The keepalive timeout is longer than any test, since the peer never sends anything.
         let config = Config::new()
             .keepalive_interval(Duration::from_millis(2))
             .keepalive_timeout(Duration::from_secs(900));
@@ -65,15 +65,15 @@ impl PanicRun {
             move || while theirs.read_exact(&mut [0; 8]).is_ok() && tell.send(()).is_ok() {},
         );
         pings.recv().unwrap();
-        until(|| gmux_threads().len() == 3); // with the timer
+        until(|| gmux_threads().len() == 3); // The third is the timer.
         Self(Bystander { session: Some(session), pings, threads: 3, descriptors: descriptors() })
     }
 
-    /// Plays it once, and sees that all is well afterwards. The so manieth line of the log may
-    /// panic.
+    /// Runs the script once, and asserts that everything works afterwards. The log line with the
+    /// number `line` panics, if there is one.
     pub fn play(&self, trap: &Trap, (line, kind): (usize, Kind), version: u8, ending: Ending) {
-        // More requests and answers than it takes for callers to read in the place of the reader
-        // thread, where they may.
+        // 12 requests and answers are more than it takes before calling threads read inline, where
+        // the transport allows that.
         let talks = if trap.over == Over::Halves && line == 0 { 12 } else { 3 };
         let before = PANICS.load(SeqCst);
         LOGGER.arm(line, kind);
@@ -95,7 +95,7 @@ impl PanicRun {
         assert!(peer.closed().recv().is_err());
         serving.join().unwrap();
         drop(peer);
-        // Keepalive goes on, and so do the time limits of a session that was there before.
+        // Keepalive goes on. The time limits of a session that existed before still work.
         while self.0.pings.try_recv().is_ok() {}
         self.0.pings.recv().unwrap();
         idle.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
@@ -103,20 +103,20 @@ impl PanicRun {
         assert!(matches!(idle.close_reason(), Some(Error::NoData(_))));
         drop(idle);
         drop(_idle_peer);
-        // Nothing is left of the others.
+        // Nothing is left of the other sessions.
         until(|| gmux_threads().len() == self.0.threads);
         until(|| descriptors() == self.0.descriptors);
         let logger = LOGGER.disarm();
         let transport = trap.sprung();
         let ordered = usize::from(logger) + usize::from(transport.is_some());
         let panics = || PANICS.load(SeqCst) - before;
-        until(|| panics() >= ordered); // the line may be one of the session that looks on
+        until(|| panics() >= ordered); // The line may belong to a bystander.
         assert_eq!(panics(), ordered, "{transport:?}: a panic led to others");
         let lines = LOGGER.take_panics();
         assert_eq!(lines.len(), usize::from(transport.is_some()), "{transport:?}: {lines:?}");
     }
 
-    /// The session's part. Each of its steps may fail.
+    /// The session's part of the script. Each step may fail.
     fn act(&self, session: Session, peer: &Session, ending: Ending, talks: usize) {
         let mut notices = Vec::new();
         let mut open = |name: &str| {
@@ -149,7 +149,8 @@ impl PanicRun {
                     let _ = stream.read(&mut [0]);
                 })
             }));
-            // On version 2 its window is used up; on version 1 it is accepted, or sent.
+            // On version 2 this uses up the stream's window. On version 1 the data is accepted or
+            // sent.
             blocked.extend(full.clone().map(|mut stream| {
                 thread::spawn(move || {
                     let _ = stream.write_all(&vec![0; 400_000]);
@@ -180,7 +181,7 @@ impl PanicRun {
         drop(session);
         assert!(closed.recv().is_err());
         until(|| notices.iter().all(|count| count.load(SeqCst) > 0));
-        // Each has the only reference when nobody will call it any more.
+        // A count has a single reference once no notifier can be called any more.
         until(|| notices.iter().all(|count| Arc::strong_count(count) == 1));
         assert!(notices.iter().all(|count| count.load(SeqCst) == 1), "a notifier was called twice");
     }
@@ -192,7 +193,7 @@ impl Drop for PanicRun {
     }
 }
 
-/// The peer's part: answers on one stream, keeps the others.
+/// The peer's part of the script. It answers on one stream and keeps the others.
 fn serve(peer: &Session) {
     let mut kept: Vec<Stream> = Vec::new();
     for stream in peer.incoming() {

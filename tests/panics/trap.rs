@@ -1,4 +1,4 @@
-//! Transports and a logger that panic at a call whose number is given.
+//! Transports and a logger that panic at the call with a given number.
 
 use std::any::Any;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,18 +14,18 @@ use gmux::transport::{Control, Halves, Pair, Shared, Transport};
 use gmux::{Config, Result, Session};
 use log::{LevelFilter, Log, Metadata, Record};
 
-/// What every panic says that can say something.
+/// The text of every injected panic that has a text.
 const TEXT: &str = "as ordered";
 
-/// Panics so far, these and others.
+/// Number of panics so far, injected or not.
 pub static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// What is thrown.
+/// The value that is thrown.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
     Text,
     Formatted,
-    /// Something that panics when it is dropped.
+    /// A value that panics when it is dropped.
     Bomb,
 }
 
@@ -49,7 +49,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Counts panics, and keeps those that were ordered from the terminal.
+/// Installs a hook that counts panics, and doesn't print the injected ones.
 pub fn count_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -66,7 +66,7 @@ fn text(payload: &(dyn Any + Send)) -> Option<&str> {
     text.or(payload.downcast_ref::<String>().map(String::as_str))
 }
 
-/// Calls, and which of them panics; the 0th doesn't.
+/// Counts calls. Call number `at` panics, none if that is 0.
 #[derive(Debug)]
 struct Fuse {
     at: usize,
@@ -114,7 +114,7 @@ pub static LOGGER: Logger = Logger {
 
 impl Logger {
     pub fn install() {
-        let _ = log::set_logger(&LOGGER); // another test of this binary may have done it
+        let _ = log::set_logger(&LOGGER); // Another test of this binary may have installed it.
         log::set_max_level(LevelFilter::Trace);
     }
 
@@ -122,7 +122,7 @@ impl Logger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The n-th line from now on panics.
+    /// Makes the n-th line from now on panic.
     pub fn arm(&self, n: usize, kind: Kind) {
         let mut state = self.lock();
         state.calls = 0;
@@ -131,7 +131,7 @@ impl Logger {
         state.lines.clear();
     }
 
-    /// From now on only lines count that come from the timer's thread, or all again.
+    /// With `true`, only lines of the timer's thread count from now on.
     pub fn only_timers(&self, only: bool) {
         self.lock().timers = only;
     }
@@ -140,14 +140,14 @@ impl Logger {
         self.lock().calls
     }
 
-    /// No more lines panic; returns whether one did.
+    /// Makes no more lines panic. Returns whether one did.
     pub fn disarm(&self) -> bool {
         let mut state = self.lock();
         let at = std::mem::take(&mut state.at);
         at > 0 && state.calls >= at
     }
 
-    /// The lines that tell of a panic; forgets all.
+    /// Returns the lines about panics, and forgets them.
     pub fn take_panics(&self) -> Vec<String> {
         let mut lines = std::mem::take(&mut self.lock().lines);
         lines.retain(|line| line.contains("panicked") || line.contains(TEXT));
@@ -178,16 +178,16 @@ impl Log for Logger {
 
 // ---- transports ---------------------------------------------------------------------------------
 
-/// What kind of transport it is.
+/// The kind of transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Over {
-    /// Halves of our own, which callers may use in the place of the session's threads.
+    /// Separate halves of our own, which allow inline reads and writes.
     Halves,
     Pair,
     Shared,
 }
 
-/// A transport over a socket, one call of which panics.
+/// A transport over a socket. One of its calls panics.
 #[derive(Debug)]
 pub struct Trap {
     pub over: Over,
@@ -207,12 +207,12 @@ impl Trap {
         self.names().len()
     }
 
-    /// The call that panicked, if it came to that.
+    /// Returns the call that panicked, if one did.
     pub fn sprung(&self) -> Option<&'static str> {
         self.fuse.at.checked_sub(1).and_then(|at| self.names().get(at).copied())
     }
 
-    /// A session over it.
+    /// Starts a session over this transport.
     pub fn session(&self, socket: UnixStream, config: Config) -> Result<Session> {
         let fuse = Arc::clone(&self.fuse);
         let clone = || socket.try_clone().unwrap();
@@ -262,7 +262,7 @@ impl Trap {
     }
 }
 
-/// A closure's capture, whose drop is a call.
+/// A value that a closure captures. Its drop counts as a call.
 struct Held {
     fuse: Arc<Fuse>,
     drops: &'static str,
@@ -286,7 +286,7 @@ impl Drop for Held {
     }
 }
 
-/// What reads and writes.
+/// A half that reads or writes.
 struct Part {
     socket: UnixStream,
     fuse: Arc<Fuse>,
@@ -294,7 +294,8 @@ struct Part {
 }
 
 impl Part {
-    /// Counts a call that did something. One that couldn't is made again, nobody knows how often.
+    /// Counts a call that did something. A call that couldn't is repeated an unknown number of
+    /// times, so it isn't counted.
     fn done<T>(&self, name: &'static str, result: io::Result<T>) -> io::Result<T> {
         if !matches!(&result, Err(error) if error.kind() == ErrorKind::WouldBlock) {
             self.fuse.call(name);
@@ -329,7 +330,7 @@ impl Drop for Part {
     }
 }
 
-/// A write half whose drop is the end of writing.
+/// A write half whose drop ends writing.
 struct Ender(Part);
 
 impl Write for Ender {
@@ -348,8 +349,8 @@ impl Drop for Ender {
     }
 }
 
-/// Its own drop is no call: a panic there, at the end of `split`, loses what that returns, in the
-/// compiler's hands.
+/// A transport whose own drop doesn't count as a call. A panic there, at the end of `split`, would
+/// lose the returned halves inside the compiler's code.
 struct Whole {
     socket: UnixStream,
     fuse: Arc<Fuse>,

@@ -1,5 +1,5 @@
-//! The other process: what it does when told so. Commands come by its standard input, a line each;
-//! answers go out as lines that begin with [`MARK`], since the test harness writes there too.
+//! The other process. Commands come by its standard input, one a line. Its answers are lines that
+//! begin with [`MARK`], since the test harness writes to the same output.
 
 use std::env;
 use std::io::{self, BufRead, Read, Write, stdin, stdout};
@@ -15,10 +15,10 @@ use super::support::process_snapshot::{ProcessSnapshot, namesakes};
 use super::support::{Pattern, threads};
 use super::traffic::{self, Moved};
 
-/// What its answers begin with.
+/// The beginning of each of its answers.
 pub const MARK: &str = "@@ ";
 
-/// The variable with its part: [`run`] has them.
+/// The variable that holds the child's part. [`run`] lists the parts.
 pub const PART: &str = "GMUX_PROCESS_PART";
 
 fn say(text: impl std::fmt::Display) {
@@ -31,7 +31,7 @@ fn commands() -> impl Iterator<Item = String> {
     stdin().lock().lines().map(Result::unwrap)
 }
 
-/// The child's body; nothing if this is no child.
+/// Runs the child's part. Does nothing if this process is no child.
 pub fn run() {
     let Ok(part) = env::var(PART) else { return };
     let words: Vec<&str> = part.split(' ').collect();
@@ -45,7 +45,7 @@ pub fn run() {
     }
 }
 
-/// The timeouts of keepalive and close are in milliseconds.
+/// Returns the configuration. The timeouts of keepalive and close are in milliseconds.
 pub fn config(version: &str, keepalive: &str, close: &str) -> Config {
     let timeout = Duration::from_millis(keepalive.parse().unwrap());
     Config::new()
@@ -63,7 +63,7 @@ fn connect(addr: &str) -> Any {
     }
 }
 
-/// What a session is for `role`.
+/// Starts the session for `role`.
 pub fn session(transport: Any, role: &str, config: Config) -> Session {
     match role {
         "client" => Session::client(transport, config).unwrap(),
@@ -71,7 +71,7 @@ pub fn session(transport: Any, role: &str, config: Config) -> Session {
     }
 }
 
-/// Sends without end on a stream that it opens, and, unless told `deaf`, reads what comes on it.
+/// Sends without end on a stream that it opens. Reads the stream's data, unless told `deaf`.
 fn talk(addr: &str, role: &str, config: Config) {
     let all = namesakes();
     let role_only = role.trim_start_matches("deaf-");
@@ -94,7 +94,7 @@ fn talk(addr: &str, role: &str, config: Config) {
                 }
                 "close" => say(outcome(session.close())),
                 "ended" => {
-                    let _ = session.closed().recv(); // it disconnects
+                    let _ = session.closed().recv(); // The channel is disconnected.
                     let write = writing.join().unwrap();
                     let read = reading.join().unwrap();
                     say(format!(
@@ -114,11 +114,11 @@ fn talk(addr: &str, role: &str, config: Config) {
     say(ProcessSnapshot::settled(all).threads);
 }
 
-/// How many streams [`upload`] sends, and how much on each, in bytes.
+/// Number of streams that [`upload`] sends, and the bytes on each.
 pub const UPLOADS: usize = 16;
 pub const UPLOAD: usize = 200 << 10;
 
-/// An ordinary client: writes, finishes, closes, and is gone at once when that says Ok.
+/// An ordinary client. It writes, finishes, closes, and exits as soon as `close` returns Ok.
 fn upload(addr: &str, version: &str) {
     let config = Config::new().version(version.parse().unwrap());
     let session = session(connect(addr), "client", config);
@@ -134,15 +134,15 @@ fn upload(addr: &str, version: &str) {
     });
     let outcome = outcome(session.close());
     say(outcome);
-    std::process::exit(0); // as when `main` returns: no destructor of what lies on other threads
+    std::process::exit(0); // As when `main` returns, values on other threads aren't dropped.
 }
 
 fn outcome(result: Result<(), Error>) -> String {
     result.map_or_else(|error| format!("{error:?}"), |()| "Ok".to_owned())
 }
 
-/// Makes sessions while threads or descriptors are scarce, over connections that it has beforehand,
-/// and says how it went.
+/// Makes sessions while threads or descriptors are scarce, over connections that it has made
+/// before. Reports the results.
 fn crowd(addr: &str) {
     let all = namesakes();
     let mut connections: Vec<TcpStream> =
@@ -163,7 +163,7 @@ fn crowd(addr: &str) {
                 }
                 Err(error) => say(format!("{:?} {error}", error.kind())),
             },
-            // A byte there and back on every session.
+            // Sends a byte there and back on every session.
             "echo" => {
                 for (_, stream) in &mut sessions {
                     stream.write_all(&[7]).unwrap();
@@ -202,7 +202,7 @@ fn crowd(addr: &str) {
     }
 }
 
-/// For those who read a stream by hand.
+/// Echoes a stream's data to its end.
 pub fn echo(mut stream: Stream) -> io::Result<()> {
     let mut byte = [0];
     while stream.read(&mut byte)? == 1 {

@@ -1,4 +1,4 @@
-//! The test's side of a child process: this test's executable, started with a part to play.
+//! The test's side of a child process, which is this test's executable with a part to play.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::child::{MARK, PART};
 
-/// A process of our own. It doesn't outlive its test.
+/// A child process. It ends with its test.
 pub struct Peer {
     child: Child,
     input: Option<ChildStdin>,
@@ -19,15 +19,15 @@ impl Peer {
         Self::with(Command::new(env::current_exe().unwrap()), part)
     }
 
-    /// As another user: the executable is found by the process itself, whose folder the user may
-    /// not enter.
+    /// Starts the child as another user. The user may not enter the executable's folder, so the
+    /// child opens the executable through this process.
     pub fn start_as(user: u32, part: &str) -> Self {
         let mut command = Command::new("/proc/self/exe");
         command.uid(user).gid(user);
         Self::with(command, part)
     }
 
-    /// `program arguments...` runs the executable, which is its last argument.
+    /// Runs `program arguments...`. The executable is the last argument.
     pub fn start_in(program: &[&str], part: &str) -> Self {
         let mut command = Command::new(program[0]);
         command.args(&program[1..]).arg(env::current_exe().unwrap());
@@ -75,25 +75,25 @@ impl Peer {
         self.answer()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// `KILL`, `CONT`.
+    /// Sends a signal by name: `KILL`, `CONT`.
     pub fn signal(&self, name: &str) {
         run("sh", &["-c", &format!("kill -{name} {}", self.id())]).unwrap();
     }
 
-    /// SIGSTOP, until the guard is dropped.
+    /// Sends SIGSTOP. The child continues when the guard is dropped.
     pub fn stop(&self) -> Guard {
         let guard = Guard::new(&format!("kill -CONT {}", self.id()));
         self.signal("STOP");
         guard
     }
 
-    /// Its end: by itself, and a good one.
+    /// Asserts that the child ends by itself, with success.
     pub fn end(mut self) {
         let _ = self.input.take();
         assert!(self.child.wait().unwrap().success(), "the child ended badly");
@@ -102,17 +102,17 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // it has ended already, if all went well
+        let _ = self.child.kill(); // It has ended already, if all went well.
         let _ = self.child.wait();
     }
 }
 
-/// Undoes something when it is dropped, and also when this process ends without that, as under a
-/// watchdog: another process does it.
+/// Undoes a change when it is dropped. Another process does that, so it also happens when this
+/// process is killed, as by a watchdog.
 pub struct Guard(Child);
 
 impl Guard {
-    /// `undo` is a shell's command.
+    /// `undo` is a shell command.
     pub fn new(undo: &str) -> Self {
         let script = format!("cat; {undo}");
         let mut command = Command::new("sh");
@@ -128,26 +128,26 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let _ = self.0.stdin.take();
-        let _ = self.0.wait(); // whether there was something to undo doesn't matter
+        let _ = self.0.wait(); // It doesn't matter whether there was something to undo.
     }
 }
 
-/// Says on the terminal, past the harness, that a test did nothing. The full run is to show all of
-/// it: there that is a failure.
+/// Reports on the terminal, past the harness, that a test did nothing. In the full run that is a
+/// failure.
 pub fn left_out(test: &str, why: &str) {
     let text = format!("LEFT OUT: {test}: {why}");
     assert!(env::var_os("GMUX_FULL").is_none(), "{text}");
-    // Not `eprintln!`: the harness would swallow it, and a test that did nothing would look like
-    // one that passed.
+    // This isn't `eprintln!`, which the harness would swallow. Then the test would look like one
+    // that passed.
     std::io::stderr().write_all(format!("\n{text}\n").as_bytes()).unwrap();
 }
 
-/// Runs a command to its end; what it complained of, if it failed.
+/// Runs a command to its end. The error is the text that the command printed when it failed.
 pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     run_as(None, program, arguments)
 }
 
-/// The same as another user.
+/// Runs a command as another user.
 pub fn run_as(user: Option<u32>, program: &str, arguments: &[&str]) -> Result<(), String> {
     let mut command = Command::new(program);
     if let Some(user) = user {

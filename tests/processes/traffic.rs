@@ -1,4 +1,4 @@
-//! Data without end in both directions, verified, and a look at how far it is.
+//! Endless, verified data in both directions, and a count of its progress.
 
 use std::io::{self, Read, Write};
 use std::sync::LazyLock;
@@ -10,11 +10,11 @@ use gmux::{Session, Stream};
 
 use super::support::{Pattern, until};
 
-/// What is sent repeats after so many bytes.
+/// The sent data repeats after this many bytes.
 const PERIOD: usize = 499_979;
 static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| Pattern::bytes(33, PERIOD));
 
-/// How much has moved, in bytes.
+/// Number of bytes that have moved.
 #[derive(Default)]
 pub struct Moved {
     sent: AtomicU64,
@@ -22,15 +22,15 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// Waits until so much has moved, each way, counted from now.
+    /// Waits until `bytes` more bytes have moved each way, counted from now.
     pub fn wait_for(&self, bytes: u64) {
         let sent = self.sent.load(SeqCst);
         let read = self.read.load(SeqCst);
         until(|| self.sent.load(SeqCst) >= sent + bytes && self.read.load(SeqCst) >= read + bytes);
     }
 
-    /// Waits until nothing is accepted nor written to the transport any more. There is no event for
-    /// that: it is seen to stand still.
+    /// Waits until no more bytes are accepted or written to the transport. There is no event for
+    /// that, so the counts have to stand still for a while.
     pub fn wait_until_stuck(&self, session: &Session) {
         let now =
             || (self.sent.load(SeqCst), session.stats().bytes_sent, session.stats().bytes_received);
@@ -45,7 +45,7 @@ impl Moved {
     }
 }
 
-/// Sends until that fails, and returns how.
+/// Sends until a call fails. Returns its error.
 pub fn send(mut stream: &Stream, moved: &Moved) -> io::Error {
     let mut at = 0;
     loop {
@@ -59,7 +59,7 @@ pub fn send(mut stream: &Stream, moved: &Moved) -> io::Error {
     }
 }
 
-/// Reads and compares until that fails, and returns how. A clean end would be a lie.
+/// Reads and compares until a call fails. Returns its error. A clean end would be wrong.
 pub fn check(mut stream: &Stream, moved: &Moved) -> io::Error {
     let mut at = 0;
     let mut buf = vec![0; 65536];

@@ -1,18 +1,18 @@
-//! Calls that are known to be blocked before the test goes on.
+//! Starts calls, and knows that they are blocked before the test goes on.
 //!
-//! gmux has no way to ask whether a thread waits inside a call, so the system is asked: the thread
-//! says which one it is just before the call, and then has to be seen asleep, without having run in
-//! between, in several looks in a row.
+//! gmux has no way to ask whether a thread waits inside a call, so these functions ask the system.
+//! The thread tells its own id just before the call. After that, several looks in a row have to
+//! find it asleep, and it must not have run between them.
 
 use std::fs;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// So many looks in a row have to find the thread asleep. A lock or a page fault on the way to the
-/// wait is over sooner.
+/// Number of looks in a row that have to find the thread asleep. A lock or a page fault on the way
+/// to the wait is over sooner.
 const LOOKS: u32 = 4;
-/// Between two looks: there is no event for a thread's falling asleep.
+/// Pause between two looks. There is no event for a thread that falls asleep.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A call that runs in a thread of its own.
@@ -30,11 +30,11 @@ pub fn blocked<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> 
     blocked
 }
 
-/// Runs `call` in a thread, which may block or not.
+/// Runs `call` in a thread. The call may block or not.
 pub fn started<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Blocked<T> {
     let (tell, task) = mpsc::channel();
     let thread = thread::spawn(move || {
-        // `/proc/thread-self` leads to `PID/task/TID`, where there is such a thing.
+        // Where `/proc/thread-self` exists, it leads to `PID/task/TID`.
         let link = fs::read_link("/proc/thread-self").ok();
         tell.send(link.map(|link| format!("/proc/{}", link.display()))).unwrap();
         call()
@@ -47,7 +47,7 @@ impl<T> Blocked<T> {
     /// Waits until the thread is asleep inside the call; panics if the call has returned.
     pub fn assert_asleep(&self) {
         let Some(task) = &self.task else {
-            // no /proc, no event: long enough, most likely
+            // Without /proc there is no way to know. This pause is long enough, most likely.
             thread::sleep(Duration::from_millis(200));
             assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
             return;
@@ -64,7 +64,7 @@ impl<T> Blocked<T> {
         assert!(!self.thread.is_finished(), "the call returned; it should have blocked");
     }
 
-    /// Waits for the call to return; the watchdog bounds it.
+    /// Waits for the call to return. The watchdog bounds the wait.
     pub fn join(self) -> T {
         match self.thread.join() {
             Ok(value) => value,
@@ -77,8 +77,8 @@ impl<T> Blocked<T> {
     }
 }
 
-/// How often the thread of this folder has gone to sleep by itself, if it sleeps now: the same in
-/// two looks means that it slept all the time.
+/// Returns how often the thread of this folder has gone to sleep by itself, if it sleeps now. The
+/// same number in two looks means that the thread slept all the time between them.
 pub fn sleeps(task: &str) -> Option<String> {
     let status = fs::read_to_string(format!("{task}/status")).ok()?;
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);

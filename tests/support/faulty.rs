@@ -1,10 +1,12 @@
-//! Transports that go wrong as a seed says, over pipes in memory, over pairs, behind `Shared`, over
+//! Transports that fail as a seed says: over pipes in memory, over pairs, behind `Shared`, and over
 //! real sockets.
 //!
-//! [`Reads`] and [`Writes`] decide what becomes of each call; they sit between a session and a
-//! sound connection, so that every kind of transport can have every fault. What they do to calls
-//! that a session has to try again (odd sizes, `Interrupted`, `WouldBlock`, `TimedOut`, a short
-//! stall) is *soft*; a *hard* fault comes once, at a place in the stream of frames, and stays.
+//! [`Reads`] and [`Writes`] decide the result of each call. They sit between a session and a sound
+//! connection, so that every kind of transport can have every fault. There are two kinds of fault:
+//!
+//! - A *soft* fault makes the session try the call again: an odd size, `Interrupted`, `WouldBlock`,
+//!   `TimedOut`, or a short stall.
+//! - A *hard* fault comes once, at a place in the stream of frames, and stays.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -20,10 +22,10 @@ use gmux::transport::{Control, Halves, Pair, Shared, Transport};
 use super::links::Any;
 use super::tcp;
 
-/// What every injected error and panic says.
+/// The text of every injected error and panic.
 pub const INJECTED: &str = "injected fault";
 
-/// splitmix64.
+/// A random generator (splitmix64).
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
@@ -36,7 +38,7 @@ impl Rng {
         super::splitmix64(&mut self.0)
     }
 
-    /// Less than `n`.
+    /// Returns a number less than `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.word() % n.max(1) as u64) as usize
     }
@@ -49,7 +51,7 @@ impl Rng {
         from[self.below(from.len())].clone()
     }
 
-    /// Another generator, which goes its own way.
+    /// Returns another generator, which is independent from here on.
     pub fn fork(&mut self) -> Self {
         Self(self.word())
     }
@@ -57,24 +59,25 @@ impl Rng {
 
 // ---- what goes wrong ----------------------------------------------------------------------------
 
-/// How much a call may move.
+/// The number of bytes that a call may move.
 #[derive(Debug, Clone, Copy)]
 pub enum Cut {
     Whole,
-    /// 1 to so many bytes.
+    /// Between 1 and this many bytes.
     Odd(usize),
     One,
 }
 
-/// What a session has to try again.
+/// Faults after which a session has to try again.
 #[derive(Debug, Clone)]
 pub struct Soft {
     pub cut: Cut,
-    /// Percent of the calls that are `Interrupted`.
+    /// Percentage of calls that fail with `Interrupted`.
     pub interrupted: usize,
-    /// So many calls say `WouldBlock` or `TimedOut`: each costs the session a sleep of 1 ms.
+    /// Percentage of calls that fail with `WouldBlock` or `TimedOut`. Each costs the session a
+    /// sleep of 1 ms.
     pub not_yet: usize,
-    /// So many calls take 1 to 3 ms before they begin.
+    /// Number of calls that will wait 1 to 3 ms before they begin.
     pub stalls: usize,
 }
 
@@ -95,14 +98,15 @@ impl Soft {
         Self { cut, interrupted, not_yet: rng.pick(&[0, 0, 1, 5]), stalls: rng.pick(&[0, 0, 0, 2]) }
     }
 
-    /// What comes before a call; returns how many of `room` bytes it may move.
+    /// Runs before a call. Returns how many of `room` bytes the call may move.
     ///
     /// # Errors
     /// The call is to be tried again.
     fn begin(&mut self, rng: &mut Rng, room: usize) -> io::Result<usize> {
         if self.stalls > 0 && rng.chance(10) {
             self.stalls -= 1;
-            thread::sleep(Duration::from_millis(1 + rng.below(3) as u64)); // the stall is the fault
+            // The stall is the fault.
+            thread::sleep(Duration::from_millis(1 + rng.below(3) as u64));
         }
         if rng.chance(self.interrupted) {
             return Err(ErrorKind::Interrupted.into());
@@ -119,27 +123,27 @@ impl Soft {
     }
 }
 
-/// Where in the stream of frames a fault comes.
+/// The place in the stream of frames where a fault comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// Anywhere.
     Any,
     /// After 1 to 7 bytes of a header.
     Header,
-    /// After a header that promises a payload, before all of that.
+    /// After a header that announces a payload, and before the end of that payload.
     Payload,
     /// Between two frames.
     Boundary,
 }
 
-/// A fault that comes at the first such place after so many bytes.
+/// A fault at the first such place after a number of bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     pub bytes: usize,
     pub place: Place,
 }
 
-/// Follows the frames to where a fault comes.
+/// Follows the frames, to find the place of a fault.
 #[derive(Debug, Clone, Copy)]
 struct Fuse {
     at: Option<At>,
@@ -166,7 +170,7 @@ impl Fuse {
             }
     }
 
-    /// Goes over `bytes`, up to the fault; returns how many pass.
+    /// Goes over `bytes`, up to the fault. Returns how many bytes pass.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         if self.at.is_none() {
             return bytes.len();
@@ -194,7 +198,7 @@ impl Fuse {
 
 #[derive(Debug, Clone, Copy)]
 pub enum ReadFault {
-    /// The input ends: `Ok(0)`.
+    /// The input ends. A read returns `Ok(0)`.
     Eof,
     Error(ErrorKind),
     Panic,
@@ -203,10 +207,10 @@ pub enum ReadFault {
 #[derive(Debug, Clone, Copy)]
 pub enum WriteFault {
     Error(ErrorKind),
-    /// `Ok(0)`, for ever.
+    /// Every write returns `Ok(0)` from now on.
     Zero,
     Panic,
-    /// Takes everything and sends nothing: a dead link.
+    /// Writes take everything and send nothing, as on a dead link.
     Swallow,
 }
 
@@ -227,28 +231,28 @@ impl CallFault {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbortFault {
-    /// Panics before it has done anything.
+    /// Panics before the call has done anything.
     Before,
-    /// Panics when it has done its work.
+    /// Panics when the call has done its work.
     After,
 }
 
-/// What goes wrong at one end.
+/// The faults of one end.
 #[derive(Debug, Clone)]
 pub struct Faults {
     pub read_soft: Soft,
     pub write_soft: Soft,
     pub read: Option<(At, ReadFault)>,
     pub write: Option<(At, WriteFault)>,
-    /// The how manieth flush, from 1.
+    /// Number of the flush that fails, from 1.
     pub flush: Option<(usize, CallFault)>,
-    /// The how manieth setting of a bound on reads, from 1.
+    /// Number of the call that sets a bound on reads and fails, from 1.
     pub bound: Option<(usize, CallFault)>,
     pub finish: Option<CallFault>,
     pub abort: Option<AbortFault>,
-    /// Asking for the peer's address panics, which is while the session is made.
+    /// The call for the peer's address panics. The session makes that call while it starts.
     pub address: bool,
-    /// Dropping the read half, or the write half, panics.
+    /// The drop of the read half, or of the write half, panics.
     pub drops: [bool; 2],
 }
 
@@ -282,7 +286,7 @@ impl Faults {
 
 // ---- calls --------------------------------------------------------------------------------------
 
-/// Reads and writes that threads of the application made, in the place of a session's own.
+/// Inline reads and inline writes: those that threads of the application made.
 pub static CALLERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 fn count_caller(which: usize) {
@@ -291,16 +295,16 @@ fn count_caller(which: usize) {
     }
 }
 
-/// Held by every part of a transport: when all are gone, the receiver hears of it.
+/// Every part of a transport holds one. When all are gone, the receiver is disconnected.
 type Held = Sender<()>;
 
-/// What becomes of reads.
+/// Decides the results of reads.
 struct Reads {
     rng: Rng,
     soft: Soft,
     fuse: Fuse,
     fault: Option<ReadFault>,
-    /// Fires on drop.
+    /// Panics on drop, if armed.
     bomb: Bomb,
     bytes: Vec<u8>,
 }
@@ -333,8 +337,8 @@ impl Reads {
         let size = self.soft.begin(&mut self.rng, room)?;
         self.bytes.resize(size, 0);
         let n = inner.read(&mut self.bytes)?;
-        // What lies behind the fault is lost. The fault isn't due before the first byte, so this
-        // isn't 0 unless `n` is.
+        // The bytes behind the fault are lost. The fault isn't due before the first byte, so this
+        // is 0 only if `n` is.
         let passed = self.fuse.pass(&self.bytes[..n]);
         let mut rest = &self.bytes[..passed];
         for buf in bufs {
@@ -347,7 +351,7 @@ impl Reads {
     }
 }
 
-/// What becomes of writes and flushes.
+/// Decides the results of writes and flushes.
 struct Writes {
     rng: Rng,
     soft: Soft,
@@ -527,7 +531,7 @@ impl<T: Transport> Transport for Faulty<T> {
     }
 }
 
-/// Both directions in one object with faults, for `Shared`.
+/// Both directions of a connection with faults in one object, for `Shared`.
 struct FaultyDuplex<R, W> {
     reader: FaultyReader<R>,
     writer: FaultyWriter<W>,
@@ -559,9 +563,9 @@ impl<R, W: Write> Write for FaultyDuplex<R, W> {
 
 // ---- pipes in memory ----------------------------------------------------------------------------
 
-/// One direction of a connection in memory, of limited size.
+/// One direction of a connection in memory, with limited capacity.
 struct Pipe {
-    /// Guards all of it; `changed` tells both ends of every change.
+    /// Guards the pipe's whole state. `changed` tells both ends of every change.
     state: Mutex<PipeState>,
     changed: Condvar,
     capacity: usize,
@@ -570,15 +574,15 @@ struct Pipe {
 #[derive(Default)]
 struct PipeState {
     bytes: VecDeque<u8>,
-    /// The writing end is gone: an end of file, or a reset.
+    /// How the writing end is gone: with an end of file, or with a reset.
     end: Option<End>,
-    /// The reading end is gone, or its owner has aborted.
+    /// Set once the reading end is gone, or its owner has aborted.
     reader_gone: bool,
     writer_aborted: bool,
 }
 
 impl PipeState {
-    /// The first end stays.
+    /// Ends the writing side. Only the first call counts.
     fn ends(&mut self, end: End) {
         self.end.get_or_insert(end);
     }
@@ -604,10 +608,10 @@ impl Pipe {
         self.changed.notify_all();
     }
 
-    /// Waits until `ready`, for at most `bound`.
+    /// Waits until `ready` returns true, for at most `bound`.
     ///
     /// # Errors
-    /// `WouldBlock` if that didn't come.
+    /// `WouldBlock` if the bound passes first.
     fn wait(
         &self,
         bound: Option<Duration>,
@@ -624,7 +628,7 @@ impl Pipe {
     }
 }
 
-/// How long a read may take, in nanoseconds; 0: as long as it likes.
+/// Time limit of a read, in nanoseconds. 0 means no limit.
 type ReadBound = Arc<AtomicU64>;
 
 struct PipeReader(Arc<Pipe>, ReadBound);
@@ -643,7 +647,7 @@ impl Read for PipeReader {
             return Err(ErrorKind::ConnectionReset.into());
         }
         let n = state.bytes.read(buf)?;
-        // `read` stops at the end of the deque's first slice.
+        // `read` stops at the end of the deque's first slice, so the second slice is read as well.
         let n = n + state.bytes.read(&mut buf[n..])?;
         drop(state);
         self.0.changed.notify_all();
@@ -694,7 +698,8 @@ impl Drop for PipeWriter {
 struct PipeControl {
     input: Arc<Pipe>,
     output: Arc<Pipe>,
-    /// Whether an abort resets the connection, so that what the peer hasn't read yet is lost.
+    /// Whether an abort resets the connection. A reset loses the bytes that the peer hasn't read
+    /// yet.
     resets: bool,
 }
 
@@ -765,9 +770,9 @@ impl Transport for Memory {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// In memory; reads and writes block.
+    /// In memory. Reads and writes block.
     Memory,
-    /// In memory; writes are bounded, so that callers take the writer's turn.
+    /// In memory. Writes are bounded, so calling threads write inline.
     Bounded,
     /// In memory, as a `Pair` with an abort hook.
     Pair,
@@ -777,10 +782,11 @@ pub enum Kind {
     Tcp,
 }
 
-/// One end of a faulty connection, and what disconnects when a session has let go of all of it.
+/// One end of a faulty connection, and a receiver that is disconnected when a session has let go of
+/// all of it.
 pub type FaultyEnd = (Any, Receiver<()>);
 
-/// Both ends of a connection with faults.
+/// Returns both ends of a connection with faults.
 pub fn connect(
     kind: Kind,
     capacities: [usize; 2],

@@ -1,5 +1,6 @@
-//! A transport that does what the test says: what comes in, when a write may go on, and how both
-//! fail. No kernel buffers are between, so a stuck write is stuck at its first byte.
+//! A peer in memory that sends and receives whole frames, over a transport that the test controls.
+//! The test says which bytes arrive, when a write may go on, and how reads and writes fail. There
+//! are no kernel buffers in between, so a stuck write is stuck at its first byte.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -17,9 +18,9 @@ enum Input {
 
 #[derive(Default)]
 struct Gate {
-    /// Writes wait.
+    /// Writes wait at the gate.
     shut: bool,
-    /// A write waits.
+    /// A write waits at the gate.
     stuck: bool,
     aborted: bool,
     /// Aborting doesn't end a write that waits.
@@ -31,16 +32,16 @@ struct Gate {
 #[derive(Default)]
 struct Shared {
     gate: Mutex<Gate>,
-    /// Writes that wait at the gate, and tests that wait for what the writer does.
+    /// Wakes writes that wait at the gate, and tests that wait for the session's writer.
     changed: Condvar,
 }
 
-/// The test's end of it.
+/// The test's end.
 pub struct FramePeer {
     pub version: u8,
     input: Sender<Input>,
     shared: Arc<Shared>,
-    /// Where the next frame to look at begins.
+    /// Position in `written` of the next frame that `recv` returns.
     seen: usize,
 }
 
@@ -51,7 +52,7 @@ pub struct FramePeerTransport {
     shared: Arc<Shared>,
 }
 
-/// A transport that lets everything through, until it is told otherwise.
+/// Returns a peer and its transport, which lets everything through until the test says otherwise.
 pub fn frame_peer(version: u8) -> (FramePeer, FramePeerTransport) {
     let (tell, input) = unbounded();
     let shared = Arc::new(Shared::default());
@@ -105,7 +106,7 @@ impl FramePeer {
         self.shared.changed.notify_all();
     }
 
-    /// Writes wait from now on, until the gate is opened or the transport aborted.
+    /// Makes writes wait from now on, until `open` is called or the transport is aborted.
     pub fn shut(&self) {
         self.change(|gate| gate.shut = true);
     }
@@ -114,17 +115,17 @@ impl FramePeer {
         self.change(|gate| gate.shut = false);
     }
 
-    /// Aborting doesn't end a write that waits: only the gate does.
+    /// From now on, an abort doesn't end a waiting write. Only `open` does.
     pub fn turn_deaf(&self) {
         self.change(|gate| gate.deaf = true);
     }
 
-    /// Writes fail from now on, also one that waits.
+    /// Makes all writes fail from now on, also a write that waits.
     pub fn fail_write(&self, kind: io::ErrorKind) {
         self.change(|gate| gate.fault = Some(kind));
     }
 
-    /// Waits until the session's writer is stuck at the gate.
+    /// Waits until a write of the session is stuck at the gate.
     pub fn wait_stuck(&self) {
         let mut gate = self.shared.gate.lock();
         while !gate.stuck {
@@ -136,7 +137,7 @@ impl FramePeer {
         self.shared.gate.lock().aborted
     }
 
-    /// The session's next frame that isn't a NOP.
+    /// Returns the session's next frame that isn't a NOP.
     pub fn recv(&mut self) -> Frame {
         let mut gate = self.shared.gate.lock();
         loop {
@@ -151,7 +152,7 @@ impl FramePeer {
         }
     }
 
-    /// So many bytes of data on stream `id`; UPDs are read past.
+    /// Returns the next `len` bytes of data on stream `id`. Skips UPDs.
     pub fn expect_data(&mut self, id: u32, len: usize) -> Vec<u8> {
         let mut data = Vec::new();
         while data.len() < len {
@@ -167,7 +168,7 @@ impl FramePeer {
     }
 }
 
-/// A test that is over lets the session's threads go.
+/// Lets the session's threads go when the test is over.
 impl Drop for FramePeer {
     fn drop(&mut self) {
         self.change(|gate| (gate.shut, gate.deaf) = (false, false));
@@ -245,7 +246,8 @@ struct FramePeerControl {
 }
 
 impl Control for FramePeerControl {
-    /// A peer that runs this crate ends its side when it has read the end.
+    /// Ends the peer's input, too. A peer that runs this crate ends its side when it has read the
+    /// end.
     fn finish_write(&self) -> io::Result<()> {
         let _ = self.tell.send(Input::End); // the reader may be gone
         Ok(())

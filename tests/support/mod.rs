@@ -1,5 +1,5 @@
-//! What the integration tests share: a watchdog, a check for leaked threads, connections, and data
-//! that can be verified.
+//! The integration tests share this module. It has a watchdog, a check for leaked threads,
+//! connections, and data that a receiver can verify.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod blocked;
@@ -26,19 +26,20 @@ use std::time::{Duration, Instant};
 
 use gmux::{Config, Error, Session};
 
-/// A test that takes longer hangs.
+/// Watchdog limit. A test that takes longer is taken for a hang.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 
-/// Tests of this binary that are running.
+/// Number of tests of this binary that are running.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs a test under a watchdog: a hang ends the whole process with the test's name. When the last
-/// test that runs at the moment is over, no thread of gmux's may be left.
+/// Runs a test under a watchdog. A hang ends the whole process and prints the test's name.
+///
+/// If no other test is running at the end, no thread of gmux may be left.
 pub fn test<R>(name: &str, body: impl FnOnce() -> R) -> R {
     test_for(name, WATCHDOG, body)
 }
 
-/// [`test`] with a watchdog of its own.
+/// Does the same as [`test`], with its own limit for the watchdog.
 pub fn test_for<R>(name: &str, limit: Duration, body: impl FnOnce() -> R) -> R {
     RUNNING.fetch_add(1, SeqCst);
     let (done, watch) = mpsc::channel::<()>();
@@ -68,7 +69,7 @@ pub fn test_for<R>(name: &str, limit: Duration, body: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Names of this process's threads, as far as the system tells.
+/// Returns the names of this process's threads, as far as the system tells them.
 pub fn threads() -> Vec<String> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     tasks
@@ -77,13 +78,13 @@ pub fn threads() -> Vec<String> {
         .collect()
 }
 
-/// gmux's threads among them.
+/// Returns the names of gmux's threads in this process.
 pub fn gmux_threads() -> Vec<String> {
     threads().into_iter().filter(|name| name.starts_with("gmux-")).collect()
 }
 
-/// Waits until gmux's threads are gone, unless another test begins meanwhile. Ended threads need a
-/// moment to leave the process.
+/// Waits until gmux's threads are gone, unless another test begins meanwhile. A thread that has
+/// ended needs a moment to leave the process.
 fn no_threads_left(name: &str) {
     let until = Instant::now() + Duration::from_secs(20);
     while RUNNING.load(SeqCst) == 0 {
@@ -95,37 +96,37 @@ fn no_threads_left(name: &str) {
             Instant::now() < until,
             "after {name:?}, the last test, threads are left: {left:?}"
         );
-        // there is no event for a thread's end that isn't joined
+        // The end of a thread that isn't joined raises no event.
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Waits for something that has no event of its own; the watchdog bounds it.
+/// Waits for a condition that has no event of its own. The watchdog bounds the wait.
 pub fn until(mut done: impl FnMut() -> bool) {
     while !done() {
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Both ends of a TCP connection over loopback.
+/// Returns both ends of a TCP connection over loopback.
 pub fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     (client, listener.accept().unwrap().0)
 }
 
-/// A client's and a server's session over loopback TCP.
+/// Returns a client's and a server's session over loopback TCP.
 pub fn pair(config: Config) -> (Session, Session) {
     pair_of(config.clone(), config)
 }
 
-/// A client's and a server's session, configured separately.
+/// Returns a client's and a server's session, configured separately.
 pub fn pair_of(client: Config, server: Config) -> (Session, Session) {
     let (a, b) = tcp();
     (Session::client(a, client).unwrap(), Session::server(b, server).unwrap())
 }
 
-/// Closes a session whose peer stays, with nothing left to send: that is no success, once the close
+/// Closes a session with an empty send queue whose peer stays. The close fails when the close
 /// timeout has passed.
 pub fn close_beside_a_peer_that_stays(session: &Session) {
     let closed = session.close();
@@ -133,13 +134,13 @@ pub fn close_beside_a_peer_that_stays(session: &Session) {
     assert!(known, "{closed:?}");
 }
 
-/// Both protocol versions, otherwise as default.
+/// Returns the default configuration in both protocol versions.
 pub fn versions() -> [Config; 2] {
     [Config::new(), Config::new().version(2)]
 }
 
 /// Deterministic bytes: splitmix64, eight bytes at a time, little-endian. The Go peer makes the
-/// same.
+/// same bytes.
 pub struct Pattern {
     state: u64,
     word: [u8; 8],
@@ -172,7 +173,7 @@ impl Pattern {
     }
 }
 
-/// The next of splitmix64's random numbers, the same for a seed each time.
+/// Returns the next random number of splitmix64. A seed always gives the same numbers.
 pub fn splitmix64(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,11 +1,14 @@
-//! What a process holds: threads of gmux's, descriptors, memory. For tests that end with "as it was
-//! before".
+//! The threads, descriptors and memory that a process holds. Tests compare two snapshots, to show
+//! that everything is as it was before.
 //!
-//! Memory is counted twice. The system says what is resident, which the allocator rounds up by
-//! megabytes; [`Counting`], where a test binary makes it its global allocator, counts live
-//! allocations exactly. Those whose size is one of the pool's classes are mostly its idle buffers,
-//! whose number may vary, so they are counted apart, in bytes; of all others a session or stream
-//! that is left behind is a dozen.
+//! Memory is counted in two ways:
+//!
+//! - The system says how much is resident. The allocator rounds this up by megabytes.
+//! - [`Counting`] counts live allocations exactly, if a test binary makes it its global allocator.
+//!
+//! Allocations whose size is one of the pool's classes are mostly idle buffers. Their number may
+//! vary, so [`Counting`] counts their bytes apart. A session or stream that is left behind is about
+//! a dozen allocations of other sizes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt;
@@ -14,14 +17,17 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use super::{gmux_threads, threads, until};
 
-/// Counts what is live; everything is the system's allocator's.
+/// Counts live allocations, and passes every call on to the system's allocator.
 pub struct Counting;
 
 static OTHERS: AtomicI64 = AtomicI64::new(0);
 static POOLED: AtomicI64 = AtomicI64::new(0);
 
-/// Whether a pool's buffer may be that large: from 16 bytes on (a header, and the few bytes of a
-/// frame that was cut) powers of two, quarter steps from 4096 on, a header and a payload.
+/// Whether a buffer of the pool may have this size:
+///
+/// - a power of two from 16 on: a header, and the few bytes of a frame that was cut
+/// - a quarter step between powers of two, from 4096 on
+/// - a header and a payload
 fn is_pool_size(size: usize) -> bool {
     let power = size >= 16 && size.is_power_of_two();
     let quarter = size >= 4096 && size.is_multiple_of(1 << (size.ilog2() - 2));
@@ -37,7 +43,7 @@ fn count(size: usize, sign: i64) {
     }
 }
 
-// SAFETY: everything is passed on to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 1);
@@ -61,7 +67,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What there is at one moment.
+/// The resources of the process at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessSnapshot {
     /// Threads whose name begins with `gmux-`.
@@ -70,9 +76,10 @@ pub struct ProcessSnapshot {
     pub descriptors: usize,
     /// Resident memory, in bytes.
     pub resident: i64,
-    /// Live allocations of sizes that the pool has no class for. Zero without [`Counting`].
+    /// Number of live allocations of sizes that are no class of the pool. Zero without
+    /// [`Counting`].
     pub blocks: i64,
-    /// Bytes of live allocations of the others.
+    /// Bytes in live allocations of the pool's sizes. Zero without [`Counting`].
     pub pooled: i64,
 }
 
@@ -80,7 +87,7 @@ impl ProcessSnapshot {
     pub fn now() -> Self {
         Self {
             threads: gmux_threads().len(),
-            // one is the directory's
+            // One descriptor is that of the directory.
             descriptors: fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() - 1),
             resident: resident("self"),
             blocks: OTHERS.load(Relaxed),
@@ -88,16 +95,16 @@ impl ProcessSnapshot {
         }
     }
 
-    /// Waits until gmux's threads are gone, as after the last session's end, and no more than
-    /// `before` threads are called as this one is, as [`namesakes`] said before the first. The
-    /// watchdog bounds it.
+    /// Waits until gmux's threads are gone, as after the last session's end, and until at most
+    /// `before` threads have this thread's name. `before` is what [`namesakes`] returned before the
+    /// first session began. The watchdog bounds the wait.
     pub fn settled(before: usize) -> Self {
         until(|| gmux_threads().is_empty() && namesakes() <= before);
         Self::now()
     }
 
-    /// No thread, no descriptor more than `before`, and memory within the margins: of resident
-    /// bytes, of blocks, of pooled bytes.
+    /// Asserts that there are as many threads and descriptors as in `before`, and that memory has
+    /// grown by no more than `margin`.
     #[track_caller]
     pub fn assert_back_to(&self, before: &Self, margin: Margin) {
         assert_eq!(
@@ -117,15 +124,14 @@ impl ProcessSnapshot {
     }
 }
 
-/// How many threads are called as this one is. A thread that has only just begun is called as the
-/// one that made it, until it gives itself its name; the harness comes and goes with threads of
-/// other names.
+/// Returns how many threads have this thread's name. A new thread has its parent's name until it
+/// sets its own. Threads of the harness come and go under other names.
 pub fn namesakes() -> usize {
     let Ok(name) = fs::read_to_string("/proc/thread-self/comm") else { return 0 };
     threads().iter().filter(|other| *other == name.trim()).count()
 }
 
-/// By how much memory may be more than before.
+/// The allowed growth of memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Margin {
     pub resident: i64,
@@ -148,7 +154,7 @@ impl fmt::Display for ProcessSnapshot {
     }
 }
 
-/// Resident memory of a process (`self`, or a number), in bytes.
+/// Returns the resident memory of a process (`self`, or a process id), in bytes.
 pub fn resident(process: &str) -> i64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = status

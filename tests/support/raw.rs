@@ -1,5 +1,5 @@
-//! A peer that speaks frames by hand, over loopback TCP: what a hostile, odd or merely different
-//! peer would send, and every frame that a session answers with.
+//! A peer that speaks frames by hand, over loopback TCP. It sends frames that a hostile, odd or
+//! merely different peer would send, and it sees every frame that a session answers with.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -13,7 +13,7 @@ pub struct Raw {
     unread: Vec<u8>,
 }
 
-/// How a raw peer's input ended.
+/// The way in which a raw peer's input ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// An end of file between frames.
@@ -23,13 +23,13 @@ pub enum End {
     Error(io::ErrorKind),
 }
 
-/// A session in the server's role, and a raw client (it opens odd ids).
+/// Returns a session in the server's role, and a raw client. The client opens odd ids.
 pub fn against_server(config: Config, version: u8) -> (Raw, Session) {
     let (raw, ours) = super::tcp();
     (Raw::new(raw, version), Session::server(ours, config).unwrap())
 }
 
-/// A session in the client's role, and a raw server (it opens even ids).
+/// Returns a session in the client's role, and a raw server. The server opens even ids.
 pub fn against_client(config: Config, version: u8) -> (Raw, Session) {
     let (ours, raw) = super::tcp();
     (Raw::new(raw, version), Session::client(ours, config).unwrap())
@@ -83,7 +83,7 @@ impl Raw {
 
     // ---- receiving ------------------------------------------------------------------------------
 
-    /// The next frame, NOP or not; or how the input ended.
+    /// Returns the next frame, also a NOP, or how the input ended.
     pub fn next(&mut self) -> Result<Frame, End> {
         loop {
             if let Some((frame, rest)) =
@@ -104,7 +104,7 @@ impl Raw {
         }
     }
 
-    /// The next frame that isn't a NOP.
+    /// Returns the next frame that isn't a NOP.
     pub fn recv(&mut self) -> Frame {
         loop {
             let frame = self.next().unwrap_or_else(|end| {
@@ -116,15 +116,15 @@ impl Raw {
         }
     }
 
-    /// The next frame that isn't a NOP has to be this; returns its payload.
+    /// Asserts that the next frame that isn't a NOP has this command and id. Returns its payload.
     pub fn expect(&mut self, command: Command, id: u32) -> Vec<u8> {
         let frame = self.recv();
         assert_eq!((frame.header.command, frame.header.stream_id), (command, id), "{frame}");
         frame.payload
     }
 
-    /// So many bytes of data have to come on stream `id` next, in however many frames; UPDs among
-    /// them are read past.
+    /// Returns the next `len` bytes of data on stream `id`, in however many frames they come. Skips
+    /// UPDs.
     pub fn expect_data(&mut self, id: u32, len: usize) -> Vec<u8> {
         let mut data = Vec::new();
         while data.len() < len {
@@ -139,7 +139,7 @@ impl Raw {
         data
     }
 
-    /// All frames until the input ends, without NOPs; and how it ended.
+    /// Returns all frames until the input ends, without NOPs, and how the input ended.
     pub fn rest(&mut self) -> (Vec<Frame>, End) {
         let mut frames = Vec::new();
         loop {
@@ -151,14 +151,15 @@ impl Raw {
         }
     }
 
-    /// Reads until the session's end, and ends its own side then, as a peer does.
+    /// Reads until the session's end, then ends its own side, as a peer does.
     pub fn part(&mut self) -> (Vec<Frame>, End) {
         let rest = self.rest();
         self.finish();
         rest
     }
 
-    /// The session still works: a stream that is opened with `id` is accepted and echoes a byte.
+    /// Asserts that the session still works: it accepts a stream that is opened with `id`, and the
+    /// stream echoes a byte.
     pub fn assert_alive(&mut self, session: &Session, id: u32) {
         self.syn(id, "alive?");
         self.psh(id, [42]);

@@ -1,5 +1,5 @@
-//! A relay that delays: what comes in goes out after a fixed time, in order. Only the system's own
-//! buffers bound what is on the way.
+//! A relay that delays. Each byte leaves a fixed time after it came in, in order. Only the system's
+//! own buffers bound the bytes that are under way.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Both ends of a connection that takes `delay` each way. The relay's threads end with it.
+/// Returns both ends of a connection with a delay of `delay` each way. The relay's threads end with
+/// the connection.
 pub fn delayed(delay: Duration) -> (TcpStream, TcpStream) {
     let (client, near) = super::tcp();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -33,7 +34,7 @@ fn one_way(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     });
     thread::spawn(move || {
         for (due, bytes) in receiver {
-            // the delay is what this is for
+            // The delay is the purpose of the relay.
             thread::sleep(due.saturating_duration_since(Instant::now()));
             if to.write_all(&bytes).is_err() {
                 return;

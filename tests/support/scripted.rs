@@ -1,4 +1,5 @@
-//! A transport in memory that a test moves by hand, byte for byte; and ways to see what threads do.
+//! A transport in memory that a test moves by hand, byte for byte. Also functions that wait until a
+//! thread is blocked.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -9,7 +10,7 @@ use gmux::transport::{Control, Halves, Transport};
 use gmux::wire::{Command, Frame};
 use gmux::{Config, Session};
 
-/// What the session's next read finds.
+/// The result of the session's next read.
 #[derive(Debug)]
 enum Input {
     Bytes(VecDeque<u8>),
@@ -18,24 +19,24 @@ enum Input {
     Eof,
 }
 
-/// What happens to a write before any byte of it is taken.
+/// The hook that runs before the transport takes any byte of a write.
 type OnWrite = Box<dyn FnMut() -> io::Result<()> + Send>;
 
 #[derive(Default)]
 pub struct State {
     input: VecDeque<Input>,
-    /// A read returns at most so many bytes, a write takes at most so many.
+    /// The most bytes that one read returns or one write takes.
     piece: Option<usize>,
     /// Bytes that the session has written.
     pub written: Vec<u8>,
-    /// How many more it may write before it blocks.
+    /// How many more bytes the session may write before its writes block.
     allowed: usize,
-    /// Bytes that a blocked write offers.
+    /// Number of bytes in the write that is blocked.
     pub offered: usize,
     pub flushes: usize,
     pub finished: bool,
     pub aborted: bool,
-    /// `abort` doesn't return.
+    /// `abort` doesn't return while this is set.
     hold_abort: bool,
     /// A read waits for input.
     pub reading: bool,
@@ -48,24 +49,24 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The test's end.
+/// The test's end of a scripted transport.
 #[derive(Clone, Default)]
 pub struct Script(Arc<Shared>);
 
 impl Script {
-    /// Nothing to be read, nothing may be written.
+    /// Returns a script with nothing to read. Writes block until `allow` is called.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A server's session over a new script.
+    /// Returns a new script, and a server's session over it.
     pub fn server(config: Config) -> (Self, Session) {
         let script = Self::new();
         let session = Session::server(script.transport(), config).unwrap();
         (script, session)
     }
 
-    /// A client's session over a new script.
+    /// Returns a new script, and a client's session over it.
     pub fn client(config: Config) -> (Self, Session) {
         let script = Self::new();
         let session = Session::client(script.transport(), config).unwrap();
@@ -86,7 +87,7 @@ impl Script {
         result
     }
 
-    /// Waits until the script is in a state that `seen` wants.
+    /// Waits until `seen` returns a result for the script's state.
     pub fn wait<R>(&self, mut seen: impl FnMut(&mut State) -> Option<R>) -> R {
         let mut state = self.lock();
         loop {
@@ -116,24 +117,24 @@ impl Script {
         self.change(|state| state.input.push_back(Input::Eof));
     }
 
-    /// The next read fails.
+    /// Makes the next read fail.
     pub fn fail_read(&self, kind: io::ErrorKind) {
         self.change(|state| state.input.push_back(Input::Fail(kind)));
     }
 
-    /// The next read panics.
+    /// Makes the next read panic.
     pub fn panic_read(&self) {
         self.change(|state| state.input.push_back(Input::Panic));
     }
 
     // ---- from the session -----------------------------------------------------------------------
 
-    /// Reads and writes do at most so many bytes at a time.
+    /// Limits each read and each write to `piece` bytes.
     pub fn piecewise(&self, piece: usize) {
         self.change(|state| state.piece = Some(piece));
     }
 
-    /// Lets the session write so many bytes more.
+    /// Lets the session write `bytes` more bytes.
     pub fn allow(&self, bytes: usize) {
         self.change(|state| state.allowed = state.allowed.saturating_add(bytes));
     }
@@ -142,38 +143,38 @@ impl Script {
         self.allow(usize::MAX);
     }
 
-    /// Is asked before each write, once that is allowed.
+    /// Sets a hook that runs before each write that is allowed.
     pub fn on_write(&self, on_write: impl FnMut() -> io::Result<()> + Send + 'static) {
         self.change(|state| state.on_write = Some(Box::new(on_write)));
     }
 
-    /// From now on `abort` doesn't return, or does again: the end of the session is held where it
-    /// is.
+    /// With `true`, `abort` doesn't return from now on, which holds the session's end where it is.
+    /// `false` lets `abort` return again.
     pub fn hold_abort(&self, hold: bool) {
         self.change(|state| state.hold_abort = hold);
     }
 
-    /// Waits until a write is blocked; returns how many bytes it offers.
+    /// Waits until a write is blocked. Returns how many bytes it offers.
     pub fn blocked(&self) -> usize {
         self.wait(|state| (state.offered > 0).then_some(state.offered))
     }
 
-    /// Waits until the session has read everything, and asks for more.
+    /// Waits until the session has read everything and waits for more.
     pub fn idle(&self) {
         self.wait(|state| (state.reading && state.input.is_empty()).then_some(()));
     }
 
-    /// Waits until the session has read everything, or has ended.
+    /// Waits until the session has read everything and waits for more, or has ended.
     pub fn taken(&self) {
         self.wait(|state| (state.aborted || state.reading && state.input.is_empty()).then_some(()));
     }
 
-    /// The frames that were written so far, without NOPs.
+    /// Returns the frames that were written so far, without NOPs.
     pub fn frames(&self) -> Vec<Frame> {
         frames(&self.lock().written)
     }
 
-    /// Waits until the frames written are as wanted.
+    /// Waits until `wanted` accepts the frames that were written. Returns them.
     pub fn until_frames(&self, wanted: impl Fn(&[Frame]) -> bool) -> Vec<Frame> {
         self.wait(|state| {
             let frames = frames(&state.written);
@@ -182,7 +183,7 @@ impl Script {
     }
 }
 
-/// The whole frames in `bytes`, without NOPs.
+/// Returns the whole frames in `bytes`, without NOPs.
 fn frames(bytes: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     let mut rest = bytes;
@@ -195,14 +196,14 @@ fn frames(bytes: &[u8]) -> Vec<Frame> {
     frames
 }
 
-/// All data of a stream among `frames`.
+/// Returns all data of a stream among `frames`.
 pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
     let of_stream =
         |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
     frames.iter().filter(of_stream).flat_map(|frame| frame.payload.clone()).collect()
 }
 
-/// How many frames of a kind a stream has among `frames`.
+/// Returns how many frames of a kind a stream has among `frames`.
 pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
     frames
         .iter()
@@ -292,7 +293,7 @@ impl Write for ScriptedWriter {
         }
         if let Some(mut on_write) = state.on_write.take() {
             drop(state);
-            let result = on_write(); // may panic: not under the lock
+            let result = on_write(); // It may panic, so not under the lock.
             state = self.0.lock();
             state.on_write = Some(on_write);
             result?;
@@ -312,9 +313,9 @@ impl Write for ScriptedWriter {
     }
 }
 
-/// Waits until the thread with this name sleeps in a system call: blocked, as far as anybody can
-/// tell from outside. Thread names are cut after 15 bytes. Where the system doesn't tell, a while
-/// has to do.
+/// Waits until the thread with this name sleeps in a system call. Seen from outside, such a thread
+/// is blocked. Thread names are cut after 15 bytes. Where the system doesn't show its threads, a
+/// pause has to be enough.
 pub fn asleep(name: &str) {
     asleep_unless(name, || false);
 }
@@ -330,11 +331,11 @@ fn asleep_unless(name: &str, over: impl Fn() -> bool) {
         };
         looks = if sleeps.is_some() && sleeps == before { looks + 1 } else { 0 };
         before = sleeps;
-        looks >= 10 // not just for a moment, on a lock
+        looks >= 10 // A single look may find it asleep on a lock.
     });
 }
 
-/// The thread's folder under `/proc`.
+/// Returns the thread's folder under `/proc`.
 fn task_of(name: &str) -> Option<String> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let paths = tasks.filter_map(|task| task.ok()?.path().to_str().map(str::to_owned));
@@ -353,22 +354,24 @@ pub fn blocked<R: Send + 'static>(
     thread
 }
 
-/// Far away: a wait that reaches it is a hang, for the watchdog to find.
+/// A time limit far away. A wait that reaches it is a hang, which the watchdog finds.
 pub const FAR: Duration = Duration::from_secs(600);
 
-/// The defaults without keepalive: it would end a session that hangs, and the test with it.
+/// Returns the defaults without keepalive, which would end a session that hangs, and the test with
+/// it.
 pub fn quiet() -> Config {
     Config::new().keepalive_disabled(true)
 }
 
-/// [`quiet`], in both protocol versions.
+/// Returns [`quiet`] in both protocol versions.
 pub fn quiet_versions() -> [Config; 2] {
     [quiet(), quiet().version(2)]
 }
 
-/// Waits until the session has dealt with the `frames` frames that the raw peer has sent so far.
-/// (They are counted, and charged, before that: only the count of the next one says that they are
-/// done.)
+/// Waits until the session has handled the `frames` frames that the raw peer has sent so far.
+///
+/// The session counts and charges a frame before it handles it. So this sends one more frame, and
+/// waits until that one is counted.
 pub fn processed(raw: &mut super::raw::Raw, session: &Session, frames: u64) {
     raw.nop();
     super::until(|| session.stats().frames_received > frames);

@@ -1,17 +1,29 @@
-//! The caller's turn at reading. While one stream alone talks, in requests and answers, the thread
-//! that waits for its next message reads the transport itself: otherwise each message would cost
-//! waking it.
+//! Inline reads: a thread that waits for data reads the transport itself.
 //!
-//! The reader thread finds that it is so ([`RequestReplyDetector`]), bounds the transport's reads,
-//! and stands by ([`ReadHandoff`](crate::sync::read_handoff::ReadHandoff)). A call that would have
-//! to wait for data then takes a turn. It gives the reading back when nothing came for it within
-//! the bound or a few reads, when something came for anybody else, when turns are slow, when the
-//! budget is nearly used up or the backlog full, when the session closes or fails; and without its
-//! doing anything, when it doesn't come back in time.
+//! An inline read saves the wake-up of the waiting thread, which is a large part of a short round
+//! trip. It pays while one stream alone exchanges requests and replies. The steps:
 //!
-//! Invariants: a caller's turn never waits but for the transport, within its bound; only the reader
-//! thread ends the input; nothing depends on callers, since the reader thread takes the reading
-//! back by itself.
+//! 1. The reader thread recognises such an exchange ([`RequestReplyDetector`]). It limits the
+//!    transport's reads to [`INLINE_READ_BOUND`], offers the reading to callers, and waits
+//!    ([`ReadHandoff`](crate::sync::read_handoff::ReadHandoff)).
+//! 2. A call of `read` that finds no data does an inline read ([`read_inline`]). Afterwards the
+//!    offer stands for the next call, or is withdrawn.
+//! 3. When the offer is withdrawn, the caller wakes the reader thread, which reads on. If no caller
+//!    reads within the hand-off's timeout, the reader thread withdraws the offer itself.
+//!
+//! A caller withdraws the offer in these cases ([`Reader::read_for`]):
+//!
+//! - a transport read brought nothing within the bound, or [`MAX_TRANSPORT_READS`] reads brought
+//!   nothing for the caller's stream
+//! - a blocked call of another stream was woken, or a stream was opened
+//! - [`MAX_SLOW_READS`] inline reads in a row were slow
+//! - less than [`INLINE_MIN_BUDGET`] of the receive budget is free, or the backlog is full
+//! - the session is closing, or the transport failed
+//!
+//! Invariants:
+//! - An inline read waits for the transport only, and no longer than the bound allows.
+//! - Only the reader thread ends the input.
+//! - Progress never depends on a caller, since the reader thread takes the reading back by itself.
 
 use std::io;
 use std::sync::Arc;
@@ -22,47 +34,63 @@ use super::{Input, READING, Reader, SessionShared, guarded};
 use crate::error::Result;
 use crate::pool::MAX_BUFFER;
 use crate::sync::close::Phase;
+use crate::sync::read_handoff::Offer;
 use crate::sync::stream::SharedStream;
 
-/// How long a caller's read of the transport may take: so long it may be deaf to a deadline that
-/// another thread sets, or to a close. Long enough for a peer that answers at once over a network.
+/// Time limit of a transport read during an inline read. Until it has passed, the caller doesn't
+/// notice a close, nor a deadline that another thread sets. 10 ms suffice for a peer that replies
+/// at once over a network.
 pub(super) const INLINE_READ_BOUND: Duration = Duration::from_millis(10);
 
-/// How many messages of one stream, each to a reader that was waiting and has answered the one
-/// before, make it likely that the next one is waited for, too. Fewer, and a program that begins
-/// with a few questions and answers pays for an offer that leads nowhere, half a millisecond.
+/// Smallest required run: the number of qualifying messages before the reading is handed off. A
+/// message qualifies if its reader was blocked, and had written a reply to the message before. A
+/// hand-off that no caller uses costs 0.5 ms. With a smaller number, a program that begins with a
+/// few requests, and then does something else, would pay for that.
 const MIN_REQUIRED_RUN: u32 = 8;
 
-/// How many such messages it takes at most, when what they led to came to nothing again and again:
-/// the program reads by calls that take no turn, or its peer takes so long that waking a thread
-/// makes no difference. An offer that leads nowhere, half a millisecond, is then about a hundredth
-/// of what so many messages take.
+/// Largest required run, reached after repeated useless hand-offs. They are useless if the program
+/// reads by calls that do no inline read, or if its peer is so slow that a wake-up doesn't matter.
+/// A useless hand-off costs 0.5 ms, about 1 % of the time that 1024 messages take.
 const MAX_REQUIRED_RUN: u32 = 1024;
 
-/// What a turn may take, but for so many in a row, for callers to go on: the reader thread, which
-/// looks whether they do, wakes up twice in that time.
+/// Duration from which on an inline read is slow. The waiting reader thread looks every 0.5 ms
+/// whether callers read, so it wakes up twice in this time. Then an inline read saves nothing.
 const QUICK_READ: Duration = Duration::from_millis(1);
+
+/// Number of slow inline reads in a row after which the offer is withdrawn. A few late replies
+/// don't end the exchange.
 const MAX_SLOW_READS: u32 = 8;
 
-/// So much of the budget has to be free for a caller, in bytes, that it can't run into its end:
-/// what one frame may occupy, and some.
+/// Free receive budget that an inline read requires, in bytes, so that it never waits for budget.
+/// One frame occupies at most one largest buffer. Twice that leaves a margin.
 const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 
-/// How many reads a caller makes in one turn at most, while what comes isn't for it. It doesn't
-/// begin another one after half of [`INLINE_READ_BOUND`], so that a peer whose frames for others
-/// trickle in can't make a turn longer than two of those, also where the system rounds a bound up.
+/// Largest number of transport reads in one inline read, while they bring nothing for the caller's
+/// stream. No further read begins after half of [`INLINE_READ_BOUND`]. So a peer that sends frames
+/// for other streams slowly can't make an inline read longer than twice the bound, even on a system
+/// that rounds the bound up.
 const MAX_TRANSPORT_READS: usize = 4;
 
-/// What tells the reader thread that one stream alone talks.
+/// Whether a hand-off saved wake-ups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Useful,
+    Useless,
+}
+
+/// Recognises that one stream alone exchanges requests and replies.
 pub(super) struct RequestReplyDetector {
+    /// The stream of the run, 0 for none.
     stream: u32,
+    /// The session's count of replies at the last message.
     replies: u32,
+    /// Number of qualifying messages in a row.
     run: u32,
-    /// How long a run has to be.
+    /// Length of a run that leads to a hand-off.
     required_run: u32,
-    /// Callers' turns in a row that weren't [`QUICK_READ`].
+    /// Number of slow inline reads in a row ([`QUICK_READ`]).
     slow: u32,
-    /// Somebody else was told something: a stream was opened.
+    /// Whether a stream was opened since the last message: the exchange isn't alone then.
     pub(super) interrupted: bool,
 }
 
@@ -80,26 +108,34 @@ impl Default for RequestReplyDetector {
 }
 
 impl RequestReplyDetector {
-    /// Offering the reading to callers did, or didn't, lead to anything.
-    pub(super) fn record_outcome(&mut self, good: bool) {
-        self.required_run =
-            if good { MIN_REQUIRED_RUN } else { (self.required_run * 2).min(MAX_REQUIRED_RUN) };
-        if !good {
-            self.slow = 0;
+    /// Adapts the required run to the outcome of a hand-off. A useless one doubles it, up to
+    /// [`MAX_REQUIRED_RUN`]. A useful one resets it.
+    pub(super) fn record_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Useful => self.required_run = MIN_REQUIRED_RUN,
+            Outcome::Useless => {
+                self.required_run = (self.required_run * 2).min(MAX_REQUIRED_RUN);
+                self.slow = 0;
+            }
         }
     }
 
-    /// A caller's turn is over, and the reading stays with callers, or doesn't. A slow turn is no
-    /// success yet.
-    fn inline_read_ended(&mut self, keep_offer: bool) {
-        if !keep_offer || self.slow == 0 {
-            self.record_outcome(keep_offer);
+    /// Records the end of an inline read. A withdrawn offer was useless. A quick read was useful. A
+    /// slow read that keeps the offer is neither.
+    fn inline_read_ended(&mut self, offer: Offer) {
+        match offer {
+            Offer::Withdraw => self.record_outcome(Outcome::Useless),
+            Offer::Keep if self.slow == 0 => self.record_outcome(Outcome::Useful),
+            Offer::Keep => {}
         }
     }
 }
 
-/// Reads the transport on the calling thread, which waits for data on `stream`. Returns whether it
-/// did: if not, the reading is seen to by another thread.
+/// Does an inline read for a call that waits for data on `stream`.
+///
+/// Returns `false` without reading if another thread has the input, or if the reading isn't
+/// offered. Then another thread reads, and the caller has to wait for the stream. Never waits for a
+/// lock.
 pub(in crate::engine) fn read_inline(
     session: &Arc<SessionShared>,
     stream: &Arc<SharedStream>,
@@ -108,33 +144,36 @@ pub(in crate::engine) fn read_inline(
     let handoff = &session.env.read_handoff;
     let Some(input) = slot.as_mut() else { return false };
     let Some(inline_read) = handoff.begin() else { return false };
-    let keep_offer =
+    let offer =
         match guarded(session.number, READING, || Reader { session, input }.read_for(stream)) {
-            Ok(keep_offer) => keep_offer,
+            Ok(offer) => offer,
             Err(error) => {
                 input.failed = Some(error);
-                false
+                Offer::Withdraw
             }
         };
-    input.detector.inline_read_ended(keep_offer);
-    inline_read.end(keep_offer);
+    input.detector.inline_read_ended(offer);
+    inline_read.end(offer);
     drop(slot);
-    if !keep_offer {
+    if offer == Offer::Withdraw {
         handoff.resume();
     }
     true
 }
 
 impl Reader<'_> {
-    /// A caller's turn: reads until there is something for `stream`. Returns whether callers may go
-    /// on.
-    fn read_for(&mut self, stream: &Arc<SharedStream>) -> Result<bool> {
+    /// Reads until `stream` is readable, or until the offer has to be withdrawn. The file's head
+    /// lists the cases.
+    ///
+    /// # Errors
+    /// Returns the error that ends the session. The reader thread has to report it.
+    fn read_for(&mut self, stream: &Arc<SharedStream>) -> Result<Offer> {
         let started = Instant::now();
         for read in 0..=MAX_TRANSPORT_READS {
             loop {
                 let in_order = self.session.lifecycle.is_in(Phase::Open) && self.has_room();
                 if !in_order {
-                    return Ok(false);
+                    return Ok(Offer::Withdraw);
                 }
                 if !self.step()? {
                     break;
@@ -143,13 +182,13 @@ impl Reader<'_> {
             let alone = self.input.wakes.are_only_for(stream);
             self.input.wakes.send();
             if !alone || std::mem::take(&mut self.input.detector.interrupted) {
-                return Ok(false);
+                return Ok(Offer::Withdraw);
             }
             let taken = self.input.now.saturating_duration_since(started);
             if stream.is_readable() {
                 let slow = &mut self.input.detector.slow;
                 *slow = if taken < QUICK_READ { 0 } else { *slow + 1 };
-                return Ok(*slow < MAX_SLOW_READS);
+                return Ok(if *slow < MAX_SLOW_READS { Offer::Keep } else { Offer::Withdraw });
             }
             if read == MAX_TRANSPORT_READS || taken >= INLINE_READ_BOUND / 2 {
                 break;
@@ -166,15 +205,15 @@ impl Reader<'_> {
                         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
                     ) =>
                 {
-                    return Ok(false);
+                    return Ok(Offer::Withdraw);
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(false)
+        Ok(Offer::Withdraw)
     }
 
-    /// Whether the reader wouldn't have to wait for the application, whatever comes next.
+    /// Returns whether the next frame can be handled without waiting for the application.
     fn has_room(&mut self) -> bool {
         if self.input.crowded {
             self.input.crowded = self.session.registry.lock().streams.makes_wait();
@@ -182,8 +221,8 @@ impl Reader<'_> {
         !self.input.crowded && self.session.env.budget.has_room(INLINE_MIN_BUDGET)
     }
 
-    /// Whether the stream that is about to be woken is likely to be read again at once: asked once
-    /// for all that one read brought.
+    /// Returns whether the reading should be handed off to callers. Called once for each transport
+    /// read, before its wake-ups are sent: they show which streams the read was for.
     pub(super) fn should_hand_off(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { detector, wakes, .. } = &mut *self.input;
@@ -200,13 +239,14 @@ impl Reader<'_> {
         detector.replies = replies;
         let hand_off = detector.run >= detector.required_run;
         if hand_off {
-            detector.run = 0; // where the bound can't be set, that isn't tried at each message
+            // If the transport can't limit its reads, that isn't tried again at each message.
+            detector.run = 0;
         }
         hand_off
     }
 
-    /// Bounds the transport's reads, or lets them take as long as they like; returns whether that
-    /// could be done.
+    /// Sets the time limit of the transport's reads, `None` for no limit. Returns whether the
+    /// transport has this limit now.
     pub(super) fn set_read_bound(&mut self, bound: Option<Duration>) -> bool {
         let Input { bound: set, bounded, .. } = &mut *self.input;
         if *bounded == bound {
@@ -231,19 +271,21 @@ mod tests {
         while detector.required_run < MAX_REQUIRED_RUN {
             for slow in 1..=MAX_SLOW_READS {
                 detector.slow = slow;
-                detector.inline_read_ended(slow < MAX_SLOW_READS);
+                let offer = if slow < MAX_SLOW_READS { Offer::Keep } else { Offer::Withdraw };
+                detector.inline_read_ended(offer);
             }
             runs.push(detector.required_run);
         }
         assert_eq!(runs, [16, 32, 64, 128, 256, 512, 1024]);
-        detector.inline_read_ended(true); // none slow since
+        detector.slow = 0;
+        detector.inline_read_ended(Offer::Keep);
         assert_eq!(detector.required_run, MIN_REQUIRED_RUN);
     }
 
     #[test]
-    fn what_led_to_nothing_makes_offers_rarer_to_a_limit() {
+    fn useless_hand_offs_make_offers_rarer_to_a_limit() {
         let mut detector = RequestReplyDetector::default();
-        (0..20).for_each(|_| detector.inline_read_ended(false));
+        (0..20).for_each(|_| detector.inline_read_ended(Offer::Withdraw));
         assert_eq!(detector.required_run, MAX_REQUIRED_RUN);
     }
 }

@@ -1,6 +1,14 @@
-//! Fills the writer's batch: control frames, the express lane, then the bulk lane.
+//! Fills the writer's batch.
 //!
-//! Invariant: frames are made here, when a stream has its turn, and not before.
+//! The order is:
+//! 1. NOP and the FINs of refused streams
+//! 2. the express lane (streams that owe control frames or little data). 1 and 2 together take at
+//!    most half of a batch
+//! 3. the bulk lane, round-robin: a stream that has more data than its allowance goes to the end of
+//!    the queue
+//!
+//! Invariant: a stream makes its frames when it is taken from the queue, not before. So a window
+//! update is never stale, and a FIN never overtakes data.
 
 use std::sync::Arc;
 
@@ -13,11 +21,12 @@ use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
-/// A batch takes so many express turns at most, whatever little they bring.
+/// Number of streams with data or a FIN in the batch at which the express lane has had its share.
+/// This bounds `Writer::sent` where each stream brings only a few bytes.
 const MAX_TRANSMITS: usize = 1024;
 
 impl Writer {
-    /// Fills the batch with what waits.
+    /// Fills the batch from both lanes.
     pub(super) fn fill(&mut self, session: &SessionShared) {
         self.fill_small(session, BATCH_BYTES / 2);
         while !self.batch.is_full()
@@ -28,7 +37,8 @@ impl Writer {
         }
     }
 
-    /// Fills the batch with control frames and the express lane, up to `bytes` and a turn.
+    /// Fills the batch with control frames and from the express lane, until it has `bytes` bytes.
+    /// The last stream may exceed that by its allowance.
     pub(super) fn fill_small(&mut self, session: &SessionShared, bytes: usize) {
         let version = session.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
@@ -51,19 +61,22 @@ impl Writer {
         }
     }
 
-    /// Whether control frames and the express lane have had their share.
+    /// Returns whether control frames and the express lane have had their share of the batch, which
+    /// is `bytes` bytes.
     fn has_small(&self, bytes: usize) -> bool {
         self.batch.len() >= bytes
             || self.batch.segments() >= BATCH_SEGMENTS / 2
             || self.sent.len() >= MAX_TRANSMITS
     }
 
-    /// A frame without a payload.
+    /// Appends a frame without a payload.
     fn push_empty(&mut self, session: &SessionShared, header: Header) {
         trace!(target: "gmux::writer", "session {}: {header}", session.number);
         self.batch.push_small(header, &[]);
     }
 
+    /// Takes up to `allowance` bytes of data from `stream`, with the control frames that it owes,
+    /// and appends them to the batch.
     fn transmit(
         &mut self,
         session: &SessionShared,
@@ -76,7 +89,7 @@ impl Writer {
         let header = |command, length: usize| Header {
             version,
             command,
-            // names and frames are at most 65535 bytes
+            // Names and payloads are at most 65,535 bytes.
             length: u16::try_from(length).unwrap_or(u16::MAX),
             stream_id: id,
         };

@@ -1,21 +1,31 @@
-//! The line of calls that wait to write: first come, first served.
+//! The queue of a stream's blocked writes: first come, first served.
 //!
-//! A call that can't go on at once queues up, and leaves the line when it goes on, or gives up.
-//! While a call is *midway* (it copies outside the lock, or a part of it was accepted and there is
-//! no room for the rest) nobody else is served, so that what one call is told was accepted lies
-//! together. A midway call that waits is at the head.
+//! A write that can't go on at once joins the queue. It leaves the queue when it goes on or gives
+//! up.
 //!
-//! A call for which there is room beside all that the line wants needn't queue up, if it is small:
-//! nobody waits longer for it. Else a line that has formed once would never dissolve, and each
-//! small write would cost a switch of threads.
+//! A write is *in progress* in two cases:
+//! - It copies outside the lock.
+//! - A part of it was accepted, and there is no room for the rest.
 //!
-//! Who is woken: the head alone, since nobody else could go on; for that each of the line has a
-//! condvar of its own. Whoever makes room wakes it, and whoever stops being in its way: a writer
-//! that is done or gives up ([`SharedStream::wake_next_write`]). Endings, FIN and changed limits wake all.
+//! No other write is served meanwhile, so the accepted bytes of one call lie together. A write in
+//! progress that waits is the first of the queue.
 //!
-//! Invariants: a call that isn't in `wait_for_room` isn't in the line; a midway call is one at
-//! most; nothing of a user's runs while the mark is set or a call is in the line, so that no panic
-//! leaves either behind.
+//! A small write may overtake the queue if there is room for its bytes and for all bytes that the
+//! queue wants. No other write waits longer for that. Without this rule, a queue that has formed
+//! once would never dissolve, and each small write would cost a switch of threads.
+//!
+//! # Who is woken
+//! Only the first write of the queue, since no other could go on. For that, each write of the queue
+//! waits on a condvar of its own. The first write is woken by every thread that makes room, and by
+//! a write that stops being in its way because it has finished or given up
+//! ([`SharedStream::wake_next_write`]). Endings, FIN and changed limits wake all writes of the
+//! queue.
+//!
+//! # Invariants
+//! - A call that isn't in `wait_for_room` isn't in the queue.
+//! - At most one write is in progress.
+//! - No code of a user runs while `write_in_progress` is set or a call is in the queue. So a panic
+//!   leaves neither behind.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,38 +35,40 @@ use parking_lot::Condvar;
 use super::{COPY_LOCKED, SharedStream, State};
 use crate::proto::stream::Writable;
 
-/// Those that wait.
+/// The blocked writes of a stream, in the order in which they are served.
 #[derive(Default)]
 pub(super) struct WriteQueue {
     waiting: VecDeque<Waiter>,
-    /// The sum of their `left`.
+    /// The bytes that all of them want to write.
     bytes: u64,
-    /// The newest ticket.
+    /// The number of the write that joined last.
     ticket: u64,
 }
 
 struct Waiter {
     ticket: u64,
-    /// How much it has to write, in bytes.
+    /// Bytes that it has yet to write.
     left: usize,
-    /// Whether it is the midway call.
+    /// Whether it is the write in progress.
     in_progress: bool,
-    /// Where it waits: one of the line at `writable`, so that a writer alone needs no condvar made.
+    /// The condvar on which it waits. `None` stands for the stream's `writable`, which one write of
+    /// the queue uses. So a write that waits alone needs no allocation.
     condvar: Option<Arc<Condvar>>,
 }
 
-/// A call's place in the line.
+/// A call's place in the queue.
 pub(super) struct Place {
     ticket: u64,
     pub(super) condvar: Option<Arc<Condvar>>,
 }
 
-/// A line that is gone keeps memory for so many.
+/// Places whose memory an empty queue keeps, so that a few blocked writes don't allocate again and
+/// again. Four is the least that a `VecDeque` allocates.
 const KEPT_PLACES: usize = 4;
 
 impl State {
-    /// How much a call that isn't in the line, and has `left` bytes to write, may write now;
-    /// `midway`: it is the midway one.
+    /// Returns the room for a call that isn't in the queue and has `left` bytes to write. Returns
+    /// `None` if it has to wait. `in_progress` says whether it is the write in progress.
     #[inline]
     pub(super) fn room_at_once(&self, left: usize, in_progress: bool, max: usize) -> Option<usize> {
         match self.core.writable(max, self.least(left, in_progress, max)) {
@@ -65,32 +77,34 @@ impl State {
         }
     }
 
-    /// The least that such a call takes at once. (Asked each time: a window may become so small
-    /// that all of a small write never fits.)
+    /// Returns the least number of bytes that such a call takes at once. It is computed anew each
+    /// time, because a window may become so small that a whole small write never fits.
     #[inline]
     pub(super) fn least(&self, left: usize, in_progress: bool, max: usize) -> usize {
         if in_progress { 1 } else { self.core.least(left, max) }
     }
 
+    /// Returns whether a call that isn't in the queue may write now.
     #[inline]
     fn may_overtake(&self, left: usize, room: usize) -> bool {
         !self.write_in_progress
             && (self.write_waiters == 0 || self.leaves_room_for_queue(left, room))
     }
 
-    /// Whether there is room for `left` bytes beside all that the line wants.
+    /// Returns whether there is room for `left` bytes and for all bytes that the queue wants.
     fn leaves_room_for_queue(&self, left: usize, room: usize) -> bool {
         let wanted = self.extras.as_ref().map_or(0, |extras| extras.write_queue.bytes);
         left <= COPY_LOCKED && room as u64 >= wanted + left as u64
     }
 
-    /// Whether it is the turn of a call that has `left` bytes to write, and this place in the line,
-    /// if any.
+    /// Returns whether a call may write now that has `left` bytes to write and, if it waits, this
+    /// place in the queue.
     pub(super) fn may_write(&self, place: Option<&Place>, left: usize, room: usize) -> bool {
         self.is_first(place) || (place.is_none() && self.may_overtake(left, room))
     }
 
-    /// Whether a call may ask the session for allowance: nobody is before it.
+    /// Returns whether no other write comes before this call. Only then may it ask the session for
+    /// allowance.
     pub(super) fn is_first(&self, place: Option<&Place>) -> bool {
         match (place, self.first_write()) {
             (Some(place), Some(first)) => first.ticket == place.ticket && !self.write_in_progress,
@@ -98,6 +112,7 @@ impl State {
         }
     }
 
+    /// Puts a call into the queue: a write in progress in front, any other at the end.
     pub(super) fn enqueue(&mut self, left: usize, in_progress: bool) -> Place {
         self.write_waiters += 1;
         let queue = &mut self.extras().write_queue;
@@ -115,6 +130,7 @@ impl State {
         place
     }
 
+    /// Takes a call out of the queue.
     pub(super) fn dequeue(&mut self, place: &Place) {
         let queue = &mut self.extras().write_queue;
         if let Some(at) = queue.waiting.iter().position(|waiter| waiter.ticket == place.ticket)
@@ -132,26 +148,26 @@ impl State {
         self.extras.as_ref()?.write_queue.waiting.front()
     }
 
-    /// What the head waits for: so many bytes of room; `None` if it would wait all the same, or
-    /// nobody waits.
+    /// Returns the room in bytes that the first write waits for. Returns `None` if nobody waits, or
+    /// if room alone wouldn't let it go on.
     fn wanted_by_first_write(&self, max: usize) -> Option<usize> {
         if self.write_waiters == 0 {
             return None;
         }
         let first = self.first_write()?;
-        // and not for a midway call, which is at work
+        // Otherwise it waits for the write in progress, which copies outside the lock.
         let waits_for_room = first.in_progress || !self.write_in_progress;
         waits_for_room.then(|| self.least(first.left, first.in_progress, max))
     }
 
-    /// Whether there is so much room that the head is worth waking for it.
+    /// Returns whether there is enough room to make waking the first write worthwhile.
     pub(super) fn has_room_for_first_write(&self, max: usize) -> bool {
         self.wanted_by_first_write(max).is_some_and(|least| self.core.worth_waking(max, least))
     }
 }
 
 impl SharedStream {
-    /// Wakes the head, if it can go on: what every writer does last.
+    /// Wakes the first write if it can go on. Every write calls this last.
     pub(super) fn wake_next_write(&self, state: &State, max: usize) {
         if let Some(least) = state.wanted_by_first_write(max)
             && state.core.may_have_room(max, least)
@@ -160,13 +176,14 @@ impl SharedStream {
         }
     }
 
+    /// Wakes the first write, which looks again whether it can go on.
     pub(super) fn wake_first_write(&self, state: &State) {
         if let Some(first) = state.first_write() {
             first.condvar.as_deref().unwrap_or(&self.writable).notify_one();
         }
     }
 
-    /// Wakes the whole line, to look again.
+    /// Wakes all blocked writes, which look again whether they can go on.
     pub(super) fn wake_all_writes(&self, state: &State) {
         let queue = state.extras.iter().flat_map(|extras| &extras.write_queue.waiting);
         for waiter in queue {

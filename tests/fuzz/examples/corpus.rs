@@ -1,7 +1,8 @@
-//! Turns a directory of inputs, which is what libFuzzer works with, into a corpus file, and back.
+//! Turns a directory of inputs, which libFuzzer works with, into a corpus file, and back.
 //!
-//! `corpus pack DIR FILE [LIMIT]` keeps inputs of at most LIMIT bytes; `corpus unpack FILE DIR`;
-//! `corpus generate COUNT DIR`.
+//! - `corpus pack DIR FILE [LIMIT]` keeps inputs of at most LIMIT bytes.
+//! - `corpus unpack FILE DIR` writes the inputs of a corpus file.
+//! - `corpus generate COUNT DIR` writes inputs from a fixed seed.
 
 use std::fs;
 use std::path::Path;

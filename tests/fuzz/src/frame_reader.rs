@@ -1,5 +1,6 @@
-//! Arbitrary bytes, in arbitrary pieces, into the frame reader, beside a decoder that has all bytes
-//! at once. Both have to see the same frames, the same error at the same place, and the same end.
+//! Feeds arbitrary bytes in arbitrary pieces to the frame reader, and compares it with a decoder
+//! that has all bytes at once. Both must see the same frames, the same error at the same place, and
+//! the same end.
 
 use std::io::{self, IoSliceMut, Read};
 
@@ -9,10 +10,10 @@ use crate::pool::BufferPool;
 use crate::wire::HEADER_LEN;
 use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
 
-/// What came of an input, in order.
+/// A result of reading, in order.
 #[derive(Debug, PartialEq)]
 enum Seen {
-    /// Version, command, length, stream id; and the payload, if it wasn't skipped.
+    /// Version, command, length and stream id, and the payload if it wasn't skipped.
     Frame {
         head: (u8, u8, u16, u32),
         payload: Option<Vec<u8>>,
@@ -21,32 +22,33 @@ enum Seen {
         theirs: u8,
     },
     BadCommand(u8),
-    /// The end of the input, and whether that was inside a frame.
+    /// The end of the input, and whether it came inside a frame.
     End {
         inside: bool,
     },
 }
 
-/// Where a payload goes.
+/// The treatment of a payload.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Place {
     Skip,
-    /// No choice is made, which means the same.
+    /// No choice is made, which has the same effect as skipping.
     Ignore,
     Inline,
     Collect,
 }
 
-/// Every frame's place depends on its number and length alone, so that both decoders agree on it.
-/// As the reader asks, small payloads are taken inline, or skipped, and large ones collected, or
-/// skipped: it doesn't read small frames ahead.
+/// The treatment of each frame's payload. It depends only on the frame's number and length, so that
+/// both decoders agree. The reader offers small payloads to be taken inline or skipped, and large
+/// ones to be collected or skipped. A collected run may not contain small frames.
 struct Places {
     kinds: Vec<u8>,
 }
 
 impl Places {
     fn of(&self, number: usize, length: u16) -> Place {
-        // Frame after frame the same place by default: runs are what makes the reader read ahead.
+        // By default each frame has the same treatment as the one before. Runs make the reader read
+        // ahead.
         match self.kinds.get(number % (self.kinds.len() + 1)).copied().unwrap_or(7) % 8 {
             0 => Place::Skip,
             1 => Place::Ignore,
@@ -56,12 +58,12 @@ impl Places {
     }
 }
 
-/// What a transport would do: reads of chosen sizes, which may be interrupted.
+/// A transport whose reads have chosen sizes and may be interrupted.
 struct Pieces<'a> {
     data: &'a [u8],
     sizes: &'a [u16],
     turn: usize,
-    /// A lot of input isn't read byte by byte.
+    /// The least size of a read, so that a long input isn't read byte by byte.
     least: usize,
 }
 
@@ -72,7 +74,7 @@ impl Pieces<'_> {
         }
         let size = self.sizes[self.turn % self.sizes.len()];
         self.turn += 1;
-        // Every round makes some progress.
+        // Every round of reads makes some progress.
         match size {
             0 if !self.turn.is_multiple_of(self.sizes.len()) => {
                 Err(io::ErrorKind::Interrupted.into())
@@ -106,14 +108,14 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// The frames of `data`, decoded in one go.
+/// Decodes the frames of `data` at once.
 fn one_shot(data: &[u8], version: u8, places: &Places) -> Vec<Seen> {
     let mut seen = Vec::new();
     let mut at = 0;
     while at < data.len() {
         let theirs = data[at];
         if theirs != version {
-            seen.push(Seen::BadVersion { theirs }); // its byte is enough
+            seen.push(Seen::BadVersion { theirs }); // The version byte is enough.
             return seen;
         }
         let Some(&[_, command, l0, l1, a, b, c, d]) = data[at..].first_chunk::<HEADER_LEN>() else {
@@ -149,7 +151,7 @@ fn ended(mut seen: Vec<Seen>, inside: bool) -> Vec<Seen> {
     seen
 }
 
-/// The frames of `data` as the frame reader sees them.
+/// Reads the frames of `data` with the frame reader.
 fn in_pieces(
     data: &[u8],
     version: u8,
@@ -193,7 +195,7 @@ fn in_pieces(
                         let payload =
                             reader.prepare(pool).expect("the pool has buffers of 1 to 65536 bytes");
                         if rests & 1 << (seen.len() % 8) != 0 {
-                            reader.rest(); // as before a wait for budget
+                            reader.rest(); // As the library does before it waits for budget.
                         }
                         reader.collect(payload);
                     }
@@ -227,11 +229,11 @@ fn in_pieces(
     }
 }
 
-/// The most bytes that an input is made into.
+/// Upper limit of the bytes that an input is expanded to.
 const MOST: usize = 1 << 19;
 
-/// The bytes that the choices stand for: raw ones, and frames with a payload that needn't be in the
-/// input.
+/// Returns the bytes that the choices stand for: raw bytes, and frames whose payload needn't be in
+/// the input.
 fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
     let mut data = Vec::new();
     while !choices.is_empty() && data.len() < MOST {
@@ -254,7 +256,7 @@ fn bytes(choices: &mut Choices, version: u8) -> Vec<u8> {
             data.extend_from_slice(payload(seed, data.len(), length));
         }
         if kind & 7 == 1 {
-            // what follows is taken for payload
+            // The payload is cut, so the bytes that follow are taken for its rest.
             data.truncate(data.len() - choices.length().min(length));
         }
     }
@@ -273,7 +275,7 @@ pub fn run(input: &[u8]) {
     let data = bytes(&mut choices, version);
 
     let expected = one_shot(&data, version, &places);
-    // As chosen, and in one piece; byte by byte where that doesn't take long.
+    // The input is read as chosen, in one piece, and byte by byte where that doesn't take long.
     let mut cuts: Vec<&[u16]> = vec![&sizes, &[]];
     if data.len() < 2000 {
         cuts.push(&[1]);

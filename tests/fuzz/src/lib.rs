@@ -1,11 +1,11 @@
-//! The bodies of the fuzz targets, and what they share. `tests/fuzz_corpus.rs` takes their files
-//! too, and replays the corpus with them.
+//! The bodies of the fuzz targets, and the code that they share. `tests/fuzz_corpus.rs` takes these
+//! files, too, and replays the corpus with them.
 //!
-//! What two of the targets drive is private to the library, so its source files are taken by path,
-//! as `benches/micro.rs` does.
+//! Two of the targets use code that is private to the library. So the library's source files are
+//! taken by path, as in `benches/micro.rs`.
 //!
-//! Invariant: any bytes are an input. A target reads choices off it ([`Choices`]), so that little
-//! of an input is wasted, and panics when gmux does what it shouldn't.
+//! Invariants: any bytes are an input. A target reads choices from it ([`Choices`]), so that little
+//! of an input is wasted. A target panics when gmux misbehaves.
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
 #[path = "../../../src/config.rs"]

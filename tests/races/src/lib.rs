@@ -1,18 +1,18 @@
-//! gmux's own source, compiled so that a scheduler chooses the order of its threads' steps, and the
-//! checks of what must hold in every order.
+//! gmux's own source, compiled so that a scheduler chooses the order of its threads' steps. The
+//! checks assert conditions that must hold in every order.
 //!
-//! The files are the library's, unchanged. `std` is [`facade`] here, and parking_lot and
-//! crossbeam-channel are crates of the same names beside this one: so every lock, wait, channel,
-//! atomic and thread of the library is the scheduler's, which runs each check in thousands of
-//! orders. A thread that nobody wakes is found as a deadlock, at once; so is a thread that doesn't
-//! end.
+//! The files are the library's, unchanged. `std` is [`facade`] here. parking_lot and
+//! crossbeam-channel are crates of the same names beside this one. So the scheduler controls every
+//! lock, wait, channel, atomic and thread of the library, and runs each check in thousands of
+//! orders. A thread that is never woken is found at once, as a deadlock. So is a thread that
+//! doesn't end.
 
-// The library's items are used by parts; what a check doesn't use isn't dead.
+// The checks use parts of the library. The rest isn't dead code.
 #![allow(dead_code, unused_imports)]
 
 extern crate facade as std;
 
-/// For the library's files, in place of the standard library's.
+/// Replaces the standard library's macro in the library's files.
 macro_rules! thread_local {
     ($($t:tt)*) => { facade::per_thread! { $($t)* } };
 }

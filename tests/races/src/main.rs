@@ -1,8 +1,8 @@
-//! Runs the checks, two and more at a time:
-//! `gmux-races [--schedules N] [--seed S] [--list] [--replay SCHEDULE] [--exact] [NAME]...`
+//! Runs the checks, two or more at a time: `gmux-races [--schedules N] [--seed S] [--list]
+//! [--replay SCHEDULE] [--exact] [NAME]...`
 //!
-//! A NAME chooses the checks that contain it; with `--exact`, the one that is called so, which must
-//! be there. Exits non-zero if one failed.
+//! A NAME chooses the checks that contain it. With `--exact`, it chooses the check of that name,
+//! which must exist. Exits non-zero if a check failed.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -75,8 +75,8 @@ fn main() {
                 loop {
                     let check = queue.lock().expect("no check panics").pop_front();
                     let Some(check) = check else { return };
-                    // A thread of its own for each: what a failed execution leaves behind mustn't
-                    // reach the next check.
+                    // Each check has a thread of its own. A failed execution may leave
+                    // thread-locals behind, which must not reach the next check.
                     let explore = || match &replay {
                         Some(schedule) => check.replay(schedule),
                         None => check.explore(&plan),
@@ -93,7 +93,7 @@ fn main() {
     let failed = failed.into_inner().expect("no check panics");
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     let seconds = begin.elapsed().as_secs_f64();
-    // As cargo's own tests end, for whoever adds them up.
+    // The last line has the form of cargo's own tests, for scripts that add up the counts.
     println!(
         "test result: {verdict}. {} passed; {failed} failed; finished in {seconds:.1}s",
         count - failed
@@ -109,7 +109,7 @@ fn usage(about: &str) -> ! {
     std::process::exit(2);
 }
 
-/// What the library logs, to follow a schedule that is replayed.
+/// Prints the library's log, to follow a schedule that is replayed.
 struct Stderr;
 
 impl log::Log for Stderr {

@@ -1,4 +1,4 @@
-//! The application of the fuzzed session, and what it remembers of its streams.
+//! The application of the fuzzed session, and its records of the streams.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::feed::Feed;
 use crate::{Choices, Config, Receiver, Session, Stream};
 
-/// What one stream was to the application.
+/// The application's record of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) id: u32,
@@ -17,12 +17,12 @@ pub(super) struct Seen {
     pub(super) name: Vec<u8>,
     pub(super) read: Vec<u8>,
     pub(super) wrote: Vec<u8>,
-    /// A read said that all was read.
+    /// A read returned the end of the stream.
     pub(super) eof: bool,
     /// A read failed for good.
     failed: bool,
     pub(super) shut_read: bool,
-    /// It was read until its end, or the session's.
+    /// It was read to its end, or to the session's end.
     pub(super) complete: bool,
 }
 
@@ -31,7 +31,7 @@ impl Seen {
         Self { id: stream.id(), ours, name: stream.name_bytes().to_vec(), ..Self::default() }
     }
 
-    /// Takes the result of a read into a buffer that isn't empty; returns how much it brought.
+    /// Records the result of a read into a buffer that isn't empty. Returns the number of bytes.
     fn take(&mut self, result: io::Result<usize>, buf: &[u8]) -> usize {
         match result {
             Ok(0) => self.eof = true,
@@ -53,7 +53,7 @@ impl Seen {
     }
 }
 
-/// What the session's own counts may come to.
+/// Upper limits of the session's own counts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     buffered: usize,
@@ -62,9 +62,9 @@ pub(super) struct Bounds {
 
 impl Bounds {
     pub(super) fn new(config: &Config) -> Self {
-        // One frame may be larger than the whole budget; and a small rest is charged before the
-        // large buffer is refunded. On version 2 a write that waits for credit lets the budget hold
-        // twice as much.
+        // One frame may be larger than the whole budget, and a small rest is charged before the
+        // large buffer is refunded. On version 2, a write that waits for credit lets the budget
+        // hold twice as much.
         let limit = config.max_receive_buffer * usize::from(config.version);
         let buffered = limit.max(65536 + 64) + 8192 + 64;
         Self { buffered, max_streams: config.max_streams }
@@ -73,13 +73,13 @@ impl Bounds {
 
 pub(super) struct App {
     session: Session,
-    /// Disconnects when the session has ended, and its streams know.
+    /// Is disconnected when the session has ended and its streams know of it.
     closed: Receiver<()>,
     bounds: Bounds,
     streams: Vec<(Stream, Seen)>,
     /// Streams that were closed or dropped.
     done: Vec<Seen>,
-    /// The blocking application.
+    /// The thread of the blocking application.
     helper: Option<JoinHandle<Vec<Seen>>>,
 }
 
@@ -126,7 +126,7 @@ impl App {
         self.session.stats().receive_pauses > 0
     }
 
-    /// What has to hold at any time.
+    /// Asserts the conditions that hold at any time.
     pub(super) fn check(&self) {
         let stats = self.session.stats();
         let Bounds { buffered, max_streams } = self.bounds;
@@ -146,7 +146,7 @@ impl App {
         self.streams.push((stream, seen));
     }
 
-    /// Some operations between two pieces.
+    /// Performs some operations between two pieces of input.
     pub(super) fn step(&mut self, choices: &mut Choices) {
         if self.helper.is_some() {
             return;
@@ -213,13 +213,13 @@ impl App {
         }
     }
 
-    /// Reads until the session has ended and every stream has nothing more to say.
+    /// Reads until the session has ended and every stream has returned its end or its error.
     pub(super) fn read_all(&mut self) {
         if self.helper.is_some() {
             return;
         }
         loop {
-            // What brings data has no event of its own here: the reader may be waiting for budget.
+            // The reader may be waiting for budget, and then no event tells of new data.
             let over = self.closed.recv_timeout(Duration::from_micros(200))
                 != Err(crossbeam_channel::RecvTimeoutError::Timeout);
             while self.accept() {}
@@ -252,7 +252,7 @@ impl App {
         let _ = self.session.drain(Duration::from_millis(1));
     }
 
-    /// Lets go of everything: by closing, or by dropping the handles. Returns what was seen.
+    /// Lets go of everything, by closing or by dropping the handles. Returns the records.
     pub(super) fn leave(self, by_drop: bool, feed: &Feed) -> Vec<Seen> {
         let Self { session, streams, mut done, helper, .. } = self;
         feed.release();
@@ -274,7 +274,7 @@ impl App {
     }
 }
 
-/// Reads once, at most `n` bytes and at least one; returns how much there was.
+/// Reads once, at most `n` bytes and at least one. Returns the number of bytes.
 fn read((stream, seen): &mut (Stream, Seen), n: usize) -> usize {
     let mut buf = vec![0; n.max(1)];
     let result = stream.read(&mut buf);

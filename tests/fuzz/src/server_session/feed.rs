@@ -1,8 +1,8 @@
-//! A transport in memory: the target gives it pieces, the session's reader takes them, and what the
-//! session writes is kept.
+//! A transport in memory. The target gives it pieces, the session's reader takes them, and the
+//! bytes that the session writes are kept.
 //!
-//! Invariant: a piece comes by one read, as far as that has room for it, like what one packet
-//! brought; two never come together.
+//! Invariant: one read returns bytes of one piece, as if each piece were a packet. Two pieces never
+//! come together.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -14,16 +14,16 @@ use parking_lot::{Condvar, Mutex};
 use crate::Choices;
 use crate::transport::{Control, Halves, Transport};
 
-/// How the transport behaves towards the session.
+/// The behaviour of the transport towards the session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
-    /// What one write takes at most, in bytes.
+    /// The most bytes that one write takes.
     take: usize,
-    /// After so many bytes writes wait, until they are released or aborted.
+    /// Number of bytes after which writes wait until they are released or aborted.
     stuck_after: usize,
     /// Every other call is interrupted.
     interrupts: bool,
-    /// Writes are said to be bounded, so that callers take the writer's turn.
+    /// The transport declares its writes bounded, so that calling threads write inline.
     bounded: bool,
 }
 
@@ -40,10 +40,10 @@ impl Manner {
 #[derive(Default)]
 struct State {
     input: VecDeque<VecDeque<u8>>,
-    /// The reader waits for input.
+    /// The session's reader waits for input.
     waiting: bool,
     ended: bool,
-    /// The input doesn't end when the session's writing does.
+    /// The input stays open when the session has ended its writing.
     endless: bool,
     read_fails: bool,
     write_fails: bool,
@@ -51,7 +51,7 @@ struct State {
     aborted: bool,
     written: Vec<u8>,
     calls: usize,
-    /// Halves and control that were dropped, of three.
+    /// How many of the two halves and the control were dropped.
     dropped: usize,
 }
 
@@ -86,12 +86,15 @@ impl Feed {
         }
     }
 
-    /// Waits until the reader has taken all there is and wants more, or is gone; or may be waiting
-    /// for the application.
+    /// Waits until one of these is true:
+    ///
+    /// - The reader has taken everything and wants more.
+    /// - The reader is gone.
+    /// - The reader may be waiting for the application.
     pub(super) fn wait_taken(&self, paused: impl Fn() -> bool) {
         let mut state = self.0.state.lock();
         while !(state.waiting && state.input.is_empty()) && state.dropped == 0 && !state.aborted {
-            // A reader that waits for budget can only be seen by asking.
+            // No event tells of a reader that waits for budget, so it has to be asked.
             if self.0.changed.wait_for(&mut state, Duration::from_micros(200)).timed_out() {
                 drop(state);
                 if paused() {
@@ -119,7 +122,7 @@ impl Feed {
         self.0.change(|state| state.write_fails = true);
     }
 
-    /// Writes wait no longer.
+    /// Lets writes go on.
     pub(super) fn release(&self) {
         self.0.change(|state| state.released = true);
     }
@@ -146,7 +149,7 @@ impl Transport for Fed {
     }
 }
 
-/// A half, or the control: its drop is counted.
+/// A half or the control. Its drop is counted.
 struct Part(Fed);
 
 impl Part {
@@ -212,15 +215,15 @@ impl Write for Part {
             shared.changed.wait(&mut state);
         }
         if state.aborted || state.write_fails {
-            // What fails writes ends reads too, in the end; else the session goes on reading until
+            // A fault that fails writes ends reads, too. Otherwise the session would read on until
             // its close timeout.
             state.ended |= !state.endless;
             shared.changed.notify_all();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let mut left = shared.manner.take;
-        // What is taken in small pieces comes faster after a while, or large batches would take for
-        // ever.
+        // After 500 bytes, more is taken at once. In small pieces, large batches would take too
+        // long.
         if state.written.len() > 500 {
             left = left.max(4096);
         }

@@ -1,14 +1,18 @@
 //! A whole server's session over a transport in memory, which feeds it arbitrary bytes in arbitrary
-//! pieces, with a small application that accepts, reads, echoes and closes.
+//! pieces. A small application accepts, reads, echoes and closes.
 //!
-//! What has to hold: no panic, on whatever thread (the fuzzer and the replay make a panic anywhere
-//! end the process); no hang (their watchdogs); both threads gone at the end; the memory that the
-//! session counts stays within its bound; what the session sends is frames that its peer must
-//! accept; and for every stream that the input opens once, what the application reads is what the
-//! input says ([`script`]), with the right ending.
+//! These conditions must hold:
 //!
-//! The application is one of two: in step with the pieces and never blocking, or a thread that
-//! blocks in `accept`, `read` and `write`.
+//! - No thread panics. The fuzzer and the replay end the process at any panic.
+//! - Nothing hangs. The fuzzer and the replay have watchdogs.
+//! - Both threads are gone at the end.
+//! - The memory that the session counts stays within its bound.
+//! - The session sends only frames that its peer must accept.
+//! - For every stream that the input opens once, the application reads the data that the input
+//!   contains ([`script`]), with the right ending.
+//!
+//! There are two kinds of application. One acts between the pieces and never blocks. The other is a
+//! thread that blocks in `accept`, `read` and `write`.
 
 mod app;
 mod feed;
@@ -21,10 +25,10 @@ use app::{App, Bounds};
 use feed::Manner;
 use script::Script;
 
-/// The most bytes that an input is made into, or a little more.
+/// Upper limit of the bytes that an input is expanded to. The last step may pass it a little.
 const MOST: usize = 1 << 19;
 
-/// What an input chooses for the session.
+/// Returns the configuration that an input chooses.
 fn config(choices: &mut Choices) -> Config {
     let bits = choices.byte();
     let version = 1 + (bits & 1);
@@ -46,7 +50,7 @@ fn config(choices: &mut Choices) -> Config {
         }))
         .max_streams(1 + choices.below(6))
         .max_name_len([4096, 0, 65535][choices.below(3)])
-        // Far away, or so near that it is what ends the session.
+        // The timeout is either far away, or so near that it ends the session.
         .close_timeout(if bits & 12 == 12 {
             Duration::from_millis(2)
         } else {
@@ -76,7 +80,7 @@ pub fn run(input: &[u8]) {
     let mut waiting = Vec::new();
     while !choices.is_empty() && fed.len() < MOST {
         script::write_frames(&mut choices, version, &mut waiting);
-        // A piece ends anywhere; the rest goes with the next.
+        // A piece may end anywhere. The rest goes with the next piece.
         let keep = if choices.byte() & 3 == 0 { choices.length().min(waiting.len()) } else { 0 };
         let rest = waiting.split_off(waiting.len() - keep);
         let piece = std::mem::replace(&mut waiting, rest);
@@ -87,8 +91,8 @@ pub fn run(input: &[u8]) {
         app.check();
     }
     match last % 8 {
-        // The peer ends its side, or what is read fails; all that came is read, as far as it can
-        // be.
+        // The peer ends its side, or a read fails. All input before that is read as far as
+        // possible.
         0..3 => {
             feed.end();
             app.read_all();
@@ -97,7 +101,8 @@ pub fn run(input: &[u8]) {
             feed.fail_read();
             app.read_all();
         }
-        // It ends its side when this end does; or never, if the session doesn't wait for that long.
+        // The peer ends its side when the session does. If the session's close timeout is short, it
+        // may also never end it.
         4 if short => feed.never_ends(),
         5 => app.close_streams(),
         6 => {

@@ -1,5 +1,5 @@
-//! What an input says, decoded in one go: what each stream must deliver, and what its peer may get
-//! in return.
+//! The meaning of an input, decoded at once: the data that each stream must deliver, and the frames
+//! that its peer may get in return.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use super::app::Seen;
 use crate::choices::{Choices, payload};
 use crate::wire::{Command, Frame, HEADER_LEN};
 
-/// Appends what the next choices stand for: a frame with a payload that needn't be in the input, or
-/// a run of them, or raw bytes.
+/// Appends the bytes that the next choices stand for: a frame whose payload needn't be in the
+/// input, a run of such frames, or raw bytes.
 pub(super) fn write_frames(choices: &mut Choices, version: u8, out: &mut Vec<u8>) {
     let kind = choices.byte();
     if kind >= 248 {
         let n = choices.below(24);
         return out.extend_from_slice(choices.bytes(n));
     }
-    // Few ids, so that frames meet; odd ones mostly, which are the peer's.
+    // There are few ids, so that frames meet. Most are odd, which are the peer's.
     let id = match choices.byte() {
         byte @ 0..230 => 1 + 2 * u32::from(byte % 5),
         byte @ 230..253 => u32::from(byte - 230),
@@ -38,7 +38,7 @@ pub(super) fn write_frames(choices: &mut Choices, version: u8, out: &mut Vec<u8>
         out.extend(id.to_le_bytes());
         let at = out.len();
         if command == 4 {
-            // Counts that may be, and counts that can't.
+            // Some counts are possible, some impossible.
             let count = [0, 1, choices.byte().into(), choices.short().into(), choices.word()]
                 [choices.below(5)];
             let window =
@@ -51,15 +51,15 @@ pub(super) fn write_frames(choices: &mut Choices, version: u8, out: &mut Vec<u8>
     }
 }
 
-/// What was said of one stream id.
+/// The input's frames for one stream id.
 #[derive(Debug, Default)]
 struct Said {
     syns: usize,
     name: Vec<u8>,
-    /// Between the last SYN and FIN.
+    /// The data between the last SYN and FIN.
     data: Vec<u8>,
     fin: bool,
-    /// All data, for whatever stream of this id.
+    /// Number of data bytes for all streams of this id.
     total: usize,
     updates: usize,
 }
@@ -76,14 +76,14 @@ impl Script {
                     bytes = rest;
                     frame
                 }
-                // The last frame may be acted on before all of it has come: a name that is too long
-                // is refused, data that nobody wants counts as consumed.
+                // The session may act on the last frame before it is complete. It refuses a name
+                // that is too long, and counts unwanted data as consumed.
                 Ok(None) if bytes.len() >= HEADER_LEN => {
                     let id = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
                     let entry = said.entry(id).or_default();
                     match bytes[1] {
                         0 => entry.syns += 2,
-                        // What has come of data that is cut is delivered.
+                        // The part that has arrived of cut data is delivered.
                         _ => {
                             entry.total += usize::from(u16::from_le_bytes([bytes[2], bytes[3]]));
                             if bytes[1] == 2 && entry.syns > 0 && !entry.fin {
@@ -121,12 +121,12 @@ impl Script {
         Self(said)
     }
 
-    /// Looks at what the application saw of a stream.
+    /// Checks the application's record of a stream.
     pub(super) fn check_input(&self, seen: &Seen, version: u8, may_be_cut: bool) {
         let said = self.0.get(&seen.id).unwrap_or_else(|| panic!("{seen:?} was never opened"));
         assert!(said.syns > 0, "{seen:?} was never opened");
         if said.syns > 1 {
-            return; // which of them this was depends on how fast the application was
+            return; // The speed of the application decides which of them this record belongs to.
         }
         assert_eq!(seen.name, said.name);
         let got = seen.read.len();
@@ -144,7 +144,7 @@ impl Script {
                 said.fin
             );
         }
-        // A stream may fail alone: for what an UPD said, or data past its window.
+        // A stream may fail alone, because of an UPD's counts or of data past its window.
         let may_fail = may_be_cut || version == 2 && (said.updates > 0 || data > 262_144);
         if seen.complete && !seen.shut_read && !may_fail {
             assert_eq!(got, data, "{}: bytes read, of those sent", seen.id);
@@ -152,7 +152,7 @@ impl Script {
         }
     }
 
-    /// Looks at what the session wrote: whole frames, but for the last.
+    /// Checks the bytes that the session wrote. They must be whole frames, except the last.
     pub(super) fn check_output(
         &self,
         mut bytes: &[u8],
@@ -195,7 +195,7 @@ impl Script {
                 }
                 Command::Fin => {
                     entry.fins += 1;
-                    // A refused stream that data comes for gets one more.
+                    // A refused stream gets one more FIN if data comes for it.
                     let again =
                         said.is_some_and(|said| said.total > 0) && (!once || entry.data.is_empty());
                     let most = if ours { 1 } else { syns * (1 + usize::from(again)) };

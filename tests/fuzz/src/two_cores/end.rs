@@ -1,6 +1,6 @@
-//! One end of the connection: the cores of its streams and their registry, and around them, in
-//! small and without threads, what the engine does with them. Everything done to a core is done to
-//! the model beside it.
+//! One end of the connection: the cores of its streams, and their registry. Around them is a small
+//! version of the engine, without threads. Every operation on a core is repeated on the model
+//! beside it.
 
 use std::cell::Cell as Count;
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +29,7 @@ pub(crate) struct Packet {
 enum What {
     Syn,
     Data(Buffer),
-    /// As on the wire, and the count that `consumed` stands for.
+    /// The fields on the wire, and the full count that `consumed` stands for.
     Update {
         consumed: u32,
         window: u32,
@@ -38,7 +38,7 @@ enum What {
     Fin,
 }
 
-/// Bytes taken out of an end's budget, until it is dropped.
+/// Bytes charged to an end's budget, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Charge(Rc<Count<usize>>, usize);
 
@@ -61,7 +61,7 @@ pub(crate) struct Stream {
     pub(crate) side: Side,
     /// The application has it: it opened or accepted it.
     in_hand: bool,
-    /// A chunk that a reader has out, and what it is charged.
+    /// The chunk that a reader has taken out.
     taken: Option<Chunk<()>>,
     /// Length of a large write that is being copied.
     copying: Option<usize>,
@@ -71,25 +71,25 @@ pub(crate) struct End {
     role: Role,
     rules: Rules,
     pub(crate) registry: Registry<u32>,
-    /// By stream id; also those that the registry has forgotten.
+    /// By stream id. Streams that the registry has forgotten stay here.
     pub(crate) streams: BTreeMap<u32, Stream>,
-    /// Streams that wait for a turn: express, bulk.
+    /// Streams that wait for a round-robin turn: express, bulk.
     pub(crate) lanes: [VecDeque<u32>; 2],
-    /// What turns took and the transport hasn't been given: id, bytes, FIN.
+    /// Frames that were transmitted and aren't written yet: id, bytes, FIN.
     batch: Vec<(u32, usize, bool)>,
-    /// What is charged to the budget, in bytes.
+    /// Number of bytes charged to the budget.
     pub(crate) used: Rc<Count<usize>>,
-    /// A payload that was let in and waits for budget: the reader's next step.
+    /// A payload that was accepted and waits for budget. It is the reader's next step.
     pending: Option<(u32, Buffer, usize)>,
     opened: u32,
-    /// The backlog was full: refuses until half of it is free.
+    /// The backlog was full. Streams are refused until half of it is free.
     turned_away: bool,
-    /// No frame leaves any more; none is delivered.
+    /// No more frames leave this end, and none is delivered to it.
     pub(crate) dumb: bool,
     pub(crate) deaf: bool,
 }
 
-/// The `at`th byte that the end of `role` writes to a stream.
+/// Returns the `at`th byte that the end of `role` writes to a stream.
 fn pattern(id: u32, role: Role, at: u64) -> u8 {
     let seed = u64::from(id) * 17 + u64::from(role == Role::Client) * 101;
     (at.wrapping_mul(31) ^ (at >> 8).wrapping_mul(7)).wrapping_add(seed) as u8
@@ -125,14 +125,14 @@ impl End {
         self.streams.get_mut(&id).expect("a stream that exists")
     }
 
-    /// One of the streams that the application has.
+    /// Returns one of the streams that the application has.
     pub(crate) fn in_hand(&self, nth: usize) -> Option<u32> {
         let count = self.streams.values().filter(|stream| stream.in_hand).count();
         let mut ids = self.streams.iter().filter(|(_, stream)| stream.in_hand).map(|(&id, _)| id);
         ids.nth(nth % count.max(1))
     }
 
-    /// Queues a stream for what it owes, as every change of the application's does.
+    /// Queues a stream if it has something to send, as every change of the application's does.
     fn reschedule(&mut self, id: u32) {
         while let Some(lane) = self.stream(id).core.schedule() {
             let queue = &mut self.lanes[lane as usize];
@@ -141,7 +141,7 @@ impl End {
         }
     }
 
-    /// What windows may still grow by.
+    /// Returns how much windows may still grow.
     fn spare(&self) -> u64 {
         (self.rules.budget as u64 / 2).saturating_sub(self.granted())
     }
@@ -206,7 +206,7 @@ impl End {
         }
     }
 
-    /// Begins a write that copies outside the lock, or ends the one that is under way.
+    /// Begins a write that copies outside the lock, or ends the current one.
     pub(crate) fn write_large(&mut self, id: u32, n: usize) {
         let role = self.role;
         let rules = self.rules;
@@ -254,7 +254,7 @@ impl End {
         self.consumed(id, done);
     }
 
-    /// What every read ends with.
+    /// The last step of every read.
     fn consumed(&mut self, id: u32, n: usize) {
         let before = self.granted();
         let spare = self.spare();
@@ -268,8 +268,8 @@ impl End {
         self.reschedule(id);
         let after = self.granted();
         let own = self.stream(id).core.granted();
-        // A window that began small because half of the budget was granted has its base back at
-        // some time.
+        // A window that began small because half of the budget was granted gets its base back
+        // later.
         let grew = after > before && own > self.rules.sizes.base as u64;
         assert!(
             !grew || after <= self.rules.budget as u64 / 2,
@@ -277,8 +277,8 @@ impl End {
         );
     }
 
-    /// A reader takes a chunk out, to copy it outside the lock; or the one that has, comes back,
-    /// having used `n` bytes.
+    /// Takes a chunk out for a reader that copies outside the lock. If the reader has one, gives it
+    /// back after `n` bytes of it were used.
     pub(crate) fn take_chunk(&mut self, id: u32, n: usize) {
         let peer = self.peer();
         let stream = self.stream(id);
@@ -343,7 +343,7 @@ impl End {
         self.reschedule(id);
     }
 
-    /// The stream fails alone.
+    /// Makes the stream fail alone.
     pub(crate) fn fail(&mut self, id: u32, discard_unread: bool) {
         let stream = self.stream(id);
         let _ = stream.core.fail(Error::PeerClosed, discard_unread);
@@ -358,7 +358,7 @@ impl End {
 
     // ---- the writer -----------------------------------------------------------------------------
 
-    /// A turn of the next stream in `lane`, of at most `polls` frames; returns whether there was
+    /// Gives the next stream in `lane` a turn of at most `polls` frames. Returns whether there was
     /// one.
     pub(crate) fn turn(
         &mut self,
@@ -396,7 +396,7 @@ impl End {
                         (rules.origin + side.consumed) as u32,
                         "{id}: an UPD says the newest count"
                     );
-                    // It begins with 16 KiB while half of the budget is granted.
+                    // A window begins with 16 KiB while half of the budget is granted.
                     assert!(
                         window as usize >= rules.sizes.base.min(16_384)
                             && window as usize <= rules.sizes.max
@@ -436,7 +436,7 @@ impl End {
         true
     }
 
-    /// The batch is with the transport.
+    /// The transport has taken the batch.
     pub(crate) fn mark_written(&mut self) {
         for (id, data, fin) in std::mem::take(&mut self.batch) {
             let stream = self.stream(id);
@@ -451,7 +451,7 @@ impl End {
 
     // ---- the reader -----------------------------------------------------------------------------
 
-    /// The reader's next step; returns whether it could make one.
+    /// Makes the reader's next step. Returns whether there was one.
     pub(crate) fn deliver(
         &mut self,
         from: &mut VecDeque<Packet>,
@@ -510,14 +510,14 @@ impl End {
         let limits = self.rules.limits;
         match self.registry.admit(id) {
             Admission::Welcome => {
-                self.turned_away = false; // half of it was free at some moment
+                self.turned_away = false; // Half of the backlog was free at some moment.
                 assert!(theirs < limits.max_streams && waiting < limits.backlog, "the limits hold");
                 assert!(self.registry.receive(id, id));
                 self.insert(id, false);
             }
             Admission::Full => {
                 assert!(waiting >= limits.backlog, "there is room");
-                self.registry.turn_away(); // nobody waits here
+                self.registry.turn_away(); // No application waits here.
                 self.turned_away = true;
                 assert!(matches!(self.registry.admit(id), Admission::Refused(_)));
                 self.syn(id, to);
@@ -534,7 +534,7 @@ impl End {
         }
     }
 
-    /// Data for a stream that is known.
+    /// Delivers data for a known stream.
     fn data(&mut self, id: u32, data: &[u8]) {
         let n = data.len();
         let stream = self.stream(id);
@@ -572,7 +572,7 @@ impl End {
         }
     }
 
-    /// There is budget for a payload that was let in.
+    /// Queues an accepted payload, once there is budget for it.
     fn queue(&mut self, id: u32, buffer: Buffer, len: usize) {
         let charge = Charge::new(&self.used, charge_for(&buffer));
         let chunk = Chunk::new(buffer, 0, len, charge);
@@ -592,7 +592,7 @@ impl End {
 
     // ---- endings --------------------------------------------------------------------------------
 
-    /// Calls that are under way come to their end.
+    /// Completes the calls that are under way.
     pub(crate) fn complete_calls(&mut self) {
         let ids: Vec<u32> = self.streams.keys().copied().collect();
         for id in ids {
@@ -605,7 +605,7 @@ impl End {
         }
     }
 
-    /// Accepts what waits, and reads all there is; returns whether there was any.
+    /// Accepts all streams that wait and reads all data. Returns whether there was any.
     pub(crate) fn read_all(&mut self) -> bool {
         while self.registry.accept().map(|id| self.stream(id).in_hand = true).is_some() {}
         let ids: Vec<u32> = self.streams.keys().copied().collect();
@@ -648,13 +648,13 @@ impl End {
         }
     }
 
-    /// The session ends here and now.
+    /// Ends the session at once.
     pub(crate) fn session_ends(&mut self) {
         self.stop_reading();
         self.end_streams();
     }
 
-    /// The transport's input is over: that cuts off streams that have had no FIN.
+    /// The transport's input has ended. That cuts off streams that have received no FIN.
     pub(crate) fn input_ends(&mut self) {
         for (id, stream) in &self.streams {
             let cut = !stream.side.fin_arrived && stream.side.reads_on();
@@ -676,7 +676,7 @@ impl End {
 
     // ---- what has to hold -----------------------------------------------------------------------
 
-    /// Every core is in the state that the model says.
+    /// Asserts that every core is in the state of its model.
     pub(crate) fn check(&mut self) {
         let rules = self.rules;
         let mut occupied = 0;

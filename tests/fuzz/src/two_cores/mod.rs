@@ -1,10 +1,10 @@
-//! Two protocol cores, with arbitrary operations of their applications, their writers and their
-//! readers, against a simple model of what each stream must deliver: exactly the accepted bytes in
-//! order, then the right ending.
+//! Two protocol cores, with arbitrary operations of their applications, writers and readers. A
+//! simple model says which data each stream must deliver: exactly the accepted bytes in order, then
+//! the right ending.
 //!
-//! No thread, no transport, no clock: an operation is a choice of the input. The model ([`Side`])
-//! counts bytes and remembers what was done; it knows nothing of chunks, lanes, or how windows
-//! grow. After every operation both cores have to be in the state that it says.
+//! There is no thread, no transport and no clock. Each operation is a choice of the input. The
+//! model ([`Side`]) counts bytes and records the operations. It knows nothing of chunks, lanes, or
+//! how windows grow. After every operation both cores must be in the state of the model.
 
 mod end;
 mod side;
@@ -18,7 +18,7 @@ use crate::proto::window::WindowSizes;
 use end::{End, Packet};
 use side::Side;
 
-/// What an input chooses for both ends.
+/// The settings that an input chooses for both ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     pub(crate) version: u8,
@@ -28,10 +28,10 @@ pub(crate) struct Rules {
     /// The receive budget, in bytes.
     pub(crate) budget: usize,
     pub(crate) limits: Limits,
-    /// How many bytes a stream has carried before it begins: near the point where the wire's
-    /// counters wrap.
+    /// Number of bytes that a stream has carried before it begins. It is near the point where the
+    /// wire's counters wrap.
     pub(crate) origin: u64,
-    /// New streams tell their window before the first read.
+    /// New streams announce their window before the first read.
     pub(crate) announce: bool,
 }
 
@@ -45,7 +45,7 @@ impl Rules {
         Self {
             version,
             max_frame,
-            // At most some hundred frames wait: more of them would only take longer.
+            // At most some hundred frames wait. More would only take longer.
             max_send: [1, 300, 5000, 65536, 262_144][choices.below(5)].min(500 * max_frame),
             sizes: WindowSizes { base, max },
             budget: [1, 5000, 70_000, 262_144, 1 << 20][choices.below(5)],
@@ -57,24 +57,24 @@ impl Rules {
     }
 }
 
-/// How the session goes on when the choices are used up.
+/// The end of the session when the choices are used up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Ending {
     /// All streams are finished, then closed.
     Graceful,
-    /// The first end closes the session: what it accepted is sent, the peer then sees the end of
+    /// The first end closes the session. Its accepted data is sent, then the peer sees the end of
     /// the input.
     Close,
     /// The first end's session ends at once.
     Abrupt,
-    /// The first end's writes fail; it goes on reading until its input is over.
+    /// The first end's writes fail. It reads on until its input ends.
     WriteFails,
 }
 
 pub(crate) struct World {
     rules: Rules,
     ends: [End; 2],
-    /// What each end has sent, and hasn't arrived.
+    /// The packets of each end that are under way.
     wires: [VecDeque<Packet>; 2],
 }
 
@@ -89,7 +89,7 @@ pub fn run(input: &[u8]) {
         ends: [End::new(Role::Client, rules), End::new(Role::Server, rules)],
         wires: [VecDeque::new(), VecDeque::new()],
     };
-    // A stream to begin with, so that few choices reach far.
+    // There is a stream from the start, so that few choices reach far.
     world.open(0);
     world.check();
     while !choices.is_empty() {
@@ -107,14 +107,14 @@ impl World {
         }
     }
 
-    /// One operation.
+    /// Performs one operation.
     fn step(&mut self, choices: &mut Choices) {
         let op = choices.byte();
         let which = choices.byte();
         let at = usize::from(which & 1);
         let end = &mut self.ends[at];
         let nth = usize::from(which >> 1);
-        // Most operations are on a stream that the application has, if there is one.
+        // Most operations use a stream that the application has, if there is one.
         let stream = end.in_hand(nth);
         match (op % 20, stream) {
             (0, _) => self.open(at),
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// One turn at the writer, of which the choices say how far it goes.
+    /// Gives the next stream a turn at the writer. The choices limit it.
     fn turn(&mut self, at: usize, choices: &mut Choices) {
         let lane = if choices.flag() { Lane::Express } else { Lane::Bulk };
         let allowance = choices.length();
@@ -150,7 +150,7 @@ impl World {
         self.ends[at].turn(lane, allowance, polls, &mut self.wires[at]);
     }
 
-    /// Every turn that waits, whole; returns whether there was one.
+    /// Gives every waiting stream a full turn. Returns whether there was one.
     fn transmit_all(&mut self, at: usize) -> bool {
         let mut any = false;
         loop {
@@ -163,15 +163,15 @@ impl World {
         }
     }
 
-    /// The reader's next step at `at`; returns whether it could make one.
+    /// Makes the reader's next step at `at`. Returns whether there was one.
     fn deliver(&mut self, at: usize) -> bool {
         let [first, second] = &mut self.wires;
         let (from, to) = if at == 0 { (second, first) } else { (first, second) };
         self.ends[at].deliver(from, to)
     }
 
-    /// Everything that can happen without the applications' writing any more, reading all the
-    /// while, until nothing moves.
+    /// Does everything that needs no more writes of the applications, and reads all the while,
+    /// until nothing moves.
     fn pump(&mut self) {
         for round in 0.. {
             assert!(round < 100_000, "the two ends keep each other busy for ever");
@@ -220,7 +220,7 @@ impl World {
                 self.ends[0].session_ends();
             }
         }
-        // The second end's input is over.
+        // The second end's input ends.
         self.ends[1].input_ends();
         self.check();
         for end in &mut self.ends {
@@ -239,7 +239,7 @@ impl World {
 
     // ---- what has to hold -----------------------------------------------------------------------
 
-    /// After every operation.
+    /// Asserts the conditions that hold after every operation.
     fn check(&mut self) {
         let rules = self.rules;
         for end in &mut self.ends {
@@ -248,7 +248,7 @@ impl World {
         if rules.version != 2 {
             return;
         }
-        // Whatever a sender may have accepted was granted, and counts as granted at the receiver
+        // Each byte that a sender may have accepted was granted. The receiver counts it as granted
         // until it is consumed there.
         for to in 0..2 {
             let from = &self.ends[1 - to];
@@ -271,7 +271,8 @@ impl World {
         }
     }
 
-    /// Both directions of a stream: the sender, and the receiver if the stream got there.
+    /// Returns both directions of each stream: the sender, and the receiver if the stream got
+    /// there.
     fn flows(&self) -> impl Iterator<Item = (u32, &Side, Option<&Side>)> {
         let flow = |from: usize| {
             let to = &self.ends[1 - from];
@@ -283,7 +284,7 @@ impl World {
         flow(0).chain(flow(1))
     }
 
-    /// Everything that was sent is consumed: every sender may go on.
+    /// When all sent data is consumed, every sender may go on.
     fn check_windows(&self) {
         for (id, sender, receiver) in self.flows() {
             if let Some(receiver) = receiver
@@ -302,7 +303,8 @@ impl World {
         }
     }
 
-    /// Nothing moves any more, and every stream has ended: what each receiver must have got.
+    /// When nothing moves any more and every stream has ended, checks the data that each receiver
+    /// got.
     fn check_deliveries(&self) {
         for (id, sender, receiver) in self.flows() {
             let Some(receiver) = receiver else { continue };

@@ -1,56 +1,56 @@
-//! What the model knows of one end of a stream.
+//! The model of one end of a stream.
 //!
-//! Invariant: nothing here is taken from the core; it follows from what was done to it alone.
+//! Invariant: no value is taken from the core. All follow from the operations alone.
 
 use crate::INITIAL_WINDOW;
 
-/// One end of a stream: counters are bytes since the stream began.
+/// One end of a stream. Counters are bytes since the stream began.
 #[derive(Debug)]
 pub(crate) struct Side {
-    // What the application did, and what happened to the stream.
+    // Operations of the application, and events of the stream.
     pub(crate) closed: bool,
-    /// FIN was asked for: by `finish`, `close` or a failure.
+    /// `finish`, `close` or a failure has asked for FIN.
     pub(crate) finished: bool,
     pub(crate) read_shut: bool,
     pub(crate) failed: bool,
-    /// What was unread went with that failure.
+    /// That failure discarded the unread data.
     pub(crate) unread_discarded: bool,
     /// The session is closing, or has ended.
     pub(crate) ending: bool,
     pub(crate) write_failed: bool,
-    /// Nothing leaves this end any more.
+    /// No more frames leave this end.
     pub(crate) send_closed: bool,
-    /// Nothing that comes is delivered here any more.
+    /// No more data is delivered to this end.
     pub(crate) unreachable: bool,
 
-    // As a sender.
+    // The sender's part.
     pub(crate) syn_due: bool,
     pub(crate) accepted: u64,
     pub(crate) transmitted: u64,
     pub(crate) written: u64,
     pub(crate) fin_taken: bool,
     pub(crate) fin_written: bool,
-    /// What the newest UPD said.
+    /// The window of the newest UPD.
     pub(crate) window: u64,
     pub(crate) peer_consumed: u64,
 
-    // As a receiver.
+    // The receiver's part.
     pub(crate) arrived: u64,
     /// Bytes in the inbox.
     pub(crate) queued: u64,
     /// Bytes that the application got.
     pub(crate) read: u64,
-    /// Bytes that it got, or that were thrown away for it.
+    /// Bytes that the application got, or that were discarded for it.
     pub(crate) consumed: u64,
     pub(crate) fin_arrived: bool,
-    /// The highest count that the peer was ever allowed.
+    /// The highest count that the peer was ever granted.
     pub(crate) edge: u64,
 }
 
-/// What a read or a write has to find.
+/// The required result of a read or a write.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Found {
-    /// Data, or so much room.
+    /// This much data, or room for this much.
     Some(usize),
     Nothing {
         starved: bool,
@@ -58,7 +58,7 @@ pub(crate) enum Found {
     Eof,
     Closed,
     Shut,
-    /// The stream's failure, or the session's.
+    /// The stream or the session has failed.
     Broken,
 }
 
@@ -91,22 +91,22 @@ impl Side {
         }
     }
 
-    /// Whether the application still wants all that comes.
+    /// Whether the application still wants all data that arrives.
     pub(crate) fn reads_on(&self) -> bool {
         !self.closed && !self.read_shut && !self.failed
     }
 
-    /// Whether the stream is of no more use to its session.
+    /// Whether the session needs the stream no more.
     pub(crate) fn can_forget(&self) -> bool {
         self.closed && self.fin_written
     }
 
-    /// Whether accepted bytes may have been thrown away.
+    /// Whether accepted bytes may have been discarded.
     pub(crate) fn has_discarded(&self) -> bool {
         self.failed || self.send_closed
     }
 
-    /// What the peer's window leaves, in bytes.
+    /// Returns the rest of the peer's window, in bytes.
     pub(crate) fn credit(&self, version: u8) -> u64 {
         if version == 1 {
             u64::MAX
@@ -145,7 +145,7 @@ impl Side {
         }
     }
 
-    /// Whether all that was accepted is with the transport, or never will be.
+    /// Whether all accepted data has been written to the transport. `None` if it never will be.
     pub(crate) fn flushed(&self) -> Option<bool> {
         match self {
             Self { closed: true, .. } => Some(false),

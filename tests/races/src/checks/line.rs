@@ -1,5 +1,5 @@
-//! A connection whose other end is the check itself: it feeds frames, and looks at what was
-//! written.
+//! A connection whose other end is the check itself. The check feeds frames, and looks at the
+//! written frames.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -25,19 +25,19 @@ struct State {
     writes_fail: bool,
     aborted: bool,
     output: Vec<u8>,
-    /// `finish_write` was called; the write half was dropped.
+    /// `finish_write` was called, and the write half was dropped.
     finished: bool,
     dropped: bool,
-    /// Its peer doesn't end its own side when the session has ended its.
+    /// The peer keeps its side open when the session has ended its own.
     held: bool,
-    /// So was the read half.
+    /// The read half was dropped.
     unread: bool,
     /// Writes wait, as on a full socket.
     full: bool,
-    /// Reads are bounded in time now.
+    /// Reads have a time bound now.
     bound: bool,
     was_bound: bool,
-    /// How often a write may still be taken in part, or not at all.
+    /// How many more writes may take only a part, or nothing.
     moods: usize,
 }
 
@@ -62,7 +62,8 @@ impl Line {
         self.set(|state| state.eof = true);
     }
 
-    /// The peer keeps its side open until [`Line::eof`], though the session has ended its own.
+    /// From now on the peer keeps its side open until [`Line::eof`], even if the session has ended
+    /// its own.
     pub fn hold(&self) {
         self.set(|state| state.held = true);
     }
@@ -83,7 +84,7 @@ impl Line {
         self.set(|state| state.moods = moods);
     }
 
-    /// Waits until what was written satisfies the peer.
+    /// Waits until `enough` accepts the written frames.
     pub fn wait_for(&self, mut enough: impl FnMut(&[Frame]) -> bool) {
         let mut state = self.state.lock();
         while !enough(&decode(&state.output)) {
@@ -107,7 +108,7 @@ impl Line {
         }
     }
 
-    /// What was written; whole frames, unless a write failed.
+    /// Returns the written frames. They are whole, unless a write failed.
     pub fn frames(&self) -> Vec<Frame> {
         decode(&self.state.lock().output)
     }
@@ -116,12 +117,12 @@ impl Line {
         self.state.lock().finished
     }
 
-    /// Whether reads have been bounded: callers might read.
+    /// Whether a read was ever bounded, as inline reads are.
     pub fn was_bounded(&self) -> bool {
         self.state.lock().was_bound
     }
 
-    /// That the session has let go of it: the write half is gone.
+    /// Whether the session has let go of the write half.
     pub fn is_dropped(&self) -> bool {
         self.state.lock().dropped
     }
@@ -179,7 +180,7 @@ impl Write for WriteHalf {
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !std::thread::current().name().is_some_and(|name| name.starts_with("gmux-writer")) {
-            facade::breaks::reach(); // an inline write
+            facade::breaks::reach(); // This is an inline write.
         }
         let mut state = self.0.state.lock();
         while state.full && !state.aborted && !state.writes_fail {
@@ -222,7 +223,7 @@ impl Drop for WriteHalf {
 }
 
 impl Control for LineControl {
-    /// The peer has read everything by then, and ends its side, too.
+    /// By then the peer has read everything. It ends its side, too.
     fn finish_write(&self) -> io::Result<()> {
         self.0.set(|state| (state.finished, state.eof) = (true, state.eof || !state.held));
         Ok(())
@@ -233,8 +234,8 @@ impl Control for LineControl {
     }
 }
 
-/// The session's side of it. `bounded`: its reads and writes can be, so callers may take turns at
-/// both.
+/// The session's side of the connection. With `bounded`, its reads and writes can be bounded, so
+/// calling threads may read and write inline.
 pub struct Ours {
     line: Arc<Line>,
     bounded: bool,
@@ -249,7 +250,7 @@ impl Transport for Ours {
         if !self.bounded {
             return Ok(halves);
         }
-        // A bound holds from the next read on: nobody reads while it is set.
+        // A bound holds from the next read on. No read runs while the bound is set.
         let bound = move |bound: Option<std::time::Duration>| {
             line.set(|state| {
                 state.bound = bound.is_some();
@@ -261,14 +262,14 @@ impl Transport for Ours {
     }
 }
 
-/// A server's session, and its line. `bounded`: callers may take the writer's turn.
+/// Returns a server's session and its line. With `bounded`, calling threads may write inline.
 pub fn server(config: Config, bounded: bool) -> (Session, Arc<Line>) {
     let line = Line::new();
     let session = Session::server(Ours { line: Arc::clone(&line), bounded }, config);
     (session.expect("the configuration is valid"), line)
 }
 
-/// No keepalive, and version 1.
+/// Returns a configuration of version 1 without keepalive.
 pub fn quiet() -> Config {
     Config::new().keepalive_disabled(true)
 }
@@ -279,7 +280,7 @@ fn frame(version: u8, command: Command, id: u32, payload: &[u8]) -> Frame {
     Frame::new(version, command, id, payload).expect("short enough")
 }
 
-/// Frames of one version.
+/// Makes frames of one version.
 #[derive(Clone, Copy)]
 pub struct Peer(pub u8);
 
@@ -308,14 +309,14 @@ pub fn count(frames: &[Frame], command: Command, id: u32) -> usize {
         .count()
 }
 
-/// A stream's data.
+/// Returns a stream's data.
 pub fn data(frames: &[Frame], id: u32) -> Vec<u8> {
     let psh = |frame: &&Frame| frame.header.command == Command::Psh && frame.header.stream_id == id;
     frames.iter().filter(psh).flat_map(|frame| frame.payload.clone()).collect()
 }
 
-/// What holds of every stream at every time: one SYN at most and before all, one FIN at most, no
-/// data after it.
+/// Asserts the order of a stream's frames: at most one SYN, which comes first, at most one FIN, and
+/// no data after it.
 pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
     let of_stream: Vec<Command> = frames
         .iter()
@@ -337,13 +338,13 @@ pub fn assert_order(frames: &[Frame], id: u32, ours: bool) {
 
 // ---- two sessions -------------------------------------------------------------------------------
 
-/// One end of a connection between two sessions: what it writes is the other's input.
+/// One end of a connection between two sessions. Its output is the other's input.
 pub struct End {
     ours: Arc<Line>,
     theirs: Arc<Line>,
 }
 
-/// A connection between two sessions.
+/// Returns a connection between two sessions.
 pub fn pair() -> (End, End) {
     let one = Line::new();
     let two = Line::new();

@@ -1,11 +1,14 @@
-//! The checks, and how one is explored.
+//! The checks, and the way in which one is explored.
 //!
-//! A check is a function that starts some threads against each other and says what must have come
-//! of it. [`Check::explore`] runs it many times, in orders that two schedulers choose: one at
-//! random at each step; the other (PCT) with random priorities and a few changes of them, which
-//! finds what needs one thread to be slow for long. An execution fails when something is asserted
-//! that doesn't hold, or when threads are left and none can go on: a wake-up was lost, or a thread
-//! doesn't end.
+//! A check is a function that starts some threads against each other and asserts the result.
+//! [`Check::explore`] runs it many times. Two schedulers choose the order of the threads' steps.
+//! One chooses at random at each step. The other (PCT) gives threads random priorities and changes
+//! them a few times, which finds faults that need one thread to be slow for long.
+//!
+//! An execution fails in two cases:
+//!
+//! - An assertion doesn't hold.
+//! - Threads are left, and none of them can run: a wake-up was lost, or a thread doesn't end.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
@@ -19,10 +22,10 @@ mod parts;
 mod sessions;
 mod streams;
 
-/// How often PCT changes its mind in an execution: enough for a thread to be stopped at two places.
+/// Number of priority changes of PCT in an execution. It is enough to stop a thread at two places.
 const PCT_DEPTH: usize = 3;
 
-/// An execution that takes more steps than this turns in circles.
+/// Upper limit of steps. An execution that takes more is caught in a loop.
 const MAX_STEPS: usize = 200_000;
 
 /// Stack of each thread, in bytes. The library's deepest calls stay well below it.
@@ -30,17 +33,17 @@ const STACK: usize = 128 * 1024;
 
 pub struct Check {
     pub name: &'static str,
-    /// What it is about, for the list.
+    /// The subject of the check, for the list.
     pub about: &'static str,
     /// Whether it moves the clock.
     pub time: bool,
-    /// Whether it says when an execution [`reach`](facade::breaks::reach)es what it is about: one
-    /// in a hundred has to.
+    /// Whether the check reports that an execution [`reach`](facade::breaks::reach)es its subject.
+    /// Then at least one execution in a hundred must do so.
     pub reaches: bool,
     pub body: fn(),
 }
 
-/// How to explore.
+/// The settings of an exploration.
 pub struct Plan {
     /// Executions for each scheduler.
     pub schedules: usize,
@@ -49,14 +52,14 @@ pub struct Plan {
     pub print: bool,
 }
 
-/// What an exploration found.
+/// The result of an exploration.
 pub struct Report {
-    /// `2000 random in 0.8 s, 2000 pct in 0.9 s`
+    /// Such as `2000 random in 0.8 s, 2000 pct in 0.9 s`.
     pub text: String,
     pub failed: bool,
 }
 
-/// All of them.
+/// Returns all checks.
 pub fn all() -> Vec<Check> {
     [parts::CHECKS, streams::CHECKS, sessions::CHECKS].concat()
 }
@@ -98,7 +101,7 @@ impl Check {
         Report { text: texts.join(", "), failed: false }
     }
 
-    /// Runs one schedule again, as it was printed.
+    /// Runs one schedule again, from its printed form.
     pub fn replay(&self, schedule: &str) -> Report {
         let mut scheduler = ReplayScheduler::new_from_encoded(schedule);
         scheduler.set_allow_incomplete();
@@ -111,8 +114,8 @@ impl Check {
         }
     }
 
-    /// How many executions were begun, how many got to what it is about, and what the last one said
-    /// if it failed.
+    /// Runs executions. Returns how many were begun, how many reached the check's subject, and the
+    /// message of the last one if it failed.
     fn run(
         &self,
         scheduler: Box<dyn Scheduler + Send>,
@@ -122,8 +125,8 @@ impl Check {
         config.stack_size = STACK;
         config.max_steps = shuttle::MaxSteps::FailAfter(MAX_STEPS);
         config.silence_warnings = true;
-        // A failed execution stops where it is: what its unwinding would run into isn't what
-        // failed.
+        // A failed execution stops at its failure. Otherwise its unwinding might fail in other
+        // places and hide the cause.
         config.ungraceful_shutdown_config.immediately_return_on_panic = true;
         config.failure_persistence =
             if print { FailurePersistence::Print } else { FailurePersistence::None };
@@ -136,7 +139,7 @@ impl Check {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             Runner::new(scheduler, config).run(move || {
                 count.fetch_add(1, SeqCst);
-                // the one before
+                // This belongs to the execution before.
                 reach.fetch_add(usize::from(facade::breaks::take_reached()), SeqCst);
                 facade::time::reset(time);
                 body();

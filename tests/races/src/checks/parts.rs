@@ -13,7 +13,7 @@ use crate::proto::stream::Lane;
 use crate::sync::budget::Budget;
 use crate::sync::close::{InputEnd, Lifecycle, Phase};
 use crate::sync::pause::{Cause, Pause};
-use crate::sync::read_handoff::ReadHandoff;
+use crate::sync::read_handoff::{Offer, ReadHandoff};
 use crate::sync::shaper::{Signal, shaper};
 
 pub const CHECKS: &[Check] = &[
@@ -93,7 +93,7 @@ fn budget_refunds() {
     let reader = thread::spawn({
         let budget = Arc::clone(&budget);
         move || {
-            // 20 is more than the whole budget: it is admitted when it is alone.
+            // 20 is more than the whole budget. It is admitted when nothing else is charged.
             for amount in [5, 20, 4, 5] {
                 let wait = || budget.take(amount, None).flatten().expect("the budget is open");
                 let charge = budget.try_take(amount).unwrap_or_else(wait);
@@ -102,7 +102,7 @@ fn budget_refunds() {
         }
     });
     let droppers = held.map(|charge| thread::spawn(move || drop(charge)));
-    // The application, which drops what it has read.
+    // The application drops the data that it has read.
     for _ in 0..4 {
         let _ = taken.recv().unwrap();
     }
@@ -136,7 +136,7 @@ fn budget_opens() {
     assert!(matches!(budget.take(99, None), Some(None)), "once open, always open");
 }
 
-/// Whoever sees that the pause is over sees what its end stamped.
+/// A thread that sees the end of a pause must also see the time that this end recorded.
 fn pause_is_seen() {
     let pause = Arc::new(Pause::default());
     let stamped = Arc::new(AtomicBool::new(false));
@@ -187,7 +187,7 @@ fn lifecycle_ends_once() {
         run(|life, _, _| {
             life.fail_write(&Arc::new(Error::Timeout), None);
         }),
-        // The writer, and the last of the two threads.
+        // The writer and the last of the two threads run here.
         run(|life, ends, _| {
             life.writer_done(Ok(()));
             ends.fetch_add(usize::from(life.end(Error::Closed).is_some()), SeqCst);
@@ -201,7 +201,7 @@ fn lifecycle_ends_once() {
     assert!(closes.load(SeqCst) <= 1);
 }
 
-/// A writer that finds nothing, since the session's end has thrown it away, hasn't handed it over.
+/// The session's end has discarded the data. A writer that finds none hasn't written it.
 fn lifecycle_overdue() {
     let life = Arc::new(Lifecycle::new(true));
     let waiting = Arc::new(AtomicUsize::new(2));
@@ -218,7 +218,7 @@ fn lifecycle_overdue() {
         move || {
             handed_over.store(waiting.swap(0, SeqCst), SeqCst);
             life.writer_done(Ok(()));
-            // the peer's answer to that
+            // This is the peer's answer.
             life.input_done(Error::PeerClosed, true, Instant::now(), None);
         }
     });
@@ -260,7 +260,7 @@ fn lifecycle_channel() {
     }
 }
 
-/// A parked writer sees every kind of work, whoever adds it, and whatever was added before.
+/// A parked writer sees every kind of work, whichever thread adds it and whatever was added before.
 fn parking_signals() {
     let (shaper, mut queue) = shaper();
     let shaper = Arc::new(shaper);
@@ -312,8 +312,8 @@ fn parking_signals() {
     writer.join().unwrap();
 }
 
-/// The reader thread offers the reading, and gets it back whatever callers do; while it has it,
-/// nobody reads.
+/// The reader thread offers the input to inline readers, and gets it back whatever they do. While
+/// it has the input, no other thread reads.
 fn handoff_comes_back() {
     let handoff = Arc::new(ReadHandoff::default());
     let slot = Arc::new(parking_lot::Mutex::new(0));
@@ -343,7 +343,7 @@ fn handoff_comes_back() {
                 let Some(inline_read) = handoff.begin() else { continue };
                 facade::breaks::reach();
                 *input += 1;
-                inline_read.end(keep);
+                inline_read.end(if keep { Offer::Keep } else { Offer::Withdraw });
                 drop(input);
                 if !keep {
                     handoff.resume();
@@ -358,13 +358,13 @@ fn handoff_comes_back() {
     assert!(!handoff.is_offered() && handoff.begin().is_none());
 }
 
-/// Places in a lane's short channel.
+/// Number of places in the bounded part of a lane's ready queue.
 const SHORT: u32 = 64;
 
 fn ready_queue_order() {
     let (shaper, mut queue) = shaper();
     let shaper = Arc::new(shaper);
-    // All but two places are taken.
+    // All places except two are taken.
     for id in 0..SHORT - 2 {
         shaper.schedule(streams::stream(1000 + id), Lane::Bulk).discard();
     }

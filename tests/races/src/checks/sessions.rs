@@ -1,7 +1,7 @@
-//! Whole sessions: the reader, writer and timer threads are the library's own, the peer is the
-//! check.
+//! Whole sessions. The reader, writer and timer threads are the library's own. The check is the
+//! peer.
 //!
-//! Every check ends with all threads gone, for an execution with a thread left over is a deadlock.
+//! Every check ends with all threads gone. An execution with a thread left over is a deadlock.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::io::{Read, Write};
@@ -91,13 +91,13 @@ fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHa
     thread::spawn(work)
 }
 
-/// The peer, on a thread of its own.
+/// Runs the peer on a thread of its own.
 fn peer(line: &Arc<Line>, work: impl FnOnce(&Line) + Send + 'static) -> JoinHandle<()> {
     let line = Arc::clone(line);
     spawn(move || work(&line))
 }
 
-/// Closes as both ends do when all is well.
+/// Closes both ends in the way that succeeds.
 fn close_well(session: &Session, line: &Line) {
     session.close().unwrap();
     assert!(line.is_finished());
@@ -116,7 +116,7 @@ fn read_to_end(mut stream: &Stream, size: usize) -> (usize, Option<std::io::Erro
     }
 }
 
-/// Writes all, and says how much was accepted.
+/// Writes all data. Returns how much was accepted, and the error if there was one.
 fn write_all(mut stream: &Stream, data: &[u8]) -> (usize, Option<std::io::Error>) {
     let mut done = 0;
     while done < data.len() {
@@ -195,7 +195,7 @@ fn credit_wakes_a_writer() {
             Peer(2).upd(2, 2, crate::INITIAL_WINDOW),
         ]),
         1 => line.eof(),
-        _ => line.fail_writes(), // it isn't written to, so nothing happens until the close
+        _ => line.fail_writes(), // The session doesn't write, so nothing happens until the close.
     }
     if how == 2 {
         let _ = session.close();
@@ -217,7 +217,8 @@ fn accepts_are_woken() {
         spawn(move || session.accept().map(|stream| stream.id()))
     });
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
-    line.wait_for(|frames| frames.len() == 2); // two were accepted, and dropped: their FINs
+    // Two streams were accepted and dropped. These are their FINs.
+    line.wait_for(|frames| frames.len() == 2);
     session.close().unwrap();
     line.eof();
     let mut ids = Vec::new();
@@ -243,12 +244,13 @@ fn all_work_wakes_the_writer() {
     let peer = peer(&line, |line| {
         let peer = Peer(2);
         line.feed(&[peer.syn(3), peer.psh(3, b"12345678")]);
-        line.wait_for(|frames| count(frames, Command::Upd, 3) > 0); // 8 bytes were read
+        line.wait_for(|frames| count(frames, Command::Upd, 3) > 0); // 8 bytes were read.
         line.wait_for(|frames| data(frames, 2) == b"x" && count(frames, Command::Syn, 2) == 1);
         line.feed(&[peer.syn(5), peer.syn(7)]);
-        line.wait_for(|frames| count(frames, Command::Fin, 7) == 1); // refused: the backlog is full
+        // It is refused, since the backlog is full.
+        line.wait_for(|frames| count(frames, Command::Fin, 7) == 1);
         line.feed(&[peer.fin(3)]);
-        line.wait_for(|frames| count(frames, Command::Fin, 3) == 1); // closed at its end
+        line.wait_for(|frames| count(frames, Command::Fin, 3) == 1); // It is closed at its end.
     });
     let stream = session.accept().unwrap();
     let mut ours = session.open("").unwrap();
@@ -271,7 +273,7 @@ fn pings_wake_the_writer() {
     let (session, line) = server(config, false);
     let peer = peer(&line, |line| {
         for n in 1..=2 {
-            // Moved again and again: the timer may look at the clock only after it has been.
+            // The clock moves again and again, since the timer may look at it late.
             while count(&line.frames(), Command::Nop, 0) < n {
                 advance(SECOND);
                 thread::yield_now();
@@ -311,7 +313,7 @@ fn streams_double_close() {
     assert!(closed.recv().is_err());
     peer.join().unwrap();
     assert_eq!((calls.load(SeqCst), session.num_streams()), (1, 0));
-    session.drain(SECOND).unwrap(); // it is forgotten when its FIN is handed over
+    session.drain(SECOND).unwrap(); // The stream is forgotten when its FIN is written.
     line.eof();
     let frames = line.frames();
     assert_order(&frames, 3, false);
@@ -331,11 +333,11 @@ fn sessions_double_close() {
     let dropper = spawn(move || drop(stream));
     drop(session);
     if peer_ends {
-        line.eof(); // at any moment
+        line.eof(); // This comes at any moment.
     }
     for closer in closers {
         let result = closer.join().unwrap();
-        // The peer may have ended it while our stream was open: that cuts the stream off.
+        // The peer may have ended its side while our stream was open. That cuts the stream off.
         assert!(result.is_ok() || peer_ends, "{result:?}");
     }
     dropper.join().unwrap();
@@ -372,8 +374,8 @@ fn close_against_read_write() {
     let (accepted, write_error) = writer.join().unwrap();
     let (read, read_error) = reader.join().unwrap();
     let flushed = flusher.join().unwrap();
-    // The reader throws input away until the peer ends: what was fed may have come before the
-    // close, or not.
+    // The reader discards input until the peer ends. The fed data may have come before the close,
+    // or after.
     feeder.join().unwrap();
     line.eof();
     assert!(read == 0 || read == 3);
@@ -391,7 +393,7 @@ fn close_against_read_write() {
 
 fn close_against_open_accept() {
     let (session, line) = server(quiet(), false);
-    line.hold(); // the close itself has to wake them all: the session's end comes after that
+    line.hold(); // The close itself has to wake all calls, since the session's end comes later.
     let feeder = peer(&line, |line| line.feed(&[PEER.syn(3)]));
     let opener = spawn({
         let session = session.clone();
@@ -491,7 +493,7 @@ fn last_drop_against_arrivals() {
     accept.join().unwrap();
     feeder.join().unwrap();
     let frames = line.frames();
-    // Refused, it gets one more FIN for its data, and nothing else.
+    // A refused stream gets one more FIN for its data, and nothing else.
     if count(&frames, Command::Fin, 3) == 2 {
         assert!(
             frames
@@ -516,7 +518,7 @@ fn deadlines_reach_calls() {
         let mut stream = stream.clone();
         move || stream.read(&mut [0]).map(drop)
     });
-    // The writer takes some bytes off the queue, and waits in the transport.
+    // The writer takes some bytes from the queue, and waits in the transport.
     let writer = spawn({
         let mut stream = stream.clone();
         move || {
@@ -594,8 +596,8 @@ fn refunds_wake_the_reader() {
     let one = session.accept().unwrap();
     let two = session.accept().unwrap();
     let reader = spawn(move || assert_eq!(read_to_end(&one, 30).0, 300));
-    // The other reads a little, and is closed: what it held comes back, and what still comes is
-    // thrown away.
+    // The other stream reads a little and is closed. Its held bytes are refunded, and its later
+    // data is discarded.
     let closer = spawn(move || {
         let mut two = two;
         two.read_exact(&mut [0; 70]).unwrap();
@@ -625,12 +627,13 @@ fn close_wakes_a_paused_reader() {
             let _ = stream.read(&mut [0; 64]);
         })
     });
-    let _ = session.close(); // Ok, or the peer's end, which comes while a stream is open
+    // This is Ok, or the error for a peer that ends while a stream is open.
+    let _ = session.close();
     feeder.join().unwrap();
     if let Some(reader) = reader {
         reader.join().unwrap();
     }
-    line.wait_unread(); // before the stream's drop refunds what it holds
+    line.wait_unread(); // It comes before the stream's drop refunds its bytes.
     drop(stream);
 }
 
@@ -647,15 +650,15 @@ fn stalls_are_cut() {
     let clock = spawn({
         let session = session.clone();
         move || {
-            // No further: a reader that the scheduler keeps waiting for long would look like one
-            // that sleeps.
+            // The clock moves no further than necessary. A reader that the scheduler keeps waiting
+            // for long would look like one that sleeps.
             while session.stats().streams_cut == 0 {
                 advance(SECOND);
                 thread::yield_now();
             }
         }
     });
-    // The one that is read gets everything; the one that isn't is cut.
+    // The stream that is read gets everything. The other one is cut.
     let (got, error) = read_to_end(&awake, 64);
     assert!(got == 160 && error.is_none(), "{} {got}, {error:?}", awake.id());
     feeder.join().unwrap();
@@ -665,7 +668,7 @@ fn stalls_are_cut() {
     clock.join().unwrap();
     drop(asleep);
     drop(awake);
-    // Without the clock, nothing but the writer can end the close.
+    // The clock doesn't move, so only the writer can end the close.
     close_well(&session, &line);
     assert_eq!(count(&line.frames(), Command::Fin, 3), 1);
 }
@@ -692,7 +695,7 @@ fn accepts_let_the_reader_on() {
                         None => thread::yield_now(),
                     }
                 };
-                // Its data lies behind its SYN, and maybe behind others'.
+                // Its data comes after its SYN, and maybe after data of other streams.
                 assert_eq!(read_to_end(&stream, 2).0, 2);
             }
         })
@@ -708,7 +711,7 @@ fn accepts_let_the_reader_on() {
 
 fn endings_let_the_reader_on() {
     let (session, line) = server(quiet().accept_backlog(1).accept_stall_timeout(None), false);
-    // keeps the session when its last own handle is dropped
+    // This stream keeps the session alive when the last own handle is dropped.
     let mut ours = session.open("").unwrap();
     line.feed(&[PEER.syn(3), PEER.syn(5), PEER.syn(7)]);
     let how = choose(4);
@@ -735,7 +738,7 @@ fn endings_let_the_reader_on() {
             return;
         }
         2 => {
-            // Those that were in time can still be accepted.
+            // Streams that came in time can still be accepted.
             let drained = spawn({
                 let session = session.clone();
                 move || {
@@ -755,7 +758,7 @@ fn endings_let_the_reader_on() {
             while ours.write(b"x").is_ok() {
                 thread::yield_now();
             }
-            line.eof(); // reads go on, until the input ends
+            line.eof(); // Reads go on until the input ends.
             line.wait_unread();
         }
     }
@@ -767,8 +770,8 @@ fn a_full_backlog_refuses_in_time() {
     let (session, line) =
         server(quiet().accept_backlog(1).accept_stall_timeout(Some(SECOND * 2)), false);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
-    // The first is accepted before the time is over or after; or only when the second was refused,
-    // so that nothing but the time ends the pause.
+    // The first stream is accepted before or after the time has passed. Or it is accepted only when
+    // the second was refused, so that only the time can end the pause.
     let late = choose(2) == 1;
     let acceptor = spawn({
         let session = session.clone();
@@ -782,7 +785,7 @@ fn a_full_backlog_refuses_in_time() {
     let clock = spawn({
         let session = session.clone();
         move || {
-            // Past the announcement, and then the limit.
+            // The time passes the announcement, and then the limit.
             while session.stats().streams_received + session.stats().streams_refused < 2 {
                 advance(SECOND);
                 thread::yield_now();
@@ -802,7 +805,7 @@ fn a_full_backlog_refuses_in_time() {
 
 // ---- inline writes ------------------------------------------------------------------------------
 
-/// Request and answer, on one stream.
+/// Reads a request and writes its answer, `rounds` times on one stream.
 fn serve(stream: &mut Stream, rounds: usize) {
     for _ in 0..rounds {
         let mut request = [0; 2];
@@ -819,7 +822,7 @@ fn inline_write() {
         peer(&line, move |line| {
             for round in 1..=2 {
                 line.feed(&[PEER.psh(id, request)]);
-                // nothing else makes the writer go on
+                // Nothing else makes the writer go on.
                 line.wait_for(|frames| data(frames, id) == request.repeat(round));
             }
         })
@@ -883,7 +886,7 @@ fn inline_write_against_close() {
             stream.close().unwrap();
             session.drain(SECOND).unwrap();
         }
-        _ => {} // the last drop does it
+        _ => {} // The last drop ends it.
     }
     let accepted = answer.join().unwrap();
     drop(session);
@@ -911,7 +914,7 @@ fn inline_write_against_failure() {
         let (accepted, error) = answer.join().unwrap();
         assert!(accepted == 3 || error.is_some());
     }
-    // The writes may all have been made before they failed, so only a read says that it is over.
+    // All writes may have been made before they failed. So only a read learns of the end.
     line.eof();
     let (_, error) = read_to_end(&stream, 4);
     assert!(error.is_some());
@@ -919,20 +922,21 @@ fn inline_write_against_failure() {
     let _ = session.close();
 }
 
-/// After some rounds of requests and answers the thread that waits for the next request reads the
-/// transport itself. Then something else happens.
+/// After some rounds of requests and answers, the thread that waits for the next request reads the
+/// transport inline. Then another event happens.
 fn inline_read() {
     let (session, line) = server(quiet(), true);
     line.feed(&[PEER.syn(3), PEER.syn(5)]);
     let mut stream = session.accept().unwrap();
     let other = session.accept().unwrap();
-    // More than the eight after which the reader thread stands by.
+    // Number of rounds. It is more than the eight after which the reader thread hands the input
+    // over.
     const ROUNDS: usize = 12;
     const SETTLE: usize = 60;
     let how = choose(6);
     let client = peer(&line, move |line| {
         for round in 1..=ROUNDS {
-            // Until the server waits for the next request, more often than not.
+            // By then the server waits for the next request, more often than not.
             for _ in 0..SETTLE {
                 thread::yield_now();
             }
@@ -964,7 +968,7 @@ fn inline_read() {
         // It asks again, as a program does, until the end of its stream.
         assert_eq!(read_to_end(&stream, 2).0, 0);
     }
-    // The program asks no more: the reader thread has to find what came for others by itself.
+    // The program asks no more. So the reader thread itself has to find the other streams' data.
     match how {
         0 | 4 | 5 => assert_eq!(reader.join().unwrap().0, 4),
         1 => {
@@ -1081,7 +1085,7 @@ fn drain_against_closes() {
     let mut streams = vec![session.accept().unwrap(), session.open("").unwrap()];
     let acceptor = spawn({
         let session = session.clone();
-        move || session.accept().map(drop) // the one that waits, or none
+        move || session.accept().map(drop) // The call waits, or there is none.
     });
     let closers: Vec<_> = streams.drain(..).map(|stream| spawn(move || drop(stream))).collect();
     let last = spawn({
@@ -1100,13 +1104,13 @@ fn drain_against_closes() {
     let frames = line.frames();
     for (id, ours) in [(2, true), (3, false), (5, false)] {
         assert_order(&frames, id, ours);
-        // The third may have come only when the session was closing, and was thrown away.
+        // The third frame may have arrived when the session was closing, and was discarded then.
         assert!(count(&frames, Command::Fin, id) == 1 || id == 5);
     }
 }
 
-/// The peer reads everything, and ends its side at once, while the close is under way or before it:
-/// that is Ok, whatever the writer thread has had time to say.
+/// The peer reads everything and ends its side at once, during the close or before it. The close
+/// returns Ok, however little the writer thread has reported by then.
 fn close_against_the_peers_end() {
     let (session, line) = server(quiet(), choose(2) == 0);
     line.feed(&[PEER.syn(3), PEER.fin(3)]);
@@ -1150,8 +1154,8 @@ fn close_timeout_passes() {
     clock.join().unwrap();
 }
 
-/// Its thread ends with the last session, and begins with the next; whoever comes meanwhile is
-/// looked after.
+/// The timer's thread ends with the last session, and begins with the next. It also serves a
+/// session that comes in between.
 fn timer_comes_and_goes() {
     let sessions = [(); 2].map(|()| {
         spawn(|| {
@@ -1199,8 +1203,8 @@ fn notifiers_fire_once() {
     drop(stream);
     let _ = session.close();
     line.eof();
-    // It may be called on a thread of its own, which isn't known here. It must be once at last: a
-    // second fails the check as well.
+    // The notifier may be called on a thread of its own, which this check doesn't know. It must be
+    // called exactly once. A second call fails the check as well.
     while calls.load(SeqCst) == 0 {
         thread::yield_now();
     }
@@ -1238,6 +1242,6 @@ fn both_ends() {
     assert_eq!(all, b"abcdefg");
     writer.join().unwrap();
     drop(stream);
-    let _ = client.close(); // Ok, or the peer's clean end, which is Ok too
+    let _ = client.close(); // This is Ok after a proper close and also after the peer's clean end.
     echo.join().unwrap();
 }

@@ -1,5 +1,5 @@
-//! One stream and what the engine does to it, without the engine: its calls against deliveries,
-//! turns, limits and endings.
+//! One stream without the engine. Its calls run against deliveries, transmissions, limits and
+//! endings.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::collections::VecDeque;
@@ -145,18 +145,18 @@ pub const CHECKS: &[Check] = &[
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A stream of version 1, for what needs one but nothing of it.
+/// Returns a stream of version 1, for checks that need any stream.
 pub fn stream(id: u32) -> Arc<SharedStream> {
     SharedStream::new(id, Name::new(b"", None), &Config::new(), false, Instant::now())
 }
 
-/// A stream and its surroundings.
+/// A stream and its environment.
 struct Fixture {
     env: Env,
     stream: Arc<SharedStream>,
 }
 
-/// What was sent.
+/// The sent frames and data.
 #[derive(Debug, Default)]
 struct Sent {
     data: Vec<u8>,
@@ -181,8 +181,8 @@ impl Fixture {
         thread::spawn(move || work(&fixture.env, &fixture.stream))
     }
 
-    /// The writer thread: what the engine's does, without a transport. Ends on the signal to
-    /// finish, when nothing is left.
+    /// Runs a writer thread that does the same as the engine's, without a transport. It ends at the
+    /// signal to finish, when nothing is left to send.
     fn writer(self: &Arc<Self>, mut queue: Queue) -> thread::JoinHandle<Sent> {
         let parker = queue.parker();
         self.spawn(move |env, stream| {
@@ -244,7 +244,7 @@ fn read_to_end(env: &Env, stream: &Arc<SharedStream>, size: usize) -> Vec<u8> {
     }
 }
 
-/// As the library's own `write_all`: the caller unparks the writer.
+/// Writes as the library's own `write_all` does: the caller unparks the writer.
 fn write_all(env: &Env, stream: &Arc<SharedStream>, data: &[u8]) -> Result<(), Error> {
     let written = stream.write(env, data, Take::All)?;
     assert_eq!(written.accepted, data.len());
@@ -288,10 +288,10 @@ fn stream_reads() {
     for data in [&b"abc"[..], b"d", b"efgh"] {
         deliver(&fixture.env, &fixture.stream, data, &mut wakes);
         if data.len() != 1 {
-            wakes.send(); // the second waits for the third's
+            wakes.send(); // The second delivery waits for the third's wake-up.
         }
     }
-    // FIN wakes everybody, so everything has to be read before.
+    // FIN wakes all readers, so everything has to be read before.
     let mut all = Vec::new();
     while all.len() < 8 {
         all.extend(counted.recv().unwrap());
@@ -309,11 +309,11 @@ fn stream_reads_pass_on() {
         .map(|()| fixture.spawn(|env, stream| stream.read(env, &mut [0; 2], || false).unwrap()));
     let mut wakes = Wakes::default();
     deliver(&fixture.env, &fixture.stream, b"abcdef", &mut wakes);
-    wakes.send(); // one wake-up, and three who wait
+    wakes.send(); // There is one wake-up for three waiting reads.
     assert_eq!(readers.map(|reader| reader.join().unwrap()), [2, 2, 2]);
 }
 
-/// Delivers a chunk of its own, too large to be copied under the lock.
+/// Delivers a chunk that is too large to be copied under the lock.
 fn deliver_large(fixture: &Fixture, data: &[u8], wakes: &mut Wakes) {
     let mut buffer = fixture.env.pool.get(data.len()).unwrap();
     buffer[..data.len()].copy_from_slice(data);
@@ -385,7 +385,7 @@ fn stream_writes_large() {
         fixture(Config::new().max_send_buffer(3 * LEN).max_frame_size(LEN - 100));
     let writer = fixture.writer(queue);
     let writes = [1, 2, 3].map(|byte| {
-        // The third is small, and mustn't come between the pieces of the others.
+        // The third write is small, and must not come between the pieces of the others.
         let len = if byte == 3 { 10 } else { LEN };
         fixture.spawn(move |env, stream| {
             let written = stream.write(env, &vec![byte; len], Take::WhatFits).unwrap();
@@ -402,11 +402,11 @@ fn stream_writes_large() {
     assert_eq!(runs, accepted, "one call's bytes lie together");
 }
 
-/// A write that is at the head of the line, and waits for more room than there ever is, gives up:
-/// the one behind it fits.
+/// The write at the head of the line waits for more room than there ever is, and gives up. The one
+/// behind it fits.
 fn stream_writes_give_up() {
     let (fixture, _queue) = fixture(Config::new().max_send_buffer(5000));
-    write_all(&fixture.env, &fixture.stream, &[0; 4950]).unwrap(); // and nobody sends
+    write_all(&fixture.env, &fixture.stream, &[0; 4950]).unwrap(); // Nobody sends the queued data.
     fixture.stream.set_timeout(Direction::Write, Some(2 * SECOND));
     let given_up = Arc::new(AtomicUsize::new(0));
     let head = fixture.spawn({
@@ -425,13 +425,14 @@ fn stream_writes_give_up() {
         advance(SECOND);
         thread::yield_now();
     }
-    // Its own time may have passed, too; if not, nothing else than the head's end will wake it.
+    // The second write's own time may have passed, too. If not, only the end of the head's wait
+    // wakes it.
     assert!(matches!(head.join().unwrap(), Err(Error::Timeout)));
     let next = next.join().unwrap();
     assert!(matches!(next, Ok(30) | Err(Error::Timeout)), "{next:?}");
 }
 
-/// A writer that says when it is called, and then waits.
+/// A writer that reports each call, and then waits.
 struct Slow(crossbeam_channel::Sender<()>, crossbeam_channel::Receiver<()>);
 
 impl std::io::Write for Slow {
@@ -474,9 +475,9 @@ fn stream_credit() {
     let env = &fixture.env;
     let stream = &fixture.stream;
     let writer = fixture.writer(queue);
-    // The window a stream begins with is used up.
+    // This uses up the window that a stream begins with.
     write_all(env, stream, &[0; INITIAL_WINDOW as usize]).unwrap();
-    stream.flush().unwrap(); // a peer can't have consumed what wasn't sent
+    stream.flush().unwrap(); // A peer can't have consumed data that wasn't sent.
     let writes = [1, 2]
         .map(|byte| fixture.spawn(move |env, stream| write_all(env, stream, &[byte; 4]).unwrap()));
     let mut wakes = Wakes::default();
@@ -499,7 +500,7 @@ fn stream_unsolicited() {
     let (fixture, _queue) = fixture(Config::new().version(2));
     let other =
         SharedStream::new(5, Name::new(b"", None), &fixture.env.config, false, Instant::now());
-    // Four streams hold all that there is past the shares, and these two hold theirs.
+    // Four streams hold everything beyond the shares. These two streams hold their shares.
     let first = u64::from(INITIAL_WINDOW);
     (0..4).for_each(|_| assert_eq!(fixture.env.allowance.take(0, first), first));
     let share = [&fixture.stream, &other]
@@ -515,7 +516,7 @@ fn stream_unsolicited() {
     let failing = fixture.spawn(|env, stream| {
         let _ = stream.fail(env, Error::Closed, false);
     });
-    // Enough for one of them, past the two shares.
+    // There is enough for one of them, beyond the two shares.
     let give = |bytes: usize| {
         fixture.env.allowance.change(bytes as u64, 0);
         fixture.env.wake_allowance_waiters(false);
@@ -540,13 +541,13 @@ fn stream_schedule() {
         let mut sent = Sent::default();
         loop {
             let finish = env.shaper.is_signalled(Signal::Finish);
-            // A stream is in a lane at most once, and the lanes are looked at together here.
+            // A stream is in a lane at most once. This check looks at both lanes together.
             let mut taken = VecDeque::new();
             while let Some(turn) = next(&mut queue) {
                 taken.push_back(turn);
             }
-            // Between the looks it may have been put in again only after its turn, which hasn't
-            // come.
+            // A stream may have been queued again between two looks only after its turn, which
+            // hasn't come yet.
             for lane in [Lane::Express, Lane::Bulk] {
                 assert!(
                     taken.iter().filter(|(_, other)| *other == lane).count() <= 1,
@@ -597,12 +598,12 @@ fn stream_schedule() {
     );
 }
 
-/// Each of three waiting calls ends by a limit that is set while it waits, or before, or after;
-/// time passes it at any moment.
+/// Each of three waiting calls ends by a limit. The limit is set while the call waits, or before,
+/// or after. Time passes the limit at any moment.
 fn stream_limits() {
     let (fixture, _queue) = fixture(Config::new().max_send_buffer(1));
     let stream = &fixture.stream;
-    write_all(&fixture.env, stream, b"x").unwrap(); // its queue is full, and nobody sends
+    write_all(&fixture.env, stream, b"x").unwrap(); // The queue is full, and nobody sends.
     let read = fixture.spawn(|env, stream| stream.read(env, &mut [0], || false).map(drop));
     let write = fixture.spawn(|env, stream| stream.write(env, b"y", Take::WhatFits).map(drop));
     let flush = fixture.spawn(|_, stream| stream.flush());
@@ -616,7 +617,7 @@ fn stream_limits() {
             stream.set_timeout(Direction::Read, Some(SECOND));
             stream.set_timeout(Direction::Write, Some(SECOND));
             advance(2 * SECOND);
-            advance(2 * SECOND); // a call may have begun since
+            advance(2 * SECOND); // A call may have begun since.
         }
         2 => {
             stream.set_no_data_timeout(Some(SECOND));
@@ -624,7 +625,8 @@ fn stream_limits() {
         _ => stream.set_nonblocking(true),
     });
     if kind == 2 {
-        // It fires for one call at a time, and its clock starts again: time has to pass for each.
+        // The limit fires for one call at a time, and then its clock starts again. So time has to
+        // pass for each.
         let clock = fixture.spawn(|_, _| {
             for _ in 0..12 {
                 advance(2 * SECOND);
@@ -641,7 +643,7 @@ fn stream_limits() {
         set.join().unwrap();
         if kind == 1 {
             advance(2 * SECOND);
-            stream.set_nonblocking(true); // for those that begin only now
+            stream.set_nonblocking(true); // This is for calls that begin only now.
         }
     }
     for call in [read, write, flush] {
@@ -665,8 +667,8 @@ fn stream_limits_move() {
             advance(SECOND);
         }
     });
-    // Whichever comes last, the read is past its deadline then: it mustn't wait for the limit that
-    // held when it began to.
+    // Whichever change comes last, the read is past its deadline then. It must not wait for the
+    // limit that held when it began.
     mover.join().unwrap();
     clock.join().unwrap();
     assert!(matches!(read.join().unwrap(), Err(Error::Timeout)));
@@ -720,7 +722,7 @@ fn stream_endings() {
         };
         let expected = match how {
             0 | 2 => matches!(error, Error::Closed),
-            // A write that comes later finds the failure too.
+            // A later write gets the failure, too.
             1 => matches!(error, Error::Timeout),
             _ => matches!(error, Error::PeerClosed),
         };
@@ -772,7 +774,7 @@ fn stream_double_close() {
     let sent = writer.join().unwrap();
     let results = results.lock();
     assert_eq!((results.0, results.1, called.load(SeqCst)), (1, 1, 1), "ended, closed, notified");
-    // When its session was closing first, it gets no FIN.
+    // If its session was closing first, it gets no FIN.
     assert!(sent.frames.matches('F').count() <= 1 && sent.data == b"ab", "{sent:?}");
 }
 

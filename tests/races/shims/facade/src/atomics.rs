@@ -1,8 +1,8 @@
-//! Atomics. Each operation is one step, in an order that all threads agree on; another thread may
-//! go on before it.
+//! Atomics. Each operation is one step, in an order that all threads agree on. Another thread may
+//! run before it.
 //!
-//! Relaxed ones are statistics and gauges in gmux, on which nobody waits: they are no place to
-//! switch, which keeps executions short.
+//! In gmux, relaxed operations are statistics and gauges, and no thread waits for them. So they are
+//! no switching points, which keeps executions short.
 
 use std::sync::atomic::{self, Ordering};
 
@@ -14,7 +14,7 @@ fn step(order: Ordering) {
     }
 }
 
-/// Every step is seen by all, so there is nothing to order.
+/// All threads see every step, so a fence has nothing to order.
 pub fn fence(_: Ordering) {}
 
 macro_rules! atomic {

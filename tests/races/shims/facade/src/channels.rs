@@ -9,7 +9,7 @@ use crate::time::{Duration, Instant};
 
 struct Channel<T> {
     state: Mutex<State<T>>,
-    /// A message, or no sender any more.
+    /// Wakes a receiver: there is a message, or no sender is left.
     changed: Condvar,
 }
 
@@ -52,8 +52,8 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
     bounded(usize::MAX)
 }
 
-/// A channel of `capacity`. With 0 nothing can be sent: gmux has such channels only to be
-/// disconnected.
+/// Returns a channel of `capacity`. With 0 nothing can be sent. gmux uses such channels only for
+/// their disconnection.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let state = State { queue: VecDeque::new(), capacity, senders: 1, receivers: 1 };
     let channel = Arc::new(Channel { state: Mutex::new(state), changed: Condvar::new() });
@@ -61,7 +61,7 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T> Sender<T> {
-    /// Only for unbounded channels: it never waits.
+    /// Sends a message. Only unbounded channels are sent to, so this never waits.
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
         self.try_send(message).map_err(|error| match error {
             TrySendError::Disconnected(message) => SendError(message),
@@ -111,8 +111,8 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// With a deadline, unlike a `Condvar`'s short wait: it is reached where the check moves the
-    /// time.
+    /// Receives with a deadline. The check has to move the time to reach it, unlike the short wait
+    /// of a `Condvar`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         let limit = Instant::now().checked_add(timeout);
         let mut state = self.0.state.lock();

@@ -8,9 +8,9 @@ use std::ops::Deref;
 
 use shuttle::thread::LocalKey;
 
-/// A static's value: one for each thread of the system, and so for each check that runs. It lives
-/// through all executions of that check, which is right for what gmux keeps (a pool, and a timer
-/// whose queue is empty when no session lives).
+/// A static's value. Each thread of the system has its own, and so has each check that runs. It
+/// lives through all executions of that check. gmux's statics allow that: a pool, and a timer whose
+/// queue is empty when no session lives.
 pub struct LazyLock<T: 'static> {
     init: fn() -> T,
 }
@@ -46,7 +46,8 @@ impl<T> fmt::Debug for LazyLock<T> {
     }
 }
 
-/// A thread-local of the scheduler's threads, with what gmux uses of the standard library's.
+/// A thread-local of the scheduler's threads, with the methods of the standard library's that gmux
+/// uses.
 pub struct Local<T: 'static>(&'static LocalKey<T>);
 
 impl<T> Local<T> {

@@ -1,9 +1,10 @@
 //! parking_lot's `Mutex` and `Condvar`.
 //!
-//! As there, a wait ends only by a notification or its time limit, and a notification that finds a
-//! waiter is that waiter's alone, though its time runs out before it goes on. Which of several
-//! waiters a `notify_one` takes is the scheduler's choice, while parking_lot takes the oldest: gmux
-//! doesn't depend on that.
+//! As in parking_lot, a wait ends only by a notification or its time limit. A notification that
+//! finds a waiter belongs to that waiter, even if its time runs out before it goes on.
+//!
+//! In parking_lot, `notify_one` takes the oldest waiter. Here the scheduler chooses one. gmux
+//! doesn't depend on the order.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -25,11 +26,11 @@ struct Turn {
 
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// `None` while it waits in a condvar.
+    /// `None` while the guard waits in a condvar.
     data: Option<sync::MutexGuard<'a, T>>,
 }
 
-/// The standard library's lock, which nobody else can hold.
+/// Locks the standard library's lock, which no other thread can hold.
 fn own<T>(lock: &sync::Mutex<T>) -> sync::MutexGuard<'_, T> {
     match lock.try_lock() {
         Ok(guard) => guard,
@@ -74,7 +75,7 @@ impl<T> Mutex<T> {
         free.then(|| MutexGuard { mutex: self, data: Some(own(&self.data)) })
     }
 
-    /// All who wait may try.
+    /// Frees the lock and lets all waiting threads try.
     fn unlock(&self) {
         let mut turn = own(&self.turn);
         turn.taken = false;
@@ -97,7 +98,7 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 }
 
 impl<T> MutexGuard<'_, T> {
-    /// Who gets it next is the scheduler's choice, here too.
+    /// Frees the lock. The scheduler chooses the next owner, here too.
     pub fn unlock_fair(guard: Self) {
         drop(guard);
     }
@@ -105,8 +106,8 @@ impl<T> MutexGuard<'_, T> {
 
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
-        // What was done under the lock can be seen by others before it is free: by `try_lock`, and
-        // through atomics.
+        // Other threads can see changes under the lock before it is free, by `try_lock` and through
+        // atomics.
         switch();
         self.data = None;
         self.mutex.unlock();
@@ -142,7 +143,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Ends the wait, unless it has ended.
+    /// Ends the wait, unless it has ended already.
     fn end(&self, how: Wait) -> bool {
         let mut state = own(&self.state);
         let waits = *state == Wait::Waiting;
@@ -154,7 +155,7 @@ impl Waiter {
         waits
     }
 
-    /// Its time limit has passed.
+    /// Ends the wait because its time limit has passed.
     pub fn time_out(&self) {
         self.end(Wait::TimedOut);
     }
@@ -191,8 +192,8 @@ impl Condvar {
         WaitTimeoutResult(self.wait_to(guard, Some(limit)) == Wait::TimedOut)
     }
 
-    /// A short wait, which the library relies upon to end: unlike a deadline it may end at any
-    /// moment, though time stands still.
+    /// A short wait. The library relies on its end. So it may end at any moment even though time
+    /// stands still, unlike a wait with a deadline.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Duration) -> WaitTimeoutResult {
         assert!(limit < Duration::from_millis(100), "{limit:?}: is somebody to be rescued by it?");
         switch();
@@ -210,10 +211,10 @@ impl Condvar {
         switch();
         let waiter =
             sync::Arc::new(Waiter { thread: me(), state: sync::Mutex::new(Wait::Waiting) });
-        // rings at once if that has passed
+        // The alarm fires at once if the limit has passed.
         let _alarm = limit.map(|limit| Alarm::set(limit, &waiter));
         own(&self.waiters).push(sync::Arc::clone(&waiter));
-        // Released and waiting in one step, as a condvar promises.
+        // The lock is released and the wait begins in one step, as a condvar promises.
         guard.data = None;
         guard.mutex.unlock();
         block_until(|| *own(&waiter.state) != Wait::Waiting);
@@ -227,7 +228,7 @@ impl Condvar {
         *own(&waiter.state)
     }
 
-    /// Those that haven't been woken yet.
+    /// Returns the waiters that haven't been woken yet.
     fn waiting(&self) -> Vec<sync::Arc<Waiter>> {
         let waiters = own(&self.waiters);
         waiters.iter().filter(|waiter| *own(&waiter.state) == Wait::Waiting).cloned().collect()

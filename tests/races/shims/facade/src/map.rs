@@ -14,7 +14,7 @@ impl<K, V> HashMap<K, V> {
         Self(Inner::default())
     }
 
-    // What a `Deref` can't pass on.
+    // A method that `Deref` can't forward.
 
     pub fn shrink_to(&mut self, capacity: usize)
     where

@@ -1,5 +1,5 @@
-//! What the locks, channels and atomics here are made of: points where another thread may go on,
-//! and blocking.
+//! The basis of the locks, channels and atomics here: points where another thread may run, and
+//! blocking.
 
 use shuttle_engine::runtime::execution::ExecutionState;
 use shuttle_engine::runtime::task::TaskId;
@@ -8,23 +8,24 @@ use shuttle_engine::runtime::thread;
 /// A thread of the execution.
 pub type Id = TaskId;
 
-/// Another thread may go on here. Comes before whatever others can see.
+/// A switching point: another thread may run here. Comes before any effect that other threads can
+/// see.
 #[track_caller]
 pub fn switch() {
-    // A thread that panics fails the check; its locks are released all the same, but nothing may be
-    // scheduled from its drops.
+    // A thread that panics fails the check, and releases its locks. The scheduler must not be
+    // called from its drops.
     if !std::thread::panicking() {
         thread::switch();
     }
 }
 
-/// This thread.
+/// Returns this thread's id.
 pub fn me() -> Id {
     ExecutionState::me()
 }
 
-/// Stops this thread until `done` says otherwise, which it is asked when somebody has [`wake`]d it.
-/// What it waits for has to know it before.
+/// Blocks this thread until `done` returns true. `done` is called first, and again after each
+/// [`wake`]. So the thread must be registered with its waker before this call.
 pub fn block_until(mut done: impl FnMut() -> bool) {
     while !done() {
         ExecutionState::with(|state| state.current_mut().block(false));
@@ -42,14 +43,14 @@ pub fn wake(id: Id) {
     });
 }
 
-/// A number below `bound`, the scheduler's choice.
+/// Returns a number below `bound`, which the scheduler chooses.
 pub fn choose(bound: usize) -> usize {
     if bound <= 1 { 0 } else { (ExecutionState::next_u64() % bound as u64) as usize }
 }
 
-/// A short time passes, in which others may do much or nothing: so a bounded wait may end at any
-/// moment, and does end when nothing else can happen. Returns early when `done` says so, and
-/// whether it did.
+/// Lets a short time pass, in which other threads may do much or nothing. So a bounded wait may end
+/// at any moment, and it does end when nothing else can happen. Returns true, early, when `done`
+/// does.
 pub fn pass_a_moment(mut done: impl FnMut() -> bool) -> bool {
     for _ in 0..=choose(MOMENT) {
         if done() {
@@ -60,6 +61,6 @@ pub fn pass_a_moment(mut done: impl FnMut() -> bool) -> bool {
     done()
 }
 
-/// Steps of this thread in the longest moment. With half a dozen threads it is enough for each to
-/// get to where it waits.
+/// Number of this thread's steps in the longest moment. With half a dozen threads, it is enough for
+/// each of them to get to its wait.
 const MOMENT: usize = 40;

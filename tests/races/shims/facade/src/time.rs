@@ -1,6 +1,6 @@
-//! Time that stands still until a check moves it: [`advance`] may come at any point of an
-//! execution, and ends every wait whose limit it passes. So a call that isn't woken when it should
-//! be hangs, instead of being rescued by its time limit.
+//! Time that stands still until a check moves it. [`advance`] may come at any point of an
+//! execution, and ends every wait whose limit it passes. So a call that isn't woken in time hangs.
+//! Its time limit doesn't rescue it.
 
 use std::cell::RefCell;
 use std::ops::{Add, Sub};
@@ -11,31 +11,30 @@ pub use std::time::Duration;
 use crate::locks::Waiter;
 use crate::sched::switch;
 
-/// A point in time: how long after the epoch of its execution.
+/// A point in time, as the time since the epoch of its execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
 
 struct Clock {
     now: Duration,
-    /// Whether this execution moves it: only then is looking at it a place to switch.
+    /// Whether this execution moves the time. Only then is a look at the clock a switching point.
     moves: bool,
     alarms: Vec<(Instant, Weak<Waiter>)>,
 }
 
-/// Long after zero, so that there are points in time before it.
+/// Start of the clock. It is long after zero, so that earlier points in time exist.
 const EPOCH: Duration = Duration::from_secs(1_000_000);
 
 thread_local! {
     static CLOCK: RefCell<Clock> = const { RefCell::new(Clock { now: EPOCH, moves: false, alarms: Vec::new() }) };
 }
 
-/// Begins an execution, in which time may be `advance`d or not.
+/// Begins an execution. `moves` says whether it may `advance` the time.
 pub fn reset(moves: bool) {
     CLOCK.with_borrow_mut(|clock| *clock = Clock { now: EPOCH, moves, alarms: Vec::new() });
 }
 
-/// Time passes. A thread calls this where the check wants it; when that thread goes on is the
-/// scheduler's choice.
+/// Moves the time. The check's threads call this. The scheduler chooses when such a thread runs.
 pub fn advance(by: Duration) {
     switch();
     let due: Vec<Weak<Waiter>> = CLOCK.with_borrow_mut(|clock| {
@@ -54,7 +53,7 @@ pub fn advance(by: Duration) {
     }
 }
 
-/// A wait's time limit, until it is dropped.
+/// A wait's time limit, which ends when it is dropped.
 pub(crate) struct Alarm(Weak<Waiter>);
 
 impl Alarm {
@@ -90,7 +89,7 @@ impl Instant {
     }
 
     pub fn checked_add(&self, by: Duration) -> Option<Self> {
-        // The real one ends somewhere, too.
+        // The real clock has an upper end, too.
         self.0.checked_add(by).filter(|at| at.as_secs() < i64::MAX as u64).map(Self)
     }
 
