@@ -27,21 +27,21 @@ pub use incoming::Incoming;
 
 /// One connection that carries many streams.
 ///
-/// Either end opens streams by name, and accepts those of the other. One end has to be the
+/// Each peer can open streams by name, and accept the other's streams. One peer has to be the
 /// [`client`](Session::client), the other the [`server`](Session::server). The two differ only in
 /// the ids of their streams.
 ///
-/// `Clone` gives another handle to the same session. The session lives while any of its handles
-/// does. `Session` and `Stream` handles both count. When all `Session` handles are dropped, the
+/// `Clone` gives another handle to the same session. The session lives while any handle of it
+/// lives. `Session` and `Stream` handles both count. When all `Session` handles are dropped, the
 /// open streams live on, and later streams of the peer are refused.
 ///
 /// # Closing
 /// [`close`](Session::close), or the drop of the last handle, does this:
 ///
-/// 1. It sends the accepted data. Streams that the application closed before get their FIN, the
-///    frame that ends a stream. Other streams get none, so their peers see an error and not a clean
-///    end.
-/// 2. It ends the writing direction.
+/// 1. It sends the accepted data. Streams that the application has already closed get their FIN,
+///    the frame that ends a stream. Other streams get none, so their peers see an error and not a
+///    clean end.
+/// 2. It ends the connection's writing direction.
 /// 3. It reads and drops further input until the peer ends its side. Otherwise unread input would
 ///    make the operating system reset the connection, and the reset would discard the sent data.
 ///
@@ -50,7 +50,7 @@ pub use incoming::Incoming;
 /// | outcome | returns when | then |
 /// |---|---|---|
 /// | `close()` is Ok | everything accepted was handed to the transport, and the peer has ended its side after that | The process may exit, because the peer's session has everything |
-/// | `close()` is an error | that isn't possible: see its errors | Sent data may be lost if the process exits |
+/// | `close()` is an error | the first row's conditions weren't met in time, or the transport failed: see the errors of [`close`](Session::close) | Sent data may be lost if the process exits |
 /// | the last handle is dropped | everything accepted was handed to the transport | The wait for the peer goes on in the background. A process that exits at once must call `close()` instead |
 ///
 /// A peer that runs this crate ends its side as soon as its session has read everything. Its
@@ -99,7 +99,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts the client's end of a session. Its streams have odd ids.
+    /// Starts a session as the client. The streams that it opens have odd ids.
     ///
     /// # Errors
     /// - [`Error::Config`] for a setting that breaks a rule.
@@ -110,7 +110,7 @@ impl Session {
         Self::start(transport, config, Role::Client)
     }
 
-    /// Starts the server's end of a session. Its streams have even ids.
+    /// Starts a session as the server. The streams that it opens have even ids.
     ///
     /// # Errors
     /// Those of [`client`](Self::client).
@@ -138,15 +138,16 @@ impl Session {
 
     /// Opens a stream. It doesn't wait for the peer.
     ///
-    /// The name is sent with the first data, or at once. The peer doesn't answer it. A peer that
-    /// refuses the stream ends it, so that reads return `Ok(0)`.
+    /// The name is sent without delay, together with the first data if that is already there. The
+    /// peer doesn't answer. A peer that refuses the stream ends it, so that reads return `Ok(0)`.
     ///
     /// Plain smux peers understand only the empty name `""`.
     ///
     /// # Errors
     /// - [`Error::NameTooLong`] for a name over 65535 bytes. (A peer may allow less, see
     ///   [`max_name_len`](Config::max_name_len).)
-    /// - [`Error::TooManyStreams`] if [`max_streams`](Config::max_streams) are open from this end.
+    /// - [`Error::TooManyStreams`] if this side has opened [`max_streams`](Config::max_streams)
+    ///   streams that still count as open.
     /// - [`Error::GoAway`] when the stream ids are used up.
     /// - If the session has ended, the error that ended it.
     pub fn open(&self, name: impl AsRef<[u8]>) -> Result<Stream> {
@@ -161,8 +162,8 @@ impl Session {
     /// # Errors
     /// - [`Error::Timeout`] if the deadline has passed.
     /// - [`Error::Closed`] at once after a local close.
-    /// - If the session has ended otherwise, the error that ended it. It comes after the queued
-    ///   streams. It is [`Error::PeerClosed`] after the peer's clean end.
+    /// - If the session has ended otherwise, the error that ended it. Queued streams are returned
+    ///   before that error. After the peer's clean end the error is [`Error::PeerClosed`].
     pub fn accept(&self) -> Result<Stream> {
         self.shared.accept(None).map(|stream| self.stream(stream))
     }
@@ -175,8 +176,8 @@ impl Session {
         Ok(self.shared.try_accept()?.map(|stream| self.stream(stream)))
     }
 
-    /// Waits for the next stream of the peer for at most `timeout`. If the deadline is earlier, it
-    /// applies.
+    /// Waits for the next stream of the peer for at most `timeout`. If the deadline of
+    /// [`set_deadline`](Self::set_deadline) is earlier, the deadline applies.
     ///
     /// # Errors
     /// Those of [`accept`](Self::accept).
@@ -184,8 +185,8 @@ impl Session {
         self.shared.accept(Some(timeout)).map(|stream| self.stream(stream))
     }
 
-    /// Returns an iterator over the peer's streams. It ends after a local close or the peer's clean
-    /// end. Any other error is yielded once, and then the iterator ends too.
+    /// Returns an iterator over the peer's streams. The iterator ends after a local close or the
+    /// peer's clean end. It yields any other error once, and then ends.
     #[must_use]
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming::new(self)
@@ -205,12 +206,12 @@ impl Session {
     /// ended its side after that. Then the process may exit. A second call waits for the same and
     /// returns the same.
     ///
-    /// Blocked calls fail with [`Error::Closed`], those on streams and in [`drain`](Self::drain)
-    /// too. Data that was received before can still be read.
+    /// Blocked calls fail with [`Error::Closed`], also those on streams and in
+    /// [`drain`](Self::drain). Data that was received before the close can still be read.
     ///
     /// Some transports can't tell their peer that writing is over
-    /// ([`Control::can_finish`](crate::transport::Control::can_finish)). Over these, it returns Ok
-    /// when everything was handed over and flushed.
+    /// ([`Control::can_finish`](crate::transport::Control::can_finish)). Over these, `close`
+    /// returns Ok when everything was handed over and flushed.
     ///
     /// # Errors
     /// - [`Error::CloseIncomplete`] after [`close_timeout`](Config::close_timeout), counted from
@@ -218,10 +219,10 @@ impl Session {
     ///   is 0, the peer hasn't ended its side.
     /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer had ended its side before
     ///   everything was handed over.
-    /// - [`Error::Io`] if the transport failed meanwhile, such as by the peer's reset.
-    /// - If the session had ended before, the error that ended it. The peer's clean end is no error
-    ///   here.
-    /// - [`Error::WouldBlock`] in a close notifier that runs on a thread of gmux's own. The close
+    /// - [`Error::Io`] if the transport failed during the close, such as by the peer's reset.
+    /// - If the session had already ended, the error that ended it. The peer's clean end is no
+    ///   error here.
+    /// - [`Error::WouldBlock`] in a close notifier that runs on one of gmux's threads. The close
     ///   has begun, and goes on in the background.
     pub fn close(&self) -> Result<()> {
         self.shared.close()
@@ -229,9 +230,9 @@ impl Session {
 
     /// Ends the session gently, in three steps:
     ///
-    /// 1. No new streams open in either direction. Streams that wait in the backlog can still be
+    /// 1. Neither peer can open new streams. Streams that wait in the backlog can still be
     ///    accepted.
-    /// 2. It waits until every stream is closed at this end and its FIN was handed over.
+    /// 2. It waits until every stream is closed on this side and its FIN was handed over.
     /// 3. It closes the session.
     ///
     /// These wake it: the last stream's FIN, `close`, and the session's end. In all it takes at
@@ -271,12 +272,12 @@ impl Clone for Session {
 }
 
 impl Drop for Session {
-    /// Closes the session if this is its last handle, counting those of its streams: see
+    /// Closes the session if this is its last handle. Handles of its streams count, too. See
     /// [Closing](Session#closing).
     ///
     /// Then it waits until everything accepted was handed over, for at most
-    /// [`close_timeout`](Config::close_timeout). It doesn't wait for the peer's end. In a close
-    /// notifier on a thread of gmux's own it doesn't wait at all.
+    /// [`close_timeout`](Config::close_timeout). It doesn't wait until the peer ends its side. In a
+    /// close notifier that runs on one of gmux's threads, it doesn't wait at all.
     fn drop(&mut self) {
         self.shared.drop_session_handle();
     }

@@ -28,11 +28,12 @@ use crate::sync::stream::SharedStream;
 ///
 /// It is used like a [`TcpStream`](std::net::TcpStream). `Read` and `Write` are implemented for
 /// `Stream` and `&Stream`, so one thread may read while another writes. `Clone` gives another
-/// handle to the same stream. Dropping the last handle closes it.
+/// handle to the same stream. Dropping the last handle closes the stream.
 ///
 /// # Blocking
-/// `read` waits until at least one byte has come, and returns the bytes that are there. `Ok(0)` is
-/// the peer's clean end. `flush` waits until everything accepted has been handed to the transport.
+/// `read` waits until at least one byte has come, and returns the bytes that are there. `Ok(0)`
+/// means that the peer has finished the stream. `flush` waits until everything accepted has been
+/// handed to the transport.
 ///
 /// `write` copies as many bytes as there is room for, and returns their number. The room is limited
 /// by [`max_send_buffer`](crate::Config::max_send_buffer) and, on version 2, by the peer's window.
@@ -44,12 +45,12 @@ use crate::sync::stream::SharedStream;
 ///
 /// `write_all` is one call, whatever its length: bytes of other calls never come between its bytes.
 /// While it waits for room, other writes of the stream wait for it. Waiting writes are served in
-/// the order in which they came. Each has its own limit, which runs from its own start. A
-/// non-blocking write fails with `WouldBlock` instead of waiting.
+/// the order in which they came. Each has its own time limit, which runs from the start of its
+/// call. A non-blocking write fails with `WouldBlock` instead of waiting.
 ///
 /// `write!` formats its text first, then writes it by one `write_all`. A
-/// [`BufWriter`](std::io::BufWriter) has a buffer of its own, so its writes may be split anywhere.
-/// Give each record to `write_all` instead.
+/// [`BufWriter`](std::io::BufWriter) writes whenever its own buffer is full, so a record may be
+/// split anywhere. Give each record to `write_all` instead.
 ///
 /// As with any socket, `Ok` means accepted here. Only the peer's application can confirm more.
 ///
@@ -84,22 +85,24 @@ use crate::sync::stream::SharedStream;
 ///
 /// If a `write_all` fails after a part of its bytes was accepted (a timeout, a close), it returns
 /// [`Error::PartialWrite`] with the number of accepted bytes. These bytes stay accepted and are
-/// sent. Only then can a record be incomplete, so shut the stream down, as the example there does.
-/// Every other error of a write means that none of its bytes were accepted.
+/// sent. Only after this error can a record be incomplete. So shut the stream down after it, as the
+/// example in [Records](crate#records) does. Every other error of a write means that none of its
+/// bytes were accepted.
 ///
 /// These wake a blocked call:
 ///
 /// - data or room
 /// - the peer's FIN
-/// - its deadline or timeout, even one that is set or moved meanwhile
+/// - the call's deadline or timeout, even one that is set or moved during the call
 /// - the no-data timeout
 /// - `close` or `shutdown` in another thread
 /// - the session's end, whatever its cause
 ///
 /// # Endings
-/// Received data is read before the ending. (A stream that was closed at this end, or cut for a
-/// stall, loses its unread data.) Truncation is never silent: `Ok(0)` means that the peer finished
-/// the stream, by the frame FIN. If the session ends without the peer's FIN, reads fail.
+/// Received data is read before the ending. (Unread data is lost in three cases: this side has
+/// closed the stream, this side has called `shutdown(Read)`, or the stream was cut for a stall.)
+/// Truncation is never silent: `Ok(0)` means that the peer finished the stream, by the frame FIN.
+/// If the session ends without the peer's FIN, reads fail.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -173,10 +176,10 @@ impl Stream {
     }
 
     /// Returns a handle to the stream's session. It is a handle like any other: it keeps the
-    /// session alive, and its drop may be the last.
+    /// session alive, and dropping it may close the session.
     ///
-    /// If all other `Session` handles were dropped before, the returned one can open streams but
-    /// not accept them. [`accept`](Session::accept) fails with [`Error::Closed`].
+    /// If all other `Session` handles have already been dropped, the returned handle can open
+    /// streams but not accept them. [`accept`](Session::accept) fails with [`Error::Closed`].
     #[must_use]
     pub fn session(&self) -> Session {
         Session::new(Arc::clone(&self.session))
@@ -226,7 +229,7 @@ impl Stream {
     /// away.
     ///
     /// # Errors
-    /// `NotConnected` if the stream was closed at this end.
+    /// `NotConnected` if the stream was closed on this side.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if self.stream.is_closed() {
             return Err(Error::Closed.into());
@@ -240,9 +243,9 @@ impl Stream {
         Ok(())
     }
 
-    /// Returns a channel that disconnects when the stream ends at this end: when it is closed, when
-    /// it fails, or when its session ends. Nothing is ever sent on it. It suits crossbeam's
-    /// `select!`. The peer's FIN alone doesn't end the stream.
+    /// Returns a channel that disconnects when the stream ends on this side: when it is closed,
+    /// when it fails, or when its session ends. Nothing is ever sent on the channel. It suits
+    /// crossbeam's `select!`. The peer's FIN alone doesn't end the stream.
     #[must_use]
     pub fn closed(&self) -> Receiver<()> {
         self.stream.closed()
@@ -250,10 +253,10 @@ impl Stream {
 
     /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it.
     ///
-    /// | the end | thread of the call |
+    /// | the stream's end | thread of the call |
     /// |---|---|
     /// | this program closes the stream or its session | the thread that closes |
-    /// | the stream ends by itself | a thread of its own, at most 8 a session (a ninth notifier waits) |
+    /// | the stream ends by itself | one of gmux's notifier threads, at most 8 per session (a ninth notifier waits) |
     /// | the stream had ended before this call | the calling thread, at once |
     ///
     /// A notifier never runs on the session's reader or writer thread, and never under a lock. Its
@@ -280,15 +283,15 @@ impl Stream {
 
     // ---- data -----------------------------------------------------------------------------------
 
-    /// Writes all data that comes, until the peer's end, to `writer`. The data goes to it straight
+    /// Writes all data that comes to `writer`, until the peer's FIN. The data is written directly
     /// from the received buffers. Returns the number of bytes.
     ///
     /// # Errors
-    /// - The error of `writer`. Data that it didn't take stays in the stream, in front of later
-    ///   data.
+    /// - The error of `writer`. Data that `writer` didn't take stays in the stream, in front of
+    ///   later data.
     /// - The stream's error, as `read` returns it.
     ///
-    /// Bytes that were moved before the error aren't lost, but their number is.
+    /// Bytes that were written before the error aren't lost, but their number isn't returned.
     pub fn write_to(&self, writer: &mut impl Write) -> io::Result<u64> {
         self.stream.write_to(&self.session.env, writer)
     }
@@ -301,8 +304,8 @@ impl Clone for Stream {
 }
 
 impl Drop for Stream {
-    /// Closes the stream if this is its last handle. That doesn't block, unless it is also the last
-    /// handle of the session. Then the session is closed: see [`Session`].
+    /// Closes the stream if this is its last handle. That doesn't block, unless this is also the
+    /// last handle of the session. Then the session is closed: see [`Session`].
     fn drop(&mut self) {
         if self.stream.drop_handle()
             && let Some(notifier) = self.session.close_stream(&self.stream)
@@ -314,8 +317,8 @@ impl Drop for Stream {
 }
 
 /// Shows the state that explains a hang: [`StreamStats`], and the cause of the stream's end if it
-/// has ended. It never blocks. If another thread holds the stream at that moment, that part is left
-/// out.
+/// has ended. It never blocks. If another thread holds the stream's lock at that moment, both are
+/// left out.
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = f.debug_struct("Stream");

@@ -82,7 +82,7 @@ const ABORT: Shutdown = if cfg!(windows) { Shutdown::Both } else { Shutdown::Rea
 ///   writes all its bytes at once, and Nagle's algorithm would hold back the end of an answer.
 /// - `abort` ends only the reading (on Windows, both directions). The code that drops the socket
 ///   decides [what the peer sees after a
-///   failure](crate::copy::copy_bidirectional#what-each-end-sees).
+///   failure](crate::copy::copy_bidirectional#what-each-peer-sees).
 impl Duplex for TcpStream {
     socket!();
 
