@@ -1,9 +1,8 @@
-//! [`Duplex`]: the operations that a connection needs to be copied, and the connections that have
-//! them.
+//! [`Duplex`]: the operations that a copy needs of its connections, and the types that have them.
 //!
 //! Invariant: [`Duplex::is_timeout`] is true for a call that failed only because its time had
-//! passed, and for no other call. A failure that is taken for a timeout would be repeated. The
-//! repeated call would read it as a clean end, because a socket reports each error once.
+//! passed, and for no other call. After a timeout the copy repeats the call. After a failure it
+//! must not. A socket reports each error once, so the repeated read would return an end of file.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -15,19 +14,19 @@ use crate::stream::Stream;
 
 mod sockets;
 
-/// A connection that one thread may read while another one writes, and whose writing can be ended
-/// separately.
+/// A connection that one thread may read while another thread writes to it. Its writing can be
+/// ended while its reading goes on.
 ///
 /// It is implemented for [`Stream`], [`TcpStream`](std::net::TcpStream) and
 /// [`UnixStream`](std::os::unix::net::UnixStream), and for `&T`, `Box<T>` and `Arc<T>` of all types
 /// that implement it. To pass a connection of your own, such as TLS, to
 /// [`copy_bidirectional`](super::copy_bidirectional), implement the trait for it. The trait is
-/// object-safe. It isn't exported at the crate's root. In a file that imports all of the root, its
-/// `read` and `write` would be found before those of `Read` and `Write`.
+/// object-safe. It isn't exported at the crate's root. In a file that imports everything from the
+/// root, its `read` and `write` would hide those of `Read` and `Write`.
 ///
-/// One thread calls `read`, `set_read_timeout` and `confirm_end`. Another one calls `write`,
-/// `flush`, `set_write_timeout` and `finish_write`. Either may call `stop_reading` and `abort`,
-/// while the other one is blocked in a call.
+/// During the copy, one thread calls `read`, `set_read_timeout` and `confirm_end`. A second thread
+/// calls `write`, `flush`, `set_write_timeout` and `finish_write`. Each of the two may call
+/// `stop_reading` and `abort` while the other one is blocked in a call.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
@@ -73,24 +72,24 @@ mod sockets;
 /// # Ok::<(), io::Error>(())
 /// ```
 pub trait Duplex: Sync {
-    /// Waits for at least one byte, and reads the bytes that have come. `Ok(0)` means that the peer
-    /// has ended its writing in order.
+    /// Waits for at least one byte, and reads the bytes that have come. `Ok(0)` means an end of
+    /// file: the peer has ended its writing, without a failure.
     ///
     /// # Errors
-    /// An error ends the copy, so return it only after all bytes before it were read. The copy
-    /// repeats the call after `Interrupted`, and after an error for which
+    /// An error ends the copy. So return an error only after all bytes that came before it were
+    /// read. The copy repeats the call after `Interrupted`, and after an error for which
     /// [`is_timeout`](Self::is_timeout) is true.
     fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
 
-    /// Waits for room, and writes at least one byte of `buf`. A call that times out after it
-    /// accepted a part returns the length of that part.
+    /// Waits for room, and writes at least one byte of `buf`. A call that accepts a part of `buf`
+    /// and then times out returns the length of that part.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
     fn write(&self, buf: &[u8]) -> io::Result<usize>;
 
-    /// Sends the bytes that `write` holds back, if it holds any back. The copy calls it after each
-    /// piece that was written. The default does nothing.
+    /// Sends the bytes that `write` has accepted but holds back, if there are any. The copy calls
+    /// this after each piece that it has written. The default does nothing.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
@@ -98,40 +97,41 @@ pub trait Duplex: Sync {
         Ok(())
     }
 
-    /// Ends the writing. The peer reads an end behind the written bytes, and may still write. The
-    /// call may wait, as `write` may.
+    /// Ends the writing. The peer reads the written bytes, then an end of file. It may still write.
+    /// The call may wait, as `write` may.
     ///
     /// # Errors
-    /// As for [`read`](Self::read). `NotConnected` is no failure, because then there is nothing
-    /// left to end. After a timeout the copy repeats the call.
+    /// As for [`read`](Self::read). The copy counts `NotConnected` as a success, because then there
+    /// is nothing left to end.
     fn finish_write(&self) -> io::Result<()>;
 
-    /// Makes reads return the bytes that have come already, and then an end or an error. Reads no
-    /// longer wait, and a blocked read returns.
+    /// Makes reads return the bytes that have come already, and then an end of file or an error.
+    /// Reads no longer wait, and a blocked read returns.
     ///
-    /// The copy calls this when writing to this connection has failed, so that bytes that its peer
-    /// sent before the failure aren't lost. The default is [`abort`](Self::abort), which may lose
-    /// them.
+    /// The copy calls this when writing to this connection has failed. So the copy still gets the
+    /// bytes that the peer sent before the failure. The default is [`abort`](Self::abort), which
+    /// may lose them.
     fn stop_reading(&self) {
         self.abort();
     }
 
-    /// Makes calls that are **blocked in other threads return**, with an end or any error, and
-    /// later calls, too. The copy calls this when it has failed, or when it doesn't need this
-    /// connection any more. If a connection breaks this rule, its copy never returns.
+    /// Makes calls that are **blocked in other threads return**, with an end of file or any error.
+    /// Makes later calls return at once, too. The copy calls this when it has failed, or when it no
+    /// longer needs this connection. If `abort` leaves a call blocked, the copy never returns.
     ///
-    /// If writes have a timeout, a blocked write need not return at once, because the copy sets a
-    /// timeout of at most a second. `abort` itself must not wait. It may be called more than once.
+    /// A blocked write may stay blocked if writes have a timeout
+    /// ([`set_write_timeout`](Self::set_write_timeout)). The copy sets at most a second, so the
+    /// write returns by itself. `abort` itself must not wait. It may be called more than once.
     fn abort(&self);
 
-    /// Checks whether a write to this connection may still succeed. The default returns Ok.
+    /// Checks whether the connection has failed. The default returns Ok.
     ///
-    /// The copy calls this when a read has returned `Ok(0)` while another thread is in a write to
-    /// this connection. It also calls this before it begins. If the check fails, the copy waits for
-    /// the result of that write. An error of the write ends the copy.
+    /// The copy calls this once before it begins. It also calls this when a read has returned
+    /// `Ok(0)` while another thread is in a write to this connection. If that check fails, the copy
+    /// waits for the result of that write. An error of the write ends the copy.
     ///
-    /// The reason is that a socket reports a reset once. If the write gets the report, a read at
-    /// the same moment returns `Ok(0)`.
+    /// The reason is that a socket reports a reset only once. If the write gets the report, a read
+    /// at the same moment returns `Ok(0)`, although the peer hasn't ended its writing.
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
@@ -147,8 +147,8 @@ pub trait Duplex: Sync {
         Ok(())
     }
 
-    /// Returns the time that each read may wait. The copy sets this value again at its end. The
-    /// default is `None`, which means no limit.
+    /// Returns the time that each read may wait. When the copy is over, it sets this value again.
+    /// The default is `None`, which means no limit.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -165,8 +165,8 @@ pub trait Duplex: Sync {
         unsupported(timeout)
     }
 
-    /// Returns the time that each write may wait. The copy sets this value again at its end. The
-    /// default is `None`, which means no limit.
+    /// Returns the time that each write may wait. When the copy is over, it sets this value again.
+    /// The default is `None`, which means no limit.
     ///
     /// # Errors
     /// Returns the system's error.
@@ -174,22 +174,23 @@ pub trait Duplex: Sync {
         Ok(None)
     }
 
-    /// Sets the time that each write may wait. The copy sets a second at most. When that time has
-    /// passed, it checks its timeouts and the other direction, then goes on.
+    /// Sets the time that each write may wait. The copy sets at most one second. When a write has
+    /// timed out, the copy checks its own timeouts and the other direction, then repeats the write.
     ///
     /// # Errors
     /// The default returns `Unsupported` for `Some`. Then the following holds:
     ///
-    /// - [`abort`](Self::abort) has to wake a blocked write.
-    /// - After a failure, bytes that have come for this connection aren't written to it.
+    /// - [`abort`](Self::abort) has to make a blocked write return.
+    /// - After a failure of the other connection, bytes that came from there aren't written to this
+    ///   connection.
     /// - An idle timeout doesn't end a blocked write.
     fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         unsupported(timeout)
     }
 
-    /// Returns whether an error means only that the call's timeout has passed. Then nothing was
-    /// lost, and the call can be repeated. The default is true for `WouldBlock`, which sockets
-    /// return. It is false for `TimedOut`, by which a system reports a dead connection.
+    /// Returns whether an error means only that the call's timeout has passed. After such an error
+    /// no byte was lost, and the call can be repeated. The default is true for `WouldBlock`, which
+    /// sockets return. It is false for `TimedOut`, by which a system reports a dead connection.
     fn is_timeout(&self, error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::WouldBlock
     }
@@ -204,8 +205,8 @@ fn unsupported(timeout: Option<Duration>) -> io::Result<()> {
     }
 }
 
-/// - The copy sets the stream's timeouts and its non-blocking mode. The user's deadlines and
-///   no-data timeout stay in force. When one passes, the copy fails with its error.
+/// - The copy changes the stream's timeouts, and sets it to blocking mode. The user's deadlines and
+///   no-data timeout stay in force. When one of them passes, the copy fails with that error.
 /// - `finish_write` is `shutdown(Write)`. It waits until the accepted bytes have been handed to the
 ///   session's transport.
 /// - `abort` is [`Stream::close`], which sends FIN behind the accepted bytes. So the peer reads an

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::io;
 
-/// The number of bytes that were copied in each direction. These are the bytes that the written
-/// connection has accepted. As with any write, only the peer's application can confirm more.
+/// The number of bytes that were copied in each direction. These are the bytes that the connection
+/// written to has accepted. Only the peer's application can confirm that it has read them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Copied {
@@ -47,9 +47,9 @@ impl fmt::Display for Side {
 pub enum Fault {
     /// The copy didn't begin.
     Start,
-    /// Reading this connection.
+    /// A read of this connection failed.
     Read(Side),
-    /// Writing to this connection, or ending its writing.
+    /// Writing to this connection failed, or ending its writing failed.
     Write(Side),
     /// The idle timeout passed.
     Idle,
@@ -66,10 +66,11 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The failure of a copy: the operation that failed first, its error, and the bytes that were
-/// copied nevertheless.
+/// The failure of a copy: the operation that failed first, its error, and the number of bytes that
+/// were copied in spite of it.
 ///
-/// An effect of the copy's own actions after that failure is never reported.
+/// After the first failure the copy aborts connections. The errors that this causes are never
+/// reported.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "copy: {fault} after {} bytes from a to b and {} from b to a: {source}",
@@ -82,8 +83,8 @@ pub struct CopyError {
     pub fault: Fault,
     /// The bytes that were copied.
     pub copied: Copied,
-    /// The error of that operation. A stream's error becomes an [`Error`](crate::Error) by
-    /// `Error::from`.
+    /// The error of that operation. If it came from a stream, `Error::from` turns it into an
+    /// [`Error`](crate::Error).
     pub source: io::Error,
 }
 

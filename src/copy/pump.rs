@@ -1,29 +1,30 @@
-//! The two directions of a copy at work: how each handles a call that failed or timed out, and how
-//! the failure of one direction ends the other.
+//! The two directions of a copy. This file says what a direction does after a call that failed or
+//! timed out, and how the failure of one direction ends the other.
 //!
 //! Direction 0 reads `ends[0]` and writes `ends[1]`. Direction 1 reads `ends[1]` and writes
 //! `ends[0]`. Each has a thread. They share [`State`] under a lock. No thread waits for a condition
-//! under that lock, and it isn't held across a call of a connection.
+//! under that lock, or holds it across a call of a connection.
 //!
 //! A failure belongs to one connection. Bytes that were received from that connection still go to
 //! the other one, because they came before the failure. No further bytes go to the failed
 //! connection:
 //!
-//! | failure | the direction that reads the failed connection | the direction that writes it |
+//! | failure | the direction that reads the failed connection | the direction that writes to it |
 //! |---|---|---|
-//! | a read | has failed, after all bytes before the failure were written | `Stop`: both connections are aborted |
-//! | a write | `Drain`: the received bytes are written, then it ends | has failed |
+//! | a read | It has failed. It had written all bytes that came before the failure. | `Stop`. Both connections are aborted. |
+//! | a write | `Drain`. It writes the received bytes, then it is over. | It has failed. |
 //! | idle, a panic | `Stop` | `Stop` |
 //!
-//! With `half_close(false)` one end ends both directions. Then the other direction goes on reading
-//! in `Discard`. A socket that is closed with unread input resets the connection, and the reset can
-//! destroy the bytes that were written to it.
+//! With `half_close(false)`, the end of file in one direction ends both. The other direction then
+//! goes on reading in `Discard`, and throws the bytes away. The reason is that a system resets a
+//! connection whose socket is closed with unread input. The reset can destroy the bytes that were
+//! written to the socket.
 //!
 //! # Invariants
 //! - Only the first failure is reported.
-//! - After a failure no end is passed on, because it isn't the peer's.
-//! - When a direction fails, every blocked thread returns: `abort` or `stop_reading` wakes it, or
-//!   its write times out and it looks at the state by itself.
+//! - After a failure no end of file is passed on, because the peer may not have ended its writing.
+//! - When a direction fails, no thread stays blocked. Either `abort` or `stop_reading` makes its
+//!   call return, or its write times out and it checks the state.
 
 mod state;
 
@@ -40,27 +41,27 @@ use self::state::{Mode, Phase, State, Way};
 use super::duplex::Duplex;
 use super::{Copied, CopyOptions, Fault, Side};
 
-/// Size of the buffer for one read, in bytes. Linux's TCP hands over about as much at once on a
-/// fast link. Memory that isn't used isn't touched.
+/// Size of the buffer for one read, in bytes. On a fast link, one read of a TCP socket on Linux
+/// returns about this amount. A smaller read doesn't touch the rest of the memory.
 const BUFFER: usize = 64 * 1024;
 
-/// Interval at which a blocked write checks whether the other direction has failed. A check a
-/// second costs nothing.
+/// Interval at which a blocked write checks whether the other direction has failed. One check a
+/// second costs almost nothing.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// Shortest timeout that is set on a connection, because systems count in ticks of up to 10 ms.
 pub(super) const SHORTEST: Duration = Duration::from_millis(20);
 
-/// Limit, after a failure, of the time that received bytes wait for room at the other end. It is
-/// the default of a session's `close_timeout`.
+/// Limit of the time for which, after a failure, received bytes wait for room in the other
+/// connection. It is the default of a session's `close_timeout`.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// Limit of the bytes that are still copied after a failure. It is more than the system and a
-/// session hold by default (6 and 4 MiB). The limit lets the copy end even if a peer goes on
+/// Limit of the bytes that are still copied after a failure. It is more than the system (6 MiB) and
+/// a session (4 MiB) hold by default. With the limit the copy returns even if a peer goes on
 /// sending.
 const DRAIN_BYTES: u64 = 16 << 20;
 
-/// The reason why a direction ended early.
+/// The reason why a direction stopped early.
 enum Ended {
     /// The other direction has failed.
     Stopped,
@@ -72,9 +73,9 @@ enum Ended {
 pub(super) struct Pumps<'a> {
     ends: [&'a dyn Duplex; 2],
     options: &'a CopyOptions,
-    /// The time that a write to each end waits. `None` means no limit.
+    /// The time that a write to each connection waits. `None` means no limit.
     bounds: [Option<Duration>; 2],
-    /// Whether each end was open for writing at the start.
+    /// Whether each connection was open for writing at the start.
     writable: [bool; 2],
     copied: [AtomicU64; 2],
     state: Mutex<State>,
@@ -91,7 +92,7 @@ impl<'a> Pumps<'a> {
         let mut at_start = ends.map(|end| end.confirm_end().err());
         let writable = [at_start[0].is_none(), at_start[1].is_none()];
         for error in &mut at_start {
-            // A socket also reports `BrokenPipe` if its writing was ended before, at this end.
+            // A socket also reports `BrokenPipe` if this program has already ended its writing.
             error.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
         }
         let state = Mutex::new(State { first: None, at_start, ways: [way(), way()] });
@@ -168,8 +169,8 @@ impl<'a> Pumps<'a> {
             return Ok(());
         }
         self.confirm(way)?;
-        // This comes before the end is passed on, because a peer that reads the end may reset the
-        // connection at once.
+        // Do this before passing the end of file on. A peer that reads the end of file may reset
+        // the connection at once.
         if self.options.ends_both && !self.discard_other(way) {
             return Ok(());
         }
@@ -180,7 +181,7 @@ impl<'a> Pumps<'a> {
             }
         })?;
         if self.options.ends_both {
-            from.abort(); // its peer has ended, and gets no more data
+            from.abort(); // its peer has ended its writing, and gets no more data
         }
         Ok(())
     }
@@ -205,8 +206,9 @@ impl<'a> Pumps<'a> {
         matches!(self.state.lock().ways[way].mode, Mode::Discard { .. })
     }
 
-    /// Makes the other direction discard its input, before this direction passes its end on.
-    /// Returns `false` if the end of the other direction came first and has ended this one.
+    /// Makes the other direction discard its input, before this direction passes its end of file
+    /// on. Returns `false` if the other direction read an end of file first and has stopped this
+    /// one.
     fn discard_other(&self, way: usize) -> bool {
         let mut state = self.state.lock();
         if state.ways[way].mode != Mode::Run {
@@ -219,16 +221,18 @@ impl<'a> Pumps<'a> {
         true
     }
 
-    /// Checks whether the end that was read is the peer's. Only then it may be passed on.
+    /// Checks whether the peer has sent the end of file that was read. Only then it may be passed
+    /// on.
     fn confirm(&self, way: usize) -> Result<(), Ended> {
         let is_written = || self.state.lock().ways[1 - way].phase == Phase::Writing;
         if self.writable[way]
             && is_written()
             && let Err(error) = self.ends[way].confirm_end()
         {
-            // Nothing can be written any more. If the write was told of a failure that the read
-            // wasn't told of, it returns at once and reports the failure. If the write was done
-            // before, the end was in order.
+            // No byte can be written any more. The socket may have reported a failure to the write
+            // of the other direction, and an end of file to this read. Then that write returns at
+            // once, and reports the failure. If the write succeeded before the connection failed,
+            // the end of file is the peer's.
             let began = Instant::now();
             while is_written() {
                 if began.elapsed() > LOOK {
@@ -245,8 +249,8 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// Does one call of a connection. Repeats it if it was interrupted, or if only its time has
-    /// passed. `limit` is the timeout that is set for the call.
+    /// Does one call of a connection. Repeats it if it was interrupted, or if it only timed out.
+    /// `limit` is the timeout that is set for the call.
     fn call(
         &self,
         way: usize,
@@ -267,8 +271,8 @@ impl<'a> Pumps<'a> {
                     return Ok(n);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A timeout that comes long before `limit` is one of the user's, such as a stream's
-                // deadline.
+                // A timeout that comes long before `limit` is one that the user has set, such as a
+                // stream's deadline.
                 Err(error)
                     if end.is_timeout(&error)
                         && limit.is_some_and(|limit| began.elapsed() >= limit / 4) =>
@@ -284,14 +288,15 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// Notes that a call begins. Returns an error if it may not begin any more.
+    /// Notes that a call begins. Returns an error if the direction may not call any more.
     fn enter(&self, way: usize, phase: Phase, now: Instant) -> Result<(), Ended> {
         let mut state = self.state.lock();
         let own = &mut state.ways[way];
         own.phase = phase;
         match own.mode {
             Mode::Run => Ok(()),
-            // The bytes that were read are written while room comes in time. No end is passed on.
+            // The bytes that were read are written as long as there is progress within the time
+            // limit. No end of file is passed on.
             Mode::Drain { left, moved } if phase != Phase::Finishing => {
                 let goes_on = left > 0 && now.saturating_duration_since(moved) < DRAIN_TIME;
                 if goes_on { Ok(()) } else { Err(Ended::Stopped) }
@@ -331,7 +336,7 @@ impl<'a> Pumps<'a> {
         };
         let since = state.ways[way].moved.max(other.moved);
         let known = match other.phase {
-            Phase::Writing | Phase::Finishing => other.known, // bytes may have moved since
+            Phase::Writing | Phase::Finishing => other.known, // it may have moved more
             Phase::Reading | Phase::Over => now,
         };
         if known.saturating_duration_since(since) >= idle {
@@ -350,7 +355,8 @@ impl<'a> Pumps<'a> {
         })
     }
 
-    /// Notes that a direction has failed. If it is the first, sets how the other direction ends.
+    /// Notes that a direction has failed. After the first failure, tells the other direction how to
+    /// end.
     fn fail(&self, way: usize, fault: Fault, error: io::Error) {
         // Drain only if writes to the other connection have a timeout. Otherwise a peer that
         // doesn't read would hold the copy forever.

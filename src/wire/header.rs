@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Length of a header, in bytes.
 pub const HEADER_LEN: usize = 8;
 
-/// The longest payload that LENGTH can name, in bytes.
+/// The longest payload that the LENGTH field can express, in bytes.
 pub const MAX_PAYLOAD: usize = 65535;
 
 /// Length of an UPD frame's payload: CONSUMED u32 LE, WINDOW u32 LE.
@@ -25,14 +25,14 @@ pub const UPDATE_LEN: usize = 8;
 pub enum Command {
     /// Opens a stream. The payload is the stream's name.
     Syn = 0,
-    /// Finishes the sender's side of the stream.
+    /// Ends the sender's side of the stream.
     Fin = 1,
     /// Carries data.
     Psh = 2,
     /// Keeps the session alive. The stream id is 0.
     Nop = 3,
-    /// Tells the sender how many bytes the receiving application has consumed, and its window.
-    /// Version 2 only.
+    /// Tells the peer how many bytes of its data the application has consumed, and how large the
+    /// window is. Version 2 only.
     Upd = 4,
 }
 
@@ -72,7 +72,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Returns the header as it lies on the wire.
+    /// Returns the header in its wire format.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
@@ -97,8 +97,8 @@ impl Header {
         })
     }
 
-    /// Checks the rules that hold whatever the state of the streams. The command must allow the
-    /// length, and the version must know the command.
+    /// Checks the rules that don't depend on the state of streams. The command must allow the
+    /// length, and the version must have the command.
     ///
     /// # Errors
     /// Returns [`Error::InvalidProtocol`] with the broken rule.
@@ -125,10 +125,10 @@ impl fmt::Display for Header {
 
 /// A whole frame, for tools, tests and hand-written peers.
 ///
-/// The data path doesn't use it. There, payloads stay in the pool's buffers.
+/// Sessions don't use it. Their payloads stay in pooled buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// The header. Its `length` is that of the payload.
+    /// The header. Its `length` is the payload's length.
     pub header: Header,
     /// The payload.
     pub payload: Vec<u8>,
@@ -160,7 +160,7 @@ impl Frame {
         Self { header, payload: encode_update(consumed, window).to_vec() }
     }
 
-    /// Returns the frame as it lies on the wire.
+    /// Returns the frame in its wire format.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.header.encode().to_vec();
@@ -197,7 +197,8 @@ pub(crate) fn encode_update(consumed: u32, window: u32) -> [u8; UPDATE_LEN] {
     payload
 }
 
-/// Returns CONSUMED and WINDOW of an UPD frame's payload, or `None` if the payload hasn't 8 bytes.
+/// Returns CONSUMED and WINDOW of an UPD frame's payload, or `None` if the payload doesn't have 8
+/// bytes.
 pub(crate) fn decode_update(payload: &[u8]) -> Option<(u32, u32)> {
     let payload: &[u8; UPDATE_LEN] = payload.try_into().ok()?;
     Some((LittleEndian::read_u32(&payload[..4]), LittleEndian::read_u32(&payload[4..])))

@@ -1,7 +1,7 @@
-//! The wire format: headers, frames, and two state machines. One cuts a byte stream into frames.
-//! The other lays frames out for vectored writes.
+//! The wire format: headers, frames, and two state machines. The reader cuts a byte stream into
+//! frames. The writer lays frames out for vectored writes.
 //!
-//! Invariant: nothing here knows the state of streams or sessions.
+//! Invariant: no code here knows the state of streams or sessions.
 
 mod header;
 pub(crate) mod reader;

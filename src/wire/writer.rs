@@ -1,9 +1,9 @@
-//! Lays frames out for the transport. Large payloads stay where `write` copied them, with their
-//! header in front. Small payloads and control frames are gathered in one scratch buffer. All of
-//! them are sent in vectored writes.
+//! Lays frames out for the transport. A large payload stays in the buffer into which `write` copied
+//! it, and its header is put in front of it. Small payloads and control frames are gathered in one
+//! scratch buffer. All of them are sent in vectored writes.
 //!
 //! # Invariants
-//! - Bytes leave in the order in which frames were pushed.
+//! - Bytes are sent in the order in which the frames were pushed.
 //! - After a partial write the batch continues with the next unsent byte.
 //! - A segment is never empty.
 
@@ -12,27 +12,27 @@ use std::io::{self, IoSlice, Write};
 use super::header::{HEADER_LEN, Header};
 use crate::pool::Buffer;
 
-/// Size at which a batch is full, in bytes: eight default frames. A socket's send buffer takes
-/// about as much at once.
+/// Size at which a batch is full, in bytes. It is eight frames of the default size. A socket's send
+/// buffer accepts about this amount at once.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// Number of segments at which a batch is full. They fit one `writev` of 64 segments, which is far
-/// below the systems' limit of 1024. The last stream that transmits into a batch may exceed this
-/// number with small frames. Then the rest is sent with the next write.
+/// Number of segments at which a batch is full. One write sends four segments more, because the
+/// last stream that transmits into a batch may exceed this number. Segments beyond that are sent
+/// with the next write. The sum of 64 is far below the systems' limit for one `writev`, 1024.
 pub(crate) const BATCH_SEGMENTS: usize = 60;
 
-/// Longest payload, in bytes, that is copied into the scratch buffer. Up to this length a copy
-/// costs less than a segment of its own.
+/// Longest payload, in bytes, that is copied into the scratch buffer. Up to this length the copy
+/// costs less than a further segment.
 const SCRATCH_MAX: usize = 1024;
 
 /// Scratch memory that an idle batch keeps, in bytes: one page.
 const SCRATCH_KEPT: usize = 4096;
 
 enum Segment {
-    /// This number of bytes of the scratch buffer. They begin where the scratch segment before it
-    /// ended.
+    /// This number of bytes of the scratch buffer. They follow the bytes of the previous scratch
+    /// segment.
     Scratch(usize),
-    /// A whole frame in a buffer of its own.
+    /// A whole frame in a separate buffer.
     Frame(Buffer),
 }
 
@@ -65,7 +65,7 @@ impl Batch {
         self.left == 0
     }
 
-    /// Returns whether the batch should be sent before a further frame is pushed.
+    /// Returns whether the batch should be sent before another frame is pushed.
     pub(crate) fn is_full(&self) -> bool {
         self.left >= BATCH_BYTES || self.segments.len() >= BATCH_SEGMENTS
     }
@@ -75,7 +75,7 @@ impl Batch {
         self.scratch.capacity() > SCRATCH_KEPT || self.segments.capacity() > 2 * BATCH_SEGMENTS
     }
 
-    /// Gives back the memory that a burst needed.
+    /// Frees the memory that a burst has needed.
     pub(crate) fn rest(&mut self) {
         self.scratch.shrink_to(SCRATCH_KEPT);
         self.segments.shrink_to(BATCH_SEGMENTS);
@@ -93,8 +93,8 @@ impl Batch {
         }
     }
 
-    /// Appends a frame. Its payload lies in `frame` from byte 8 on. The header is written in front
-    /// of the payload.
+    /// Appends a frame. `frame` holds the payload from byte 8 on. The header is written in front of
+    /// it.
     pub(crate) fn push_frame(&mut self, header: Header, mut frame: Buffer) {
         match frame.split_first_chunk_mut::<HEADER_LEN>() {
             Some((head, payload)) if payload.len() > SCRATCH_MAX => {

@@ -1,7 +1,7 @@
 //! [`Duplex`] for the sockets of the standard library.
 //!
-//! Invariant: no shutdown here sends FIN after a failure, except on Windows, where a blocked write has
-//! to be woken.
+//! Invariant: no shutdown here sends FIN after a failure. Windows is an exception, because only a
+//! shutdown of both directions makes a blocked write return there.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{Duplex, unsupported};
 
-/// Refuses timeouts on Windows. There, a call that timed out leaves the socket in no defined state,
-/// so the copy couldn't go on after it.
+/// Refuses timeouts on Windows. There, a call that timed out leaves the socket in an undefined
+/// state, so the copy couldn't go on after it.
 fn no_timeout_on_windows(timeout: Option<Duration>) -> io::Result<()> {
     if cfg!(windows) { unsupported(timeout) } else { Ok(()) }
 }
@@ -73,13 +73,16 @@ macro_rules! socket {
 }
 
 /// The direction of a socket that `abort` shuts down: only reading, except on Windows. Shutting
-/// down the writing would send FIN, and the peer can't tell that from an end in order. A blocked
-/// write sees the failure when its timeout has passed. On Windows a write that timed out leaves the
-/// socket in no defined state. So writes have no timeout there, and `abort` has to wake them.
+/// down the writing would send FIN. The peer would then read an end of file, as if the copy had
+/// succeeded. A blocked write needs no shutdown, because its thread sees the failure when the
+/// write's timeout has passed. On Windows writes have no timeout, because a write that timed out
+/// leaves the socket in an undefined state. So there `abort` shuts down both directions, which
+/// makes a blocked write return.
 const ABORT: Shutdown = if cfg!(windows) { Shutdown::Both } else { Shutdown::Read };
 
-/// - The copy sets the socket to blocking mode and to `TCP_NODELAY`, and leaves it so. The copy
-///   writes all its bytes at once, and Nagle's algorithm would hold back the end of an answer.
+/// - The copy sets blocking mode and `TCP_NODELAY`, and doesn't reset them when it is over.
+///   `TCP_NODELAY` is set because the copy writes all its bytes at once, so Nagle's algorithm would
+///   only delay the last bytes of an answer.
 /// - `abort` ends only the reading (on Windows, both directions). The code that drops the socket
 ///   decides [what the peer sees after a
 ///   failure](crate::copy::copy_bidirectional#what-each-peer-sees).
@@ -93,7 +96,8 @@ impl Duplex for TcpStream {
     }
 }
 
-/// The copy sets the socket to blocking mode, and leaves it so. Otherwise it is like a `TcpStream`.
+/// The copy sets blocking mode, and doesn't reset it when it is over. Otherwise the socket is
+/// handled like a `TcpStream`.
 #[cfg(unix)]
 impl Duplex for std::os::unix::net::UnixStream {
     socket!();

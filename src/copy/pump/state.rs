@@ -10,7 +10,7 @@ use crate::copy::Fault;
 /// The operations that a direction may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Everything.
+    /// All operations.
     Run,
     /// Copy the received bytes while they move.
     Drain {
@@ -21,7 +21,7 @@ pub(super) enum Mode {
     },
     /// Read, and throw the bytes away. No error counts as a failure any more.
     Discard { until: Instant },
-    /// Nothing.
+    /// No operation.
     Stop,
 }
 
@@ -30,11 +30,11 @@ pub(super) enum Mode {
 pub(super) enum Phase {
     /// In a read.
     Reading,
-    /// In a write. It may have accepted a part without having reported it.
+    /// In a write. The write may already have accepted a part of its bytes.
     Writing,
-    /// In `finish_write`. It may have written bytes without having reported them.
+    /// In `finish_write`. That call may have sent bytes that it hasn't reported.
     Finishing,
-    /// The direction has ended.
+    /// The direction is over.
     Over,
 }
 
@@ -46,13 +46,14 @@ pub(super) struct Way {
     /// The time at which a byte moved last.
     pub(super) moved: Instant,
     /// The time up to which it is known that no byte has moved since `moved`. While the direction
-    /// reads, that is always now.
+    /// reads, this time is always the present.
     pub(super) known: Instant,
 }
 
 impl Way {
-    /// Ends the direction. If it failed, the failure is noted under the same lock. So an end that
-    /// the other direction reads is the peer's only if this direction ended without a failure.
+    /// Ends the direction. If it has failed, the failure is noted under the same lock. So when the
+    /// other direction reads an end of file, it sees this failure, and doesn't take the end of file
+    /// for the peer's.
     pub(super) fn end(&mut self) {
         self.phase = Phase::Over;
         self.moved = Instant::now();

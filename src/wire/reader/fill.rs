@@ -1,7 +1,8 @@
-//! One read of the transport, directly to the places where the bytes belong: the read buffer, a
-//! payload's buffer, or buffers ahead.
+//! One read of the transport. It puts the bytes directly where they belong: into the read buffer,
+//! into a payload's buffer, or into the buffers of the next frames.
 //!
-//! Invariant: a read into the read buffer never moves a payload that was returned.
+//! Invariant: a read into the read buffer never moves a payload that the caller has already
+//! received.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
@@ -14,8 +15,7 @@ use crate::pool::{Buffer, BufferPool};
 use crate::wire::header::{HEADER_LEN, Header};
 
 impl FrameReader {
-    /// Does one read from the transport and returns its byte count, which is 0 at the end of the
-    /// input.
+    /// Does one read from the transport and returns its byte count. 0 means the end of the input.
     pub(crate) fn fill(
         &mut self,
         input: &mut (impl Read + ?Sized),
@@ -52,9 +52,8 @@ impl FrameReader {
                 }
             };
         }
-        self.spare.clear(); // the read may wait for long, so hold no buffers
-        // In a run, read the header alone. The bytes behind it are read to the place where they
-        // belong.
+        self.spare.clear(); // the read may wait long, so hold no empty buffers
+        // In a run, read only the header. Then the payload can be read directly into its buffer.
         let in_run =
             self.run.1 >= RUN && self.start == self.end && matches!(self.state, State::Header);
         let until = if in_run { HEADER_LEN } else { self.read_buffer.len() };
@@ -63,7 +62,8 @@ impl FrameReader {
         Ok(n)
     }
 
-    /// Reads the rest of a payload. Reads a few of the bytes behind it into the empty read buffer.
+    /// Reads the rest of a payload. Also reads up to [`LOOKAHEAD`] bytes behind it into the read
+    /// buffer, which is empty then.
     fn fill_payload(
         input: &mut (impl Read + ?Sized),
         header: Header,
@@ -83,7 +83,7 @@ impl FrameReader {
         Ok(n)
     }
 
-    /// Reads the rest of a payload, and whole frames behind it into spare buffers.
+    /// Reads the rest of a payload. Also reads whole frames behind it into spare buffers.
     fn fill_run(
         input: &mut (impl Read + ?Sized),
         header: Header,
