@@ -57,12 +57,12 @@ impl<C> StreamCore<C> {
     }
 
     /// Returns the next frame to send in `lane`. Returns `None` when no frame is left, or when the
-    /// allowance doesn't cover the next one.
+    /// quantum doesn't cover the next one.
     ///
-    /// `allowance` is the number of bytes of data that the stream may still send now. In the
-    /// express lane a frame has to fit into it. In the bulk lane a frame may exceed an
-    /// allowance that isn't 0.
-    pub(crate) fn poll_transmit(&mut self, lane: Lane, allowance: usize) -> Option<Transmit> {
+    /// `quantum` is the number of bytes of data that the stream may still send now. In the
+    /// express lane a frame has to fit into it. In the bulk lane a frame may exceed a
+    /// quantum that isn't 0.
+    pub(crate) fn poll_transmit(&mut self, lane: Lane, quantum: usize) -> Option<Transmit> {
         if self.send_closed {
             return None;
         }
@@ -75,8 +75,8 @@ impl<C> StreamCore<C> {
             return Some(Transmit::Update { consumed, window });
         }
         let fits = match lane {
-            Lane::Express => self.outbox.front_len() <= allowance,
-            Lane::Bulk => allowance > 0,
+            Lane::Express => self.outbox.front_len() <= quantum,
+            Lane::Bulk => quantum > 0,
         };
         if fits && let Some(payload) = self.outbox.pop() {
             self.tx.transmit(payload.len());

@@ -3,8 +3,8 @@
 use super::*;
 
 /// Sends one frame. Returns its bytes of data, or `None` if there is no data frame to send.
-fn data_sent(core: &mut Core, lane: Lane, allowance: usize) -> Option<usize> {
-    match core.poll_transmit(lane, allowance)? {
+fn data_sent(core: &mut Core, lane: Lane, quantum: usize) -> Option<usize> {
+    match core.poll_transmit(lane, quantum)? {
         Transmit::Data(payload) => Some(payload.len()),
         Transmit::Syn | Transmit::Update { .. } | Transmit::Fin => None,
     }

@@ -25,13 +25,12 @@ fn a_bulk_transmit_keeps_to_its_allowance_and_asks_for_another() {
     let bench = Bench::new(Config::new().max_frame_size(1000));
     assert_eq!(bench.write(&pattern(10_000)).unwrap(), 10_000);
     let mut lengths = Vec::new();
-    let mut take = |allowance| {
-        let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, allowance, |frame| {
-            match Sent::of(frame) {
+    let mut take = |quantum| {
+        let transmitted =
+            bench.stream.transmit(&bench.env, Lane::Bulk, quantum, |frame| match Sent::of(frame) {
                 Sent::Data(data) => lengths.push(data.len()),
                 other => panic!("{other:?}"),
-            }
-        });
+            });
         (transmitted.data, transmitted.again)
     };
     // A frame may exceed the rest of the quantum. The next one doesn't begin.

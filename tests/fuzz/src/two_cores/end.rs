@@ -363,7 +363,7 @@ impl End {
     pub(crate) fn turn(
         &mut self,
         lane: Lane,
-        allowance: usize,
+        quantum: usize,
         polls: usize,
         wire: &mut VecDeque<Packet>,
     ) -> bool {
@@ -371,7 +371,7 @@ impl End {
         let rules = self.rules;
         let stream = self.stream(id);
         stream.core.begin_transmit(lane);
-        let mut left = allowance;
+        let mut left = quantum;
         let mut data = 0;
         let mut fin = false;
         for _ in 0..polls {

@@ -145,9 +145,9 @@ impl World {
     /// Gives the next stream a turn at the writer. The choices limit it.
     fn turn(&mut self, at: usize, choices: &mut Choices) {
         let lane = if choices.flag() { Lane::Express } else { Lane::Bulk };
-        let allowance = choices.length();
+        let quantum = choices.length();
         let polls = 1 + choices.below(9);
-        self.ends[at].turn(lane, allowance, polls, &mut self.wires[at]);
+        self.ends[at].turn(lane, quantum, polls, &mut self.wires[at]);
     }
 
     /// Gives every waiting stream a full turn. Returns whether there was one.
