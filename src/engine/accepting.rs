@@ -1,17 +1,11 @@
-//! How streams of the peer wait for the application: `accept`, and what the reader does while the
-//! backlog is full.
+//! Accepts the peer's streams, and keeps the reader waiting while the backlog is full.
 //!
-//! Two condvars wait on the registry's lock:
+//! Two condvars wait on the registry's lock. `acceptable` wakes calls of `accept`. `room` wakes the
+//! reader thread. `manual/architecture.md` lists their wakers, under *Who wakes whom*.
 //!
-//! | condvar | waits in | woken by |
-//! |---|---|---|
-//! | `acceptable` | `accept` | a stream in the backlog; a changed deadline; whatever ends the accepting |
-//! | `room` | the reader thread alone, [`SessionShared::wait_for_room`] | `accept` and `try_accept` when they take a stream; whatever ends the accepting; its own time limit |
-//!
-//! *What ends the accepting*: `close`, `drain`, failed writes, the session's end, the drop of the
-//! last `Session` handle.
-//!
-//! Invariant: whoever makes room in the backlog, or ends the accepting, wakes `room` after it.
+//! Invariant: after a change that makes room in the backlog, or that ends the accepting, `room` is
+//! notified. The accepting ends by `close`, `drain`, failed writes, the session's end, or the drop
+//! of the last `Session` handle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +17,12 @@ use crate::sync::deadline::{Call, Deadline, earlier};
 use crate::sync::stream::SharedStream;
 
 impl SessionShared {
-    /// The next stream of the peer. Queued ones come first, then why there will be no more.
+    /// Returns the peer's next stream, and blocks until there is one. Streams that are in the
+    /// backlog already are returned even if the session has ended, unless this end has closed it.
+    ///
+    /// # Errors
+    /// Returns `Timeout` after the deadline or `timeout`, and the reason why there will be no more
+    /// streams.
     pub(crate) fn accept(&self, timeout: Option<Duration>) -> Result<Arc<SharedStream>> {
         let mut call = Call::default();
         let mut registry = self.registry.lock();
@@ -46,12 +45,17 @@ impl SessionShared {
         }
     }
 
+    /// Returns the peer's next stream if the backlog has one. Never blocks.
+    ///
+    /// # Errors
+    /// Returns the reason why there will be no more streams.
     pub(crate) fn try_accept(&self) -> Result<Option<Arc<SharedStream>>> {
         let accepted = self.next_accepted(&mut self.registry.lock())?;
         self.room.notify_one();
         Ok(accepted)
     }
 
+    /// Takes the next stream out of the backlog.
     fn next_accepted(&self, registry: &mut Accepting) -> Result<Option<Arc<SharedStream>>> {
         let cause = self.lifecycle.cause();
         if let Some(Error::Closed) = cause.as_deref() {
@@ -60,18 +64,19 @@ impl SessionShared {
         match (registry.streams.accept(), cause) {
             (Some(stream), _) => Ok(Some(stream)),
             (None, Some(cause)) => Err(Error::clone(&cause)),
-            // Draining, or there was no session handle.
+            // The session is draining, or its last handle was dropped.
             (None, None) if !registry.streams.is_accepting() => Err(Error::Closed),
             (None, None) => Ok(None),
         }
     }
 
+    /// Sets the deadline of `accept`. Calls that are blocked already use it, too.
     pub(crate) fn set_accept_deadline(&self, deadline: Option<Instant>) {
         self.registry.lock().deadline = deadline;
         self.acceptable.notify_all();
     }
 
-    /// Accepts no more streams; those that wait get their FIN.
+    /// Accepts no more streams, and closes those in the backlog.
     pub(super) fn refuse_incoming(&self) {
         let mut registry = self.registry.lock();
         registry.streams.stop_accepting();
@@ -83,8 +88,8 @@ impl SessionShared {
         }
     }
 
-    /// No stream of the peer comes into the backlog any more: whoever waits for one, or for room,
-    /// looks again.
+    /// Wakes all calls of `accept`, and the reader if it waits for room. Called when no stream
+    /// comes into the backlog any more.
     pub(super) fn accepting_ended(&self) {
         self.acceptable.notify_all();
         self.room.notify_one();
@@ -92,13 +97,13 @@ impl SessionShared {
 
     // ---- a full backlog -------------------------------------------------------------------------
 
-    /// Streams that wait to be accepted.
+    /// Returns the number of streams in the backlog.
     pub(super) fn waiting_for_accept(&self) -> usize {
         self.registry.lock().streams.waiting()
     }
 
-    /// Whether a SYN with `id` may open a stream. A backlog that is full refuses at once where it
-    /// is told to.
+    /// Judges a SYN with `id`. With an `accept_stall_timeout` of zero, a full backlog refuses it at
+    /// once.
     pub(super) fn admit(&self, id: u32) -> Admission {
         let streams = &mut self.registry.lock().streams;
         if self.env.config.accept_stall_timeout == Some(Duration::ZERO) && streams.makes_wait() {
@@ -107,10 +112,12 @@ impl SessionShared {
         streams.admit(id)
     }
 
-    /// What becomes of a SYN with `id` that came, at `begun`, while the backlog was full: the
-    /// reader thread waits until there is room, or the stall timeout has passed. (That runs from
-    /// the last accept if that is later; but each accept makes room, so the next pause begins after
-    /// it.) `None` if `until` passes first.
+    /// Judges a SYN with `id` that found the backlog full at the time `begun`. Blocks the reader
+    /// thread until there is room, or until `accept_stall_timeout` has passed since `begun`.
+    /// Returns `None` if `until` passes first, and never `Full`.
+    ///
+    /// The timeout is promised from the last `accept` on. Each `accept` makes room and so ends the
+    /// pause. So no `accept` lies between `begun` and the timeout.
     pub(super) fn wait_for_room(
         &self,
         id: u32,

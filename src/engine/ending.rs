@@ -1,32 +1,32 @@
-//! How a session closes, fails and ends, and how streams that end with it are told.
+//! Closes, fails and ends a session, and tells its streams.
 //!
-//! Invariants: [`SessionShared::end`] does its work once, whoever calls it first; nothing here
-//! waits but `close` and `drain`, on a user's thread; notifiers are called, and a user's things
-//! dropped, with no lock held.
+//! Invariants:
+//! - [`SessionShared::end`] ends the session once, for the first caller.
+//! - Nothing here blocks, except `close` and `drain` on a user's thread.
+//! - Notifiers are called, and a user's objects are dropped, with no lock held.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use super::guard::{caught, guarded, is_said, said};
+use super::guard::{guarded, is_logged};
 use super::logging::{debug, info, warn};
-use super::warn_limiter::shown;
-use super::{SessionShared, on_own_thread, spawn, timer};
+use super::notifiers::call_notifier;
+use super::threads::run_on_new_thread;
+use super::{SessionShared, on_own_thread, timer};
 use crate::error::{Error, Result};
 use crate::sync::close::{InputEnd, Phase};
 use crate::sync::shaper::Signal;
-use crate::sync::stream::{Ended, Notifier, SharedStream};
 
 impl SessionShared {
-    /// Closes the session: what was accepted is sent, the writing direction ends, then the peer's
-    /// end is waited for.
+    /// Closes the session: sends all accepted bytes, ends the writing direction, and blocks until
+    /// the peer has ended its side, at most for the close timeout.
     ///
     /// # Errors
-    /// `CloseIncomplete` after the close timeout, or if the peer ended first; what ended the
-    /// session or its input; on one of our own threads `WouldBlock`: the close goes on without it.
+    /// - `CloseIncomplete` after the close timeout, or if the peer ended first
+    /// - the error that ended the session or its input
+    /// - `WouldBlock` on one of gmux's own threads, where it doesn't block. The close goes on
+    ///   without it.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         self.begin_close();
         if on_own_thread() {
@@ -36,26 +36,28 @@ impl SessionShared {
             return outcome;
         }
         self.overdue();
-        self.lifecycle.outcome().unwrap_or(Err(Error::Closed)) // it is known from here on
+        // `overdue` has settled the outcome.
+        self.lifecycle.outcome().unwrap_or(Err(Error::Closed))
     }
 
-    /// The close timeout has passed.
+    /// Ends the session after the close timeout: settles the outcome, and aborts the transport.
     pub(super) fn overdue(&self) {
         let streams = self.registry.lock().streams.streams();
         let unsent = streams.iter().map(|stream| stream.unsent()).sum();
         match self.lifecycle.overdue(unsent, self.env.config.close_timeout) {
             Some(cause) => self.ended(&cause, Output::Abort),
-            // it ended with its input, and its output couldn't be ended in time
+            // The session has ended with its input already, and its output couldn't be ended in
+            // time.
             None => self.abort(),
         }
     }
 
-    /// Opens no more streams, waits until all are closed and their FINs handed over, then closes
-    /// the session.
+    /// Opens and accepts no more streams, blocks until all are closed and their FINs handed over,
+    /// then closes the session.
     ///
     /// # Errors
-    /// `DrainIncomplete` if that took longer than `timeout` (the session is closed all the same),
-    /// else what `close` says.
+    /// Returns `DrainIncomplete` if the streams took longer than `timeout`. The session is closed
+    /// all the same. Otherwise returns the errors of [`close`](Self::close).
     pub(crate) fn drain(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         let limit = Instant::now().checked_add(timeout);
         let mut registry = self.registry.lock();
@@ -80,12 +82,14 @@ impl SessionShared {
         if late { Err(Error::DrainIncomplete { streams, after: timeout }) } else { closed }
     }
 
+    /// Begins a close: tells the streams, and signals the writer thread to finish. Does nothing
+    /// more if a close has begun already.
     pub(super) fn begin_close(self: &Arc<Self>) {
         let now = Instant::now();
         let deadline = now.checked_add(self.env.config.close_timeout);
         if !self.lifecycle.begin_close(now, deadline) {
-            // Where writes failed, before this or in this moment, nothing that was accepted can be
-            // sent: it ends at once.
+            // If writes have failed, even in this moment, no accepted bytes can be sent. Then the
+            // session ends at once.
             if let (true, Some(cause)) =
                 (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause())
             {
@@ -109,8 +113,8 @@ impl SessionShared {
             notifiers.extend(ended.notifier.take().map(|notifier| (notifier, stream)));
         }
         let _ = self.lifecycle.mark_notified();
-        // Every stream knows, so nothing is accepted any more: the writer can send what waits and
-        // finish.
+        // Every stream has been told, so no more bytes are accepted. The writer thread sends the
+        // rest and finishes.
         self.env.budget.close();
         self.env.shaper.signal(Signal::Finish);
         if let Some(deadline) = deadline {
@@ -121,16 +125,20 @@ impl SessionShared {
         }
     }
 
-    /// The transport takes no more writes. What the peer sent before may still lie in the
-    /// transport, so reading goes on: until its end, or for the close timeout.
+    /// Ends the writing after the transport has failed a write. Reading goes on until the end of
+    /// the input, or for the close timeout, since data of the peer may still lie in the transport.
     pub(super) fn fail_write(self: &Arc<Self>, error: Error) {
         let cause = Arc::new(error);
         let deadline = Instant::now().checked_add(self.env.config.close_timeout);
         if !self.lifecycle.fail_write(&cause, deadline) {
             return;
         }
-        if !is_said(&cause) {
-            warn!(target: "gmux::session", "session {}{} can't write: {cause}", self.number, self.peer_text());
+        if !is_logged(&cause) {
+            warn!(
+                target: "gmux::session",
+                "session {}{} can't write: {cause}",
+                self.number, self.peer_text(),
+            );
         }
         let mut registry = self.registry.lock();
         registry.streams.seal(Error::clone(&cause));
@@ -145,16 +153,20 @@ impl SessionShared {
         }
     }
 
-    /// Ends the session, unless it has ended already. Never waits and never joins.
+    /// Ends the session with `error`, unless it has ended already. Never blocks, and joins no
+    /// thread.
     pub(crate) fn end(&self, error: Error) {
         if let Some(cause) = self.lifecycle.end(error) {
             self.ended(&cause, Output::Abort);
         }
     }
 
-    /// The input is over. That ends the session, unless it is closing: then what the writer still
-    /// has to send goes out, and the last of the two threads ends the session. After an end of file
-    /// the writer still ends the output, so that the peer reads an end, too.
+    /// Reports the end of the input. `error` says how it ended.
+    ///
+    /// - A session that is closing goes on: the writer thread sends the rest, and the last of the
+    ///   two threads ends the session.
+    /// - Any other session ends. After a clean end of the input the writer thread still ends the
+    ///   output, so that the peer reads an end, too.
     pub(super) fn end_of_input(self: &Arc<Self>, error: Error) {
         let clean = error.is_end_of_input();
         let now = Instant::now();
@@ -167,8 +179,8 @@ impl SessionShared {
         }
     }
 
-    /// The last of the two threads has ended: so does a local close that went well. What hasn't
-    /// ended by itself is aborted.
+    /// Ends the session when the last of its two threads has ended. This completes a close. A
+    /// transport whose two directions haven't both ended by themselves is aborted.
     pub(super) fn end_with_threads(&self) {
         let finished = self.lifecycle.ended_in_order();
         if let Some(cause) = self.lifecycle.end(Error::Closed) {
@@ -179,8 +191,8 @@ impl SessionShared {
         }
     }
 
-    /// Does what an end needs; once, for [`Lifecycle`](crate::sync::close::Lifecycle) lets one
-    /// caller alone through.
+    /// Does the work of an end: wakes all waiters, tells the streams, and logs the cause. Called
+    /// once, since [`Lifecycle`](crate::sync::close::Lifecycle) lets only the first caller through.
     fn ended(&self, cause: &Arc<Error>, output: Output) {
         if output == Output::Abort {
             self.abort();
@@ -198,8 +210,8 @@ impl SessionShared {
         });
         let ended: Vec<_> = ended.collect();
         if output == Output::Finish {
-            // Before `told`, which lets a close say what it knows: the writer may have failed by
-            // itself.
+            // This must come before `told`, which lets a close settle its outcome. The writer may
+            // have failed by itself.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
         let _ = self.lifecycle.mark_notified();
@@ -216,19 +228,20 @@ impl SessionShared {
             Error::PeerClosed => {
                 info!(target: "gmux::session", "session {number}{peer} ended: {cause}")
             }
-            cause if is_said(cause) => {
+            cause if is_logged(cause) => {
                 info!(target: "gmux::session", "session {number}{peer} ended by that")
             }
             cause => warn!(target: "gmux::session", "session {number}{peer} ended: {cause}"),
         }
-        self.notify_apart(ended);
+        self.notify_on_pool(ended);
     }
 
+    /// Returns whether the transport was aborted.
     pub(super) fn is_aborted(&self) -> bool {
         self.aborted.load(SeqCst)
     }
 
-    /// Makes the transport's blocked calls return, once.
+    /// Aborts the transport, which makes its blocked calls return. Does nothing the second time.
     pub(super) fn abort(&self) {
         if self.aborted.swap(true, SeqCst) {
             return;
@@ -237,136 +250,27 @@ impl SessionShared {
         let Some(control) = control else { return };
         let number = self.number;
         let abort = move || {
-            // Our two threads may let go of the control meanwhile; then it is dropped here.
+            // If the session's two threads drop the control meanwhile, this drops the last
+            // reference.
             let _ = guarded(number, "the transport panicked in abort", || {
                 control.get()?.abort();
                 Ok(())
             });
         };
         if timer::is_this_thread() {
-            // it may be a user's code, and the timer has other sessions to look after
-            run_apart(number, abort);
+            // The abort may be a user's code, and the timer has other sessions to look at.
+            run_on_new_thread(number, abort);
         } else {
             abort();
         }
-    }
-
-    /// Calls notifiers of streams that ended by themselves, on a thread of their own.
-    pub(super) fn notify_apart(&self, ended: Vec<(Arc<SharedStream>, Ended)>) {
-        let mut due: Vec<(Arc<SharedStream>, Notifier)> = Vec::new();
-        for (stream, mut ended) in ended {
-            due.extend(ended.notifier.take().map(|notifier| (stream, notifier)));
-        }
-        let mut notifiers = self.notifiers.lock();
-        notifiers.queue.extend(due);
-        // who is there sees to the rest
-        let wanted = notifiers.queue.len().min(NOTIFIER_THREADS - notifiers.threads);
-        notifiers.threads += wanted;
-        drop(notifiers);
-        for _ in 0..wanted {
-            self.start_notifier_thread();
-        }
-    }
-
-    /// Starts one of the threads that call notifiers, which is counted already.
-    fn start_notifier_thread(&self) {
-        let number = self.number;
-        // A notifier gets a handle, which needs the session; all others may be gone by the time
-        // that the thread runs.
-        let session = self.me.upgrade();
-        let started = spawn(format!("gmux-notify-{number}"), move || {
-            while let Some((stream, notifier)) =
-                session.as_ref().and_then(|session| session.next_notifier())
-            {
-                call_notifier(number, notifier, &stream);
-            }
-            drop(session);
-        });
-        if let Err(error) = started {
-            let mut notifiers = self.notifiers.lock();
-            notifiers.threads -= 1;
-            // With no thread at all, the notifiers stay with their streams, for the threads that
-            // close those.
-            let due = if notifiers.threads == 0 {
-                std::mem::take(&mut notifiers.queue)
-            } else {
-                VecDeque::new()
-            };
-            let said = std::mem::replace(&mut notifiers.lack_logged, true);
-            drop(notifiers);
-            if !said {
-                warn!(target: "gmux::session", "session {number}: no thread for close notifiers \
-                                                (not said again): {error}");
-            }
-            for (stream, notifier) in due {
-                if let Some(notifier) = stream.keep_notifier(notifier) {
-                    self.notifiers.lock().queue.push_back((stream, notifier)); // for the next such thread
-                }
-            }
-        }
-    }
-
-    /// The next notifier for one of the threads that call them, which ends when there is none.
-    fn next_notifier(&self) -> Option<(Arc<SharedStream>, Notifier)> {
-        let mut notifiers = self.notifiers.lock();
-        let next = notifiers.queue.pop_front();
-        if next.is_none() {
-            notifiers.threads -= 1;
-        }
-        next
     }
 }
 
 /// What becomes of a session's output when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
-    /// The writer ends it, in its time, at most the close timeout.
+    /// The writer thread ends it, within the close timeout.
     Finish,
-    /// It is cut off at once, and so is the input.
+    /// The abort cuts it off at once, and the input, too.
     Abort,
-}
-
-/// How many threads of a session call close notifiers of streams that ended by themselves, at most.
-/// A peer can make a stream fail with 24 bytes: a thread for each, with notifiers that take their
-/// time, would be as many threads as there are streams. More than one, so that a notifier that
-/// waits doesn't hold up the others.
-const NOTIFIER_THREADS: usize = 8;
-
-/// Close notifiers that are to be called on a thread of their own.
-#[derive(Default)]
-pub(super) struct NotifierPool {
-    queue: VecDeque<(Arc<SharedStream>, Notifier)>,
-    /// Threads that call them, or are about to.
-    threads: usize,
-    /// That no thread could be started was logged. The peer chooses how often streams fail.
-    lack_logged: bool,
-}
-
-/// Runs something of the user's on a thread of its own, or here if there is none to be had.
-pub(super) fn run_apart(number: u64, task: impl FnOnce() + Send + 'static) {
-    let task = Arc::new(Mutex::new(Some(task)));
-    let theirs = Arc::clone(&task);
-    let started = spawn(format!("gmux-notify-{number}"), move || {
-        let task = theirs.lock().take();
-        if let Some(task) = task {
-            task();
-        }
-    });
-    if started.is_err() {
-        let task = task.lock().take();
-        if let Some(task) = task
-            && let Err(text) = caught(task)
-        {
-            said(number, "a thread's work panicked", &text);
-        }
-    }
-}
-
-/// Calls a user's notifier; its panic hurts only itself.
-pub(crate) fn call_notifier(session: u64, notifier: Notifier, stream: &Arc<SharedStream>) {
-    if let Err(text) = caught(|| notifier(stream)) {
-        let name = shown(stream.name.bytes());
-        warn!(target: "gmux::stream", "session {session}: the close notifier of stream {} {name} \
-                                       panicked: {text}", stream.id);
-    }
 }

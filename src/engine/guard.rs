@@ -1,12 +1,13 @@
-//! What is called of a user's must not take a thread of ours with it: a logger, a transport, a
-//! hook, a notifier may panic.
+//! Guards against panics of a user's code: a logger, a transport, a hook or a notifier may panic,
+//! and must not take one of gmux's threads with it.
 //!
-//! A panic is said once, in the log, where it is caught ([`said`]); the error that it becomes isn't
-//! said again.
+//! A panic is logged once, where it is caught ([`log_panic`]). The error that it becomes isn't
+//! logged again.
 //!
-//! Invariants: no panic leaves [`caught`]; of what was thrown only texts are dropped, since a drop
-//! may panic, too; a user's thing that we keep is [`UserObject`], so that dropping it is guarded too,
-//! whoever does it last.
+//! Invariants:
+//! - No panic leaves [`caught`].
+//! - Of a panic's payload only texts are dropped, since other payloads may panic in their drop.
+//! - A user's object that gmux keeps is a [`UserObject`]. So its drop is guarded on every thread.
 
 use std::any::Any;
 use std::fmt;
@@ -16,13 +17,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::logging::warn;
 use crate::error::{Error, Result};
 
-/// Runs `work`; a panic becomes its message.
+/// Runs `work`.
+///
+/// # Errors
+/// Returns the message of a panic.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(message)
 }
 
-/// What a panic says. What was thrown may panic in its drop, so all but a text is leaked: it is
-/// rare, and a second panic would have no place to go.
+/// Returns the message of a panic. A payload that isn't a text is leaked, since its drop may panic
+/// again. Such payloads are rare.
 #[cold]
 fn message(panic: Box<dyn Any + Send>) -> String {
     let panic = match panic.downcast::<String>() {
@@ -36,22 +40,24 @@ fn message(panic: Box<dyn Any + Send>) -> String {
     "(no message)".to_owned()
 }
 
-/// Runs something that uses the transport. A panic becomes an error of the session's; `what`
-/// panicked, and where, is for the log.
+/// Runs `work`, which calls the transport. A panic is logged, with `what` as its description.
+///
+/// # Errors
+/// Returns `work`'s error, or an `Io` error for a panic.
 pub(super) fn guarded<T>(session: u64, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(work).unwrap_or_else(|text| {
-        said(session, what, &text);
+        log_panic(session, what, &text);
         Err(io::Error::other(Panicked(text)).into())
     })
 }
 
-/// Says that something of a user's panicked.
+/// Logs a panic of a user's code. `what` describes it, `text` is its message.
 #[cold]
-pub(super) fn said(session: u64, what: &str, text: &str) {
+pub(super) fn log_panic(session: u64, what: &str, text: &str) {
     warn!(target: "gmux::session", "session {session}: {what}: {text}");
 }
 
-/// What a panic of the transport is to the session.
+/// The session's error for a panic of the transport, with the panic's message.
 #[derive(Debug)]
 struct Panicked(String);
 
@@ -63,15 +69,16 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Whether an error is a panic, which stands in the log already.
-pub(super) fn is_said(error: &Error) -> bool {
-    matches!(error, Error::Io(source) if source.get_ref().is_some_and(|inner| inner.is::<Panicked>()))
+/// Returns whether an error is a panic, which is in the log already.
+pub(super) fn is_logged(error: &Error) -> bool {
+    let Error::Io(source) = error else { return false };
+    source.get_ref().is_some_and(|inner| inner.is::<Panicked>())
 }
 
-/// A thing of a user's. Whoever drops it survives that.
+/// An object of the user's. A panic in its drop is caught.
 pub(crate) struct UserObject<T> {
     session: u64,
-    /// What the log says of a panic in its drop.
+    /// The log's description of a panic in the drop.
     what: &'static str,
     object: Option<T>,
 }
@@ -81,31 +88,31 @@ impl<T> UserObject<T> {
         Self { session, what, object: Some(object) }
     }
 
-    /// The thing itself, to be called under a guard.
+    /// Returns the object. The caller uses it inside [`guarded`] or [`caught`].
     ///
     /// # Errors
-    /// It has been let go of.
+    /// Returns `NotConnected` if the object was released or taken.
     pub(super) fn get(&self) -> io::Result<&T> {
         self.object.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// As [`get`](Self::get).
+    /// Returns the object, as [`get`](Self::get) does.
     ///
     /// # Errors
-    /// It has been let go of.
+    /// Returns `NotConnected` if the object was released or taken.
     pub(super) fn get_mut(&mut self) -> io::Result<&mut T> {
         self.object.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Gives it out, for a call that takes it.
+    /// Returns the object by value, for a call that consumes it.
     pub(crate) fn take(mut self) -> Option<T> {
         self.object.take()
     }
 
-    /// Drops it.
+    /// Drops the object.
     ///
     /// # Errors
-    /// It panicked in its drop.
+    /// Returns an error if the object panicked in its drop.
     pub(super) fn release(mut self) -> Result<()> {
         self.drop_object()
     }

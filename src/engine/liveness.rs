@@ -1,8 +1,8 @@
-//! What the timer looks at: when something was last received, and when payload last crossed; and
-//! what it does about it.
+//! Liveness: the time stamps that the timer looks at, and its actions.
 //!
-//! Invariant: stamps are atomics, taken once per transport read or write by the threads that do
-//! those, so that liveness depends on neither thread's being able to run.
+//! Invariant: the stamps are atomics. The thread that reads or writes the transport sets them once
+//! per call. So the timer's judgement doesn't depend on the reader or writer thread being able to
+//! run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,17 +21,18 @@ use crate::sync::pause::Cause;
 use crate::sync::shaper::Signal;
 use crate::sync::stream::SharedStream;
 
-/// Points in time that matter to liveness.
+/// The time stamps that matter to liveness. Stamps are in nanoseconds since `epoch`.
 #[derive(Debug)]
 pub(super) struct Clock {
     epoch: Instant,
-    /// Nanoseconds since the epoch.
+    /// When anything was last received, or when the reader went on after a pause.
     received: AtomicU64,
+    /// When stream data last crossed, in either direction, or the no-data timeout was set.
     payload: AtomicU64,
-    /// When the writer thread went into the transport, and one; 0 while it isn't there, the largest
-    /// number when it is over.
+    /// The writer thread's state. 0: it isn't in the transport. `u64::MAX`: it has ended. Else it
+    /// has been in the transport since this stamp, to which one is added so that it is never 0.
     writing: AtomicU64,
-    /// Guards the session's no-data timeout, a leaf.
+    /// Guards the session's no-data timeout. A leaf in the lock order.
     no_data: Mutex<Option<Duration>>,
 }
 
@@ -46,36 +47,39 @@ impl Clock {
         }
     }
 
+    /// Returns the stamp for `now`.
     fn nanos(&self, now: Instant) -> u64 {
-        // 584 years
+        // A u64 holds the nanoseconds of 584 years.
         u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Returns the time of a stamp.
     fn instant(&self, stamp: &AtomicU64) -> Instant {
         self.epoch + Duration::from_nanos(stamp.load(Relaxed))
     }
 
-    /// Something was received, or the reader goes on after a pause.
+    /// Records that something was received, or that the reader goes on after a pause.
     pub(super) fn received(&self, now: Instant) {
         self.received.fetch_max(self.nanos(now), Relaxed);
     }
 
-    /// The writer thread goes into the transport.
+    /// Records that the writer thread enters the transport.
     pub(super) fn writer_enters(&self) {
         self.writing.store(self.nanos(Instant::now()).saturating_add(1), Relaxed);
     }
 
-    /// The writer thread is out of the transport again.
+    /// Records that the writer thread has left the transport.
     pub(super) fn writer_leaves(&self) {
         self.writing.store(0, Relaxed);
     }
 
-    /// The writer thread is done, for ever.
+    /// Records that the writer thread has ended.
     pub(super) fn writer_ends(&self) {
         self.writing.store(u64::MAX, Relaxed);
     }
 
-    /// What the writer thread does, which may be parked if it isn't in the transport.
+    /// Returns the writer thread's state at `now`. Outside of the transport, `is_parked` tells
+    /// whether it is parked.
     pub(super) fn writer(&self, now: Instant, is_parked: bool) -> WriterState {
         match self.writing.load(Relaxed) {
             0 if is_parked => WriterState::Parked,
@@ -87,7 +91,7 @@ impl Clock {
         }
     }
 
-    /// Payload crossed.
+    /// Records that stream data crossed.
     pub(super) fn payload(&self, now: Instant) {
         self.payload.fetch_max(self.nanos(now), Relaxed);
     }
@@ -101,22 +105,24 @@ impl SessionShared {
     pub(crate) fn set_no_data_timeout(self: &Arc<Self>, timeout: Option<Duration>) {
         let now = Instant::now();
         *self.clock.no_data.lock() = timeout;
-        self.clock.payload(now); // the clock starts at the setting
+        // The no-data time begins with this call.
+        self.clock.payload(now);
         if let Some(at) = timeout.and_then(|timeout| now.checked_add(timeout)) {
             timer::schedule(self, at);
         }
     }
 
-    /// The timer's look at the session, so much later than it was asked for; returns when to look
-    /// again, `None` for no more. Never waits.
+    /// Looks at the session, on the timer's thread. `late` is the delay of this look behind its
+    /// time. Returns the time of the next look, or `None` for no more. Never blocks.
     pub(super) fn on_timer(&self, now: Instant, late: Duration) -> Option<Instant> {
         if self.lifecycle.is_in(Phase::Ended) {
             return self.on_timer_ended(now);
         }
-        // A session that is closing has a deadline of its own.
+        // A session that is closing has the close timeout instead.
         let no_data =
             if self.lifecycle.is_in(Phase::Closing) { None } else { self.no_data_timeout() };
-        // Before `received`, which is stamped before a pause is seen to be over.
+        // The pause must be read before `received`. The reader sets that stamp before it ends the
+        // pause, so a look that finds no pause finds the new stamp.
         let pause = self.pause();
         let input = TimerInput {
             now,
@@ -137,13 +143,13 @@ impl SessionShared {
             TimerAction::NoData(timeout) => self.end(Error::NoData(timeout)),
             TimerAction::Overdue => self.overdue(),
         }
-        // A session always has a next look, so that the timer's thread lives as long as a session
-        // does.
+        // A session that hasn't ended always has a next look, so that the timer's thread lives as
+        // long as the session.
         (!self.lifecycle.is_in(Phase::Ended)).then(|| next.unwrap_or(now + IDLE_LOOK))
     }
 
-    /// The same when the session has ended with its input: its writer may still end the output, for
-    /// some time.
+    /// Looks at a session that has ended. After a clean end of its input the writer may still end
+    /// the output, until the close timeout.
     fn on_timer_ended(&self, now: Instant) -> Option<Instant> {
         let deadline = self.lifecycle.deadline().filter(|_| !self.is_aborted())?;
         if deadline <= now {
@@ -153,11 +159,11 @@ impl SessionShared {
         Some(deadline)
     }
 
-    /// The budget stayed used up: the stream that holds most of it goes, so that the others live.
+    /// Cuts the stream that holds most of the budget, after the budget was used up for `after`. So
+    /// the other streams can go on.
     fn cut_the_largest(&self, after: Duration) {
         if !self.env.budget.is_short() {
-            // there is room since, and the reader hasn't run yet: a second stream would
-            // be cut for nothing
+            // There is room again, only the reader hasn't run yet. A cut would gain nothing.
             return;
         }
         let Some((held, stream)) = self.largest() else { return };
@@ -170,7 +176,7 @@ impl SessionShared {
         self.fail_stream(&stream, Error::Stalled { held, after }, true);
     }
 
-    /// The stream that holds most of the budget, and how many bytes that is.
+    /// Returns the stream that holds most of the budget, with the number of bytes, if any is held.
     pub(super) fn largest(&self) -> Option<(usize, Arc<SharedStream>)> {
         let streams = self.registry.lock().streams.streams();
         let held = streams.into_iter().map(|stream| (stream.occupied(), stream));
@@ -179,15 +185,19 @@ impl SessionShared {
 
     // ---- the reader's pause ---------------------------------------------------------------------
 
-    /// Since when the reader has been waiting for the application, and for what, if it is.
+    /// Returns the begin and the reason of the reader's current pause, if there is one.
     pub(crate) fn pause(&self) -> Option<(Instant, Cause)> {
         self.pause.current()
     }
 
-    /// The reader begins to wait for the application.
+    /// Records that the reader begins to wait for the application.
     pub(super) fn reader_pauses(self: &Arc<Self>, now: Instant, cause: Cause) {
         self.pause.begin(now, cause);
-        trace!(target: "gmux::reader", "session {}: reading stops for want of room ({cause:?})", self.number);
+        trace!(
+            target: "gmux::reader",
+            "session {}: reading stops for want of room ({cause:?})",
+            self.number,
+        );
         match cause {
             Cause::Budget => {
                 self.counters.receive_pauses.add(1);
@@ -199,11 +209,13 @@ impl SessionShared {
         }
     }
 
-    /// The reader goes on. That counts as life: what came meanwhile wasn't looked at.
+    /// Records that the reader goes on. This counts as a sign of life, since input that came during
+    /// the pause wasn't read.
     pub(super) fn reader_resumes(&self, now: Instant) {
         self.pause.end(|| self.clock.received(now));
     }
 }
 
-/// How often a session with no time limit at all is looked at.
+/// Interval of the timer's looks at a session that has no time limit. It only keeps the session in
+/// the queue, so an hour is short enough.
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(3600);

@@ -1,23 +1,24 @@
-//! The one place that logs: `trace!`, `debug!`, `info!` and `warn!` as the `log` crate has them,
-//! but for a logger that panics. That costs the line, and nothing else.
+//! The one place that logs. `trace!`, `debug!`, `info!` and `warn!` take the same arguments as
+//! those of the `log` crate. If the logger panics, only that line is lost.
 //!
-//! Invariants: nothing is evaluated of a line whose level is off; no other file names the `log`
-//! crate (`tests/layering.rs` checks it).
+//! Invariants:
+//! - A line's arguments are evaluated only if its level is on.
+//! - No other file names the `log` crate. `tests/layering.rs` checks it.
 
 use super::guard::caught;
 
-/// Whether lines of a level are wanted at all: a comparison, so that lines for every frame cost
-/// nothing while they are off.
+/// Returns whether a level is on. This is a comparison, so lines for every frame cost nothing while
+/// they are off.
 pub(super) fn is_on(level: ::log::Level) -> bool {
     level <= ::log::STATIC_MAX_LEVEL && level <= ::log::max_level()
 }
 
-/// Whether lines for every frame are wanted.
+/// Returns whether the level `trace` is on, which has lines for every frame.
 pub(super) fn is_tracing() -> bool {
     is_on(::log::Level::Trace)
 }
 
-/// Gives a line to the logger. What that panics with can't be logged.
+/// Gives a line to the logger. A panic of the logger is dropped, since it can't be logged.
 #[cold]
 pub(super) fn write(line: impl FnOnce()) {
     let _ = caught(line);
@@ -26,7 +27,9 @@ pub(super) fn write(line: impl FnOnce()) {
 macro_rules! line {
     ($level:ident, target: $target:expr, $($line:tt)+) => {
         if $crate::engine::logging::is_on(::log::Level::$level) {
-            $crate::engine::logging::write(|| ::log::log!(target: $target, ::log::Level::$level, $($line)+));
+            $crate::engine::logging::write(
+                || ::log::log!(target: $target, ::log::Level::$level, $($line)+)
+            );
         }
     };
 }

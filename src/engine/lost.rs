@@ -1,7 +1,8 @@
-//! What the end of a transport means: a clean end, streams that were cut off, or a peer that leaves
-//! without a word.
+//! Judges the end of a transport: a clean end, a lost connection, or a peer that left before it
+//! sent a frame.
 //!
-//! Invariant: what may have made the peer leave is asked only while nothing has come from it.
+//! Invariant: an error asks about the setup (version, role) only if no frame has come from the
+//! peer. Only then can a wrong setup be the reason.
 
 use super::SessionShared;
 use super::logging::warn;
@@ -9,17 +10,18 @@ use crate::error::{Error, Lost, Setup};
 use crate::proto::registry::Role;
 
 impl SessionShared {
-    /// The input has ended. That is clean between frames, with no stream cut off.
+    /// Returns the error for the end of the input. The end is clean if it lies between two frames
+    /// and cuts off no stream.
     pub(super) fn judge_eof(&self, inside_frame: bool) -> Error {
         let mut streams = self.registry.lock().streams.streams();
         streams.retain(|stream| stream.is_cut_off_by_eof());
         if !inside_frame && streams.is_empty() {
-            // (A peer that ends after our own close does as it should, though it had nothing to
-            // say.)
+            // A peer that ends after this end has closed behaves as it should, even if it never
+            // sent a frame.
             let unexpected = !self.lifecycle.is_closing_or_ended();
             if unexpected && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
-                // A clean end; but streams that were opened, written and closed may have been
-                // refused unread, and there is no call left that could say so.
+                // The end is clean, but the peer may never have read the streams that were opened,
+                // written and closed. No call is left that could report it.
                 let number = self.number;
                 let setup = self.setup();
                 warn!(target: "gmux::session", "session {number}: the peer closed the \
@@ -34,17 +36,18 @@ impl SessionShared {
         Error::ConnectionLost(Lost { inside_frame, ours, theirs, nothing_received, setup })
     }
 
-    /// The transport has failed: the error asks about the setup if nothing has come from the peer.
+    /// Returns the error for a failed transport. It asks about the setup if nothing has come from
+    /// the peer.
     pub(super) fn judge_failure(&self, error: Error) -> Error {
         if self.has_heard_nothing() { error.unheard(self.setup()) } else { error }
     }
 
-    /// Whether no whole frame has come yet.
+    /// Returns whether no whole frame has come yet.
     fn has_heard_nothing(&self) -> bool {
         self.counters.frames_received.value() == 0
     }
 
-    /// What the peer has to agree with.
+    /// Returns the settings on which both ends have to agree.
     pub(crate) fn setup(&self) -> Setup {
         let role = match self.role {
             Role::Client => "client",

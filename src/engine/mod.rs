@@ -1,19 +1,18 @@
-//! A session's machinery: what its handles, its two threads and the timer share, and how it starts,
-//! closes and ends.
+//! The session: the state that its handles, its two threads and the timer share.
 //!
 //! ```text
-//! out: write() → SharedStream → shaper's channels → writer thread → frames, vectored → transport
+//! out: write() → SharedStream → shaper → writer thread → frames, vectored → transport
 //! in:  transport → reader thread → frame reader → registry → SharedStream → read()
 //! ```
 //!
-//! Invariants: the first fatal error ends the session, once, in [`SessionShared::end`]
-//! ([`ending`]): it stores the cause, aborts the transport, empties the registry and wakes
-//! everybody, and never joins a thread. The engine's and the timer's references to
-//! [`SessionShared`] aren't handles; the last handle's drop closes the session.
+//! `manual/architecture.md` describes the threads, the lock order, and who wakes whom.
 //!
-//! The registry's lock guards the table of streams and the backlog. Three condvars wait on it:
-//! `acceptable` and `room` ([`accepting`] says who waits and who wakes them), and `drained`, in
-//! `drain`, which is woken by a stream that is over, by the local close, and by the end.
+//! Invariants:
+//! - The first fatal error ends the session, in [`SessionShared::end`]. That function stores the
+//!   cause, aborts the transport, empties the registry and wakes all waiters. It never joins a
+//!   thread.
+//! - The references of the engine and of the timer aren't handles. The drop of the last handle
+//!   closes the session.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,8 +22,8 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::config::{Config, INITIAL_WINDOW};
-use crate::error::{Error, Result};
+use crate::config::Config;
+use crate::error::Result;
 use crate::proto::keepalive::Keepalive;
 use crate::proto::registry::{Limits, Registry, Role};
 use crate::stats::Counters;
@@ -32,9 +31,8 @@ use crate::sync::budget::Budget;
 use crate::sync::close::Lifecycle;
 use crate::sync::pause::Pause;
 use crate::sync::shaper::shaper;
-use crate::sync::stream::{Env, Name, Notifier, SharedStream, Take};
+use crate::sync::stream::{Env, SharedStream};
 use crate::transport::{Control, Halves};
-use crate::wire::MAX_PAYLOAD;
 
 mod accepting;
 mod ending;
@@ -42,8 +40,10 @@ mod guard;
 mod liveness;
 mod logging;
 mod lost;
+mod notifiers;
 mod quantum;
 mod reader;
+mod streams;
 mod threads;
 pub(crate) mod timer;
 mod view;
@@ -51,59 +51,69 @@ mod warn_limiter;
 mod write_bound;
 mod writer;
 
-pub(crate) use ending::call_notifier;
 pub(crate) use guard::UserObject;
 use guard::guarded;
 use logging::{debug, info};
+pub(crate) use notifiers::call_notifier;
 use threads::{on_own_thread, spawn};
 
-/// What a session's handles and threads share.
+/// The state that a session's handles and threads share.
 pub(crate) struct SessionShared {
-    /// Itself, for threads that are started where only a reference is at hand.
+    /// The session itself, for functions that start a thread and have only `&self`.
     me: Weak<Self>,
-    /// Number in the process: for logs and threads' names.
+    /// The session's number in the process, for logs and thread names.
     pub(crate) number: u64,
     role: Role,
     pub(crate) env: Env,
     pub(crate) counters: Counters,
     pub(crate) lifecycle: Lifecycle,
+    /// Guards the table of streams, the backlog, and the deadline of `accept`.
     registry: Mutex<Accepting>,
+    /// Calls of `accept` wait here, with the registry's lock.
     acceptable: Condvar,
+    /// The reader thread waits here for room in the backlog, with the registry's lock.
     room: Condvar,
+    /// Calls of `drain` wait here, with the registry's lock.
     drained: Condvar,
     /// The budget for the names of the peer's streams, [`Config::name_budget`].
     names: Arc<Budget>,
-    /// Taken out by the last of the two threads, so that the descriptor is closed though handles
-    /// live on.
+    /// Guards the transport's control. The last of the two threads takes it out, so the descriptor
+    /// is closed even if handles live on.
     control: Mutex<Option<Arc<UserControl>>>,
     local_addr: Option<SocketAddr>,
     peer_addr: Option<SocketAddr>,
+    /// Whether the transport was aborted.
     aborted: AtomicBool,
-    /// Session and stream handles; and the session handles among them.
+    /// Number of session and stream handles.
     handles: AtomicUsize,
+    /// Number of session handles.
     session_handles: AtomicUsize,
-    /// Of the two threads, those that run.
+    /// How many of the reader and the writer thread run.
     threads: AtomicUsize,
     writer: writer::Slot,
     reader: reader::Slot,
-    /// Callers' turns at the writer: answers to what came.
+    /// Number of inline writes. Each one is a reply, so the reader counts them to recognise an
+    /// exchange of requests and replies.
     replies: AtomicU32,
-    /// Whether the transport bounds its writes, so that callers may take the writer's turn.
+    /// Whether the transport bounds its writes. Inline writes require it.
     bounded_writes: bool,
     clock: liveness::Clock,
-    /// What the reader waits for, if it is the application.
+    /// The reader's current pause, if there is one.
     pause: Pause,
+    /// Guards the timer's state for this session. A leaf in the lock order.
     keepalive: Mutex<Keepalive>,
-    /// A leaf.
-    notifiers: Mutex<ending::NotifierPool>,
+    /// Guards the queue of close notifiers. A leaf in the lock order.
+    notifiers: Mutex<notifiers::NotifierPool>,
 }
 
 type UserControl = UserObject<Box<dyn Control>>;
 
+/// The state under the registry's lock.
 struct Accepting {
     streams: Registry<Arc<SharedStream>>,
+    /// The deadline of `accept`.
     deadline: Option<Instant>,
-    /// Calls of `accept` that wait.
+    /// Number of blocked calls of `accept`.
     waiters: usize,
 }
 
@@ -114,8 +124,11 @@ impl std::fmt::Debug for SessionShared {
 }
 
 impl SessionShared {
-    /// Starts a session over what `split` gives, with no handle yet. A panic in there is an error,
-    /// as it is later.
+    /// Starts a session over the halves that `split` returns. The session has no handle yet.
+    ///
+    /// # Errors
+    /// Returns `split`'s error, an `Io` error if the transport panics, and the system's error if a
+    /// thread can't be started.
     pub(crate) fn start(
         split: impl FnOnce() -> io::Result<Halves>,
         config: Config,
@@ -190,16 +203,21 @@ impl SessionShared {
         *session.reader.lock() =
             Some(reader::Input::new(reader, bound_reads, control, &session.env.config));
         session.clone().start_threads(parker)?;
-        debug!(target: "gmux::session", "session {} started as {role:?}{}", session.number, session.peer_text());
+        debug!(
+            target: "gmux::session",
+            "session {} started as {role:?}{}",
+            session.number, session.peer_text(),
+        );
         Ok(session)
     }
 
-    /// The last of the two threads lets go of the transport.
+    /// Counts the end of the reader thread or the writer thread. The last of them ends the session
+    /// and drops the transport.
     fn thread_ends(&self) {
         if self.threads.fetch_sub(1, SeqCst) == 1 {
             self.end_with_threads();
             timer::forget(self.number);
-            // The threads have let go of their halves, unless they panicked.
+            // A thread that panicked has left its half here.
             let reader = self.reader.lock().take();
             let writer = self.writer.lock().take();
             let control = self.control.lock().take();
@@ -210,119 +228,9 @@ impl SessionShared {
         }
     }
 
-    /// ` with 192.0.2.1:80`, for the log.
+    /// Returns the peer's address for the log, as in ` with 192.0.2.1:80`, or an empty text.
     pub(crate) fn peer_text(&self) -> String {
         self.peer_addr.map(|addr| format!(" with {addr}")).unwrap_or_default()
-    }
-
-    // ---- streams --------------------------------------------------------------------------------
-
-    /// Opens a stream from this end. It is in the registry before its SYN can leave, so that an
-    /// answer finds it.
-    pub(crate) fn open(&self, name: &[u8]) -> Result<Arc<SharedStream>> {
-        if name.len() > MAX_PAYLOAD {
-            return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
-        }
-        // The registry is told of an end as well, but later: after the transport's `abort`.
-        if let Some(cause) = self.lifecycle.cause() {
-            return Err(Error::clone(&cause));
-        }
-        let config = &self.env.config;
-        let now = Instant::now();
-        let name = Name::new(name, None);
-        let mut registry = self.registry.lock();
-        let stream = registry.streams.open(|id| SharedStream::new(id, name, config, true, now))?;
-        self.env.allowance.set_streams(registry.streams.len());
-        drop(registry);
-        self.counters.streams_opened.add(1);
-        self.introduce(&stream);
-        Ok(stream)
-    }
-
-    /// Queues what a new stream owes: SYN if it is ours, and UPD if it mustn't have the whole
-    /// initial window.
-    fn introduce(&self, stream: &Arc<SharedStream>) {
-        if self.env.config.version == 2 && self.env.is_crowded() {
-            stream.announce();
-        }
-        stream.queue_now(&self.env);
-    }
-
-    /// Writes to a stream. If that answers what came, and the writer is idle, this thread takes the
-    /// writer's turn.
-    pub(crate) fn write(
-        self: &Arc<Self>,
-        stream: &Arc<SharedStream>,
-        buf: &[u8],
-        take: Take,
-    ) -> Result<usize> {
-        let written = stream.write(&self.env, buf, take)?;
-        let shaper = &self.env.shaper;
-        let inline = written.is_reply
-            && self.bounded_writes
-            && written.wakeup.is_due()
-            && shaper.is_parked();
-        if inline && writer::write_inline(self) {
-            self.replies.fetch_add(1, SeqCst);
-        } else {
-            shaper.unpark(written.wakeup);
-        }
-        Ok(written.accepted)
-    }
-
-    /// Reads from a stream. If the reader thread stands by, this thread reads the transport instead
-    /// of waiting.
-    pub(crate) fn read(
-        self: &Arc<Self>,
-        stream: &Arc<SharedStream>,
-        buf: &mut [u8],
-    ) -> Result<usize> {
-        stream.read(&self.env, buf, || reader::read_inline(self, stream))
-    }
-
-    /// Closes a stream of the application, and returns what is left to do.
-    pub(crate) fn close_stream(&self, stream: &Arc<SharedStream>) -> Option<Notifier> {
-        let mut ended = stream.close(&self.env);
-        if ended.closed {
-            self.registry.lock().streams.closed(stream.id);
-            self.drained.notify_all();
-        }
-        if ended.can_forget {
-            self.forget(stream.id);
-        }
-        ended.notifier.take().or_else(|| stream.take_notifier())
-    }
-
-    /// A closed stream's FIN was handed over.
-    fn forget(&self, id: u32) {
-        let mut registry = self.registry.lock();
-        let stream = registry.streams.forget(id);
-        let grown = self.env.allowance.set_streams(registry.streams.len());
-        drop(registry);
-        if let Some(stream) = stream {
-            stream.forget(&self.env);
-        }
-        self.env.wake_allowance_waiters(grown);
-        self.drained.notify_all();
-    }
-
-    /// A stream fails alone.
-    fn fail_stream(&self, stream: &Arc<SharedStream>, error: Error, discard_unread: bool) {
-        let ended = stream.fail(&self.env, error, discard_unread);
-        if ended.first {
-            self.counters.streams_cut.add(1);
-        }
-        self.notify_apart(vec![(Arc::clone(stream), ended)]);
-    }
-
-    /// Streams that aren't closed. A close of the session closes them all, though some may still
-    /// have something to send.
-    pub(crate) fn num_streams(&self) -> usize {
-        if self.lifecycle.is_closing_or_ended() {
-            0
-        } else {
-            self.registry.lock().streams.open_count()
-        }
     }
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
@@ -340,6 +248,7 @@ impl SessionShared {
         self.add_handle();
     }
 
+    /// Drops a session handle. After the last one, the peer's new streams are refused.
     pub(crate) fn drop_session_handle(self: &Arc<Self>) {
         if self.session_handles.fetch_sub(1, SeqCst) == 1 {
             self.refuse_incoming();
@@ -351,8 +260,8 @@ impl SessionShared {
         self.handles.fetch_add(1, SeqCst);
     }
 
-    /// The last handle closes the session, and waits until everything is handed over, but not for
-    /// the peer's end, and not on our own threads.
+    /// Drops a handle. The last one closes the session. It blocks until everything is handed over,
+    /// but doesn't wait for the peer's end. On gmux's own threads it doesn't block.
     pub(crate) fn drop_handle(self: &Arc<Self>) {
         if self.handles.fetch_sub(1, SeqCst) == 1 {
             self.begin_close();
@@ -362,6 +271,3 @@ impl SessionShared {
         }
     }
 }
-
-const _: () =
-    assert!(INITIAL_WINDOW as usize > MAX_PAYLOAD, "one frame always fits a new stream's window");

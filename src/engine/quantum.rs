@@ -1,32 +1,39 @@
-//! How much of its data a stream may send before it is another's turn.
+//! The quantum: the number of bytes that a stream may send before the next stream's turn, in
+//! round-robin order.
 //!
-//! Large turns are cheap: frames of one stream that arrive together wake its reader once. (With
-//! turns of one frame, sixteen streams made twice as many system calls for wake-ups, and were a
-//! tenth slower.) Beside few streams on a fast link they cost nobody anything, since a batch is
-//! written whole. But 64 streams on a link of a gigabit a second would each move every 67 ms. So
-//! turns become smaller where a round takes long.
+//! A large quantum saves system calls, since frames of one stream that arrive together wake its
+//! reader once. (With a quantum of one frame, sixteen streams made twice as many system calls for
+//! wake-ups, and were 10 % slower.) With few streams on a fast link it delays no stream, since the
+//! batch is written whole. But 64 streams on a link of 1 Gbit/s would each send only every 67 ms.
+//! So the quantum shrinks where a round of all streams would take longer than [`ROUND`].
 //!
-//! Invariants: pure, the clock is an argument; an allowance is never nothing.
+//! Invariants:
+//! - The result depends on the arguments alone. The clock is one of them.
+//! - The quantum is at least one byte.
 
 use std::time::{Duration, Instant};
 
 use crate::wire::writer::BATCH_BYTES;
 
-/// The largest turn, in bytes: half a batch.
+/// Largest quantum, in bytes: half a batch. The express streams take at most the other half, so one
+/// quantum always fits beside them.
 const LARGEST: usize = BATCH_BYTES / 2;
 
-/// How long a round of all streams ought to take at most, and how long the rate is measured.
+/// Duration that a round of all streams should not exceed. It is also the time over which the rate
+/// is measured. 10 ms add little to the round trip of a long link.
 const ROUND: Duration = Duration::from_millis(10);
 
-/// However many streams there are, a turn may take such a part of [`ROUND`]: 100 µs, beside which
-/// waking a reader is little.
-const TURNS_IN_ROUND: usize = 100;
+/// Largest number of streams that share a round. With more streams the quantum doesn't shrink
+/// further. It lasts 10 ms / 100 = 100 µs then, which is long beside the wake-up of a reader.
+const MAX_STREAMS_IN_ROUND: usize = 100;
 
-/// How fast the transport takes data, as last seen.
+/// The rate at which the transport takes data, as last measured.
 pub(super) struct Quantum {
+    /// Begin of the current measurement.
     since: Instant,
+    /// Bytes that the transport has taken since then.
     taken: usize,
-    /// Bytes in the time that a round may take.
+    /// Bytes that the transport takes in [`ROUND`]. Unlimited until the first measurement.
     per_round: usize,
 }
 
@@ -35,7 +42,7 @@ impl Quantum {
         Self { since: now, taken: 0, per_round: usize::MAX }
     }
 
-    /// The transport has taken so many bytes more.
+    /// Records that the transport has taken `bytes` more.
     pub(super) fn record(&mut self, bytes: usize, now: Instant) {
         self.taken += bytes;
         let elapsed = now.saturating_duration_since(self.since);
@@ -45,10 +52,10 @@ impl Quantum {
         }
     }
 
-    /// What each of `streams` may send in its turn, in bytes. Any more than nothing is worth a
-    /// frame.
+    /// Returns the quantum of each of `streams` streams, in bytes. A stream with any quantum sends
+    /// at least one frame.
     pub(super) fn bytes(&self, streams: usize) -> usize {
-        (self.per_round / streams.clamp(1, TURNS_IN_ROUND)).clamp(1, LARGEST)
+        (self.per_round / streams.clamp(1, MAX_STREAMS_IN_ROUND)).clamp(1, LARGEST)
     }
 }
 
@@ -56,7 +63,7 @@ impl Quantum {
 mod tests {
     use super::*;
 
-    /// The quantum at which `rate` bytes a second were taken, 256 KiB at a time.
+    /// Returns the quantum after a transport has taken `rate` bytes a second, 256 KiB at a time.
     fn at(rate: usize) -> Quantum {
         let mut now = Instant::now();
         let mut quantum = Quantum::new(now);

@@ -1,29 +1,36 @@
-//! gmux's own threads: how they are started, and what becomes of a panic in them.
+//! Starts gmux's own threads, and catches their panics.
 //!
-//! Invariant: no panic leaves a thread; one of a session's two threads ends in
-//! [`SessionShared::thread_ends`], whatever happens in it.
+//! Invariants:
+//! - No panic leaves a thread.
+//! - A session's reader thread and writer thread always end in [`SessionShared::thread_ends`].
 
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use super::guard::{caught, guarded};
+use parking_lot::Mutex;
+
+use super::guard::{caught, guarded, log_panic};
 use super::logging::warn;
 use super::{SessionShared, reader, timer, writer};
 use crate::error::{Error, Result};
 use crate::sync::shaper::Parker;
 
 thread_local! {
-    /// Whether this is one of gmux's own threads: those never wait for a session to close.
+    /// Whether this is one of gmux's own threads. They never wait for a session to close.
     static OURS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Returns whether the calling thread is one of gmux's own.
 pub(super) fn on_own_thread() -> bool {
     OURS.get()
 }
 
-/// Starts one of gmux's threads. Whatever it panics with stays inside.
+/// Starts one of gmux's threads. A panic in `run` is logged and stays inside.
+///
+/// # Errors
+/// Returns the system's reason as an error of kind `Other`.
 pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let called = name.clone();
     let body = move || {
@@ -33,14 +40,38 @@ pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Re
         }
     };
     let started = thread::Builder::new().name(name.clone()).spawn(body);
-    // The system says "try again" (`WouldBlock`), which is no answer to somebody who wants a
-    // session.
+    // The system's own kind is `WouldBlock`. That would tell a caller, who only wants a session,
+    // that the transport isn't ready.
     started
         .map(drop)
         .map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))
 }
 
+/// Runs a user's code on a new thread, or on this one if no thread can be started.
+pub(super) fn run_on_new_thread(number: u64, task: impl FnOnce() + Send + 'static) {
+    let task = Arc::new(Mutex::new(Some(task)));
+    let theirs = Arc::clone(&task);
+    let started = spawn(format!("gmux-notify-{number}"), move || {
+        let task = theirs.lock().take();
+        if let Some(task) = task {
+            task();
+        }
+    });
+    if started.is_err() {
+        let task = task.lock().take();
+        if let Some(task) = task
+            && let Err(text) = caught(task)
+        {
+            log_panic(number, "a thread's work panicked", &text);
+        }
+    }
+}
+
 impl SessionShared {
+    /// Registers the session with the timer, and starts the reader thread and the writer thread.
+    ///
+    /// # Errors
+    /// Returns the first error of the system. Then the session has ended.
     pub(super) fn start_threads(self: Arc<Self>, parker: Parker) -> Result<()> {
         timer::register(&self)?;
         let session = Arc::clone(&self);
@@ -49,8 +80,8 @@ impl SessionShared {
         let session = Arc::clone(&self);
         let name = format!("gmux-writer-{}", self.number);
         let writer = spawn(name, move || session.thread(|| writer::run(&session, &parker)));
-        // A thread that couldn't be had counts as ended; the other one ends when the transport is
-        // aborted.
+        // A thread that couldn't be started counts as ended. The other one ends when the transport
+        // is aborted.
         let failed = [reader, writer].into_iter().filter_map(Result::err);
         let failed: Vec<Error> = failed
             .map(|error| {
@@ -63,8 +94,8 @@ impl SessionShared {
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// One of the two threads. They have guards of their own where the transport is called;
-    /// whatever else panics ends the session, too.
+    /// Runs the reader thread or the writer thread. Their calls of the transport have guards of
+    /// their own. This one catches all other panics, which end the session, too.
     fn thread(&self, run: impl FnOnce()) {
         let outcome = guarded(self.number, "its thread panicked", || {
             run();

@@ -1,14 +1,17 @@
-//! One thread for the time limits of all sessions of the process: keepalive, no-data timeouts,
-//! stalls, close timeouts.
+//! The timer: one thread for the time limits of all sessions of the process. The limits are
+//! keepalive, no-data timeouts, stalls and close timeouts.
 //!
-//! Invariants: it holds sessions weakly; it never waits for anything but time; it never drops a
-//! session or a transport (if its reference is the last one, another thread gets it); it exists
-//! while there are sessions, and `running` is true as long; a panic at one session's look ends that
-//! session alone.
+//! Its lock guards the queue, and is a leaf in the lock order. The thread waits on `changed`. It is
+//! notified in two cases only, an entry that is earlier than all others and an empty queue. Other
+//! entries wake nobody, since a busy session makes thousands of them a second.
 //!
-//! The lock guards the queue, and is a leaf. The thread waits on `changed`, which is woken when
-//! there is something earlier than all else, and when the queue empties: not for each session that
-//! wants to be looked at some time.
+//! Invariants:
+//! - The thread holds sessions weakly.
+//! - It waits for time only.
+//! - It never drops a session or a transport, since a drop runs a user's code. If its reference is
+//!   the last one, it passes that to another thread.
+//! - It exists while there are sessions. `running` is true for just as long.
+//! - A panic during the look at a session ends that session alone.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -17,16 +20,16 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::ending::run_apart;
+use super::SessionShared;
 use super::guard::{caught, guarded};
 use super::logging::warn;
-use super::{SessionShared, spawn};
+use super::threads::{run_on_new_thread, spawn};
 use crate::error::Result;
 
 static TIMER: LazyLock<Timer> = LazyLock::new(Timer::default);
 
 thread_local! {
-    /// Whether this is the timer's thread.
+    /// Whether this thread is the timer's.
     static HERE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -38,16 +41,17 @@ struct Timer {
 
 #[derive(Default)]
 struct State {
-    /// What is to be looked at, by time and the session's number.
+    /// The sessions, by the time of their next look and their number.
     queue: BTreeMap<(Instant, u64), Weak<SessionShared>>,
-    /// Each session's place in the queue.
+    /// The time of each session's entry in the queue, by the session's number.
     places: HashMap<u64, Instant>,
+    /// Whether the timer's thread exists.
     running: bool,
 }
 
 impl State {
-    /// Puts a session in its place, unless it has an earlier one; returns whether it is the first
-    /// of all now, so that the thread has to know.
+    /// Sets the time of a session's next look, unless it has an earlier one. Returns whether it is
+    /// the first of all sessions now. Then the thread has to be notified.
     fn place(&mut self, number: u64, session: Weak<SessionShared>, at: Instant) -> bool {
         if let Some(&earlier) = self.places.get(&number) {
             if earlier <= at {
@@ -60,7 +64,7 @@ impl State {
         self.queue.first_key_value().is_some_and(|(first, _)| *first == (at, number))
     }
 
-    /// Takes a session out.
+    /// Removes a session from the queue.
     fn remove(&mut self, number: u64) {
         if let Some(at) = self.places.remove(&number) {
             self.queue.remove(&(at, number));
@@ -68,7 +72,10 @@ impl State {
     }
 }
 
-/// Takes a new session in, and starts the thread if there is none.
+/// Adds a new session, and starts the timer's thread if there is none.
+///
+/// # Errors
+/// Returns the system's error if the thread can't be started.
 pub(super) fn register(session: &Arc<SessionShared>) -> Result<()> {
     let mut state = TIMER.state.lock();
     let first = state.place(session.number, Arc::downgrade(session), Instant::now());
@@ -86,11 +93,11 @@ pub(super) fn register(session: &Arc<SessionShared>) -> Result<()> {
     Ok(())
 }
 
-/// Looks at a session at `at`, or before. Cheap where it is looked at before anyway: then nobody is
-/// woken.
+/// Has the timer look at a session at `at` or earlier. If an earlier look is due anyway, this wakes
+/// nobody.
 pub(super) fn schedule(session: &Arc<SessionShared>, at: Instant) {
     let mut state = TIMER.state.lock();
-    // One without a place has ended.
+    // A session without an entry has ended.
     let first = state.places.contains_key(&session.number)
         && state.place(session.number, Arc::downgrade(session), at);
     drop(state);
@@ -99,7 +106,7 @@ pub(super) fn schedule(session: &Arc<SessionShared>, at: Instant) {
     }
 }
 
-/// Looks no more at a session.
+/// Removes a session from the timer.
 pub(super) fn forget(number: u64) {
     let mut state = TIMER.state.lock();
     state.remove(number);
@@ -110,22 +117,22 @@ pub(super) fn forget(number: u64) {
     }
 }
 
-/// Whether this is the timer's thread, which must not run a user's code.
+/// Returns whether this thread is the timer's. It must not run a user's code.
 pub(super) fn is_this_thread() -> bool {
     HERE.get()
 }
 
-/// The thread. It ends in [`looks`] alone, which says so in `running`: should that panic, it begins
-/// again.
+/// Runs the timer's thread. If [`look_until_empty`] panics, it begins again. So the thread ends
+/// only where that function sets `running` to false.
 fn run() {
     HERE.set(true);
-    while let Err(text) = caught(looks) {
+    while let Err(text) = caught(look_until_empty) {
         warn!(target: "gmux::session", "the timer panicked: {text}");
     }
 }
 
-/// Looks at sessions when it is time to, until there are none.
-fn looks() {
+/// Looks at each session at its time, until there are no sessions.
+fn look_until_empty() {
     let mut state = TIMER.state.lock();
     loop {
         let now = Instant::now();
@@ -141,7 +148,8 @@ fn looks() {
                 let session = state.queue.remove(&(at, number)).and_then(|weak| weak.upgrade());
                 state.places.remove(&number);
                 let Some(session) = session else { continue };
-                // It has a place meanwhile, far away, so that `schedule` can bring it forward.
+                // During the look the session has a late entry, so that `schedule` can make it
+                // earlier.
                 state.place(number, Arc::downgrade(&session), now + super::liveness::IDLE_LOOK);
                 drop(state);
                 let next = look(&session, now, now.saturating_duration_since(at));
@@ -150,7 +158,7 @@ fn looks() {
                     None => forget(number),
                 }
                 if let Some(last) = Arc::into_inner(session) {
-                    run_apart(number, move || drop(last));
+                    run_on_new_thread(number, move || drop(last));
                 }
                 state = TIMER.state.lock();
             }
@@ -158,8 +166,8 @@ fn looks() {
     }
 }
 
-/// One look at one session; returns when the next is due. A panic ends that session, and nothing
-/// else.
+/// Looks at one session. Returns the time of the next look, or `None` for no more. A panic ends
+/// that session.
 fn look(session: &SessionShared, now: Instant, late: Duration) -> Option<Instant> {
     let looked = guarded(session.number, "the timer panicked", || Ok(session.on_timer(now, late)));
     looked.unwrap_or_else(|error| {
@@ -183,7 +191,7 @@ mod tests {
         let mut place = |number, ms| state.place(number, Weak::new(), at(ms));
         assert!(place(1, 1000));
         assert!(place(2, 500) && !place(3, 600));
-        // Pauses, thousands a second: each would be looked at after the stall timeout.
+        // Pauses come thousands of times a second. Each asks for a look after the stall timeout.
         let told = (0..10_000).filter(|k| place(1 + k % 3, 2000 + k)).count();
         assert_eq!(told, 0);
         assert!(!place(1, 700) && place(1, 499) && !place(1, 499));

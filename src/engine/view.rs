@@ -1,8 +1,11 @@
-//! What a session shows of itself: its counters and gauges, its streams, and what it takes to
-//! understand a hang.
+//! The session's statistics: its counters and gauges, and those of its streams. They are meant to
+//! explain a hang.
 //!
-//! Invariants: nothing here changes anything; [`SessionShared::glance`], which `Debug` uses, waits
-//! for no lock that is held across the streams; streams are looked at with the registry unlocked.
+//! Invariants:
+//! - Nothing here changes the session.
+//! - [`SessionShared::glance`], which `Debug` uses, only tries the locks of the registry and the
+//!   streams.
+//! - Streams are looked at while the registry is unlocked.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +15,7 @@ use crate::stats::{ReadPause, SessionStats, StreamStats};
 use crate::sync::pause::Cause;
 use crate::sync::stream::SharedStream;
 
-/// What the registry knows.
+/// A copy of the registry's state.
 struct Table {
     streams: Vec<Arc<SharedStream>>,
     open: usize,
@@ -35,15 +38,15 @@ impl Table {
 }
 
 impl SessionShared {
-    /// Counters and gauges.
+    /// Returns the session's counters and gauges.
     pub(crate) fn stats(&self) -> SessionStats {
         let table = Table::of(&self.registry.lock());
         let unsent = table.streams.iter().map(|stream| stream.unsent()).sum();
         self.gauges(&table, unsent)
     }
 
-    /// [`stats`](Self::stats) for `Debug`, which may be used anywhere: `None` where the registry is
-    /// locked, and without the streams that are.
+    /// Returns [`stats`](Self::stats) without blocking, for `Debug`, which may be used anywhere.
+    /// Returns `None` if the registry is locked. Streams that are locked don't count.
     pub(crate) fn glance(&self) -> Option<SessionStats> {
         let table = Table::of(&*self.registry.try_lock()?);
         let unsent = table.streams.iter().filter_map(|stream| stream.try_unsent()).sum();
@@ -65,7 +68,7 @@ impl SessionShared {
         }
     }
 
-    /// What the reader waits for, if it is the application, and for how long it has.
+    /// Returns the reason and the duration of the reader's current pause, if there is one.
     fn read_pause(&self, now: Instant) -> Option<ReadPause> {
         let (since, cause) = self.pause()?;
         let lasting = now.saturating_duration_since(since);
@@ -75,7 +78,7 @@ impl SessionShared {
         })
     }
 
-    /// The streams that aren't closed here, in the order of their ids.
+    /// Returns the statistics of the streams that aren't closed here, in the order of their ids.
     pub(crate) fn stream_stats(&self) -> Vec<StreamStats> {
         let mut streams = self.registry.lock().streams.streams();
         streams.retain(|stream| !stream.is_closed() && !self.lifecycle.is_closing_or_ended());
@@ -108,14 +111,15 @@ mod tests {
         while stream.glance(now).is_none()
             || session.glance().is_none_or(|stats| stats.streams != 1)
         {
-            std::thread::yield_now(); // the writer may have the stream, to take its SYN
+            // The writer may have locked the stream, to take its SYN.
+            std::thread::yield_now();
         }
         stream.while_locked(|| {
             assert!(stream.glance(now).is_none());
             assert_eq!(
                 session.glance().map(|stats| stats.streams),
                 Some(1),
-                "of the others, what there is"
+                "the stream itself counts"
             );
         });
         session.end(Error::Closed);

@@ -1,4 +1,4 @@
-//! The hand-off of reading: the reader thread offers it to callers and waits meanwhile. While one
+//! The handoff of reading: the reader thread offers it to callers and waits meanwhile. While one
 //! stream alone exchanges requests and replies, a caller that reads the transport itself saves a
 //! wake-up for each message.
 //!

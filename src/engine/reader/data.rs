@@ -1,7 +1,11 @@
-//! How the reader thread takes data in: the stream is asked, then the budget, then the payload goes
-//! where it belongs.
+//! Delivers data frames.
 //!
-//! Invariant: what is delivered was charged for before it was read, or merged into what is charged.
+//! For a large payload the order is: ask the stream, charge the budget, read the payload into its
+//! buffer, deliver it. A small payload has been read already. It is merged into the stream's last
+//! chunk as far as that has room, and the rest gets a new chunk.
+//!
+//! Invariant: delivered bytes lie in a buffer that was charged to the budget before they were
+//! copied or read into it.
 
 use std::sync::Arc;
 
@@ -14,8 +18,8 @@ use crate::sync::stream::Small;
 use crate::wire::Header;
 
 impl Reader<'_> {
-    /// A PSH header came. Small payloads are delivered when they lie in the window; for a large one
-    /// the stream is asked now, and the budget, before the rest is read.
+    /// Handles the header of a PSH. A small payload is delivered once it lies in the read buffer.
+    /// For a large one this asks the stream and charges the budget, so it may block.
     pub(super) fn data(&mut self, header: Header, length: usize) {
         if length <= INLINE_MAX {
             self.input.frames.inline();
@@ -27,14 +31,15 @@ impl Reader<'_> {
         };
         match stream.admit(&self.session.env, length) {
             Ok(Received::Queue) => {
-                // Where there is no charge the session is closing, or has ended: what comes is of
-                // no interest any more.
+                // Without a charge the session is closing or has ended. Then the payload stays
+                // uncollected, and the input is discarded.
                 if let Some(payload) = self.input.frames.prepare(self.session.env.pool)
                     && let Some(charge) = self.charge(charge_for(&payload.buffer))
                 {
                     self.input.pending = Some(Pending::Data(stream, charge));
                     self.input.frames.collect(payload);
-                    self.touch_pending(); // the first part may have come with the header
+                    // The first part may have come with the header.
+                    self.touch_pending();
                 }
             }
             Ok(Received::Discard) => {
@@ -53,7 +58,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A small PSH payload lies in the window.
+    /// Delivers a small payload, which lies in the read buffer. Blocks if the budget is used up.
     pub(super) fn small(&mut self, header: Header) {
         let Some(stream) = self.find(header.stream_id) else {
             return self.unknown(header.stream_id);
@@ -78,8 +83,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Charges the budget for what a payload will occupy: here the reader waits if that is used up.
-    /// `None` when the session is closing or has ended.
+    /// Charges the budget for `amount` bytes, and blocks until they fit. Returns `None` when the
+    /// session is closing or has ended.
     fn charge(&mut self, amount: usize) -> Option<Charge> {
         let budget = &self.session.env.budget;
         if let Some(charge) = budget.try_take(amount) {

@@ -9,7 +9,7 @@
 //! 2. A call of `read` that finds no data does an inline read ([`read_inline`]). Afterwards the
 //!    offer stands for the next call, or is withdrawn.
 //! 3. When the offer is withdrawn, the caller wakes the reader thread, which reads on. If no caller
-//!    reads within the hand-off's timeout, the reader thread withdraws the offer itself.
+//!    reads within the handoff's timeout, the reader thread withdraws the offer itself.
 //!
 //! A caller withdraws the offer in these cases ([`Reader::read_for`]):
 //!
@@ -44,13 +44,13 @@ pub(super) const INLINE_READ_BOUND: Duration = Duration::from_millis(10);
 
 /// Smallest required run: the number of qualifying messages before the reading is handed off. A
 /// message qualifies if its reader was blocked, and had written a reply to the message before. A
-/// hand-off that no caller uses costs 0.5 ms. With a smaller number, a program that begins with a
+/// handoff that no caller uses costs 0.5 ms. With a smaller number, a program that begins with a
 /// few requests, and then does something else, would pay for that.
 const MIN_REQUIRED_RUN: u32 = 8;
 
-/// Largest required run, reached after repeated useless hand-offs. They are useless if the program
+/// Largest required run, reached after repeated useless handoffs. They are useless if the program
 /// reads by calls that do no inline read, or if its peer is so slow that a wake-up doesn't matter.
-/// A useless hand-off costs 0.5 ms, about 1 % of the time that 1024 messages take.
+/// A useless handoff costs 0.5 ms, about 1 % of the time that 1024 messages take.
 const MAX_REQUIRED_RUN: u32 = 1024;
 
 /// Duration from which on an inline read is slow. The waiting reader thread looks every 0.5 ms
@@ -71,7 +71,7 @@ const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 /// that rounds the bound up.
 const MAX_TRANSPORT_READS: usize = 4;
 
-/// Whether a hand-off saved wake-ups.
+/// Whether a handoff saved wake-ups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Useful,
@@ -86,7 +86,7 @@ pub(super) struct RequestReplyDetector {
     replies: u32,
     /// Number of qualifying messages in a row.
     run: u32,
-    /// Length of a run that leads to a hand-off.
+    /// Length of a run that leads to a handoff.
     required_run: u32,
     /// Number of slow inline reads in a row ([`QUICK_READ`]).
     slow: u32,
@@ -108,7 +108,7 @@ impl Default for RequestReplyDetector {
 }
 
 impl RequestReplyDetector {
-    /// Adapts the required run to the outcome of a hand-off. A useless one doubles it, up to
+    /// Adapts the required run to the outcome of a handoff. A useless one doubles it, up to
     /// [`MAX_REQUIRED_RUN`]. A useful one resets it.
     pub(super) fn record_outcome(&mut self, outcome: Outcome) {
         match outcome {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn useless_hand_offs_make_offers_rarer_to_a_limit() {
+    fn useless_handoffs_make_offers_rarer_to_a_limit() {
         let mut detector = RequestReplyDetector::default();
         (0..20).for_each(|_| detector.inline_read_ended(Offer::Withdraw));
         assert_eq!(detector.required_run, MAX_REQUIRED_RUN);

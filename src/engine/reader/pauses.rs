@@ -1,11 +1,11 @@
-//! How the reader thread waits for the application: for budget, or for room in the backlog. And how
-//! it says so.
+//! Pauses: the reader thread waits for the application, for budget or for room in the backlog.
 //!
-//! Invariants: wake-ups are sent, and buffers that nothing was read into are given back, before it
-//! waits; a pause that is shorter than [`SILENT`] says nothing, a longer one is announced once, and
-//! its end is said. The reader thread says it itself, though it has to wake up for that: a user's
-//! logger that blocks then holds up nobody but a session that has stopped anyhow, where on the
-//! timer's thread it would hold up all sessions.
+//! A pause that is longer than [`SILENT`] is logged once, and so is its end. The reader thread
+//! writes these lines itself, though it has to wake up for that. A logger that blocks then holds up
+//! a session that has stopped anyway. On the timer's thread it would hold up all sessions.
+//!
+//! Invariant: before the reader thread waits, it sends the collected wake-ups and frees the buffers
+//! that hold no bytes yet. The woken threads may be those that make room.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::config::Config;
 use crate::engine::warn_limiter::shown;
 use crate::sync::pause::Cause;
 
-/// How long a pause says nothing: a reader that is a moment behind is nothing to report, a second
-/// is what a person calls a hang.
+/// Duration up to which a pause isn't logged. A short pause is normal. A person notices a hang
+/// after about a second.
 const SILENT: Duration = Duration::from_secs(1);
 
 impl Reader<'_> {
-    /// Waits for the application: `wait` returns what it waited for, or `None` when the limit that
-    /// it was given has passed.
+    /// Waits for the application, and keeps the record of the pause. `wait` blocks until its
+    /// outcome is known. It returns `None` when the limit that it is given has passed.
     pub(super) fn pause<T>(
         &mut self,
         cause: Cause,
@@ -55,7 +55,7 @@ impl Reader<'_> {
     }
 }
 
-/// Why nothing is read, for whom it waits, and what can be done.
+/// Returns the log's text for a pause: the reason, and the remedies.
 fn explain(session: &SessionShared, cause: Cause, lasted: Duration) -> String {
     let why = match cause {
         Cause::Budget => full_budget(session),
@@ -64,6 +64,7 @@ fn explain(session: &SessionShared, cause: Cause, lasted: Duration) -> String {
     format!("nothing has been read for {lasted:.1?}, {why}")
 }
 
+/// Explains a pause for budget, and names the stream that holds most of it.
 fn full_budget(session: &SessionShared) -> String {
     let budget = &session.env.budget;
     let config = &session.env.config;
@@ -92,6 +93,7 @@ fn full_budget(session: &SessionShared) -> String {
     )
 }
 
+/// Explains a pause for `accept`.
 fn full_backlog(waiting: usize, config: &Config) -> String {
     let otherwise = match config.accept_stall_timeout {
         Some(timeout) => {

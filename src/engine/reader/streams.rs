@@ -1,9 +1,10 @@
-//! How the reader thread opens and refuses the peer's streams, and fails those that break the
-//! protocol alone.
+//! Opens and refuses the peer's streams, and fails a stream on which the peer breaks the protocol.
 //!
-//! Invariants: refusing costs no more than a queued id and a remembered one; what an id says comes
-//! before every other reason to refuse; a SYN that finds the backlog full waits only on the reader
-//! thread.
+//! Invariants:
+//! - A refused stream costs two ids of memory: one queued for its FIN, one remembered.
+//! - The id is judged before every other reason to refuse. A refusal's FIN must never go to a
+//!   stream that is open.
+//! - A SYN that finds the backlog full blocks the reader thread, and no other.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::sync::stream::{Name, SharedStream};
 use crate::wire::Header;
 
 impl Reader<'_> {
-    /// A SYN header came; its payload is the name.
+    /// Handles the header of a SYN. Its payload is the stream's name.
     pub(super) fn syn(&mut self, header: Header, length: usize) -> Result<()> {
         let config = &self.session.env.config;
         if length > config.max_name_len {
@@ -38,7 +39,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// A SYN is complete.
+    /// Handles a complete SYN: opens the stream, or refuses it.
     pub(super) fn open(&mut self, header: Header, name: &[u8]) -> Result<()> {
         let id = header.stream_id;
         if !self.admitted(header, Ok(name))? {
@@ -66,8 +67,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether a SYN opens a stream; `name` is its name, or why that wasn't read. What the id says
-    /// comes first: a refusal's FIN must not go to a stream that is open.
+    /// Returns whether a SYN opens a stream, and refuses the stream if not. Blocks while the
+    /// backlog is full. `name` is the stream's name, or the reason why it wasn't read.
+    ///
+    /// # Errors
+    /// Returns an error if only this end may open a stream with this id, or if too many refused
+    /// streams wait for their FIN.
     fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
         let mut admission = self.session.admit(header.stream_id);
         if admission == Admission::Full && name.is_ok() {
@@ -85,14 +90,17 @@ impl Reader<'_> {
             }
             (Admission::Welcome, Ok(_)) => return Ok(true),
             (Admission::Refused(refusal), Ok(name)) => self.refuse(header, Some(name), refusal)?,
-            // it was waited for
+            // Unreachable: `wait_for_room` never returns `Full`.
             (Admission::Full, Ok(name)) => self.refuse(header, Some(name), Refusal::Backlog)?,
             (_, Err(refusal)) => self.refuse(header, None, refusal)?,
         }
         Ok(false)
     }
 
-    /// Refuses a stream with FIN. The name, if it was read, is for the log.
+    /// Refuses a stream: queues a FIN for its opener. The name, if it was read, is for the log.
+    ///
+    /// # Errors
+    /// Returns `Flood` if too many refused streams wait for their FIN.
     fn refuse(&mut self, header: Header, name: Option<&[u8]>, refusal: Refusal) -> Result<()> {
         let session = self.session;
         let id = header.stream_id;
@@ -105,8 +113,9 @@ impl Reader<'_> {
         self.session.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
     }
 
-    /// Data came for a stream that isn't there. If that was refused, its opener may have missed the
-    /// FIN (Go drops one that comes before its `OpenStream` has returned): it gets one more.
+    /// Handles data for an id that has no stream. If that stream was refused, the first such data
+    /// is answered with a second FIN. The opener may have missed the first one: Go's smux drops a
+    /// FIN that comes before its `OpenStream` has returned.
     pub(super) fn unknown(&mut self, id: u32) {
         self.session.counters.frames_ignored.add(1);
         let first = self.session.registry.lock().streams.is_first_for_refused(id);
@@ -115,7 +124,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A stream fails alone, for a fault of the peer's.
+    /// Fails a stream for a fault of the peer. The session goes on.
     pub(super) fn fail(&mut self, stream: &Arc<SharedStream>, error: Error) {
         self.input.warnings.warn(self.input.now, self.session.number, || {
             format!("stream {} {} fails: {error}", stream.id, shown(stream.name.bytes()))
@@ -123,15 +132,16 @@ impl Reader<'_> {
         self.session.fail_stream(stream, error, false);
     }
 
-    /// FIN or UPD came for a stream that isn't there. On one that was, that is ordinary: it has
-    /// crossed with our own FIN.
+    /// Handles a FIN or UPD for an id that has no stream. If the id may have had a stream before,
+    /// this is ordinary: the frame has crossed with our own FIN. Else it counts as ignored.
     pub(super) fn stray(&self, id: u32) {
         if !self.session.registry.lock().streams.may_have_been(id) {
             self.session.counters.frames_ignored.add(1);
         }
     }
 
-    /// Data came after the peer's FIN, or for a stream that has failed here.
+    /// Handles data that came after the peer's FIN, or for a stream that has failed at this end.
+    /// Logs the first such frame of a stream.
     pub(super) fn late(&mut self, stream: &Arc<SharedStream>) {
         self.session.counters.frames_ignored.add(1);
         if stream.first_late() {

@@ -2,10 +2,10 @@
 //!
 //! The order is:
 //! 1. NOP and the FINs of refused streams
-//! 2. the express lane (streams that owe control frames or little data). 1 and 2 together take at
-//!    most half of a batch
-//! 3. the bulk lane, round-robin: a stream that has more data than its allowance goes to the end of
-//!    the queue
+//! 2. express streams, which owe control frames or little data. 1 and 2 together take at most half
+//!    of a batch
+//! 3. bulk streams, round-robin. A stream that has more data than its quantum goes to the end of
+//!    the ready queue
 //!
 //! Invariant: a stream makes its frames when it is taken from the queue, not before. So a window
 //! update is never stale, and a FIN never overtakes data.
@@ -21,12 +21,12 @@ use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
-/// Number of streams with data or a FIN in the batch at which the express lane has had its share.
-/// This bounds `Writer::sent` where each stream brings only a few bytes.
+/// Number of streams with data or a FIN in the batch at which the express streams have had their
+/// share. This bounds `Writer::sent` where each stream brings only a few bytes.
 const MAX_TRANSMITS: usize = 1024;
 
 impl Writer {
-    /// Fills the batch from both lanes.
+    /// Fills the batch.
     pub(super) fn fill(&mut self, session: &SessionShared) {
         self.fill_small(session, BATCH_BYTES / 2);
         while !self.batch.is_full()
@@ -37,8 +37,8 @@ impl Writer {
         }
     }
 
-    /// Fills the batch with control frames and from the express lane, until it has `bytes` bytes.
-    /// The last stream may exceed that by its allowance.
+    /// Fills the batch with control frames and express streams, until it has `bytes` bytes. The
+    /// last stream may exceed that by its allowance.
     pub(super) fn fill_small(&mut self, session: &SessionShared, bytes: usize) {
         let version = session.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
@@ -61,7 +61,7 @@ impl Writer {
         }
     }
 
-    /// Returns whether control frames and the express lane have had their share of the batch, which
+    /// Returns whether control frames and express streams have had their share of the batch, which
     /// is `bytes` bytes.
     fn has_small(&self, bytes: usize) -> bool {
         self.batch.len() >= bytes
