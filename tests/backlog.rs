@@ -1,9 +1,9 @@
-//! A full backlog stops reading for a while. Bursts arrive, programs that don't accept get moving
-//! again, and the pause ends when the session or its limits end it.
+//! A full backlog stops the reading of its session for a while. Bursts of streams arrive whole,
+//! programs that don't accept get moving again, and several events end the pause.
 //!
-//! The time limits are short where time isn't under test. Where a wake-up must come, no time limit
-//! may replace it. So the stall timeout is `None` there, and the watchdog bounds the test.
-//! `GMUX_FULL` makes the bursts as large as `tests/full bursts` says.
+//! Time limits are small unless time itself is under test. If a call must be woken, the stall
+//! timeout is `None`, so that no time limit can hide a lost wake-up. The watchdog then ends the
+//! test. With `GMUX_FULL` the bursts have the size of `tests/full bursts`.
 //!
 //! Promises: P58, P62, P63, P111.
 
@@ -29,7 +29,8 @@ fn quiet(version: u8) -> Config {
     Config::new().version(version).keepalive_disabled(true)
 }
 
-/// Returns a session whose reader waits for `accept`. Of three streams, 3 and 5 fill the backlog.
+/// Returns a session that has stopped reading for a full backlog of two streams, 3 and 5. Stream 7
+/// waits.
 fn paused(config: Config, version: u8) -> (Raw, Session) {
     let (mut raw, session) = against_server(config.accept_backlog(2), version);
     for id in [3, 5, 7] {
@@ -45,34 +46,34 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// Returns a number of bytes from `/proc/self/status`, or 0 where the file doesn't exist.
+/// Returns a number of bytes from `/proc/self/status`, or 0 where there is no such file.
 fn memory(key: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     line.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Upper limit of a stream's memory at either end, in bytes: the stream (`manual/security.md`) and
-/// its data.
+/// Bound on the memory of a stream at either end, in bytes: the stream itself
+/// (`src/manual/security.md`) and its data.
 const STREAM: u64 = 4500 + 4096;
 
-/// Upper limit of the touched part of an application thread's stack, in bytes.
+/// Bound on the memory of an application's thread, in bytes: the part of its stack that it touches.
 const THREAD: u64 = 48 * 1024;
 
-/// Opens a stream. Tries again while there are too many, which is the only error allowed.
+/// Opens a stream. Tries again while `max_streams` are open, and allows no other error.
 fn open(session: &Session, name: &str) -> Stream {
     loop {
         match session.open(name) {
             Ok(stream) => return stream,
-            // There is no event for it.
+            // No event tells that a stream was forgotten.
             Err(Error::TooManyStreams { .. }) => thread::sleep(Duration::from_millis(1)),
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-/// Every stream whose `open`, `write` and `close` returned Ok arrives, at an accept loop with a
-/// thread for each stream, with default settings.
+/// P62: each stream whose `open`, `write` and `close` returned Ok arrives. The peer accepts in a
+/// loop, with a thread for each stream. The settings are the defaults.
 #[test]
 fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
     let limit = Duration::from_secs(if full() { 600 } else { 60 });
@@ -80,7 +81,7 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
         let count = if full() { 100_000 } else { 5000 };
         for config in versions() {
             let began = Instant::now();
-            // The peak of memory begins at the memory in use.
+            // Makes the peak of memory start at the memory in use.
             let _ = fs::write("/proc/self/clear_refs", "5");
             let before = memory("VmRSS:");
             let (client, server) = pair(config);
@@ -138,7 +139,7 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
                 theirs.streams_peak <= 1024 + most_handlers + 1,
                 "the backlog, and what handlers hold"
             );
-            // Tests that run at the same time would count, too. So only the full run checks this.
+            // At full size this test runs alone. Otherwise other tests' memory would count.
             assert!(!full() || peak <= bound, "{peak} bytes of memory, {bound} are allowed");
         }
     });
@@ -146,11 +147,11 @@ fn bursts_of_streams_that_are_written_and_closed_at_once_arrive_whole() {
 
 // ---- programs that don't accept -----------------------------------------------------------------
 
-/// Its first stream's data lies behind 3,000 SYNs. The application accepts no other stream before
-/// that data has come.
+/// P63: the server handles each stream in its accept loop. The data of the first stream arrives
+/// after 3,000 SYNs, and until then the server accepts no other stream.
 #[test]
-fn a_server_that_handles_streams_in_its_accept_loop_gets_through_what_was_accepted() {
-    test("a_server_that_handles_streams_in_its_accept_loop_gets_through_what_was_accepted", || {
+fn a_server_that_handles_streams_in_its_accept_loop_gets_through_all_accepted_ones() {
+    test("a_server_that_handles_streams_in_its_accept_loop_gets_through_all_accepted_ones", || {
         for version in VERSIONS {
             let stall = Duration::from_millis(200);
             let (mut raw, session) =
@@ -204,7 +205,7 @@ fn a_pool_whose_workers_all_wait_for_data_gets_moving_again() {
                     })
                 })
                 .collect();
-            // There is a stream for each worker, as many for the backlog, and two more.
+            // One stream for each worker, the same number for the backlog, and two more.
             let ids = || (0..2 * WORKERS as u32 + 2).map(|n| 2 * n + 1);
             for (n, id) in ids().enumerate() {
                 raw.syn(id, "");
@@ -230,8 +231,8 @@ fn a_pool_whose_workers_all_wait_for_data_gets_moving_again() {
 
 // ---- how long it lasts --------------------------------------------------------------------------
 
-/// After a wait that was in vain, the session refuses streams without waiting until half of the
-/// backlog is free.
+/// P63: after a pause that has lasted for the stall timeout, streams are refused at once until half
+/// of the backlog is free.
 #[test]
 fn after_the_stall_timeout_streams_are_refused_until_half_of_the_backlog_is_free() {
     test("after_the_stall_timeout_streams_are_refused_until_half_of_the_backlog_is_free", || {
@@ -249,10 +250,10 @@ fn after_the_stall_timeout_streams_are_refused_until_half_of_the_backlog_is_free
             assert!(sent.elapsed() >= stall);
             let mut accepted = vec![session.accept().unwrap()];
             raw.syn(11, "");
-            raw.expect(Command::Fin, 11); // A quarter is free.
+            raw.expect(Command::Fin, 11); // a quarter of the backlog is free
             assert_eq!(session.stats().accept_pauses, 1);
             accepted.push(session.accept().unwrap());
-            raw.syn(13, ""); // Half of it is free.
+            raw.syn(13, ""); // half of it is free
             raw.syn(15, "");
             until(|| session.stats().streams_received == 6);
             raw.syn(17, "");
@@ -263,12 +264,12 @@ fn after_the_stall_timeout_streams_are_refused_until_half_of_the_backlog_is_free
     });
 }
 
-/// The stall timeout runs from the start of the pause or the last accept, whichever is later. So an
-/// application that accepts slowly loses nothing.
+/// P63: a pause is measured from the later of its begin and the last `accept`. So a program that
+/// accepts slowly loses no stream.
 #[test]
 fn each_accept_gives_the_pause_its_whole_time_again() {
     test("each_accept_gives_the_pause_its_whole_time_again", || {
-        let stall = Duration::from_secs(2); // A loaded machine may be late by more than half of it.
+        let stall = Duration::from_secs(2); // a busy machine may be a second late
         let config = quiet(1).accept_backlog(1).accept_stall_timeout(Some(stall));
         let (mut raw, session) = against_server(config, 1);
         let ids = [1, 3, 5, 7, 9, 11];
@@ -276,20 +277,20 @@ fn each_accept_gives_the_pause_its_whole_time_again() {
         let began = Instant::now();
         for id in ids {
             assert_eq!(session.accept().unwrap().id(), id);
-            thread::sleep(stall * 2 / 5); // Time itself is under test.
+            thread::sleep(stall * 2 / 5); // time itself is under test
         }
         assert!(began.elapsed() > stall);
         assert_eq!(session.stats().streams_refused, 0);
     });
 }
 
-/// With `None` the pause has no limit. Neither keepalive nor the stall timeout of unread data acts
-/// meanwhile. Keepalive begins again when the pause is over.
+/// P58, P63: with `None` the pause lasts until an `accept`. Neither keepalive nor `stall_timeout`
+/// acts meanwhile. Keepalive starts again when the pause is over.
 #[test]
-fn without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests() {
-    test("without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests", || {
+fn without_a_limit_the_pause_lasts_until_an_accept_and_keepalive_rests() {
+    test("without_a_limit_the_pause_lasts_until_an_accept_and_keepalive_rests", || {
         for version in VERSIONS {
-            // The few steps until the reader is paused may take this long.
+            // Each of the few steps before the pause may take this long.
             let timeout = Duration::from_millis(1500);
             let config = Config::new()
                 .version(version)
@@ -301,14 +302,14 @@ fn without_a_limit_it_lasts_as_long_as_it_takes_and_keepalive_rests() {
             raw.psh(3, "unread");
             raw.syn(5, "");
             until(|| session.stats().accept_pauses == 1);
-            thread::sleep(timeout * 4 / 3); // Nothing may happen, and there is no event for that.
+            thread::sleep(timeout * 4 / 3); // nothing happens, which is no event
             let stats = session.stats();
             assert!(!session.is_closed());
             assert_eq!((stats.streams_refused, stats.streams_cut, stats.receive_pauses), (0, 0, 0));
             let first = session.accept().unwrap();
             let resumed = Instant::now();
             assert_eq!(session.accept().unwrap().id(), 5);
-            // The peer sends nothing more, so it is taken for dead, but not before its time.
+            // The peer is silent, so keepalive ends the session, but not before a whole timeout.
             assert!(session.closed().recv().is_err());
             assert!(matches!(session.close_reason(), Some(Error::KeepaliveTimeout(_))));
             assert!(resumed.elapsed() >= timeout * 9 / 10);
@@ -328,8 +329,8 @@ fn close_ends_the_pause() {
             let (raw, session) = paused(config, version);
             let closer = thread::spawn(move || session.close());
             raw.finish();
-            // The remaining input is read and discarded. The reader thread is gone when the test
-            // ends.
+            // The reader drops the rest of the input. The check after the last test shows that its
+            // thread has ended.
             closer.join().unwrap().unwrap();
         }
     });
@@ -345,7 +346,7 @@ fn drain_ends_the_pause() {
                 blocked(move || session.drain(Duration::from_secs(3600)))
             };
             raw.expect(Command::Fin, 7);
-            // Streams that came in time can still be accepted.
+            // The streams in the backlog can still be accepted.
             for id in [3, 5] {
                 assert_eq!(session.accept().unwrap().id(), id);
                 raw.expect(Command::Fin, id);
@@ -374,7 +375,7 @@ fn the_drop_of_the_last_session_handle_ends_the_pause() {
     });
 }
 
-/// The session's no-data clock ends it, which a pause doesn't stop.
+/// P63: the session's no-data timeout ends it during the pause.
 #[test]
 fn the_sessions_end_ends_the_pause() {
     test("the_sessions_end_ends_the_pause", || {
@@ -393,8 +394,8 @@ fn the_sessions_end_ends_the_pause() {
 
 // ---- refused ids --------------------------------------------------------------------------------
 
-/// Go drops a FIN that comes before its `OpenStream` has returned. So the first data on a refused
-/// id is answered with one more FIN.
+/// P111: the first data on a refused id gets one more FIN, because Go drops a FIN that comes before
+/// its `OpenStream` has returned.
 #[test]
 fn the_first_data_on_one_of_the_last_1024_refused_ids_gets_one_more_fin() {
     test("the_first_data_on_one_of_the_last_1024_refused_ids_gets_one_more_fin", || {
@@ -406,7 +407,7 @@ fn the_first_data_on_one_of_the_last_1024_refused_ids_gets_one_more_fin() {
                 raw.syn(id(n), "n");
                 raw.expect(Command::Fin, id(n));
             }
-            // All refused streams get data, small or large, and then more data.
+            // Each refused id gets small or large data, and then more data.
             for n in 0..REFUSED {
                 raw.psh(id(n), vec![1; if n % 2 == 0 { 1 } else { 5000 }]);
                 raw.psh(id(n), "x");
@@ -414,8 +415,8 @@ fn the_first_data_on_one_of_the_last_1024_refused_ids_gets_one_more_fin() {
             for n in REFUSED - 1024..REFUSED {
                 raw.expect(Command::Fin, id(n));
             }
-            // Nothing else comes. An id that opens now is an ordinary stream, and its late data has
-            // no answer.
+            // No other FIN comes. When a refused id opens later, it is an ordinary stream, and late
+            // data for it gets no answer.
             raw.syn(id(REFUSED), "n");
             raw.expect(Command::Fin, id(REFUSED));
             raw.syn(id(REFUSED), "");

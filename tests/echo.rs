@@ -1,10 +1,10 @@
-//! Echo on many streams of version 2 at once must not freeze, with default settings. Each stream
-//! has an echo thread that reads and then writes the same data. So its unread data waits for its
-//! writes. The clients write and read in separate threads.
+//! Echo on many streams of version 2 at once, with default settings: the session doesn't freeze.
+//! The server has a thread for each stream, which reads a piece and then writes it. So unread data
+//! waits for the thread's writes. The clients write and read in separate threads.
 //!
-//! `tests/full echo` runs it at full size, optimised: 4 MiB each way on 17, 64, 128 and 512
-//! streams, five rounds each. A frozen session would cut streams after 30 s. So every test asserts
-//! that nothing was cut.
+//! `tests/full echo` runs the full size with optimisation: 4 MiB each way on 17, 64, 128 and 512
+//! streams, in five rounds. A session that freezes would cut streams after 30 s, so each test
+//! checks that no stream was cut.
 //!
 //! Promises: P74.
 
@@ -20,17 +20,17 @@ use gmux::{Config, Session, Stream};
 use support::blocked::started;
 use support::{Pattern, pair, test_for, until};
 
-/// The numbers of streams for which P74 promises no freeze.
+/// The numbers of streams at full size. P74 promises up to 512.
 const STREAMS: [usize; 4] = [17, 64, 128, 512];
 
-/// Bytes that a client writes at a time, and that both ends read at a time.
+/// The bytes of one read or write, at either end.
 const PIECE: usize = 64 * 1024;
 
 fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// Starts a thread with a small stack. Each stream has three threads.
+/// Starts a thread with a small stack, because there are three threads for each stream.
 fn small<T: Send + 'static>(
     name: String,
     body: impl FnOnce() -> T + Send + 'static,
@@ -38,8 +38,8 @@ fn small<T: Send + 'static>(
     thread::Builder::new().name(name).stack_size(256 * 1024).spawn(body).unwrap()
 }
 
-/// Accepts `streams` streams, and echoes each in a thread of its own. Returns the session when all
-/// have ended.
+/// Accepts `streams` streams, and echoes each in a thread of its own. The thread that this returns
+/// ends with the session when all echoes have ended.
 fn echo(server: Session, streams: usize) -> thread::JoinHandle<Session> {
     small("accept".to_owned(), move || {
         let echoes: Vec<_> = (0..streams)
@@ -87,7 +87,7 @@ fn read_pattern(mut stream: &Stream, seed: u64, each: usize) {
     }
 }
 
-/// Asserts that nothing was cut at either end.
+/// Checks that no stream was cut at either end.
 fn nothing_cut(client: &Session, server: &Session) {
     assert_eq!((client.stats().streams_cut, server.stats().streams_cut), (0, 0));
     assert!(!client.is_closed() && !server.is_closed());
@@ -121,8 +121,7 @@ fn round(streams: usize, each: usize) {
     nothing_cut(&client, &server);
 }
 
-/// P74: echo with a thread for each stream, on 17, 64, 128 and 512 streams at once, version 2,
-/// default settings. It ends, and nothing is cut.
+/// P74: the echo ends, and no stream is cut.
 #[test]
 fn echo_on_many_streams_ends_and_nothing_is_cut() {
     let (counts, each, rounds) =
@@ -141,9 +140,9 @@ fn echo_on_many_streams_ends_and_nothing_is_cut() {
     }
 }
 
-/// The same with clients that read only when nothing moves any more. By then all their writers and
-/// the echoes are blocked. The data under way fits into the server's budget. So the server still
-/// reads its input, which contains the updates that let the echoes go on.
+/// P74: the clients begin to read only when nothing moves any more. Then all their writers and all
+/// echoes are blocked. The server's budget has room for all bytes that are on their way. So the
+/// server's reader goes on, and receives the window updates for the echoes.
 #[test]
 fn clients_that_read_late_find_an_echo_that_moves() {
     let counts = if full() { &STREAMS[..] } else { &[17, 64, 128][..] };
@@ -170,7 +169,7 @@ fn late(streams: usize) {
         })
         .collect();
     writers.iter().for_each(|writer| writer.assert_asleep());
-    // There is no event for the moment when nothing moves any more.
+    // A session that stands still gives no event.
     let mut before = 0;
     until(|| {
         thread::sleep(Duration::from_millis(50));

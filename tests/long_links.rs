@@ -1,7 +1,7 @@
 //! Version 2 over links with delays of 1, 10 and 50 ms each way. Windows grow to their maximum
-//! while the reader keeps up. They never pass half of the budget when it stops. They shrink back
-//! when it stays behind. `benches/compare/run` shows the speed (rows `rtt2`, `rtt20`, `rtt100`),
-//! also with Go peers.
+//! while the reader keeps up. They never grow past half of the budget. They shrink again when the
+//! reader stays behind. `benches/compare/run` measures the speed, also with Go's peers, in its rows
+//! `rtt2`, `rtt20` and `rtt100`.
 //!
 //! Promises: P77.
 
@@ -17,13 +17,13 @@ use gmux::{Config, Session, Stream};
 use support::relay::delayed;
 use support::{Pattern, test};
 
-/// The server's budget, in bytes.
+/// The server's budget in bytes.
 const BUDGET: usize = 4 << 20;
 
-/// Upper limit of a window: half of the budget.
+/// The largest window, which is half of the budget.
 const LARGEST: u64 = BUDGET as u64 / 2;
 
-/// Records the largest part of the budget that was ever in use.
+/// Raises `most` to the part of the budget that is in use now.
 fn check_budget(server: &Session, most: &mut u64) {
     *most = (*most).max(server.stats().receive_buffered);
 }
@@ -44,12 +44,11 @@ fn read(stream: &mut Stream, server: &Session, expected: &mut Pattern, n: usize,
     }
 }
 
-/// Returns how many bytes arrive while nobody reads. They are counted when the count stays the same
-/// for many round trips.
+/// Waits until the unread bytes have stayed the same for two round trips, and returns their number.
 fn unread_when_nobody_reads(server: &Session, delay: Duration) -> u64 {
     let mut before = server.stats().receive_buffered;
     loop {
-        // There is no event for data that no longer arrives.
+        // Data that doesn't come is no event.
         thread::sleep(delay * 4 + Duration::from_millis(20));
         let now = server.stats().receive_buffered;
         if now == before && now > 0 {
@@ -81,8 +80,8 @@ fn windows_grow_over(delay: Duration) {
     let mut stream = server.accept().unwrap();
     let mut expected = Pattern::new(7);
     let mut most = 0;
-    // A reader that keeps up gets the largest window after some time. Then that many bytes arrive
-    // when it stops. Two more rounds show that no larger window follows.
+    // A reader that keeps up gets the largest window after a while. Then this number of bytes
+    // arrives when it stops. Two further rounds show that the window doesn't grow past its maximum.
     let mut times = 0;
     while times < 3 {
         read(&mut stream, &server, &mut expected, 8 << 20, &mut most);
@@ -90,10 +89,10 @@ fn windows_grow_over(delay: Duration) {
         most = most.max(unread);
         times += i32::from(times > 0 || unread > 3 * LARGEST / 4);
     }
-    // The budget itself can't be passed, because the reader pauses first. Queued data may occupy a
-    // quarter more than its length.
+    // This compares with the largest window. The budget itself can't be passed, because the reader
+    // pauses before. Unread data may occupy a quarter more than its length.
     assert!(most <= LARGEST + LARGEST / 4, "{most} bytes were in use, windows grow to {LARGEST}");
-    // A reader that reads only a little of the waiting data at a time stays behind, and loses the
+    // A reader that stays behind, because it reads only a quarter of the data at a time, loses the
     // large window again.
     let mut unread = server.stats().receive_buffered;
     while unread > LARGEST / 4 {

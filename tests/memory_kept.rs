@@ -1,10 +1,10 @@
-//! The memory that a session keeps after a burst, and that accepted data occupies, as counted by
-//! the allocator.
+//! The memory that a session keeps after a burst, and the memory that accepted data occupies. A
+//! counting allocator measures both.
 //!
-//! The process-wide pool keeps buffers on purpose, so they are counted apart. They are the only
-//! blocks of bytes that are allocated zeroed and never grow. A session's read buffer is allocated
-//! in the same way, so it is added to the session's memory. If it has grown, the count has it
-//! already.
+//! The process-wide pool keeps buffers on purpose, so these are counted apart. Its buffers are the
+//! only blocks of bytes that are allocated zeroed and never grow. A session's read buffer is
+//! allocated zeroed, too. So its first size is added to the session's memory, unless the read
+//! buffer has grown and is counted already.
 //!
 //! Promises: P68, P72.
 
@@ -22,31 +22,30 @@ use gmux::{Config, Session};
 use support::scripted::{Script, quiet};
 use support::{tcp, until};
 
-/// Runs one test at a time, because they measure the process.
+/// Runs one test at a time, because they measure the process's memory.
 fn test(name: &str, body: impl FnOnce()) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     support::test(name, body);
 }
 
-/// Counts live bytes. Keeps a note in front of each block that says whether it is a buffer of the
-/// pool.
+/// Counts live bytes. A note in front of each block says whether it is one of the pool's buffers.
 struct Counting;
 
-/// Bytes of the pool's buffers, idle or in use, and bytes of all other blocks.
+/// Live bytes: those of the pool's buffers, idle or in use, and all others.
 static POOLED: AtomicI64 = AtomicI64::new(0);
 static OTHERS: AtomicI64 = AtomicI64::new(0);
 /// Whether a session's read buffer has grown since this was cleared. Then it counts as one of the
 /// others.
 static GREW: AtomicBool = AtomicBool::new(false);
 
-/// Returns the size of the note, which keeps the block's alignment.
+/// Returns the size of the note's place, which keeps the block aligned.
 fn front(layout: Layout) -> usize {
     layout.align().max(16)
 }
 
 fn with_front(layout: Layout, size: usize) -> Layout {
-    // SAFETY: the sizes are far below an overflow, and the alignment comes from a valid layout.
+    // SAFETY: the sizes are far too small to overflow, and the alignment is that of a layout.
     unsafe { Layout::from_size_align_unchecked(size + front(layout), layout.align().max(16)) }
 }
 
@@ -58,8 +57,8 @@ fn count(pooled: bool, size: i64) {
     };
 }
 
-// SAFETY: every call is passed on to the system's allocator, with room for the note in front. The
-// release uses the same layout.
+// SAFETY: each call goes to the system's allocator. The size includes the note's place, and a block
+// is released with the layout with which it was allocated.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         unsafe { noted(System.alloc(with_front(layout, layout.size())), layout, false) }
@@ -101,7 +100,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// # Safety
-/// `base` is null, or a fresh block with the place of the note in front.
+/// `base` is null, or a fresh block that begins with the note's place.
 unsafe fn noted(base: *mut u8, layout: Layout, pooled: bool) -> *mut u8 {
     if base.is_null() {
         return base;
@@ -116,21 +115,21 @@ unsafe fn noted(base: *mut u8, layout: Layout, pooled: bool) -> *mut u8 {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Size of a session's first read buffer, which looks like a buffer of the pool.
-const WINDOW: i64 = 16 * 1024;
+/// The first size of a session's read buffer, which counts as one of the pool's buffers.
+const READ_BUFFER: i64 = 16 * 1024;
 
-/// Number of streams of a burst.
+/// The number of streams of a burst, in each direction.
 const STREAMS: u32 = 3000;
 
-/// A burst either way: thousands of streams with a little data while the socket takes nothing,
-/// streams of the peer, and large frames. The reader guesses that the large frames go on, and is
-/// wrong by seven frames.
+/// Makes a burst in both directions: thousands of streams with a little data while the socket takes
+/// nothing, streams of the peer, and large frames. Nine large frames of one stream in a row make
+/// the reader expect more of them, which don't come.
 fn burst(session: &Session, peer: &std::net::TcpStream) {
     let mut ours = Vec::new();
     let mut bulk = session.open("bulk").unwrap();
     bulk.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let data = vec![1; 262_144];
-    while bulk.write(&data).is_ok() {} // It ends when nothing moves.
+    while bulk.write(&data).is_ok() {} // until nothing moves
     for _ in 0..STREAMS {
         let mut stream = session.open("some name").unwrap();
         stream.write_all(&[2; 100]).unwrap();
@@ -145,7 +144,7 @@ fn burst(session: &Session, peer: &std::net::TcpStream) {
             }
         }
     });
-    // The peer's streams have a byte each. Its FINs follow.
+    // The peer's streams with a little data, and then its FINs.
     let mut bytes = Vec::new();
     let mut frame = |command, id, payload: &[u8]| {
         bytes.extend(Frame::new(1, command, id, payload).unwrap().encode());
@@ -201,8 +200,7 @@ impl Frames {
 #[test]
 fn a_session_keeps_at_most_64_kib_after_a_burst() {
     test("a_session_keeps_at_most_64_kib_after_a_burst", || {
-        // The first round warms up the memory that the process keeps: the pool, the timer, the
-        // standard library.
+        // The first round fills what the process keeps: the pool, the timer, the standard library.
         for round in 0..2 {
             let before = OTHERS.load(Relaxed);
             GREW.store(false, Relaxed);
@@ -212,9 +210,9 @@ fn a_session_keeps_at_most_64_kib_after_a_burst() {
             let session = Session::client(near, config).unwrap();
             burst(&session, &far);
             assert_eq!(session.num_streams(), 0);
-            // The writer releases its memory when it has been idle for a while.
-            let window = || if GREW.load(Relaxed) { 0 } else { WINDOW };
-            let kept = || OTHERS.load(Relaxed) - before + window();
+            // The writer gives its memory back when it has been idle for 100 ms.
+            let read_buffer = || if GREW.load(Relaxed) { 0 } else { READ_BUFFER };
+            let kept = || OTHERS.load(Relaxed) - before + read_buffer();
             let begin = Instant::now();
             while round > 0 && kept() > 65_536 && begin.elapsed() < Duration::from_secs(20) {
                 thread::sleep(Duration::from_millis(10));
@@ -228,8 +226,8 @@ fn a_session_keeps_at_most_64_kib_after_a_burst() {
     });
 }
 
-/// P68: accepted data occupies at most twice its length and 4096 bytes a stream, at any
-/// `max_frame_size`. The writer's share of a batch adds at most twice its size.
+/// P68: accepted data occupies at most twice its length and 4096 bytes for each stream, whatever
+/// `max_frame_size` is. The writer's batch occupies memory beside that.
 #[test]
 fn accepted_data_occupies_little_whatever_the_frame_size() {
     test("accepted_data_occupies_little_whatever_the_frame_size", || {
@@ -237,7 +235,7 @@ fn accepted_data_occupies_little_whatever_the_frame_size() {
             for piece in [1000, 33_000] {
                 let (script, session) = Script::client(config(max_frame_size));
                 let mut stream = session.open("").unwrap();
-                script.blocked(); // The writer is stuck with the SYN.
+                script.blocked(); // the writer is stuck in the SYN
                 let all = || POOLED.load(Relaxed) + OTHERS.load(Relaxed);
                 stream.set_nonblocking(true).unwrap();
                 let data = vec![1; piece];
@@ -253,13 +251,13 @@ fn accepted_data_occupies_little_whatever_the_frame_size() {
                 // A small write is accepted whole or not at all.
                 let full = if piece <= 4096 { 262_144 / piece * piece } else { 262_144 };
                 assert_eq!(accepted, full as i64);
-                // The pool may have had some of these buffers already. Entries in queues come on
-                // top.
+                // Some of the memory may have been in the pool before. The 20,000 bytes are for
+                // places in queues.
                 assert!(
                     grown <= 2 * accepted + 4096 + 20_000,
                     "{max_frame_size}, {piece}: {accepted} bytes occupy {grown}"
                 );
-                // The queued data isn't needed any more.
+                // The queued data isn't needed any more, so this ends the session without it.
                 session.set_no_data_timeout(Some(Duration::from_millis(1))).unwrap();
                 drop(stream);
                 drop(session);

@@ -1,10 +1,9 @@
-//! The table "Odd input, and what we do" of `src/manual/protocol.md`, row by row, with a peer that
-//! speaks frames by hand.
+//! Odd input: the effects in the table "Odd input" of `src/manual/protocol.md`, row by row. The
+//! peer is a test that writes frames itself.
 //!
-//! - A fatal fault: the error names the fault, every stream gets the error, and data received
-//!   before can still be read.
-//! - Other input: it is counted, it is answered as the table says or not at all, and the session
-//!   goes on.
+//! After a fatal fault the error names the fault, and every stream fails with that error. Data that
+//! was received before can still be read. Any other fault is answered as the table says, or is
+//! counted, and the session goes on.
 //!
 //! Promises: P5, P7, P11, P12, P43, P63, P67, P69, P70, P71, P75, P85, P110, P113, P114.
 
@@ -24,7 +23,7 @@ fn config(version: u8) -> Config {
     Config::new().version(version).keepalive_disabled(true)
 }
 
-/// Returns a frame with any header fields.
+/// Returns a frame with any header, which need not match its payload.
 fn odd(version: u8, command: u8, length: u16, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![version, command];
     bytes.extend(length.to_le_bytes());
@@ -48,9 +47,12 @@ fn read_all(mut stream: &Stream) -> (Vec<u8>, io::Result<usize>) {
     }
 }
 
-/// Sends `fault` in a session that has three streams: one with unread data (3), one with unread
-/// data and the peer's FIN (5), and one in the backlog, with data (7). `check` says whether an
-/// error is the right one.
+/// Sends `fault` to a session and checks that it ends the session. `check` returns whether an error
+/// is the right one. The session has three streams:
+///
+/// - 3 has unread data
+/// - 5 has unread data and the peer's FIN
+/// - 7 has data, and waits to be accepted
 fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &Raw) -> bool) {
     // The fault comes in one piece with the frames before it, or later, byte by byte.
     for split in [false, true] {
@@ -68,7 +70,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
             raw.bytes(&before);
             until(|| session.stats().frames_received == 7);
             for byte in fault {
-                let _ = raw.try_bytes(&[*byte]); // The session may be gone before the last byte.
+                let _ = raw.try_bytes(&[*byte]); // the session may end before the last byte
             }
         } else {
             before.extend(fault);
@@ -81,7 +83,8 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
         };
         right(&session.close_reason().unwrap());
 
-        // Everything that was received before is there: streams, data, a clean end.
+        // The session still has all that it received before the fault: the streams, their data, and
+        // the FIN.
         let streams: Vec<Stream> = (0..3).map(|_| session.accept().unwrap()).collect();
         for stream in &streams {
             let (data, end) = read_all(stream);
@@ -90,7 +93,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
                 5 => assert_eq!(end.unwrap(), 0),
                 _ => right(&inner(end.unwrap_err())),
             }
-            assert!(stream.closed().recv().is_err()); // The streams are told one after the other.
+            assert!(stream.closed().recv().is_err()); // streams end one after the other
             right(&inner((&mut &*stream).write(b"x").unwrap_err()));
         }
         right(&session.accept().unwrap_err());
@@ -105,7 +108,7 @@ fn is_fatal(version: u8, fault: &[u8], kind: ErrorKind, check: impl Fn(&Error, &
     }
 }
 
-// ---- what is fatal ------------------------------------------------------------------------------
+// ---- fatal faults -------------------------------------------------------------------------------
 
 #[test]
 fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
@@ -118,16 +121,19 @@ fn another_version_is_fatal_and_the_error_names_both_and_the_peer() {
                     let names =
                         [format!("version {ours}"), format!("version {theirs}"), peer.to_string()];
                     names.iter().all(|name| text.contains(name))
-                        && matches!(*error, Error::InvalidVersion { ours: o, theirs: t, peer: p, .. }
-                            if (o, t, p) == (ours, theirs, Some(peer)))
+                        && matches!(
+                            *error,
+                            Error::InvalidVersion { ours: o, theirs: t, peer: p, .. }
+                                if (o, t, p) == (ours, theirs, Some(peer))
+                        )
                 });
             }
         }
     });
 }
 
-/// A banner before the first frame, or a message of the peer's program between two frames. The
-/// error shows the text, also when it is shorter than a header and nothing follows.
+/// P85: the text is a banner before the first frame, or a prompt that is shorter than a header and
+/// followed by nothing. The error shows it and says where it may come from.
 #[test]
 fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
     test("text_in_a_frames_place_is_shown_and_the_error_says_what_to_do", || {
@@ -135,7 +141,7 @@ fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
             for text in ["Welcome to Debian GNU/Linux\r\nLast login: never\r\n", "$ "] {
                 let (mut raw, session) = against_client(config(version), version);
                 let mut stream = session.open("who is there?").unwrap();
-                raw.bytes(text.as_bytes()); // The peer stays, and waits for an answer.
+                raw.bytes(text.as_bytes()); // the peer waits for an answer then
                 let error = inner(stream.read(&mut [0]).unwrap_err());
                 assert_eq!(error.kind(), ErrorKind::InvalidData);
                 let said = error.to_string();
@@ -161,8 +167,8 @@ fn text_in_a_frames_place_is_shown_and_the_error_says_what_to_do() {
 }
 
 #[test]
-fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
-    test("of_sessions_of_different_versions_the_end_that_hears_first_says_so", || {
+fn with_different_versions_the_end_that_receives_first_names_both() {
+    test("with_different_versions_the_end_that_receives_first_names_both", || {
         for client_begins in [true, false] {
             let (client, server) = support::pair_of(config(1), config(2));
             let (speaker, listener) =
@@ -173,7 +179,7 @@ fn of_sessions_of_different_versions_the_end_that_hears_first_says_so() {
                 (false, Error::InvalidVersion { ours: 1, theirs: 2, peer: Some(_), .. }) => {}
                 (_, error) => panic!("{error:?}"),
             }
-            // It has sent nothing, so the other end can only guess the cause.
+            // The listener has sent nothing, so the speaker's error can only ask about the setup.
             let version = if client_begins { 1 } else { 2 };
             asks_about_setup((&stream).read(&mut [0]).unwrap_err(), version, client_begins);
         }
@@ -235,7 +241,7 @@ fn frames_of_the_wrong_length_are_fatal_and_the_error_shows_the_frame() {
             cases.push((1, Command::Upd, length, "UPD is a frame of version 2"));
         }
         for (version, command, length, why) in cases {
-            // The header alone is enough. The session doesn't wait for a payload.
+            // The header alone shows the fault, so no payload is waited for.
             is_fatal(
                 version,
                 &odd(version, command as u8, length, 3, b""),
@@ -245,7 +251,11 @@ fn frames_of_the_wrong_length_are_fatal_and_the_error_shows_the_frame() {
                     let text = error.to_string();
                     text.contains(why)
                         && text.contains(&header.to_string())
-                        && matches!(error, Error::InvalidProtocol { frame, reason } if *frame == header && *reason == why)
+                        && matches!(
+                            error,
+                            Error::InvalidProtocol { frame, reason }
+                                if *frame == header && *reason == why
+                        )
                 },
             );
         }
@@ -254,7 +264,11 @@ fn frames_of_the_wrong_length_are_fatal_and_the_error_shows_the_frame() {
 
 fn asks_about_roles(error: &Error, id: u32) -> bool {
     error.to_string().contains("are both ends clients")
-        && matches!(error, Error::InvalidProtocol { frame, .. } if frame.stream_id == id && frame.command == Command::Syn)
+        && matches!(
+            error,
+            Error::InvalidProtocol { frame, .. }
+                if frame.stream_id == id && frame.command == Command::Syn
+        )
 }
 
 #[test]
@@ -276,7 +290,7 @@ fn a_syn_with_our_parity_is_fatal_and_the_error_asks_about_roles() {
     });
 }
 
-/// The error names the wrong roles, whatever else is wrong with the frame.
+/// The error is about the roles, even if the name is too long as well.
 #[test]
 fn a_syn_with_our_parity_and_a_name_that_is_too_long_is_fatal_too() {
     test("a_syn_with_our_parity_and_a_name_that_is_too_long_is_fatal_too", || {
@@ -304,7 +318,7 @@ fn two_clients_or_two_servers_are_told_about_their_roles() {
     });
 }
 
-/// Whether a call's error suggests a wrong setup as the reason why the peer left silently.
+/// Checks that an error asks about the version, the roles and the names.
 fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
     let kind = error.kind();
     assert!(
@@ -325,7 +339,7 @@ fn asks_about_setup(error: io::Error, version: u8, is_client: bool) {
     assert!(inner(error).is_session_over());
 }
 
-/// smux closes the connection when a SYN has a payload.
+/// P85: for example, Go's smux closes the connection when it receives a SYN with a payload.
 #[test]
 fn an_end_before_anything_came_asks_about_version_roles_and_names() {
     test("an_end_before_anything_came_asks_about_version_roles_and_names", || {
@@ -334,14 +348,14 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                 let (mut raw, session) = against_client(config(version), version);
                 let mut stream = session.open("named").unwrap();
                 if reset {
-                    // A socket that is closed with unread input sends a reset.
+                    // unread input at its close makes a socket reset
                     raw.stream.peek(&mut [0]).unwrap();
                 } else {
                     raw.expect(Command::Syn, 3);
                 }
                 drop(raw);
                 asks_about_setup(stream.read(&mut [0]).unwrap_err(), version, true);
-                // The writer may be the thread that notices.
+                // A write may be the call that notices the end.
                 let (mut raw, session) = against_server(config(version), version);
                 let mut stream = session.open("named").unwrap();
                 raw.expect(Command::Syn, 2);
@@ -351,7 +365,8 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                     .unwrap();
                 asks_about_setup(error, version, false);
             }
-            // A frame came, so versions and roles agree.
+            // The peer has sent a frame, so version and roles are right, and the error asks
+            // nothing.
             let (mut raw, session) = against_client(config(version), version);
             let mut stream = session.open("named").unwrap();
             raw.expect(Command::Syn, 3);
@@ -363,7 +378,7 @@ fn an_end_before_anything_came_asks_about_version_roles_and_names() {
                 "{text}"
             );
         }
-        // No stream was open. The peer has only connected and left.
+        // No stream was open, so the peer's end is clean.
         let (raw, session) = against_server(config(1), 1);
         drop(raw);
         assert!(matches!(session.accept(), Err(Error::PeerClosed)));
@@ -383,7 +398,7 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
             let cuts: [(&[u8], usize); 9] = [
                 (&psh, 1),
                 (&psh, 7),
-                (&psh, 8), // It is a whole header.
+                (&psh, 8), // exactly the header
                 (&psh, 9),
                 (&psh, 20_007),
                 (&small, 10),
@@ -411,7 +426,7 @@ fn an_end_inside_a_frame_is_an_error_for_every_stream_without_fin() {
                 lost(&session.close_reason().unwrap());
                 let cut_off = session.accept().unwrap();
                 let finished = session.accept().unwrap();
-                // The part of the cut frame that arrived can be read, like everything before it.
+                // The received part of the cut frame can be read, and so can everything before it.
                 let came = if frame == psh || frame == small {
                     frame.get(8..cut).unwrap_or_default()
                 } else {
@@ -494,7 +509,7 @@ fn an_end_between_frames_with_nothing_cut_off_is_clean() {
             assert!(matches!(session.accept(), Err(Error::PeerClosed)));
             assert_eq!(session.incoming().count(), 0);
             assert!(matches!(session.close_reason(), Some(Error::PeerClosed)));
-            session.close().unwrap(); // The peer's clean end is no error of this end.
+            session.close().unwrap(); // the peer's clean end isn't an error of the close
         }
     });
 }
@@ -508,7 +523,7 @@ fn a_syn_for_an_open_id_is_ignored_and_counted() {
             let (mut raw, session) = against_server(config(version), version);
             raw.syn(3, "first");
             let stream = session.accept().unwrap();
-            // There is no name, a short one, and one that isn't read in one piece.
+            // The second SYN has no name, a short name, or a name that takes more than one read.
             for name in [&b""[..], b"second", &[b'n'; 4096]] {
                 raw.syn(3, name);
                 raw.psh(3, "!");
@@ -525,7 +540,7 @@ fn a_syn_for_an_open_id_is_ignored_and_counted() {
     });
 }
 
-/// A refusal would be a FIN, which would end the open stream.
+/// If this SYN were refused, the FIN would end the open stream.
 #[test]
 fn a_syn_for_an_open_id_with_a_name_that_is_too_long_is_ignored_too() {
     test("a_syn_for_an_open_id_with_a_name_that_is_too_long_is_ignored_too", || {
@@ -558,8 +573,8 @@ fn a_syn_for_an_id_that_was_closed_and_forgotten_opens_again() {
                 assert_eq!((&data[..], end.unwrap()), (round.as_bytes(), 0));
                 drop(stream);
                 while raw.recv().header.command != Command::Fin {}
-                // A stream is forgotten when its FIN was written. A later frame of the session
-                // shows that.
+                // The stream is forgotten when its FIN has been handed over. A later frame of the
+                // session shows that.
                 let id = session.open("").unwrap().id();
                 raw.expect(Command::Syn, id);
                 raw.expect(Command::Fin, id);
@@ -588,8 +603,8 @@ fn syn_ids_may_come_out_of_order_and_be_0_or_1() {
 }
 
 #[test]
-fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
-    test("past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past", || {
+fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_dropped() {
+    test("past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_dropped", || {
         for version in VERSIONS {
             let config =
                 config(version).accept_backlog(2).accept_stall_timeout(Some(Duration::ZERO));
@@ -598,12 +613,13 @@ fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
                 raw.syn(id, id.to_string());
                 raw.psh(id, "data");
             }
-            // Each gets one more FIN for its data, because an opener may have missed the first.
+            // Each refused stream gets a second FIN for its data, because the opener may have
+            // missed the first.
             let mut refused = [(); 4].map(|()| raw.recv().header);
             refused.sort_by_key(|header| header.stream_id);
             assert!(refused.iter().all(|header| header.command == Command::Fin));
             assert_eq!(refused.map(|header| header.stream_id), [7, 7, 9, 9]);
-            // Streams that came in time are untouched. There is room for as many as were accepted.
+            // The accepted streams lose nothing, and each `accept` makes room for one more.
             let streams = [3, 5].map(|id| {
                 let stream = session.accept().unwrap();
                 let mut data = [0; 4];
@@ -611,7 +627,7 @@ fn past_the_backlog_a_stream_gets_fin_at_once_and_its_data_is_read_past() {
                 assert_eq!((stream.id(), &data), (id, b"data"));
                 stream
             });
-            raw.assert_alive(&session, 7); // An id that was refused may be used again.
+            raw.assert_alive(&session, 7); // the peer may use a refused id again
             let stats = session.stats();
             assert_eq!(
                 (stats.streams_refused, stats.streams_received, stats.frames_ignored),
@@ -633,7 +649,7 @@ fn past_max_streams_a_stream_gets_fin_until_one_is_closed() {
             });
             raw.syn(7, "one too many");
             raw.expect(Command::Fin, 7);
-            // Streams of this end have a limit of their own.
+            // The streams that this end opens have a limit of their own.
             let ours = session.open("").unwrap();
             raw.expect(Command::Syn, ours.id());
             drop(ours);
@@ -641,7 +657,7 @@ fn past_max_streams_a_stream_gets_fin_until_one_is_closed() {
             drop(streams);
             raw.expect(Command::Fin, 3);
             raw.expect(Command::Fin, 5);
-            // These FINs are written when a later frame of the session comes.
+            // The FINs have been handed over when a later frame of the session arrives.
             let _ = session.open("").unwrap();
             raw.expect(Command::Syn, 4);
             raw.expect(Command::Fin, 4);
@@ -666,7 +682,7 @@ fn a_name_longer_than_max_name_len_is_refused_with_fin() {
                 assert_eq!((stats.streams_refused, stats.streams_received), (1, 1));
             }
             let (mut raw, session) = against_server(config(version).max_name_len(65535), version);
-            raw.syn(3, [0xfe; 65535]); // The name may have any bytes.
+            raw.syn(3, [0xfe; 65535]); // any bytes are allowed
             assert!(session.accept().unwrap().name_bytes() == [0xfe; 65535]);
         }
     });
@@ -718,11 +734,11 @@ fn without_a_session_handle_the_backlog_and_later_streams_are_refused() {
 
 // ---- floods -------------------------------------------------------------------------------------
 
-/// Upper limit of the refusals that wait for the writer. The promises have the number.
+/// P71: the largest number of refusals that may wait to be sent.
 const MOST_REFUSALS: u32 = 65_536;
 
-/// Returns a session whose writer is stuck at its first byte, with the largest allowed number of
-/// refusals in its queue.
+/// Returns a session whose writer is stuck in the transport, with the largest number of refusals
+/// queued.
 fn refusing() -> (support::frame_peer::FramePeer, Session) {
     let (peer, transport) = support::frame_peer::frame_peer(1);
     peer.shut();
@@ -730,7 +746,7 @@ fn refusing() -> (support::frame_peer::FramePeer, Session) {
     let _ = session.open("something to be stuck with").unwrap();
     peer.wait_stuck();
     for id in 0..MOST_REFUSALS {
-        peer.syn(2 * id + 1, "n"); // The name is longer than max_name_len.
+        peer.syn(2 * id + 1, "n"); // longer than max_name_len, so it is refused
     }
     until(|| session.stats().streams_refused == u64::from(MOST_REFUSALS));
     assert!(!session.is_closed());
@@ -750,8 +766,8 @@ fn refusals_that_cant_be_sent_end_the_session_when_they_are_too_many() {
 }
 
 #[test]
-fn as_many_refusals_as_may_wait_are_all_sent_when_the_transport_goes_on() {
-    test("as_many_refusals_as_may_wait_are_all_sent_when_the_transport_goes_on", || {
+fn all_refusals_up_to_the_limit_are_sent_when_the_transport_goes_on() {
+    test("all_refusals_up_to_the_limit_are_sent_when_the_transport_goes_on", || {
         let (mut peer, session) = refusing();
         peer.open();
         assert_eq!(peer.recv().header.command, Command::Syn);
@@ -779,11 +795,11 @@ fn empty_data_is_ignored() {
             raw.syn(3, "");
             let stream = session.accept().unwrap();
             raw.psh(3, "");
-            raw.psh(99, ""); // This stream is unknown.
+            raw.psh(99, ""); // a stream that doesn't exist
             raw.psh(3, "x");
             raw.psh(3, "");
             raw.fin(3);
-            raw.psh(3, ""); // The stream has ended.
+            raw.psh(3, ""); // after its FIN
             let (data, end) = read_all(&stream);
             assert_eq!((&data[..], end.unwrap()), (&b"x"[..], 0));
             raw.assert_alive(&session, 5);
@@ -793,13 +809,13 @@ fn empty_data_is_ignored() {
 }
 
 #[test]
-fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
-    test("data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered", || {
+fn data_for_an_unknown_stream_is_dropped_without_a_charge_or_an_answer() {
+    test("data_for_an_unknown_stream_is_dropped_without_a_charge_or_an_answer", || {
         for version in VERSIONS {
             let budget = 300_000;
             let (mut raw, session) =
                 against_server(config(version).max_receive_buffer(budget), version);
-            // The budget is nearly used up. Any further charge would stop the reader.
+            // The budget is nearly used up, so any charge would stop the reader.
             raw.syn(3, "");
             for _ in 0..4 {
                 raw.psh(3, [1; 65535]);
@@ -808,8 +824,8 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
             until(|| session.stats().bytes_received == 4 * 65535);
             let before = session.stats();
             for length in [1, 4096, 4097, 65535, 65535, 65535] {
-                raw.psh(99, vec![9; length]); // This id has the peer's parity.
-                raw.psh(98, vec![9; length]); // This id has our parity.
+                raw.psh(99, vec![9; length]); // the peer's parity
+                raw.psh(98, vec![9; length]); // this end's parity
             }
             until(|| session.stats().frames_ignored == 12);
             let after = session.stats();
@@ -818,7 +834,7 @@ fn data_for_an_unknown_stream_is_read_past_uncharged_and_unanswered() {
             let mut data = vec![0; 4 * 65535];
             (&stream).read_exact(&mut data).unwrap();
             assert!(data.iter().all(|&byte| byte == 1));
-            // The next frame other than UPD is of this stream, so there was no reply.
+            // The next frame except an UPD is of this new stream, so there was no reply.
             raw.assert_alive(&session, 5);
         }
     });
@@ -838,7 +854,7 @@ fn data_after_fin_is_dropped_and_counted() {
             until(|| session.stats().frames_ignored == 2);
             let (data, end) = read_all(&stream);
             assert_eq!((&data[..], end.unwrap()), (&b"before"[..], 0));
-            // The other direction is open.
+            // The stream can still be written.
             (&stream).write_all(b"still open").unwrap();
             assert_eq!(raw.expect_data(3, 10), b"still open");
             raw.assert_alive(&session, 5);
@@ -913,10 +929,10 @@ fn fin_and_upd_for_unknown_streams_and_a_second_fin_are_ignored_and_counted() {
     });
 }
 
-/// Such updates often cross with our FIN, and show no fault of the peer.
+/// Such frames often cross with this end's FIN, so they are no fault of the peer.
 #[test]
-fn fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary() {
-    test("fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary", || {
+fn fin_and_upd_for_streams_that_ended_or_were_refused_are_not_counted() {
+    test("fin_and_upd_for_streams_that_ended_or_were_refused_are_not_counted", || {
         for version in VERSIONS {
             let (mut raw, session) = against_server(config(version).max_name_len(10), version);
             raw.syn(3, "closed");
@@ -943,8 +959,8 @@ fn fin_and_upd_for_streams_that_are_over_or_were_refused_are_ordinary() {
 #[test]
 fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
     test("data_past_every_window_and_the_slack_fails_its_stream_alone", || {
-        // The first UPD would grant a window larger than the initial one. No UPD was sent yet, so
-        // the window allows no excess beyond its own size.
+        // No UPD was sent yet, so the edge and the slack are both the initial window. A larger
+        // configured window doesn't count before an UPD grants it.
         let (mut raw, session) = against_server(config(2), 2);
         raw.syn(3, "greedy");
         let stream = session.accept().unwrap();
@@ -962,7 +978,7 @@ fn data_past_every_window_and_the_slack_fails_its_stream_alone() {
         raw.expect(Command::Fin, 3);
         raw.psh(3, "more is dropped");
         assert!((&stream).write(b"x").is_err());
-        // Data received before can be read.
+        // The data that was received before the fault can be read.
         let (data, end) = read_all(&stream);
         assert!(data == sent);
         let error = end.unwrap_err();
@@ -990,8 +1006,8 @@ fn an_update_for_more_than_was_sent_fails_its_stream_alone() {
         (&stream).write_all(b"0123456789").unwrap();
         assert_eq!(raw.expect_data(3, 10), b"0123456789");
         raw.upd(3, 10, 65536);
-        raw.upd(3, 9, 1 << 30); // This count is older.
-        raw.upd(3, 10, u32::MAX); // This window is far too large.
+        raw.upd(3, 9, 1 << 30); // an older update
+        raw.upd(3, 10, u32::MAX); // the largest window that a frame can name
         (&stream).write_all(b"still").unwrap();
         assert_eq!(raw.expect_data(3, 5), b"still");
         raw.upd(3, 16, 65536);
@@ -1019,7 +1035,7 @@ fn a_name_that_no_frame_can_carry_is_an_error_here_and_leaves_nothing_behind() {
             assert!(matches!(error, Error::NameTooLong { len: 65536, max: 65535 }), "{error:?}");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert_eq!((session.num_streams(), session.stats().streams_opened), (0, 0));
-            // The longest name is fine, whatever its bytes are, and no id was used up.
+            // The longest name can have any bytes. The failed call used no id up.
             let stream = session.open([0xff; 65535]).unwrap();
             assert_eq!(stream.id(), 3);
             assert!(raw.expect(Command::Syn, 3) == [0xff; 65535]);

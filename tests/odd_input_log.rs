@@ -1,5 +1,5 @@
-//! The log lines about a peer's odd input: they name the session and the stream, and their rate is
-//! limited.
+//! The log lines about odd input and about pauses: they name the session and the stream, and their
+//! rate is limited.
 //!
 //! Promises: P85, P88, P89.
 
@@ -15,10 +15,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use support::raw::{against_client, against_server};
 use support::{test, until};
 
-/// Upper limit of a session's warnings a second.
+/// P88: the limit of warnings per second and session that a peer can provoke.
 const RATE: usize = 10;
 
-/// Keeps the warnings and errors. Keeps the writer's lines about frames apart.
+/// A logger that keeps two lists: the warnings and errors, and the lines about sent frames.
 struct Keep(Mutex<Vec<(String, String)>>, Mutex<Vec<String>>);
 
 static KEEP: Keep = Keep(Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -41,7 +41,7 @@ impl Log for Keep {
 }
 
 fn keep_log() {
-    let _ = log::set_logger(&KEEP); // Another test of this binary may have installed it.
+    let _ = log::set_logger(&KEEP); // fails if another test of this file has set it
     log::set_max_level(LevelFilter::Trace);
 }
 
@@ -74,7 +74,7 @@ fn data_after_fin_is_one_warning_per_stream_with_its_name() {
         let warnings = warnings(&session);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].contains("stream 3 \"first\""), "{warnings:?}");
-        // Bytes that the peer chose can't break a line.
+        // A line break in the peer's name doesn't break the log line.
         assert!(warnings[1].contains("stream 5 \"line\\nbreak\""), "{warnings:?}");
     });
 }
@@ -95,15 +95,15 @@ fn a_stream_that_fails_alone_is_a_warning_with_its_name_and_the_error() {
 }
 
 #[test]
-fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
-    test("refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted", || {
+fn refusals_are_warnings_at_a_bounded_rate_and_left_out_lines_are_counted() {
+    test("refusals_are_warnings_at_a_bounded_rate_and_left_out_lines_are_counted", || {
         keep_log();
         let config = config(1).accept_backlog(1).accept_stall_timeout(Some(Duration::ZERO));
         let (mut raw, session) = against_server(config.max_name_len(100), 1);
         raw.syn(1, "waits");
         let start = Instant::now();
         for n in 0..500 {
-            // There are two reasons in alternation.
+            // Streams are refused for two reasons alternately.
             raw.syn(3 + 4 * n, format!("refused {n}"));
             raw.syn(5 + 4 * n, [b'n'; 101]);
         }
@@ -114,8 +114,8 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
         assert!(said[0].contains("stream 3 ") && said[0].contains("backlog"), "{}", said[0]);
         assert!(said[1].contains("stream 5 ") && said[1].contains("max_name_len"), "{}", said[1]);
 
-        // The first warning after a second says how many were left out. There is no event for the
-        // end of the second.
+        // The first warning after a second is preceded by the number of lines that were left out.
+        // No event tells that a second is over, so this sleeps.
         std::thread::sleep(Duration::from_millis(1100));
         raw.syn(4003, "");
         until(|| session.stats().streams_refused == 1001);
@@ -131,7 +131,7 @@ fn refusals_are_warnings_at_a_bounded_rate_and_what_is_left_out_is_counted() {
     });
 }
 
-/// A line has the stream's name where it is known, also for refused streams.
+/// P89: a warning about a refused stream has its name, if the name is known.
 #[test]
 fn a_refusal_names_the_stream() {
     test("a_refusal_names_the_stream", || {
@@ -152,8 +152,8 @@ fn a_refusal_names_the_stream() {
 
 // ---- pauses -------------------------------------------------------------------------------------
 
-/// Returns the log lines about a pause of the session. `words` must be in the first line. After
-/// that line, `go_on` ends the pause.
+/// Waits for the line about a pause of the session, which has to contain `words`. Then calls
+/// `go_on`, which ends the pause, and waits for the line that says so.
 fn explained(session: &Session, words: &[&str], go_on: impl FnOnce()) {
     let about = || {
         warnings(session)
@@ -171,8 +171,8 @@ fn explained(session: &Session, words: &[&str], go_on: impl FnOnce()) {
     assert_eq!(about().count(), 2);
 }
 
-/// Version 1 stops behind one stream that nobody reads. The log says which stream it is, how much
-/// it holds, and which setting helps.
+/// P88: a session of version 1 stops reading because nobody reads one stream. The log names that
+/// stream, its unread bytes, and the setting to change.
 #[test]
 fn a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most() {
     test("a_session_that_has_stopped_reading_for_a_second_says_which_stream_holds_most", || {
@@ -227,7 +227,7 @@ fn a_session_whose_backlog_is_full_for_a_second_says_how_many_streams_wait() {
     });
 }
 
-/// A session that pauses only for a moment logs nothing, since that is frequent.
+/// Short pauses are ordinary, so they aren't logged.
 #[test]
 fn a_pause_shorter_than_a_second_says_nothing() {
     test("a_pause_shorter_than_a_second_says_nothing", || {
@@ -241,7 +241,7 @@ fn a_pause_shorter_than_a_second_says_nothing() {
             raw.syn(5, "");
             until(|| session.stats().accept_pauses == 1);
             let _ = [(); 2].map(|()| session.accept().unwrap());
-            // If this is false, the machine was too slow for the test.
+            // Otherwise the machine was too slow for this attempt.
             shown = before.elapsed() < Duration::from_secs(1);
             assert!(!shown || warnings(&session).is_empty(), "{:?}", warnings(&session));
         }
@@ -268,10 +268,11 @@ fn a_fatal_fault_is_one_warning_with_the_session_the_peer_and_the_error() {
     });
 }
 
-/// The session may end before the second is over. Then no later line could have the count.
+/// P88: if the session ends within the second, the number of lines that were left out is logged at
+/// its end.
 #[test]
-fn what_is_left_out_is_counted_at_the_sessions_end_too() {
-    test("what_is_left_out_is_counted_at_the_sessions_end_too", || {
+fn left_out_lines_are_counted_at_the_sessions_end_too() {
+    test("left_out_lines_are_counted_at_the_sessions_end_too", || {
         keep_log();
         let (mut raw, session) = against_server(config(1).max_name_len(1), 1);
         for n in 0..100 {
@@ -288,20 +289,20 @@ fn what_is_left_out_is_counted_at_the_sessions_end_too() {
                 .map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
             said.len() + left_out.sum::<usize>()
         };
-        until(|| counted() == 100); // The session's end is told a moment before.
+        until(|| counted() == 100); // the line may come just after the session's end
     });
 }
 
-/// The peer can't know that the stream was cut here, so its data is no fault.
+/// The peer can't know that this end has cut the stream, so its data is no fault.
 #[test]
 fn data_after_our_own_cut_is_no_warning() {
     test("data_after_our_own_cut_is_no_warning", || {
         keep_log();
-        // This stream is cut for a fault of the peer.
+        // Cut for a fault of the peer.
         let (mut raw, session) = against_server(config(2), 2);
         raw.syn(3, "failed");
         raw.upd(3, 1, 65536);
-        // This stream is cut because it stalled the session.
+        // Cut because it stalled the session.
         let after = Duration::from_millis(20);
         let small = config(2).max_receive_buffer(262_144).stall_timeout(Some(after));
         let (mut other, stalled) = against_server(small, 2);
@@ -322,7 +323,7 @@ fn data_after_our_own_cut_is_no_warning() {
     });
 }
 
-/// Each frame that is sent or received is logged, of every kind.
+/// P89: each kind of sent frame has a line at the level `trace`.
 #[test]
 fn frames_that_are_sent_are_named_at_trace() {
     test("frames_that_are_sent_are_named_at_trace", || {
@@ -345,7 +346,7 @@ fn frames_that_are_sent_are_named_at_trace() {
         };
         let named = |frame: &&str| sent().iter().any(|line| line == frame);
         stream.read_exact(&mut [0; 4]).unwrap();
-        // This is the first read's update. A closed stream sends none.
+        // The first read sends an UPD. A stream that is closed sends none.
         until(|| named(&"Cmd:4 StreamID:2 Length:8"));
         stream.close().unwrap();
         raw.syn(99, "refused, for its name");
@@ -358,15 +359,16 @@ fn frames_that_are_sent_are_named_at_trace() {
             "Cmd:3 StreamID:0 Length:0",
         ];
         until(|| frames.iter().all(&named));
-        // Each frame is logged once. Some may be under way.
+        // Each frame has one line. The last lines may come a moment later.
         until(|| sent().len() as u64 == session.stats().frames_sent);
     });
 }
 
-/// The streams were written and closed before. No later call could fail, and the end is clean.
+/// P85: all streams were written and closed before, so no call can fail, and the peer's end is
+/// clean. The log asks about the setup instead.
 #[test]
-fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
-    test("a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell", || {
+fn the_log_asks_about_a_peer_that_sent_nothing_if_no_call_can_fail() {
+    test("the_log_asks_about_a_peer_that_sent_nothing_if_no_call_can_fail", || {
         keep_log();
         for opens in [true, false] {
             let (mut raw, session) = against_client(config(2), 2);
@@ -387,10 +389,10 @@ fn a_peer_that_leaves_without_a_word_is_asked_about_where_no_stream_can_tell() {
     });
 }
 
-/// An upload, for example. Its peer has nothing to send, and ends its side when it sees the end.
+/// For example, the peer of an upload has nothing to send, and ends when this end has closed.
 #[test]
-fn a_peer_without_a_word_that_ends_after_our_own_close_is_not_asked_about() {
-    test("a_peer_without_a_word_that_ends_after_our_own_close_is_not_asked_about", || {
+fn the_log_asks_nothing_if_the_peer_ends_after_our_close() {
+    test("the_log_asks_nothing_if_the_peer_ends_after_our_close", || {
         keep_log();
         let (mut raw, session) = against_client(config(1), 1);
         session.open("upload").unwrap().close().unwrap();

@@ -58,33 +58,30 @@ fn a_peer_that_ends_before_all_was_handed_over_makes_the_close_an_error() {
 /// P42: the peer ends its side before the close begins. The later close counts the bytes that the
 /// writer thread holds and those that are still queued.
 #[test]
-fn what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close() {
-    test(
-        "what_was_accepted_before_the_peers_end_and_not_handed_over_is_counted_by_a_later_close",
-        || {
-            for queued in [0, 5] {
-                let (script, session) = Script::client(quiet().close_timeout(FAR));
-                script.piecewise(3);
-                let mut stream = session.open("").unwrap();
-                stream.write_all(b"with the writer").unwrap();
-                script.blocked();
-                stream.write_all(&vec![7; queued]).unwrap();
-                script.frame(1, Command::Fin, 3, &[]); // so that the peer's end cuts no stream off
-                script.eof();
-                assert!(session.closed().recv().is_err());
-                script.allow_all();
-                let closed = session.close();
-                assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
-            }
-        },
-    );
+fn a_later_close_counts_bytes_that_were_not_handed_over_before_the_peers_end() {
+    test("a_later_close_counts_bytes_that_were_not_handed_over_before_the_peers_end", || {
+        for queued in [0, 5] {
+            let (script, session) = Script::client(quiet().close_timeout(FAR));
+            script.piecewise(3);
+            let mut stream = session.open("").unwrap();
+            stream.write_all(b"with the writer").unwrap();
+            script.blocked();
+            stream.write_all(&vec![7; queued]).unwrap();
+            script.frame(1, Command::Fin, 3, &[]); // so that the peer's end cuts no stream off
+            script.eof();
+            assert!(session.closed().recv().is_err());
+            script.allow_all();
+            let closed = session.close();
+            assert!(peer_ended_before(&closed, 15 + queued as u64), "{closed:?}");
+        }
+    });
 }
 
 /// P42: the peer ends its side while a write is blocked in the transport, and then that write
 /// fails. The failure is no error of the close, but the bytes that the write held are counted.
 #[test]
-fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
-    test("what_a_write_held_that_failed_after_the_peers_end_is_counted", || {
+fn the_bytes_of_a_write_that_fails_after_the_peers_end_are_counted() {
+    test("the_bytes_of_a_write_that_fails_after_the_peers_end_are_counted", || {
         let (script, session) = Script::client(quiet().close_timeout(FAR));
         let (fails, told) = mpsc::channel::<()>();
         script.on_write(move || {
@@ -108,8 +105,8 @@ fn what_a_write_held_that_failed_after_the_peers_end_is_counted() {
 /// P46: all bytes that arrive before and after the output fails can be read. This includes the part
 /// of a frame that the end of the input cuts.
 #[test]
-fn of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read() {
-    test("of_a_frame_that_is_cut_after_the_output_failed_what_came_can_be_read", || {
+fn the_received_part_of_a_cut_frame_can_be_read_after_the_output_failed() {
+    test("the_received_part_of_a_cut_frame_can_be_read_after_the_output_failed", || {
         for whole in [100, 10_000] {
             let (script, session) = Script::server(quiet().close_timeout(FAR));
             script.on_write(|| Err(ErrorKind::BrokenPipe.into()));
@@ -151,8 +148,8 @@ fn a_peer_that_ended_first_and_had_everything_is_no_error() {
 
 /// P36: if the input ends by an error, such as a reset, `close` returns that error.
 #[test]
-fn a_reset_is_what_the_close_says() {
-    test("a_reset_is_what_the_close_says", || {
+fn close_returns_a_reset_of_the_input() {
+    test("close_returns_a_reset_of_the_input", || {
         // In memory, where the order is certain: everything is handed over, and then the input
         // fails.
         let (script, session) = Script::client(quiet().close_timeout(FAR));
@@ -356,8 +353,8 @@ fn where_the_peer_can_not_be_told_close_is_ok_when_everything_was_handed_over() 
 /// P38: bytes that arrive during a close count as life. So keepalive doesn't end a session whose
 /// peer takes its time to end its side.
 #[test]
-fn what_is_received_while_closing_is_life() {
-    test("what_is_received_while_closing_is_life", || {
+fn bytes_that_arrive_while_closing_count_as_life() {
+    test("bytes_that_arrive_while_closing_count_as_life", || {
         const TIMEOUT: Duration = Duration::from_millis(400);
         for _ in 0..20 {
             let config = Config::new()

@@ -221,8 +221,8 @@ fn close_times_out_when_the_peer_reads_nothing() {
 /// P45: after an earlier end, `close` returns the error that ended the session. It returns Ok if
 /// that was the peer's clean end.
 #[test]
-fn close_after_the_end_says_what_it_was() {
-    test("close_after_the_end_says_what_it_was", || {
+fn close_after_the_end_returns_the_error_of_the_end() {
+    test("close_after_the_end_returns_the_error_of_the_end", || {
         let (raw, session) = against_client(quiet(), 1);
         raw.finish();
         assert!(session.closed().recv().is_err());
@@ -348,8 +348,8 @@ fn a_close_wakes_every_blocked_call() {
 
 /// P11: after a close, the data that was received before it can still be read.
 #[test]
-fn what_was_received_before_a_close_can_be_read_after_it() {
-    test("what_was_received_before_a_close_can_be_read_after_it", || {
+fn data_that_was_received_before_a_close_can_be_read_after_it() {
+    test("data_that_was_received_before_a_close_can_be_read_after_it", || {
         let (mut raw, session) = against_server(quiet(), 1);
         raw.syn(1, "");
         raw.psh(1, "before");

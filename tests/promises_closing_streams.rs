@@ -18,8 +18,8 @@ use support::{Pattern, pair, test, until};
 
 /// P25: closing a stream and dropping a handle don't block, and FIN follows the accepted bytes.
 #[test]
-fn closing_never_blocks_and_fin_follows_what_was_accepted() {
-    test("closing_never_blocks_and_fin_follows_what_was_accepted", || {
+fn closing_never_blocks_and_fin_follows_the_accepted_bytes() {
+    test("closing_never_blocks_and_fin_follows_the_accepted_bytes", || {
         for by_drop in [false, true] {
             let (script, session) =
                 Script::client(quiet().max_send_buffer(100_000).close_timeout(FAR));

@@ -80,8 +80,8 @@ fn a_local_end_notifies_on_the_thread_that_closes() {
 /// P65: if the stream or its session ends by itself, the notifier runs on the thread
 /// `gmux-notify-N`.
 #[test]
-fn an_end_by_itself_notifies_on_a_thread_of_its_own() {
-    test("an_end_by_itself_notifies_on_a_thread_of_its_own", || {
+fn a_stream_that_ends_by_itself_notifies_on_a_thread_of_gmuxs_own() {
+    test("a_stream_that_ends_by_itself_notifies_on_a_thread_of_gmuxs_own", || {
         type End = fn(&mut Raw, &Session);
         let ends: [End; 5] = [
             |raw, _| raw.finish(),

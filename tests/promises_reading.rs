@@ -238,8 +238,8 @@ fn an_expired_deadline_still_returns_data_and_the_end() {
 /// P92: a transport's `Interrupted`, `WouldBlock`, `TimedOut`, short reads and short writes don't
 /// reach the stream's caller.
 #[test]
-fn a_transports_hiccups_never_surface() {
-    test("a_transports_hiccups_never_surface", || {
+fn a_transports_interruptions_never_reach_a_caller() {
+    test("a_transports_interruptions_never_reach_a_caller", || {
         let (script, session) = Script::server(quiet().version(2));
         script.piecewise(7);
         let kinds = [ErrorKind::Interrupted, ErrorKind::WouldBlock, ErrorKind::TimedOut];
@@ -294,7 +294,7 @@ fn write_to_moves_everything_until_the_end() {
 
 /// P17: bytes that a failing writer didn't take are read next. `Interrupted` is no failure.
 #[test]
-fn what_a_failing_writer_left_is_read_next() {
+fn bytes_that_a_failing_writer_left_are_read_next() {
     /// Takes `left` bytes, three at a time, with interruptions. Then it fails, takes nothing, or
     /// panics.
     struct Failing {
@@ -324,7 +324,7 @@ fn what_a_failing_writer_left_is_read_next() {
             Ok(())
         }
     }
-    test("what_a_failing_writer_left_is_read_next", || {
+    test("bytes_that_a_failing_writer_left_are_read_next", || {
         for (how, config) in
             [0, 1, 2].into_iter().flat_map(|how| quiet_versions().map(|config| (how, config)))
         {

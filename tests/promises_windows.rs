@@ -196,32 +196,37 @@ fn unsolicited_data_is_a_mebibyte_together_and_a_share_for_each() {
 /// stream. Other streams' writes that wait for them go on then. No frame for these other streams
 /// arrives meanwhile.
 #[test]
-fn writes_that_wait_for_allowance_go_on_when_another_stream_gives_back() {
-    test("writes_that_wait_for_allowance_go_on_when_another_stream_gives_back", || {
-        let (mut raw, session) = against_client(quiet().version(2), 2);
-        let mut streams: Vec<_> = (0..6).map(|_| session.open("").unwrap()).collect();
-        let first = INITIAL_WINDOW as usize;
-        for (i, mut stream) in streams.iter().enumerate() {
-            let sent = if i < 4 { first } else { 16_384 };
-            assert_eq!(stream.write(&vec![0; first]).unwrap(), sent);
-        }
-        let ids: Vec<u32> = streams.iter().map(Stream::id).collect();
-        let writes = [4, 5].map(|i| {
-            let mut stream = streams[i].clone();
-            let name = format!("unsolicited-{i}");
-            let write = blocked(&name, move || stream.write(&vec![1; first]).unwrap());
-            asleep(&name);
-            write
-        });
-        let [one, other] = writes;
-        // This grants no more than the bytes that were sent, so the stream itself may send nothing.
-        raw.upd(ids[0], 0, first as u32);
-        assert_eq!(one.join().unwrap(), first - 2 * 16_384, "past the two shares");
-        asleep("unsolicited-5");
-        streams.remove(1).close().unwrap(); // FIN follows its accepted bytes
-        while raw.recv().header.command != Command::Fin {}
-        assert_eq!(other.join().unwrap(), first - 16_384);
-    });
+fn writes_that_wait_for_unsolicited_bytes_go_on_when_another_stream_gives_its_bytes_back() {
+    test(
+        "writes_that_wait_for_unsolicited_bytes_go_on_when_another_stream_gives_its_bytes_back",
+        || {
+            let (mut raw, session) = against_client(quiet().version(2), 2);
+            let mut streams: Vec<_> = (0..6).map(|_| session.open("").unwrap()).collect();
+            let first = INITIAL_WINDOW as usize;
+            for (i, mut stream) in streams.iter().enumerate() {
+                let sent = if i < 4 { first } else { 16_384 };
+                assert_eq!(stream.write(&vec![0; first]).unwrap(), sent);
+            }
+            let ids: Vec<u32> = streams.iter().map(Stream::id).collect();
+            let writes = [4, 5].map(|i| {
+                let mut stream = streams[i].clone();
+                let name = format!("unsolicited-{i}");
+                let write = blocked(&name, move || stream.write(&vec![1; first]).unwrap());
+                asleep(&name);
+                write
+            });
+            let [one, other] = writes;
+            // This grants no more than the bytes that were sent, so this stream itself may send no
+            // more.
+            // more.
+            raw.upd(ids[0], 0, first as u32);
+            assert_eq!(one.join().unwrap(), first - 2 * 16_384, "past the two shares");
+            asleep("unsolicited-5");
+            streams.remove(1).close().unwrap(); // FIN follows its accepted bytes
+            while raw.recv().header.command != Command::Fin {}
+            assert_eq!(other.join().unwrap(), first - 16_384);
+        },
+    );
 }
 
 /// P77: an announced window is at most half of the budget divided by the number of open streams, or

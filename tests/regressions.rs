@@ -1,4 +1,5 @@
-//! Faults that were found in this crate. Each test failed before its fault was mended.
+//! Faults that were found in this crate. Each comment says what was wrong. Each test failed before
+//! its fault was mended.
 //!
 //! Promises: P16, P28, P54, P64, P113, P114.
 
@@ -15,7 +16,7 @@ use gmux::{Config, Error, Session};
 use support::scripted::{Script, count, data};
 use support::{pair, raw, test};
 
-/// A refusal's FIN went to the open stream with the same id.
+/// The second SYN was refused, and the FIN of the refusal ended the open stream.
 #[test]
 fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
     test("a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream", || {
@@ -23,7 +24,8 @@ fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
         raw.syn(3, "short");
         let mut stream = session.accept().unwrap();
         raw.syn(3, "longer than ten bytes");
-        // The SYN was handled. A FIN for stream 3 would have come first.
+        // The session has handled the SYN when it answers this. A FIN for stream 3 would have come
+        // first.
         raw.assert_alive(&session, 5);
         stream.write_all(b"answer").unwrap();
         assert_eq!(raw.expect_data(3, 6), b"answer");
@@ -31,7 +33,7 @@ fn a_second_syn_with_too_long_a_name_doesnt_finish_the_open_stream() {
     });
 }
 
-/// The stream was refused for its name.
+/// The SYN was refused for its name, and the session went on.
 #[test]
 fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
     test("a_syn_of_our_parity_is_fatal_however_long_its_name", || {
@@ -42,8 +44,8 @@ fn a_syn_of_our_parity_is_fatal_however_long_its_name() {
     });
 }
 
-/// `close` on a stream of a closing session sent no FIN. `shutdown(Write)` did, behind data that
-/// was cut off.
+/// On a stream of a closing session, `close` sent no FIN, but `shutdown(Write)` did. The FIN
+/// followed data that had been cut off.
 #[test]
 fn a_shutdown_after_the_sessions_close_sends_no_fin() {
     test("a_shutdown_after_the_sessions_close_sends_no_fin", || {
@@ -55,7 +57,7 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
             let session = session.clone();
             move || session.close()
         });
-        // The close has begun, and waits until the script lets it write.
+        // The close has begun. It waits for the script to let it write.
         closed.recv().unwrap_err();
         assert_eq!(stream.write(b"rest").unwrap_err().kind(), ErrorKind::NotConnected);
         let _ = stream.shutdown(Shutdown::Write);
@@ -71,7 +73,7 @@ fn a_shutdown_after_the_sessions_close_sends_no_fin() {
     });
 }
 
-/// The notifier's thread found the session gone, and called no notifier.
+/// The notifier's thread found that the session was gone, and didn't call the notifier.
 #[test]
 fn a_notifier_is_called_though_every_handle_is_dropped_at_once() {
     test("a_notifier_is_called_though_every_handle_is_dropped_at_once", || {
@@ -91,7 +93,7 @@ fn a_notifier_is_called_though_every_handle_is_dropped_at_once() {
     });
 }
 
-/// `Instant + Duration` panicked.
+/// The addition of an `Instant` and a `Duration` overflowed, and panicked.
 #[test]
 fn a_keepalive_beyond_the_clock_is_never_due() {
     test("a_keepalive_beyond_the_clock_is_never_due", || {
@@ -103,11 +105,10 @@ fn a_keepalive_beyond_the_clock_is_never_due() {
     });
 }
 
-/// Bytes that `write_to` had taken out of the stream were never counted, so the peer's window
-/// stayed shut.
+/// Data that `write_to` held wasn't counted as consumed, so the peer's window stayed shut.
 #[test]
-fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
-    /// A writer that fails when the test says so.
+fn data_that_write_to_holds_when_reading_is_shut_down_counts_as_consumed() {
+    /// Fails when the test says so.
     struct Stuck(mpsc::Sender<()>, mpsc::Receiver<()>);
 
     impl Write for Stuck {
@@ -122,7 +123,7 @@ fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
         }
     }
 
-    test("what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed", || {
+    test("data_that_write_to_holds_when_reading_is_shut_down_counts_as_consumed", || {
         let (mut raw, session) =
             raw::against_server(Config::new().version(2).max_stream_buffer(16384), 2);
         raw.syn(3, "");
@@ -143,11 +144,11 @@ fn what_a_read_has_in_hand_when_reading_is_shut_down_counts_as_consumed() {
     });
 }
 
-/// Small payloads counted as life, large ones didn't. So the session's no-data clock didn't see
-/// large ones either.
+/// Small dropped payloads counted as received, but large ones didn't. So the session's no-data
+/// clock missed them.
 #[test]
-fn payload_that_is_thrown_away_is_payload_whatever_its_size() {
-    test("payload_that_is_thrown_away_is_payload_whatever_its_size", || {
+fn dropped_payload_counts_as_payload_whatever_its_size() {
+    test("dropped_payload_counts_as_payload_whatever_its_size", || {
         let (mut raw, session) = raw::against_server(Config::new(), 1);
         raw.syn(3, "");
         let stream = session.accept().unwrap();

@@ -1,4 +1,4 @@
-//! The shortest way through everything. If many tests fail, look here first.
+//! The shortest test of everything. If it fails, mend this fault first.
 //!
 //! Promises: P1, P6.
 
@@ -46,8 +46,7 @@ fn an_echo_crosses_both_ways() {
 
 #[test]
 fn streams_are_accepted_in_the_order_in_which_one_thread_opened_them() {
-    // This is far more than the bounded part of the writer's ready queue holds.
-    const STREAMS: usize = 20_000;
+    const STREAMS: usize = 20_000; // far more than the writer's bounded queue holds
     test("streams_are_accepted_in_the_order_in_which_one_thread_opened_them", || {
         for _ in 0..5 {
             let (client, server) = pair(Config::new().accept_backlog(STREAMS));

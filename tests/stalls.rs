@@ -1,11 +1,11 @@
-//! Stalls: applications leave so much unread that a session's receive budget is used up.
-//! `tests/promises_windows.rs` has more tests of stalls.
+//! Stalls: unread data uses up a session's receive budget. More tests of stalls are in
+//! `tests/promises_windows.rs`.
 //!
-//! No test here measures how soon a cut comes, because that depends on how busy the machine is.
-//! Where a cut must not come yet, and the test itself was late, the test tries again.
+//! No test here measures how soon a cut comes, because that depends on how busy the machine is. If
+//! a cut must not come yet and the test itself was late, the test tries again. The test
 //! `src/proto/keepalive.rs` shows in virtual time that a cut is due exactly one `stall_timeout`
-//! after the pause. Keepalive is off here. So if the timer weren't told to look, it would look an
-//! hour later, and the watchdog would end the test.
+//! after the pause. Keepalive is off here, so a session whose timer wasn't told of the stall would
+//! look again only after an hour. The watchdog reports that.
 //!
 //! Promises: P78, P79.
 
@@ -26,7 +26,7 @@ use support::{Pattern, pair, tcp, test, test_for, until};
 
 /// The smallest budget that version 2 allows: one first window.
 const BUDGET: usize = 262_144;
-/// The usual `stall_timeout` of these tests.
+/// The default `stall_timeout` of these tests.
 const STALL: Duration = Duration::from_millis(300);
 
 /// Whether to run at full size, with the default stall timeout.
@@ -41,7 +41,7 @@ fn error_of<T>(result: io::Result<T>) -> Error {
     }
 }
 
-/// Returns why a `write_all` failed, whether a part was accepted or not.
+/// Returns why a `write_all` failed, whether or not a part was accepted.
 fn cause(error: Error) -> Error {
     match error {
         Error::PartialWrite { source, .. } => Error::clone(&source),
@@ -58,9 +58,8 @@ fn round(mut stream: &Stream, seed: u64) {
     assert!(back == sent, "{:?}", stream.name());
 }
 
-/// P78: with one reader asleep, the other streams stall once, for at most `stall_timeout`. A stream
-/// that nobody reads uses the budget up. Four echo streams stand still until it is cut, and never
-/// again. The sleeping stream's calls fail with `Stalled`, and its peer gets FIN.
+/// P78: one stream that nobody reads uses the budget up. Four echo streams stand still until it is
+/// cut, and never again. The calls of the cut stream fail with `Stalled`, and its peer gets FIN.
 #[test]
 fn a_sleeping_reader_stalls_the_others_once() {
     const OTHERS: usize = 4;
@@ -80,7 +79,7 @@ fn a_sleeping_reader_stalls_the_others_once() {
                     thread::spawn(move || io::copy(&mut &stream, &mut &stream).unwrap())
                 })
                 .collect();
-            others.iter().for_each(|stream| round(stream, 0)); // All of them work.
+            others.iter().for_each(|stream| round(stream, 0)); // all of them move
 
             let before = Instant::now();
             let write = thread::spawn({
@@ -109,7 +108,7 @@ fn a_sleeping_reader_stalls_the_others_once() {
             assert!(matches!(error_of((&asleep).write(&[0])), Error::Stalled { .. }));
             assert_eq!((&sleeper).read(&mut [0]).unwrap(), 0, "the peer got FIN");
             match version {
-                // Version 1 has no window. The data is discarded as it comes.
+                // Version 1 has no window, so the rest is received and dropped.
                 1 => write.join().unwrap().unwrap(),
                 _ => assert!(matches!(
                     cause(error_of(write.join().unwrap())),
@@ -133,13 +132,12 @@ fn a_sleeping_reader_stalls_the_others_once() {
     });
 }
 
-/// The known bug smux#18, #85, #69 at its worst: 17 streams on which each end writes a mebibyte
-/// before it reads anything.
-///
-/// The client sends its first windows before the server exists. They are twice the server's budget,
-/// which is an eighth of the default. Both ends are blocked in write. The server doesn't read its
-/// input, so no window update reaches it. When the client reads, nothing moves until a stream is
-/// cut. Then all other streams get everything, both ways.
+/// P78, and the known bug smux#18, #85 and #69 at its worst: on 17 streams each end writes a
+/// mebibyte before it reads anything. The unsolicited data arrives before the server starts. It is
+/// more than twice the server's budget, which is an eighth of the default. Both ends are blocked in
+/// write, and the server reads no input, so no window update reaches it. When the client begins to
+/// read, nothing moves until a stream is cut. Then all other streams get all data in both
+/// directions.
 #[test]
 fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     const STREAMS: usize = 17;
@@ -151,17 +149,16 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
             let mut stall = Duration::from_secs(30);
             let mut config = quiet().version(2).half_close_stall(Some(Duration::from_millis(50)));
             if !full() {
-                // It is long enough to see all calls blocked before.
-                stall = Duration::from_secs(6);
+                stall = Duration::from_secs(6); // long enough to see all of them blocked first
                 config = config.stall_timeout(Some(stall));
             }
-            // The data of each stream, there and back. It is made before a stall begins, because
-            // that takes a while.
+            // The data that goes to the server on each stream, and then the data that comes back.
+            // It is made before a stall begins, because that takes a while.
             let data: Arc<Vec<_>> =
                 Arc::new((0..2 * STREAMS).map(|i| Pattern::bytes(i as u64, EACH)).collect());
             let (there, back) = data.split_at(STREAMS);
-            // Returns false if the machine took half a stall to block all calls. Then the attempt
-            // shows nothing.
+            // Returns false if the machine took half a stall to block all calls, so that the
+            // attempt shows nothing.
             let in_time = || {
                 let (near, far) = tcp();
                 let client = Session::client(near, config.clone()).unwrap();
@@ -181,8 +178,8 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                         let data = Arc::clone(&data);
                         started(move || -> Result<Vec<u8>, Error> {
                             stream.write_all(&data[i + STREAMS])?;
-                            // FIN comes only after this. A writer without credit may take it for a
-                            // sign that nobody reads any more.
+                            // The client sends FIN only after its data, because the server's
+                            // blocked writes fail some time after the peer's FIN.
                             let mut got = Vec::new();
                             stream.read_to_end(&mut got)?;
                             Ok(got)
@@ -251,8 +248,8 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
                         }
                     }
                 }
-                // While a write waits for credit, a budget holds twice as much. That is less than
-                // 17 streams sent by one first window.
+                // While a write waits for credit, the budget is twice as large. The unsolicited
+                // data exceeds even that by one initial window.
                 assert!((1..=2).contains(&cut), "{cut} were cut");
                 assert_eq!((server.stats().streams_cut, client.stats().streams_cut), (cut, 0));
                 for session in [client, server] {
@@ -265,22 +262,22 @@ fn seventeen_streams_with_both_ends_blocked_in_write_get_moving_again() {
     );
 }
 
-/// Returns how many bytes the `i`th stream sends before its peer has announced a window. Four
-/// streams have the protocol's first window, the others a share.
+/// Returns the bytes that stream `i` may send before its first window update. Four streams may send
+/// the initial window, and the others a share.
 fn unsolicited(i: usize) -> usize {
     if i < 4 { BUDGET } else { 16_384 }
 }
 
-/// P78: the same windows, but echoed, with a quarter of the default budget. Each stream is read as
-/// long as its echo is read. No stream is cut, however long the budget was used up before the echo
-/// began, if that was less than the timeout.
+/// P79: the same unsolicited data, but the server echoes it and has a quarter of the default
+/// budget. It reads each stream as long as the client reads the echo. The budget is used up before
+/// the echo begins, but for less than the stall timeout, so no stream is cut.
 #[test]
 fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
     const STREAMS: usize = 17;
     const EACH: usize = 1 << 20;
     test("seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing", || {
         let (near, far) = tcp();
-        let config = quiet().version(2); // A stall may last 30 s.
+        let config = quiet().version(2); // the default stall timeout is 30 s
         let client = Session::client(near, config.clone()).unwrap();
         let streams: Vec<_> = (0..STREAMS).map(|i| client.open(format!("{i}")).unwrap()).collect();
         let sent = |i: usize| Pattern::bytes(i as u64, EACH);
@@ -313,8 +310,8 @@ fn seventeen_echo_streams_that_begin_with_a_full_budget_lose_nothing() {
     });
 }
 
-/// Returns a session that has stopped reading. Stream 1 of the raw peer holds all of a small
-/// budget.
+/// Returns a session that has stopped reading, because stream 1 of a raw peer occupies all of a
+/// small budget.
 fn paused(config: Config) -> (Raw, Session, Stream) {
     let version = 1;
     let (mut raw, session) =
@@ -327,8 +324,8 @@ fn paused(config: Config) -> (Raw, Session, Stream) {
     (raw, session, stream)
 }
 
-/// P78: version 1 has no stall timeout, and unread data stays until it is read. At full size that
-/// is longer than a version 2 session allows with its default of 30 s.
+/// P79: version 1 has no stall timeout by default, so unread data stays until it is read. At full
+/// size this takes longer than the 30 s that are the default of version 2.
 #[test]
 fn version_1_cuts_nothing_unless_it_is_told_to() {
     test_for("version_1_cuts_nothing_unless_it_is_told_to", 2 * support::WATCHDOG, || {
@@ -350,7 +347,7 @@ fn version_1_cuts_nothing_unless_it_is_told_to() {
         assert!(before.elapsed() >= after);
         assert!(matches!(error_of((&theirs).read(&mut [0])), Error::Stalled { .. }));
         client.close().unwrap();
-        // On version 1 the data was discarded. On version 2 the close ended the write.
+        // The data was dropped on version 1, and the close ended the write on version 2.
         let _ = write.join().unwrap();
 
         assert_eq!((session.stats().streams_cut, session.is_closed()), (0, false));
@@ -361,8 +358,8 @@ fn version_1_cuts_nothing_unless_it_is_told_to() {
     });
 }
 
-/// P78: the stream that holds most is cut, wherever it stands among the others, and in whatever
-/// pieces its data came.
+/// P78: the stream that holds most is cut, whatever its position among the others and the size of
+/// its frames.
 #[test]
 fn the_stream_that_holds_most_is_cut_and_no_other() {
     test("the_stream_that_holds_most_is_cut_and_no_other", || {
@@ -375,7 +372,7 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
                 raw.syn(id, format!("{id}"));
                 session.accept().unwrap()
             });
-            // Each stream gets four fifths of an even share. One gets the rest, and more.
+            // Each stream holds four fifths of an equal share. One stream takes the rest and more.
             for id in ids {
                 (0..5).for_each(|_| raw.psh(id, [id as u8; 8192]));
             }
@@ -387,7 +384,7 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
             });
             let at = ids.iter().position(|&id| id == most).unwrap();
             assert!(streams[at].closed().recv().is_err());
-            sender.join().unwrap(); // Its later data was discarded.
+            sender.join().unwrap(); // its later data was dropped
             raw.expect(Command::Fin, most);
             raw.assert_alive(&session, 99);
             for (i, mut stream) in streams.iter().enumerate() {
@@ -412,7 +409,7 @@ fn the_stream_that_holds_most_is_cut_and_no_other() {
     });
 }
 
-/// A stream that the application hasn't accepted yet can be cut as well.
+/// P78: a stream that isn't accepted yet is cut, too.
 #[test]
 fn a_stream_in_the_backlog_is_cut_too() {
     test("a_stream_in_the_backlog_is_cut_too", || {
@@ -431,13 +428,13 @@ fn a_stream_in_the_backlog_is_cut_too() {
     });
 }
 
-/// P79: keepalive doesn't run out while the session has stopped reading, and starts again when it
-/// reads. A stall that is longer than the keepalive timeout ends with a cut. The session ends for
-/// its peer's silence only later.
+/// P58, P78: a stall that lasts longer than the keepalive timeout ends with a cut, because
+/// keepalive rests meanwhile. Only after the cut does keepalive end the session, whose peer is
+/// silent.
 #[test]
 fn a_cut_comes_before_keepalive_whose_clock_rests() {
     test("a_cut_comes_before_keepalive_whose_clock_rests", || {
-        // Each of the few steps until the reader is paused may take this long.
+        // Each of the few steps before the session stops reading may take this long.
         let timeout = Duration::from_secs(2);
         let alive = quiet()
             .keepalive_disabled(false)
@@ -445,8 +442,8 @@ fn a_cut_comes_before_keepalive_whose_clock_rests() {
             .keepalive_timeout(timeout);
         let before = Instant::now();
         let (mut raw, session, stream) = paused(alive.stall_timeout(Some(timeout * 3 / 2)));
-        // The peer's keepalive works, too. It gets pings of this end all the time, thirty before
-        // the cut on a quiet machine.
+        // This end goes on sending pings, so the peer's keepalive doesn't fire either. On a quiet
+        // machine about 30 pings come before the cut.
         for _ in 0..6 {
             assert_eq!(raw.next().unwrap().header.command, Command::Nop);
         }
@@ -466,20 +463,20 @@ fn a_cut_comes_before_keepalive_whose_clock_rests() {
     });
 }
 
-/// A stall that has ended is forgotten. The next one has its whole time again.
+/// P79: each stall has its whole timeout, whatever the stalls before it took.
 #[test]
 fn each_stall_has_its_whole_timeout() {
     test("each_stall_has_its_whole_timeout", || {
         let stall = Duration::from_millis(2500);
-        // Returns false if the machine let one of the stalls get too long. Then the attempt shows
+        // Returns false if the machine made one of the stalls too long, so that the attempt shows
         // nothing.
         let in_time = || {
             let mut begin = Instant::now();
             let (mut raw, session, mut stream) = paused(quiet().stall_timeout(Some(stall)));
             let mut all = vec![0; 65_635];
             for pauses in 1..=5 {
-                // Time itself is under test. Four of these pauses together are longer than a stall
-                // may be.
+                // Time itself is under test. Four of these pauses are longer than the stall
+                // timeout.
                 thread::sleep(stall * 3 / 10);
                 let stats = session.stats();
                 let read = stream.read_exact(&mut all);
@@ -495,7 +492,7 @@ fn each_stall_has_its_whole_timeout() {
                     until(|| session.stats().receive_pauses > pauses);
                 }
             }
-            processed(&mut raw, &session, 11); // These are SYN and ten pieces.
+            processed(&mut raw, &session, 11); // a SYN and ten PSH
             assert_eq!((session.stats().streams_cut, session.stats().receive_buffered), (0, 0));
             true
         };
@@ -503,24 +500,24 @@ fn each_stall_has_its_whole_timeout() {
     });
 }
 
-/// Bytes that `write_to` has taken out, and that its writer hasn't taken, are unread. They count,
-/// and a cut refunds them while the writer is still stuck. On version 1, one frame is the whole
-/// budget. On version 2, three streams have a frame each with their writer, and there is no room
-/// for a fourth frame.
+/// P78: bytes that `write_to` has given to its writer, and that the writer hasn't taken, count as
+/// unread. A cut takes them back while the writer is still stuck. On version 1, one frame occupies
+/// all of the budget. On version 2, three streams each have one frame with their writers, and a
+/// fourth frame has no room.
 #[test]
-fn a_cut_takes_back_what_a_stuck_writer_holds() {
+fn a_cut_takes_back_data_that_a_stuck_writer_holds() {
     struct Stuck(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
     impl Write for Stuck {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
             let _ = self.0.send(());
-            let _ = self.1.recv(); // A disconnected channel means that the test lets the writer go.
+            let _ = self.1.recv(); // fails when the test lets it go
             Ok(data.len().min(100))
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
-    test("a_cut_takes_back_what_a_stuck_writer_holds", || {
+    test("a_cut_takes_back_data_that_a_stuck_writer_holds", || {
         for (version, budget, streams) in [(1, 65536, 1), (2, BUDGET, 3)] {
             let server =
                 quiet().version(version).max_receive_buffer(budget).stall_timeout(Some(STALL));
@@ -541,7 +538,7 @@ fn a_cut_takes_back_what_a_stuck_writer_holds() {
                 ));
                 heard.recv().unwrap();
             }
-            // The next frame doesn't fit until a stream is cut.
+            // The next frame has no room until a stream is cut.
             raw.syn(99, "other");
             let mut other = session.accept().unwrap();
             raw.psh(99, vec![2; 65_500]);

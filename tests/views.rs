@@ -1,5 +1,5 @@
-//! The views that show why a program hangs: `stats`, `streams` and `Debug` show who waits, for
-//! what, since when reading is paused, and what the writer does.
+//! The views of a program that hangs: `stats`, `streams` and `Debug` show which calls wait, for how
+//! many bytes, since when reading is paused, and the state of the writer.
 //!
 //! Promises: P39, P81, P86, P87, P89.
 
@@ -15,10 +15,11 @@ use support::raw::{against_client, against_server};
 use support::scripted::{FAR, Script, blocked, quiet, quiet_versions};
 use support::{pair, test, until};
 
-/// The transport takes nothing. The writer is blocked in it, and all accepted data waits behind it.
+/// P87: over a transport that takes nothing, the writer is stuck in the transport, and all accepted
+/// bytes wait.
 #[test]
-fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
-    test("a_stream_whose_peer_takes_nothing_shows_what_waits_and_who", || {
+fn a_stream_whose_peer_takes_nothing_shows_waiting_bytes_and_calls() {
+    test("a_stream_whose_peer_takes_nothing_shows_waiting_bytes_and_calls", || {
         for (version, config) in [1, 2].into_iter().zip(quiet_versions()) {
             let (script, session) = Script::client(config.max_send_buffer(100_000));
             let mut stream = session.open("stuck").unwrap();
@@ -99,7 +100,7 @@ fn a_stream_whose_peer_takes_nothing_shows_what_waits_and_who() {
     });
 }
 
-/// An idle writer is parked. After the session's end it is gone.
+/// P87: a writer that has nothing to do is parked. After the session's end it has ended.
 #[test]
 fn the_writer_is_parked_or_gone() {
     test("the_writer_is_parked_or_gone", || {
@@ -122,9 +123,12 @@ fn a_pause_for_the_receive_buffer_shows_while_it_lasts() {
             until(|| session.stats().paused.is_some());
             let seen = session.stats();
             let Some(ReadPause::ReceiveBuffer(lasting)) = seen.paused else { panic!("{seen:?}") };
-            until(
-                || matches!(session.stats().paused, Some(ReadPause::ReceiveBuffer(longer)) if longer > lasting),
-            );
+            until(|| {
+                matches!(
+                    session.stats().paused,
+                    Some(ReadPause::ReceiveBuffer(longer)) if longer > lasting
+                )
+            });
             assert!(seen.paused.unwrap().to_string().contains("max_receive_buffer"));
             assert!(format!("{session:?}").contains("paused: Some(ReceiveBuffer("), "{session:?}");
             let unread = session.streams()[0].unread;
@@ -156,8 +160,8 @@ fn a_pause_for_the_accept_backlog_shows_while_it_lasts() {
     });
 }
 
-/// `streams` lists all streams that aren't closed here, by id: opened by either end, accepted or
-/// not.
+/// P87: the list has all streams that aren't closed here, by id. It includes the peer's streams and
+/// those in the backlog.
 #[test]
 fn a_session_lists_its_streams() {
     test("a_session_lists_its_streams", || {
@@ -199,7 +203,7 @@ fn a_session_lists_its_streams() {
     });
 }
 
-/// The number is the same in the log's lines and in the threads' names.
+/// P81, P89: a session's number is a part of its threads' names, and of the text of its streams.
 #[test]
 fn a_session_has_the_number_that_its_threads_have() {
     test("a_session_has_the_number_that_its_threads_have", || {
@@ -214,19 +218,19 @@ fn a_session_has_the_number_that_its_threads_have() {
     });
 }
 
-/// The session that a stream returns is a handle. It keeps the session alive, and its drop may be
-/// the last.
+/// P39: `Stream::session` returns a handle, which keeps the session alive. Its drop may be the
+/// last.
 #[test]
-fn a_stream_leads_to_its_session_and_that_is_a_handle() {
-    test("a_stream_leads_to_its_session_and_that_is_a_handle", || {
+fn the_session_of_a_stream_is_a_handle() {
+    test("the_session_of_a_stream_is_a_handle", || {
         let (client, server) = pair(quiet());
         let stream = client.open("a").unwrap();
         assert_eq!(stream.session().number(), client.number());
         drop(client);
         let again = stream.session();
         drop(stream);
-        // No handle could accept meanwhile. So the peer's new streams are refused, and `accept`
-        // fails at once.
+        // There was no session handle for a while, so the peer's streams are refused from then on.
+        // So `accept` fails at once.
         assert!(matches!(again.accept(), Err(Error::Closed)));
         assert!(again.try_accept().is_err());
         assert!(!again.is_closed());
@@ -244,7 +248,7 @@ fn a_stream_leads_to_its_session_and_that_is_a_handle() {
     });
 }
 
-/// `Debug` may be used anywhere, also in a transport's `write`.
+/// P86: `Debug` doesn't block, even in a transport's `write`.
 #[test]
 fn debug_can_be_used_inside_the_transport() {
     test("debug_can_be_used_inside_the_transport", || {
@@ -272,21 +276,21 @@ fn debug_can_be_used_inside_the_transport() {
         until(|| seen.load(SeqCst) > 0);
         script.eof();
         assert!(session.closed().recv().is_err());
-        script.on_write(|| Ok(())); // The closure holds the session.
+        script.on_write(|| Ok(())); // the closure owned a handle of the session
     });
 }
 
-/// A stream that has ended shows why.
+/// P86: `Debug` of a stream that has ended says why.
 #[test]
-fn debug_of_a_stream_says_why_it_is_over() {
-    test("debug_of_a_stream_says_why_it_is_over", || {
+fn debug_of_a_stream_that_ended_says_why() {
+    test("debug_of_a_stream_that_ended_says_why", || {
         let (mut raw, session) = against_client(quiet().version(2), 2);
         let closed = session.open("").unwrap();
         let failed = session.open("").unwrap();
         let open = session.open("").unwrap();
         open.shutdown(Shutdown::Write).unwrap();
         closed.close().unwrap();
-        raw.upd(5, 1, 1); // This is more than was sent.
+        raw.upd(5, 1, 1); // the update has more consumed bytes than were sent, so stream 5 fails
         assert!(failed.closed().recv().is_err());
         assert!(format!("{closed:?}").contains("ended: Some(Closed)"), "{closed:?}");
         assert!(format!("{failed:?}").contains("ended: Some(Consumed"), "{failed:?}");
