@@ -1,9 +1,9 @@
-//! Everything that wakes a blocked `read`, `write_to`, `write` and `flush`: each cause that applies
-//! to the call, on both versions. The call is seen asleep before the cause comes. Deadlines and
-//! timeouts that must not be the cause are hours away.
+//! The causes that wake a blocked `read`, `write_to`, `write` or `flush`: every cause that applies
+//! to each call, on both versions. Each call is seen asleep before its cause comes. Limits that
+//! must not be the cause are an hour away.
 //!
-//! `wakeups_accept.rs` does the same for `accept`. `wakeups_many.rs` does it for several calls that
-//! are blocked at once.
+//! `wakeups_accept.rs` does the same for `accept`, and `wakeups_many.rs` for several calls that are
+//! blocked at once.
 //!
 //! Promises: P10, P19, P26, P29, P32, P45, P46, P47, P48, P49, P50, P51, P52, P56, P78, P113.
 
@@ -19,9 +19,9 @@ use gmux::{Config, Error, Session, Stream};
 use support::blocked::{Blocked, blocked, started};
 use support::frame_peer::{FramePeer, frame_peer};
 
-/// A timeout that the test waits for.
+/// A limit that a test waits for.
 const SHORT: Duration = Duration::from_millis(30);
-/// A timeout that must not pass. If it were the cause, the watchdog would end the test first.
+/// A limit that no test waits for. If it is the cause, the watchdog fires first.
 const FAR: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,14 +37,14 @@ const READS: [Call; 2] = [ReadCall, WriteTo];
 const WRITES: [Call; 2] = [WriteCall, Flush];
 const ALL: [Call; 4] = [ReadCall, WriteTo, WriteCall, Flush];
 
-/// A stream on which the call has to block. No data has come, the transport takes nothing, and for
-/// `write` the queue is full.
+/// A stream on which the call has to block. No data has arrived, and for `write` and `flush` the
+/// transport takes nothing. For `write` the send buffer is also full.
 struct Fixture {
     peer: FramePeer,
     stream: Stream,
     session: Session,
     call: Call,
-    /// Number of bytes that were accepted so far.
+    /// The number of bytes that were accepted so far.
     accepted: usize,
 }
 
@@ -59,7 +59,7 @@ impl Fixture {
         if WRITES.contains(&call) {
             fixture.peer.shut();
             fixture.accepted = (&fixture.stream).write(b"x").unwrap();
-            fixture.peer.wait_stuck(); // From here on nothing is taken from the queue.
+            fixture.peer.wait_stuck(); // now nothing leaves the send buffer
         }
         if call == WriteCall {
             fixture.accepted += fill(&fixture.stream);
@@ -103,7 +103,7 @@ impl Fixture {
         }
     }
 
-    /// Makes a blocked call succeed, and checks its result. That shows that nothing was lost or
+    /// Ends a blocked call's wait, and checks that the call works as usual. So nothing was lost or
     /// taken twice before.
     fn satisfy(&mut self, call: Blocked<io::Result<u64>>) {
         match self.call {
@@ -137,15 +137,15 @@ impl Fixture {
         assert_eq!((frame.header.command, frame.header.stream_id), (Command::Fin, 3), "{frame}");
     }
 
-    /// Asserts that the stream is as usable as before: the call blocks again, and then succeeds.
+    /// Checks that the stream is still usable: the call blocks again, and then succeeds.
     fn is_usable(&mut self) {
         let call = self.block();
         self.satisfy(call);
     }
 }
 
-/// Writes zeros until there is no room, and returns how many were accepted. Writes of up to 4096
-/// bytes are accepted only whole. These are longer, so that the last byte is filled, too.
+/// Writes zeros until there is no room, and returns the number of accepted bytes. A write of 5000
+/// bytes is too long to be accepted whole, so the last byte of room is used, too.
 fn fill(stream: &Stream) -> usize {
     stream.set_nonblocking(true).unwrap();
     let mut filled = 0;
@@ -196,7 +196,7 @@ macro_rules! fails_with {
 fn data_wakes_read() {
     each("data_wakes_read", &[ReadCall], |mut fixture| {
         fixture.is_usable();
-        fixture.is_usable(); // The deadline is set again.
+        fixture.is_usable();
     });
 }
 
@@ -227,16 +227,16 @@ fn data_reaches_the_writer_of_a_blocked_write_to_at_once() {
 }
 
 #[test]
-fn room_wakes_write_and_a_taken_queue_wakes_flush() {
-    each("room_wakes_write_and_a_taken_queue_wakes_flush", &WRITES, |mut fixture| {
+fn room_wakes_write_and_the_handed_over_data_wakes_flush() {
+    each("room_wakes_write_and_the_handed_over_data_wakes_flush", &WRITES, |mut fixture| {
         fixture.is_usable()
     });
 }
 
-/// Returns a version 2 stream whose window is used up. Everything was sent, so only credit can
-/// help.
+/// Returns a version 2 stream whose window is used up. All accepted bytes were sent, so only credit
+/// can wake a write.
 fn without_credit(config: Config) -> Fixture {
-    let mut fixture = Fixture::new(ReadCall, 2, config); // Its transport takes everything.
+    let mut fixture = Fixture::new(ReadCall, 2, config); // its transport takes everything
     fixture.call = WriteCall;
     while fixture.accepted < gmux::INITIAL_WINDOW as usize {
         fixture.accepted += (&fixture.stream).write(&[0; 5000]).unwrap();
@@ -252,11 +252,10 @@ fn credit_wakes_write() {
         let mut fixture = without_credit(Config::new());
         for (consumed, more) in [(2, 2), (6, 2)] {
             let call = fixture.block();
-            // This update says nothing new, or is old.
+            // This says nothing new, or is older than the last update.
             fixture.peer.upd(3, 0, gmux::INITIAL_WINDOW);
             call.assert_asleep();
-            // This is room for a half of the data.
-            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW);
+            fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW); // room for half of the write
             call.assert_asleep();
             fixture.peer.upd(3, consumed, gmux::INITIAL_WINDOW + more);
             assert_eq!(call.join().unwrap(), 4);
@@ -288,18 +287,18 @@ fn fin_starts_the_stall_clock_of_a_write_without_credit() {
 }
 
 #[test]
-fn fin_leaves_writes_alone_that_wait_for_the_transport() {
+fn fin_does_not_wake_writes_that_wait_for_the_transport() {
     let stall = |config: Config| config.half_close_stall(Some(SHORT));
     each_with(
-        "fin_leaves_writes_alone_that_wait_for_the_transport",
+        "fin_does_not_wake_writes_that_wait_for_the_transport",
         &WRITES,
         stall,
         |mut fixture| {
             let call = fixture.block();
             fixture.peer.fin(3);
-            // The reading side sees that the FIN has come.
+            // A read returns the end, so the FIN has arrived.
             assert_eq!((&fixture.stream).read(&mut [0]).unwrap(), 0);
-            std::thread::sleep(SHORT * 2); // Nothing may happen, and there is no event for that.
+            std::thread::sleep(SHORT * 2); // nothing happens, which is no event
             call.assert_asleep();
             fixture.satisfy(call);
         },
@@ -313,7 +312,7 @@ fn a_deadline_ends_the_wait_and_takes_nothing() {
     each("a_deadline_ends_the_wait_and_takes_nothing", &ALL, |mut fixture| {
         fixture.set_deadline(Some(Instant::now() + SHORT));
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
-        // The deadline has passed for later calls, too.
+        // The deadline has also passed for later calls.
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
         fixture.set_deadline(None);
         fixture.is_usable();
@@ -330,7 +329,7 @@ fn a_deadline_set_meanwhile_reaches_a_blocked_call() {
             fixture.set_deadline(None);
         }
         let call = fixture.block();
-        fixture.stream.set_deadline(Some(Instant::now())); // This is for both directions at once.
+        fixture.stream.set_deadline(Some(Instant::now())); // of both directions
         fails_with!(call, TimedOut, Error::Timeout);
         fixture.set_deadline(None);
         fixture.is_usable();
@@ -349,8 +348,8 @@ fn a_deadline_moved_nearer_reaches_a_blocked_call() {
     });
 }
 
-/// Blocks a call with a limit, and lifts the limit in time. Then the old point in time passes, and
-/// the call must still wait.
+/// Blocks a call that has a limit, and lifts the limit before it expires. Checks that the call
+/// still waits when the old limit has passed.
 fn lifted_in_time(
     fixture: &mut Fixture,
     limit: impl Fn(&Fixture, Duration),
@@ -361,16 +360,16 @@ fn lifted_in_time(
         let set = Instant::now();
         limit(fixture, ahead);
         let call = started(fixture.run());
-        // It takes a while to see the call asleep. If the machine is too slow for that, the limit
-        // is further away next time.
+        // The call blocks in this time. If the machine was too slow, the next attempt has a limit
+        // further away.
         std::thread::sleep(ahead / 4);
         lift(fixture);
         if set.elapsed() < ahead {
-            // The old point in time passes.
+            // Waits until the old limit has passed.
             std::thread::sleep((set + ahead + SHORT).saturating_duration_since(Instant::now()));
             break call;
         }
-        // The limit was lifted late. The call has timed out, or must do so now.
+        // The limit may have expired before it was lifted, so this attempt shows nothing.
         fixture.stream.set_deadline(Some(Instant::now()));
         let _ = call.join();
         fixture.stream.set_deadline(None);
@@ -409,7 +408,7 @@ fn a_timeout_ends_the_wait_and_takes_nothing() {
     each("a_timeout_ends_the_wait_and_takes_nothing", &ALL, |mut fixture| {
         fixture.set_timeout(Some(SHORT));
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
-        // Each call has its own timeout.
+        // each call has its own timeout
         fails_with!(started(fixture.run()), TimedOut, Error::Timeout);
         fixture.set_timeout(None);
         fixture.is_usable();
@@ -544,7 +543,7 @@ fn shutdown_of_the_other_direction_leaves_a_call_alone() {
 }
 
 #[test]
-fn a_flush_outlives_the_shutdown_of_its_direction_since_the_data_still_goes_out() {
+fn a_flush_outlives_the_shutdown_of_its_direction() {
     each("a_flush_outlives_the_shutdown_of_its_direction", &[Flush], |mut fixture| {
         let call = fixture.block();
         fixture.stream.shutdown(Shutdown::Write).unwrap();
@@ -606,7 +605,7 @@ fn a_failing_write_of_the_transport_wakes_writes_at_once() {
         let call = fixture.block();
         fixture.peer.fail_write(ErrorKind::HostUnreachable);
         fails_with!(call, HostUnreachable, Error::Io(_));
-        // Data that the peer sent before can still be read. Then comes the first error.
+        // P46: data that the peer sent before can still be read. After it comes the first error.
         fixture.peer.psh(3, "late");
         let mut late = [0; 4];
         (&fixture.stream).read_exact(&mut late).unwrap();
@@ -635,7 +634,7 @@ fn a_failing_write_of_the_transport_wakes_reads_when_the_input_ends_or_the_close
                 let writing = fixture.session.open("something to write").unwrap();
                 if ends {
                     let flush = started(move || (&writing).flush());
-                    // Nothing was written. The flush fails, or has nothing to wait for.
+                    // The flush fails, or has nothing to wait for, because nothing was written.
                     let _ = flush.join();
                     call.assert_asleep();
                     fixture.peer.end();
@@ -694,7 +693,7 @@ fn a_stalled_streams_writes_wake_when_it_is_cut() {
     each_with("a_stalled_streams_writes_wake_when_it_is_cut", &WRITES, config, |fixture| {
         let call = fixture.block();
         for _ in 0..6 {
-            fixture.peer.psh(3, [7; 60_000]); // Nobody reads this data.
+            fixture.peer.psh(3, [7; 60_000]); // nobody reads
         }
         fails_with!(call, ConnectionAborted, Error::Stalled { after: SHORT, .. });
         assert!(!fixture.session.is_closed());
@@ -714,15 +713,15 @@ fn the_sessions_no_data_timeout_wakes_every_call() {
 
 // ---- keepalive ----------------------------------------------------------------------------------
 
-/// Keepalive timeout. It is long enough to set up a fixture on a busy machine.
+/// Keepalive timeout that leaves time to set up all fixtures on a busy machine.
 const SILENCE: Duration = Duration::from_millis(600);
 
 fn impatient(config: Config) -> Config {
     config.keepalive_interval(SILENCE / 3).keepalive_timeout(SILENCE)
 }
 
-/// In the tests of `write` and `flush`, the writer is stuck in the transport by then. So only the
-/// timer can notice.
+/// P56: for `write` and `flush` the writer is stuck in the transport, so only the timer can notice
+/// the silence.
 #[test]
 fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport() {
     support::test(
@@ -732,21 +731,21 @@ fn keepalive_expiry_wakes_every_call_also_with_the_writer_stuck_in_the_transport
             for version in [1, 2] {
                 for call in ALL {
                     let fixture = Fixture::new(call, version, impatient(Config::new()));
-                    // All calls block at once, since each waits for the same time.
+                    // All calls are blocked at once, so that their timeouts run at the same time.
                     fixtures.push((started(fixture.run()), fixture));
                 }
             }
             for (call, fixture) in fixtures {
                 fails_with!(call, ConnectionAborted, Error::KeepaliveTimeout(SILENCE));
-                // Another thread calls `abort` for the timer.
+                // the timer's thread aborts on its own
                 support::until(|| fixture.peer.is_aborted());
             }
         },
     );
 }
 
-/// A transport that ignores `abort`, as a pipe without an abort function would. Its own threads
-/// stay blocked, but no other call does.
+/// P47: a transport that ignores `abort`, such as a pipe without an abort function, blocks the
+/// session's own threads alone.
 #[test]
 fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     support::test("keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck", || {
@@ -767,16 +766,16 @@ fn keepalive_expiry_wakes_every_call_though_the_transport_stays_stuck() {
     });
 }
 
-/// A real socket. The peer reads nothing, the kernel's buffers fill up, and `writev` is stuck in
-/// the system.
+/// P47: the peer of a real socket reads nothing. The system's buffers are full, and the writer is
+/// stuck in `writev`.
 #[test]
 fn keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket() {
     support::test("keepalive_expiry_frees_a_writer_that_is_stuck_in_a_full_socket", || {
         for version in [1, 2] {
             let (ours, peer) = support::tcp();
             let session = Session::client(ours, impatient(Config::new().version(version))).unwrap();
-            // The data is more than the system's buffers hold, on version 2, too. There each stream
-            // sends at most one window.
+            // The streams send more than the system's buffers hold. On version 2 each of them sends
+            // at most one window.
             let streams: Vec<_> = (0..64).map(|_| session.open("").unwrap()).collect();
             let calls: Vec<_> = streams
                 .iter()
@@ -815,7 +814,7 @@ fn a_connection_reset_wakes_every_call() {
             let (ours, mut peer) = support::tcp();
             let session = Session::client(ours, Config::new().keepalive_disabled(true)).unwrap();
             let stream = session.open("").unwrap();
-            // The peer leaves input unread when it ends, so its system sends a reset.
+            // The peer closes with unread input, so its system sends a reset.
             (&stream).write_all(b"unread").unwrap();
             (&stream).flush().unwrap();
             peer.read_exact(&mut [0; 8]).unwrap();
@@ -832,8 +831,8 @@ fn a_connection_reset_wakes_every_call() {
             blocked.assert_asleep();
             drop(peer);
             let error = blocked.join().unwrap_err();
-            // The writer may meet the reset first. If the reader has taken the system's error, the
-            // writer gets "broken pipe".
+            // The writer may meet the reset first. Its error is "broken pipe" if the reader took
+            // the reset.
             assert!(
                 matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
                 "{error:?}"

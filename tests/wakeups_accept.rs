@@ -1,5 +1,5 @@
-//! Everything that wakes a blocked `accept`, one cause at a time. The call is seen asleep before
-//! the cause comes.
+//! The causes that wake a blocked `accept`, one by one. Each call is seen asleep before its cause
+//! comes.
 //!
 //! Promises: P32, P44, P48, P61.
 
@@ -14,9 +14,9 @@ use support::blocked::{Blocked, blocked, started};
 use support::frame_peer::{FramePeer, frame_peer};
 use support::test;
 
-/// A timeout that the test waits for.
+/// A limit that a test waits for.
 const SHORT: Duration = Duration::from_millis(30);
-/// A timeout that must not pass. If it were the cause, the watchdog would end the test first.
+/// A limit that no test waits for. If it is the cause, the watchdog fires first.
 const FAR: Duration = Duration::from_secs(3600);
 
 fn session(config: Config) -> (FramePeer, Session) {
@@ -25,7 +25,7 @@ fn session(config: Config) -> (FramePeer, Session) {
     (peer, session)
 }
 
-/// Returns an `accept` that returns the stream's name.
+/// Returns an `accept` call that returns the stream's name.
 fn accept(session: &Session) -> impl FnOnce() -> Result<String, Error> + Send + 'static {
     let session = session.clone();
     move || session.accept().map(|stream| stream.name().to_owned())
@@ -85,7 +85,7 @@ fn one_stream_wakes_one_accept_and_two_wake_two() {
         for call in &calls {
             call.assert_asleep();
         }
-        // Both streams come in one read of the transport.
+        // Both SYNs come in one read of the transport.
         let mut both = Vec::new();
         for id in [5, 7] {
             both.extend(gmux::wire::Frame::new(1, Command::Syn, id, *b"more").unwrap().encode());
@@ -107,7 +107,7 @@ fn a_deadline_ends_the_wait() {
         fails_with!(started(accept(&session)), Error::Timeout);
         fails_with!(started(accept(&session)), Error::Timeout);
         assert_eq!(io::Error::from(Error::Timeout).kind(), ErrorKind::TimedOut);
-        // A stream in the backlog is accepted all the same.
+        // P59: a queued stream is accepted though the deadline has passed.
         peer.syn(3, "queued");
         support::until(|| session.num_streams() == 1);
         assert_eq!(accept(&session)().unwrap(), "queued");
@@ -143,15 +143,16 @@ fn a_deadline_moved_further_or_removed_doesnt_fire() {
                 let deadline = Instant::now() + ahead;
                 session.set_deadline(Some(deadline));
                 let call = started(accept(&session));
-                std::thread::sleep(ahead / 4); // The call blocks meanwhile.
+                std::thread::sleep(ahead / 4); // the call blocks in this time
                 session.set_deadline(further.map(|ahead| Instant::now() + ahead));
                 if Instant::now() < deadline {
                     std::thread::sleep(
                         (deadline + SHORT).saturating_duration_since(Instant::now()),
-                    ); // The old point in time passes.
+                    );
                     break call;
                 }
-                // The machine was too slow. The call may have timed out, or it waits for a stream.
+                // The machine was too slow. The deadline may have passed before it was moved, so
+                // this attempt shows nothing.
                 session.set_deadline(Some(Instant::now()));
                 let _ = call.join();
                 ahead *= 2;
@@ -249,8 +250,8 @@ fn a_failing_read_of_the_transport_wakes_accept() {
     });
 }
 
-/// The input stays open, and the close timeout is far away. So the failed write itself has to wake
-/// the call.
+/// P61: the input stays open, and the close timeout is far away. So the failed write itself has to
+/// wake the call.
 #[test]
 fn a_failing_write_of_the_transport_wakes_accept_at_once() {
     test("a_failing_write_of_the_transport_wakes_accept_at_once", || {
@@ -259,7 +260,7 @@ fn a_failing_write_of_the_transport_wakes_accept_at_once() {
         peer.fail_write(ErrorKind::HostUnreachable);
         let _stream = session.open("something to write").unwrap();
         fails_with!(call, Error::Io(source) if source.kind() == ErrorKind::HostUnreachable);
-        fails_with!(started(accept(&session)), Error::Io(_)); // A later call gets the same error.
+        fails_with!(started(accept(&session)), Error::Io(_)); // a later call returns the same error
     });
 }
 

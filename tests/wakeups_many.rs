@@ -1,5 +1,5 @@
-//! Several calls that are blocked on one stream at once. A piece of data wakes one of them. If that
-//! call leaves data behind, it wakes the next. An ending wakes all.
+//! Several calls that are blocked on one stream at once. One piece of data wakes one of them. If
+//! that one leaves data behind, it wakes the next. An ending wakes all of them.
 //!
 //! Promises: P15, P21, P26, P45, P50, P51.
 
@@ -34,7 +34,7 @@ fn fixture(version: u8) -> Fixture {
     Fixture { stream: session.accept().unwrap(), peer, session }
 }
 
-/// Starts a read of at most `most` bytes that returns the bytes.
+/// Starts a read of at most `most` bytes, which returns the bytes.
 fn read(stream: &Stream, most: usize) -> Blocked<io::Result<Vec<u8>>> {
     let mut stream = stream.clone();
     blocked(move || {
@@ -55,8 +55,8 @@ fn flush(stream: &Stream) -> Blocked<io::Result<()>> {
     blocked(move || stream.flush())
 }
 
-/// Makes the transport take nothing, and fills the stream's queue to the last byte. Returns how
-/// many bytes were accepted.
+/// Shuts the transport, and fills the stream's send buffer to the last byte. Returns the number of
+/// accepted bytes.
 fn fill(fixture: &Fixture) -> usize {
     fixture.peer.shut();
     let mut stream = &fixture.stream;
@@ -80,8 +80,8 @@ fn take_finished<T>(calls: &mut Vec<Blocked<T>>) -> T {
 // ---- readers ------------------------------------------------------------------------------------
 
 #[test]
-fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
-    test("one_piece_of_data_wakes_one_reader_and_the_others_sleep_on", || {
+fn one_piece_of_data_wakes_one_read_and_the_others_stay_blocked() {
+    test("one_piece_of_data_wakes_one_read_and_the_others_stay_blocked", || {
         for version in VERSIONS {
             let fixture = fixture(version);
             let mut calls: Vec<_> = (0..3).map(|_| read(&fixture.stream, 16)).collect();
@@ -96,8 +96,8 @@ fn one_piece_of_data_wakes_one_reader_and_the_others_sleep_on() {
     });
 }
 
-/// Reads of one byte leave data behind. Small reads copy under the stream's lock, reads of 5000
-/// bytes outside it.
+/// P51: each of these reads leaves data for the others. Reads of 1 byte copy under the stream's
+/// lock, and reads of 5000 bytes outside it.
 #[test]
 fn a_reader_that_leaves_data_behind_wakes_the_next() {
     test("a_reader_that_leaves_data_behind_wakes_the_next", || {
@@ -105,8 +105,7 @@ fn a_reader_that_leaves_data_behind_wakes_the_next() {
             for size in [1, 5000] {
                 let fixture = fixture(version);
                 let calls: Vec<_> = (0..4).map(|_| read(&fixture.stream, size)).collect();
-                // There is one frame and one wake-up from the reader thread. The other wake-ups go
-                // from reader to reader.
+                // One frame makes the reader thread wake one call. Each call wakes the next.
                 let sent: Vec<u8> = (0..4).flat_map(|byte| vec![byte; size]).collect();
                 fixture.peer.psh(3, &sent);
                 let mut got: Vec<u8> =
@@ -126,8 +125,7 @@ fn a_read_that_times_out_as_data_comes_loses_none() {
             fixture.stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
             let mut stream = fixture.stream.clone();
             let limited = started(move || stream.read_exact(&mut [0; 4]));
-            // The data comes at about the time when the limit passes. Each round has a slightly
-            // longer delay.
+            // The data comes at about the time of the limit. In each round it comes a little later.
             std::thread::sleep(Duration::from_micros(8_000 + 50 * round));
             fixture.peer.psh(3, "data");
             let first = limited.join();
@@ -142,7 +140,7 @@ fn a_read_that_times_out_as_data_comes_loses_none() {
     });
 }
 
-/// A writer for `write_to` that reports its call, and then waits for permission.
+/// A writer for `write_to` that reports each call, and waits until it may return.
 struct Slow {
     called: mpsc::Sender<usize>,
     leave: mpsc::Receiver<()>,
@@ -160,8 +158,8 @@ impl Write for Slow {
     }
 }
 
-/// While `write_to` is busy with the data, readers wait behind it. The event has to reach all of
-/// them.
+/// Calls `happens` while `write_to` holds the data and three readers wait for it. The event has to
+/// reach all of them.
 fn while_write_to_is_busy(happens: impl Fn(&Fixture), check: impl Fn(io::Result<Vec<u8>>)) {
     for version in VERSIONS {
         let fixture = fixture(version);
@@ -188,7 +186,7 @@ fn a_fin_behind_a_slow_write_to_reaches_every_waiting_reader() {
         while_write_to_is_busy(
             |fixture| {
                 fixture.peer.fin(3);
-                // When the next stream is there, the FIN has come, too.
+                // The next stream has arrived, so the FIN has, too.
                 fixture.peer.syn(5, "");
                 fixture.session.accept().unwrap();
             },
@@ -220,8 +218,8 @@ fn the_sessions_end_behind_a_slow_write_to_reaches_every_waiting_reader() {
     });
 }
 
-/// The session ends while `write_to` is busy and more data follows. So the readers wait behind
-/// `write_to`, and not for the end.
+/// The session ends, and the stream has more data than `write_to` holds. So the readers wait for
+/// `write_to`, and not for the ending.
 #[test]
 fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
     test("data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader", || {
@@ -238,11 +236,10 @@ fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
             assert!(fixture.session.closed().recv().is_err());
             let readers: Vec<_> = (0..3).map(|_| read(&fixture.stream, 2)).collect();
             for reader in &readers {
-                // The readers can't have the data while `write_to` holds it.
-                reader.assert_asleep();
+                reader.assert_asleep(); // the data isn't theirs while `write_to` reads
             }
             leave.send(()).unwrap();
-            assert_eq!(calls.recv().unwrap(), 5000, "one turn takes all there is");
+            assert_eq!(calls.recv().unwrap(), 5000, "`write_to` takes all data at once");
             leave.send(()).unwrap();
             for reader in readers {
                 assert_eq!(reader.join().unwrap_err().kind(), ErrorKind::ConnectionAborted);
@@ -253,8 +250,8 @@ fn data_and_then_the_end_behind_a_slow_write_to_reach_every_waiting_reader() {
 }
 
 #[test]
-fn a_deadline_reaches_readers_that_wait_for_their_turn() {
-    test("a_deadline_reaches_readers_that_wait_for_their_turn", || {
+fn a_deadline_behind_a_slow_write_to_reaches_every_waiting_reader() {
+    test("a_deadline_behind_a_slow_write_to_reaches_every_waiting_reader", || {
         while_write_to_is_busy(
             |fixture| fixture.stream.set_read_deadline(Some(Instant::now())),
             |read| assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut),
@@ -264,8 +261,8 @@ fn a_deadline_reaches_readers_that_wait_for_their_turn() {
 
 // ---- writers ------------------------------------------------------------------------------------
 
-/// Every call's bytes are contiguous, whichever call was woken first. Calls beyond 4096 bytes copy
-/// outside the stream's lock.
+/// P21: the bytes of each call are contiguous, whichever call was woken first. Calls of more than
+/// 4096 bytes copy outside the stream's lock.
 #[test]
 fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
     test("room_reaches_every_writer_and_each_calls_bytes_are_contiguous", || {
@@ -290,7 +287,7 @@ fn room_reaches_every_writer_and_each_calls_bytes_are_contiguous() {
     });
 }
 
-/// Each update has credit for one byte, which one of the writers gets.
+/// P51: credit for one byte wakes one of the writers.
 #[test]
 fn a_little_credit_wakes_one_writer_and_more_the_next() {
     test("a_little_credit_wakes_one_writer_and_more_the_next", || {
@@ -304,7 +301,7 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
         for call in &calls {
             call.assert_asleep();
         }
-        fixture.peer.upd(3, 3, window); // This single UPD has room for both.
+        fixture.peer.upd(3, 3, window); // one UPD with room for both
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
@@ -314,7 +311,7 @@ fn a_little_credit_wakes_one_writer_and_more_the_next() {
     });
 }
 
-/// The writer thread is stuck, so it can't be the thread that wakes the calls.
+/// P51: the writer thread is stuck, so it can't be the one that wakes the other calls.
 #[test]
 fn a_writer_that_leaves_room_behind_wakes_the_next() {
     test("a_writer_that_leaves_room_behind_wakes_the_next", || {
@@ -326,7 +323,7 @@ fn a_writer_that_leaves_room_behind_wakes_the_next() {
         fixture.peer.shut();
         let _other = fixture.session.open("something to be stuck with").unwrap();
         fixture.peer.wait_stuck();
-        fixture.peer.upd(3, 3, window); // This is room for all three writers, and a single wake-up.
+        fixture.peer.upd(3, 3, window); // one wake-up, and room for all three
         for call in calls {
             assert_eq!(call.join().unwrap(), 1);
         }
@@ -348,10 +345,9 @@ fn handed_over_data_wakes_every_flush() {
     });
 }
 
-// ---- endings, for everybody at once -------------------------------------------------------------
+// ---- endings, for all calls at once -------------------------------------------------------------
 
-/// Blocks three readers, three writers and three flushes on a stream, and three `accept`s.
-/// `happens` has to wake all of them.
+/// Blocks three calls each of read, write, flush and `accept`. `happens` has to wake all of them.
 fn everybody(happens: impl Fn(&Fixture), kind: ErrorKind, accepts_too: bool) {
     for version in VERSIONS {
         let fixture = fixture(version);
@@ -441,7 +437,7 @@ fn the_sessions_close_wakes_everybody() {
     });
 }
 
-/// Wake-ups are gathered during one read of the transport. None may be lost.
+/// P51: one read of the transport collects the wake-ups of many streams, and none is lost.
 #[test]
 fn many_streams_in_one_read_each_wake_their_reader() {
     test("many_streams_in_one_read_each_wake_their_reader", || {
@@ -453,7 +449,7 @@ fn many_streams_in_one_read_each_wake_their_reader() {
             calls.push(read(&fixture.session.accept().unwrap(), 16));
         }
         let frame = |id: u32| Frame::new(1, Command::Psh, id, id.to_le_bytes()).unwrap().encode();
-        // The frames come twice over, so that streams alternate.
+        // Each stream has two frames, and the streams alternate.
         fixture.peer.bytes(ids.iter().chain(&ids).flat_map(|&id| frame(id)).collect::<Vec<_>>());
         for (id, call) in ids.into_iter().zip(calls) {
             assert!(call.join().unwrap().starts_with(&id.to_le_bytes()));
