@@ -50,9 +50,9 @@ pub(crate) struct Budget {
     needed: AtomicUsize,
     /// The number of writes that wait for credit.
     starving: AtomicUsize,
-    /// Guards whether the budget is closed: the session has ended or is closing, and nobody waits
-    /// any more. It also orders the reader's last look before the wake-up that it could miss. It is
-    /// a leaf of the lock order.
+    /// Guards whether the budget is closed. It is closed when the session is closing or has ended,
+    /// and then nobody waits any more. A refund takes this lock before it notifies, so the reader
+    /// can't miss it between its last look and its wait. The lock is a leaf of the lock order.
     closed: Mutex<bool>,
     /// The reader thread alone waits on it, for room. A refund, a starving write and
     /// [`Budget::close`] wake it.
@@ -92,8 +92,8 @@ impl Budget {
         self.used.load(SeqCst)
     }
 
-    /// Returns whether the reader waits for bytes that don't fit. A reader that was given room may
-    /// not have run yet. Then this is false.
+    /// Returns whether the reader waits for bytes that don't fit. This is false as soon as they
+    /// fit, even if the reader hasn't run yet.
     pub(crate) fn is_short(&self) -> bool {
         let needed = self.needed.load(SeqCst);
         needed > 0 && !self.fits(needed)
@@ -144,7 +144,7 @@ impl Budget {
         Some((!*closed).then(|| self.charge(amount)))
     }
 
-    /// Closes the budget: the reader doesn't wait, now and in future.
+    /// Closes the budget. The reader stops waiting, and doesn't wait any more.
     pub(crate) fn close(&self) {
         *self.closed.lock() = true;
         self.room.notify_all();

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The start of a call. It is set when the call first has to wait, so that other calls don't read
-/// the clock.
+/// The start of a call. It is set when the call first has to wait, so a call that doesn't wait
+/// never reads the clock.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
     start: Option<Instant>,

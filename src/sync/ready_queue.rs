@@ -28,14 +28,14 @@ use super::stream::SharedStream;
 /// overflow stays unused. A place takes 16 bytes, so 64 of them cost 1 KiB.
 const BOUNDED_PLACES: usize = 64;
 
-/// The end of the threads that make streams ready.
+/// The sending end, for threads that make streams ready.
 #[derive(Debug)]
 pub(super) struct ReadySender {
     bounded: Sender<Arc<SharedStream>>,
     overflow: Sender<Arc<SharedStream>>,
 }
 
-/// The end of the writer.
+/// The receiving end, for the writer.
 #[derive(Debug, Clone)]
 pub(super) struct ReadyReceiver {
     bounded: Receiver<Arc<SharedStream>>,

@@ -1,21 +1,21 @@
 //! The writer's work: streams that have something to send, refusals, and signals.
 //!
-//! The shaper is a ready queue. It puts streams in order and is not a rate limiter. It has two
-//! lanes, and each is a ready queue of its own: *express* for control frames and small data, *bulk*
-//! for the rest. A stream is in each lane at most once, since it has a flag for each. So a lane
-//! never holds more entries than there are streams. Fairness is round-robin: a stream that has more
-//! to send after its turn goes to the end of the bulk lane.
+//! The shaper is a ready queue, in the sense of a scheduler. It puts streams in order and is not a
+//! rate limiter. It has two lanes, each of them a [ready queue](super::ready_queue): *express* for
+//! control frames and small data, *bulk* for the rest. A stream has a flag for each lane, so it is
+//! in each at most once. So a lane never holds more entries than there are streams. Fairness is
+//! round-robin: a stream that has more to send after its turn goes to the end of the bulk lane.
 //!
 //! # Who wakes the writer
-//! Every thread that adds work calls [`Shaper::unpark`]. Signals and refusals do it themselves. A
-//! parked writer has to notice *every* kind of work, and no lock covers them all. So parking
+//! Every thread that adds work calls [`Shaper::unpark`]. For signals and refusals, the shaper calls
+//! it. A parked writer has to notice *every* kind of work, and no lock covers them all. So parking
 //! follows Dekker's protocol:
 //! 1. The writer sets `parked`, then looks once more for work of every kind, then waits for a
 //!    token.
 //! 2. A thread that adds work adds it first, then looks at `parked`. If that is set, it sends a
 //!    token.
 //!
-//! A token too many does no harm: the writer looks again and parks again.
+//! A token too many does no harm. The writer looks for work, finds none, and parks again.
 //!
 //! # Invariants
 //! - At most [`MAX_REFUSALS`] refusals wait, second ones included. Second refusals never keep a
@@ -58,8 +58,7 @@ pub(crate) enum Signal {
     Flush = 16,
 }
 
-/// States whether work was added. If it was, the writer has to be unparked, after the stream is
-/// unlocked.
+/// A wake-up that the writer is owed, if work was added. It is sent after the stream is unlocked.
 #[derive(Debug, Default, Clone, Copy)]
 #[must_use = "unpark the writer after unlocking"]
 pub(crate) struct Wakeup(bool);
@@ -80,7 +79,7 @@ impl Wakeup {
     pub(crate) fn discard(self) {}
 }
 
-/// The end of the threads that add work.
+/// The sending end, for threads that add work.
 #[derive(Debug)]
 pub(crate) struct Shaper {
     express: ReadySender,
@@ -120,6 +119,7 @@ impl Refusals {
 /// and again. More than that is a flood, and its memory is given back. 1024 ids take 4 KiB.
 const KEPT_REFUSALS: usize = 1024;
 
+/// Takes the next id. Gives back the memory of a flood once its ids are taken.
 fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
     let id = ids.pop_front();
     if ids.is_empty() && ids.capacity() > KEPT_REFUSALS {
@@ -128,7 +128,7 @@ fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
     id
 }
 
-/// The end of the writer.
+/// The receiving end, for the writer.
 #[derive(Debug)]
 pub(crate) struct Queue {
     express: ReadyReceiver,
@@ -141,8 +141,8 @@ pub(crate) struct Queue {
     bulk_ready: VecDeque<Arc<SharedStream>>,
 }
 
-/// The parts of the queue that the writer thread needs to park. It can park without the queue,
-/// which an inline write may then use.
+/// The parts of the queue that the writer thread needs to park. A parked writer thread holds only
+/// these, so an inline write can use the queue.
 #[derive(Debug)]
 pub(crate) struct Parker {
     express: ReadyReceiver,

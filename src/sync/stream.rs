@@ -1,10 +1,12 @@
 //! One stream, shared by its handles, the reader thread and the writer thread: the protocol state
 //! under a lock, and the waits.
 //!
-//! The lock guards [`State`]. Three kinds of condvars wait with it: `readable`, `writable` and
-//! `flushed`. The manual says [who wakes them](crate::manual::architecture#who-wakes-whom). All of
-//! them are woken by *endings*: a close by another thread, `shutdown`, a failure of the stream, the
-//! close or end of the session. They are also woken by a changed limit.
+//! The lock guards [`State`]. Calls wait on three kinds of condvars: `readable`, `writable` and
+//! `flushed`. The manual says [who wakes them](crate::manual::architecture#who-wakes-whom). Two
+//! events wake all of them:
+//! - a changed limit,
+//! - an *ending*: a close by another thread, `shutdown`, a failure of the stream, the close or end
+//!   of the session.
 //!
 //! # Large copies
 //! Large copies run outside the lock. A read takes chunks out and sets `reading`. A write fills
@@ -61,8 +63,8 @@ pub(crate) struct Env {
     pub(crate) budget: Arc<Budget>,
     pub(crate) read_handoff: ReadHandoff,
     pub(crate) pool: &'static BufferPool,
-    /// Version 2: the sum of all streams' grants, in bytes. A grant is what the peer may send and
-    /// this end hasn't consumed.
+    /// Version 2: the sum of all streams' grants, in bytes. A stream's grant is the number of bytes
+    /// that its peer may send or has sent, and that aren't consumed.
     pub(crate) granted: AtomicU64,
     /// Version 2: the unsolicited bytes of all streams, and the queue for more of them.
     pub(crate) allowance: Allowance,
@@ -88,7 +90,7 @@ impl Env {
         limit.saturating_sub(self.granted.load(Relaxed))
     }
 
-    /// Whether more than [`Config::grant_budget`] is granted.
+    /// Returns whether more than [`Config::grant_budget`] is granted.
     pub(crate) fn is_crowded(&self) -> bool {
         self.granted.load(SeqCst) > self.config.grant_budget() as u64
     }
@@ -202,7 +204,7 @@ impl State {
 
     /// Gets as much allowance for a write of `n` bytes as there is.
     #[inline]
-    fn ask(&mut self, env: &Env, n: usize) {
+    fn take_allowance(&mut self, env: &Env, n: usize) {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
         if want > 0 && !self.core.writing {
             let part = env.allowance.take(self.unsolicited, want);
@@ -212,7 +214,7 @@ impl State {
 
     /// Does the same before a wait. If there is no allowance, it puts the stream into the queue for
     /// it. Returns whether there was any.
-    fn ask_or_queue(&mut self, env: &Env, stream: &Arc<SharedStream>, n: usize) -> bool {
+    fn take_allowance_or_queue(&mut self, env: &Env, stream: &Arc<SharedStream>, n: usize) -> bool {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
         if want == 0 || self.queued || self.core.writing {
             return false;

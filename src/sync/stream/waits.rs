@@ -166,7 +166,7 @@ impl SharedStream {
         let result = loop {
             let first = in_progress || state.is_first(place.as_ref());
             if first {
-                state.ask(env, left);
+                state.take_allowance(env, left);
             }
             let least = state.least(left, in_progress, max);
             let starved = match state.core.writable(max, least) {
@@ -183,7 +183,7 @@ impl SharedStream {
                 Ok(limit) => limit,
                 Err(error) => break Err(error),
             };
-            if first && state.ask_or_queue(env, self, left) {
+            if first && state.take_allowance_or_queue(env, self, left) {
                 continue; // There is some allowance again.
             }
             let starves = state.core.starves(max, least);

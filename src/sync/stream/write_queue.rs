@@ -39,15 +39,16 @@ use crate::proto::stream::Writable;
 #[derive(Default)]
 pub(super) struct WriteQueue {
     waiting: VecDeque<Waiter>,
-    /// The bytes that all of them want to write.
+    /// The bytes that all of these writes want to write.
     bytes: u64,
-    /// The number of the write that joined last.
+    /// The ticket of the write that joined last.
     ticket: u64,
 }
 
+/// A blocked write.
 struct Waiter {
     ticket: u64,
-    /// Bytes that it has yet to write.
+    /// The bytes that the write has yet to write.
     left: usize,
     /// Whether it is the write in progress.
     in_progress: bool,

@@ -76,8 +76,8 @@ impl SharedStream {
     /// The caller unparks the writer.
     ///
     /// # Errors
-    /// The error of the stream or of a limit. If the write failed with a part accepted and `take`
-    /// is [`Take::All`], it is in a `PartialWrite`.
+    /// The error of the stream or of a limit. With [`Take::All`], it is wrapped in a `PartialWrite`
+    /// if a part was accepted. Otherwise a write that has accepted a part succeeds.
     pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8], take: Take) -> Result<Written> {
         if buf.is_empty() {
             return Ok(Written::default());
@@ -90,7 +90,7 @@ impl SharedStream {
         let failed = loop {
             let rest = &buf[done..];
             if in_progress || state.is_first(None) {
-                state.ask(env, rest.len());
+                state.take_allowance(env, rest.len());
             }
             let room = match state.room_at_once(rest.len(), in_progress, max) {
                 Some(room) => room,

@@ -163,11 +163,11 @@ fn shutting_down_a_half_wakes_who_waits_for_it() {
         let bench = Bench::with_queue(10);
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         let reader = bench.blocked(|stream, env| read(stream, env, 1));
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         let _ = bench.stream.shut_read(&bench.env);
         assert_eq!(reader.join().unwrap().unwrap(), b"");
         let _ = bench.stream.finish(&bench.env);
-        assert!(matches!(writer.join().unwrap(), Err(Error::WriteShutdown)));
+        assert!(matches!(blocked_write.join().unwrap(), Err(Error::WriteShutdown)));
     });
 }
 

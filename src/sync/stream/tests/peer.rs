@@ -186,7 +186,7 @@ fn wakes_know_whose_they_are() {
         assert!(wakes.are_only_for(&a.stream) && !wakes.are_only_for(&b.stream));
         // A blocked write of the same stream.
         assert_eq!(a.write(&[0; 10]).unwrap(), 10);
-        let writer = a.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = a.blocked(|stream, env| write(stream, env, b"x"));
         let transmitted = a.stream.transmit(&a.env, Lane::Express, usize::MAX, |_| {});
         assert_eq!(transmitted.data, 10);
         a.stream.update(&a.env, (10, 300_000), a.start, &mut wakes).unwrap();
@@ -200,7 +200,7 @@ fn wakes_know_whose_they_are() {
             "nobody is left to be woken"
         );
         assert_eq!(readers.map(|reader| reader.join().unwrap().unwrap().len()), [60, 20]);
-        assert_eq!(writer.join().unwrap().unwrap(), 1);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 1);
     });
 }
 
@@ -215,12 +215,12 @@ fn fin_wakes_reads_with_the_end_and_writes_to_watch_their_clock() {
             bench.blocked(|stream, env| read(stream, env, 1)),
             bench.blocked(|stream, env| read(stream, env, 1)),
         ];
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         assert!(bench.stream.peer_fin(bench.start));
         assert!(readers.into_iter().all(|reader| reader.join().unwrap().unwrap().is_empty()));
         until(|| bench.waiting() == (0, 1, 0));
         let _ = bench.stream.close(&bench.env);
-        assert!(writer.join().unwrap().is_err());
+        assert!(blocked_write.join().unwrap().is_err());
     });
 }
 
@@ -231,22 +231,25 @@ fn an_update_wakes_a_write_when_there_is_room_worth_it() {
         assert_eq!(bench.write(&pattern(400_000)).unwrap(), 262_144);
         // Credit alone isn't room: the outbox is more than half full.
         let mut wakes = Wakes::default();
-        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"more"));
         bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes));
-        assert!(bench.send_data() >= 262_144, "with what the writer adds, once there is room");
-        assert_eq!(writer.join().unwrap().unwrap(), 4);
+        assert!(
+            bench.send_data() >= 262_144,
+            "with what the blocked_write adds, once there is room"
+        );
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 4);
         bench.send_data();
         assert_eq!(bench.write(&pattern(5000)).unwrap(), 96);
         assert_eq!(bench.send_data(), 96);
         // An update wakes nobody if it brings nothing, or if nobody waits for it.
-        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"more"));
         bench.stream.update(&bench.env, (0, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes) && bench.waiting() == (0, 1, 0));
         bench.stream.update(&bench.env, (100, 262_244), bench.start, &mut wakes).unwrap();
         assert!(!wakes_nobody(&wakes) && wakes.only_read().is_none());
         wakes.send();
-        assert_eq!(writer.join().unwrap().unwrap(), 4);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 4);
         bench.stream.update(&bench.env, (200, 262_244), bench.start, &mut wakes).unwrap();
         assert!(wakes_nobody(&wakes));
     });

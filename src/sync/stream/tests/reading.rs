@@ -176,7 +176,7 @@ fn write_to_moves_everything_until_the_end() {
 }
 
 #[test]
-fn what_a_failing_writer_did_not_take_goes_back_to_the_head() {
+fn what_a_failing_writer_did_not_take_goes_back_to_the_front() {
     let bench = Bench::v1();
     let data = deliver_large(&bench);
     let mut taken = 0;

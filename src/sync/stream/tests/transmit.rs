@@ -59,14 +59,14 @@ fn transmit_wakes_a_blocked_write_once_there_is_room() {
         // Nobody waits, so nobody is to be woken.
         let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
         assert!(!nothing.wake_blocked_write);
-        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"more"));
         // A turn that sends nothing makes no room.
         let nothing = bench.stream.transmit(&bench.env, Lane::Express, 0, |_| {});
         assert_eq!((nothing.data, nothing.wake_blocked_write), (0, false));
         let transmitted = bench.stream.transmit(&bench.env, Lane::Bulk, usize::MAX, |_| {});
         assert_eq!((transmitted.data, transmitted.wake_blocked_write), (10_000, true));
         bench.stream.wake_blocked_write();
-        assert_eq!(writer.join().unwrap().unwrap(), 4);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 4);
     });
 }
 

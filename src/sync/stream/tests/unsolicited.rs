@@ -53,10 +53,10 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
         bench.stream.set_nonblocking(false);
         // An UPD that asks for a part of the bytes gives no allowance for the rest: the bytes past
         // the window are still unsolicited.
-        let writer = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
         bench.update_of(&four[0], 65_536);
         assert_eq!(
-            writer.join().unwrap().unwrap(),
+            blocked_write.join().unwrap().unwrap(),
             65_536 - SHARE,
             "its share was past what all have together"
         );
@@ -70,14 +70,14 @@ fn four_streams_have_their_first_window_and_the_fifth_its_share_until_something_
 }
 
 #[test]
-fn a_streams_own_update_lets_its_writer_go_and_it_counts_no_more() {
+fn a_streams_own_update_lets_its_write_go_and_it_counts_no_more() {
     watched(|| {
         let bench = Bench::v2();
         let _four = bench.full();
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), SHARE);
-        let writer = bench.blocked(|stream, env| write(stream, env, &[0; 100_000]));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, &[0; 100_000]));
         bench.update(0, 65_536);
-        assert_eq!(writer.join().unwrap().unwrap(), 65_536 - SHARE);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 65_536 - SHARE);
         assert_eq!(bench.stream.state.lock().unsolicited, 0);
     });
 }
@@ -88,14 +88,14 @@ fn a_forgotten_stream_lets_others_go_on_and_a_write_that_is_still_copying_change
         let bench = Bench::v2();
         let four = bench.full();
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), SHARE);
-        let writer = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, &[0; FIRST]));
         four[0].state.lock().core.writing = true;
         assert!(four[0].close(&bench.env).closed);
         four[0].forget(&bench.env);
         four[0].state.lock().core.writing = false;
         four[0].state.lock().update_unsolicited(&bench.env);
         bench.env.wake_allowance_waiters(false);
-        assert_eq!(writer.join().unwrap().unwrap(), FIRST - SHARE);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), FIRST - SHARE);
         assert_eq!(four[0].state.lock().unsolicited, 0);
     });
 }
@@ -132,7 +132,7 @@ fn who_waits_no_more_leaves_its_part_to_the_next() {
             assert_eq!(write(stream, &bench.env, &[0; FIRST]).unwrap(), SHARE);
         }
         let writes = [&late, &failed, &other].map(|stream| bench.blocked_on(stream, 4096));
-        let writer = bench.blocked_on(&bench.stream, 4096);
+        let blocked_write = bench.blocked_on(&bench.stream, 4096);
         late.set_deadline(Direction::Write, Some(bench.start));
         let _ = failed.fail(&bench.env, Error::Closed, false);
         bench.update_of(&other, 65_536); // it has its own window
@@ -144,7 +144,7 @@ fn who_waits_no_more_leaves_its_part_to_the_next() {
         // The UPD of the last stream gave its share back. The other three shares are still past the
         // common limit.
         bench.update_of(&four[0], 3 * SHARE as u32 + 4096);
-        assert_eq!(writer.join().unwrap().unwrap(), 4096);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 4096);
     });
 }
 
@@ -155,10 +155,10 @@ fn what_a_write_was_allowed_and_did_not_take_goes_back() {
         assert_eq!(bench.write(&[0; FIRST]).unwrap(), 100);
         assert_eq!(bench.stream.state.lock().unsolicited, 100);
         // It waits for its outbox, not for allowance.
-        let writer = bench.blocked(|stream, env| write(stream, env, &[0; 60]));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, &[0; 60]));
         assert!(!bench.stream.state.lock().queued);
         assert!(bench.send_data() >= 100);
-        assert_eq!(writer.join().unwrap().unwrap(), 60);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 60);
         assert_eq!(bench.stream.state.lock().unsolicited, 160);
     });
 }

@@ -21,7 +21,7 @@ fn without_limits_a_call_waits_until_there_is_something() {
         let mut bench = stuck();
         let reader = bench.blocked(|stream, env| read(stream, env, 10));
         assert_eq!(bench.waiting(), (1, 0, 0));
-        let writer = bench.blocked(|stream, env| write(stream, env, b"more"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"more"));
         assert_eq!(bench.waiting(), (1, 1, 0));
         let flush = bench.blocked(|stream, _| stream.flush());
         assert_eq!(bench.waiting(), (1, 1, 1));
@@ -29,7 +29,7 @@ fn without_limits_a_call_waits_until_there_is_something() {
         assert_eq!(reader.join().unwrap().unwrap(), b"data");
         assert_eq!(bench.waiting(), (0, 1, 1));
         assert!(bench.send_data() >= 10);
-        assert_eq!(writer.join().unwrap().unwrap(), 4);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 4);
         assert!(flush.join().unwrap().is_ok());
         assert_eq!(bench.waiting(), NOBODY);
     });
@@ -114,11 +114,11 @@ fn limits_set_meanwhile_reach_calls_that_are_blocked() {
         for (change, expected) in changes {
             let bench = stuck();
             let reader = bench.blocked(|stream, env| read(stream, env, 1));
-            let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+            let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
             let flush = bench.blocked(|stream, _| stream.flush());
             change(&bench.stream);
             assert!(expected(&reader.join().unwrap().unwrap_err()));
-            assert!(expected(&writer.join().unwrap().unwrap_err()));
+            assert!(expected(&blocked_write.join().unwrap().unwrap_err()));
             assert!(expected(&flush.join().unwrap().unwrap_err()));
         }
     });
@@ -205,14 +205,14 @@ fn a_write_waits_while_another_fills_buffers() {
     watched(|| {
         let mut bench = Bench::v1();
         bench.stream.state.lock().write_in_progress = true;
-        let writer = bench.blocked(|stream, env| write(stream, env, b"second"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"second"));
         {
             let mut state = bench.stream.state.lock();
             state.core.accept_small(b"first ", 1000, bench.env.pool);
             state.write_in_progress = false;
         }
         bench.stream.wake_blocked_write();
-        assert_eq!(writer.join().unwrap().unwrap(), 6);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 6);
         assert_eq!(bench.transmit_all(), [Sent::Data(b"first second".to_vec())]);
     });
 }
@@ -233,9 +233,9 @@ fn a_write_without_credit_after_the_peers_fin_fails_after_the_stall() {
         assert_eq!(bench.write(&pattern(5000)).unwrap(), 10);
         assert_eq!(bench.send_data(), 10);
         bench.stream.state.lock().credit_at = Some(Instant::now() + FAR);
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         let _ = bench.stream.close(&bench.env);
-        assert!(matches!(writer.join().unwrap(), Err(Error::Closed)));
+        assert!(matches!(blocked_write.join().unwrap(), Err(Error::Closed)));
     });
 }
 
@@ -248,18 +248,19 @@ fn a_write_that_waits_for_the_queue_and_loses_its_credit_meanwhile_fails_after_t
         let mut bench = Bench::new(config());
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.stream.peer_fin(bench.start));
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(0, 10);
         assert_eq!(bench.send_data(), 10);
-        assert!(matches!(writer.join().unwrap(), Err(Error::PeerFinished(_))));
+        assert!(matches!(blocked_write.join().unwrap(), Err(Error::PeerFinished(_))));
         // It loses its credit to another write: one of two gets all that there is.
         let mut bench = Bench::new(config());
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.stream.peer_fin(bench.start));
         bench.update(0, 11);
-        let writers = [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"x")));
+        let blocked_writes =
+            [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"x")));
         bench.send_data();
-        let results = writers.map(|writer| writer.join().unwrap());
+        let results = blocked_writes.map(|blocked_write| blocked_write.join().unwrap());
         let taken = results.iter().filter(|result| matches!(result, Ok(1))).count();
         let failed =
             results.iter().filter(|result| matches!(result, Err(Error::PeerFinished(_)))).count();
@@ -276,24 +277,24 @@ fn a_full_queue_is_no_stall_while_there_is_credit_or_the_peer_may_grant_some() {
             Bench::new(Config::new().version(2).max_send_buffer(10).half_close_stall(Some(short)));
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
         assert!(bench.stream.peer_fin(bench.start));
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         assert!(bench.send_data() >= 10);
-        assert_eq!(writer.join().unwrap().unwrap(), 1);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 1);
         // There is no credit, and the peer hasn't finished.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(Some(short)));
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(1, 262_144);
-        assert_eq!(writer.join().unwrap().unwrap(), 1);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 1);
         // Without a stall limit, the write waits without limit.
         let mut bench = Bench::new(Config::new().version(2).half_close_stall(None));
         assert_eq!(bench.write(&pattern(300_000)).unwrap(), 262_144);
         assert_eq!(bench.send_data(), 262_144);
         assert!(bench.stream.peer_fin(bench.start));
-        let writer = bench.blocked(|stream, env| write(stream, env, b"x"));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, b"x"));
         bench.update(1, 262_144);
-        assert_eq!(writer.join().unwrap().unwrap(), 1);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 1);
     });
 }
 

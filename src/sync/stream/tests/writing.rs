@@ -78,13 +78,18 @@ fn a_write_that_leaves_room_behind_wakes_the_next() {
     watched(|| {
         let mut bench = Bench::with_queue(10);
         assert_eq!(bench.write(&[0; 10]).unwrap(), 10);
-        let writers = [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"four")));
+        let blocked_writes =
+            [(); 2].map(|()| bench.blocked(|stream, env| write(stream, env, b"four")));
         // The turn wakes one write. The other can be woken by the first only.
         assert!(bench.queue.next_express().is_some());
         let transmitted = bench.stream.transmit(&bench.env, Lane::Express, usize::MAX, |_| {});
         assert!(transmitted.wake_blocked_write);
         bench.stream.wake_blocked_write();
-        assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 4));
+        assert!(
+            blocked_writes
+                .into_iter()
+                .all(|blocked_write| blocked_write.join().unwrap().unwrap() == 4)
+        );
         assert_eq!(bench.waiting(), NOBODY);
     });
 }
@@ -93,10 +98,14 @@ fn a_write_that_leaves_room_behind_wakes_the_next() {
 fn pieces_of_writes_at_once_stay_together() {
     watched(|| {
         let mut bench = Bench::new(Config::new().max_send_buffer(1 << 20));
-        let writers: Vec<_> = (0..4u8)
+        let blocked_writes: Vec<_> = (0..4u8)
             .map(|i| bench.spawn(move |stream, env| write(stream, env, &vec![i; 100_000])))
             .collect();
-        assert!(writers.into_iter().all(|writer| writer.join().unwrap().unwrap() == 100_000));
+        assert!(
+            blocked_writes
+                .into_iter()
+                .all(|blocked_write| blocked_write.join().unwrap().unwrap() == 100_000)
+        );
         let data = bench.transmit_all().into_iter().flat_map(|sent| match sent {
             Sent::Data(data) => data,
             other => panic!("{other:?}"),
@@ -208,9 +217,9 @@ fn few_bytes_are_written_whole() {
         assert!(matches!(bench.write(&[1; 97]), Err(Error::WouldBlock)));
         assert!(matches!(write_all(&bench.stream, &bench.env, &[1; 97]), Err(Error::WouldBlock)));
         bench.stream.set_nonblocking(false);
-        let writer = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
         assert!(bench.send_data() >= 9_950);
-        assert_eq!(writer.join().unwrap().unwrap(), 97);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 97);
     });
 }
 
@@ -220,11 +229,11 @@ fn a_small_write_takes_what_fits_once_the_window_is_too_small_for_all_of_it() {
         let mut bench = Bench::v2();
         assert_eq!(bench.write(&pattern(262_100)).unwrap(), 262_100);
         assert_eq!(bench.send_data(), 262_100);
-        let writer = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
+        let blocked_write = bench.blocked(|stream, env| write(stream, env, &[1; 97]));
         bench.update(0, 262_100 + 50); // Half of the write would fit.
         until(|| bench.waiting() == (0, 1, 0));
         bench.update(262_100 - 8_000, 8_010); // Ten bytes fit, and more may never fit.
-        assert_eq!(writer.join().unwrap().unwrap(), 10);
+        assert_eq!(blocked_write.join().unwrap().unwrap(), 10);
     });
 }
 

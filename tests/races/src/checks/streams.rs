@@ -67,7 +67,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stream_writes_give_up",
-        about: "lost wake-up: the write at the head of the line gives up, and the next fits",
+        about: "lost wake-up: the first write of the queue gives up, and the next fits",
         time: true,
         reaches: false,
         body: stream_writes_give_up,
@@ -402,7 +402,7 @@ fn stream_writes_large() {
     assert_eq!(runs, accepted, "one call's bytes lie together");
 }
 
-/// The write at the head of the line waits for more room than there ever is, and gives up. The one
+/// The first write of the queue waits for more room than there ever is, and gives up. The one
 /// behind it fits.
 fn stream_writes_give_up() {
     let (fixture, _queue) = fixture(Config::new().max_send_buffer(5000));
