@@ -1,5 +1,5 @@
-//! The fast paths and how they hand over: an inline write and what it leaves to the writer thread,
-//! reading ahead and what interrupts it, windows that grow and shrink.
+//! The fast paths and their ends: an inline write, and the part that it leaves to the writer
+//! thread. Reading ahead, and the frames that interrupt it. Windows that grow and shrink.
 //!
 //! Promises: P24, P25, P33, P44, P46, P48, P77, P82, P110.
 
@@ -22,7 +22,7 @@ use support::{Pattern, test, until};
 
 type OnFlush = Box<dyn FnMut() -> io::Result<()> + Send>;
 
-/// A script that says its writes are bounded, as sockets do.
+/// A script that declares its writes bounded, as sockets do.
 struct Bounded {
     script: ScriptedTransport,
     on_flush: OnFlush,
@@ -53,12 +53,13 @@ impl Transport for Bounded {
     }
 }
 
-/// A server's session over a script with bounded writes, and the stream 3 of a peer that has asked.
+/// A server's session over a script with bounded writes, and the peer's stream 3, on which the peer
+/// asks.
 struct Asked {
     script: Script,
     session: Session,
     stream: Stream,
-    /// Which threads wrote, and flushed.
+    /// The threads that wrote, and those that flushed.
     wrote: Arc<Mutex<Vec<ThreadId>>>,
     flushed: Arc<Mutex<Vec<ThreadId>>>,
 }
@@ -67,7 +68,7 @@ fn asked() -> Asked {
     asked_with(|_| Ok(()), || Ok(()))
 }
 
-/// `on_write` is called with whether a caller writes.
+/// `on_write` gets true if a calling thread writes.
 fn asked_with(
     mut on_write: impl FnMut(bool) -> io::Result<()> + Send + 'static,
     mut on_flush: impl FnMut() -> io::Result<()> + Send + 'static,
@@ -96,7 +97,8 @@ fn asked_with(
 }
 
 impl Asked {
-    /// The peer asks, and the application reads that; then the writer thread is parked.
+    /// The peer asks, and the application reads the question. After that the writer thread is
+    /// parked.
     fn ask(&self, question: &[u8]) {
         self.script.frame(1, Command::Psh, 3, question);
         (&self.stream).read_exact(&mut vec![0; question.len()]).unwrap();
@@ -107,19 +109,19 @@ impl Asked {
         asleep(&format!("gmux-writer-{}", number(&self.session)));
     }
 
-    /// Whether each write so far was made by this thread.
+    /// Returns for each write so far whether this thread made it.
     fn mine(&self) -> Vec<bool> {
         self.wrote.lock().unwrap().iter().map(|&id| id == thread::current().id()).collect()
     }
 }
 
-/// The session's number, as its threads' names have it.
+/// Returns the session's number, which is a part of its threads' names.
 fn number(session: &Session) -> String {
     let text = format!("{session:?}");
     text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect()
 }
 
-/// Frames as `PSH 3 answer`.
+/// Returns frames in the form `PSH 3 answer`.
 fn said(frames: &[Frame]) -> Vec<String> {
     let text = |frame: &Frame| {
         let Frame { header, payload } = frame;
@@ -137,7 +139,7 @@ fn an_answer_leaves_on_the_thread_that_writes_it() {
         asked.script.allow_all();
         for round in 0..20 {
             assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
-            // Without any wait: it has been written and flushed when the call returns.
+            // The call has written and flushed when it returns, so the test doesn't wait.
             assert_eq!(asked.script.frames().len(), round + 1);
             assert_eq!(
                 (asked.mine().len(), asked.flushed.lock().unwrap().len()),
@@ -164,7 +166,7 @@ fn what_an_inline_write_leaves_goes_out_before_any_other_frame() {
                 whole - cut,
                 "the writer thread goes on with the rest"
             );
-            // All of these wait behind it, the express lane and NOP too.
+            // All of these wait behind it, also the express lane and NOP.
             let mut other = asked.session.open("other").unwrap();
             other.write_all(b"express").unwrap();
             asked.script.frame(1, Command::Psh, 3, b"more?");
@@ -206,10 +208,10 @@ fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
                 asked_with(move |caller| if caller { Err(kind.into()) } else { Ok(()) }, || Ok(()));
             asked.script.allow_all();
             (&asked.stream).write_all(b"answer").unwrap();
-            (&asked.stream).flush().unwrap(); // the writer thread does it, and tells
+            (&asked.stream).flush().unwrap(); // The writer thread does it, and reports it.
             assert_eq!(said(&asked.script.frames()), ["Psh 3 answer"], "{kind}");
             assert_eq!(asked.mine(), [true, false], "{kind}");
-            // The fast path isn't lost for later.
+            // Later writes are inline again.
             asked.ask(b"again?");
             (&asked.stream).write_all(b"!").unwrap();
             (&asked.stream).flush().unwrap();
@@ -238,8 +240,7 @@ fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
     });
 }
 
-/// The turn's write was accepted; that the transport failed is what later calls are told, and
-/// reading goes on.
+/// The inline write was accepted. Later calls return the transport's failure, and reading goes on.
 fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
     until(|| asked.session.close_reason().is_some());
     let reason = asked.session.close_reason().unwrap();
@@ -271,7 +272,7 @@ fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
 #[test]
 fn a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_caller() {
     test("a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_caller", || {
-        // The script takes its hook out while it runs: a panic on the caller's thread is the first
+        // The script removes its hook while it runs. So a panic on the calling thread is the first
         // and only call.
         let asked = asked_with(|_| panic!("the transport panics, as ordered"), || Ok(()));
         asked.script.allow_all();
@@ -282,8 +283,8 @@ fn a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_call
     });
 }
 
-/// A session whose next inline write stays in the transport until `release` is sent to; it says on
-/// `inside` that it is there.
+/// Returns a session whose next inline write stays in the transport. The write reports on `inside`
+/// that it is there, and goes on after a message to `release`.
 fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (enter, inside) = mpsc::channel();
     let (release, released) = mpsc::channel();
@@ -356,11 +357,11 @@ fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
 fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
     test("a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data", || {
         let (asked, inside, release) = held();
-        asked.script.allow(10); // within the frame
+        asked.script.allow(10); // This is within the frame.
         let stream = asked.stream.clone();
         let writer = thread::spawn(move || (&stream).write(b"answer").unwrap());
         inside.recv().unwrap();
-        asked.stream.close().unwrap(); // doesn't wait for the turn
+        asked.stream.close().unwrap(); // This doesn't wait for the inline write.
         assert_eq!(asked.session.num_streams(), 0);
         let drain = {
             let session = asked.session.clone();
@@ -380,7 +381,8 @@ fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
 #[test]
 fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
     test("a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits", || {
-        // A stream's FIN that goes out in another stream's turn is handed over like any other.
+        // A stream's FIN that leaves in another stream's inline write counts as written like any
+        // other.
         let (asked, inside, release) = held();
         asked.script.allow_all();
         let stream = asked.stream.clone();
@@ -431,7 +433,8 @@ fn who_may_not_wait_does_not_take_the_turn() {
         let far: [Setting; 3] = [
             |stream| stream.set_write_timeout(Some(FAR)).unwrap(),
             |stream| stream.set_write_deadline(Some(Instant::now() + FAR)),
-            |stream| stream.set_read_deadline(Some(Instant::now())), // the other direction's
+            // This limit is the other direction's.
+            |stream| stream.set_read_deadline(Some(Instant::now())),
         ];
         for set in far {
             let asked = asked();
@@ -457,7 +460,7 @@ fn what_is_no_answer_keeps_to_the_queue() {
             asked.script.until_frames(|frames| frames.len() == n);
             assert_eq!(asked.mine()[n - 1..], [false]);
         }
-        // One that has more to read.
+        // A thread that has more to read.
         asked.script.frame(1, Command::Psh, 3, b"two bytes, of which one is read");
         (&asked.stream).read_exact(&mut [0]).unwrap();
         asked.parked();
@@ -465,17 +468,18 @@ fn what_is_no_answer_keeps_to_the_queue() {
         asked.script.until_frames(|frames| frames.len() == 5);
         assert_eq!(asked.mine()[4..], [false]);
         (&asked.stream).read_exact(&mut [0; 30]).unwrap();
-        // More than an answer.
+        // A write that is longer than an answer.
         asked.parked();
         (&asked.stream).write_all(&[7; 2049]).unwrap();
         asked.script.until_frames(|frames| frames.len() == 6);
         assert!(asked.mine()[5..].iter().all(|mine| !mine));
-        // What is left of these is an answer: it is read up.
+        // After the first of these reads, the rest has the size of an answer. It is read to its
+        // end.
         asked.parked();
         let writes = asked.mine().len();
         (&asked.stream).write_all(&[7; 2048]).unwrap();
         assert_eq!(asked.mine()[writes..], [true]);
-        // The first words on a stream of ours answer nothing.
+        // The first data on a stream of this end answers nothing.
         asked.parked();
         let writes = asked.mine().len();
         asked.session.open("ours").unwrap().write_all(b"hello").unwrap();
@@ -518,7 +522,7 @@ fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
         let stream = asked.stream.clone();
         let first = thread::spawn(move || (&stream).write(b"first").unwrap());
         inside.recv().unwrap();
-        assert_eq!((&second).write(b"second").unwrap(), 6); // doesn't wait
+        assert_eq!((&second).write(b"second").unwrap(), 6); // This doesn't wait.
         release.send(()).unwrap();
         first.join().unwrap();
         (&second).flush().unwrap();
@@ -529,7 +533,7 @@ fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
 
 // ---- reading ahead ------------------------------------------------------------------------------
 
-/// Input that comes in pieces of given sizes, over several buffers; then its end.
+/// Input in pieces of given sizes, over several buffers, and then its end.
 struct Feed {
     data: Vec<u8>,
     at: usize,
@@ -582,10 +586,10 @@ impl Transport for Feed {
     }
 }
 
-/// A conversation of runs of equal frames with all kinds of things between them.
+/// A conversation: runs of equal frames, with other frames of all kinds between them.
 struct Conversation {
     bytes: Vec<u8>,
-    /// What each stream carries, by id.
+    /// The data of each stream, by id.
     streams: Vec<(u32, Vec<u8>)>,
 }
 
@@ -601,7 +605,7 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
     let frame = |bytes: &mut Vec<u8>, command, id, payload: &[u8]| {
         bytes.extend(Frame::new(version, command, id, payload).unwrap().encode());
     };
-    // Stream 3 gets data after its end: read past.
+    // Stream 3 gets data after its end, which is skipped.
     for id in [3, 5, 7, 9] {
         frame(&mut bytes, Command::Syn, id, &[]);
         streams.push((id, Vec::new()));
@@ -629,21 +633,21 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
                 0 => psh(&mut bytes, 5, 1),
                 1 => psh(&mut bytes, 7, length - 1),
                 2 => psh(&mut bytes, 9, length.min(65_534) + 1),
-                // nobody's, and like those around it
+                // It is for no stream, and has the size of those around it.
                 3 => frame(&mut bytes, Command::Psh, 999, &vec![1; length]),
                 4 => frame(&mut bytes, Command::Psh, 999, &[1; 17]),
-                5 => frame(&mut bytes, Command::Psh, 3, &vec![2; length]), // too late
+                5 => frame(&mut bytes, Command::Psh, 3, &vec![2; length]), // It is too late.
                 6 => frame(&mut bytes, Command::Nop, 0, &[]),
                 7 => frame(&mut bytes, Command::Psh, id, &[]),
-                // it is open: read past
+                // The stream is open, so the frame is skipped.
                 8 => frame(&mut bytes, Command::Syn, 5, &vec![b'n'; length]),
                 9 if version == 2 => bytes.extend(Frame::update(id, 0, 65_536).encode()),
                 _ => frame(&mut bytes, Command::Fin, 999, &[]),
             }
         }
         if round % 6 == 5 {
-            // A name as long as a frame, which may lie in a buffer of its own already. (Four of 32
-            // KiB is all that the smaller budget takes.)
+            // A name as long as a frame. It may lie in a buffer of its own already. The smaller
+            // budget holds only four names of 32 KiB.
             let opened = 11 + 2 * round as u32;
             frame(&mut bytes, Command::Syn, opened, &vec![b'a' + round as u8; length.min(32_768)]);
             streams.push((opened, vec![]));
@@ -655,7 +659,7 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
     Conversation { bytes, streams }
 }
 
-/// Reads all streams of a conversation, each in a thread, and compares every byte.
+/// Reads all streams of a conversation, each in a thread. Compares every byte.
 fn listen(session: &Session, streams: Vec<(u32, Vec<u8>)>) {
     let readers: Vec<_> = (0..streams.len())
         .map(|_| {
@@ -696,7 +700,7 @@ fn runs_of_equal_frames_with_anything_between_them_lose_and_mix_up_nothing() {
         ];
         for seed in 0..30 {
             let version = 1 + (seed % 2) as u8;
-            // Version 2 without any UPD read: what the first window allows.
+            // On version 2, no UPD is read, so this is as much as the first window allows.
             let Conversation { bytes, streams } = conversation(version, seed, 262_144);
             for budget in [262_144, 64 << 20] {
                 let sizes: Vec<usize> = splits[seed as usize % splits.len()].into();
@@ -746,19 +750,19 @@ fn a_run_comes_with_few_reads() {
         };
         let session = Session::server(feed, listening(1)).unwrap();
         listen(&session, vec![(3, payload.repeat(80))]);
-        // Eight frames with one, and one for the next header; some more until it is known for a
-        // run.
+        // Eight frames with one read, and one read for the next header. Some more reads until the
+        // run is recognised.
         assert!(reads.load(SeqCst) <= 80 / 8 * 2 + 10, "{reads:?} reads");
     });
 }
 
 // ---- windows that grow --------------------------------------------------------------------------
 
-/// A raw version 2 peer, and a session whose streams it fills up to their windows.
+/// A raw version 2 peer, and a session whose streams the peer fills up to their windows.
 struct Filling {
     raw: Raw,
     session: Session,
-    /// Frames sent so far.
+    /// Number of frames sent so far.
     frames: u64,
     streams: Vec<Filled>,
 }
@@ -767,12 +771,12 @@ struct Filled {
     id: u32,
     stream: Stream,
     sent: u64,
-    /// What the application has read.
+    /// Number of bytes that the application has read.
     read: u64,
-    /// Where the newest window ends, and how much the session has said was read.
+    /// The end of the newest window, and how many bytes the session has reported as read.
     edge: u64,
     consumed: u64,
-    /// The windows announced.
+    /// The announced windows.
     windows: Vec<u32>,
 }
 
@@ -798,7 +802,7 @@ impl Filling {
         Self { raw, session, frames: streams.len() as u64, streams }
     }
 
-    /// Sends up to the edge, and waits until all of it is delivered.
+    /// Sends up to the edge, and waits until everything is delivered.
     fn fill(&mut self, at: usize) {
         self.send(at, self.streams[at].edge - self.streams[at].sent);
     }
@@ -816,14 +820,14 @@ impl Filling {
         self.frames += 1;
     }
 
-    /// The application reads so much, with one call: what is there is delivered.
+    /// The application reads `n` bytes with one call. They are delivered already.
     fn read(&mut self, at: usize, n: u64) {
         let of = &mut self.streams[at];
         of.stream.read_exact(&mut vec![0; n as usize]).unwrap();
         of.read += n;
     }
 
-    /// The next UPD has to be this stream's; returns its window.
+    /// The next UPD has to be this stream's. Returns its window.
     fn hear(&mut self, at: usize) -> u32 {
         let update = self.raw.expect(Command::Upd, self.streams[at].id);
         let word = |at: usize| u32::from_le_bytes(update[at..at + 4].try_into().unwrap());
@@ -835,16 +839,16 @@ impl Filling {
         word(4)
     }
 
-    /// One round of a peer that fills the window and a reader that reads all of it; returns the
-    /// window announced.
+    /// One round: the peer fills the window, and the reader reads everything. Returns the announced
+    /// window.
     fn round(&mut self, at: usize) -> u32 {
         self.fill(at);
         self.read(at, self.streams[at].sent - self.streams[at].read);
         self.hear(at)
     }
 
-    /// What the peer has been granted and the application hasn't read, over all streams, as the
-    /// peer sees it.
+    /// Returns how many bytes the peer was granted and the application hasn't read, over all
+    /// streams, as the peer sees it.
     fn granted(&self) -> u64 {
         self.streams.iter().map(|of| of.edge - of.consumed).sum()
     }
@@ -855,10 +859,10 @@ fn a_window_that_limits_a_reader_that_keeps_up_grows_to_its_maximum() {
     test("a_window_that_limits_a_reader_that_keeps_up_grows_to_its_maximum", || {
         for (config, max) in [
             (quiet().max_stream_window(1 << 20), 1 << 20),
-            (quiet().max_receive_buffer(3 << 20), 3 << 19), // half of it
+            (quiet().max_receive_buffer(3 << 20), 3 << 19), // This is half of it.
             (quiet().max_stream_window(100_000), 100_000),
             (quiet().max_stream_window(65_536), 65_536),
-            (quiet().max_stream_window(1), 65_536), // growing is switched off
+            (quiet().max_stream_window(1), 65_536), // This switches growing off.
         ] {
             let mut filling = Filling::new(config, 1);
             let windows: Vec<u32> = (0..8).map(|_| filling.round(0)).collect();
@@ -873,7 +877,7 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
     test("a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_first", || {
         let mut filling = Filling::new(quiet().max_stream_window(1 << 20), 1);
         while filling.round(0) < 1 << 20 {}
-        // From here on there is always something left: half of what the window was.
+        // From here on half of the window always stays unread.
         let windows: Vec<u32> = (0..48)
             .map(|_| {
                 filling.fill(0);
@@ -883,7 +887,7 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
                 filling.hear(0)
             })
             .collect();
-        // Eight UPDs in a row are needed: a burst's first ones say nothing.
+        // Eight UPDs in a row are needed, because the first ones of a burst show nothing.
         let mut window = 1 << 20;
         for eight in windows.chunks(8) {
             let half = (window / 2).max(65_536);
@@ -894,7 +898,7 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
             );
             window = half;
         }
-        // And grows again for one that keeps up.
+        // The window grows again for a reader that keeps up.
         let again: Vec<u32> = (0..3).map(|_| filling.round(0)).collect();
         assert_eq!(again, [1 << 17, 1 << 18, 1 << 19]);
     });
@@ -922,7 +926,7 @@ fn a_window_does_not_grow_into_what_another_has_read_and_will_be_granted_again()
         let mut filling = Filling::new(quiet().max_receive_buffer(budget), 2);
         filling.round(1);
         while filling.round(0) < 1 << 20 {}
-        // Just less than what makes an UPD due: the next one grants all of it again.
+        // This is just less than makes an UPD due. The next UPD grants all of it again.
         let quarter = (1 << 18) - 1;
         filling.send(0, quarter);
         filling.read(0, quarter);

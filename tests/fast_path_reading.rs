@@ -1,10 +1,10 @@
-//! A caller reads: while one stream alone talks in requests and answers, the thread that waits in
-//! `read` reads the transport itself. What comes in its turn, for whom, and how the reader thread
-//! takes the reading back.
+//! Inline reads. While a single stream carries requests and answers, the thread that waits in
+//! `read` reads the transport itself. These tests show the events during an inline read, and how
+//! the reader thread gets the transport back.
 //!
-//! Most tests run over a [`Line`]: a transport whose bounded reads last until the test lets them
-//! end, so that a caller stays in its turn for as long as the test wants. It records which thread
-//! reads. Over real sockets: tests/fast_path_reading_sockets.rs.
+//! Most tests run over a [`Line`]: a transport whose bounded reads last until the test ends them.
+//! So an inline read lasts as long as the test wants. The line records which thread reads.
+//! `tests/fast_path_reading_sockets.rs` has tests over real sockets.
 //!
 //! Promises: P15, P43, P48, P62.
 
@@ -26,18 +26,18 @@ use support::{Pattern, test, until};
 
 // ---- a line that the test moves -----------------------------------------------------------------
 
-/// What a read finds.
+/// The result of a read.
 #[derive(Debug, Clone)]
 enum Input {
     Bytes(Vec<u8>),
-    /// The bound of a bounded read has passed.
+    /// The read's time bound has passed.
     Bound,
     Fail(io::ErrorKind),
     Panic,
     Eof,
 }
 
-/// Which changes of the bound fail.
+/// The changes of the bound that fail.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Refuse {
     #[default]
@@ -49,20 +49,20 @@ enum Refuse {
 #[derive(Default)]
 struct State {
     input: VecDeque<Input>,
-    /// Who waits inside a read.
+    /// The name of the thread that waits inside a read.
     inside: Option<String>,
-    /// Who made the reads that brought bytes.
+    /// The names of the threads that made the reads with data.
     reads: Vec<String>,
-    /// A read has found the end, or failed; and how many were begun after that.
+    /// Whether a read has returned the end or failed, and how many reads were begun after that.
     over: bool,
     after: usize,
-    /// Bounded reads last until `Input::Bound`, and not until their bound.
+    /// Bounded reads last until `Input::Bound`, and not until their time bound.
     held: bool,
     bound: Option<Duration>,
-    /// Every call to bound the reads.
+    /// Every call that set a bound on reads.
     bounds: Vec<Option<Duration>>,
     refuse: Refuse,
-    /// How many bytes a [`Stuck`] writer holds.
+    /// Number of bytes that a [`Stuck`] writer holds.
     stuck_with: usize,
     undecoded: Vec<u8>,
     frames: Vec<Frame>,
@@ -76,13 +76,13 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The test's end of the connection, and the transport.
+/// The test's end of the connection. It also makes the transport.
 #[derive(Clone, Default)]
 struct Line(Arc<Shared>);
 
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // the line is let go of when a test has failed, too
+        // The line is let go of after a failed test, too.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,7 +92,7 @@ impl Line {
         result
     }
 
-    /// Waits for what the line comes to.
+    /// Waits until `seen` returns a result for the line's state.
     fn wait<R>(&self, mut seen: impl FnMut(&mut State) -> Option<R>) -> R {
         let mut state = self.lock();
         loop {
@@ -107,14 +107,14 @@ impl Line {
         self.change(|state| state.input.push_back(input));
     }
 
-    /// Everything was read, and this thread waits for more.
+    /// Waits until everything was read and the thread of this name waits for more.
     fn reads_next(&self, name: &str) {
         self.wait(|state| {
             (state.input.is_empty() && state.inside.as_deref() == Some(name)).then_some(())
         });
     }
 
-    /// Everything was read, and somebody waits for more: who?
+    /// Waits until everything was read and a thread waits for more. Returns that thread's name.
     fn who_reads(&self) -> String {
         self.wait(|state| if state.input.is_empty() { state.inside.clone() } else { None })
     }
@@ -234,28 +234,28 @@ impl Control for Line {
 
 // ---- a conversation -----------------------------------------------------------------------------
 
-/// What an application's thread heard, and how that ended.
+/// The data that an application's thread read, and how its reading ended.
 type Heard = (Vec<u8>, io::Result<()>);
 
-/// A server's session over a line; on its stream 3 a thread answers each read with a byte.
+/// A server's session over a line. A thread answers each read of its stream 3 with a byte.
 struct Talk {
     line: Line,
     session: Option<Session>,
     stream: Option<Stream>,
     version: u8,
     app: Option<JoinHandle<Heard>>,
-    /// The names of that thread and of the reader thread.
+    /// The names of the answering thread and of the reader thread.
     name: String,
     reader: String,
-    /// What was said to it, and how often it has answered.
+    /// The data that was sent to the thread, and how often it has answered.
     said: Vec<u8>,
     answers: usize,
-    /// With each message come so many bytes of the next one.
+    /// Each message brings this many bytes of the next one.
     carry: usize,
     ahead: usize,
 }
 
-/// Reads into `size` bytes at a time, and answers each read.
+/// Reads up to `size` bytes at a time, and answers each read.
 fn answer(stream: &Stream, size: usize, mut then: impl FnMut()) -> Heard {
     let mut stream = stream;
     let mut heard = Vec::new();
@@ -266,7 +266,7 @@ fn answer(stream: &Stream, size: usize, mut then: impl FnMut()) -> Heard {
             Ok(n) => {
                 heard.extend_from_slice(&buf[..n]);
                 then();
-                let _ = stream.write_all(b"!"); // where that fails, the next read says more
+                let _ = stream.write_all(b"!"); // If this fails, the next read shows why.
             }
             Err(error) => return (heard, Err(error)),
         }
@@ -278,7 +278,7 @@ fn number(session: &Session) -> String {
     text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect()
 }
 
-/// A thread of that name.
+/// Starts a thread of that name.
 fn named<R: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> R + Send + 'static,
@@ -287,7 +287,7 @@ fn named<R: Send + 'static>(
 }
 
 impl Talk {
-    /// A session, the stream, and nobody who reads it.
+    /// Makes a session and the stream, which no thread reads.
     fn silent(version: u8, config: Config) -> Self {
         let config = config.version(version);
         let line = Line::default();
@@ -344,11 +344,11 @@ impl Talk {
         self.line.push(Input::Bytes(self.encode(command, id, payload)));
     }
 
-    /// A message, and the wait for its answer.
+    /// Sends a message, and waits for its answer.
     fn ask(&mut self, message: &[u8]) {
         let frame = self.encode(Command::Psh, 3, message);
         let mut bytes = frame[self.ahead..].to_vec();
-        bytes.extend_from_slice(&frame[..self.carry]); // the next message is the same
+        bytes.extend_from_slice(&frame[..self.carry]); // The next message is the same.
         self.ahead = self.carry;
         self.line.push(Input::Bytes(bytes));
         self.said.extend_from_slice(message);
@@ -361,14 +361,15 @@ impl Talk {
         self.line.wait(|state| (data(&state.frames, 3).len() >= answers).then_some(()));
     }
 
-    /// Talks until the application's thread is in its turn, inside a read of the line; the turn has
-    /// just begun.
+    /// Sends messages until the application's thread has just begun an inline read, and is inside a
+    /// read of the line.
     fn lead(&mut self) {
         loop {
-            (0..20).for_each(|_| self.ask(b"?")); // quickly: slow turns would make offers rare
-            asleep(&self.name); // in its turn, or in its stream
+            // This is quick, because slow inline reads would make offers rare.
+            (0..20).for_each(|_| self.ask(b"?"));
+            asleep(&self.name); // It waits in an inline read, or in its stream.
             if self.line.who_reads() == self.name {
-                self.ask(b"?"); // the turn that waited so long is over with this
+                self.ask(b"?"); // This ends the inline read that has waited for long.
                 if self.line.who_reads() == self.name {
                     return;
                 }
@@ -380,7 +381,8 @@ impl Talk {
         self.line.lock().reads.clone()
     }
 
-    /// The application's thread has heard all that was said; returns how that ended.
+    /// Waits until the application's thread has read everything that was sent. Returns how its
+    /// reading ended.
     fn end(&mut self) -> io::Result<()> {
         let (heard, end) =
             self.app.take().unwrap().join().expect("no panic reaches the application");
@@ -388,7 +390,7 @@ impl Talk {
         end
     }
 
-    /// The peer finishes, and the application hears that.
+    /// The peer finishes, and the application reads the end.
     fn finish(mut self) {
         self.frame(Command::Fin, 3, b"");
         self.end().unwrap();
@@ -398,7 +400,7 @@ impl Talk {
 
 impl Drop for Talk {
     fn drop(&mut self) {
-        // What ends the session's reader, and lets its close be clean.
+        // This ends the session's reader, and lets its close be clean.
         self.line.change(|state| {
             state.held = false;
             state.input.push_back(Input::Eof);
@@ -428,7 +430,7 @@ fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
     });
 }
 
-/// How often a thread of this process has gone to sleep by itself.
+/// Returns how often a thread of this process has gone to sleep by itself.
 fn sleeps(name: &str) -> Option<String> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let status =
@@ -449,7 +451,7 @@ fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_slee
             let mut talk = Talk::new(version);
             for _ in 0..2 {
                 talk.lead();
-                talk.line.push(Input::Bound); // nothing came within the bound
+                talk.line.push(Input::Bound); // No data came within the bound.
                 talk.line.reads_next(&talk.reader);
                 assert_eq!(talk.line.lock().bound, None);
                 for name in [
@@ -459,8 +461,8 @@ fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_slee
                 ] {
                     asleep(&name);
                     let before = sleeps(&name);
-                    // no event for what doesn't happen: many graces, some
-                    // bounds
+                    // There is no event for a wake-up that doesn't happen. This is many hand-off
+                    // timeouts long, and some bounds.
                     thread::sleep(Duration::from_millis(60));
                     assert_eq!(sleeps(&name), before, "{name} wakes up though nothing happens");
                     assert_eq!(before.is_some(), cfg!(target_os = "linux"));
@@ -482,7 +484,7 @@ fn a_caller_that_does_not_come_back_is_not_waited_for() {
         talk.app = Some(named(&talk.name, move || {
             let mut told = false;
             let then = || {
-                // The message after which the application does something else.
+                // This is the message after which the application does something else.
                 if let (false, Ok(())) = (told, go.try_recv()) {
                     told = true;
                     tell.send(()).unwrap();
@@ -498,7 +500,7 @@ fn a_caller_that_does_not_come_back_is_not_waited_for() {
         stopped.recv().unwrap();
         talk.line.reads_next(&talk.reader);
         assert_eq!(talk.line.lock().bound, None);
-        // What comes for others meanwhile finds its way.
+        // Data for other streams is delivered meanwhile.
         let mut other = talk.open(5);
         talk.frame(Command::Psh, 5, b"hello");
         let mut text = [0; 5];
@@ -535,7 +537,7 @@ fn a_bound_that_stays_does_no_harm() {
         talk.line.change(|state| state.refuse = Refuse::Clearing);
         for _ in 0..3 {
             talk.line.push(Input::Bound);
-            talk.line.reads_next(&talk.reader); // bounded, and again
+            talk.line.reads_next(&talk.reader); // It is bounded, again.
             talk.line.push(Input::Bound);
             talk.line.reads_next(&talk.reader);
             talk.ask(b"?");
@@ -607,7 +609,7 @@ fn what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer() {
                 assert_eq!(accepts.join().unwrap().unwrap().name(), "new");
                 talk.line.reads_next(&talk.reader);
             }
-            // FIN wakes by itself; data that nobody waits for waits.
+            // FIN wakes its readers itself. Data without a waiting reader wakes none.
             let mut stream = other.clone();
             let waits = blocked(&format!("fin-{}", talk.name), move || stream.read(&mut [0; 5]));
             let silent = talk.open(11);
@@ -658,7 +660,7 @@ fn a_frame_that_comes_in_part_in_an_inline_read_is_completed_by_the_reader_threa
                     talk.line.push(Input::Bytes(frame[cut..].to_vec()));
                     talk.said.extend_from_slice(&message);
                     talk.answered();
-                    // And in one turn, if that lasts: in two reads or more.
+                    // A longer inline read gets it, too, in two reads or more.
                     talk.ask(&message);
                 }
             }
@@ -692,7 +694,8 @@ fn a_peer_that_trickles_does_not_make_a_turn_last() {
     test("a_peer_that_trickles_does_not_make_a_turn_last", || {
         let mut talk = Talk::new(1);
         talk.lead();
-        thread::sleep(Duration::from_millis(11)); // the bound: this turn has lasted that long
+        // This is the bound. The inline read has lasted that long.
+        thread::sleep(Duration::from_millis(11));
         let before = talk.reads().len();
         for _ in 0..4 {
             talk.frame(Command::Nop, 0, b"");
@@ -717,10 +720,11 @@ fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses()
         for _ in 0..3 {
             talk.frame(Command::Psh, 5, &payload);
         }
-        talk.lead(); // there is room for a frame of any size, and as much again
+        talk.lead(); // There is room for a frame of any size, and as much again.
         talk.frame(Command::Psh, 5, &payload);
         talk.line.reads_next(&talk.reader);
-        // Now there isn't: callers are kept out, the reader thread waits for budget when it has to.
+        // Now there isn't. Inline reads aren't allowed, and the reader thread waits for budget when
+        // it has to.
         let before = talk.reads().len();
         for _ in 0..20 {
             talk.ask(b"?");
@@ -741,9 +745,9 @@ fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses()
     });
 }
 
-/// A caller in its turn takes in what fits the backlog, and gives the reading back before a stream
-/// that doesn't: the reader thread waits for `accept`, and the caller for its own stream, which a
-/// timeout ends.
+/// An inline read takes the streams that fit into the backlog. Before a stream that doesn't fit, it
+/// gives the transport back. Then the reader thread waits for `accept`, and the calling thread
+/// waits for its own stream. A timeout ends that wait.
 #[test]
 fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
     test("a_full_backlog_ends_the_offer_and_the_reader_thread_pauses", || {
@@ -764,8 +768,8 @@ fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
 
 // ---- what reaches a caller in its turn ----------------------------------------------------------
 
-/// What happens to a caller in its turn, and how its read ends: with what kind of error, or with
-/// the end.
+/// An event during an inline read, and how that read ends: with this kind of error, or with the end
+/// of the stream.
 type Ending = (&'static str, fn(&Talk), Option<io::ErrorKind>);
 
 #[test]
@@ -797,7 +801,8 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
             |talk| talk.stream().set_nonblocking(true).unwrap(),
             Some(WouldBlock),
         ),
-        // These two wait for the peer's end, but not for the caller, which is still held.
+        // These two wait for the peer's end, but not for the inline read, which the line still
+        // holds.
         (
             "the session's close",
             |talk| {
@@ -826,7 +831,7 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
         ),
         ("the peer's FIN", |talk| talk.frame(Command::Fin, 3, b""), None),
     ];
-    /// Closes the session on a thread of its own, and waits until that has begun.
+    /// Closes the session on a thread of its own, and waits until the close has begun.
     fn begin(talk: &Talk, close: fn(&Session)) {
         let session = talk.session().clone();
         thread::spawn(move || close(&session));
@@ -838,7 +843,7 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
                 let mut talk = Talk::new(version);
                 talk.lead();
                 happens(&talk);
-                talk.line.change(|state| state.held = false); // the bound passes
+                talk.line.change(|state| state.held = false); // The bound passes.
                 let end = talk.end();
                 assert_eq!(end.err().map(|error| error.kind()), ends, "{what}");
             }
@@ -860,8 +865,8 @@ fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
             talk.line.wait(|state| state.frames.iter().any(refused).then_some(()));
             talk.ask(b"still there?");
             talk.frame(Command::Fin, 3, b"");
-            // The application drops the last handle of all: that closes the session, and waits
-            // until it is written.
+            // The application drops the very last handle. That closes the session, and waits until
+            // everything is written.
             talk.end().unwrap();
             assert!(talk.line.lock().finished);
         }
@@ -930,13 +935,13 @@ fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_ca
                     let cause = talk.session().close_reason();
                     assert!(cause.as_ref().is_some_and(is_cause), "{what}: {cause:?}");
                     assert!((&others).read(&mut [0]).is_err(), "{what}");
-                    // Once: the notifier's sender is gone after the first call.
+                    // The notifier is called once. Its sender is dropped after the first call.
                     assert_eq!(
                         (told.recv(), told.recv()),
                         (Ok(()), Err(mpsc::RecvError)),
                         "{what}"
                     );
-                    // After an end of file the output is ended in order, and nothing is left to be
+                    // After an end of file, the output is ended in order, and nothing is left to be
                     // aborted.
                     let by_eof = what.starts_with("the end");
                     until(|| {
@@ -955,16 +960,16 @@ fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_ca
 fn two_threads_that_read_one_stream_share_it_and_miss_nothing() {
     test("two_threads_that_read_one_stream_share_it_and_miss_nothing", || {
         for version in [1, 2] {
-            // A caller that the system doesn't let run within half a millisecond of the offer has
-            // no turn, and each such offer makes the next ones rarer: on a busy machine a
-            // conversation may go by without one. Then there is another.
+            // A thread that the system doesn't run within half a millisecond of the offer can't
+            // read inline, and each such offer makes the next ones rarer. On a busy machine a
+            // conversation may end without an inline read. Then there is another conversation.
             while !two_threads_share_a_stream(version) {}
         }
     });
 }
 
-/// A conversation of two threads that read one stream: between them they hear all of it. Returns
-/// whether a caller ever read.
+/// A conversation with two threads that read one stream. Together they must read all of it. Returns
+/// whether a thread ever read inline.
 fn two_threads_share_a_stream(version: u8) -> bool {
     let mut talk = Talk::new(version);
     let stream = talk.stream().clone();
@@ -991,7 +996,7 @@ fn a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
     test("a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed", || {
         let mut talk = Talk::new(1);
         let mut other = talk.open(5);
-        talk.lead(); // and it stays there, so that nobody else has a turn
+        talk.lead(); // The thread stays in its inline read, so no other thread can begin one.
         let ready = Arc::new(Barrier::new(2));
         let done = Arc::new(Barrier::new(2));
         let rounds = if std::env::var_os("GMUX_FULL").is_some() { 20_000 } else { 1000 };
@@ -1024,7 +1029,7 @@ fn a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
     });
 }
 
-/// A writer that takes nothing until it may.
+/// A writer that takes nothing until the test allows it.
 struct Stuck {
     tell: mpsc::Sender<()>,
     go: mpsc::Receiver<()>,
@@ -1047,17 +1052,17 @@ impl Write for Stuck {
 #[test]
 fn a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading() {
     test("a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading", || {
-        // The caller has to be in its turn while the writer is stuck. On a busy machine it may come
-        // back to the stream too late for that.
+        // The thread must be in its inline read while the writer is stuck. On a busy machine it may
+        // come back to the stream too late for that.
         while !beside_a_stuck_write_to() {}
     });
 }
 
-/// Returns whether the caller was in its turn while the writer was stuck.
+/// Returns whether the thread was in its inline read while the writer was stuck.
 fn beside_a_stuck_write_to() -> bool {
     let mut talk = Talk::silent(1, quiet());
-    // The application's thread takes a byte at a time, and then waits, when told to, until somebody
-    // else has taken the rest.
+    // The application's thread takes a byte at a time. When the test says so, it then waits until
+    // another thread has taken the rest.
     let stream = talk.stream().clone();
     let (pause, paused) = mpsc::channel::<mpsc::Receiver<()>>();
     let then = move || {
@@ -1079,7 +1084,8 @@ fn beside_a_stuck_write_to() -> bool {
     talk.answers += 1;
     let answers = talk.answers;
     let answered = |state: &mut State| data(&state.frames, 3).len() >= answers;
-    // On a busy machine the other may come before the caller that read it, and take both bytes.
+    // On a busy machine the other thread may come before the one that read inline, and take both
+    // bytes.
     let both_stuck = talk.line.wait(|state| match state.stuck_with {
         2 => Some(true),
         _ => answered(state).then_some(false),
@@ -1093,8 +1099,8 @@ fn beside_a_stuck_write_to() -> bool {
     }
     asleep(&talk.name);
     let in_turn = talk.line.who_reads() == talk.name;
-    // More for the stream, and not for the caller while the writer is stuck: nobody may turn it
-    // into turns that read nothing.
+    // The stream gets more data, and the thread can't take it while the writer is stuck. That must
+    // not lead to inline reads that read nothing.
     talk.frame(Command::Psh, 3, b"z");
     talk.line.reads_next(&talk.reader);
     talk.frame(Command::Psh, 5, b"hello");

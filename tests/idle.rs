@@ -86,9 +86,9 @@ impl Transport for Stuck {
 }
 
 #[test]
-fn while_the_transport_takes_nothing_the_bound_of_writes_grows_and_falls_back_at_the_first_byte() {
+fn the_bound_of_writes_grows_while_the_transport_takes_nothing_and_falls_back_at_a_byte() {
     test(
-        "while_the_transport_takes_nothing_the_bound_of_writes_grows_and_falls_back_at_the_first_byte",
+        "the_bound_of_writes_grows_while_the_transport_takes_nothing_and_falls_back_at_a_byte",
         || {
             let line = Stuck::default();
             let session = Session::client(line.clone(), quiet()).unwrap();

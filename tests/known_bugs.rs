@@ -830,7 +830,8 @@ fn every_line_of_the_manuals_tables_of_known_bugs_names_a_test() {
 
 #[test]
 fn the_check_of_the_page_finds_what_is_missing() {
-    let text = "#[test]\nfn there() {}\nfn helper() {}\nscenarios! {\n    made: of(this);\n    split:\n        of(that);\n}\nx: y";
+    let text = "#[test]\nfn there() {}\nfn helper() {}\n\
+                scenarios! {\n    made: of(this);\n    split:\n        of(that);\n}\nx: y";
     let read = |path: &str| (path == "tests/a.rs" || path == "src/b.rs").then(|| text.to_owned());
     let page = |name: &str| format!("| x | `{name}` and `code` |");
     for good in ["a.rs::there", "a.rs::made", "a.rs::split", "src/b.rs::there"] {

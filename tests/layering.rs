@@ -11,21 +11,22 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Longest file, in lines without its tests (STYLE: past that, split it).
+/// Upper limit of a file's lines, without its tests. A longer file is split by responsibility.
 const MAX_LINES: usize = 400;
 
 /// The one file that may log by itself.
 const LOGGER: &str = "engine/logging.rs";
 
-/// The layer of a module: a file imports only from its own and from lower-numbered ones. `None`:
-/// the table has no such module.
+/// Returns the layer of a module, or `None` if the table has no such module. A file imports only
+/// from its own layer and from lower ones.
 fn layer(module: &[String]) -> Option<u8> {
     let part = |i: usize| module.get(i).map(String::as_str);
     Some(match (part(0)?, part(1)) {
         ("error" | "config" | "stats" | "pool", _) => 0,
         ("wire", Some("reader" | "writer")) => 1,
-        ("wire", Some(_)) => 0, // the frame types: `header`, or what `wire` exports of it
-        ("wire", None) => 1,    // the file that declares the three
+        // These are the frame types: `header`, or its names that `wire` exports.
+        ("wire", Some(_)) => 0,
+        ("wire", None) => 1, // This is the file that declares the three modules.
         ("transport", _) => 1,
         ("proto", _) => 2,
         ("sync", _) => 3,
@@ -36,8 +37,8 @@ fn layer(module: &[String]) -> Option<u8> {
     })
 }
 
-/// What the protocol core must not name: it does no I/O, takes no lock, reads no clock, starts no
-/// thread, has no channel, logs nothing.
+/// Names that the protocol core must not use. It does no I/O, takes no lock, reads no clock, starts
+/// no thread, has no channel and logs nothing.
 const NOT_IN_PROTO: [&str; 18] = [
     "thread",
     "Mutex",
@@ -61,9 +62,9 @@ const NOT_IN_PROTO: [&str; 18] = [
 
 // ---- reading source -----------------------------------------------------------------------------
 
-/// One source file, ready to be looked at.
+/// A source file, ready for the checks.
 struct Source {
-    /// For messages.
+    /// The file's name, for messages.
     name: String,
     text: String,
     /// Its tokens, without those of test-only items.
@@ -100,8 +101,8 @@ impl Source {
         }
     }
 
-    /// Whether the tokens contain `path`, such as `Instant::now`, as whole words. A trailing part
-    /// of a word counts for `Atomic…`.
+    /// Returns the line where the tokens contain `path`, such as `Instant::now`, as whole words.
+    /// `Atomic` also matches a longer word that begins with it.
     fn names(&self, path: &str) -> Option<usize> {
         let path = tokens(path);
         let same = |have: &Token, want: &Token| {
@@ -113,12 +114,12 @@ impl Source {
         Some(found[0].line)
     }
 
-    /// Every path that begins with `crate` or `super`, resolved to modules and names from the
-    /// crate's root.
+    /// Returns every path that begins with `crate` or `super`, resolved to modules and names from
+    /// the crate's root.
     fn imports(&self) -> Vec<(usize, Vec<String>)> {
         let mut found = Vec::new();
         let mut here = self.module.clone();
-        let mut open = Vec::new(); // for every open brace, whether it is an inline module's
+        let mut open = Vec::new(); // For each open brace, whether it belongs to an inline module.
         let text = |i: usize| self.tokens.get(i).map_or("", |token| token.text.as_str());
         for i in 0..self.tokens.len() {
             match text(i) {
@@ -145,8 +146,8 @@ impl Source {
     }
 }
 
-/// The names in a tree such as `crate::{a::b, c::{d, e as f}}` that begins at token `at`; returns
-/// where it ends.
+/// Finds the names in a tree such as `crate::{a::b, c::{d, e as f}}` that begins at token `at`.
+/// Returns where the tree ends.
 fn tree(
     tokens: &[Token],
     mut at: usize,
@@ -180,7 +181,7 @@ fn tree(
     }
 }
 
-/// `super::x` as seen from `here`, as a path from the root.
+/// Returns `super::x` as seen from `here` as a path from the root.
 fn resolve(here: &[String], path: &[String]) -> Vec<String> {
     let mut absolute = if path[0] == "crate" { Vec::new() } else { here.to_vec() };
     for part in path {
@@ -195,7 +196,8 @@ fn resolve(here: &[String], path: &[String]) -> Vec<String> {
     absolute
 }
 
-/// The text with comments and the insides of literals made blank; lines stay where they are.
+/// Returns the text with blanks for comments and the insides of literals. Lines stay where they
+/// are.
 fn blank(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
@@ -249,7 +251,7 @@ fn blank(text: &str) -> String {
             }
             i += 1;
         } else if at(i) == '\'' && (at(i + 1) == '\\' || at(i + 2) == '\'') {
-            i += if at(i + 1) == '\\' { 3 } else { 2 }; // otherwise it is a lifetime
+            i += if at(i + 1) == '\\' { 3 } else { 2 }; // Otherwise it is a lifetime.
             while i < chars.len() && at(i) != '\'' {
                 i += 1;
             }
@@ -269,7 +271,7 @@ fn raw_string(chars: &[char], i: usize) -> bool {
     chars[i + 1..].iter().find(|c| **c != '#') == Some(&'"')
 }
 
-/// Words, `::`, and single punctuation characters.
+/// Splits code into words, `::`, and single punctuation characters.
 fn tokens(code: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     for (number, line) in code.lines().enumerate() {
@@ -289,8 +291,8 @@ fn tokens(code: &str) -> Vec<Token> {
     tokens
 }
 
-/// Cuts out items under `#[cfg(test)]`; returns the other tokens, the lines of those items, and the
-/// modules among them that are files.
+/// Cuts out items under `#[cfg(test)]`. Returns the other tokens, the number of lines of those
+/// items, and the modules among them that are files.
 fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize, Vec<String>) {
     const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
@@ -332,7 +334,7 @@ fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize, Vec<String>) {
 
 // ---- the rules ----------------------------------------------------------------------------------
 
-/// Names that `lib.rs` re-exports, with the modules that they come from.
+/// Returns the names that `lib.rs` re-exports, with the modules that they come from.
 fn exports(lib: &Source) -> HashMap<String, Vec<String>> {
     let mut exports = HashMap::new();
     for i in 1..lib.tokens.len() {
@@ -346,10 +348,10 @@ fn exports(lib: &Source) -> HashMap<String, Vec<String>> {
     exports
 }
 
-/// What is wrong with a file's imports.
+/// Returns the faults of a file's imports.
 fn layering(source: &Source, exports: &HashMap<String, Vec<String>>) -> Vec<String> {
     if source.module.first().is_none_or(|first| first == "manual") {
-        return Vec::new(); // lib.rs puts everything together, the manual documents it
+        return Vec::new(); // lib.rs puts everything together, and the manual documents it.
     }
     let name = &source.name;
     let Some(own) = layer(&source.module) else {
@@ -361,8 +363,8 @@ fn layering(source: &Source, exports: &HashMap<String, Vec<String>>) -> Vec<Stri
             [root] if layer(&path).is_none() => exports.get(root).cloned().unwrap_or(path),
             _ => path,
         };
-        // A path into the file's own module tree needs no look: `super::*` in an inline module, a
-        // child of a child.
+        // A path into the file's own module tree is always fine: `super::*` in an inline module, or
+        // a child of a child.
         if path.first() == source.module.first() && source.module[0] != "wire" {
             continue;
         }
@@ -382,7 +384,7 @@ fn layering(source: &Source, exports: &HashMap<String, Vec<String>>) -> Vec<Stri
     wrong
 }
 
-/// What is wrong with a file besides its imports.
+/// Returns the faults of a file other than its imports.
 fn habits(source: &Source) -> Vec<String> {
     let name = &source.name;
     let mut wrong = Vec::new();
@@ -415,7 +417,7 @@ fn habits(source: &Source) -> Vec<String> {
     wrong
 }
 
-/// Whether a file is too long.
+/// Returns a message if a file is too long.
 fn length(source: &Source) -> Option<String> {
     let lines = source.text.lines().count() - source.test_lines;
     let name = &source.name;
@@ -424,10 +426,10 @@ fn length(source: &Source) -> Option<String> {
     })
 }
 
-/// Habits of a statement that hide something, with the line of each:
+/// Finds two kinds of statements that save a line and hide something:
 ///
-/// - `let (a, b) = (x, y);`, which saves a line and costs a look;
-/// - `drop(call())`, where `let _ = call();` says that the result isn't wanted.
+/// - `let (a, b) = (x, y);`
+/// - `drop(call())`, where `let _ = call();` would show that the result isn't wanted
 fn statements(name: &str, text: &str) -> Vec<String> {
     let tokens = tokens(&blank(text));
     let text = |i: usize| tokens.get(i).map_or("", |token| token.text.as_str());
@@ -456,7 +458,7 @@ fn statements(name: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// Where the bracket that opens at `at` is closed.
+/// Returns where the bracket that opens at `at` is closed.
 fn closed(tokens: &[Token], at: usize) -> usize {
     let mut depth = 0_usize;
     for (i, token) in tokens.iter().enumerate().skip(at) {
@@ -472,7 +474,7 @@ fn closed(tokens: &[Token], at: usize) -> usize {
     tokens.len()
 }
 
-/// Whether tokens that begin with a bracket have a comma just inside of it.
+/// Whether tokens that begin with a bracket have a comma directly inside it.
 fn is_tuple(tokens: &[Token]) -> bool {
     let mut depth = 0_usize;
     tokens.iter().any(|token| {
@@ -487,7 +489,7 @@ fn is_tuple(tokens: &[Token]) -> bool {
 
 // ---- the tests ----------------------------------------------------------------------------------
 
-/// Name and text of each file of the repository whose name ends in one of `extensions`.
+/// Returns name and text of each file of the repository whose name ends in one of `extensions`.
 fn files(extensions: &[&str]) -> Vec<(String, String)> {
     fn collect(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -510,7 +512,7 @@ fn files(extensions: &[&str]) -> Vec<(String, String)> {
     found.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// All files of `src`, without those that are compiled for tests only.
+/// Returns all files of `src`, without those that are compiled for tests only.
 fn sources() -> Vec<Source> {
     let all: Vec<Source> = files(&["rs"])
         .iter()
@@ -682,7 +684,8 @@ fn the_checker_lets_pass_what_is_allowed() {
         ("wire/mod.rs", "pub(crate) mod reader;\npub(in crate::wire) fn f() {}"),
         (
             "proto/fake.rs",
-            "// use crate::engine::SessionShared;\nconst S: &str = \"crate::engine::SessionShared\";",
+            "// use crate::engine::SessionShared;\n\
+             const S: &str = \"crate::engine::SessionShared\";",
         ),
         (
             "proto/fake.rs",
@@ -723,7 +726,7 @@ fn the_checker_finds_broken_habits() {
             "{text}"
         );
         let in_test = format!("{head}#[cfg(test)]\nmod tests {{ {text} }}");
-        let expected = usize::from(text.contains("unsafe")); // that isn't allowed in tests either
+        let expected = usize::from(text.contains("unsafe")); // That isn't allowed in tests either.
         assert_eq!(habits(&Source::new("proto/fake.rs", &in_test)).len(), expected, "{text}");
     }
     for text in [

@@ -78,8 +78,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "ready_queue_order",
-        about: "ready queue: each thread's streams come out in its order while the bounded channel runs \
-                over",
+        about: "ready queue: each thread's streams come out in its order while the bounded \
+                channel runs over",
         time: false,
         reaches: false,
         body: ready_queue_order,

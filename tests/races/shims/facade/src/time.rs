@@ -26,7 +26,8 @@ struct Clock {
 const EPOCH: Duration = Duration::from_secs(1_000_000);
 
 thread_local! {
-    static CLOCK: RefCell<Clock> = const { RefCell::new(Clock { now: EPOCH, moves: false, alarms: Vec::new() }) };
+    static CLOCK: RefCell<Clock> =
+        const { RefCell::new(Clock { now: EPOCH, moves: false, alarms: Vec::new() }) };
 }
 
 /// Begins an execution. `moves` says whether it may `advance` the time.
