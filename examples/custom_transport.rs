@@ -64,12 +64,13 @@ struct Lane {
 #[derive(Default)]
 struct State {
     messages: VecDeque<Message>,
-    /// Nothing more will be written. Either `End` is in the queue, or one of the two ends is gone.
+    /// Whether no more messages will be written. Then either `End` is in the queue, or the reader
+    /// or the writer of this direction is gone.
     over: bool,
 }
 
-/// Limit of the messages in one queue. Without it, a slow reader could make the queue grow without
-/// limit.
+/// Limit of the messages in one queue. Without it, the queue would grow as long as the reader is
+/// slower than the writer.
 const MAX_QUEUED: usize = 8;
 
 /// The largest message, in bytes.
@@ -115,8 +116,8 @@ impl Lane {
         })
     }
 
-    /// Returns the next message. Messages that were sent before the other end went away come first.
-    /// After them this is an error and not an end of file, because only `End` proves that
+    /// Returns the next message. If the peer is gone, the messages that it has sent come first.
+    /// After them this returns an error and not an end of file, because only `End` proves that
     /// everything has arrived.
     fn take(&self, bound: &Bound) -> io::Result<Message> {
         self.wait(bound, |state| match state.messages.pop_front() {
@@ -172,7 +173,7 @@ impl Read for Reader {
         if self.rest.is_empty() && !self.ended {
             match self.lane.take(&self.bound)? {
                 Message::Data(data) => self.rest = data.into(),
-                Message::End => self.ended = true, // and stays so: the session may read again
+                Message::End => self.ended = true, // stays true: the session may read again
                 // `Interrupted` says that there is nothing for the session yet. The session reads
                 // again at once. The pong isn't sent here, because it might have to wait for room.
                 // If the peer's reader waited in the same way, both would wait forever.
@@ -258,22 +259,22 @@ impl Control for Handle {
     }
 
     /// Says whether `finish_write` really tells the peer. Here it does, and `true` is also the
-    /// default. A serial line would return `false`. With `false` a close doesn't wait for the
-    /// peer's end, which can't come.
+    /// default. A serial line would return `false`. With `false` a close doesn't wait for the peer
+    /// to end its side.
     fn can_finish(&self) -> bool {
         true
     }
 
-    /// Says whether a read has left the transport itself with something to send, here a pong. The
-    /// session then wakes its writer thread, which calls `flush`. Without this method the pong
-    /// would wait until the session's next write. The session calls it after each read, so it has
-    /// to be cheap.
+    /// Says whether a read has made an answer that has to be sent, here a pong. The session then
+    /// wakes its writer thread, which calls `flush`. Without this method the pong would wait until
+    /// the session's next write. The session calls this method after each read, so it has to be
+    /// cheap.
     fn wants_flush(&self) -> bool {
         self.owed.load(SeqCst)
     }
 
     /// Makes the blocked calls of both halves return. Any thread may call this method, and it must
-    /// not wait. A session that has failed calls it to end its two threads.
+    /// not wait. A session that has failed calls it to stop its two threads.
     fn abort(&self) {
         self.incoming.end(None);
         self.outgoing.end(None);
@@ -329,7 +330,7 @@ impl Transport for Connection {
     }
 }
 
-/// Sends pings to the other end of the transport. The session doesn't see them.
+/// Sends pings to the peer's transport. The sessions don't see them.
 #[derive(Clone)]
 pub struct Pings {
     lane: Arc<Lane>,
@@ -339,7 +340,7 @@ pub struct Pings {
 }
 
 impl Pings {
-    /// Sends a ping, and waits until there is room for it. It fails if the other end is gone.
+    /// Sends a ping, and waits until there is room for it. It fails if the peer is gone.
     pub fn send(&self) -> io::Result<()> {
         self.lane.put(&Bound::new(None), || Message::Ping)
     }
@@ -351,7 +352,7 @@ impl Pings {
 }
 
 impl Connection {
-    /// Returns a handle that can ping the other end.
+    /// Returns a handle that can ping the peer.
     pub fn pings(&self) -> Pings {
         self.writer.pings.clone()
     }

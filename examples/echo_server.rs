@@ -44,6 +44,7 @@ fn serve(connection: TcpStream) -> io::Result<()> {
 /// Echoes until the client has finished its side. The stream closes when its last handle is
 /// dropped.
 fn echo(stream: &Stream) -> io::Result<u64> {
-    // `&Stream` implements `Read` and `Write`, so one stream can be both ends of the copy.
+    // `&Stream` implements `Read` and `Write`, so one stream can be both the source and the target
+    // of the copy.
     io::copy(&mut &*stream, &mut &*stream)
 }

@@ -10,8 +10,8 @@
 //! The server connects to the services of its command line and to nothing else. There is no
 //! encryption and no login here. Whoever can connect to the server's port can use the services.
 //!
-//! When the session ends, the connections that it carries end too. The client notices the end when
-//! the next user connects, and then makes a new session.
+//! When the session ends, the connections that it carries end, too. The client makes a new session
+//! when the next user connects.
 
 use std::collections::HashMap;
 use std::io;
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Calls `serve` with each connection, in a thread of its own. Prints its errors.
+/// Calls `serve` in a new thread for each connection, and prints the errors that `serve` returns.
 fn accept(
     listen: SocketAddr,
     serve: impl Fn(TcpStream) -> io::Result<()> + Sync,
@@ -96,7 +96,7 @@ fn accept(
         for tcp in listener.incoming() {
             let serve = || serve(tcp?).inspect_err(|error| eprintln!("forward: {error}"));
             if let Err(error) = thread::Builder::new().spawn_scoped(scope, serve) {
-                eprintln!("forward: {error}"); // The connection ends.
+                eprintln!("forward: {error}"); // The connection was closed.
             }
         }
     });
@@ -141,7 +141,7 @@ fn client(
     let connect = || -> io::Result<_> {
         Ok(Session::client(TcpStream::connect(remote)?, Config::new().version(2))?)
     };
-    let session = Mutex::new(connect()?); // A missing server is reported at once.
+    let session = Mutex::new(connect()?); // If the server can't be reached, this fails at once.
     accept(listen, |tcp| {
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         if session.is_closed() {
@@ -167,8 +167,8 @@ fn forward(stream: &Stream, tcp: TcpStream, options: &CopyOptions) {
         }
         Err(error) => {
             eprintln!("{:?}: {error} (a is the stream, b the socket)", stream.name());
-            // With this setting the drop of the socket resets the connection. An end of file would
-            // tell its reader that everything has arrived.
+            // With this setting the drop of the socket resets the connection. Otherwise the
+            // socket's peer would read an end of file, and think that everything has arrived.
             let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
         }
     }

@@ -109,8 +109,8 @@ fn connection(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
             }
         });
     }
-    // This close ends the server's side. The client's `close` waits for that end, to know that
-    // everything has arrived.
+    // This close ends the server's side. The client's `close` waits for it. So the client knows
+    // that everything has arrived.
     Ok(session.close()?)
 }
 

@@ -1,14 +1,14 @@
 //! Copies between a stream and a TCP connection.
 //!
-//! `copy_bidirectional` passes on the end of each direction separately. kcptun can't do that.
-//! kcptun closes both sides as soon as one direction has ended, and discards bytes that are written
-//! into its stream after that. So without `--half-close`, the end of the stream ends both
-//! directions of the TCP connection.
+//! `copy_bidirectional` passes on the end of each direction separately. kcptun can't do that. When
+//! one direction ends, kcptun closes both, and discards bytes that are written into its stream
+//! after that. So without `--half-close`, the end of the stream ends both directions of the TCP
+//! connection.
 //!
 //! Invariants:
-//! - Bytes received before the stream's end are written to the connection before the connection
-//!   closes.
-//! - No unread input turns that close into a reset. A reset could destroy bytes that were written.
+//! - Bytes that came before the stream's end are written to the TCP connection before it is closed.
+//! - The TCP connection has no unread input when it is closed. Unread input would make the close a
+//!   reset, and a reset could destroy written bytes.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -18,13 +18,13 @@ use gmux::copy::Duplex;
 use gmux::{Copied, CopyError, Stream, copy_bidirectional};
 use parking_lot::{Condvar, Mutex};
 
-/// Time limit for a connection to end its side after the stream's end.
+/// Time that a TCP connection's peer has to end its side after the stream's end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Copies until both directions have ended, or one has failed.
 ///
 /// # Errors
-/// Returns the errors of `copy_bidirectional`. On an error the drop of the TCP connection is a
+/// Returns the errors of `copy_bidirectional`. After an error the drop of the TCP connection is a
 /// reset. An end of file would tell its peer that everything has arrived.
 pub fn copy(stream: &Stream, tcp: TcpStream, half_close: bool) -> Result<Copied, CopyError> {
     let _ = tcp.set_nodelay(true);
@@ -43,7 +43,7 @@ struct Whole<'a> {
     tcp: &'a TcpStream,
     /// Whether the input has ended.
     read: Mutex<bool>,
-    /// `finish_write` waits for the end of the input. The thread that reads wakes it.
+    /// `finish_write` waits on this for the end of the input. The reading thread wakes it.
     over: Condvar,
 }
 
@@ -74,7 +74,7 @@ impl Duplex for Whole<'_> {
         let mut read = self.read.lock();
         self.over.wait_while_for(&mut read, |read| !*read, END_TIMEOUT);
         drop(read);
-        let _ = self.tcp.shutdown(Shutdown::Read); // It fails if the connection is gone.
+        let _ = self.tcp.shutdown(Shutdown::Read); // This fails if the connection is gone.
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - No peer can end the program.
-//! - A client whose session has ended makes a new one for the next connection.
+//! - A client whose session has ended makes a new session for the next connection.
 //! - Every thread ends with its connection.
 
 use std::error::Error;
@@ -129,7 +129,7 @@ pub fn connect(options: Client) -> Result<()> {
 /// The client's sessions. Each is made when it is first needed.
 struct Sessions {
     options: Client,
-    /// Each lock guards its session. It is also held while the session is made.
+    /// Each lock guards one session. It is also held while that session is made.
     slots: Vec<Mutex<Option<Session>>>,
     next: AtomicUsize,
     #[cfg(feature = "rustls")]
@@ -158,7 +158,7 @@ impl Sessions {
         Ok(slot.insert(session).open("")?) // kcptun's streams have no names.
     }
 
-    /// Makes a new session, with a UDP port of its own.
+    /// Makes a new session over a new UDP port.
     fn session(&self) -> Result<Session> {
         let transport = kcp::connect(&self.options.remote, &self.options.settings())?;
         let config = self.options.common.config();
@@ -171,8 +171,8 @@ impl Sessions {
         self.watched(Session::client(transport, config)?)
     }
 
-    /// Starts a thread that prints the error that ends the session. The streams may have ended
-    /// before, so they may not show it.
+    /// Starts a thread that prints the error by which the session ends. The streams may have ended
+    /// earlier, so they may not show this error.
     fn watched(&self, session: Session) -> Result<Session> {
         let watched = session.clone();
         let remote = self.options.remote.clone();

@@ -1,6 +1,5 @@
-//! TLS over KCP, for authentication, which KCP's ciphers lack.
-//! The server's options are `--tls-cert` and `--tls-key`. The client's options are `--tls-ca` and
-//! `--tls-name`.
+//! TLS over KCP. It adds authentication, which KCP's ciphers lack. The server's options are
+//! `--tls-cert` and `--tls-key`. The client's options are `--tls-ca` and `--tls-name`.
 //!
 //! The certificates and the key are PEM files. kcptun has no TLS, so both ends have to be this
 //! program, built with `--features rustls`.
@@ -20,7 +19,7 @@ use crate::options::{Client, Server};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Time limit of a handshake. It takes two round trips, on a link that loses packets.
+/// Time limit of a handshake. A handshake takes two round trips, and the link may lose packets.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
 /// Returns the server's configuration, if the options ask for TLS.

@@ -1,6 +1,6 @@
 //! Runs a command whose standard input and output carry a session.
 //!
-//! The command shares the standard error of this process. So its messages are visible, also a
+//! The command shares the standard error of this process. So its messages are visible, including a
 //! password prompt of ssh.
 
 use std::ffi::OsString;
@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use gmux::transport::Pair;
 use gmux::{Config, Session};
 
-/// Time limit for the command to end after the session has ended. Then the command is killed.
+/// Time that the command has to exit after the session has ended. After that time it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Interval of the checks whether the command has ended. std has no wait with a time limit.
+/// Interval of the checks whether the command has exited. They are needed because std has no wait
+/// with a time limit.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running command, and the session over it.
@@ -34,13 +35,13 @@ struct SharedChild {
     killed: Arc<AtomicBool>,
 }
 
-/// How the command ended.
+/// The way in which the command ended.
 pub struct End {
     status: io::Result<ExitStatus>,
     killed: bool,
 }
 
-/// Starts the command, and a session over it. This end is the session's client.
+/// Starts the command, and a session over it. This program is the session's client.
 pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
     let (program, args) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut child = Command::new(program)
@@ -54,25 +55,25 @@ pub fn start(command: &[OsString], config: Config) -> io::Result<Running> {
     };
     let child = SharedChild { child: Arc::new(Mutex::new(child)), killed: Arc::default() };
     // A read from a pipe can't be interrupted. So the command is killed if the session ends by an
-    // error, or if the peer doesn't end in time. The end of the command also ends its output, so
-    // the session's reader thread can end.
+    // error, or if the peer doesn't end its side in time. The kill closes the command's output, so
+    // the session's reader thread can stop.
     let abort = child.clone();
     let transport = Pair::new(output, input).with_abort(move || abort.kill());
     match Session::client(transport, config) {
         Ok(session) => Ok(Running { session, child }),
         Err(error) => {
             child.kill();
-            let _ = child.lock().wait(); // Without a wait it would stay as a zombie.
+            let _ = child.lock().wait(); // Without a wait the process would stay as a zombie.
             Err(error.into())
         }
     }
 }
 
 impl Running {
-    /// Closes the session, and waits for the command's end.
+    /// Closes the session, and waits until the command exits.
     ///
-    /// If the close is Ok, the far end has received everything and has ended its output. The
-    /// command is then about to end by itself.
+    /// If the close returns Ok, the peer has received everything and has ended its output. The
+    /// command will then soon exit by itself.
     pub fn finish(self) -> (gmux::Result<()>, End) {
         let closed = self.session.close();
         let status = self.child.wait();
@@ -85,17 +86,17 @@ impl SharedChild {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills the command if it still runs. It never waits, because the session calls it and must
+    /// Kills the command if it still runs. This never waits, because the session calls it and must
     /// not be delayed.
     fn kill(&self) {
         let mut child = self.lock();
         if matches!(child.try_wait(), Ok(None)) {
             self.killed.store(true, SeqCst);
-            let _ = child.kill(); // It fails if the command has just ended.
+            let _ = child.kill(); // This fails if the command has just exited.
         }
     }
 
-    /// Waits for the command's end, and kills it after `EXIT_TIMEOUT`. The lock isn't held during
+    /// Waits until the command exits, and kills it after `EXIT_TIMEOUT`. The lock isn't held during
     /// the wait, because the session may have to kill the command meanwhile.
     fn wait(&self) -> io::Result<ExitStatus> {
         let limit = Instant::now() + EXIT_TIMEOUT;
@@ -111,7 +112,7 @@ impl SharedChild {
 }
 
 impl End {
-    /// Returns the command's exit code, if it ended by itself and not by a signal.
+    /// Returns the command's exit code, if the command exited by itself and not by a signal.
     pub fn code(&self) -> Option<u8> {
         let code = self.status.as_ref().ok()?.code().filter(|_| !self.killed)?;
         u8::try_from(code).ok()

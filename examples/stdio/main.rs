@@ -76,7 +76,7 @@ fn port(text: &str) -> Result<(String, String), String> {
 }
 
 /// The configuration of both ends. With version 2 of the protocol, a stream that nobody reads
-/// doesn't stop the others. Both ends are this program, so both use it.
+/// doesn't stop the others. Both ends are this program, so both use version 2.
 fn config() -> Config {
     Config::new().version(2)
 }
@@ -102,7 +102,8 @@ fn finish(done: io::Result<()>, running: Running) -> ExitCode {
     // The session's error says more than the error of one of its streams.
     let session = closed.map_err(io::Error::from);
     let result = session.and(done);
-    eprintln!("stdio: {end}"); // First, because a failure of the command explains the rest.
+    // This comes first, because a failure of the command explains the other errors.
+    eprintln!("stdio: {end}");
     if let Err(error) = &result {
         eprintln!("stdio: {error}");
     }
@@ -127,8 +128,8 @@ fn serve(allow: Vec<String>) -> io::Result<()> {
                 }
             })?;
         }
-        // The other end has closed, and no stream was cut off. Ok means that it has received
-        // everything.
+        // The client has closed the session, and no stream was cut off. Ok means that the client
+        // has received everything.
         session.close().map_err(io::Error::from)
     })
 }
@@ -158,11 +159,11 @@ fn serve_stream(mut stream: &Stream, allow: &[String]) -> io::Result<()> {
     }
 }
 
-/// The first line of a forwarded stream if the target is connected. Otherwise that line gives the
-/// reason.
+/// The first line of a forwarded stream if the target is connected. If it isn't, the first line
+/// gives the reason.
 const CONNECTED: &str = "connected";
 
-/// Limit of that line's length, in bytes. It is needed because the line comes from the peer.
+/// Limit of the first line's length, in bytes. It is needed because the line comes from the peer.
 const MAX_LINE: u64 = 1024;
 
 /// Makes the drop of the socket a reset. An end of file would tell the socket's peer that
@@ -173,8 +174,8 @@ fn reset(tcp: &TcpStream) {
 
 // ---- forward ------------------------------------------------------------------------------------
 
-/// Time limit for the connections to end after the session has ended. Bytes received before that
-/// are still being written, and some users read slowly.
+/// Time that the connections have to end after the session has ended. Received bytes are still
+/// being written then, and some users read slowly.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the ports until the session ends.
@@ -201,14 +202,15 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
                     }
                 };
                 if let Err(error) = thread::Builder::new().spawn(carry) {
-                    eprintln!("stdio forward: {error}"); // This connection ends.
+                    eprintln!("stdio forward: {error}"); // The connection was closed.
                 }
             }
         })?;
     }
     let _ = session.closed().recv(); // The channel disconnects when the session ends.
-    // An exit would close all sockets as if they had ended well. So the connections get time to end
-    // first, each with a reset if it failed.
+    // An exit of this program would close all sockets, and their peers would read an end of file,
+    // as after a success. So the connections get time to end first. Those that failed end with a
+    // reset.
     let limit = Instant::now() + DRAIN_TIMEOUT;
     while Arc::strong_count(&busy) > 1 + listeners && Instant::now() < limit {
         thread::sleep(Duration::from_millis(10));
@@ -219,12 +221,12 @@ fn forward(session: &Session, ports: Vec<(String, String)>) -> io::Result<()> {
     }
 }
 
-/// Carries one connection over a stream of its own.
+/// Carries one connection over a new stream.
 fn carry(session: &Session, tcp: &TcpStream, target: &str) -> io::Result<()> {
     let carried =
         session.open(format!("tcp {target}")).map_err(io::Error::from).and_then(|stream| {
-            // The other end first sends a line. It says that the target is connected, or why not.
-            // An end of file instead of the line is an error.
+            // The server first sends a line. The line says that the target is connected, or why
+            // not. An end of file instead of the line is an error.
             let mut line = Vec::new();
             while line.last() != Some(&b'\n') {
                 let mut byte = [0];
@@ -260,7 +262,7 @@ fn check(session: &Session, streams: usize, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends, finishes its side, and still reads the rest. This is a half-close.
+/// Sends all data, ends its side, and still reads the rest of the answer. This is a half-close.
 fn check_one(session: &Session, number: usize, size: usize) -> io::Result<()> {
     let stream = session.open("echo")?;
     let sent: Vec<u8> = (0..size).map(|at| ((at * 7) ^ (at >> 8) ^ (number * 31)) as u8).collect();

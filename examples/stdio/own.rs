@@ -3,8 +3,9 @@
 //! The program's other code loses access to both, for three reasons:
 //! - A line that other code prints would be taken for a frame. Such lines go to standard error from
 //!   here on.
-//! - The session's output ends when its last descriptor is closed. A copy that stays open, in this
-//!   process or in a child process, would keep the other end waiting.
+//! - The peer reads an end of file when the last descriptor of the output is closed. A copy of the
+//!   descriptor that stays open, in this process or in a child process, would keep the peer
+//!   waiting.
 //! - `std::io::stdout()` is line-buffered. It keeps the bytes after the last line end, and it
 //!   searches all data for line ends. A `File` writes all bytes at once.
 
@@ -20,7 +21,7 @@ mod unix {
     use gmux::transport::Pair;
 
     /// Takes over standard input and output. Nothing can interrupt the read half. So the session's
-    /// reader thread may stay until the other end goes away or this process ends.
+    /// reader thread may stay until the peer goes away or this process exits.
     pub fn take() -> io::Result<Pair<File, File>> {
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);

@@ -11,11 +11,12 @@
 //!
 //! The sender has to wait for the first answer. Received data that nobody has read yet fills the
 //! receive buffer of the whole session (`max_receive_buffer`). If the sender didn't wait, data for
-//! streams that nobody has accepted could fill this buffer. The accepted streams couldn't get their
-//! next bytes then, and all would stop. So content is sent only when a thread is ready to read it.
+//! streams that nobody has accepted could fill this buffer. Then there would be no room for the
+//! next bytes of accepted streams, and the transfer would stop. So content is sent only when a
+//! thread is ready to read it.
 //!
-//! Invariant: content counts as whole only after its announced length, its digest and the end of
-//! the stream. So a transfer that is cut off anywhere never looks like success.
+//! Invariant: content counts as complete only when its announced length, its digest and the end of
+//! the stream have been read. So a transfer that is cut off anywhere never looks like success.
 
 use std::io::{self, Read, Write};
 

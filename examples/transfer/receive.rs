@@ -37,8 +37,8 @@ pub fn receive(session: &Session, root: &Path, jobs: usize, bar: &ProgressBar) -
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                // An error of `incoming` means that the session has ended. All threads get it, so
-                // the reason is taken once below, from `close_reason`.
+                // An error of `incoming` means that the session has ended. Every thread gets this
+                // error. So the reason is taken only once, from `close_reason` below.
                 for stream in session.incoming().map_while(Result::ok) {
                     receiver.handle(&stream);
                 }
@@ -118,7 +118,7 @@ impl Receiver<'_> {
                 Err(error.to_string())
             }
         };
-        // If the answer doesn't arrive, the connection is lost, and both ends say so.
+        // If the answer doesn't arrive, the connection is lost, and both programs report that.
         let _ = protocol::write_answer(&mut stream, &answer);
     }
 
@@ -180,7 +180,8 @@ impl Receiver<'_> {
         target: Target,
         length: u64,
     ) -> io::Result<()> {
-        // A temporary file. Nobody can take its name for the real one, and its drop removes it.
+        // A temporary file. Its name can't be mistaken for the final name, and its drop removes the
+        // file.
         let mut temporary = match target {
             Target::File => Some(self.temporary()?),
             Target::Directory => None,
@@ -196,7 +197,7 @@ impl Receiver<'_> {
         };
         protocol::read_trailer(&mut stream, &digest)?;
 
-        // Check the path once more, because the first check may be long ago.
+        // Check the path once more, because the first check may have been long ago.
         let path = names::locate(self.root, parts, target, true)?;
         if let Some(file) = temporary {
             file.persist(&path).map_err(|error| error.error)?;
@@ -207,15 +208,17 @@ impl Receiver<'_> {
     fn temporary(&self) -> io::Result<NamedTempFile> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(names::TEMPORARY).suffix(".part");
-        // The permissions of any new file, as the umask sets them. The default of `tempfile` is the
-        // owner alone.
+        // Set the permissions of a usual new file, which the umask limits. By default, `tempfile`
+        // lets only the owner use the file.
         #[cfg(unix)]
         builder.permissions(fs::Permissions::from_mode(0o666));
         builder.tempfile_in(self.root)
     }
 
-    /// Claims a name for a stream. It fails if another stream has the name, or needs it as a file
-    /// where this one needs a directory, or the other way round.
+    /// Claims a name for a stream. It fails in these cases:
+    /// - Another stream has the name.
+    /// - The name is needed as a file, and another stream needs it as a directory, or the other way
+    ///   round.
     fn claim(&self, name: &[u8], target: Target) -> io::Result<()> {
         let mut state = self.state();
         if state.names.get(name).is_some_and(|taken| *taken != Taken::Refused) {

@@ -1,4 +1,5 @@
-//! The sender. It has `jobs` threads, and each sends one file at a time over a stream of its own.
+//! The sender. It has `jobs` threads, and each sends one file at a time. Each file has a new
+//! stream.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -51,7 +52,7 @@ pub fn send(session: &Session, tree: &Tree, jobs: usize, bar: &ProgressBar) -> R
         }
     }
     // The close comes last, when each entry is confirmed or refused. Its result tells whether the
-    // session also ended well.
+    // session ended without an error.
     let lost = session.close_reason();
     let closed = session.close();
     if let Err(error) = listed {
@@ -135,8 +136,9 @@ fn send_stream(
     protocol::read_answer(&mut stream, None)?.map_err(invalid)
 }
 
-/// Returns the receiver's reason, if it has refused before the end of the content. The stream's
-/// read deadline is in the past, so this doesn't wait for an answer to begin.
+/// Returns the receiver's reason, if the receiver has refused the file before the end of the
+/// content. The stream's read deadline is in the past. So this returns at once if no answer has
+/// come yet.
 fn early_refusal(mut stream: &Stream) -> io::Result<Option<String>> {
     let mut status = [0];
     match stream.read(&mut status) {

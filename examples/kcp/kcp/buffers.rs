@@ -1,4 +1,4 @@
-//! Buffers of segments. A buffer is used again instead of allocated for each segment.
+//! Buffers of segments. They are used again, so most segments need no allocation.
 //!
 //! Invariant: at most [`MAX_UNUSED`] unused buffers are kept, and none is larger than a datagram.
 
@@ -24,12 +24,12 @@ impl Buffers {
         }
     }
 
-    /// Whether the unused buffers are too few to be worth freeing.
+    /// Returns whether the unused buffers are too few to be worth freeing.
     pub fn is_small(&self) -> bool {
         self.0.len() <= MAX_UNUSED / 16
     }
 
-    /// Frees the unused buffers. It is called when nothing is in flight.
+    /// Frees the unused buffers. Called when no segment is in flight.
     pub fn rest(&mut self) {
         self.0 = Vec::new();
     }

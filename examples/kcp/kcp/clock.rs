@@ -1,7 +1,7 @@
 //! An endpoint's time, and the next wake-up of its clock thread.
 //!
-//! Each conversation has an atomic with its due time. The clock thread looks at all of them, and
-//! sleeps until the earliest. It is woken when a conversation becomes due before that.
+//! Each conversation has an atomic with its due time. The clock thread looks at all due times, and
+//! sleeps until the earliest. It is woken when a conversation becomes due earlier.
 //!
 //! The order of stores and loads prevents lost wake-ups, as in Dekker's algorithm:
 //! - A thread that makes a conversation due stores the due time, and then loads `wakes_at`
@@ -20,8 +20,8 @@ use parking_lot::{Condvar, Mutex};
 #[derive(Debug)]
 pub struct Clock {
     epoch: Instant,
-    /// When the clock thread wakes up by itself. `u64::MAX` means that it is looking at the due
-    /// times, or sleeps without a time limit.
+    /// The time at which the clock thread wakes up by itself. `u64::MAX` means that it is looking
+    /// at the due times, or sleeps without a time limit.
     wakes_at: AtomicU64,
     /// Whether a conversation became due after the clock thread began to look.
     rung: Mutex<bool>,
@@ -38,13 +38,13 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since the endpoint was made.
+    /// Returns the milliseconds since the endpoint was made.
     pub fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Wakes the clock thread if it would sleep beyond `due`. The caller must have stored `due` in
-    /// the conversation before.
+    /// Wakes the clock thread if it would sleep beyond `due`. The caller must first store `due` in
+    /// the conversation.
     pub fn ring(&self, due: u64) {
         if due < self.wakes_at.load(SeqCst) {
             *self.rung.lock() = true;

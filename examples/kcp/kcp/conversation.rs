@@ -1,17 +1,18 @@
 //! A conversation: the protocol under a lock, and the threads that wait for it.
 //!
-//! The lock guards the protocol, the outbox (datagrams to be sent), and how the conversation ended.
-//! It is never held across a system call. A thread that finds datagrams in the outbox, and no other
-//! thread sending, releases the lock and sends them in order. It also sends the datagrams that
-//! others add meanwhile.
+//! The lock guards the protocol, the outbox (datagrams to be sent), and the way in which the
+//! conversation ended. It is never held across a system call. One thread at a time sends. A thread
+//! that finds datagrams in the outbox, while no other thread sends, releases the lock and sends
+//! them one after the other. It also sends the datagrams that other threads add meanwhile.
 //!
 //! | who waits | on | woken by |
 //! |---|---|---|
-//! | the read half | `readable` | the receiving thread, once for a batch, and the end |
-//! | the write half, `finish` | `writable` | the receiving thread, and the end |
+//! | the read half | `readable` | the receiving thread, once for a batch, and [`Conversation::end`] |
+//! | the write half, `finish` | `writable` | the receiving thread, and [`Conversation::end`] |
 //!
 //! Invariants:
-//! - One thread at a time sends, so that datagrams don't overtake each other here.
+//! - Only one thread at a time sends. So datagrams don't overtake each other before they reach the
+//!   network.
 //! - `due` is stored before the clock is rung.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -28,12 +29,12 @@ use super::outbox::Outbox;
 use super::protocol::Protocol;
 use super::segment::Malformed;
 
-/// Limit of the batches that a thread sends in a row. Datagrams that others add after that are left
-/// to the clock thread.
+/// Limit of the batches that a thread sends in a row. After that, the clock thread sends the
+/// datagrams that other threads add.
 const MAX_BATCHES: usize = 4;
 
-/// Time for which a finished conversation goes on answering, in milliseconds. If an ack of ours was
-/// lost, the peer repeats the segment. The peer can finish its side only after our answer.
+/// Time for which a finished conversation goes on answering, in milliseconds. If one of our acks
+/// was lost, the peer repeats the segment. It can finish its side only when it has our ack.
 const LINGER: u64 = 10_000;
 
 /// Time limit for a new conversation to bring its first byte, in milliseconds.
@@ -43,14 +44,16 @@ const BEGIN_TIMEOUT: u64 = 10_000;
 pub struct Conversation {
     pub peer: SocketAddr,
     pub conv: u32,
-    /// When it began, and when its last datagram arrived, in milliseconds.
+    /// The time at which it began, and the time at which its last datagram arrived, in
+    /// milliseconds.
     pub since: u64,
     pub heard: AtomicU64,
     /// Whether the peer has acked a segment of ours. A sender that forges its address can't do
     /// that.
     pub proven: AtomicBool,
     pub accepted: AtomicBool,
-    /// When the clock thread has to call `tick`, in milliseconds. `u64::MAX` if no time is set.
+    /// The time at which the clock thread has to call `tick`, in milliseconds. `u64::MAX` if no
+    /// time is set.
     due: AtomicU64,
     state: Mutex<State>,
     readable: Condvar,
@@ -61,23 +64,23 @@ pub struct Conversation {
 struct State {
     protocol: Protocol,
     outbox: Outbox,
-    /// The previous outbox, empty. Its memory is used again.
+    /// An empty outbox, whose memory is used again.
     spare: Outbox,
     sending: bool,
     end: Option<End>,
-    /// Everything written was acked, and nothing more will be written.
+    /// Whether all written bytes were acked, and no more will be written.
     finished: bool,
-    /// Its first byte has arrived.
+    /// Whether its first byte has arrived.
     begun: bool,
-    /// When it is removed from the table.
+    /// The time at which it is removed from the table.
     expires: u64,
     readers: usize,
     writers: usize,
 }
 
 impl Conversation {
-    /// Makes a conversation. `begun` says that it begins here. Otherwise it begins with the peer's
-    /// first datagram, and `protocol` has already taken that in.
+    /// Makes a conversation. `begun` is true if this end begins it. If it is false, the peer has
+    /// begun the conversation by a datagram, which `protocol` has already taken in.
     pub fn new(peer: SocketAddr, protocol: Protocol, begun: bool, now: u64) -> Self {
         let expires = if begun { u64::MAX } else { now + BEGIN_TIMEOUT };
         Self {
@@ -138,7 +141,7 @@ impl Conversation {
         true
     }
 
-    /// Sends segments that are due. The clock thread calls it. Returns the time of the next call,
+    /// Sends segments that are due. The clock thread calls this. Returns the time of the next call,
     /// or `None` if the conversation has expired.
     pub fn tick(&self, link: &Link, now: u64) -> Option<u64> {
         let due = self.due.load(SeqCst);
@@ -213,7 +216,7 @@ impl Conversation {
             }
             if n > 0 {
                 if state.protocol.due() == 0 {
-                    self.send(&mut state, link); // The peer has to know of the new room.
+                    self.send(&mut state, link); // The peer has to learn of the new room.
                 }
                 return Ok(n);
             }
@@ -287,8 +290,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Says that nobody uses the conversation any more. If it was finished, it goes on answering
-    /// for [`LINGER`]. Otherwise it is removed at once.
+    /// Notes that nobody uses the conversation any more. A finished conversation goes on answering
+    /// for [`LINGER`]. Any other is removed at once.
     pub fn leave(self: &Arc<Self>, link: &Link) {
         let mut state = self.state.lock();
         if state.finished && !matches!(state.end, Some(End::Replaced)) {

@@ -1,13 +1,13 @@
-//! Nonce, checksum and cipher of a datagram, as kcptun has them.
+//! Nonce, checksum and cipher of a datagram, in the same format as kcptun's.
 //!
 //! ```text
-//! 16 random bytes | CRC-32 of all that follows, u32 LE | segments        (--crypt none: as it is)
+//! 16 random bytes | CRC-32 of all that follows, u32 LE | segments        (--crypt none: sent as it is)
 //! ```
 //! With `aes` the whole datagram is encrypted by AES in CFB mode. The initial vector is kcp-go's
 //! constant. The nonce fills the first block and makes equal datagrams differ. The key is made from
 //! the shared secret by PBKDF2. There is **no authentication**. If you need it, use TLS on top.
 //!
-//! Invariant: nothing in a datagram is used before its checksum was found right.
+//! Invariant: no byte of a datagram is used before its checksum was found right.
 
 use aes::cipher::{AsyncStreamCipher, InnerIvInit, KeyInit};
 use aes::{Aes128Enc, Aes192Enc, Aes256Enc};
@@ -60,8 +60,8 @@ impl std::fmt::Debug for Crypt {
 }
 
 impl Crypt {
-    /// Makes the cipher with the key that kcptun makes from `secret`. It takes some milliseconds.
-    /// PBKDF2 is slow on purpose, to make guessing the secret expensive.
+    /// Makes the cipher with the key that kcptun makes from `secret`. This takes some milliseconds.
+    /// PBKDF2 is slow on purpose, because that makes guessing the secret expensive.
     pub fn new(cipher: Cipher, secret: &str) -> Self {
         if cipher == Cipher::None {
             return Self(Keyed::None);

@@ -1,5 +1,5 @@
-//! The ways in which a conversation ends, other than by its session's close, and the error that its
-//! halves return then.
+//! The ways in which a conversation can end without a close of its session, and the error that its
+//! halves then return.
 
 use std::io;
 

@@ -4,8 +4,7 @@
 //! A conversation is identified by its peer's address and its number. It begins with a datagram
 //! that acks nothing and brings one of the first segments. This need not be the very first segment,
 //! because segments can overtake each other. The conversation can be accepted when its first byte
-//! has arrived. At that moment, older conversations of the same address that have been silent for a
-//! while end.
+//! has arrived. At that moment, older silent conversations of the same address end.
 //!
 //! Invariants:
 //! - A malformed datagram is counted and dropped before it changes anything.
@@ -30,7 +29,7 @@ use super::transport::KcpTransport;
 /// Limit of the receive calls before the receiving thread answers and wakes the conversations.
 const MAX_RECEIVES: usize = 4;
 
-/// Number of segments that a peer sends at once before it knows our window. The number is KCP's.
+/// Number of segments that a peer may send before it knows our window. The number is KCP's.
 const FIRST_SEGMENTS: u32 = 32;
 
 /// Begins a conversation with a server. KCP has no handshake. So this function sends no datagram,
@@ -51,8 +50,8 @@ pub fn connect(server: impl ToSocketAddrs, settings: &Settings) -> io::Result<Kc
 
 fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport> {
     let any: SocketAddr = if peer.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    // The socket isn't bound to a local address, as in kcptun. So it goes on working when the
-    // system changes that address. A second, connected socket finds the current address.
+    // As in kcptun, the socket isn't bound to one local address. So it goes on working when the
+    // system gets another address. A second, connected socket finds the current address.
     let socket = UdpSocket::bind(any)?;
     let probe = UdpSocket::bind(any)?;
     probe.connect(peer)?;
@@ -67,8 +66,8 @@ fn connect_to(peer: SocketAddr, settings: &Settings) -> io::Result<KcpTransport>
     Ok(transport)
 }
 
-/// A socket that accepts conversations from many clients. Its drop ends accepting. Accepted
-/// conversations live on.
+/// A socket that accepts conversations from many clients. After its drop no conversation is
+/// accepted any more. Accepted conversations live on.
 #[derive(Debug)]
 pub struct Endpoint {
     link: Arc<Link>,
@@ -96,7 +95,7 @@ impl Endpoint {
         Ok(KcpTransport::new(&self.link, self.link.accept()?))
     }
 
-    /// Ends accepting, and wakes calls that wait in [`accept`](Self::accept).
+    /// Makes blocked and later calls of [`accept`](Self::accept) fail.
     pub fn close(&self) {
         self.link.close();
     }
@@ -105,8 +104,8 @@ impl Endpoint {
         self.link.local
     }
 
-    /// Number of conversations. Those that linger after their end, and those that aren't accepted
-    /// yet, are counted too.
+    /// Returns the number of conversations. It includes those that linger after their end, and
+    /// those that aren't accepted yet.
     pub fn conversations(&self) -> usize {
         self.link.conversations()
     }
@@ -171,8 +170,8 @@ fn receive_all(link: &Arc<Link>) {
                 {
                     break;
                 }
-                // A router's report about a datagram of ours, or a failure of the socket. The sleep
-                // keeps a repeated error from using up the processor.
+                // A router's report about one of our datagrams, or a failure of the socket. Without
+                // the sleep, a repeated error would use up the processor.
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
             for (peer, datagram) in received.datagrams() {
@@ -199,7 +198,8 @@ fn receive_all(link: &Arc<Link>) {
 fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<Arc<Conversation>> {
     let counters = &link.counters;
     if datagram.len() > *Settings::MTUS.end() {
-        return drop_as(&counters.malformed); // A window full of them would cost much memory.
+        // A window full of oversized segments would cost much memory.
+        return drop_as(&counters.malformed);
     }
     let segments = match link.crypt.open(datagram) {
         Ok(segments) => segments,
@@ -210,7 +210,8 @@ fn dispatch(link: &Arc<Link>, peer: SocketAddr, datagram: &mut [u8]) -> Option<A
         }
     };
     if let [_, _, _, _, 0xf1 | 0xf2, 0, ..] = segments {
-        // kcp-go's marks of error correction, at the place where a segment has its command.
+        // These are kcp-go's marks of error correction, at the place where a segment has its
+        // command.
         return drop_as(&counters.fec);
     }
     let Some(Ok(first)) = parse(segments).next() else { return drop_as(&counters.malformed) };

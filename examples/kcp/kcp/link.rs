@@ -5,7 +5,7 @@
 //! while waiting for a conversation's lock. `accept` waits on `came`. The receiving thread and the
 //! endpoint's close wake it.
 //!
-//! Invariant: the threads end when the endpoint is closed and the last conversation has left.
+//! Invariant: the threads stop when the endpoint is closed and the last conversation has left.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ const LONGEST_RUN: usize = 65_000;
 pub struct Counters {
     pub received: AtomicU64,
     pub sent: AtomicU64,
-    /// Too short for a nonce, a checksum and a segment.
+    /// It is too short for a nonce, a checksum and a segment.
     pub short: AtomicU64,
     /// The checksum is wrong. The datagram was cut or damaged, or its sender uses another key or
     /// cipher.
@@ -40,15 +40,15 @@ pub struct Counters {
     /// The sender of the last one with a wrong checksum. The lock guards only this address, and is
     /// held for a moment.
     pub last_damaged: Mutex<Option<SocketAddr>>,
-    /// With error correction (FEC), which isn't supported here.
+    /// The datagram uses error correction (FEC), which isn't supported here.
     pub fec: AtomicU64,
-    /// Of no known conversation, and not the beginning of a new one.
+    /// It belongs to no known conversation, and begins no new one.
     pub unknown: AtomicU64,
-    /// Not made of segments, or with a segment that its conversation can't have.
+    /// It doesn't consist of segments, or has a segment that its conversation can't have.
     pub malformed: AtomicU64,
-    /// The beginning of a conversation for which there was no place.
+    /// It begins a conversation for which there is no place.
     pub refused: AtomicU64,
-    /// The system didn't send it. To the protocol it is a lost datagram.
+    /// The system didn't send it. The protocol treats it as a lost datagram.
     pub unsent: AtomicU64,
 }
 
@@ -66,7 +66,7 @@ pub struct Link {
     pub counters: Counters,
     table: Mutex<(Table, Open)>,
     came: Condvar,
-    /// The threads have to end.
+    /// Whether the threads have to stop.
     over: AtomicBool,
 }
 
@@ -89,9 +89,10 @@ impl Link {
         }
     }
 
-    /// Encrypts and sends datagrams, a run of them in one system call. To the protocol an error of
-    /// the system is a lost datagram. A router's report about an earlier datagram doesn't end a
-    /// conversation. If the peer is really gone, the session's keepalive ends it.
+    /// Encrypts and sends datagrams, a run of them in one system call. If the system returns an
+    /// error, the protocol treats the datagrams as lost. So a router's report about an earlier
+    /// datagram doesn't end a conversation. If the peer is really gone, the session's keepalive
+    /// ends it.
     pub fn send(&self, batch: &mut Outbox, peer: SocketAddr) {
         let mut random = rand::rng();
         let most = self.socket.most_at_once();
@@ -127,7 +128,7 @@ impl Link {
         self.table.lock().0.find(peer, conv)
     }
 
-    /// Whether this conversation has ended not long ago.
+    /// Returns whether this conversation has ended not long ago.
     pub fn has_ended(&self, peer: SocketAddr, conv: u32) -> bool {
         self.table.lock().0.has_ended(peer, conv, self.clock.now())
     }
@@ -160,7 +161,7 @@ impl Link {
         *open = false;
     }
 
-    /// Lets a conversation be accepted. It is called when the first byte has arrived.
+    /// Makes a conversation ready to be accepted. Called when its first byte has arrived.
     pub fn offer(&self, conversation: &Arc<Conversation>) {
         let past = {
             let (table, open) = &mut *self.table.lock();
@@ -205,7 +206,7 @@ impl Link {
         self.end_if_over(&state);
     }
 
-    /// Ends accepting, and removes the conversations that nobody has accepted.
+    /// Makes `accept` fail from now on, and removes the conversations that nobody has accepted.
     pub fn close(&self) {
         let mut state = self.table.lock();
         state.1 = false;
@@ -215,12 +216,12 @@ impl Link {
         self.came.notify_all();
     }
 
-    /// Whether the threads have to end.
+    /// Returns whether the threads have to end.
     pub fn is_over(&self) -> bool {
         self.over.load(SeqCst)
     }
 
-    /// Ends the threads, if no conversation needs them any more.
+    /// Stops the threads, if no conversation needs them any more.
     fn end_if_over(&self, (table, open): &(Table, Open)) {
         if !open && table.len() == 0 {
             self.over.store(true, SeqCst);

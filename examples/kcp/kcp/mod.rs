@@ -1,10 +1,10 @@
-//! KCP as a transport of gmux. It is reliable and ordered over UDP, and made for links that lose
-//! packets.
+//! KCP as a transport of gmux. KCP is a reliable, ordered protocol over UDP, made for links that
+//! lose packets.
 //!
 //! To use it in your program:
 //! - Copy this directory, `kcp/`, beside your `main.rs`.
 //! - Write `#[allow(dead_code, unused_imports)] mod kcp;`. The `allow` is there because you use
-//!   only a part of it.
+//!   only a part of the module.
 //! - Add these crates to your `Cargo.toml`:
 //! ```text
 //! aes = "0.8"
@@ -23,7 +23,7 @@
 //! ```text
 //! let session = Session::client(kcp::connect("192.0.2.1:29900", &Settings::client())?, config)?;
 //! ```
-//! At the server, which calls `accept` in a loop and serves each session in a thread of its own:
+//! At the server, which calls `accept` in a loop and serves each session in a new thread:
 //! ```text
 //! let endpoint = Endpoint::bind("0.0.0.0:29900", &Settings::server())?;
 //! let session = Session::server(endpoint.accept()?, config)?;
@@ -33,15 +33,15 @@
 //!
 //! **TLS over KCP** needs gmux's feature `rustls`. At the client, make the session over
 //! `Tls::handshake(connection, kcp::connect(..)?, timeout)?`. At the server do the same with the
-//! transport from `accept`, in a thread of its own for each connection. With TLS the peer learns of
-//! a close at once, and not by keepalive.
+//! transport from `accept`, in a new thread for each connection. With TLS the peer learns of a
+//! close at once. Without TLS it learns of it only by keepalive.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `segment.rs`, `sender.rs`, `receiver.rs`, `rtt.rs`, `protocol.rs` | the protocol, without I/O |
 //! | `buffers.rs`, `outbox.rs` | memory of the protocol |
 //! | `datagram.rs` | nonce, checksum and cipher |
-//! | `conversation.rs`, `ending.rs` | a protocol under a lock, and the threads that wait for it |
+//! | `conversation.rs`, `ending.rs` | the protocol under a lock, and the threads that wait for it |
 //! | `endpoint.rs`, `clock.rs`, `link.rs`, `socket.rs`, `table.rs` | a socket, its two threads and its conversations |
 //! | `transport.rs` | gmux's `Transport` over a conversation |
 //! | `settings.rs` | the settings, with kcptun's names and defaults |

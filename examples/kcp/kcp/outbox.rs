@@ -1,7 +1,7 @@
-//! Datagrams that wait to be sent, one behind the other in one buffer.
+//! Datagrams that wait to be sent. They lie one behind the other in one buffer.
 //!
 //! So the socket can take many of them in one call, and no datagram needs an allocation. Each
-//! begins with [`HEAD`] bytes for the nonce and the checksum. `datagram.rs` fills them in.
+//! datagram begins with [`HEAD`] bytes for the nonce and the checksum. `datagram.rs` fills them in.
 //!
 //! Invariant: a datagram is at most `mtu` bytes long, its head included.
 
@@ -14,10 +14,10 @@ const IDLE_CAPACITY: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Where each finished datagram ends. The datagram at the end of `bytes` is open until
-    /// [`seal`](Self::seal).
+    /// The offset at which each finished datagram ends. The datagram at the end of `bytes` is open
+    /// until [`seal`](Self::seal).
     ends: Vec<usize>,
-    /// Where the open datagram begins.
+    /// The offset at which the open datagram begins.
     start: usize,
 }
 
@@ -45,7 +45,7 @@ impl Outbox {
         self.bytes.is_empty()
     }
 
-    /// Returns the bytes of all datagrams, and the ends of the single ones.
+    /// Returns the bytes of all datagrams, and the offset at which each datagram ends.
     pub fn parts(&mut self) -> (&mut [u8], &[usize]) {
         (&mut self.bytes, &self.ends)
     }

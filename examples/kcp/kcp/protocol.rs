@@ -1,16 +1,16 @@
 //! One end of a conversation. It is a pure state machine, without I/O, lock, clock or thread.
 //!
 //! The owner passes in `now`, in milliseconds, from a clock that never goes back and doesn't wrap.
-//! Only the low half of `now` is on the wire.
+//! Only the low half of `now` is sent.
 //!
-//! The owner gives received datagrams to [`Protocol::input`], reads and writes. After each of these
-//! it calls [`Protocol::transmit`]. It also calls `transmit` when the time from [`Protocol::due`]
-//! has come.
+//! The owner calls [`Protocol::input`] with received datagrams, and also calls `read` and `write`.
+//! After each of these calls it calls [`Protocol::transmit`]. It also calls `transmit` when the
+//! time from [`Protocol::due`] has come.
 //!
 //! Invariants:
-//! - A datagram acts as a whole or not at all.
-//! - No input from a peer makes it panic, loop, or hold more than the windows.
-//! - `transmit` leaves nothing behind that could be sent now.
+//! - A datagram is used as a whole or not at all.
+//! - No input from a peer makes the protocol panic, loop, or hold more than the windows.
+//! - `transmit` sends everything that may be sent now.
 
 use super::buffers::Buffers;
 use super::outbox::Outbox;
@@ -20,8 +20,8 @@ use super::sender::Sender;
 use super::settings::Settings;
 
 /// The first and the longest wait before a peer without room is asked for its window, in
-/// milliseconds. KCP waits 7 s, and so one lost datagram can stall a conversation for 7 s. A
-/// question costs only 24 bytes, so it can be asked sooner.
+/// milliseconds. KCP waits 7 s, so one lost datagram can stall a conversation for 7 s. A question
+/// costs only 24 bytes. So a shorter wait is cheap.
 const ASK: (u64, u64) = (500, 10_000);
 
 /// Unused buffers are freed when nothing has been in flight for this time, in milliseconds. After
@@ -37,10 +37,11 @@ pub struct Protocol {
     buffers: Buffers,
     /// The acks of the datagram that is being read. The vector is a field only to keep its memory.
     acked: Vec<(Seq, u64)>,
-    /// When the peer is asked for its window, and the wait before the question after that.
+    /// The time at which the peer is asked for its window, and the wait before the question after
+    /// that.
     ask: (u64, u64),
-    /// Whether our window has to be told to the peer. It has to if the peer asked, or if the window
-    /// is open again.
+    /// Whether the peer has to be told our window. That is so if the peer has asked, or if the
+    /// window is open again.
     tell: bool,
     announced: Announced,
     rest_due: u64,
@@ -88,7 +89,8 @@ impl Protocol {
     /// Takes in a datagram, without its nonce and checksum.
     ///
     /// # Errors
-    /// The datagram doesn't belong to this conversation, or can't. Nothing of it was used.
+    /// The datagram belongs to another conversation, or no datagram of this conversation can look
+    /// so. No part of it was used.
     pub fn input(&mut self, datagram: &[u8], now: u64) -> Result<(), Malformed> {
         for segment in parse(datagram) {
             let segment = segment?;
@@ -140,12 +142,12 @@ impl Protocol {
         self.sender.flush();
     }
 
-    /// Whether there is enough room to make waking a blocked write worthwhile.
+    /// Returns whether there is enough room to make waking a blocked write worthwhile.
     pub fn has_room(&self) -> bool {
         self.sender.has_room()
     }
 
-    /// Whether the peer has acked everything that was written.
+    /// Returns whether the peer has acked everything that was written.
     pub fn is_done(&self) -> bool {
         self.sender.is_done()
     }
@@ -161,7 +163,7 @@ impl Protocol {
         n
     }
 
-    /// Says that nobody reads any more. From now on received data is acked and thrown away.
+    /// Notes that nobody reads any more. From now on received data is acked and thrown away.
     pub fn discard(&mut self) {
         self.receiver.discard(&mut self.buffers);
         self.look_at_window();
@@ -181,8 +183,8 @@ impl Protocol {
 
     // ---- to the peer ----------------------------------------------------------------------------
 
-    /// The latest time for the next call of [`transmit`](Self::transmit). `u64::MAX` if there is no
-    /// such time.
+    /// Returns the latest time for the next call of [`transmit`](Self::transmit), or `u64::MAX` if
+    /// there is none.
     pub fn due(&self) -> u64 {
         if self.tell {
             return 0;
@@ -190,18 +192,18 @@ impl Protocol {
         self.sender.due().min(self.receiver.due()).min(self.ask.0).min(self.rest_due)
     }
 
-    /// Whether the peer has acked any segment.
+    /// Returns whether the peer has acked any segment.
     pub fn is_proven(&self) -> bool {
         self.sender.is_proven()
     }
 
-    /// Number of segments that were sent again.
+    /// Returns the number of segments that were sent again.
     pub fn repeats(&self) -> u64 {
         self.sender.repeats
     }
 
-    /// Puts all segments that have to be sent now into `out`. Data comes first, so that full
-    /// datagrams lie together.
+    /// Puts all segments that have to be sent now into `out`. Data comes first, so that datagrams
+    /// of full length lie together.
     pub fn transmit(&mut self, now: u64, out: &mut Outbox) {
         let room = self.receiver.room();
         let conv = self.conv;
@@ -234,7 +236,7 @@ impl Protocol {
         self.rest(now);
     }
 
-    /// Whether the peer has had no room for long enough to be asked for its window.
+    /// Returns whether the peer has had no room for long enough to be asked for its window.
     fn is_time_to_ask(&mut self, now: u64) -> bool {
         let (due, wait) = &mut self.ask;
         if !self.sender.is_shut_out() {

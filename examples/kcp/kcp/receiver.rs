@@ -1,6 +1,6 @@
 //! The receiving direction. It holds the segments that are ready for the reader, the early
-//! segments, and the acks that are owed. A segment is early if a segment with a lower number is
-//! still missing.
+//! segments, and the acks that have to be sent. A segment is early if a segment with a lower number
+//! is still missing.
 //!
 //! Invariants:
 //! - `ready` and `early` together never hold more segments than the window, whatever the peer
@@ -13,12 +13,12 @@ use std::collections::VecDeque;
 use super::buffers::Buffers;
 use super::segment::Seq;
 
-/// Time that an ack may wait for others, in milliseconds. It is short compared with a round trip,
-/// and long enough for the acks of a burst to share a datagram.
+/// Time that an ack may wait for further acks, in milliseconds. It is short compared with a round
+/// trip, and long enough for the acks of a burst to share a datagram.
 const ACK_DELAY: u64 = 1;
 
-/// From this number on, acks don't wait. The peer can then send new segments while the burst still
-/// arrives.
+/// Number of waiting acks at which they are sent at once. So the peer can send new segments while
+/// the rest of its burst still arrives.
 const ACKS: usize = 32;
 
 #[derive(Debug)]
@@ -30,10 +30,10 @@ pub struct Receiver {
     read: usize,
     early: VecDeque<Option<Vec<u8>>>,
     acks: Vec<(Seq, u32)>,
-    /// The acks that were sent last. While a segment is missing they are sent once more, because
-    /// each lost ack would make the peer repeat a segment.
+    /// The acks that were sent last. While a segment is missing, they are sent a second time,
+    /// because each lost ack would make the peer repeat a segment.
     before: Vec<(Seq, u32)>,
-    /// When the acks have to be sent.
+    /// The time at which the acks have to be sent.
     due: u64,
     /// Whether nobody reads any more.
     discards: bool,
@@ -99,32 +99,32 @@ impl Receiver {
 
     // ---- to the peer ----------------------------------------------------------------------------
 
-    /// All segments before this number have arrived.
+    /// Returns the number of the next segment to arrive. All segments before it have arrived.
     pub fn next(&self) -> Seq {
         self.next
     }
 
-    /// Number of further segments that there is room for.
+    /// Returns the number of further segments for which there is room.
     pub fn room(&self) -> usize {
         self.window - self.ready.len()
     }
 
-    /// Number of segments that there is room for when nothing waits to be read.
+    /// Returns the number of segments for which there is room when no data waits to be read.
     pub fn window(&self) -> usize {
         self.window
     }
 
-    /// The latest time to send the acks.
+    /// Returns the latest time to send the acks.
     pub fn due(&self) -> u64 {
         self.due
     }
 
-    /// Whether acks are owed.
+    /// Returns whether there are acks to send.
     pub fn owes(&self) -> bool {
         !self.acks.is_empty()
     }
 
-    /// Calls `send` with each ack that is owed. Segments before `next` need no ack of their own,
+    /// Calls `send` with each ack that has to be sent. Segments before `next` need no separate ack,
     /// because every segment carries `next`. The last ack is sent in any case, so that the peer can
     /// measure the round-trip time.
     pub fn acks(&mut self, mut send: impl FnMut(Seq, u32)) {
@@ -167,7 +167,8 @@ impl Receiver {
         len - buf.len()
     }
 
-    /// Says that nobody reads any more. Received and later data is thrown away, and acked.
+    /// Notes that nobody reads any more. Data that has been received, and later data, is acked and
+    /// thrown away.
     pub fn discard(&mut self, buffers: &mut Buffers) {
         self.discards = true;
         self.ready.drain(..).for_each(|data| buffers.give(data));

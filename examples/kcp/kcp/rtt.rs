@@ -11,8 +11,8 @@ const MIN_WAIT_NODELAY: u32 = 30;
 /// The longest wait that a measured time leads to, in milliseconds. The number is KCP's.
 const MAX_WAIT: u32 = 60_000;
 
-/// The longest wait after repeats without an ack, in milliseconds. So a link that works again is
-/// noticed within this time. KCP has no such limit.
+/// The longest wait after repeats without an ack, in milliseconds. When the link works again, the
+/// next repeat comes within this time. KCP has no such limit.
 const MAX_WAIT_WITHOUT_ACK: u32 = 5000;
 
 /// The wait before the first measured time, in milliseconds. The number is KCP's.
@@ -24,7 +24,7 @@ pub struct RoundTrip {
     deviation: u32,
     wait: u32,
     least: u32,
-    /// Time that the mode gives a peer to answer, in milliseconds.
+    /// Time that a peer may take to answer, in milliseconds. The mode sets it.
     interval: u32,
 }
 
@@ -34,12 +34,12 @@ impl RoundTrip {
         Self { smoothed: 0, deviation: 0, wait: INITIAL_WAIT, least, interval }
     }
 
-    /// The time to wait for an ack before a segment is sent again, in milliseconds.
+    /// Returns the time to wait for an ack before a segment is sent again, in milliseconds.
     pub fn wait(&self) -> u32 {
         self.wait
     }
 
-    /// The next wait after a wait of `wait` milliseconds has passed without an ack.
+    /// Returns the next wait after a wait of `wait` milliseconds has passed without an ack.
     pub fn next_wait(&self, wait: u32, nodelay: bool) -> u32 {
         let more = if nodelay { self.wait / 2 } else { self.wait };
         wait.saturating_add(more).min(self.wait.max(MAX_WAIT_WITHOUT_ACK))
@@ -57,8 +57,8 @@ impl RoundTrip {
             self.deviation = taken / 2;
         } else {
             let off = taken.abs_diff(self.smoothed);
-            // A time shorter than usual is no reason to wait longer. So it has an eighth of the
-            // weight.
+            // A shorter round trip than usual raises the deviation, too. But it is no reason to
+            // wait longer. So it has an eighth of the usual weight.
             let early = taken.saturating_add(self.deviation) < self.smoothed;
             let weight = if early { 32 } else { 4 };
             self.smoothed = toward(self.smoothed, taken, 8);

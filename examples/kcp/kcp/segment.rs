@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - Parsing never panics and never allocates, whatever the bytes are.
-//! - A [`Seq`] is compared by distance alone. So nothing here depends on the point where the
-//!   numbers wrap.
+//! - A [`Seq`] is compared only by distance. So no code here depends on the point where the numbers
+//!   wrap.
 
 /// The length of a segment without its data, in bytes.
 pub const HEADER: usize = 24;
@@ -18,18 +18,19 @@ pub const HEADER: usize = 24;
 pub struct Seq(pub u32);
 
 impl Seq {
-    /// The distance from `other` to this number. It is negative if this one comes before `other`.
+    /// Returns the distance from `other` to this number. It is negative if this number comes before
+    /// `other`.
     pub fn since(self, other: Self) -> i32 {
         self.0.wrapping_sub(other.0) as i32
     }
 
-    /// The index of this number in a queue that begins with `first`. `None` if it comes before
-    /// `first`.
+    /// Returns the index of this number in a queue that begins with `first`, or `None` if this
+    /// number comes before `first`.
     pub fn index_from(self, first: Self) -> Option<usize> {
         usize::try_from(self.since(first)).ok()
     }
 
-    /// The number `n` after this one.
+    /// Returns the number that comes `n` places after this one.
     pub fn plus(self, n: usize) -> Self {
         Self(self.0.wrapping_add(n as u32))
     }
@@ -66,10 +67,10 @@ impl Command {
 pub struct Segment<'a> {
     pub conv: u32,
     pub command: Command,
-    /// Number of further segments that its sender has room for.
+    /// Number of further segments for which its sender has room.
     pub window: u16,
-    /// When it was sent, by its sender's clock, in milliseconds. An ack repeats the `ts` of the
-    /// segment that it acks.
+    /// The time at which it was sent, by its sender's clock, in milliseconds. An ack repeats the
+    /// `ts` of the segment that it acks.
     pub ts: u32,
     pub sn: Seq,
     /// All segments before this number have arrived.
@@ -81,7 +82,7 @@ pub struct Segment<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The segments of a datagram, in order. The iterator ends after the first malformed one.
+/// The segments of a datagram, from first to last. The iterator ends after the first malformed one.
 #[derive(Debug, Clone)]
 pub struct Segments<'a>(&'a [u8]);
 
@@ -125,7 +126,7 @@ fn take<'a>(bytes: &mut &'a [u8]) -> Option<Segment<'a>> {
 }
 
 impl Segment<'_> {
-    /// Its size in a datagram, in bytes.
+    /// Returns its size in a datagram, in bytes.
     pub fn size(&self) -> usize {
         HEADER + self.data.len()
     }

@@ -1,16 +1,16 @@
-//! The sending direction. It holds the data that waits and the segments in flight, and decides
-//! which segments are sent again.
+//! The sending direction. It holds the waiting data and the segments in flight, and decides which
+//! segments are sent again.
 //!
 //! A segment is sent again in two cases:
-//! - Two acks of later segments have arrived. One ack is enough when nothing new can be sent.
+//! - Two acks of later segments have arrived. One ack is enough when no new segment can be sent.
 //! - The time to wait for its ack is over.
 //!
 //! There is no congestion control, as in all of kcptun's modes. The windows are the only limit of
 //! the segments in flight.
 //!
 //! Invariants:
-//! - `flight` holds the segments from `first` to before `next`, in order. So an ack finds its
-//!   segment by index.
+//! - `flight` holds the segments with the numbers from `first` up to, but not including, `next`.
+//!   They are sorted by number. So an ack finds its segment by index.
 //! - `flight` is never longer than the window.
 //! - An ack of a segment that wasn't sent is refused. [`Sender::is_sane`] checks it.
 //! - Numbers are compared by distance, because they wrap.
@@ -28,21 +28,21 @@ use super::settings::{Mode, Settings};
 /// The assumed window of a peer before it has announced one, in segments. The number is KCP's.
 const FIRST_WINDOW: u16 = 32;
 
-/// The least and the greatest limit of queued segments. The queue is long enough for the receiving
-/// thread to go on sending when acks arrive, without waiting for the writer. It is short enough for
-/// short frames not to wait long.
+/// The least and the greatest limit of queued segments. The queue is so long that the receiving
+/// thread can go on sending when acks arrive, without waiting for the writer. It is so short that
+/// small frames don't wait long in it.
 const QUEUE: (usize, usize) = (16, 128);
 
 /// A segment in flight.
 #[derive(Debug)]
 struct InFlight {
     data: Vec<u8>,
-    /// When it was last sent.
+    /// The time at which it was last sent.
     sent: u64,
-    /// The time to wait for its ack, and the end of that wait. In milliseconds.
+    /// The time to wait for its ack, and the end of that wait, in milliseconds.
     wait: u32,
     due: u64,
-    /// Number of acks of later segments since then.
+    /// Number of acks of later segments that have come since it was last sent.
     passed: u32,
     state: State,
 }
@@ -63,9 +63,9 @@ pub struct Sender {
     next: Seq,
     flight: VecDeque<InFlight>,
     again: Vec<Seq>,
-    /// Data that wasn't sent yet, in segments. All but the last are full.
+    /// Data that wasn't sent yet, in segments. All segments except the last are full.
     queue: VecDeque<Vec<u8>>,
-    /// Whether the last one may be sent although it isn't full.
+    /// Whether the last segment may be sent although it isn't full.
     flushed: bool,
     window: usize,
     /// The window that the peer announced last.
@@ -102,7 +102,7 @@ impl Sender {
 
     // ---- from the application -------------------------------------------------------------------
 
-    /// Takes as much of `data` as there is room for. Returns the number of bytes taken.
+    /// Takes bytes of `data` until there is no more room. Returns the number of bytes taken.
     pub fn write(&mut self, mut data: &[u8], buffers: &mut Buffers) -> usize {
         let len = data.len();
         while !data.is_empty() {
@@ -125,7 +125,7 @@ impl Sender {
         self.flushed = !self.queue.is_empty();
     }
 
-    /// Whether there is enough room to make waking a blocked write worthwhile.
+    /// Returns whether there is enough room to make waking a blocked write worthwhile.
     pub fn has_room(&self) -> bool {
         self.queue.len() <= self.most_queued() / 2
     }
@@ -134,27 +134,27 @@ impl Sender {
         (self.window / 2).clamp(QUEUE.0, QUEUE.1)
     }
 
-    /// Whether the peer has acked any segment.
+    /// Returns whether the peer has acked any segment.
     pub fn is_proven(&self) -> bool {
         self.first != self.begin
     }
 
-    /// Whether the peer has acked everything.
+    /// Returns whether the peer has acked everything.
     pub fn is_done(&self) -> bool {
         self.flight.is_empty() && self.queue.is_empty()
     }
 
     // ---- from the peer --------------------------------------------------------------------------
 
-    /// Whether the segment can come from this sender's peer. It can't if it acks a segment that
-    /// wasn't sent.
+    /// Returns whether the segment can come from this sender's peer. It can't if it acks a segment
+    /// that wasn't sent.
     pub fn is_sane(&self, segment: &Segment<'_>, is_ack: bool) -> bool {
         segment.una.since(self.next) <= 0 && !(is_ack && segment.sn.since(self.next) >= 0)
     }
 
     /// Applies two fields that every received segment has. All segments before `una` have arrived
-    /// at the peer. `window` is the peer's room. The fields of a segment that was overtaken by a
-    /// newer one are ignored.
+    /// at the peer. `window` is the peer's room. The fields are ignored if a newer segment has
+    /// overtaken this one.
     pub fn progress(&mut self, una: Seq, window: u16, buffers: &mut Buffers) {
         let Some(count) = una.index_from(self.first) else { return };
         for _ in 0..count {
@@ -182,7 +182,7 @@ impl Sender {
 
     /// Finds lost segments after the acks of a datagram. A segment is lost if enough later segments
     /// were acked. `acks` are the acks for which [`ack`](Self::ack) returned true, sorted by `sn`.
-    /// Each comes with the time at which its segment was sent.
+    /// Each ack has the time at which its segment was sent.
     pub fn find_lost(&mut self, acks: &[(Seq, u64)]) {
         let Some(&(highest, _)) = acks.last() else { return };
         let before = highest.index_from(self.first).unwrap_or(0);
@@ -208,17 +208,17 @@ impl Sender {
 
     // ---- to the peer ----------------------------------------------------------------------------
 
-    /// Limit of the segments in flight.
+    /// Returns the limit of the segments in flight.
     fn limit(&self) -> usize {
         self.window.min(self.remote)
     }
 
-    /// Whether data waits while the peer has no room.
+    /// Returns whether data waits while the peer has no room.
     pub fn is_shut_out(&self) -> bool {
         self.remote == 0 && !self.queue.is_empty()
     }
 
-    /// When the next wait ends. `u64::MAX` if there is none.
+    /// Returns the time at which the next wait ends, or `u64::MAX` if there is none.
     pub fn due(&self) -> u64 {
         self.due
     }
@@ -260,7 +260,7 @@ impl Sender {
         self.flushed &= !self.queue.is_empty();
     }
 
-    /// Whether the front of the queue may be sent. It may if it is full or flushed.
+    /// Returns whether the front of the queue may be sent. It may if it is full or flushed.
     fn may_send(&self) -> bool {
         self.flushed
             || self.queue.len() > 1

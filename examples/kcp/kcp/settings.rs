@@ -6,10 +6,11 @@
 use super::datagram::{Cipher, HEAD};
 use super::segment::HEADER;
 
-/// kcptun's modes. A mode sets how early segments are sent again. No mode has congestion control.
+/// kcptun's modes. A mode determines how early segments are sent again. No mode has congestion
+/// control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mode {
-    /// The least wait for an ack is 30 ms instead of 100, and waits grow half as fast.
+    /// Whether the least wait for an ack is 30 ms instead of 100, and waits grow half as fast.
     pub nodelay: bool,
     /// Time that the peer may take to answer, in milliseconds. It is the interval at which kcptun
     /// sends acks.
@@ -42,8 +43,8 @@ pub struct Settings {
     /// Size of the socket's buffers in bytes, as far as the system allows it. The buffers should be
     /// as large as the windows of all conversations together.
     pub socket_buffer: usize,
-    /// Limit of the conversations of an endpoint, those that linger after their end included. At
-    /// the limit a new conversation is refused, or takes the place of an old one. So a flood can't
+    /// Limit of the conversations of an endpoint. It includes those that linger after their end. At
+    /// the limit, a new conversation is refused or takes the place of an old one. So a flood can't
     /// use up the memory.
     pub conversations: usize,
 }

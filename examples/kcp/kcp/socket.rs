@@ -1,8 +1,8 @@
-//! The UDP socket. It moves many datagrams in one system call, where the system supports that.
+//! The UDP socket. Where the system supports it, one system call sends or receives many datagrams.
 //!
 //! On Linux a run of datagrams of one length is sent in one call (GSO), and all datagrams that wait
-//! are received in one call. The crate quinn-udp does this. On other systems it sends and receives
-//! them one by one.
+//! are received in one call. The crate quinn-udp does this. On other systems quinn-udp sends and
+//! receives them one by one.
 //!
 //! Invariants:
 //! - Where the system has `poll`, the socket is in non-blocking mode. Elsewhere its calls block for
@@ -16,8 +16,8 @@ use std::time::Duration;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::SockRef;
 
-/// Limit of one wait of the receiving thread. Where the system can't wake the thread, this is also
-/// the delay until it notices that it has to end.
+/// Limit of one wait of the receiving thread. On systems that can't wake the thread, this is also
+/// the delay until the thread notices that it has to stop.
 const RECEIVE_WAIT: Duration = Duration::from_secs(1);
 
 /// Time that a datagram waits for room in the socket's buffer before it is lost.
@@ -62,7 +62,7 @@ impl Received {
         })
     }
 
-    /// Whether more datagrams may be waiting in the socket.
+    /// Returns whether more datagrams may be waiting in the socket.
     pub fn is_full(&self) -> bool {
         self.count == MESSAGES
     }
@@ -81,16 +81,16 @@ impl Socket {
         Ok(Self { socket, state })
     }
 
-    /// Limit of the datagrams of one length that can be sent at once.
+    /// Returns the limit of the datagrams of one length that can be sent at once.
     pub fn most_at_once(&self) -> usize {
         self.state.max_gso_segments()
     }
 
     /// Sends a run of datagrams of `len` bytes each. The last may be shorter. If the socket's
-    /// buffer is full, it waits for room, at most for [`SEND_WAIT`].
+    /// buffer is full, this waits for room, at most for [`SEND_WAIT`].
     ///
     /// # Errors
-    /// The system didn't take them.
+    /// Returns the system's error if the system doesn't take the datagrams.
     pub fn send(&self, run: &[u8], len: usize, destination: SocketAddr) -> io::Result<()> {
         let segment_size = Some(len).filter(|len| *len < run.len());
         let transmit =
@@ -104,7 +104,7 @@ impl Socket {
         }
     }
 
-    /// Receives the datagrams that are there. If there are none and `wait` is set, it waits for
+    /// Receives the datagrams that have come. If there are none and `wait` is true, this waits for
     /// some, at most for [`RECEIVE_WAIT`].
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Wakes the receiving thread, and lets all its later waits return at once. Where the system
+    /// Wakes the receiving thread, and makes all its later waits return at once. On systems that
     /// can't do that, the thread wakes up by itself after [`RECEIVE_WAIT`].
     pub fn wake(&self) {
         let _ = SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both);

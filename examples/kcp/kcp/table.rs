@@ -1,14 +1,14 @@
-//! The conversations of an endpoint, by address and number. Their number is limited in all, for
-//! each host and for each address.
+//! The conversations of an endpoint, by address and number. There are three limits of their count:
+//! in all, for each host, and for each address.
 //!
 //! A flood of datagrams is limited in this way:
 //! - A datagram that begins no conversation leaves nothing behind.
 //! - There are at most `most` conversations in all, a quarter of that from one host, and
 //!   [`MAX_PER_ADDRESS`] from one address.
-//! - An address at its limit loses its conversation that has been silent longest, if that is silent
-//!   for [`SILENT_AFTER`]. Otherwise the new one is refused.
-//! - At the other limits the oldest conversation is removed that has never acked a segment of ours.
-//!   A sender that forges addresses can't ack.
+//! - When an address is at its limit, a new conversation replaces the one that has been silent
+//!   longest, if it has been silent for [`SILENT_AFTER`]. Otherwise the new one is refused.
+//! - At the other limits, the oldest unproven conversation is removed. A conversation is unproven
+//!   until its peer has acked one of our segments. A sender that forges its address can't ack.
 //!
 //! Invariants:
 //! - The counts match the map.
@@ -21,20 +21,20 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use super::conversation::Conversation;
 
-/// Limit of the conversations of one address. A client has one, and perhaps a few from before it
-/// was restarted.
+/// Limit of the conversations of one address. A client has one, and after restarts perhaps a few
+/// older ones.
 const MAX_PER_ADDRESS: usize = 4;
 
 /// Limit of the conversations that nobody has accepted yet. The number is kcp-go's.
 const MAX_UNACCEPTED: usize = 128;
 
-/// A conversation that has been silent for this time may be replaced by a new one of its address,
-/// in milliseconds. Its client was probably restarted. A busy conversation can't be ended by a
-/// forged datagram, because it isn't silent.
+/// Time of silence after which a new conversation of the same address may replace a conversation,
+/// in milliseconds. The client was probably restarted. A busy conversation isn't silent, so a
+/// forged datagram can't end it.
 const SILENT_AFTER: u64 = 1000;
 
-/// Time for which an ended conversation is remembered, in milliseconds. A datagram may be on the
-/// way for this time.
+/// Time for which an ended conversation is remembered, in milliseconds. A late datagram may be on
+/// its way for this time.
 const REMEMBER_FOR: u64 = 60_000;
 /// Limit of the ended conversations that are remembered.
 const MAX_REMEMBERED: usize = 1024;
@@ -44,13 +44,13 @@ pub struct Table {
     by_address: HashMap<SocketAddr, Vec<Arc<Conversation>>>,
     by_host: HashMap<IpAddr, usize>,
     count: usize,
-    /// Limit of `count`.
+    /// Limit of the number of conversations.
     most: usize,
     /// The conversations that can be accepted.
     queue: VecDeque<Arc<Conversation>>,
     /// Number of conversations that nobody has accepted. Some of them aren't in the queue yet.
     unaccepted: usize,
-    /// The ended conversations: when each ended, its address and its number.
+    /// The ended conversations: the time at which each ended, its address, and its number.
     ended: VecDeque<(u64, SocketAddr, u32)>,
 }
 
@@ -79,7 +79,7 @@ impl Table {
         self.by_address.get(&peer)?.iter().find(|known| known.conv == conv).cloned()
     }
 
-    /// Whether this conversation has ended not long ago.
+    /// Returns whether this conversation has ended not long ago.
     pub fn has_ended(&self, peer: SocketAddr, conv: u32, now: u64) -> bool {
         let recent = self.ended.iter().rev().take_while(|(at, ..)| now < at + REMEMBER_FOR);
         recent.map(|(_, peer, conv)| (*peer, *conv)).any(|ended| ended == (peer, conv))
@@ -89,7 +89,7 @@ impl Table {
     /// make room, if there was one.
     ///
     /// # Errors
-    /// There is no place for it.
+    /// Returns [`Full`] if a limit is reached and no conversation can be removed.
     pub fn add(
         &mut self,
         new: &Arc<Conversation>,
@@ -128,22 +128,22 @@ impl Table {
         self.unaccepted += usize::from(!new.accepted.load(SeqCst));
     }
 
-    /// Finds the conversation of this address that has been silent longest, if that is at least
-    /// [`SILENT_AFTER`].
+    /// Finds the conversation of this address that has been silent longest, if it has been silent
+    /// for [`SILENT_AFTER`].
     fn most_silent(&self, peer: SocketAddr, now: u64) -> Option<Arc<Conversation>> {
         let all = self.by_address.get(&peer)?;
         let silent = all.iter().filter(|one| one.heard.load(SeqCst) + SILENT_AFTER <= now);
         silent.min_by_key(|one| one.heard.load(SeqCst)).cloned()
     }
 
-    /// Finds the oldest conversation in `among` whose peer has never acked a segment of ours.
+    /// Finds the oldest conversation in `among` whose peer has never acked one of our segments.
     fn oldest_unproven(&self, among: impl Fn(&Conversation) -> bool) -> Option<Arc<Conversation>> {
         let unproven = self.all().filter(|one| !one.proven.load(SeqCst) && among(one));
         unproven.min_by_key(|one| one.since).cloned()
     }
 
     /// Removes the older, silent conversations of this address. `new` has just brought its first
-    /// byte, so the client was probably restarted. Returns the removed ones.
+    /// byte, so the client was probably restarted. Returns the removed conversations.
     pub fn supersede(&mut self, new: &Arc<Conversation>, now: u64) -> Vec<Arc<Conversation>> {
         let all = self.by_address.get(&new.peer).map(Vec::as_slice).unwrap_or_default();
         let past = all
@@ -181,7 +181,7 @@ impl Table {
         self.ended.push_back((now, gone.peer, gone.conv));
     }
 
-    /// Lets a conversation be accepted, if it is still in the table.
+    /// Makes a conversation ready to be accepted, if it is still in the table.
     pub fn offer(&mut self, conversation: &Arc<Conversation>) {
         if self
             .find(conversation.peer, conversation.conv)
