@@ -14,14 +14,13 @@ use std::time::Duration;
 #[cfg(doc)]
 use crate::error::Error;
 
-/// The window that both ends of a version 2 session assume on a new stream until the first UPD, in
-/// bytes.
+/// The window that both peers of a version 2 session assume for a new stream until the first UPD,
+/// in bytes.
 ///
 /// It is a constant of the protocol, smux's `initialPeerWindow`. The frame UPD announces a window.
 ///
-/// This crate sends that many bytes before the first UPD on four streams at once. On other streams
-/// it sends less until their peer has announced a window, or those of other streams have been
-/// announced:
+/// On four streams at once, this crate sends that many bytes before the first UPD. On other streams
+/// it sends less, until an UPD comes for the stream, or UPDs for other streams make room:
 ///
 /// | open streams | bytes before the first UPD |
 /// |---|---|
@@ -141,8 +140,8 @@ impl Default for Config {
     }
 }
 
-/// Default of `stall_timeout` on version 2. It is three times the 10 s after which a person calls a
-/// program hung, and as long as the default keepalive timeout.
+/// Default of `stall_timeout` on version 2. After about 10 s a person calls a program hung, and
+/// this is three times as long. It equals the default keepalive timeout.
 const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default of `accept_stall_timeout`. It must be long enough for a burst of streams, and for an
@@ -159,7 +158,7 @@ impl Config {
     }
 
     /// Sets the protocol version: 1 (the default), or 2, which has a window for each stream. Both
-    /// ends must be configured alike.
+    /// peers must be configured alike.
     #[must_use]
     pub fn version(mut self, version: u8) -> Self {
         self.version = version;
@@ -185,10 +184,10 @@ impl Config {
     /// Sets the keepalive timeout (default: 30 s). If no byte comes from the peer for this time,
     /// the session ends with [`Error::KeepaliveTimeout`].
     ///
-    /// The session ends 50 ms after that time. So a process that was stopped can first read the
-    /// data that has come meanwhile. If the process was stopped at that moment, or the machine was
-    /// very busy, the session ends one [`keepalive_interval`](Self::keepalive_interval) after that
-    /// time.
+    /// The session ends 50 ms after the timeout. So a process that was stopped can first read the
+    /// data that came during the stop. If the process was stopped when the timeout passed, or the
+    /// machine was very busy, the session ends one [`keepalive_interval`](Self::keepalive_interval)
+    /// after the timeout.
     #[must_use]
     pub fn keepalive_timeout(mut self, timeout: Duration) -> Self {
         self.keepalive_timeout = timeout;
@@ -204,10 +203,10 @@ impl Config {
     }
 
     /// Sets the session's receive budget: the limit for the received and unread data of all its
-    /// streams together, in bytes (default: 4 MiB). When it is used up, the session stops reading
-    /// the transport.
+    /// streams together, in bytes (default: 4 MiB). When the budget is used up, the session stops
+    /// reading the transport.
     ///
-    /// On version 2 the limit is twice this while a write of the session waits for the peer's
+    /// On version 2 the limit is twice this value while a write of the session waits for the peer's
     /// window. The UPD that announces that window may lie behind the data that doesn't fit.
     ///
     /// Where reading depends on writing (an echo, a proxy), version 2 needs at least 8192 bytes for
@@ -225,9 +224,9 @@ impl Config {
     ///
     /// - No announced window is larger than half of `max_receive_buffer` divided by the number of
     ///   open streams, or 8192 bytes if that is more.
-    /// - All windows together may exceed half of `max_receive_buffer`. Meanwhile a new stream's
-    ///   window begins with 16384 bytes. Later it is at most half of the bytes that were read from
-    ///   the stream, but at least 16384 bytes.
+    /// - While all windows together exceed half of `max_receive_buffer`, a new stream's window
+    ///   begins with 16384 bytes. Later it is at most half of the bytes that were read from the
+    ///   stream, but at least 16384 bytes.
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;
@@ -237,7 +236,7 @@ impl Config {
     /// Sets the largest window that a version 2 stream may grow to while its reader keeps up, in
     /// bytes (default: half of `max_receive_buffer`).
     ///
-    /// Windows grow only while all of them together are granted less than that half. A value of
+    /// Windows grow only while all granted windows together are less than that half. A value of
     /// `max_stream_buffer` or less switches growing off. A stream's throughput is at most its
     /// window divided by the round-trip time.
     #[must_use]
@@ -247,7 +246,7 @@ impl Config {
     }
 
     /// Sets the number of the peer's streams that may wait for `accept` (default: 1024). While this
-    /// backlog is full, a further stream stops the reading of the whole session for
+    /// backlog is full, a further stream stops the reading of the whole session, for at most
     /// [`accept_stall_timeout`](Self::accept_stall_timeout). After that, further streams are
     /// refused with FIN.
     #[must_use]
@@ -258,9 +257,9 @@ impl Config {
 
     /// Sets the time for which a full backlog may stop the reading of the session (default: 5 s).
     ///
-    /// So a burst of streams waits in the transport until the program has accepted the streams
-    /// before it. Meanwhile no stream gets data, not even an accepted one. The time is counted from
-    /// the beginning of the pause or from the last `accept`, whichever is later. After that time,
+    /// During this pause, a burst of streams waits in the transport until the program has accepted
+    /// earlier streams. No stream gets data, not even an accepted one. The time is counted from the
+    /// beginning of the pause or from the last `accept`, whichever is later. After that time,
     /// streams are refused with FIN until half of the backlog is free. Then the next pause is
     /// possible.
     ///
@@ -275,10 +274,10 @@ impl Config {
         self
     }
 
-    /// Sets the number of streams that each end may have open at once (default: 65536). Further
-    /// streams of the peer are refused with FIN. At this end, [`open`](crate::Session::open) fails
-    /// with [`Error::TooManyStreams`]. A stream counts until it is closed and its FIN was handed to
-    /// the transport.
+    /// Sets the number of streams that each peer may have opened at once (default: 65536). Further
+    /// streams of the peer are refused with FIN. On this side, [`open`](crate::Session::open) fails
+    /// with [`Error::TooManyStreams`]. A stream counts until this side has closed it and its FIN
+    /// was handed to the transport.
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
@@ -302,7 +301,7 @@ impl Config {
     }
 
     /// Sets the time that closing a session may take (default: 5 s). A close sends the accepted
-    /// data, then waits for the peer to end its side.
+    /// data, then waits until the peer ends its side.
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
@@ -319,7 +318,7 @@ impl Config {
     }
 
     /// Sets the time that a version 2 write waits for window after the peer's FIN (default: 60 s;
-    /// `None`: no limit). After that it fails with [`Error::PeerFinished`].
+    /// `None`: no limit). After that the write fails with [`Error::PeerFinished`].
     #[must_use]
     pub fn half_close_stall(mut self, timeout: Option<Duration>) -> Self {
         self.half_close_stall = timeout;

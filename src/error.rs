@@ -46,7 +46,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    // ---- the caller's own doing -----------------------------------------------------------------
+    // ---- the caller -----------------------------------------------------------------------------
     /// A configuration field breaks a rule.
     #[error("configuration: {field} = {value}, but {rule}")]
     Config {
@@ -65,7 +65,7 @@ pub enum Error {
         /// The longest name that can be sent, in bytes.
         max: usize,
     },
-    /// The stream or session of the call was closed at this end. Three things close it:
+    /// The stream or session of the call was closed on this side. Three things close it:
     /// [`close`](crate::Stream::close), the drop of the last handle, or, for a session,
     /// [`drain`](crate::Session::drain). For a loop over `accept` this is the normal end.
     #[error(
@@ -89,9 +89,9 @@ pub enum Error {
     ///
     /// The right reaction depends on your protocol:
     ///
-    /// - Where each record tells its length, shut the stream down.
-    /// - Where the end of file marks the end of the data, a shutdown would make an incomplete
-    ///   answer look complete. Close the session instead.
+    /// - If each record contains its length, shut the stream down.
+    /// - If an end of file marks the end of the data, a shutdown would make an incomplete answer
+    ///   look complete. Close the session instead.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -118,13 +118,13 @@ pub enum Error {
         /// The reason why no more bytes were accepted.
         source: Arc<Self>,
     },
-    /// This end has as many streams open as `max_streams` allows.
+    /// This side has as many streams open as `max_streams` allows.
     #[error("{max} streams are open from this end already: close some, or raise max_streams")]
     TooManyStreams {
         /// The configured `max_streams`.
         max: usize,
     },
-    /// This end has used up its stream ids (2³¹ streams from one end). The session's open streams
+    /// This side has used up its stream ids, after opening 2³¹ streams. The session's open streams
     /// go on.
     #[error(
         "this end has used up the session's stream ids: open a new session, over a new connection"
@@ -135,21 +135,21 @@ pub enum Error {
     /// The deadline or timeout of a call has passed. The stream or session stays usable.
     #[error("timeout: the call's deadline or timeout passed before it could be done")]
     Timeout,
-    /// The time of a [`drain`](crate::Session::drain) has passed, and streams were left. The
+    /// The timeout of a [`drain`](crate::Session::drain) has passed, and streams were left. The
     /// session is closed all the same.
     #[error(
         "drain: {streams} streams were still open, or had something to send, after {after:?}, and \
          were cut off: close them sooner (Session::streams lists them), or give drain more time"
     )]
     DrainIncomplete {
-        /// Streams that weren't closed at this end, or whose FIN couldn't be handed to the
+        /// Streams that weren't closed on this side, or whose FIN couldn't be handed to the
         /// transport.
         streams: usize,
         /// The time that drain had waited.
         after: Duration,
     },
-    /// The call would have to wait, but its stream is in non-blocking mode, or its thread is one of
-    /// gmux's own.
+    /// The call would have to wait. But its stream is in non-blocking mode, or the calling thread
+    /// is one of gmux's threads.
     #[error("operation would block")]
     WouldBlock,
     /// The no-data timeout has passed: no payload crossed the stream (or the session) for this
@@ -170,7 +170,7 @@ pub enum Error {
         /// The configured `stall_timeout`.
         after: Duration,
     },
-    /// The peer has sent FIN, and granted no window to write into for `half_close_stall`.
+    /// The peer has sent FIN, and then for `half_close_stall` granted no window to write into.
     #[error(
         "the peer finished its side and granted no window for {0:?}: it has most likely closed \
          the stream"
@@ -222,11 +222,11 @@ pub enum Error {
         theirs: u8,
         /// The peer's address if the transport knows it.
         peer: Option<SocketAddr>,
-        /// The bytes that came in the place of the frame, from the version byte on. There are 1 to
-        /// 64 of them, as many as had come by then.
+        /// The bytes that came in the place of the frame, from the version byte on. They are the
+        /// first 1 to 64 of the bytes that had come by then.
         received: Received,
     },
-    /// The peer opens streams faster than their refusals can be sent to it.
+    /// The peer opens streams faster than their refusals can be sent to the peer.
     #[error("flood: {refusals} refused streams wait for their answer to be sent")]
     Flood {
         /// The number of queued refusals.
@@ -237,9 +237,9 @@ pub enum Error {
     /// The peer ended the connection between frames, and cut off no stream.
     #[error("the peer closed the connection")]
     PeerClosed,
-    /// A session's [`close`](crate::Session::close) can't confirm that all accepted data was sent
-    /// before the peer's end. Either [`close_timeout`](crate::Config::close_timeout) has passed, or
-    /// the peer ended its side first.
+    /// A session's [`close`](crate::Session::close) can't confirm that the peer's session has
+    /// received all accepted data. Either [`close_timeout`](crate::Config::close_timeout) has
+    /// passed, or the peer ended its side first.
     #[error("close: {}", Incomplete(*.unsent, *.after, *.peer_ended))]
     #[non_exhaustive]
     CloseIncomplete {
@@ -247,21 +247,21 @@ pub enum Error {
         /// counted, so up to 256 KiB of these bytes may have been sent.
         ///
         /// With 0, everything was handed over, but the peer hasn't ended its side. Data that the
-        /// peer hasn't read yet is lost if this process, or its host, ends now.
+        /// peer hasn't read yet may be lost if this process, or its host, ends now.
         unsent: u64,
         /// The time that the close had taken.
         after: Duration,
-        /// Whether the peer had ended its side before this end had. Then the peer can't have read
-        /// the `unsent` bytes.
+        /// Whether the peer had ended its side before this session had ended its own. Then the
+        /// peer can't have read the `unsent` bytes.
         peer_ended: bool,
     },
-    /// The connection ended inside a frame, or while streams had not finished. The peer's program
-    /// may have died, or may have left its streams open. Or the peer expected something else than a
-    /// gmux session at this end.
+    /// The connection ended inside a frame, or while the peer had not finished all streams. The
+    /// peer's program may have died, or may have left its streams open. Or the peer didn't expect a
+    /// gmux session on this side.
     #[error("connection lost: {0}")]
     ConnectionLost(Lost),
-    /// The transport failed. If nothing had come from the peer before, the text asks about the
-    /// likely reasons for the peer's leaving.
+    /// The transport failed. If nothing has come from the peer, the text asks about the likely
+    /// reasons why the peer has left.
     #[error("transport: {0}")]
     Io(#[source] Arc<io::Error>),
 }
@@ -298,8 +298,8 @@ impl std::fmt::Display for Incomplete {
 }
 
 impl Error {
-    /// Whether a transport's end of file ended the session. Then the session's output may still be
-    /// ended in order.
+    /// Returns whether a transport's end of file ended the session. Then the session may still end
+    /// its writing direction cleanly.
     pub(crate) fn is_end_of_input(&self) -> bool {
         matches!(self, Self::PeerClosed | Self::ConnectionLost(_))
     }
@@ -336,8 +336,8 @@ impl Error {
             | Self::InvalidVersion { .. }
             | Self::Flood { .. } => InvalidData,
             Self::Io(source) => match source.kind() {
-                // A transport may report its own end as `UnexpectedEof`. For a stream's reader that
-                // is a cut-off stream.
+                // A transport may report the end of the connection as `UnexpectedEof`. For a
+                // stream's reader that is a cut-off stream.
                 io::ErrorKind::UnexpectedEof => ConnectionAborted,
                 kind => kind,
             },

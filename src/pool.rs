@@ -1,4 +1,4 @@
-//! A pool of reusable buffers: the allocator of Go's gmux.
+//! A pool of reusable buffers, after the allocator of Go's gmux.
 //!
 //! A class holds the buffers of one size. There are three kinds of classes:
 //!
@@ -9,8 +9,8 @@
 //!
 //! Invariants:
 //! - A dropped buffer returns to the class that it came from.
-//! - A class keeps at most 1 MiB of idle buffers, or 4 MiB if bulk data goes through it. It gives
-//!   the rest back to the system.
+//! - A class keeps at most 1 MiB of idle buffers, or 4 MiB if bulk data goes through it. Further
+//!   buffers are given back to the system.
 //! - The locks are leaves: while one is held, no other lock is taken and no user's code is called.
 
 use std::ops::{Deref, DerefMut};
@@ -33,14 +33,15 @@ const FRAME_BUFFERS: [usize; 5] = [
     HEADER_LEN + MAX_PAYLOAD,
 ];
 
-/// Returns the limit of the idle bytes that a class keeps. More is given back to the system.
+/// Returns the limit of the idle bytes that a class keeps. Further buffers are given back to the
+/// system.
 ///
 /// | classes | limit | reason |
 /// |---|---|---|
 /// | powers of two from 4096 bytes on, and the data path's | 4 MiB | Bulk data goes through them, and 4 MiB is the default receive budget of a session |
 /// | the others | 1 MiB | The peer chooses the sizes of frames, and idle buffers are kept for the process's life |
 ///
-/// Together that is 64 MiB at most.
+/// All classes together keep at most 64 MiB.
 const fn kept_bytes(class: usize) -> usize {
     let is_for_bulk = class >= FIRST_LARGE && class < POWERS + FRAME_BUFFERS.len();
     if is_for_bulk { 4 << 20 } else { 1 << 20 }
@@ -54,7 +55,7 @@ const POWERS: usize = 17;
 
 /// The size from which quarter steps exist, in bytes.
 const QUARTERS_FROM: usize = 4096;
-/// The number of powers of two that have quarter steps behind them: 4096 to 32768.
+/// The number of powers of two that have quarter steps above them: 4096 to 32768.
 const QUARTER_POWERS: usize = 4;
 
 /// The number of all classes: powers of two, frames, then three quarter steps for each power.
@@ -92,7 +93,7 @@ fn frame_class(payload: usize) -> (usize, usize) {
     (special.or_else(|| fit_class(size)).unwrap_or(POWERS + FRAME_BUFFERS.len() - 1), size)
 }
 
-/// The approximate cost of an idle buffer beside its bytes: its place in the list, and the
+/// The approximate cost of an idle buffer in addition to its bytes: its place in the list, and the
 /// allocator's overhead.
 const PLACE: usize = 48;
 
@@ -161,7 +162,7 @@ impl BufferPool {
     }
 
     /// Returns a buffer for a header and `payload` bytes (1 to 65535). Its class is one of the data
-    /// path if that wastes less.
+    /// path if such a class wastes less.
     pub(crate) fn frame(&self, payload: usize) -> Buffer {
         let (class, size) = frame_class(payload);
         self.take(class, size)
@@ -221,8 +222,8 @@ pub fn msb(size: usize) -> Option<usize> {
     }
 }
 
-/// A buffer from a [`BufferPool`], to which it returns when it is dropped. It derefs to its `len`
-/// bytes.
+/// A buffer from a [`BufferPool`]. When it is dropped, it returns to the pool. It derefs to its
+/// `len` bytes.
 pub struct Buffer {
     data: Box<[u8]>,
     len: usize,

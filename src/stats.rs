@@ -10,8 +10,8 @@ use std::time::Duration;
 /// A snapshot of a session's counters and of its present state, from
 /// [`Session::stats`](crate::Session::stats).
 ///
-/// The counters are read one after the other while the session goes on. So they may differ by a
-/// frame or so.
+/// The counters are read one after the other while the session goes on. So two counters may
+/// disagree by a frame or so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
@@ -23,25 +23,26 @@ pub struct SessionStats {
     pub bytes_received: u64,
     /// Stream payload handed to the transport, in bytes.
     pub bytes_sent: u64,
-    /// Streams opened from this end.
+    /// Streams that this side has opened.
     pub streams_opened: u64,
-    /// Streams that the peer opened and that were put into the backlog.
+    /// Streams that the peer has opened and that were put into the backlog.
     pub streams_received: u64,
     /// Streams of the peer that were refused with FIN. The reason is a full backlog, a reached
     /// limit, a name that is too long, or a session that is closing.
     pub streams_refused: u64,
-    /// Streams that were cut alone, because they stalled the session, or because of a fault of the
-    /// peer.
+    /// Streams that this side has cut while the session went on, because they stalled the session
+    /// or because of a fault of the peer.
     pub streams_cut: u64,
     /// Frames that were ignored and that few peers send:
     ///
-    /// - data for a stream that is unknown, that is over here, or whose peer had sent FIN
+    /// - data for a stream that is unknown, that has ended on this side, or whose FIN had come
+    ///   before
     /// - FIN or UPD for a stream that never existed
     /// - a second FIN
     /// - a SYN for a stream that is open
     ///
-    /// FIN and UPD for streams that are over don't count, because they cross with this end's FIN
-    /// all the time.
+    /// FIN and UPD for streams that have ended don't count, because they often cross with this
+    /// side's FIN.
     pub frames_ignored: u64,
     /// The number of times that the session stopped reading because its receive budget was used up.
     pub receive_pauses: u64,
@@ -62,8 +63,8 @@ pub struct SessionStats {
     /// Gauge: accepted bytes that the transport hasn't taken yet, over all streams.
     pub unsent: u64,
     /// The cause and duration of a pause in which the session has stopped reading, if there is one.
-    /// During a pause the session learns nothing from the peer: no data, no end, no new window for
-    /// its own writes.
+    /// During a pause nothing arrives from the peer: no data, no end of a stream, no new window for
+    /// this side's writes.
     pub paused: Option<ReadPause>,
     /// The state of the writer thread.
     pub writer: WriterState,
@@ -104,15 +105,16 @@ impl fmt::Display for ReadPause {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriterState {
-    /// It has no work, and sleeps.
+    /// The thread has no work, and sleeps.
     #[default]
     Parked,
-    /// It prepares frames, or will do so at once.
+    /// The thread prepares frames, or will do so at once.
     Working,
-    /// It has been in the transport's `write`, `flush` or half-close for this time. More than a
-    /// moment means that the peer doesn't read, or that the link is slow or dead.
+    /// The thread has been in the transport's `write`, `flush` or half-close for this time. More
+    /// than a moment means that the peer doesn't read, or that the link is slow or dead.
     InTransport(Duration),
-    /// It has ended. Either everything was sent after a close, or the transport takes no more data.
+    /// The thread has ended. Either everything was sent after a close, or the transport takes no
+    /// more data.
     Ended,
 }
 
@@ -125,7 +127,8 @@ pub struct StreamStats {
     pub id: u32,
     /// The name that the stream was opened with. Bytes that aren't UTF-8 are replaced.
     pub name: String,
-    /// The time since the stream was opened here, or since its SYN came, to 10 ms.
+    /// The time since the stream was opened here, or since its SYN came, with a resolution of 10
+    /// ms.
     pub age: Duration,
     /// Payload received, in bytes. A large frame counts as a whole when its header has come.
     pub bytes_received: u64,
@@ -136,12 +139,12 @@ pub struct StreamStats {
     /// Accepted bytes that the transport hasn't taken yet. Bytes that a failed stream threw away
     /// don't count.
     pub unsent: u64,
-    /// The rest of the peer's window: the bytes that may still be written into it. `None` on
+    /// The rest of the peer's window: the number of bytes that may still be written. `None` on
     /// version 1, which has no windows.
     ///
-    /// A write that waits while this is 0 waits until the peer's application reads this stream.
-    /// Before the peer has read anything from this stream, reading other new streams of the session
-    /// also helps.
+    /// While this is 0, a write waits until the peer's application reads this stream. As long as
+    /// the peer has read nothing from this stream, it also helps if the peer reads other new
+    /// streams of the session.
     pub credit: Option<u64>,
     /// Calls of `read` and `write_to` that wait for data.
     pub readers_waiting: u32,
@@ -149,7 +152,7 @@ pub struct StreamStats {
     pub writers_waiting: u32,
     /// Calls of `flush` that wait.
     pub flushes_waiting: u32,
-    /// Whether the peer has finished its side (FIN). Then no more data will come.
+    /// Whether the peer has finished the stream (FIN). Then no more data will come.
     pub peer_finished: bool,
 }
 

@@ -153,7 +153,7 @@ impl Stream {
         self.stream.name.bytes()
     }
 
-    /// Returns this end's address if the transport knows it.
+    /// Returns this side's address if the transport knows it.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.session.local_addr()

@@ -2,11 +2,11 @@
 //! [`Error::InvalidVersion`](crate::Error::InvalidVersion) about them.
 //!
 //! Most often the bytes are text: a login banner, the output of a shell's startup file, a web
-//! server's answer. A user who sees the text knows its origin at once. Or the bytes are TLS, which
-//! one end uses and the other doesn't.
+//! server's answer. A user who sees the text knows its origin at once. Or the bytes are TLS,
+//! because one peer uses TLS and the other doesn't.
 //!
-//! Invariant: shown bytes are escaped, and at most [`SHOWN`]. The peer chose them, and they appear
-//! in logs.
+//! Invariant: at most [`SHOWN`] bytes are shown, and they are escaped. The peer chose them, and
+//! they appear in logs.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -45,7 +45,8 @@ impl std::ops::Deref for Received {
     }
 }
 
-/// Shows the bytes as an escaped literal. A `main` that returns an error prints it by `Debug`.
+/// Shows the bytes as an escaped literal, because a `main` that returns an error prints that error
+/// by `Debug`.
 impl fmt::Debug for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b\"{}\"", self.0.escape_ascii())
@@ -58,7 +59,7 @@ pub(crate) fn start_of(bytes: &[u8]) -> Received {
 }
 
 /// Returns the text at the start of `bytes`, if there is some. Frames may follow a complete line of
-/// text, because a program may start to speak gmux behind a banner.
+/// text, because a program may print a banner before it starts to speak gmux.
 pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
     let valid = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -73,8 +74,8 @@ pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
     (!text.is_empty() && (is_all || is_line)).then_some(text)
 }
 
-/// The message of the error. Either it has both versions (this end's, then the peer's) and a
-/// remedy, or it shows the text that came instead.
+/// The message of the error. It has both versions (this side's, then the peer's) and a remedy, or
+/// it shows the text that came instead of a frame.
 pub(super) struct Foreign<'a>(
     pub(super) u8,
     pub(super) u8,

@@ -31,25 +31,27 @@ use std::sync::Arc;
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lost {
-    /// Whether the connection ended inside a frame, and not between two.
+    /// Whether the connection ended inside a frame, and not between two frames.
     pub inside_frame: bool,
-    /// The number of cut-off streams that this end opened. A stream is cut off if this end still
-    /// reads it and the peer had not finished it.
+    /// The number of cut-off streams that this side had opened. A stream is cut off if this side
+    /// still reads it and the peer has not finished it.
     pub ours: usize,
-    /// The number of cut-off streams that the peer opened, whether accepted here or not.
+    /// The number of cut-off streams that the peer had opened. Streams that waited for `accept`
+    /// count, too.
     pub theirs: usize,
-    /// Whether no byte had come from the peer. Then the peer most likely expected something else at
-    /// this end. The peer's own error or log has the reason.
+    /// Whether no byte had come from the peer. Then the peer most likely didn't expect a session
+    /// like this one. The peer's error or log has the reason.
     pub nothing_received: bool,
     pub(crate) setup: Setup,
 }
 
-/// The properties of this end with which the peer has to agree.
+/// The properties of this side with which the peer's properties have to agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Setup {
     pub(crate) version: u8,
     pub(crate) role: &'static str,
-    /// Whether the peer has an address. A child process and the other end of pipes have none.
+    /// Whether the peer has an address. A child process has none, and neither has a peer over
+    /// pipes.
     pub(crate) has_address: bool,
 }
 
@@ -102,7 +104,7 @@ impl fmt::Display for Setup {
     }
 }
 
-/// A transport's error that came before any byte of the peer.
+/// A transport's error that occurred before any byte had come from the peer.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{setup}")]
 struct Unheard {

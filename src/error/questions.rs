@@ -1,13 +1,14 @@
-//! Questions about an [`Error`] that its kind doesn't answer. Did a time limit pass? Did this
-//! program close the stream itself? Is the whole session over?
+//! Questions about an [`Error`] that its kind doesn't answer. Has a time limit passed? Has this
+//! program itself closed the stream? Is the whole session over?
 //!
-//! Invariant: for a `write_all` that failed after a part was accepted, the error that made it fail
-//! answers.
+//! Invariant: if a `write_all` failed after a part was accepted, the answer is that of the error
+//! that made it fail.
 
 use super::Error;
 
 impl Error {
-    /// Whether a time limit has passed that this end had set for a call. These are such errors:
+    /// Returns whether a time limit has passed that this side had set for a call. These are such
+    /// errors:
     ///
     /// - [`Timeout`](Self::Timeout)
     /// - [`NoData`](Self::NoData)
@@ -39,10 +40,11 @@ impl Error {
         }
     }
 
-    /// Whether this program itself closed the stream, the session or the writing direction that the
-    /// call needs. The error is [`Closed`](Self::Closed), [`WriteShutdown`](Self::WriteShutdown),
-    /// or a [`PartialWrite`](Self::PartialWrite) with one of these as its source. It is no fault
-    /// where other threads close streams and sessions.
+    /// Returns whether this program itself has closed the stream, the session or the writing
+    /// direction that the call needs. The error is [`Closed`](Self::Closed),
+    /// [`WriteShutdown`](Self::WriteShutdown), or a [`PartialWrite`](Self::PartialWrite) with one
+    /// of these as its source. This error is no fault in a program in which other threads close
+    /// streams and sessions.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         match self {
@@ -51,8 +53,8 @@ impl Error {
         }
     }
 
-    /// Whether the whole session is over, so that only a new connection helps. These are such
-    /// errors: [`PeerClosed`](Self::PeerClosed), [`CloseIncomplete`](Self::CloseIncomplete),
+    /// Returns whether the whole session is over, so that only a new connection helps. These are
+    /// such errors: [`PeerClosed`](Self::PeerClosed), [`CloseIncomplete`](Self::CloseIncomplete),
     /// [`ConnectionLost`](Self::ConnectionLost), [`Io`](Self::Io),
     /// [`KeepaliveTimeout`](Self::KeepaliveTimeout), [`InvalidProtocol`](Self::InvalidProtocol),
     /// [`InvalidCommand`](Self::InvalidCommand), [`InvalidVersion`](Self::InvalidVersion),

@@ -16,7 +16,7 @@ use crate::sync::stream::Direction;
 impl Stream {
     /// Sets the deadlines of reads and of writes (`None`: no deadline). They also affect calls that
     /// are already blocked. After an expired deadline, reads still return data that is there, and
-    /// writes still accept as much as there is room for.
+    /// writes still accept bytes while there is room.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         self.set_read_deadline(deadline);
         self.set_write_deadline(deadline);
@@ -32,9 +32,9 @@ impl Stream {
         self.stream.set_deadline(Direction::Write, deadline);
     }
 
-    /// Sets the time that each read may wait, from its own start (`None`: no limit). If a deadline
-    /// is set as well, the earlier one applies. The timeout also affects calls that are blocked
-    /// already. A call that waits longer fails with [`Error::Timeout`]
+    /// Sets the time that each read may wait, counted from the start of the call (`None`: no
+    /// limit). If a deadline is set as well, the earlier one applies. The timeout also affects
+    /// calls that are blocked already. A call that waits longer fails with [`Error::Timeout`]
     /// ([`io::ErrorKind::TimedOut`]).
     ///
     /// # Errors
@@ -43,9 +43,9 @@ impl Stream {
         self.set_timeout(Direction::Read, timeout)
     }
 
-    /// Sets the time that each write and flush may wait, from its own start: see
-    /// [`set_read_timeout`](Self::set_read_timeout). The time that it waits for other writes counts
-    /// too.
+    /// Sets the time that each write and flush may wait, counted from the start of the call: see
+    /// [`set_read_timeout`](Self::set_read_timeout). The time in which a call waits for other
+    /// writes counts, too.
     ///
     /// A `write` that timed out has accepted nothing. The same is true of a `write_all`, unless its
     /// error is [`Error::PartialWrite`].
@@ -99,10 +99,11 @@ impl Stream {
     /// [`Error::NoData`] when no payload has crossed the stream in either direction for this time.
     /// The stream stays usable.
     ///
-    /// The clock starts at the latest of these: the stream's creation, this call, the last data,
-    /// the last failure. It also runs between calls.
+    /// The clock starts at the latest of these: the stream's creation, this call, the last payload,
+    /// the last `NoData` failure. It also runs between calls.
     ///
-    /// It may be called any number of times. It also affects calls that are blocked already.
+    /// This method may be called any number of times. It also affects calls that are blocked
+    /// already.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] for a duration of zero. The timeout then stays as it was.
