@@ -163,7 +163,7 @@ impl SessionShared {
 
     /// Reports the end of the input. `error` says how it ended.
     ///
-    /// - A session that is closing goes on: the writer thread sends the rest, and the last of the
+    /// - A session that is closing goes on. The writer thread sends the rest, and the last of the
     ///   two threads ends the session.
     /// - Any other session ends. After a clean end of the input the writer thread still ends the
     ///   output, so that the peer reads an end, too.
@@ -266,7 +266,7 @@ impl SessionShared {
     }
 }
 
-/// What becomes of a session's output when it ends.
+/// How a session's output ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Output {
     /// The writer thread ends it, within the close timeout.

@@ -88,7 +88,7 @@ pub(crate) struct SessionShared {
     handles: AtomicUsize,
     /// Number of session handles.
     session_handles: AtomicUsize,
-    /// How many of the reader and the writer thread run.
+    /// Number of threads that run, of the reader thread and the writer thread.
     threads: AtomicUsize,
     writer: writer::Slot,
     reader: reader::Slot,

@@ -57,7 +57,7 @@ impl SessionShared {
     /// does an inline write. Returns the number of accepted bytes.
     ///
     /// # Errors
-    /// Returns the stream's error. A transport's error in the inline write isn't returned here: it
+    /// Returns the stream's error. A transport's error in the inline write isn't returned here. It
     /// ends the writing of the session.
     pub(crate) fn write(
         self: &Arc<Self>,

@@ -23,7 +23,7 @@ const SMALL: Duration = Duration::from_millis(10);
 /// much later that a slow peer has taken some bytes, so the limit doesn't grow further.
 const LARGE: Duration = Duration::from_secs(1);
 
-/// Growth factor of the limit. With 4 the limits are 10, 40, 160, 640 and 1000 ms: a blocked
+/// Growth factor of the limit. With 4 the limits are 10, 40, 160, 640 and 1000 ms. A blocked
 /// transport reaches the largest one in under a second.
 const GROWTH: u32 = 4;
 

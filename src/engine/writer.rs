@@ -115,8 +115,8 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
 /// Writes one batch on the calling thread, so that the writer thread needn't be woken.
 ///
 /// Returns `false` if another thread has the writer. Then the caller has to unpark the writer
-/// thread. Returns `true` in all other cases: the queued work is written, or the writer thread has
-/// been told to go on with the rest, or the writing is over.
+/// thread. Otherwise returns `true`. The queued frames are written then, or the writer thread has
+/// been signalled to write the rest, or the writing is over.
 ///
 /// Never waits for a lock. Waits for the transport no longer than the transport bounds its writes.
 pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {

@@ -36,7 +36,7 @@ pub(crate) struct ReadHandoff {
     resumed: Condvar,
 }
 
-/// What becomes of the offer after an inline read.
+/// Whether the offer stands after an inline read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offer {
     /// The next call may do an inline read, too.

@@ -1,9 +1,9 @@
 //! Dispatches frames: decides where a frame's payload goes, and acts on the complete frame.
 //!
-//! A payload of up to [`INLINE_MAX`](crate::wire::reader::INLINE_MAX) bytes is small: it is taken
+//! A payload of up to [`INLINE_MAX`](crate::wire::reader::INLINE_MAX) bytes is small, and is taken
 //! from the read buffer. A larger one is collected in a buffer of its own.
 //!
-//! Invariant: while a large payload is being collected, `pending` says what it is for.
+//! Invariant: while a large payload is being collected, `pending` holds its destination.
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@
 //! - the session is closing, or the transport failed
 //!
 //! Invariants:
-//! - An inline read waits for the transport only, and no longer than the bound allows.
+//! - An inline read waits for the transport only, and for at most twice the bound.
 //! - Only the reader thread ends the input.
 //! - Progress never depends on a caller, since the reader thread takes the reading back by itself.
 
@@ -90,7 +90,7 @@ pub(super) struct RequestReplyDetector {
     required_run: u32,
     /// Number of slow inline reads in a row ([`QUICK_READ`]).
     slow: u32,
-    /// Whether a stream was opened since the last message: the exchange isn't alone then.
+    /// Whether a stream was opened since the last message. Then the exchange isn't alone.
     pub(super) interrupted: bool,
 }
 
@@ -222,7 +222,7 @@ impl Reader<'_> {
     }
 
     /// Returns whether the reading should be handed off to callers. Called once for each transport
-    /// read, before its wake-ups are sent: they show which streams the read was for.
+    /// read, before its wake-ups are sent. They show which streams the read was for.
     pub(super) fn should_hand_off(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { detector, wakes, .. } = &mut *self.input;

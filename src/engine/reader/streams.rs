@@ -133,7 +133,7 @@ impl Reader<'_> {
     }
 
     /// Handles a FIN or UPD for an id that has no stream. If the id may have had a stream before,
-    /// this is ordinary: the frame has crossed with our own FIN. Else it counts as ignored.
+    /// this is ordinary, since the frame has crossed with our own FIN. Else it counts as ignored.
     pub(super) fn stray(&self, id: u32) {
         if !self.session.registry.lock().streams.may_have_been(id) {
             self.session.counters.frames_ignored.add(1);
