@@ -210,8 +210,8 @@ impl SessionShared {
         });
         let ended: Vec<_> = ended.collect();
         if output == Output::Finish {
-            // This must come before `told`, which lets a close settle its outcome. The writer may
-            // have failed by itself.
+            // This must come before `mark_notified`, which lets a close settle its outcome. The
+            // writer may have failed by itself.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
         let _ = self.lifecycle.mark_notified();

@@ -92,8 +92,8 @@ pub(crate) struct SessionShared {
     threads: AtomicUsize,
     writer: writer::Slot,
     reader: reader::Slot,
-    /// Number of inline writes. Each one is a reply, so the reader counts them to recognise an
-    /// exchange of requests and replies.
+    /// Number of inline writes. Each is a reply. The reader thread looks at this number to
+    /// recognise an exchange of requests and replies.
     replies: AtomicU32,
     /// Whether the transport bounds its writes. Inline writes require it.
     bounded_writes: bool,
