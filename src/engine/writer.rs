@@ -39,7 +39,7 @@ use crate::wire::Header;
 use crate::wire::writer::Batch;
 
 /// Size at which an inline write stops filling its batch, in bytes. The last stream may exceed it
-/// by one express allowance. A socket takes 16 KiB in one piece, or reports at once that it is
+/// by one express quantum. A socket takes 16 KiB in one piece, or reports at once that it is
 /// full.
 const INLINE_WRITE_MAX: usize = 16 * 1024;
 

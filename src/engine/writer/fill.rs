@@ -32,13 +32,13 @@ impl Writer {
         while !self.batch.is_full()
             && let Some(stream) = self.queue.next_bulk()
         {
-            let allowance = self.quantum.bytes(self.queue.bulk_len() + 1);
-            self.transmit(session, stream, Lane::Bulk, allowance);
+            let quantum = self.quantum.bytes(self.queue.bulk_len() + 1);
+            self.transmit(session, stream, Lane::Bulk, quantum);
         }
     }
 
     /// Fills the batch with control frames and express streams, until it has `bytes` bytes. The
-    /// last stream may exceed that by its allowance.
+    /// last stream may exceed that by its quantum.
     pub(super) fn fill_small(&mut self, session: &SessionShared, bytes: usize) {
         let version = session.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
@@ -75,14 +75,14 @@ impl Writer {
         self.batch.push_small(header, &[]);
     }
 
-    /// Takes up to `allowance` bytes of data from `stream`, with the control frames that it owes,
+    /// Takes up to `quantum` bytes of data from `stream`, with the control frames that it owes,
     /// and appends them to the batch.
     fn transmit(
         &mut self,
         session: &SessionShared,
         stream: Arc<SharedStream>,
         lane: Lane,
-        allowance: usize,
+        quantum: usize,
     ) {
         let version = session.env.config.version;
         let id = stream.id;
@@ -97,7 +97,7 @@ impl Writer {
         let traced = &mut self.traced;
         let mut frames = 0;
         let tracing = is_tracing();
-        let transmitted = stream.transmit(&session.env, lane, allowance, |frame| {
+        let transmitted = stream.transmit(&session.env, lane, quantum, |frame| {
             frames += 1;
             let header = match &frame {
                 Transmit::Syn => header(Command::Syn, stream.name.bytes().len()),
