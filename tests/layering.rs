@@ -1,11 +1,19 @@
-//! The shape of the source: which file may import which, what the protocol core must not touch,
-//! what every file opens with, and how long it may be.
+//! The shape of the source:
 //!
-//! The checker reads the text of `src`: it blanks comments and literals, cuts out what is compiled
-//! for tests only, and resolves every path that begins with `crate` or `super`, in imports and in
-//! code alike. It checks itself on made-up sources below.
+//! - which file may import which
+//! - names that the protocol core must not use
+//! - the head and the length of a file
+//! - statements that save a line at the reader's cost
+//! - the text of all files ([`text`])
+//!
+//! The checker reads the text of the files. It blanks comments and literals, and cuts out code that
+//! is compiled for tests only. It resolves every path that begins with `crate` or `super`, in
+//! imports and in code alike. It checks itself on made-up sources below.
 //!
 //! Promises: P116.
+
+#[path = "layering/text.rs"]
+mod text;
 
 use std::collections::HashMap;
 use std::fs;
@@ -489,18 +497,22 @@ fn is_tuple(tokens: &[Token]) -> bool {
 
 // ---- the tests ----------------------------------------------------------------------------------
 
-/// Returns name and text of each file of the repository whose name ends in one of `extensions`.
+/// Returns name and text of each file of the repository whose name ends in one of `extensions`. The
+/// empty extension stands for scripts: files whose name has no ending, and which begin with `#!`.
 fn files(extensions: &[&str]) -> Vec<(String, String)> {
     fn collect(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if path.is_dir() {
-                if name != "target" && !name.starts_with('.') {
+                if !matches!(name, "target" | ".git") {
                     collect(&path, extensions, found);
                 }
-            } else if name.rsplit_once('.').is_some_and(|(_, end)| extensions.contains(&end)) {
-                found.push(path);
+            } else {
+                let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+                if extensions.contains(&extension) {
+                    found.push(path);
+                }
             }
         }
     }
@@ -509,7 +521,13 @@ fn files(extensions: &[&str]) -> Vec<(String, String)> {
     collect(root, extensions, &mut found);
     found.sort();
     let name = |path: &Path| path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
-    found.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+    let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+    let files = found.iter().map(|path| (path, name(path), text(path)));
+    let is_text = |path: &Path, text: &str| path.extension().is_some() || text.starts_with("#!");
+    files
+        .filter(|(path, _, text)| is_text(path, text))
+        .map(|(_, name, text)| (name, text))
+        .collect()
 }
 
 /// Returns all files of `src`, without those that are compiled for tests only.

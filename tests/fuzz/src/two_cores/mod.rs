@@ -174,7 +174,7 @@ impl World {
     /// until nothing moves.
     fn pump(&mut self) {
         for round in 0.. {
-            assert!(round < 100_000, "the two ends keep each other busy for ever");
+            assert!(round < 100_000, "the two ends keep each other busy forever");
             let mut moved = false;
             for at in 0..2 {
                 moved |= !self.ends[at].dumb && self.transmit_all(at);
