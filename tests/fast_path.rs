@@ -1,5 +1,5 @@
-//! The fast paths and their ends: an inline write, and the part that it leaves to the writer
-//! thread. Reading ahead, and the frames that interrupt it. Windows that grow and shrink.
+//! The fast paths, and how they hand over to the ordinary ones: inline writes and the writer
+//! thread, reading ahead and its interruptions, windows that grow and shrink.
 //!
 //! Promises: P24, P25, P33, P44, P46, P48, P77, P82, P110.
 
@@ -22,7 +22,7 @@ use support::{Pattern, test, until};
 
 type OnFlush = Box<dyn FnMut() -> io::Result<()> + Send>;
 
-/// A script that declares its writes bounded, as sockets do.
+/// A scripted transport that says that its writes are bounded, as sockets do.
 struct Bounded {
     script: ScriptedTransport,
     on_flush: OnFlush,
@@ -53,13 +53,13 @@ impl Transport for Bounded {
     }
 }
 
-/// A server's session over a script with bounded writes, and the peer's stream 3, on which the peer
-/// asks.
+/// A server's session over a script with bounded writes. Its stream 3 has received a request, and
+/// the test has read it, so a write on it is a reply.
 struct Asked {
     script: Script,
     session: Session,
     stream: Stream,
-    /// The threads that wrote, and those that flushed.
+    /// The threads that wrote to the transport, and those that flushed it.
     wrote: Arc<Mutex<Vec<ThreadId>>>,
     flushed: Arc<Mutex<Vec<ThreadId>>>,
 }
@@ -68,7 +68,7 @@ fn asked() -> Asked {
     asked_with(|_| Ok(()), || Ok(()))
 }
 
-/// `on_write` gets true if a calling thread writes.
+/// Calls `on_write` at each write of the transport, with `true` if it is an inline write.
 fn asked_with(
     mut on_write: impl FnMut(bool) -> io::Result<()> + Send + 'static,
     mut on_flush: impl FnMut() -> io::Result<()> + Send + 'static,
@@ -97,7 +97,7 @@ fn asked_with(
 }
 
 impl Asked {
-    /// The peer asks, and the application reads the question. After that the writer thread is
+    /// The peer sends a request, and this thread reads it. Then waits until the writer thread is
     /// parked.
     fn ask(&self, question: &[u8]) {
         self.script.frame(1, Command::Psh, 3, question);
@@ -115,13 +115,13 @@ impl Asked {
     }
 }
 
-/// Returns the session's number, which is a part of its threads' names.
+/// Returns the session's number, which is also a part of its threads' names.
 fn number(session: &Session) -> String {
     let text = format!("{session:?}");
     text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect()
 }
 
-/// Returns frames in the form `PSH 3 answer`.
+/// Returns each frame as a text such as `Psh 3 answer`.
 fn said(frames: &[Frame]) -> Vec<String> {
     let text = |frame: &Frame| {
         let Frame { header, payload } = frame;
@@ -133,13 +133,13 @@ fn said(frames: &[Frame]) -> Vec<String> {
 }
 
 #[test]
-fn an_answer_leaves_on_the_thread_that_writes_it() {
-    test("an_answer_leaves_on_the_thread_that_writes_it", || {
+fn a_reply_is_written_inline_by_the_thread_that_calls_write() {
+    test("a_reply_is_written_inline_by_the_thread_that_calls_write", || {
         let asked = asked();
         asked.script.allow_all();
         for round in 0..20 {
             assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
-            // The call has written and flushed when it returns, so the test doesn't wait.
+            // When the call returns, the reply has been written and flushed. Nothing is waited for.
             assert_eq!(asked.script.frames().len(), round + 1);
             assert_eq!(
                 (asked.mine().len(), asked.flushed.lock().unwrap().len()),
@@ -154,8 +154,8 @@ fn an_answer_leaves_on_the_thread_that_writes_it() {
 }
 
 #[test]
-fn what_an_inline_write_leaves_goes_out_before_any_other_frame() {
-    test("what_an_inline_write_leaves_goes_out_before_any_other_frame", || {
+fn the_rest_of_an_inline_write_goes_out_before_any_other_frame() {
+    test("the_rest_of_an_inline_write_goes_out_before_any_other_frame", || {
         let whole = 8 + "the answer".len();
         for cut in [1, 4, 7, 8, 9, whole - 1] {
             let asked = asked();
@@ -166,7 +166,7 @@ fn what_an_inline_write_leaves_goes_out_before_any_other_frame() {
                 whole - cut,
                 "the writer thread goes on with the rest"
             );
-            // All of these wait behind it, also the express lane and NOP.
+            // All of these wait for the rest of the frame, also the express queue and NOP.
             let mut other = asked.session.open("other").unwrap();
             other.write_all(b"express").unwrap();
             asked.script.frame(1, Command::Psh, 3, b"more?");
@@ -200,18 +200,18 @@ fn what_an_inline_write_leaves_goes_out_before_any_other_frame() {
 }
 
 #[test]
-fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
-    test("a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread", || {
+fn an_inline_write_that_would_block_is_left_to_the_writer_thread() {
+    test("an_inline_write_that_would_block_is_left_to_the_writer_thread", || {
         for kind in [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut, io::ErrorKind::Interrupted]
         {
             let asked =
                 asked_with(move |caller| if caller { Err(kind.into()) } else { Ok(()) }, || Ok(()));
             asked.script.allow_all();
             (&asked.stream).write_all(b"answer").unwrap();
-            (&asked.stream).flush().unwrap(); // The writer thread does it, and reports it.
+            (&asked.stream).flush().unwrap(); // the writer thread writes, and wakes the flush
             assert_eq!(said(&asked.script.frames()), ["Psh 3 answer"], "{kind}");
             assert_eq!(asked.mine(), [true, false], "{kind}");
-            // Later writes are inline again.
+            // Later replies are written inline again.
             asked.ask(b"again?");
             (&asked.stream).write_all(b"!").unwrap();
             (&asked.stream).flush().unwrap();
@@ -223,8 +223,8 @@ fn a_turn_that_may_not_write_now_leaves_it_to_the_writer_thread() {
 }
 
 #[test]
-fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
-    test("a_flush_that_may_not_happen_now_is_left_to_the_writer_thread", || {
+fn an_inline_flush_that_would_block_is_left_to_the_writer_thread() {
+    test("an_inline_flush_that_would_block_is_left_to_the_writer_thread", || {
         let mut first = true;
         let not_first = move || {
             if std::mem::take(&mut first) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -240,7 +240,8 @@ fn a_flush_that_may_not_happen_now_is_left_to_the_writer_thread() {
     });
 }
 
-/// The inline write was accepted. Later calls return the transport's failure, and reading goes on.
+/// Checks the effects of an inline write that failed. The write itself was accepted. Later writes
+/// return the transport's error, and reading goes on.
 fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
     until(|| asked.session.close_reason().is_some());
     let reason = asked.session.close_reason().unwrap();
@@ -255,8 +256,8 @@ fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
 }
 
 #[test]
-fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
-    test("a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads", || {
+fn an_inline_write_that_fails_ends_the_sessions_writes_and_not_its_reads() {
+    test("an_inline_write_that_fails_ends_the_sessions_writes_and_not_its_reads", || {
         let asked = asked_with(|_| Err(io::ErrorKind::BrokenPipe.into()), || Ok(()));
         asked.script.allow_all();
         assert_eq!((&asked.stream).write(b"answer").unwrap(), 6);
@@ -272,7 +273,7 @@ fn a_turn_that_fails_fails_the_sessions_writes_and_not_its_reads() {
 #[test]
 fn a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_caller() {
     test("a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_caller", || {
-        // The script removes its hook while it runs. So a panic on the calling thread is the first
+        // The script removes its hook while it calls it. So the panic on this thread is the first
         // and only call.
         let asked = asked_with(|_| panic!("the transport panics, as ordered"), || Ok(()));
         asked.script.allow_all();
@@ -283,8 +284,8 @@ fn a_transport_that_panics_in_an_inline_write_harms_the_session_and_not_the_call
     });
 }
 
-/// Returns a session whose next inline write stays in the transport. The write reports on `inside`
-/// that it is there, and goes on after a message to `release`.
+/// Returns a session whose next inline write stays in the transport. The write sends to the first
+/// channel when it is there. It ends when the test sends to the second channel.
 fn held() -> (Asked, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (enter, inside) = mpsc::channel();
     let (release, released) = mpsc::channel();
@@ -335,8 +336,8 @@ fn a_session_that_closes_during_an_inline_write_sends_all_of_it_first() {
 }
 
 #[test]
-fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
-    test("a_session_that_closes_behind_a_partial_turn_finishes_it", || {
+fn a_session_that_closes_behind_a_partial_inline_write_finishes_it() {
+    test("a_session_that_closes_behind_a_partial_inline_write_finishes_it", || {
         for cut in [3, 8, 11] {
             let asked = asked();
             asked.script.allow(cut);
@@ -354,14 +355,14 @@ fn a_session_that_closes_behind_a_partial_turn_finishes_it() {
 }
 
 #[test]
-fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
-    test("a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data", || {
+fn a_stream_that_is_closed_during_its_inline_write_gets_its_fin_after_the_data() {
+    test("a_stream_that_is_closed_during_its_inline_write_gets_its_fin_after_the_data", || {
         let (asked, inside, release) = held();
-        asked.script.allow(10); // This is within the frame.
+        asked.script.allow(10); // ends within the frame
         let stream = asked.stream.clone();
         let writer = thread::spawn(move || (&stream).write(b"answer").unwrap());
         inside.recv().unwrap();
-        asked.stream.close().unwrap(); // This doesn't wait for the inline write.
+        asked.stream.close().unwrap(); // doesn't wait for the inline write
         assert_eq!(asked.session.num_streams(), 0);
         let drain = {
             let session = asked.session.clone();
@@ -379,10 +380,10 @@ fn a_stream_that_is_closed_during_its_turn_gets_its_fin_after_the_data() {
 }
 
 #[test]
-fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
-    test("a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits", || {
-        // A stream's FIN that leaves in another stream's inline write counts as written like any
-        // other.
+fn a_fin_that_leaves_with_another_streams_data_ends_a_drain() {
+    test("a_fin_that_leaves_with_another_streams_data_ends_a_drain", || {
+        // One stream's inline write also sends another stream's FIN. That FIN counts as handed over
+        // like any other.
         let (asked, inside, release) = held();
         asked.script.allow_all();
         let stream = asked.stream.clone();
@@ -405,8 +406,8 @@ fn a_fin_that_leaves_by_the_writer_ends_a_drain_that_waits() {
 }
 
 #[test]
-fn who_may_not_wait_does_not_take_the_turn() {
-    test("who_may_not_wait_does_not_take_the_turn", || {
+fn a_call_with_a_near_limit_does_not_write_inline() {
+    test("a_call_with_a_near_limit_does_not_write_inline", || {
         type Setting = fn(&Stream);
         let near: [(&str, Setting); 5] = [
             ("a timeout of 19 ms", |stream| {
@@ -433,7 +434,7 @@ fn who_may_not_wait_does_not_take_the_turn() {
         let far: [Setting; 3] = [
             |stream| stream.set_write_timeout(Some(FAR)).unwrap(),
             |stream| stream.set_write_deadline(Some(Instant::now() + FAR)),
-            // This limit is the other direction's.
+            // a limit of the other direction
             |stream| stream.set_read_deadline(Some(Instant::now())),
         ];
         for set in far {
@@ -447,20 +448,20 @@ fn who_may_not_wait_does_not_take_the_turn() {
 }
 
 #[test]
-fn what_is_no_answer_keeps_to_the_queue() {
-    test("what_is_no_answer_keeps_to_the_queue", || {
+fn a_write_that_is_no_reply_is_queued() {
+    test("a_write_that_is_no_reply_is_queued", || {
         let asked = asked();
         asked.script.allow_all();
         (&asked.stream).write_all(b"1").unwrap();
         assert_eq!(asked.mine(), [true]);
-        // A thread that writes again without having read.
+        // This thread writes again and has read nothing since its last write.
         for (n, text) in [(2, "2"), (3, "3"), (4, "4")] {
             asked.parked();
             (&asked.stream).write_all(text.as_bytes()).unwrap();
             asked.script.until_frames(|frames| frames.len() == n);
             assert_eq!(asked.mine()[n - 1..], [false]);
         }
-        // A thread that has more to read.
+        // This thread has not read all received data.
         asked.script.frame(1, Command::Psh, 3, b"two bytes, of which one is read");
         (&asked.stream).read_exact(&mut [0]).unwrap();
         asked.parked();
@@ -468,18 +469,17 @@ fn what_is_no_answer_keeps_to_the_queue() {
         asked.script.until_frames(|frames| frames.len() == 5);
         assert_eq!(asked.mine()[4..], [false]);
         (&asked.stream).read_exact(&mut [0; 30]).unwrap();
-        // A write that is longer than an answer.
+        // This write is longer than a reply may be.
         asked.parked();
         (&asked.stream).write_all(&[7; 2049]).unwrap();
         asked.script.until_frames(|frames| frames.len() == 6);
         assert!(asked.mine()[5..].iter().all(|mine| !mine));
-        // After the first of these reads, the rest has the size of an answer. It is read to its
-        // end.
+        // All data has been read, so the next write is a reply.
         asked.parked();
         let writes = asked.mine().len();
         (&asked.stream).write_all(&[7; 2048]).unwrap();
         assert_eq!(asked.mine()[writes..], [true]);
-        // The first data on a stream of this end answers nothing.
+        // The first data on a stream that this end opened is no reply.
         asked.parked();
         let writes = asked.mine().len();
         asked.session.open("ours").unwrap().write_all(b"hello").unwrap();
@@ -511,8 +511,8 @@ fn a_transport_that_does_not_bound_its_writes_is_left_to_the_writer_thread() {
 }
 
 #[test]
-fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
-    test("while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread", || {
+fn during_an_inline_write_other_calls_leave_theirs_to_the_writer_thread() {
+    test("during_an_inline_write_other_calls_leave_theirs_to_the_writer_thread", || {
         let (asked, inside, release) = held();
         asked.script.allow_all();
         asked.script.frame(1, Command::Syn, 5, b"asked too");
@@ -522,7 +522,7 @@ fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
         let stream = asked.stream.clone();
         let first = thread::spawn(move || (&stream).write(b"first").unwrap());
         inside.recv().unwrap();
-        assert_eq!((&second).write(b"second").unwrap(), 6); // This doesn't wait.
+        assert_eq!((&second).write(b"second").unwrap(), 6); // doesn't wait
         release.send(()).unwrap();
         first.join().unwrap();
         (&second).flush().unwrap();
@@ -533,7 +533,7 @@ fn while_one_caller_has_the_turn_others_leave_theirs_to_the_writer_thread() {
 
 // ---- reading ahead ------------------------------------------------------------------------------
 
-/// Input in pieces of given sizes, over several buffers, and then its end.
+/// Input that comes in pieces of the given sizes, each over several buffers, and then ends.
 struct Feed {
     data: Vec<u8>,
     at: usize,
@@ -586,7 +586,7 @@ impl Transport for Feed {
     }
 }
 
-/// A conversation: runs of equal frames, with other frames of all kinds between them.
+/// A conversation: runs of equal frames, with frames of all kinds between them.
 struct Conversation {
     bytes: Vec<u8>,
     /// The data of each stream, by id.
@@ -605,7 +605,7 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
     let frame = |bytes: &mut Vec<u8>, command, id, payload: &[u8]| {
         bytes.extend(Frame::new(version, command, id, payload).unwrap().encode());
     };
-    // Stream 3 gets data after its end, which is skipped.
+    // Stream 3 gets data after its FIN, which is dropped.
     for id in [3, 5, 7, 9] {
         frame(&mut bytes, Command::Syn, id, &[]);
         streams.push((id, Vec::new()));
@@ -633,21 +633,21 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
                 0 => psh(&mut bytes, 5, 1),
                 1 => psh(&mut bytes, 7, length - 1),
                 2 => psh(&mut bytes, 9, length.min(65_534) + 1),
-                // It is for no stream, and has the size of those around it.
+                // An unknown stream's frame, as long as those around it.
                 3 => frame(&mut bytes, Command::Psh, 999, &vec![1; length]),
                 4 => frame(&mut bytes, Command::Psh, 999, &[1; 17]),
-                5 => frame(&mut bytes, Command::Psh, 3, &vec![2; length]), // It is too late.
+                5 => frame(&mut bytes, Command::Psh, 3, &vec![2; length]), // after its FIN
                 6 => frame(&mut bytes, Command::Nop, 0, &[]),
                 7 => frame(&mut bytes, Command::Psh, id, &[]),
-                // The stream is open, so the frame is skipped.
+                // The stream is open, so this SYN is dropped.
                 8 => frame(&mut bytes, Command::Syn, 5, &vec![b'n'; length]),
                 9 if version == 2 => bytes.extend(Frame::update(id, 0, 65_536).encode()),
                 _ => frame(&mut bytes, Command::Fin, 999, &[]),
             }
         }
         if round % 6 == 5 {
-            // A name as long as a frame. It may lie in a buffer of its own already. The smaller
-            // budget holds only four names of 32 KiB.
+            // A name as long as a frame, which the reader may already have read into a buffer of
+            // its own. The smaller budget has room for four names of 32 KiB.
             let opened = 11 + 2 * round as u32;
             frame(&mut bytes, Command::Syn, opened, &vec![b'a' + round as u8; length.min(32_768)]);
             streams.push((opened, vec![]));
@@ -659,7 +659,7 @@ fn conversation(version: u8, seed: u64, most: usize) -> Conversation {
     Conversation { bytes, streams }
 }
 
-/// Reads all streams of a conversation, each in a thread. Compares every byte.
+/// Reads all streams of a conversation, each in a thread, and compares every byte.
 fn listen(session: &Session, streams: Vec<(u32, Vec<u8>)>) {
     let readers: Vec<_> = (0..streams.len())
         .map(|_| {
@@ -700,7 +700,8 @@ fn runs_of_equal_frames_with_anything_between_them_lose_and_mix_up_nothing() {
         ];
         for seed in 0..30 {
             let version = 1 + (seed % 2) as u8;
-            // On version 2, no UPD is read, so this is as much as the first window allows.
+            // Nobody reads the UPDs of version 2 here, so each stream carries at most the initial
+            // window.
             let Conversation { bytes, streams } = conversation(version, seed, 262_144);
             for budget in [262_144, 64 << 20] {
                 let sizes: Vec<usize> = splits[seed as usize % splits.len()].into();
@@ -715,8 +716,8 @@ fn runs_of_equal_frames_with_anything_between_them_lose_and_mix_up_nothing() {
 }
 
 #[test]
-fn the_same_holds_over_a_socket() {
-    test("the_same_holds_over_a_socket", || {
+fn runs_of_equal_frames_over_a_socket_lose_and_mix_up_nothing() {
+    test("runs_of_equal_frames_over_a_socket_lose_and_mix_up_nothing", || {
         for seed in 100..110 {
             let Conversation { bytes, streams } = conversation(1, seed, usize::MAX);
             let (mut raw, session) = against_server(listening(1), 1);
@@ -733,8 +734,8 @@ fn the_same_holds_over_a_socket() {
 }
 
 #[test]
-fn a_run_comes_with_few_reads() {
-    test("a_run_comes_with_few_reads", || {
+fn a_run_of_equal_frames_takes_few_reads() {
+    test("a_run_of_equal_frames_takes_few_reads", || {
         let payload = Pattern::bytes(1, 32_768);
         let mut bytes = Frame::new(1, Command::Syn, 3, []).unwrap().encode();
         for _ in 0..80 {
@@ -750,15 +751,15 @@ fn a_run_comes_with_few_reads() {
         };
         let session = Session::server(feed, listening(1)).unwrap();
         listen(&session, vec![(3, payload.repeat(80))]);
-        // Eight frames with one read, and one read for the next header. Some more reads until the
-        // run is recognised.
+        // One read takes eight frames, and one read takes the next header. Some more reads come
+        // before the reader takes the frames for a run.
         assert!(reads.load(SeqCst) <= 80 / 8 * 2 + 10, "{reads:?} reads");
     });
 }
 
 // ---- windows that grow --------------------------------------------------------------------------
 
-/// A raw version 2 peer, and a session whose streams the peer fills up to their windows.
+/// A raw version 2 peer that fills the windows of a session's streams.
 struct Filling {
     raw: Raw,
     session: Session,
@@ -773,7 +774,7 @@ struct Filled {
     sent: u64,
     /// Number of bytes that the application has read.
     read: u64,
-    /// The end of the newest window, and how many bytes the session has reported as read.
+    /// The end of the highest window so far, and the consumed bytes of the last UPD.
     edge: u64,
     consumed: u64,
     /// The announced windows.
@@ -802,7 +803,7 @@ impl Filling {
         Self { raw, session, frames: streams.len() as u64, streams }
     }
 
-    /// Sends up to the edge, and waits until everything is delivered.
+    /// Sends up to the edge, and waits until the session has received all of it.
     fn fill(&mut self, at: usize) {
         self.send(at, self.streams[at].edge - self.streams[at].sent);
     }
@@ -820,15 +821,15 @@ impl Filling {
         self.frames += 1;
     }
 
-    /// The application reads `n` bytes with one call. They are delivered already.
+    /// Reads `n` bytes. They have been received already, so this doesn't wait.
     fn read(&mut self, at: usize, n: u64) {
         let of = &mut self.streams[at];
         of.stream.read_exact(&mut vec![0; n as usize]).unwrap();
         of.read += n;
     }
 
-    /// The next UPD has to be this stream's. Returns its window.
-    fn hear(&mut self, at: usize) -> u32 {
+    /// Receives an UPD, which must be this stream's, and returns its window.
+    fn expect_update(&mut self, at: usize) -> u32 {
         let update = self.raw.expect(Command::Upd, self.streams[at].id);
         let word = |at: usize| u32::from_le_bytes(update[at..at + 4].try_into().unwrap());
         let of = &mut self.streams[at];
@@ -839,16 +840,16 @@ impl Filling {
         word(4)
     }
 
-    /// One round: the peer fills the window, and the reader reads everything. Returns the announced
+    /// One round: the peer fills the window, and the reader reads all of it. Returns the announced
     /// window.
     fn round(&mut self, at: usize) -> u32 {
         self.fill(at);
         self.read(at, self.streams[at].sent - self.streams[at].read);
-        self.hear(at)
+        self.expect_update(at)
     }
 
-    /// Returns how many bytes the peer was granted and the application hasn't read, over all
-    /// streams, as the peer sees it.
+    /// Returns the number of bytes that are granted and not consumed, over all streams, as the peer
+    /// sees it.
     fn granted(&self) -> u64 {
         self.streams.iter().map(|of| of.edge - of.consumed).sum()
     }
@@ -859,10 +860,10 @@ fn a_window_that_limits_a_reader_that_keeps_up_grows_to_its_maximum() {
     test("a_window_that_limits_a_reader_that_keeps_up_grows_to_its_maximum", || {
         for (config, max) in [
             (quiet().max_stream_window(1 << 20), 1 << 20),
-            (quiet().max_receive_buffer(3 << 20), 3 << 19), // This is half of it.
+            (quiet().max_receive_buffer(3 << 20), 3 << 19), // half of the budget
             (quiet().max_stream_window(100_000), 100_000),
             (quiet().max_stream_window(65_536), 65_536),
-            (quiet().max_stream_window(1), 65_536), // This switches growing off.
+            (quiet().max_stream_window(1), 65_536), // windows don't grow
         ] {
             let mut filling = Filling::new(config, 1);
             let windows: Vec<u32> = (0..8).map(|_| filling.round(0)).collect();
@@ -877,17 +878,18 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
     test("a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_first", || {
         let mut filling = Filling::new(quiet().max_stream_window(1 << 20), 1);
         while filling.round(0) < 1 << 20 {}
-        // From here on half of the window always stays unread.
+        // From now on the reader leaves half of the window unread each time.
         let windows: Vec<u32> = (0..48)
             .map(|_| {
                 filling.fill(0);
                 let half = u64::from(*filling.streams[0].windows.last().unwrap() / 2);
                 assert!(filling.streams[0].sent - filling.streams[0].read > half);
                 filling.read(0, half);
-                filling.hear(0)
+                filling.expect_update(0)
             })
             .collect();
-        // Eight UPDs in a row are needed, because the first ones of a burst show nothing.
+        // A window shrinks after eight such UPDs in a row, because a burst causes a few of them as
+        // well.
         let mut window = 1 << 20;
         for eight in windows.chunks(8) {
             let half = (window / 2).max(65_536);
@@ -898,7 +900,7 @@ fn a_reader_that_leaves_the_window_full_gets_half_of_it_and_no_less_than_the_fir
             );
             window = half;
         }
-        // The window grows again for a reader that keeps up.
+        // The window grows again when the reader keeps up.
         let again: Vec<u32> = (0..3).map(|_| filling.round(0)).collect();
         assert_eq!(again, [1 << 17, 1 << 18, 1 << 19]);
     });
@@ -920,20 +922,20 @@ fn many_streams_grow_together_to_no_more_than_half_of_the_budget() {
 }
 
 #[test]
-fn a_window_does_not_grow_into_what_another_has_read_and_will_be_granted_again() {
-    test("a_window_does_not_grow_into_what_another_has_read_and_will_be_granted_again", || {
+fn a_window_does_not_grow_into_bytes_that_another_stream_will_be_granted_again() {
+    test("a_window_does_not_grow_into_bytes_that_another_stream_will_be_granted_again", || {
         let budget = 4 << 20;
         let mut filling = Filling::new(quiet().max_receive_buffer(budget), 2);
         filling.round(1);
         while filling.round(0) < 1 << 20 {}
-        // This is just less than makes an UPD due. The next UPD grants all of it again.
+        // One byte less than makes an UPD due. That UPD will grant all these bytes again.
         let quarter = (1 << 18) - 1;
         filling.send(0, quarter);
         filling.read(0, quarter);
         while filling.round(1) != filling.round(1) {}
         filling.send(0, 1);
         filling.read(0, 1);
-        assert_eq!(filling.hear(0), 1 << 20);
+        assert_eq!(filling.expect_update(0), 1 << 20);
         assert!(filling.granted() <= budget as u64 / 2, "{}", filling.granted());
     });
 }

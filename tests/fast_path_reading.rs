@@ -1,10 +1,10 @@
-//! Inline reads. While a single stream carries requests and answers, the thread that waits in
-//! `read` reads the transport itself. These tests show the events during an inline read, and how
-//! the reader thread gets the transport back.
+//! Inline reads. While one stream alone exchanges requests and replies, the thread that is blocked
+//! in `read` reads the transport itself. The tests show what happens to the frames that it
+//! receives, and how the reader thread goes on afterwards.
 //!
-//! Most tests run over a [`Line`]: a transport whose bounded reads last until the test ends them.
-//! So an inline read lasts as long as the test wants. The line records which thread reads.
-//! `tests/fast_path_reading_sockets.rs` has tests over real sockets.
+//! Most tests run over a [`Line`]. Its bounded reads last until the test ends them, so an inline
+//! read can last as long as a test needs. It records which thread reads.
+//! `fast_path_reading_sockets.rs` has tests over real sockets.
 //!
 //! Promises: P15, P43, P48, P62.
 
@@ -24,13 +24,13 @@ use support::faulty::Rng;
 use support::scripted::{asleep, blocked, data, quiet};
 use support::{Pattern, test, until};
 
-// ---- a line that the test moves -----------------------------------------------------------------
+// ---- a transport that the test moves ------------------------------------------------------------
 
 /// The result of a read.
 #[derive(Debug, Clone)]
 enum Input {
     Bytes(Vec<u8>),
-    /// The read's time bound has passed.
+    /// The bound of a bounded read expires.
     Bound,
     Fail(io::ErrorKind),
     Panic,
@@ -51,15 +51,16 @@ struct State {
     input: VecDeque<Input>,
     /// The name of the thread that waits inside a read.
     inside: Option<String>,
-    /// The names of the threads that made the reads with data.
+    /// The names of the threads whose reads returned bytes, one for each read.
     reads: Vec<String>,
-    /// Whether a read has returned the end or failed, and how many reads were begun after that.
+    /// Whether a read has returned the end or a failure, and the number of reads that began after
+    /// that.
     over: bool,
     after: usize,
-    /// Bounded reads last until `Input::Bound`, and not until their time bound.
+    /// Whether bounded reads last until `Input::Bound`, instead of until their bound.
     held: bool,
     bound: Option<Duration>,
-    /// Every call that set a bound on reads.
+    /// The bounds that were set, in order.
     bounds: Vec<Option<Duration>>,
     refuse: Refuse,
     /// Number of bytes that a [`Stuck`] writer holds.
@@ -76,13 +77,13 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The test's end of the connection. It also makes the transport.
+/// The test's end of the connection, and the transport.
 #[derive(Clone, Default)]
 struct Line(Arc<Shared>);
 
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The line is let go of after a failed test, too.
+        // The line is used after a test has failed, too.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,7 +93,7 @@ impl Line {
         result
     }
 
-    /// Waits until `seen` returns a result for the line's state.
+    /// Waits until `seen` returns a result.
     fn wait<R>(&self, mut seen: impl FnMut(&mut State) -> Option<R>) -> R {
         let mut state = self.lock();
         loop {
@@ -107,14 +108,14 @@ impl Line {
         self.change(|state| state.input.push_back(input));
     }
 
-    /// Waits until everything was read and the thread of this name waits for more.
+    /// Waits until all input was read and this thread waits for more.
     fn reads_next(&self, name: &str) {
         self.wait(|state| {
             (state.input.is_empty() && state.inside.as_deref() == Some(name)).then_some(())
         });
     }
 
-    /// Waits until everything was read and a thread waits for more. Returns that thread's name.
+    /// Waits until all input was read and a thread waits for more. Returns its name.
     fn who_reads(&self) -> String {
         self.wait(|state| if state.input.is_empty() { state.inside.clone() } else { None })
     }
@@ -234,28 +235,29 @@ impl Control for Line {
 
 // ---- a conversation -----------------------------------------------------------------------------
 
-/// The data that an application's thread read, and how its reading ended.
+/// The bytes that an application's thread received, and the result of its last read.
 type Heard = (Vec<u8>, io::Result<()>);
 
-/// A server's session over a line. A thread answers each read of its stream 3 with a byte.
-struct Talk {
+/// A server's session over a line. A thread replies with one byte to each read of stream 3.
+struct Conversation {
     line: Line,
     session: Option<Session>,
     stream: Option<Stream>,
     version: u8,
     app: Option<JoinHandle<Heard>>,
-    /// The names of the answering thread and of the reader thread.
+    /// The names of that thread and of the reader thread.
     name: String,
     reader: String,
-    /// The data that was sent to the thread, and how often it has answered.
+    /// The bytes that were sent to it, and the number of its replies.
     said: Vec<u8>,
     answers: usize,
-    /// Each message brings this many bytes of the next one.
+    /// The peer sends this number of bytes of the next message with each message. `ahead` is the
+    /// number that it has sent of the next one.
     carry: usize,
     ahead: usize,
 }
 
-/// Reads up to `size` bytes at a time, and answers each read.
+/// Reads up to `size` bytes at a time, calls `then`, and replies to each read.
 fn answer(stream: &Stream, size: usize, mut then: impl FnMut()) -> Heard {
     let mut stream = stream;
     let mut heard = Vec::new();
@@ -266,7 +268,7 @@ fn answer(stream: &Stream, size: usize, mut then: impl FnMut()) -> Heard {
             Ok(n) => {
                 heard.extend_from_slice(&buf[..n]);
                 then();
-                let _ = stream.write_all(b"!"); // If this fails, the next read shows why.
+                let _ = stream.write_all(b"!"); // if this fails, the next read says why
             }
             Err(error) => return (heard, Err(error)),
         }
@@ -278,7 +280,7 @@ fn number(session: &Session) -> String {
     text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect()
 }
 
-/// Starts a thread of that name.
+/// Starts a thread with this name.
 fn named<R: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> R + Send + 'static,
@@ -286,8 +288,8 @@ fn named<R: Send + 'static>(
     thread::Builder::new().name(name.into()).spawn(body).unwrap()
 }
 
-impl Talk {
-    /// Makes a session and the stream, which no thread reads.
+impl Conversation {
+    /// A session with stream 3, which nobody reads.
     fn silent(version: u8, config: Config) -> Self {
         let config = config.version(version);
         let line = Line::default();
@@ -344,11 +346,11 @@ impl Talk {
         self.line.push(Input::Bytes(self.encode(command, id, payload)));
     }
 
-    /// Sends a message, and waits for its answer.
+    /// Sends a message, and waits for its reply.
     fn ask(&mut self, message: &[u8]) {
         let frame = self.encode(Command::Psh, 3, message);
         let mut bytes = frame[self.ahead..].to_vec();
-        bytes.extend_from_slice(&frame[..self.carry]); // The next message is the same.
+        bytes.extend_from_slice(&frame[..self.carry]); // all these messages are equal
         self.ahead = self.carry;
         self.line.push(Input::Bytes(bytes));
         self.said.extend_from_slice(message);
@@ -361,15 +363,15 @@ impl Talk {
         self.line.wait(|state| (data(&state.frames, 3).len() >= answers).then_some(()));
     }
 
-    /// Sends messages until the application's thread has just begun an inline read, and is inside a
-    /// read of the line.
-    fn lead(&mut self) {
+    /// Sends messages until the application's thread is in an inline read that has just begun.
+    fn read_inline(&mut self) {
         loop {
-            // This is quick, because slow inline reads would make offers rare.
+            // These follow quickly, because slow inline reads would make offers rare.
             (0..20).for_each(|_| self.ask(b"?"));
-            asleep(&self.name); // It waits in an inline read, or in its stream.
+            asleep(&self.name); // in an inline read, or waiting on its stream
             if self.line.who_reads() == self.name {
-                self.ask(b"?"); // This ends the inline read that has waited for long.
+                // This ends the inline read that has lasted for long.
+                self.ask(b"?");
                 if self.line.who_reads() == self.name {
                     return;
                 }
@@ -381,8 +383,8 @@ impl Talk {
         self.line.lock().reads.clone()
     }
 
-    /// Waits until the application's thread has read everything that was sent. Returns how its
-    /// reading ended.
+    /// Checks that the application's thread received all that was sent. Returns the result of its
+    /// last read.
     fn end(&mut self) -> io::Result<()> {
         let (heard, end) =
             self.app.take().unwrap().join().expect("no panic reaches the application");
@@ -390,7 +392,7 @@ impl Talk {
         end
     }
 
-    /// The peer finishes, and the application reads the end.
+    /// The peer finishes the stream, and the application's read returns the end.
     fn finish(mut self) {
         self.frame(Command::Fin, 3, b"");
         self.end().unwrap();
@@ -398,9 +400,9 @@ impl Talk {
     }
 }
 
-impl Drop for Talk {
+impl Drop for Conversation {
     fn drop(&mut self) {
-        // This ends the session's reader, and lets its close be clean.
+        // Ends the session's reader, and makes the session's close clean.
         self.line.change(|state| {
             state.held = false;
             state.input.push_back(Input::Eof);
@@ -411,11 +413,11 @@ impl Drop for Talk {
 // ---- who reads ----------------------------------------------------------------------------------
 
 #[test]
-fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
-    test("a_conversation_is_soon_read_by_the_thread_that_waits_for_it", || {
+fn a_conversation_is_soon_read_inline_by_the_thread_that_waits_for_it() {
+    test("a_conversation_is_soon_read_inline_by_the_thread_that_waits_for_it", || {
         for version in [1, 2] {
-            let mut talk = Talk::new(version);
-            talk.lead();
+            let mut talk = Conversation::new(version);
+            talk.read_inline();
             assert_eq!(talk.line.lock().bounds.last(), Some(&Some(Duration::from_millis(10))));
             let before = talk.reads().len();
             assert!(
@@ -430,7 +432,8 @@ fn a_conversation_is_soon_read_by_the_thread_that_waits_for_it() {
     });
 }
 
-/// Returns how often a thread of this process has gone to sleep by itself.
+/// Returns the number of times that a thread of this process has gone to sleep by itself, as the
+/// system's line of text.
 fn sleeps(name: &str) -> Option<String> {
     let tasks = std::fs::read_dir("/proc/self/task").ok()?;
     let status =
@@ -445,13 +448,13 @@ fn sleeps(name: &str) -> Option<String> {
 }
 
 #[test]
-fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_sleeps() {
-    test("when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_sleeps", || {
+fn when_the_conversation_stops_the_reader_thread_reads_again_and_sleeps() {
+    test("when_the_conversation_stops_the_reader_thread_reads_again_and_sleeps", || {
         for version in [1, 2] {
-            let mut talk = Talk::new(version);
+            let mut talk = Conversation::new(version);
             for _ in 0..2 {
-                talk.lead();
-                talk.line.push(Input::Bound); // No data came within the bound.
+                talk.read_inline();
+                talk.line.push(Input::Bound); // nothing came within the bound
                 talk.line.reads_next(&talk.reader);
                 assert_eq!(talk.line.lock().bound, None);
                 for name in [
@@ -461,8 +464,8 @@ fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_slee
                 ] {
                     asleep(&name);
                     let before = sleeps(&name);
-                    // There is no event for a wake-up that doesn't happen. This is many hand-off
-                    // timeouts long, and some bounds.
+                    // Nothing happens, which is no event. This takes many handoff timeouts and some
+                    // bounds.
                     thread::sleep(Duration::from_millis(60));
                     assert_eq!(sleeps(&name), before, "{name} wakes up though nothing happens");
                     assert_eq!(before.is_some(), cfg!(target_os = "linux"));
@@ -477,14 +480,14 @@ fn when_the_conversation_stops_the_reader_thread_takes_the_reading_back_and_slee
 #[test]
 fn a_caller_that_does_not_come_back_is_not_waited_for() {
     test("a_caller_that_does_not_come_back_is_not_waited_for", || {
-        let mut talk = Talk::silent(1, quiet());
+        let mut talk = Conversation::silent(1, quiet());
         let stream = talk.stream().clone();
         let (stop, go) = mpsc::channel::<()>();
         let (tell, stopped) = mpsc::channel();
         talk.app = Some(named(&talk.name, move || {
             let mut told = false;
             let then = || {
-                // This is the message after which the application does something else.
+                // After this message the application does something else.
                 if let (false, Ok(())) = (told, go.try_recv()) {
                     told = true;
                     tell.send(()).unwrap();
@@ -493,14 +496,14 @@ fn a_caller_that_does_not_come_back_is_not_waited_for() {
             };
             answer(&stream, 70_000, then)
         }));
-        talk.lead();
+        talk.read_inline();
         stop.send(()).unwrap();
         talk.frame(Command::Psh, 3, b"away");
         talk.said.extend(b"away");
         stopped.recv().unwrap();
         talk.line.reads_next(&talk.reader);
         assert_eq!(talk.line.lock().bound, None);
-        // Data for other streams is delivered meanwhile.
+        // Meanwhile frames for other streams arrive.
         let mut other = talk.open(5);
         talk.frame(Command::Psh, 5, b"hello");
         let mut text = [0; 5];
@@ -508,7 +511,7 @@ fn a_caller_that_does_not_come_back_is_not_waited_for() {
         assert_eq!(&text, b"hello");
         stop.send(()).unwrap();
         talk.answered();
-        talk.lead();
+        talk.read_inline();
         talk.finish();
     });
 }
@@ -516,7 +519,7 @@ fn a_caller_that_does_not_come_back_is_not_waited_for() {
 #[test]
 fn a_transport_whose_bound_cannot_be_set_is_read_by_the_reader_thread_alone() {
     test("a_transport_whose_bound_cannot_be_set_is_read_by_the_reader_thread_alone", || {
-        let mut talk = Talk::new(1);
+        let mut talk = Conversation::new(1);
         talk.line.change(|state| state.refuse = Refuse::Setting);
         for _ in 0..40 {
             talk.ask(b"?");
@@ -530,14 +533,14 @@ fn a_transport_whose_bound_cannot_be_set_is_read_by_the_reader_thread_alone() {
 }
 
 #[test]
-fn a_bound_that_stays_does_no_harm() {
-    test("a_bound_that_stays_does_no_harm", || {
-        let mut talk = Talk::new(1);
-        talk.lead();
+fn a_bound_on_reads_that_cannot_be_cleared_does_no_harm() {
+    test("a_bound_on_reads_that_cannot_be_cleared_does_no_harm", || {
+        let mut talk = Conversation::new(1);
+        talk.read_inline();
         talk.line.change(|state| state.refuse = Refuse::Clearing);
         for _ in 0..3 {
             talk.line.push(Input::Bound);
-            talk.line.reads_next(&talk.reader); // It is bounded, again.
+            talk.line.reads_next(&talk.reader); // bounded, and once more
             talk.line.push(Input::Bound);
             talk.line.reads_next(&talk.reader);
             talk.ask(b"?");
@@ -547,10 +550,10 @@ fn a_bound_that_stays_does_no_harm() {
 }
 
 #[test]
-fn a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone() {
-    test("a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone", || {
+fn a_call_with_a_near_limit_or_in_non_blocking_mode_does_not_read_inline() {
+    test("a_call_with_a_near_limit_or_in_non_blocking_mode_does_not_read_inline", || {
         for nonblocking in [false, true] {
-            let mut talk = Talk::silent(1, quiet());
+            let mut talk = Conversation::silent(1, quiet());
             let stream = talk.stream().clone();
             if nonblocking {
                 stream.set_nonblocking(true).unwrap();
@@ -582,13 +585,13 @@ fn a_caller_whose_limit_is_near_or_that_may_not_wait_leaves_the_reading_alone() 
     });
 }
 
-// ---- what comes in an inline read ---------------------------------------------------------------
+// ---- what an inline read receives ---------------------------------------------------------------
 
 #[test]
-fn what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer() {
-    test("what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer", || {
+fn frames_for_others_in_an_inline_read_reach_them_and_end_the_offer() {
+    test("frames_for_others_in_an_inline_read_reach_them_and_end_the_offer", || {
         for version in [1, 2] {
-            let mut talk = Talk::new(version);
+            let mut talk = Conversation::new(version);
             let other = talk.open(5);
             for id in [7, 9] {
                 let mut stream = other.clone();
@@ -596,7 +599,7 @@ fn what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer() {
                     let mut text = [0; 5];
                     stream.read_exact(&mut text).map(|()| text)
                 });
-                talk.lead();
+                talk.read_inline();
                 talk.frame(Command::Psh, 5, b"hello");
                 assert_eq!(waits.join().unwrap().unwrap(), *b"hello");
                 assert_eq!(talk.reads().last(), Some(&talk.name), "it came in an inline read");
@@ -604,16 +607,16 @@ fn what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer() {
 
                 let session = talk.session().clone();
                 let accepts = blocked(&format!("acc-{}", talk.name), move || session.accept());
-                talk.lead();
+                talk.read_inline();
                 talk.frame(Command::Syn, id, b"new");
                 assert_eq!(accepts.join().unwrap().unwrap().name(), "new");
                 talk.line.reads_next(&talk.reader);
             }
-            // FIN wakes its readers itself. Data without a waiting reader wakes none.
+            // FIN wakes a blocked read, too. Data for a stream that nobody reads is kept.
             let mut stream = other.clone();
             let waits = blocked(&format!("fin-{}", talk.name), move || stream.read(&mut [0; 5]));
             let silent = talk.open(11);
-            talk.lead();
+            talk.read_inline();
             talk.frame(Command::Psh, 11, b"later");
             talk.frame(Command::Fin, 5, b"");
             assert_eq!(waits.join().unwrap().unwrap(), 0);
@@ -629,10 +632,10 @@ fn what_comes_for_others_in_an_inline_read_reaches_them_and_ends_the_offer() {
 #[test]
 fn credit_for_another_streams_writer_in_an_inline_read_wakes_it() {
     test("credit_for_another_streams_writer_in_an_inline_read_wakes_it", || {
-        let mut talk = Talk::new(2);
+        let mut talk = Conversation::new(2);
         let mut other = talk.open(5);
         let writes = blocked(&format!("wr-{}", talk.name), move || other.write_all(&[7; 300_000]));
-        talk.lead();
+        talk.read_inline();
         talk.line.push(Input::Bytes(Frame::update(5, 262_144, 65_536).encode()));
         writes.join().unwrap().unwrap();
         talk.line.reads_next(&talk.reader);
@@ -645,13 +648,13 @@ fn credit_for_another_streams_writer_in_an_inline_read_wakes_it() {
 fn a_frame_that_comes_in_part_in_an_inline_read_is_completed_by_the_reader_thread() {
     test("a_frame_that_comes_in_part_in_an_inline_read_is_completed_by_the_reader_thread", || {
         for version in [1, 2] {
-            let mut talk = Talk::new(version);
+            let mut talk = Conversation::new(version);
             for (size, cuts) in
                 [(5, vec![1, 7, 8, 12]), (5000, vec![8, 100, 5007]), (40_000, vec![9, 30_000])]
             {
                 let message = Pattern::bytes(size as u64, size);
                 for cut in cuts {
-                    talk.lead();
+                    talk.read_inline();
                     let frame = talk.encode(Command::Psh, 3, &message);
                     talk.line.push(Input::Bytes(frame[..cut].to_vec()));
                     talk.line.who_reads();
@@ -660,7 +663,8 @@ fn a_frame_that_comes_in_part_in_an_inline_read_is_completed_by_the_reader_threa
                     talk.line.push(Input::Bytes(frame[cut..].to_vec()));
                     talk.said.extend_from_slice(&message);
                     talk.answered();
-                    // A longer inline read gets it, too, in two reads or more.
+                    // If the inline read lasts, it completes the frame itself, in two or more
+                    // reads.
                     talk.ask(&message);
                 }
             }
@@ -674,9 +678,9 @@ fn a_frame_that_the_reader_thread_has_begun_is_completed_in_an_inline_read() {
     test("a_frame_that_the_reader_thread_has_begun_is_completed_in_an_inline_read", || {
         for version in [1, 2] {
             for carry in [1, 7, 8] {
-                let mut talk = Talk::new(version);
+                let mut talk = Conversation::new(version);
                 talk.carry = carry;
-                talk.lead();
+                talk.read_inline();
                 let before = talk.reads().len();
                 talk.ask(b"?");
                 assert_eq!(talk.reads()[before], talk.name);
@@ -690,12 +694,11 @@ fn a_frame_that_the_reader_thread_has_begun_is_completed_in_an_inline_read() {
 }
 
 #[test]
-fn a_peer_that_trickles_does_not_make_a_turn_last() {
-    test("a_peer_that_trickles_does_not_make_a_turn_last", || {
-        let mut talk = Talk::new(1);
-        talk.lead();
-        // This is the bound. The inline read has lasted that long.
-        thread::sleep(Duration::from_millis(11));
+fn a_peer_that_sends_little_by_little_does_not_prolong_an_inline_read() {
+    test("a_peer_that_sends_little_by_little_does_not_prolong_an_inline_read", || {
+        let mut talk = Conversation::new(1);
+        talk.read_inline();
+        thread::sleep(Duration::from_millis(11)); // this inline read has lasted for its bound
         let before = talk.reads().len();
         for _ in 0..4 {
             talk.frame(Command::Nop, 0, b"");
@@ -714,17 +717,18 @@ fn a_peer_that_trickles_does_not_make_a_turn_last() {
 #[test]
 fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses() {
     test("a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses", || {
-        let mut talk = Talk::with(1, quiet().max_receive_buffer(262_144).stall_timeout(None));
+        let mut talk =
+            Conversation::with(1, quiet().max_receive_buffer(262_144).stall_timeout(None));
         let mut bulk = talk.open(5);
         let payload = Pattern::bytes(5, 32_768);
         for _ in 0..3 {
             talk.frame(Command::Psh, 5, &payload);
         }
-        talk.lead(); // There is room for a frame of any size, and as much again.
+        talk.read_inline(); // there is room for a frame of any size, and then again
         talk.frame(Command::Psh, 5, &payload);
         talk.line.reads_next(&talk.reader);
-        // Now there isn't. Inline reads aren't allowed, and the reader thread waits for budget when
-        // it has to.
+        // There is less room now. Callers don't read inline, and the reader thread waits for budget
+        // if it must.
         let before = talk.reads().len();
         for _ in 0..20 {
             talk.ask(b"?");
@@ -740,21 +744,21 @@ fn a_budget_that_is_nearly_used_up_ends_the_offer_and_the_reader_thread_pauses()
             bulk.read_exact(&mut got).unwrap();
             assert!(got == payload, "frame {frame}");
         }
-        talk.lead();
+        talk.read_inline();
         talk.finish();
     });
 }
 
-/// An inline read takes the streams that fit into the backlog. Before a stream that doesn't fit, it
-/// gives the transport back. Then the reader thread waits for `accept`, and the calling thread
-/// waits for its own stream. A timeout ends that wait.
+/// P62: an inline read takes in the streams that fit into the backlog. It ends before a stream that
+/// doesn't fit. The reader thread then waits for `accept`. The caller waits on its own stream,
+/// until a timeout ends that.
 #[test]
 fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
     test("a_full_backlog_ends_the_offer_and_the_reader_thread_pauses", || {
         for version in [1, 2] {
             let mut talk =
-                Talk::with(version, quiet().accept_backlog(1).accept_stall_timeout(None));
-            talk.lead();
+                Conversation::with(version, quiet().accept_backlog(1).accept_stall_timeout(None));
+            talk.read_inline();
             let streams = [5, 7].map(|id| talk.encode(Command::Syn, id, b"")).concat();
             talk.line.push(Input::Bytes(streams));
             until(|| talk.session().stats().accept_pauses == 1);
@@ -766,14 +770,14 @@ fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
     });
 }
 
-// ---- what reaches a caller in its turn ----------------------------------------------------------
+// ---- what reaches an inline read ----------------------------------------------------------------
 
-/// An event during an inline read, and how that read ends: with this kind of error, or with the end
-/// of the stream.
-type Ending = (&'static str, fn(&Talk), Option<io::ErrorKind>);
+/// An event during an inline read: its name, the event, and the kind of the error that ends the
+/// read, or `None` for an end of file.
+type Ending = (&'static str, fn(&Conversation), Option<io::ErrorKind>);
 
 #[test]
-fn limits_and_endings_reach_a_caller_in_its_turn() {
+fn limits_and_endings_reach_an_inline_read() {
     use io::ErrorKind::{NotConnected, TimedOut, WouldBlock};
     const MS: Duration = Duration::from_millis(1);
     let endings: [Ending; 12] = [
@@ -801,8 +805,7 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
             |talk| talk.stream().set_nonblocking(true).unwrap(),
             Some(WouldBlock),
         ),
-        // These two wait for the peer's end, but not for the inline read, which the line still
-        // holds.
+        // These two wait for the peer's end, but not for the inline read, which is still held.
         (
             "the session's close",
             |talk| {
@@ -832,18 +835,18 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
         ("the peer's FIN", |talk| talk.frame(Command::Fin, 3, b""), None),
     ];
     /// Closes the session on a thread of its own, and waits until the close has begun.
-    fn begin(talk: &Talk, close: fn(&Session)) {
+    fn begin(talk: &Conversation, close: fn(&Session)) {
         let session = talk.session().clone();
         thread::spawn(move || close(&session));
         until(|| talk.session().is_closed());
     }
-    test("limits_and_endings_reach_a_caller_in_its_turn", || {
+    test("limits_and_endings_reach_an_inline_read", || {
         for version in [1, 2] {
             for (what, happens, ends) in endings {
-                let mut talk = Talk::new(version);
-                talk.lead();
+                let mut talk = Conversation::new(version);
+                talk.read_inline();
                 happens(&talk);
-                talk.line.change(|state| state.held = false); // The bound passes.
+                talk.line.change(|state| state.held = false); // the bound expires
                 let end = talk.end();
                 assert_eq!(end.err().map(|error| error.kind()), ends, "{what}");
             }
@@ -852,11 +855,11 @@ fn limits_and_endings_reach_a_caller_in_its_turn() {
 }
 
 #[test]
-fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
-    test("a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle", || {
+fn an_inline_read_keeps_the_session_that_has_no_other_handle() {
+    test("an_inline_read_keeps_the_session_that_has_no_other_handle", || {
         for version in [1, 2] {
-            let mut talk = Talk::new(version);
-            talk.lead();
+            let mut talk = Conversation::new(version);
+            talk.read_inline();
             let _ = talk.stream.take();
             let _ = talk.session.take();
             talk.frame(Command::Syn, 7, b"too late");
@@ -865,8 +868,8 @@ fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
             talk.line.wait(|state| state.frames.iter().any(refused).then_some(()));
             talk.ask(b"still there?");
             talk.frame(Command::Fin, 3, b"");
-            // The application drops the very last handle. That closes the session, and waits until
-            // everything is written.
+            // The application drops the last handle. That closes the session, and waits until
+            // everything was handed over.
             talk.end().unwrap();
             assert!(talk.line.lock().finished);
         }
@@ -875,12 +878,15 @@ fn a_stream_in_its_turn_keeps_the_session_that_has_no_other_handle() {
 
 #[test]
 fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_cause() {
-    type Failure = (&'static str, fn(&Talk), fn(&Error) -> bool);
+    type Failure = (&'static str, fn(&Conversation), fn(&Error) -> bool);
     let failures: [Failure; 6] = [
         (
             "an error",
             |talk| talk.line.push(Input::Fail(io::ErrorKind::ConnectionReset)),
-            |cause| matches!(cause, Error::Io(error) if error.kind() == io::ErrorKind::ConnectionReset),
+            |cause| {
+                let is_reset = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionReset;
+                matches!(cause, Error::Io(error) if is_reset(error))
+            },
         ),
         (
             "the end, between frames",
@@ -920,11 +926,11 @@ fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_ca
         || {
             for version in [1, 2] {
                 for (what, happens, is_cause) in failures {
-                    let mut talk = Talk::new(version);
+                    let mut talk = Conversation::new(version);
                     let (tell, told) = mpsc::channel();
                     talk.stream().set_close_notifier(move |_| tell.send(()).unwrap());
                     let others = talk.open(5);
-                    talk.lead();
+                    talk.read_inline();
                     let reads = talk.reads().len();
                     happens(&talk);
                     let end = talk.end().expect_err(what);
@@ -935,14 +941,14 @@ fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_ca
                     let cause = talk.session().close_reason();
                     assert!(cause.as_ref().is_some_and(is_cause), "{what}: {cause:?}");
                     assert!((&others).read(&mut [0]).is_err(), "{what}");
-                    // The notifier is called once. Its sender is dropped after the first call.
+                    // The second receive fails, so the notifier was dropped after its only call.
                     assert_eq!(
                         (told.recv(), told.recv()),
                         (Ok(()), Err(mpsc::RecvError)),
                         "{what}"
                     );
-                    // After an end of file, the output is ended in order, and nothing is left to be
-                    // aborted.
+                    // After an end of file the session ends its output in order, so it doesn't
+                    // abort.
                     let by_eof = what.starts_with("the end");
                     until(|| {
                         if by_eof { talk.line.lock().finished } else { talk.line.lock().aborted }
@@ -960,18 +966,18 @@ fn a_transport_that_fails_in_an_inline_read_ends_the_session_once_for_its_own_ca
 fn two_threads_that_read_one_stream_share_it_and_miss_nothing() {
     test("two_threads_that_read_one_stream_share_it_and_miss_nothing", || {
         for version in [1, 2] {
-            // A thread that the system doesn't run within half a millisecond of the offer can't
-            // read inline, and each such offer makes the next ones rarer. On a busy machine a
-            // conversation may end without an inline read. Then there is another conversation.
+            // There is no inline read if the system doesn't let the caller run within half a
+            // millisecond of the offer. Each such offer also makes the next ones rarer. So on a
+            // busy machine a conversation may have no inline read, and then another one follows.
             while !two_threads_share_a_stream(version) {}
         }
     });
 }
 
-/// A conversation with two threads that read one stream. Together they must read all of it. Returns
-/// whether a thread ever read inline.
+/// Holds a conversation in which two threads read one stream, and checks that both together receive
+/// all of it. Returns whether there was an inline read.
 fn two_threads_share_a_stream(version: u8) -> bool {
-    let mut talk = Talk::new(version);
+    let mut talk = Conversation::new(version);
     let stream = talk.stream().clone();
     let second = named(&format!("sec-{}", talk.name), move || answer(&stream, 70_000, || ()));
     for n in 0..400_u32 {
@@ -992,11 +998,11 @@ fn two_threads_share_a_stream(version: u8) -> bool {
 }
 
 #[test]
-fn a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
-    test("a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed", || {
-        let mut talk = Talk::new(1);
+fn a_deadline_that_is_set_while_another_stream_reads_inline_is_not_missed() {
+    test("a_deadline_that_is_set_while_another_stream_reads_inline_is_not_missed", || {
+        let mut talk = Conversation::new(1);
         let mut other = talk.open(5);
-        talk.lead(); // The thread stays in its inline read, so no other thread can begin one.
+        talk.read_inline(); // it stays inline, so no other call can
         let ready = Arc::new(Barrier::new(2));
         let done = Arc::new(Barrier::new(2));
         let rounds = if std::env::var_os("GMUX_FULL").is_some() { 20_000 } else { 1000 };
@@ -1029,7 +1035,7 @@ fn a_deadline_that_is_set_while_a_turn_cannot_be_had_is_not_missed() {
     });
 }
 
-/// A writer that takes nothing until the test allows it.
+/// A writer that doesn't return before the test lets it.
 struct Stuck {
     tell: mpsc::Sender<()>,
     go: mpsc::Receiver<()>,
@@ -1050,19 +1056,19 @@ impl Write for Stuck {
 }
 
 #[test]
-fn a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading() {
-    test("a_caller_beside_a_write_to_that_takes_for_ever_does_not_keep_the_reading", || {
-        // The thread must be in its inline read while the writer is stuck. On a busy machine it may
-        // come back to the stream too late for that.
+fn a_caller_beside_a_write_to_that_never_returns_stops_reading_inline() {
+    test("a_caller_beside_a_write_to_that_never_returns_stops_reading_inline", || {
+        // The caller has to read inline while the writer is stuck. On a busy machine it may be too
+        // late for that.
         while !beside_a_stuck_write_to() {}
     });
 }
 
-/// Returns whether the thread was in its inline read while the writer was stuck.
+/// Returns whether the caller read inline while the writer was stuck.
 fn beside_a_stuck_write_to() -> bool {
-    let mut talk = Talk::silent(1, quiet());
-    // The application's thread takes a byte at a time. When the test says so, it then waits until
-    // another thread has taken the rest.
+    let mut talk = Conversation::silent(1, quiet());
+    // The application's thread takes one byte at a time. If the test has told it so, it then waits
+    // until `write_to` has taken the other bytes.
     let stream = talk.stream().clone();
     let (pause, paused) = mpsc::channel::<mpsc::Receiver<()>>();
     let then = move || {
@@ -1072,7 +1078,7 @@ fn beside_a_stuck_write_to() -> bool {
     };
     talk.app = Some(named(&talk.name, move || answer(&stream, 1, then)));
     let mut other = talk.open(5);
-    talk.lead();
+    talk.read_inline();
     let (tell, stuck) = mpsc::channel();
     let (go, may_go) = mpsc::channel();
     let stream = talk.stream().clone();
@@ -1084,7 +1090,7 @@ fn beside_a_stuck_write_to() -> bool {
     talk.answers += 1;
     let answers = talk.answers;
     let answered = |state: &mut State| data(&state.frames, 3).len() >= answers;
-    // On a busy machine the other thread may come before the one that read inline, and take both
+    // On a busy machine `write_to` may be faster than the caller that read the data, and take both
     // bytes.
     let both_stuck = talk.line.wait(|state| match state.stuck_with {
         2 => Some(true),
@@ -1098,9 +1104,9 @@ fn beside_a_stuck_write_to() -> bool {
         return false;
     }
     asleep(&talk.name);
-    let in_turn = talk.line.who_reads() == talk.name;
-    // The stream gets more data, and the thread can't take it while the writer is stuck. That must
-    // not lead to inline reads that read nothing.
+    let was_inline = talk.line.who_reads() == talk.name;
+    // The stream gets more data, which the caller can't have while the writer is stuck. This must
+    // not make the caller begin inline reads again and again that read nothing.
     talk.frame(Command::Psh, 3, b"z");
     talk.line.reads_next(&talk.reader);
     talk.frame(Command::Psh, 5, b"hello");
@@ -1111,5 +1117,5 @@ fn beside_a_stuck_write_to() -> bool {
     drop(go);
     assert!(to.join().unwrap().is_err());
     assert!(talk.app.take().unwrap().join().unwrap().1.is_err());
-    in_turn
+    was_inline
 }

@@ -1,6 +1,6 @@
-//! Inline reads over real sockets: whole conversations, alone and beside streams that come and go,
-//! in several sessions at once. `tests/fast_path_reading.rs` shows the events in an inline read
-//! step by step.
+//! Inline reads over real sockets. Whole conversations run alone, beside streams that are opened
+//! and closed, and in several sessions at once. `fast_path_reading.rs` shows an inline read step by
+//! step.
 //!
 //! Promises: P3.
 
@@ -18,7 +18,7 @@ use gmux::{Config, Session, Stream};
 use support::faulty::Rng;
 use support::{Pattern, tcp, test_for};
 
-/// A transport that counts its reads: those of calling threads, and those of the reader thread.
+/// A transport that counts its reads, inline and by the reader thread.
 struct Counted<T>(T, Arc<Counts>);
 
 #[derive(Default)]
@@ -62,7 +62,7 @@ fn full() -> bool {
     std::env::var_os("GMUX_FULL").is_some()
 }
 
-/// The other end's application. It returns every byte, changed.
+/// The application at the other end: returns every byte, changed.
 fn echo(mut stream: Stream) {
     let mut buf = [0; 4096];
     loop {
@@ -75,7 +75,7 @@ fn echo(mut stream: Stream) {
     }
 }
 
-/// Sends `messages` messages, and compares every byte of the answers.
+/// Sends `messages` messages, and compares every byte of the replies.
 fn converse(stream: &mut Stream, seed: u64, messages: u64) {
     let mut rng = Rng::new(seed);
     for message in 0..messages {
@@ -95,8 +95,7 @@ fn converse(stream: &mut Stream, seed: u64, messages: u64) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// Runs a whole conversation over a pair of transports, while `beside` uses the sessions for other
-/// streams.
+/// Holds a whole conversation over a pair of transports. Meanwhile `beside` uses the sessions.
 fn conversation<T: Transport>(
     name: &str,
     (a, b): (T, T),
@@ -126,7 +125,7 @@ fn conversation<T: Transport>(
     closing.join().unwrap().unwrap();
 }
 
-/// Watchdog limit. A test at full size takes minutes on a busy machine.
+/// Watchdog of the full size, which takes minutes on a busy machine.
 const LONG: Duration = Duration::from_secs(1200);
 
 #[test]
@@ -178,7 +177,7 @@ fn a_conversation_beside_streams_that_come_and_go_is_right_and_so_are_they() {
     );
 }
 
-/// Opens streams, sends a little on each, and closes it. Now and then pauses, so that the
+/// Opens streams, sends a little on each, and closes it. Pauses now and then, so that the
 /// conversation is alone for a while.
 fn come_and_go(session: &Session, seed: u64, streams: u64) {
     let mut rng = Rng::new(seed);
@@ -197,7 +196,7 @@ fn come_and_go(session: &Session, seed: u64, streams: u64) {
     }
 }
 
-/// Receives the data of the other end's [`come_and_go`].
+/// Accepts the streams of the other end's [`come_and_go`], and checks their data.
 fn take_in(session: &Session, streams: u64) {
     for _ in 0..streams {
         let mut stream = session.accept().unwrap();
