@@ -39,8 +39,8 @@ pub use incoming::Incoming;
 /// [`close`](Session::close), or the drop of the last handle, does this:
 ///
 /// 1. It sends the accepted data. Streams that the application has already closed get their FIN,
-///    the frame that ends a stream. Other streams get none, so their peers see an error and not a
-///    clean end.
+///    the frame that ends a stream. Other streams get none, so their peers see an error and not an
+///    end of file.
 /// 2. It ends the connection's writing direction.
 /// 3. It reads and drops further input until the peer ends its side. Otherwise unread input would
 ///    make the operating system reset the connection, and the reset would discard the sent data.
@@ -163,7 +163,8 @@ impl Session {
     /// - [`Error::Timeout`] if the deadline has passed.
     /// - [`Error::Closed`] at once after a local close.
     /// - If the session has ended otherwise, the error that ended it. Queued streams are returned
-    ///   before that error. After the peer's clean end the error is [`Error::PeerClosed`].
+    ///   before that error. If the peer has ended the session cleanly (no stream and no frame was
+    ///   cut off), the error is [`Error::PeerClosed`].
     pub fn accept(&self) -> Result<Stream> {
         self.shared.accept(None).map(|stream| self.stream(stream))
     }
@@ -185,8 +186,8 @@ impl Session {
         self.shared.accept(Some(timeout)).map(|stream| self.stream(stream))
     }
 
-    /// Returns an iterator over the peer's streams. The iterator ends after a local close or the
-    /// peer's clean end. It yields any other error once, and then ends.
+    /// Returns an iterator over the peer's streams. The iterator ends after a local close, or after
+    /// the peer has ended the session cleanly. It yields any other error once, and then ends.
     #[must_use]
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming::new(self)
@@ -220,8 +221,8 @@ impl Session {
     /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer had ended its side before
     ///   everything was handed over.
     /// - [`Error::Io`] if the transport failed during the close, such as by the peer's reset.
-    /// - If the session had already ended, the error that ended it. The peer's clean end is no
-    ///   error here.
+    /// - If the session had already ended, the error that ended it. If the peer had ended the
+    ///   session cleanly, `close` returns Ok, or `CloseIncomplete` as above.
     /// - [`Error::WouldBlock`] in a close notifier that runs on one of gmux's threads. The close
     ///   has begun, and goes on in the background.
     pub fn close(&self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! [`Incoming`]: the iterator over accepted streams.
 //!
-//! Invariant: the iterator ends after a local close or the peer's clean end. Any other error is
-//! yielded once.
+//! Invariant: the iterator ends after a local close, or after the peer has ended the session
+//! cleanly. It yields any other error once.
 
 use super::Session;
 use crate::error::{Error, Result};
