@@ -42,9 +42,12 @@ use parking_lot::{Condvar, Mutex};
 /// length.
 const OVERDRAFT: usize = 2;
 
+/// The receive budget of a session.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// The limit in bytes: `max_receive_buffer`.
     limit: usize,
+    /// The charged bytes.
     used: AtomicUsize,
     /// Bytes that the reader waits for. 0 while it doesn't wait.
     needed: AtomicUsize,

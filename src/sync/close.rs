@@ -45,6 +45,7 @@ pub(crate) enum Phase {
     Ended,
 }
 
+/// The lifecycle of a session.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     /// A copy of the state's phase, which is read without the lock.
@@ -108,6 +109,8 @@ impl State {
         };
     }
 
+    /// Returns `Ok` if no accepted byte was left when the peer ended its side.
+    ///
     /// # Errors
     /// `CloseIncomplete` if the peer had ended its side before the last accepted byte was handed
     /// over.

@@ -45,6 +45,7 @@ pub(crate) struct Allowance {
     pool: Mutex<Pool>,
 }
 
+/// The count of unsolicited bytes, and the streams that wait for some.
 #[derive(Debug, Default)]
 struct Pool {
     unsolicited: Unsolicited,
