@@ -1,6 +1,7 @@
-//! Counts the allocations in the steady state. It sends 1 GiB of bulk data, and 10 million writes
-//! of 64 bytes, with both ends in this process. The allocator itself counts. The benchmark fails at
-//! one allocation per MB or more, because data that crosses a session lives in the pool's buffers.
+//! Counts the allocations of a session that has warmed up. It sends 1 GiB of bulk data, and 10
+//! million writes of 64 bytes. Both ends are in this process, and its allocator counts. The
+//! benchmark fails at one allocation per MB or more. Data that crosses a session should lie in
+//! pooled buffers, which are used again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -40,8 +41,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Sends writes of `size` bytes: first `warm_up` bytes of them, then `count` writes. Returns the
-/// number of allocations during the `count` writes.
+/// Sends writes of `size` bytes. To warm up, it first sends `warm_up` bytes. Then it does `count`
+/// writes, and returns the number of allocations during these.
 fn allocations(version: u8, size: usize, count: usize, warm_up: usize) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback");
@@ -72,7 +73,7 @@ fn allocations(version: u8, size: usize, count: usize, warm_up: usize) -> u64 {
 
 fn main() -> ExitCode {
     let mut code = ExitCode::SUCCESS;
-    let quick = !std::env::args().any(|arg| arg == "--bench"); // `cargo test` calls it without
+    let quick = !std::env::args().any(|arg| arg == "--bench"); // `cargo test` doesn't pass it
     for (what, size, count) in [("128 KiB writes", 131_072, 8192), ("64 B writes", 64, 10_000_000)]
     {
         for version in [1, 2] {

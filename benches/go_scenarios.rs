@@ -1,9 +1,10 @@
 //! The four benchmarks that Go's gmux has: the pool's size classes, opening and closing streams,
 //! and 128 KiB writes on one stream and on a bare TCP connection.
 //!
-//! The `conn` group measures from the first write until the reader at the other end has every byte.
-//! Both ends are in this process, over loopback. Machines are noisy. So at the end gmux and TCP do
-//! the same work by turns, and the ratios to bare TCP are printed. Compare these ratios only.
+//! The `conn` group measures the time from the first write until the reader at the other end has
+//! every byte. Both ends are in this process, over loopback. The speed of a machine varies with its
+//! other work. So in the last benchmark gmux and bare TCP do the same work by turns, and it prints
+//! gmux's speed as a ratio to TCP's. Compare only these ratios.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -59,9 +60,8 @@ fn pool(c: &mut Criterion) {
 /// backlog holds more.
 const BURST: u64 = 512;
 
-/// Opens and closes streams. The other end accepts and closes them. `accept_close` keeps many
-/// streams under way, as in Go's gmux. `round_trip` waits until the other end has closed each
-/// stream.
+/// Opens and closes streams. The peer accepts and closes them. `accept_close` keeps many streams
+/// open at once, as in Go's gmux. `round_trip` waits for each stream until the peer has closed it.
 fn accept_close(c: &mut Criterion) {
     let mut group = c.benchmark_group("accept_close");
     group.warm_up_time(WARM_UP).measurement_time(2 * WARM_UP).throughput(Throughput::Elements(1));
@@ -93,7 +93,7 @@ fn accept_close(c: &mut Criterion) {
         group.bench_function(format!("round_trip_v{version}"), |b| {
             b.iter(|| {
                 let mut stream = client.open("bench").unwrap();
-                assert_eq!(stream.read(&mut [0]).unwrap(), 0); // the other end's FIN
+                assert_eq!(stream.read(&mut [0]).unwrap(), 0); // the peer's FIN
             });
         });
         client.close().unwrap();
@@ -104,7 +104,8 @@ fn accept_close(c: &mut Criterion) {
     group.finish();
 }
 
-/// Measures `writes` of 128 KiB, until `reader`, in the background, has received them all.
+/// Measures writes of 128 KiB. The measurement stops when the reader, a thread in the background,
+/// has received all bytes.
 struct Pipe<W> {
     writer: W,
     expect: mpsc::Sender<u64>,
@@ -147,7 +148,7 @@ fn bare_pipe() -> Pipe<TcpStream> {
     Pipe::new(from, to)
 }
 
-/// Returns a pipe over one stream of a session. The two ends keep their sessions alive.
+/// Returns a pipe over one stream of a session. The streams keep their sessions alive.
 fn muxed_pipe(version: u8) -> Pipe<Stream> {
     let (client, server) = sessions(version);
     Pipe::new(client.open("bench").unwrap(), server.accept().unwrap())
@@ -168,8 +169,8 @@ fn conn(c: &mut Criterion) {
     group.finish();
 }
 
-/// Runs `conn_gmux` and `conn_tcp` by turns, which Criterion can't do. It runs only in
-/// `cargo bench`.
+/// Does the work of `conn_gmux` and `conn_tcp` by turns, which Criterion can't do. Runs only in a
+/// full `cargo bench`.
 fn ratios(_: &mut Criterion) {
     const ROUNDS: usize = 15;
     const WRITES: u64 = 1024; // 128 MiB

@@ -2,11 +2,11 @@
 //! queues, the shaper, and a stream's way from `write` through `poll_transmit` to `deliver` and
 //! `read`.
 //!
-//! The parts are private to the library, so this benchmark takes its source files by path, as a
-//! crate of its own.
+//! The parts are private to the library. So this benchmark includes their source files by path.
 //!
-//! With `GMUX_PIPELINE_FRAMES=N` it only sends N frames through the pipeline. `GMUX_PIPELINE_BYTES`
-//! is their size. `benches/callgrind` uses this to count instructions per frame.
+//! With `GMUX_PIPELINE_FRAMES=N` it measures nothing, and only sends N frames through the pipeline.
+//! `GMUX_PIPELINE_BYTES` is the size of a frame's data. `benches/callgrind` uses this to count
+//! instructions per frame.
 #![allow(dead_code, unused_imports, reason = "the library's modules, of which this uses a part")]
 
 #[path = "../src/config.rs"]
@@ -60,8 +60,8 @@ use wire::reader::{FrameReader, INLINE_MAX, Step};
 use wire::writer::Batch;
 use wire::{Command, HEADER_LEN, Header};
 
-/// Two ends of a session without a transport. The bytes of one end's batches go to the other end's
-/// frame reader.
+/// The two ends of a connection, without a transport. The bytes of one end's batches go to the
+/// other end's frame reader.
 struct Pipeline {
     sender: Env,
     receiver: Env,
@@ -74,7 +74,7 @@ struct Pipeline {
     wakes: Wakes,
     now: Instant,
     buf: Vec<u8>,
-    /// Bytes that were delivered and not yet read.
+    /// Bytes that were delivered and that the stream hasn't read yet.
     unread: usize,
 }
 
@@ -123,7 +123,7 @@ impl Pipeline {
         }
     }
 
-    /// Writes `data` and sends it all the way to the other end's `read`.
+    /// Writes `data`, carries its frames to the other end, and reads it there.
     fn send(&mut self, data: &[u8]) {
         let mut written = 0;
         while written < data.len() {

@@ -4,10 +4,10 @@
 //! `cargo bench --features rustls --bench tls`
 //!
 //! - Echo: 8 streams of 8 MiB are echoed over one session. For comparison, two rustls connections
-//!   carry the same bytes, one in each direction. All ends are in one process.
-//! - Round trips of 64 bytes between two processes. This program starts itself again as the peer.
+//!   carry the same bytes, one in each direction. All of this runs in one process.
+//! - Round trips of 64 bytes between two processes. The second process is this program, too.
 //!
-//! The compared variants take turns, several times. The median counts.
+//! The compared variants run by turns, several times. The result is the median.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -27,19 +27,20 @@ const STREAMS: usize = 8;
 const EACH: usize = 8 << 20;
 const ROUNDS: usize = 7;
 
-/// Round trips in one measurement, and round trips before it to warm up.
+/// Number of round trips in one measurement, and number of earlier round trips to warm up.
 const TRIPS: usize = 5000;
 const WARM_UP: usize = 500;
 
-/// Returns the number of rounds. `cargo bench` passes `--bench`. Without it, this is only a check
-/// that all works.
+/// Returns the number of rounds. `cargo bench` passes `--bench`. Without `--bench`, this program
+/// only checks that everything works.
 fn repeats() -> usize {
     if std::env::args().any(|arg| arg == "--bench") { ROUNDS } else { 1 }
 }
 
 const LONG: Duration = Duration::from_secs(10);
 
-/// Variables in which the peer process finds the certificate and its key, in hexadecimal.
+/// Names of the environment variables that give the peer process the certificate and its key, in
+/// hexadecimal.
 const CERTIFICATE: &str = "GMUX_BENCH_CERTIFICATE";
 const KEY: &str = "GMUX_BENCH_KEY";
 
@@ -50,7 +51,7 @@ fn main() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let identity =
         Identity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
-    // With the name of one variant, only that variant runs, for a profiler.
+    // For a profiler: if the arguments name a variant, only that variant runs.
     match std::env::args().find(|arg| ["tls", "rustls", "tcp"].contains(&arg.as_str())).as_deref() {
         Some("tls") => (0..repeats()).for_each(|_| {
             let _ = tls_echo(&identity);
@@ -210,7 +211,7 @@ fn session_echo(make: impl Fn(TcpStream, bool) -> Session + Sync) -> f64 {
     (STREAMS * EACH) as f64 / 1e6 / took.as_secs_f64()
 }
 
-/// Returns MB/s of each of two connections, which carry data in opposite directions.
+/// Returns the MB/s of each direction. Two connections carry data, each in one direction.
 fn two_one_way(identity: &Identity) -> f64 {
     let both = [0, 1].map(|_| {
         let (a, b) = tcp();
@@ -324,7 +325,7 @@ fn start(kind: &str, identity: &Identity) -> (Child, TcpStream) {
     (child, tcp)
 }
 
-/// Runs the peer, which answers until the other end is gone.
+/// Runs the peer process. It answers until the first process closes the connection.
 fn peer(kind: &str) {
     let variable = |name| unhex(&std::env::var(name).expect("a variable"));
     let identity = Identity { certificate: variable(CERTIFICATE), key: variable(KEY) };

@@ -1,8 +1,9 @@
 // The Go peers, smux and hashicorp's yamux. `gopeers PEER WORKLOAD [key=value …]` runs one workload
 // once and prints one line of JSON.
 //
-// The command line, the workloads and the results are those of the Rust program
-// (`peers/src/blocking.rs`), with a goroutine for each stream and end. All configurations are defaults.
+// The command line, the workloads and the results are the same as in the Rust program
+// (`peers/src/blocking.rs`). Each stream has one goroutine at each end. All configurations are the
+// defaults, except for smux's version.
 package main
 
 import (
@@ -18,8 +19,12 @@ import (
 )
 
 const (
-	batch    = 128
-	ahead    = 3
+	// Size of a batch of streams.
+	batch = 128
+	// Number of batches that the opener may be ahead of the acceptor. Three batches are fewer streams
+	// than the smallest default backlog that refuses further streams.
+	ahead = 3
+	// Size of a ping, in bytes.
 	pingSize = 64
 )
 
@@ -120,7 +125,7 @@ func dial(peer string, o options) session {
 	return newSession(peer, conn, true, o)
 }
 
-// Both ends, in this process.
+// Returns the two ends of a connection, both in this process.
 func pair(peer string, o options) (session, session) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)

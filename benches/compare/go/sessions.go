@@ -26,8 +26,8 @@ type yamuxSession struct{ *yamux.Session }
 func (s yamuxSession) open() (io.ReadWriteCloser, error)   { return s.OpenStream() }
 func (s yamuxSession) accept() (io.ReadWriteCloser, error) { return s.AcceptStream() }
 
-// Go sets TCP_NODELAY on every TCP connection by itself. The configurations are the defaults, except
-// for the version.
+// Makes a session over a TCP connection. Go itself sets TCP_NODELAY on every TCP connection. The
+// configurations are the defaults, except for smux's version.
 func newSession(peer string, conn net.Conn, client bool, o options) session {
 	switch peer {
 	case "smux":

@@ -16,6 +16,8 @@ import (
 	"time"
 )
 
+// Returns the processor time of this process in seconds, and the number of times that a thread gave
+// up its core to wait.
 func usage() (cpu, waits float64) {
 	var u syscall.Rusage
 	check(syscall.Getrusage(syscall.RUSAGE_SELF, &u))
@@ -23,8 +25,8 @@ func usage() (cpu, waits float64) {
 	return seconds(u.Utime) + seconds(u.Stime), float64(u.Nvcsw)
 }
 
-// A writer announces its total before its last write. The reader looks at it after each read, so it
-// can't miss it.
+// Sends bulk data on one or more streams. A writer announces its total before its last write. The
+// reader checks the announced total after each read, so it can't miss the end.
 func runBulk(peer string, o options) {
 	client, server := pair(peer, o)
 	streams, write, span := o.number("streams", 1), o.number("write", 128*1024), o.seconds("secs", 0.6)
@@ -209,7 +211,8 @@ func runOpenClose(peer string, o options) {
 	print(map[string]interface{}{"per_s": float64(opened) / time.Since(start).Seconds(), "streams": opened})
 }
 
-// Resident memory, in bytes, after the garbage is collected and given back.
+// Returns the resident memory in bytes. First collects the garbage, and gives free memory back to
+// the system.
 func resident() float64 {
 	runtime.GC()
 	debug.FreeOSMemory()
@@ -236,8 +239,8 @@ func writeByte(stream io.Writer) error {
 	return err
 }
 
-// Measures memory when streams are open and nothing was sent, and again after a ping on each. One more
-// stream, the first, tells the ends when to measure.
+// Measures the memory of idle streams twice: when all are open and no data was sent, and after a
+// ping on each. An extra stream, which is opened first, tells both processes when to measure.
 func serveIdle(peer string, o options) {
 	n := o.number("n", 10000)
 	s := listen(peer, o)
@@ -250,7 +253,7 @@ func serveIdle(peer string, o options) {
 		check(writeByte(first))
 	}
 	opened := resident()
-	check(readByte(first)) // the client measured
+	check(readByte(first)) // the client has measured
 	buffer := make([]byte, pingSize)
 	for _, stream := range held {
 		_, err := io.ReadFull(stream, buffer)
@@ -258,7 +261,7 @@ func serveIdle(peer string, o options) {
 		_, err = stream.Write(buffer)
 		check(err)
 	}
-	check(readByte(first)) // everything has arrived
+	check(readByte(first)) // all answers have arrived at the client
 	printIdle(before, opened, n)
 	runtime.KeepAlive(held)
 }
@@ -272,7 +275,7 @@ func dialIdle(peer string, o options) {
 	held := make([]io.ReadWriteCloser, 0, n)
 	for i := 0; i < n; i++ {
 		held = append(held, open(s))
-		check(readByte(first)) // one by one, so that both ends have them in the same order
+		check(readByte(first)) // wait for each stream, so that both ends hold them in the same order
 	}
 	opened := resident()
 	check(writeByte(first))
@@ -285,7 +288,7 @@ func dialIdle(peer string, o options) {
 	}
 	check(writeByte(first))
 	printIdle(before, opened, n)
-	_ = readByte(first) // until the server is done with its own
+	_ = readByte(first) // wait until the server has done its own measurement
 	runtime.KeepAlive(held)
 }
 
@@ -294,7 +297,8 @@ func printIdle(before, opened float64, n int) {
 	print(map[string]interface{}{"opened": each(opened), "used": each(resident())})
 }
 
-// Bytes from the end of the warm-up until the end of the measurement, both from the first byte on.
+// Counts the bytes that come during the measurement. The warm-up begins with the first read. The
+// measurement begins with the first read after the warm-up, whose bytes don't count yet.
 func sink(stream io.Reader, o options) {
 	warm, span := o.seconds("warm", 1), o.seconds("secs", 1)
 	buffer := make([]byte, 128*1024)
@@ -321,7 +325,7 @@ func sink(stream io.Reader, o options) {
 	}
 }
 
-// Writes until the other end is gone.
+// Writes until the peer is gone.
 func source(stream io.Writer) {
 	payload := make([]byte, 128*1024)
 	for {

@@ -1,10 +1,11 @@
-//! Measures pairs of forwarders over a link that is slow and loses: our example `kcp`, kcptun's own
-//! programs, and our example `forward`, which runs the same sessions over TCP.
+//! Measures pairs of forwarders over a link that is slow and loses packets. The pairs are our
+//! example `kcp`, kcptun's programs, and our example `forward`, which runs the same sessions over
+//! TCP.
 //!
 //! A client's TCP connection goes through the near forwarder, the relay, and the far forwarder to a
-//! target (see `tests/support/load.rs`). The relay and the load are in this process. The processor
-//! time is the user and system time of the two forwarders. The programs take turns. `report.rs`
-//! writes a section of `benches/RESULTS.md`.
+//! target. The relay, the client and the target (`tests/support/load.rs`) are in this process. The
+//! measured processor time is the user and system time of the two forwarders. The programs run by
+//! turns. `report.rs` writes a section of `benches/RESULTS.md`.
 
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../../../tests/support/forwarders.rs"]
@@ -29,10 +30,11 @@ use report::Row;
 use tunnel::Tunnel;
 use udp_relay::{Link, UdpRelay};
 
-/// Time limit of a connection on which nothing moves. After it, the connection has failed.
+/// Time limit of a connection on which no byte moves. After this time the connection counts as
+/// failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Throughput and processor time of ours beside kcptun's, over a link that is slow and loses.
+/// Measures our example and kcptun over a link that is slow and loses packets.
 #[derive(Parser)]
 pub struct Cli {
     /// The built example `kcp`
@@ -54,16 +56,16 @@ pub struct Cli {
     window: usize,
     #[arg(long, default_value = "fast")]
     mode: String,
-    /// Only rows whose name begins with this
+    /// Measure only rows whose name begins with this
     #[arg(long, default_value = "")]
     only: String,
-    /// Only this program: kcp, kcptun
+    /// Measure only this program: kcp, kcptun
     #[arg(long)]
     program: Option<String>,
-    /// Where to write the section, instead of only printing it
+    /// The file that gets the section. Without it, the section is only printed
     #[arg(long)]
     results: Option<PathBuf>,
-    /// Said of this crate in the section
+    /// The version of this crate that the section names
     #[arg(long, default_value = "unknown")]
     version: String,
 }
@@ -81,7 +83,7 @@ pub enum Which {
 pub struct Case {
     pub name: &'static str,
     pub loss: u32,
-    /// Whether bytes go in both directions at once, or from the client only.
+    /// Whether bytes go in both directions at once. If not, only the client sends.
     pub both: bool,
     pub smuxver: u8,
     pub crypt: &'static str,
@@ -90,13 +92,13 @@ pub struct Case {
 }
 
 pub struct Measured {
-    /// Bytes a second, all directions together.
+    /// Bytes per second, both directions together.
     pub throughput: f64,
-    /// Seconds of both forwarders for 10^9 bytes.
+    /// Processor time of both forwarders for 10^9 bytes, in seconds.
     pub cpu: f64,
-    /// Datagrams for a million bytes, both directions.
+    /// Number of datagrams for a million bytes, both directions together.
     pub datagrams: f64,
-    /// Resident memory of both at the end.
+    /// Resident memory of both forwarders after the measurement, in bytes.
     pub memory: f64,
 }
 
@@ -136,7 +138,8 @@ fn main() {
     }
     let mut rows = Vec::new();
     for case in CASES.into_iter().filter(|case| case.name.starts_with(&cli.only)) {
-        // TCP needs no cipher here, and no other windows. Its two rows are those of version 1.
+        // A cipher or other windows make no difference for TCP here. So it only has the two rows of
+        // version 1 with one direction.
         let mut programs = programs.clone();
         programs.retain(|program| !program.is_tcp() || case.goal && !case.both);
         let mut row = Row { case, results: Vec::new() };
@@ -177,7 +180,8 @@ struct Pair {
     server: Forwarder,
     target: Target,
     relay: UdpRelay,
-    /// Processes that carry packets between the two forwarders. They aren't measured.
+    /// Processes that carry packets between the two forwarders. They aren't part of the
+    /// measurement.
     #[allow(dead_code, reason = "they only have to live")]
     beside: Vec<Forwarder>,
 }
@@ -223,7 +227,7 @@ fn measure(cli: &Cli, program: &Which, case: &Case, tunnel: Option<&Tunnel>) -> 
 
     let mut bytes = cli.megabytes * 1_000_000;
     if program.is_tcp() && case.loss > 0 {
-        bytes /= 40; // because TCP is about that much slower
+        bytes /= 40; // TCP over this link is about 40 times slower
     }
     let (up, down) = match (case.both, program.is_tcp()) {
         (true, _) => (bytes / 2, bytes / 2),

@@ -1,7 +1,7 @@
 //! Turns measurements into a section of `benches/RESULTS.md`.
 //!
-//! The section is the last one of the file, from its heading to the end. `benches/compare/run`
-//! writes the rest, and keeps this section.
+//! The section is the last one of the file. `benches/compare/run` writes the rest of the file, and
+//! keeps this section.
 
 use std::fmt::Write;
 use std::fs;
@@ -17,7 +17,7 @@ pub struct Row {
     pub results: Vec<(Which, Vec<Measured>)>,
 }
 
-/// The least, the median, the most.
+/// The least value, the median, and the greatest value.
 struct Spread([f64; 3]);
 
 impl Spread {
@@ -43,7 +43,7 @@ impl Row {
         self.results.iter().find(|(program, _)| program == which).map(|(_, measured)| &measured[..])
     }
 
-    /// Returns our value divided by kcptun's, for each round.
+    /// Returns the ratio of our value to kcptun's value, for each round.
     fn ratio(&self, value: fn(&Measured) -> f64) -> Option<Spread> {
         let ours = self.of(&Which::Kcp)?;
         let other = self.of(&Which::Kcptun)?;
@@ -128,7 +128,8 @@ pub fn section(cli: &Cli, rows: &[Row], missing: &[String]) -> String {
                 [column(|one| one.throughput / 1e6), column(|one| one.cpu)].map(|one| one.show());
             let [datagrams, memory] =
                 [column(|one| one.datagrams), column(|one| one.memory / 1e6)].map(|one| one.0[1]);
-            // The clock counts hundredths of a second. A few megabytes are too few for it.
+            // Processor time is counted in hundredths of a second. A run of a few megabytes is too
+            // short for that.
             let is_short = matches!(program, Which::Tcp(_)) && row.case.loss > 0;
             let cpu = if is_short { "–".to_owned() } else { cpu };
             let _ = writeln!(
@@ -150,7 +151,7 @@ fn kcptun_version() -> String {
     version.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).into())
 }
 
-/// Puts the section into a file. It replaces the earlier section.
+/// Puts the section into a file, in place of the earlier section.
 pub fn replace(path: &Path, section: &str) {
     let before = fs::read_to_string(path).unwrap_or_default();
     let rest = before.find(HEADING).map_or(&*before, |at| &before[..at]);

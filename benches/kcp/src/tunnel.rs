@@ -1,9 +1,9 @@
-//! A TCP connection whose packets go through the UDP relay: two TUN devices, in network namespaces
-//! of their own, that socat carries over UDP.
+//! A way for a TCP connection's packets to go through the UDP relay. It has two TUN devices, one in
+//! a new network namespace. socat carries their packets over UDP.
 //!
-//! The kernel's own ways to drop packets (netem, iptables) aren't on every machine. The tunnel
-//! needs root, `ip`, and socat. Dropping a value removes the things that it made: the devices end
-//! with their socats, and the namespace is removed here.
+//! The kernel can also drop packets (netem, iptables), but not on every machine. The tunnel needs
+//! root, `ip`, and socat. The drop of a [`Tunnel`] removes the namespace. A device goes with its
+//! socat process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -19,28 +19,29 @@ use crate::{PATIENCE, Pair};
 /// The namespace of the far end.
 const SPACE: &str = "gmuxkcp";
 
-/// Size of a packet, in bytes. It is that of a datagram with `--mtu 1350`.
+/// Size of a packet, in bytes. It equals the size of a datagram with `--mtu 1350`.
 const MTU: &str = "1350";
 
-/// The near and the far end of the tunnel.
+/// The addresses of the near and of the far end of the tunnel.
 const TUNNEL: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)];
 
-/// The target and the far end, on a link of their own that is as good as loopback.
+/// The addresses of the target and of the far end, on a second link. That link is as good as
+/// loopback.
 const BESIDE: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 78, 0, 1), Ipv4Addr::new(10, 78, 0, 2)];
 
 pub struct Tunnel(());
 
 impl Tunnel {
-    /// The far end's namespace, with a link to it.
+    /// Makes the far end's namespace, and a link to it.
     ///
     /// # Errors
-    /// Returns the reason why this machine can't have it.
+    /// Returns the reason why this machine can't have them.
     pub fn new() -> Result<Self, String> {
         socat().arg("-V").output().map_err(|error| format!("socat: {error}"))?;
         if !Path::new("/dev/net/tun").exists() {
             return Err("no /dev/net/tun".to_owned());
         }
-        remove(); // the rest of a run that was killed
+        remove(); // a run that was killed may have left them
         ip(&format!("netns add {SPACE}"))?;
         let tunnel = Self(());
         ip(&format!("link add gmuxv0 type veth peer name gmuxv1 netns {SPACE}"))?;
@@ -60,8 +61,8 @@ impl Tunnel {
         ["reno", "cubic", "bbr"].into_iter().filter(has).map(str::to_owned).collect()
     }
 
-    /// Starts our example `forward` at both ends, over TCP through the relay. The far end sends,
-    /// and has the given congestion control.
+    /// Starts our example `forward` at both ends, over TCP through the relay. The far end sends the
+    /// data, so it gets the given congestion control.
     pub fn start(&self, forward: &Path, link: Link, control: &str) -> Pair {
         let set = format!("net.ipv4.tcp_congestion_control={control}");
         ip(&format!("netns exec {SPACE} sysctl -q -w {set}")).unwrap();
@@ -109,7 +110,8 @@ impl Drop for Tunnel {
     }
 }
 
-/// Removes the link and the namespace. They would also go with the last socket in the namespace.
+/// Removes the link and the namespace. Without this call, the system removes them when the last
+/// socket in the namespace is closed.
 fn remove() {
     let _ = ip("link del gmuxv0");
     let _ = ip(&format!("netns del {SPACE}"));
@@ -137,6 +139,6 @@ fn device(name: &str) {
     let until = Instant::now() + Duration::from_secs(10);
     while !Path::new("/sys/class/net").join(name).exists() {
         assert!(Instant::now() < until, "socat makes no device {name}");
-        thread::sleep(Duration::from_millis(5)); // another process's device has no event
+        thread::sleep(Duration::from_millis(5)); // there is no event to wait for
     }
 }

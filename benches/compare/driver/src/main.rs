@@ -1,9 +1,13 @@
-//! Runs every row, with the programs taking turns. Writes a report to the terminal and to
-//! `RESULTS.md`, and plots as SVG.
+//! Runs every row of the comparison. In a row, the programs run by turns. Writes a report to the
+//! terminal and to `RESULTS.md`, and plots as SVG files.
 //!
-//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (where `RESULTS.md` and `plots/`
-//! go). The programs are found through the environment that `run` sets: `PEERS`, `GOPEERS`, or
-//! `GO_MISSING` with the reason. `VERSIONS` is printed unchanged.
+//! Options: `--rounds N`, `--only ROW,..`, `--quick`, `--out DIR` (the directory of `RESULTS.md`
+//! and `plots/`).
+//!
+//! The script `run` sets these environment variables:
+//! - `PEERS` is the path of the Rust program.
+//! - `GOPEERS` is the path of the Go program. If there is none, `GO_MISSING` has the reason.
+//! - `VERSIONS` is a text for the report.
 
 mod plots;
 mod report;
@@ -21,11 +25,12 @@ use serde_json::{Value, json};
 use rows::{Program, Row};
 use run::{Outcome, Runner};
 
-/// Number of failures after which a program isn't run again. It would cost a timeout in each round.
+/// Number of failures after which a program is left out of a row's further rounds. Each further
+/// failure could cost a timeout.
 const GIVE_UP: usize = 2;
 
-/// Heading of the section of `RESULTS.md` that `benches/kcp/run` writes. The section goes up to the
-/// end of the file.
+/// Heading of the section of `RESULTS.md` that `benches/kcp/run` writes. It is the last section of
+/// the file.
 const KCP_SECTION: &str = "## Over a link that is slow and loses";
 
 struct Arguments {
@@ -59,7 +64,7 @@ fn arguments() -> Result<Arguments, String> {
     Ok(found)
 }
 
-/// All runs of one row: for each program, one outcome a round.
+/// All runs of one row. Each program has one outcome for each round.
 pub struct Measured {
     pub row: Row,
     pub outcomes: Vec<(Program, Vec<Outcome>)>,
@@ -94,8 +99,8 @@ fn measure(runner: &Runner, row: Row, rounds: usize) -> Measured {
     Measured { row, outcomes }
 }
 
-/// The outcomes of workloads that only our program has, by name. Each runs once, or `rounds` times
-/// if it measures speed.
+/// Returns the outcomes of the workloads that only our program has, by name. Each workload runs
+/// once.
 fn extras(
     runner: &Runner,
     wanted: &dyn Fn(&str) -> bool,
@@ -147,8 +152,8 @@ fn extras(
     found
 }
 
-/// Counts our system calls in each bulk row by strace. strace slows everything down, so these runs
-/// aren't timed.
+/// Counts our system calls in each bulk row, with strace. strace slows the program down, so these
+/// runs aren't timed.
 fn syscalls(runner: &Runner, measured: &[Measured]) -> BTreeMap<&'static str, Outcome> {
     let bulk = measured.iter().filter(|one| one.row.counts_calls);
     bulk.map(|one| (one.row.id, runner.calls(&one.row))).collect()
@@ -176,7 +181,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let before = fs::read_to_string(&results).unwrap_or_default();
     if let Some(at) = before.find(KCP_SECTION) {
         text.push('\n');
-        text += &before[at..]; // `benches/kcp/run` writes that
+        text += &before[at..]; // keep the section that `benches/kcp/run` has written
     }
     fs::write(results, &text)?;
     println!("{text}");

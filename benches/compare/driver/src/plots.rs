@@ -15,7 +15,8 @@ use crate::{Measured, number};
 type Drawn = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Returns a program's colour. Ours stands out. A peer has the same colour in every plot.
+/// Returns a program's colour. Our program has a strong colour. A peer has the same colour in every
+/// plot.
 fn colour(program: &str) -> RGBColor {
     match program {
         name if name.starts_with("ours") => RGBColor(200, 55, 45),
@@ -158,8 +159,8 @@ fn latency(one: &Measured, path: &Path) -> Drawn {
     Ok(())
 }
 
-/// Draws a panel for each number of streams. Each stream has a pale line of samples and a strong
-/// line of their mean over 100 ms.
+/// Draws a panel for each number of streams. Each stream has two lines: a pale one for its samples,
+/// and a strong one for their mean over 100 ms.
 fn bandwidth(extras: &BTreeMap<String, Outcome>, path: &Path) -> Drawn {
     let root = area(path, (800, 720))?;
     for (panel, streams) in root.split_evenly((3, 1)).iter().zip(SHARED) {

@@ -10,7 +10,7 @@ use crate::rows::{Against, Goal, Metric, Program, digits};
 use crate::run::Outcome;
 use crate::{Arguments, Measured, number};
 
-/// A median, with the least and the most.
+/// A median, with the least and the greatest value.
 #[derive(Clone, Copy)]
 pub struct Spread {
     pub median: f64,
@@ -56,7 +56,7 @@ impl Measured {
         values.reduce(|a, b| if metric.less_is_better { a.min(b) } else { a.max(b) })
     }
 
-    /// Returns our value divided by the other's, for each round that has both.
+    /// Returns the ratio of our value to the other program's value, for each round that has both.
     fn ratios(&self, metric: &Metric, against: Against) -> Option<Spread> {
         let rounds = self.outcomes.iter().map(|(_, results)| results.len()).max().unwrap_or(0);
         let ratio = |round| {
@@ -74,8 +74,8 @@ impl Measured {
         Spread::of((0..rounds).filter_map(ratio).collect())
     }
 
-    /// Returns the rivals that couldn't be run at all. With one missing, the best of the others may
-    /// not be the best of all.
+    /// Returns the rivals that couldn't be run at all. If one is missing, the best of the others
+    /// may not be the best of all.
     fn missing_rivals(&self, metric: &Metric) -> Vec<&str> {
         let rivals =
             self.outcomes.iter().map(|(program, _)| program).filter(|program| program.is_rival());
@@ -337,8 +337,8 @@ impl Curve {
         self.times[span - 1..].iter().copied().zip(self.rates.windows(span).map(mean)).collect()
     }
 
-    /// Returns Jain's index of the division between the streams, over spans of `span` samples. 1
-    /// means equal shares. 1/n means that one stream has everything.
+    /// Returns Jain's fairness index of the streams' shares, over spans of `span` samples. 1 means
+    /// that all shares are equal. 1/n means that one of n streams has everything.
     fn fairness(&self, span: usize) -> Option<Spread> {
         let index = |(_, rates): (f64, Vec<f64>)| {
             let sum: f64 = rates.iter().sum();

@@ -1,5 +1,5 @@
-//! The rows. Each has a workload, its programs, the metrics that are read from their results, and
-//! the goals for these metrics.
+//! The rows of the comparison. A row has a workload, the programs that run it, the metrics that are
+//! read from their results, and the goals for these metrics.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ pub enum Language {
     Go,
 }
 
-/// One end's program, in the words of its command line.
+/// The program at one end, with the arguments that its command line gets.
 #[derive(Clone)]
 pub struct Peer {
     pub language: Language,
@@ -24,7 +24,7 @@ pub struct Peer {
 pub struct Program {
     pub name: String,
     pub peer: Peer,
-    /// The receiver, if it is another program.
+    /// The program at the receiving end, if it isn't the same.
     pub receiver: Option<Peer>,
 }
 
@@ -37,7 +37,8 @@ impl Program {
         self.peer.peer == "raw"
     }
 
-    /// Returns whether this is a program to compare with. It isn't ours at either end, nor raw TCP.
+    /// Returns whether this is a program to compare with. Such a program isn't ours at either end,
+    /// and isn't raw TCP.
     pub fn is_rival(&self) -> bool {
         self.peer.peer != "ours" && !self.is_raw() && self.receiver.is_none()
     }
@@ -107,7 +108,7 @@ pub struct Metric {
 
 impl Metric {
     pub fn value(&self, result: &Value) -> Option<f64> {
-        // Of two processes, take the worse value.
+        // If there are two processes, take the worse value.
         let at = |key| number(result.get(key)?, self.path);
         let worse = at("server").zip(at("client")).map(|(a, b)| a.max(b));
         worse.or_else(|| number(result, self.path)).map(|value| value * self.scale)
@@ -153,7 +154,7 @@ pub struct Row {
     pub programs: Vec<Program>,
     pub metrics: Vec<Metric>,
     pub max_rounds: usize,
-    /// Whether system calls are counted in a run of their own.
+    /// Whether system calls are counted, in a separate run.
     pub counts_calls: bool,
     pub note: &'static str,
 }
@@ -333,8 +334,9 @@ pub fn all() -> Vec<Row> {
             ..row("idlemem", "memory of an idle stream, one end", "idle", "n=10000")
         },
     ];
-    // The throughput of one window per round trip has to be well below the relay's own throughput,
-    // some 800 MB/s. The relay's time for a window adds to the round trip.
+    // With one window per round trip, the throughput has to be well below what the relay can carry,
+    // which is some 800 MB/s. Otherwise the relay's time for a window would noticeably lengthen the
+    // round trip.
     for (id, rtt_us, warm, factor, window) in [
         ("rtt100", 100_000, 4.0, Some(20.0), 2 << 20),
         ("rtt20", 20_000, 2.0, None, 2 << 20),

@@ -1,4 +1,4 @@
-//! Starts programs, waits for their results up to a timeout, and ends programs that hang.
+//! Starts programs, waits for their results up to a timeout, and kills programs that hang.
 
 use std::env;
 use std::io::{BufRead, BufReader, Read};
@@ -25,7 +25,7 @@ pub struct Runner {
     quick: bool,
 }
 
-/// A program that was started, and its output. The program is ended when this is dropped.
+/// A program that was started, and its output. The drop of this kills the program.
 struct Started {
     child: Child,
     lines: Receiver<String>,
@@ -34,7 +34,7 @@ struct Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let _ = self.child.kill(); // fails if it has ended already, which is usual
+        let _ = self.child.kill(); // usually this fails, because the program has exited
         let _ = self.child.wait();
     }
 }
@@ -117,7 +117,7 @@ impl Runner {
             .arg(format!("v={}", peer.version))
             .args(arguments);
         if self.quick {
-            command.arg("secs=0.3"); // the last one holds
+            command.arg("secs=0.3"); // the last `secs` applies
         }
         Ok(command)
     }

@@ -1,4 +1,4 @@
-//! The workloads for blocking peers (ours and raw TCP), with a thread for each stream and end.
+//! The workloads for blocking peers (ours and raw TCP). Each stream has one thread at each end.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -13,7 +13,7 @@ use crate::common::{
     AHEAD, BATCH, Bulk, Idle, Latencies, Options, PING, RAW_CONNECTIONS, Sink, print,
 };
 
-/// One end of a connection (or, for raw TCP, the maker of connections).
+/// One end of a session. For raw TCP, it makes a connection for each stream.
 pub trait Link: Sized + Send + Sync + 'static {
     type Stream: Read + Write + Send + 'static;
     const IS_RAW: bool = false;
@@ -53,7 +53,7 @@ fn dial<L: Link>(options: &Options) -> io::Result<L> {
     L::dial(options.text("addr")?.parse().map_err(io::Error::other)?, options)
 }
 
-/// Both ends, in this process.
+/// Returns the two ends of a session, both in this process.
 pub fn pair<L: Link>(options: &Options) -> io::Result<(L, L)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
@@ -81,7 +81,7 @@ fn bulk<L: Link>(options: &Options) -> io::Result<()> {
                     stream.write_all(&payload)?;
                     done += 1;
                     if last {
-                        return io::Result::Ok(stream); // not closed before the reader has all
+                        return io::Result::Ok(stream); // stays open until all is read
                     }
                 }
             }));
@@ -162,8 +162,8 @@ fn ping_on(mut stream: impl Read + Write, options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens and closes streams. The opener doesn't wait for the peer, up to a number of streams that
-/// no backlog refuses.
+/// Opens and closes streams. The opener may be [`AHEAD`] batches of [`BATCH`] streams ahead of the
+/// acceptor. No backlog refuses so few streams.
 fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     let (client, server) = pair::<L>(options)?;
     let span = options.seconds("secs", 0.6);
@@ -203,8 +203,8 @@ fn openclose<L: Link>(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Measures the memory of idle streams: when they are open and nothing was sent, and again after a
-/// ping on each. One more stream, the first, tells the ends when to measure.
+/// Measures the memory of idle streams twice: when all are open and no data was sent, and after a
+/// ping on each. An extra stream, which is opened first, tells both processes when to measure.
 fn serve_idle<L: Link>(options: &Options) -> io::Result<()> {
     let n = options.number("n", 10_000) as usize;
     let link = listen::<L>(options)?;
@@ -217,13 +217,13 @@ fn serve_idle<L: Link>(options: &Options) -> io::Result<()> {
         first.write_all(&[1])?;
     }
     memory.opened()?;
-    first.read_exact(&mut [0])?; // the client measured
+    first.read_exact(&mut [0])?; // the client has measured
     let mut buffer = [0; PING];
     for stream in &mut held {
         stream.read_exact(&mut buffer)?;
         stream.write_all(&buffer)?;
     }
-    first.read_exact(&mut [0])?; // everything has arrived
+    first.read_exact(&mut [0])?; // all answers have arrived at the client
     memory.used()
 }
 
@@ -236,7 +236,7 @@ fn dial_idle<L: Link>(options: &Options) -> io::Result<()> {
     let mut held = Vec::with_capacity(n);
     for _ in 0..n {
         held.push(link.open()?);
-        first.read_exact(&mut [0])?; // one by one, so that both ends have them in the same order
+        first.read_exact(&mut [0])?; // so both ends hold them in the same order
     }
     memory.opened()?;
     first.write_all(&[1])?;
@@ -247,7 +247,7 @@ fn dial_idle<L: Link>(options: &Options) -> io::Result<()> {
     }
     first.write_all(&[1])?;
     memory.used()?;
-    let _ = first.read(&mut [0]); // until the server is done with its own
+    let _ = first.read(&mut [0]); // until the server has measured, too
     Ok(())
 }
 
@@ -267,7 +267,7 @@ fn sink(mut stream: impl Read, options: &Options) -> io::Result<()> {
     }
 }
 
-/// Writes until the other end is gone.
+/// Writes until the peer is gone.
 fn source(mut stream: impl Write, write: usize) -> io::Result<()> {
     let payload = vec![0; write];
     while stream.write_all(&payload).is_ok() {}

@@ -1,7 +1,7 @@
 //! The code that the workloads share: options, the clock of a bulk run, latencies, and the printing
 //! of results.
 //!
-//! Invariant: nothing here knows a peer.
+//! Invariant: no code here knows a peer.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,12 +13,12 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
 /// Size of a batch of streams. The opener of `openclose` may be [`AHEAD`] batches ahead of the
-/// acceptor. That is less than the smallest default backlog that refuses further streams.
+/// acceptor. These are fewer streams than the smallest default backlog that refuses further ones.
 pub const BATCH: u64 = 128;
 pub const AHEAD: usize = 3;
 
-/// Limit of the connections that raw TCP opens in `openclose`, because each connection keeps its
-/// port for a while after its end.
+/// Limit of the connections that raw TCP opens in `openclose`. A limit is needed because a closed
+/// connection keeps its port for a while.
 pub const RAW_CONNECTIONS: u64 = 6000;
 
 pub const PING: usize = 64;
@@ -82,20 +82,20 @@ impl Usage {
     }
 }
 
-/// One bulk run. Writers go on until the time or the amount is over. Readers go on until they have
-/// all written bytes.
+/// One bulk run. Writers go on until the time is over, or until they have written the given amount.
+/// Readers go on until they have all written bytes.
 ///
-/// A writer announces its total before its last write, so that the reader, which learns it after
-/// each read, can't miss it.
+/// A writer announces its total before its last write. The reader checks the announced total after
+/// each read, so it can't miss the end.
 pub struct Bulk {
     start: Instant,
     usage: Usage,
     span: Duration,
-    /// Bytes per stream, instead of `span`. 0 means by time.
+    /// Bytes that each stream sends, instead of the time `span`. 0 means that the time applies.
     amount: u64,
     pub write: usize,
-    /// Number of writes between two reads of the clock, because a clock read costs as much as a
-    /// small write.
+    /// Number of writes between two reads of the clock. After each small write a read of the clock
+    /// would cost too much, because it takes as long as that write.
     stride: u64,
     totals: Vec<AtomicU64>,
 }
@@ -158,7 +158,7 @@ impl Bulk {
     }
 }
 
-/// Round trips, without those of the first tenth of the time.
+/// The times of round trips. Those of the first tenth of the run don't count.
 pub struct Latencies {
     start: Instant,
     span: Duration,
@@ -188,7 +188,7 @@ impl Latencies {
     }
 }
 
-/// Microseconds: the mean, and `p10` to `p999`.
+/// Returns the mean and the quantiles, in microseconds.
 pub fn quantiles(mut nanos: Vec<u64>) -> Value {
     nanos.sort_unstable();
     let at = |q: f64| nanos[((nanos.len() - 1) as f64 * q) as usize] as f64 / 1e3;
@@ -212,7 +212,7 @@ pub fn resident() -> io::Result<u64> {
     Ok(kib.ok_or_else(|| io::Error::other("no VmRSS in /proc/self/status"))? * 1024)
 }
 
-/// The measurement of `serve-idle` and `dial-idle`: the growth of memory over the streams.
+/// The measurement of `serve-idle` and `dial-idle`. It is the growth of memory per stream.
 pub struct Idle {
     streams: f64,
     before: u64,
@@ -238,8 +238,8 @@ impl Idle {
     }
 }
 
-/// The count of `serve-sink`: bytes from the end of the warm-up until the end of the measurement.
-/// Both times run from the first byte on.
+/// The byte count of `serve-sink`. The warm-up begins with the first read. The measurement begins
+/// with the first read after the warm-up, whose bytes don't count yet.
 pub struct Sink {
     warm: Duration,
     span: Duration,

@@ -1,5 +1,6 @@
-//! The peers themselves: how each makes a session over TCP, opens and accepts. All have
-//! `TCP_NODELAY` and their default configurations. Each deviation is stated in its place.
+//! The peers. For each one, the code here makes a session over TCP, opens streams and accepts them.
+//! All use `TCP_NODELAY` and their default configurations. A comment states each deviation from
+//! that.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,9 +15,11 @@ use crate::blocking::Link;
 use crate::common::Options;
 use crate::nonblocking::{AsyncLink, Duplex};
 
-/// This crate. `accept_backlog` is above the default where idle streams (`n=`) are opened faster
-/// than they are accepted. `send=` bounds the accepted and unsent data of thousands of active
-/// streams. `window=` is the limit to which a stream's window may grow.
+/// This crate. These options deviate from the defaults:
+/// - `n=` raises `accept_backlog`, because that many idle streams are opened faster than they are
+///   accepted.
+/// - `send=` limits the accepted and unsent data of each of thousands of active streams.
+/// - `window=` is the limit to which a stream's window may grow.
 pub struct Ours(pub gmux::Session);
 
 pub fn config(options: &Options) -> gmux::Config {
@@ -56,7 +59,7 @@ impl Link for Ours {
     }
 }
 
-/// Bare TCP: a connection for each stream.
+/// Bare TCP. It has a connection for each stream.
 pub enum Raw {
     Dial(SocketAddr),
     Listen(TcpListener),
@@ -124,7 +127,7 @@ macro_rules! duplex {
 duplex!(async_smux::MuxStream<tokio::net::TcpStream>);
 duplex!(Compat<yamux::Stream>);
 
-/// async_smux: version 1 only.
+/// async_smux. It has only version 1.
 pub struct AsyncSmux {
     connector: async_smux::MuxConnector<tokio::net::TcpStream>,
     acceptor: Mutex<async_smux::MuxAcceptor<tokio::net::TcpStream>>,
@@ -161,7 +164,7 @@ impl AsyncLink for AsyncSmux {
     }
 }
 
-/// yamux: a task drives the connection, as its documentation tells users to.
+/// yamux. A task drives the connection, as its documentation tells users to do.
 pub struct Yamux {
     open: mpsc::Sender<oneshot::Sender<io::Result<yamux::Stream>>>,
     accepted: Mutex<mpsc::Receiver<yamux::Stream>>,
@@ -228,8 +231,8 @@ impl AsyncLink for Yamux {
     }
 }
 
-/// smux_rust, through its streams' own methods rather than the `AsyncRead` adapters, which copy
-/// once more.
+/// smux_rust. The streams' methods are called directly, because its `AsyncRead` adapters copy the
+/// data once more.
 pub struct SmuxRust(Arc<smux_rust::Session>);
 
 fn smux_config(options: &Options) -> Option<smux_rust::Config> {

@@ -1,9 +1,10 @@
 //! One program for every Rust peer: `peers PEER WORKLOAD [key=value …]` runs one workload once and
 //! prints one line of JSON.
 //!
-//! The Go program beside it (`go/`) takes the same command line and prints the same lines, so that
-//! the driver treats all alike. Both ends are in this process, except if the workload's name begins
-//! with `serve-` or `dial-`. Those workloads print or take an address.
+//! The Go program (in `go/`) takes the same command line and prints the same lines. So the driver
+//! treats all peers alike. Both ends are in this process, unless the workload's name begins with
+//! `serve-` or `dial-`. A `serve-` workload prints its address, and a `dial-` workload takes that
+//! address as an argument.
 
 mod blocking;
 mod common;

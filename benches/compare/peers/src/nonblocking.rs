@@ -1,5 +1,5 @@
-//! The workloads for peers on Tokio, with a task for each stream and end, on the default
-//! multi-thread runtime. They are the same as those in `blocking`, line by line.
+//! The workloads for peers on Tokio, on the default multi-thread runtime. Each stream has one task
+//! at each end. The code is the same as in `blocking`, line by line.
 
 use std::future::Future;
 use std::io;
@@ -38,8 +38,8 @@ pub fn run<L: AsyncLink>(workload: &str, options: &Options) -> io::Result<()> {
             "ping" => ping::<L>(options).await,
             "openclose" => openclose::<L>(options).await,
             "serve-ping" => echo(listen::<L>(options).await?.accept().await?).await,
-            // Use a task of its own, here and below. A future that `block_on` runs isn't on the
-            // runtime's own threads.
+            // Spawn a task, here and below. A future that `block_on` runs isn't on the runtime's
+            // threads.
             "dial-ping" => {
                 let link = dial::<L>(options).await?;
                 let pinging = tokio::spawn(ping_on(link.open().await?, Latencies::new(options)));
@@ -240,13 +240,13 @@ async fn serve_idle<L: AsyncLink>(options: &Options) -> io::Result<()> {
         first.write_all(&[1]).await?;
     }
     memory.opened()?;
-    read_exact(&mut first, &mut [0]).await?; // the client measured
+    read_exact(&mut first, &mut [0]).await?; // the client has measured
     let mut buffer = [0; PING];
     for stream in &mut held {
         read_exact(stream, &mut buffer).await?;
         stream.write_all(&buffer).await?;
     }
-    read_exact(&mut first, &mut [0]).await?; // everything has arrived
+    read_exact(&mut first, &mut [0]).await?; // all answers have arrived at the client
     memory.used()
 }
 
@@ -259,7 +259,7 @@ async fn dial_idle<L: AsyncLink>(options: &Options) -> io::Result<()> {
     let mut held = Vec::with_capacity(n);
     for _ in 0..n {
         held.push(link.open().await?);
-        // one by one, so that both ends have them in the same order
+        // Wait for each stream, so that both ends hold them in the same order.
         read_exact(&mut first, &mut [0]).await?;
     }
     memory.opened()?;
@@ -271,7 +271,7 @@ async fn dial_idle<L: AsyncLink>(options: &Options) -> io::Result<()> {
     }
     first.write_all(&[1]).await?;
     memory.used()?;
-    let _ = first.read(&mut [0]).await; // until the server is done with its own
+    let _ = first.read(&mut [0]).await; // until the server has measured, too
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! A relay that delays. Bytes leave a fixed time after they came in, and no faster than a rate.
-//! Each direction has a thread that reads and a thread that writes. Between them is a queue of
-//! chunks with the times when they are due.
+//! A relay that delays. Bytes leave a fixed time after they came in, and no faster than a given
+//! rate. Each direction has a thread that reads and a thread that writes. Between them is a queue
+//! of chunks. Each chunk has the time at which it is due.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use crate::common::Options;
 
-/// Size of one read, in bytes. With a rate it is less than the bytes of one sample, so that the
-/// link is smooth enough for the measurement.
+/// Size of one read, in bytes, without and with a rate. With a rate it is less than the bytes of
+/// one sample of the measurement, so that single chunks don't show in the samples.
 const CHUNK: usize = 64 * 1024;
 const PACED_CHUNK: usize = 8 * 1024;
 
-/// Limit of the unused link time that a burst may make up for. A busy machine's scheduler causes
-/// delays of this length.
+/// Limit of the unused link time for which a later burst may make up. A busy machine's scheduler
+/// causes gaps of this length.
 const SLACK: Duration = Duration::from_millis(3);
 
-/// Delay with which a sleeping thread may wake.
+/// Time by which a sleeping thread may wake up late.
 const SLEEPERS_DELAY: Duration = Duration::from_micros(200);
 
-/// Limit of the chunks on the way. It is far more than rate × delay of any row.
+/// Limit of the chunks in the queue. It is far more than any row needs: rate × delay.
 const QUEUE: usize = 4096;
 
 pub fn serve(options: &Options) -> io::Result<()> {
@@ -37,7 +37,8 @@ pub fn serve(options: &Options) -> io::Result<()> {
 }
 
 /// Relays between `a` and `b`, with `delay` each way, at `rate` bytes per second. A rate of 0 means
-/// no limit. The thread of the returned handle ends with the direction from `a` to `b`.
+/// no limit. The returned handle is that of a thread that stops when the direction from `a` to `b`
+/// is over.
 pub fn connect(
     a: TcpStream,
     b: TcpStream,

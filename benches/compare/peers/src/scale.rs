@@ -1,5 +1,5 @@
-//! The workloads that only our program has: the division of a shared link over time, and thousands
-//! of streams and sessions.
+//! The workloads that only our program has. They measure how streams share a link over time, and
+//! the cost of thousands of streams and sessions.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,13 +20,13 @@ use crate::relay;
 /// Sampling interval of the curve.
 const SAMPLE: Duration = Duration::from_millis(20);
 
-/// Threads that write on many active streams. Each serves its streams in turn.
+/// Number of threads that write on many active streams. Each of them writes to its streams in turn.
 const WORKERS: usize = 16;
 
-/// Stack of a thread that only reads.
+/// Stack size of a thread that only reads, in bytes.
 const STACK: usize = 64 * 1024;
 
-/// Bytes that one turn writes on a stream. Also the limit of one read.
+/// Bytes that a thread writes on a stream in one turn. It is also the limit of one read.
 const TURN: usize = 16 * 1024;
 
 /// Measures the bandwidth of each stream over time, on a link of `rate` bytes per second. Returns a
@@ -93,8 +93,8 @@ fn ping(to: &mut Stream, from: &mut Stream, nanos: &mut Vec<u64>) -> io::Result<
     Ok(())
 }
 
-/// Measures `n` streams in one session. Both ends are here. Memory is per stream and end. This
-/// thread is both ends of each ping.
+/// Measures `n` streams in one session. Both ends are in this process. Memory is per stream and
+/// end. This thread sends and answers each ping.
 pub fn streams(options: &Options) -> io::Result<()> {
     let n = options.number("n", 10_000) as usize;
     let (client, server) = pair::<Ours>(options)?;
@@ -104,7 +104,7 @@ pub fn streams(options: &Options) -> io::Result<()> {
     let mut accepted = (0..n).map(|_| server.accept()).collect::<io::Result<Vec<_>>>()?;
     let seconds = begin.elapsed().as_secs_f64();
     let idle = resident()?.saturating_sub(before);
-    // Streams aren't always accepted in the order in which they were opened.
+    // The order in which streams are accepted may differ from the order in which they were opened.
     opened.sort_by_key(Stream::id);
     accepted.sort_by_key(Stream::id);
     let mut nanos = Vec::with_capacity(n);
@@ -122,7 +122,7 @@ pub fn streams(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Measures `n` sessions. Both ends are here. Memory is per session and end.
+/// Measures `n` connections. Both ends are in this process. Memory is per session.
 pub fn sessions(options: &Options) -> io::Result<()> {
     let n = options.number("n", 1000) as usize;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -138,7 +138,7 @@ pub fn sessions(options: &Options) -> io::Result<()> {
         ends.push((client, Session::server(listener.accept()?.0, config.clone())?));
     }
     let seconds = begin.elapsed().as_secs_f64();
-    thread::sleep(Duration::from_millis(200)); // until every thread waits
+    thread::sleep(Duration::from_millis(200)); // until all threads are blocked
     let idle = resident()?.saturating_sub(before);
     let mut nanos = Vec::with_capacity(n);
     let mut held = Vec::with_capacity(n);
@@ -159,9 +159,9 @@ pub fn sessions(options: &Options) -> io::Result<()> {
 }
 
 /// Measures the throughput of `streams` that are all active. Each stream has a thread that reads
-/// it. At most [`WORKERS`] threads write, each serving its streams in turn. A reading thread can't
-/// serve several streams. While it waits for one stream, the data of others could fill the
-/// session's budget, and it would wait forever.
+/// it. At most [`WORKERS`] threads write, and each writes to its streams in turn. A reading thread
+/// can't serve several streams. While it waits for data on one stream, the data of others could
+/// fill the session's budget, and it would wait forever.
 pub fn active(options: &Options) -> io::Result<()> {
     let n = options.number("streams", 100) as usize;
     let (client, server) = pair::<Ours>(options)?;
