@@ -229,7 +229,7 @@ fn a_pool_whose_workers_all_wait_for_data_gets_moving_again() {
     });
 }
 
-// ---- how long it lasts --------------------------------------------------------------------------
+// ---- the length of the pause --------------------------------------------------------------------
 
 /// P63: after a pause that has lasted for the stall timeout, streams are refused at once until half
 /// of the backlog is free.
@@ -318,7 +318,7 @@ fn without_a_limit_the_pause_lasts_until_an_accept_and_keepalive_rests() {
     });
 }
 
-// ---- what ends it -------------------------------------------------------------------------------
+// ---- the end of the pause -----------------------------------------------------------------------
 
 #[test]
 fn close_ends_the_pause() {

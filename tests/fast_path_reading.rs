@@ -410,7 +410,7 @@ impl Drop for Conversation {
     }
 }
 
-// ---- who reads ----------------------------------------------------------------------------------
+// ---- the reading thread -------------------------------------------------------------------------
 
 #[test]
 fn a_conversation_is_soon_read_inline_by_the_thread_that_waits_for_it() {
@@ -585,7 +585,7 @@ fn a_call_with_a_near_limit_or_in_non_blocking_mode_does_not_read_inline() {
     });
 }
 
-// ---- what an inline read receives ---------------------------------------------------------------
+// ---- data during an inline read -----------------------------------------------------------------
 
 #[test]
 fn frames_for_others_in_an_inline_read_reach_them_and_end_the_offer() {
@@ -770,7 +770,7 @@ fn a_full_backlog_ends_the_offer_and_the_reader_thread_pauses() {
     });
 }
 
-// ---- what reaches an inline read ----------------------------------------------------------------
+// ---- events during an inline read ---------------------------------------------------------------
 
 /// An event during an inline read: its name, the event, and the kind of the error that ends the
 /// read, or `None` for an end of file.

@@ -147,12 +147,9 @@ fn run_seeds(seeds: &[u64], margin: Margin) {
     let took = begin.elapsed();
     let [reads, writes] = [&CALLERS[0], &CALLERS[1]].map(|count| count.load(SeqCst));
     println!("{} seeds in {took:.1?}\n{}", seeds.len(), tally.into_inner().unwrap());
-    println!("callers' turns: {reads} reads, {writes} writes of the transport");
+    println!("inline: {reads} reads, {writes} writes of the transport");
     // If this fails, the plans don't reach inline reads and writes, which they are meant to test.
-    assert!(
-        seeds.len() < 200 || (reads > 0 && writes > 0),
-        "no caller took a turn at the transport"
-    );
+    assert!(seeds.len() < 200 || (reads > 0 && writes > 0), "no thread read or wrote inline");
 }
 
 /// Parses `a..b` from the environment.

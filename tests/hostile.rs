@@ -204,8 +204,8 @@ const PACE: u64 = 1 << 20;
 
 /// Length of each measurement. The two kinds alternate.
 const SLICE: Duration = Duration::from_millis(700);
-const LEAST_TURNS: u64 = 3;
-const MOST_TURNS: u64 = 21;
+const MIN_ROUNDS: u64 = 3;
+const MAX_ROUNDS: u64 = 21;
 
 /// Returns pieces that `make` makes, enough bytes for one measurement and some more. Small pieces
 /// are joined, unless `apart` is set. A system call for each would cost the attacker's side of the
@@ -273,23 +273,23 @@ fn others_keep_their_share_beside_every_attack() {
                 let mut served = [0; 2];
                 let mut cpu = [0; 2];
                 let mut share = 0.0;
-                let mut turns = 0;
-                while turns < LEAST_TURNS || (turns < MOST_TURNS && share < SHARE) {
+                let mut rounds = 0;
+                while rounds < MIN_ROUNDS || (rounds < MAX_ROUNDS && share < SHARE) {
                     for (i, traffic) in [&good, &bad].into_iter().enumerate() {
                         let (bytes, millis) = attack_run::beside(&mut victim, SLICE, pace, traffic);
                         served[i] += bytes;
                         cpu[i] += millis;
                     }
-                    turns += 1;
+                    rounds += 1;
                     share = served[1] as f64 / served[0].max(1) as f64;
                 }
                 println!(
-                    "{} v{version} at {} KiB/s: share {share:.2} in {turns} turns; the victim's \
+                    "{} v{version} at {} KiB/s: share {share:.2} in {rounds} rounds; the victim's \
                      cpu {} ms beside a good neighbour, {} ms beside this",
                     attack.name,
                     pace / 1024,
-                    cpu[0] / turns,
-                    cpu[1] / turns,
+                    cpu[0] / rounds,
+                    cpu[1] / rounds,
                 );
                 if share < SHARE {
                     failed.push((attack.name, version));

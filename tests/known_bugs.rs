@@ -451,7 +451,7 @@ fn updates_ignore_an_expired_deadline() {
     });
 }
 
-// ---- turns --------------------------------------------------------------------------------------
+// ---- fairness -----------------------------------------------------------------------------------
 
 /// A test of smux, without its chance: several streams all have more to send than the link takes.
 /// Their shares differ by less than a quarter, whatever their frames and writes are.

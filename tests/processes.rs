@@ -365,7 +365,7 @@ fn a_link_cut_under_a_blocked_writer_ends_both_sessions_by_keepalive() {
     });
 }
 
-// ---- nobody reads -------------------------------------------------------------------------------
+// ---- unread data --------------------------------------------------------------------------------
 
 /// Fills both directions, to the last buffer of the system, so that both ends' writers are blocked.
 fn full_both_ways(close: &str) -> Talk {

@@ -237,7 +237,7 @@ fn a_transport_without_bounds_that_is_done_in_time_lives_on() {
     });
 }
 
-// ---- what isn't TLS ----------------------------------------------------------------------------
+// ---- other protocols ----------------------------------------------------------------------------
 
 #[test]
 fn garbage_is_a_clear_error_and_is_answered_by_an_alert() {

@@ -646,7 +646,7 @@ fn content_that_isnt_whole_never_gets_a_name() {
     });
 }
 
-// ---- what is missing ----------------------------------------------------------------------------
+// ---- missing data -------------------------------------------------------------------------------
 
 #[test]
 fn a_clean_end_without_all_that_was_announced_is_no_success() {

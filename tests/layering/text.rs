@@ -12,7 +12,7 @@ const THIS_FILE: &str = "tests/layering/text.rs";
 /// A word that no file may contain.
 struct Banned {
     word: &'static str,
-    /// What to write in its place.
+    /// The text to write in its place.
     instead: &'static str,
     /// Files in which the word has its ordinary meaning: beginnings of paths.
     except: &'static [&'static str],

@@ -44,7 +44,7 @@ pub fn started<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 impl<T> Blocked<T> {
-    /// Waits until the thread is asleep inside the call; panics if the call has returned.
+    /// Waits until the thread is asleep inside the call. Panics if the call has returned.
     pub fn assert_asleep(&self) {
         let Some(task) = &self.task else {
             // Without /proc there is no way to know. This pause is long enough, most likely.

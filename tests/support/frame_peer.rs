@@ -61,7 +61,7 @@ pub fn frame_peer(version: u8) -> (FramePeer, FramePeerTransport) {
 }
 
 impl FramePeer {
-    // ---- what the session receives --------------------------------------------------------------
+    // ---- the session's input --------------------------------------------------------------------
 
     pub fn bytes(&self, bytes: impl Into<Vec<u8>>) {
         let _ = self.input.send(Input::Bytes(bytes.into())); // the session may be gone
@@ -99,7 +99,7 @@ impl FramePeer {
         let _ = self.input.send(Input::Fail(kind));
     }
 
-    // ---- what becomes of the session's writes ---------------------------------------------------
+    // ---- the session's writes -------------------------------------------------------------------
 
     fn change(&self, change: impl FnOnce(&mut Gate)) {
         change(&mut self.shared.gate.lock());

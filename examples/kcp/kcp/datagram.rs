@@ -1,9 +1,9 @@
 //! Nonce, checksum and cipher of a datagram, in the same format as kcptun's.
 //!
 //! ```text
-//! 16 random bytes | CRC-32 of all that follows, u32 LE | segments        (--crypt none: sent as it is)
+//! 16 random bytes | CRC-32 of all that follows, u32 LE | segments
 //! ```
-//! With `aes` the whole datagram is encrypted by AES in CFB mode. The initial vector is kcp-go's
+//! With `--crypt none` it is sent in this form. With `aes` the whole datagram is encrypted by AES in CFB mode. The initial vector is kcp-go's
 //! constant. The nonce fills the first block and makes equal datagrams differ. The key is made from
 //! the shared secret by PBKDF2. There is **no authentication**. If you need it, use TLS on top.
 //!

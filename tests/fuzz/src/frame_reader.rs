@@ -62,7 +62,7 @@ impl Places {
 struct Pieces<'a> {
     data: &'a [u8],
     sizes: &'a [u16],
-    turn: usize,
+    calls: usize,
     /// The least size of a read, so that a long input isn't read byte by byte.
     least: usize,
 }
@@ -72,11 +72,11 @@ impl Pieces<'_> {
         if self.sizes.is_empty() {
             return Ok(usize::MAX);
         }
-        let size = self.sizes[self.turn % self.sizes.len()];
-        self.turn += 1;
+        let size = self.sizes[self.calls % self.sizes.len()];
+        self.calls += 1;
         // Every round of reads makes some progress.
         match size {
-            0 if !self.turn.is_multiple_of(self.sizes.len()) => {
+            0 if !self.calls.is_multiple_of(self.sizes.len()) => {
                 Err(io::ErrorKind::Interrupted.into())
             }
             _ => Ok(usize::from(size).max(self.least)),
@@ -161,7 +161,7 @@ fn in_pieces(
     sizes: &[u16],
 ) -> Vec<Seen> {
     let pool = BufferPool::shared();
-    let mut input = Pieces { data, sizes, turn: 0, least: 1 + data.len() / 8192 };
+    let mut input = Pieces { data, sizes, calls: 0, least: 1 + data.len() / 8192 };
     let mut reader = FrameReader::new(version, ahead);
     let mut seen = Vec::new();
     let head = |header: crate::wire::Header| {

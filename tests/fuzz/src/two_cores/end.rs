@@ -674,7 +674,7 @@ impl End {
         }
     }
 
-    // ---- what has to hold -----------------------------------------------------------------------
+    // ---- conditions -----------------------------------------------------------------------------
 
     /// Asserts that every core is in the state of its model.
     pub(crate) fn check(&mut self) {

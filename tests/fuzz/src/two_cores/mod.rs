@@ -237,7 +237,7 @@ impl World {
         }
     }
 
-    // ---- what has to hold -----------------------------------------------------------------------
+    // ---- conditions -----------------------------------------------------------------------------
 
     /// Asserts the conditions that hold after every operation.
     fn check(&mut self) {

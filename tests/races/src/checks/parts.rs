@@ -41,14 +41,14 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "lifecycle_ends_once",
         about: "close, the input's end, failed writes and the writer's end against each other, \
-                and two who wait",
+                and two waiting threads",
         time: false,
         reaches: false,
         body: lifecycle_ends_once,
     },
     Check {
         name: "lifecycle_overdue",
-        about: "the close timeout, which throws away what waits, against the writer's and the \
+        about: "the close timeout, which discards the queued data, against the writer's and the \
                 input's end, and a close",
         time: false,
         reaches: false,
@@ -70,8 +70,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "handoff_comes_back",
-        about: "a caller reads: offer, turns of two callers, giving back, against the reader \
-                thread's wait",
+        about: "inline reads: an offer, reads of two threads and the hand-back against the \
+                reader thread's wait",
         time: false,
         reaches: true,
         body: handoff_comes_back,

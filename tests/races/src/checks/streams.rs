@@ -29,7 +29,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stream_reads_pass_on",
-        about: "lost wake-up: three reads of one delivery: who leaves data behind wakes the next",
+        about: "lost wake-up: three reads of one delivery: one that leaves data wakes the next",
         time: false,
         reaches: false,
         body: stream_reads_pass_on,
@@ -43,8 +43,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stream_reads_cut",
-        about: "a read that copies outside the lock against a cut or a close that throws the data \
-                away: no end where there is none",
+        about: "a read that copies outside the lock against a cut or a close that discards the \
+                data: no end where there is none",
         time: false,
         reaches: false,
         body: stream_reads_cut,
@@ -74,8 +74,8 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stream_lent",
-        about: "what a user's writer holds against a cut or a close, which take back what it is \
-                charged",
+        about: "data that a user's writer holds against a cut or a close, which refund its \
+                charge",
         time: false,
         reaches: false,
         body: stream_lent,
@@ -136,7 +136,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "stream_notifier",
-        about: "set_notifier twice against close: what isn't replaced is called, once",
+        about: "set_notifier twice against close: the notifier that isn't replaced is called once",
         time: false,
         reaches: false,
         body: stream_notifier,

@@ -1,4 +1,4 @@
-//! What gmux uses of crossbeam-channel, under the scheduler's control.
+//! The parts of crossbeam-channel that gmux uses, under the scheduler's control.
 
 pub use facade::channels::{
     Receiver, RecvError, SendError, Sender, TryRecvError, TrySendError, bounded, unbounded,

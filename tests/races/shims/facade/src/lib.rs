@@ -1,14 +1,16 @@
-//! The standard library as gmux sees it when the scheduler chooses the order of its threads' steps:
-//! threads, atomics, time and statics are replaced, the rest is as it is. The locks and channels
-//! that it uses beside them are here too.
+//! The standard library as gmux sees it when the scheduler chooses the order of its threads' steps.
+//! Threads, atomics, time and statics are replaced. The rest is unchanged. The locks and channels
+//! that gmux uses from other crates are here, too.
 //!
 //! All threads of an execution are coroutines on one thread of the system. Between two calls of
-//! [`sched::switch`] nothing else runs, so what is kept here needs no care beyond a `RefCell`'s;
-//! where a type has to be `Sync`, the standard library's locks stand in for one, and are never
-//! waited for.
+//! [`sched::switch`] no other thread runs. So a `RefCell` is enough for the values here. Where a
+//! type has to be `Sync`, the standard library's locks take its place, and no thread ever waits for
+//! them.
 //!
-//! What this can't show: effects of weak memory orders, for every atomic operation takes effect at
-//! once and in one order; and starvation by a lock, since whoever waits for one may get it next.
+//! Two kinds of faults can't be found here:
+//!
+//! - Effects of weak memory orders. Every atomic operation takes effect at once and in one order.
+//! - Starvation by a lock. Any waiting thread may get the lock next.
 
 pub use std::*;
 
@@ -37,7 +39,7 @@ pub mod collections {
     pub use std::collections::*;
 }
 
-/// What the standard library has under the names that are taken here.
+/// The standard library's items under the names that are replaced here.
 pub mod real {
     pub use std::time::Instant;
     pub use std::{sync, thread};
@@ -49,7 +51,7 @@ pub mod thread {
     pub use shuttle::thread::{Builder, JoinHandle, current, spawn, yield_now};
     pub use std::thread::{Result, panicking};
 
-    /// Time stands still (see [`crate::time`]), so a sleep lets others go first, and that is all.
+    /// A sleep only lets other threads run, because time stands still (see [`crate::time`]).
     pub fn sleep(_: std::time::Duration) {
         yield_now();
     }

@@ -14,12 +14,12 @@ use crate::sched::{Id, block_until, choose, me, pass_a_moment, switch, wake};
 use crate::time::{Alarm, Duration, Instant};
 
 pub struct Mutex<T> {
-    turn: sync::Mutex<Turn>,
+    owner: sync::Mutex<Owner>,
     data: sync::Mutex<T>,
 }
 
 #[derive(Default)]
-struct Turn {
+struct Owner {
     taken: bool,
     waiting: Vec<Id>,
 }
@@ -43,8 +43,8 @@ fn own<T>(lock: &sync::Mutex<T>) -> sync::MutexGuard<'_, T> {
 
 impl<T> Mutex<T> {
     pub const fn new(value: T) -> Self {
-        let turn = Turn { taken: false, waiting: Vec::new() };
-        Self { turn: sync::Mutex::new(turn), data: sync::Mutex::new(value) }
+        let owner = Owner { taken: false, waiting: Vec::new() };
+        Self { owner: sync::Mutex::new(owner), data: sync::Mutex::new(value) }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
@@ -55,32 +55,32 @@ impl<T> Mutex<T> {
 
     fn lock_now(&self) {
         block_until(|| {
-            let mut turn = own(&self.turn);
-            if turn.taken {
+            let mut owner = own(&self.owner);
+            if owner.taken {
                 let me = me();
-                if !turn.waiting.contains(&me) {
-                    turn.waiting.push(me);
+                if !owner.waiting.contains(&me) {
+                    owner.waiting.push(me);
                 }
             }
-            !std::mem::replace(&mut turn.taken, true)
+            !std::mem::replace(&mut owner.taken, true)
         });
-        let mut turn = own(&self.turn);
+        let mut owner = own(&self.owner);
         let me = me();
-        turn.waiting.retain(|&id| id != me);
+        owner.waiting.retain(|&id| id != me);
     }
 
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         switch();
-        let free = !std::mem::replace(&mut own(&self.turn).taken, true);
+        let free = !std::mem::replace(&mut own(&self.owner).taken, true);
         free.then(|| MutexGuard { mutex: self, data: Some(own(&self.data)) })
     }
 
     /// Frees the lock and lets all waiting threads try.
     fn unlock(&self) {
-        let mut turn = own(&self.turn);
-        turn.taken = false;
-        let waiting = std::mem::take(&mut turn.waiting);
-        drop(turn);
+        let mut owner = own(&self.owner);
+        owner.taken = false;
+        let waiting = std::mem::take(&mut owner.waiting);
+        drop(owner);
         waiting.into_iter().for_each(wake);
     }
 }

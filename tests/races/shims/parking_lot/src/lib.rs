@@ -1,3 +1,3 @@
-//! What gmux uses of parking_lot, under the scheduler's control.
+//! The parts of parking_lot that gmux uses, under the scheduler's control.
 
 pub use facade::locks::{Condvar, Mutex, MutexGuard, WaitTimeoutResult};
