@@ -1,9 +1,9 @@
 //! [`copy_bidirectional`]: the copy that a forwarder makes between two connections.
 //!
 //! # Invariants
-//! - A copy has two threads: the caller's, and one that ends before the call does.
-//! - Bytes that were read are written before the copy passes an end of file on, or returns an
-//!   error. This holds as far as the other connection accepts them.
+//! - A copy has two threads: the caller's, and a second one that stops before the call returns.
+//! - Bytes that were read are written, as far as the other connection accepts them. Only then the
+//!   copy passes an end of file on, or returns an error.
 //! - If a copy fails to start, both connections get their previous timeouts back.
 
 use std::io;
@@ -22,9 +22,9 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// Copies from `a` to `b` and from `b` to `a` until both directions have ended. Returns the number
 /// of bytes for each direction.
 ///
-/// A copy uses two threads: the caller's, and one named `gmux-copy`, which has ended when the call
-/// returns. There is no time limit, so a silent pair of connections is copied without end.
-/// [`CopyOptions`] has timeouts.
+/// A copy uses two threads: the caller's, and one named `gmux-copy`, which stops before the call
+/// returns. There is no time limit. If no byte moves, the call waits forever. [`CopyOptions`] has
+/// timeouts.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
@@ -75,18 +75,20 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// on. That is a half-close. When both directions have ended, the call returns Ok. The caller still
 /// has to drop the connections.
 ///
-/// When one direction fails, both end, and the first failure is returned. Bytes that were received
-/// from the failed connection before the failure are still written to the other connection, for at
-/// most 5 s without progress, and at most 16 MiB. No end of file is passed on. After that:
+/// When one direction fails, both directions end, and the call returns the first failure. Bytes
+/// that were received from the failed connection before the failure are still written to the other
+/// connection, for at most 5 s without progress, and at most 16 MiB. No end of file is passed on.
+/// After that:
 ///
 /// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file. So
 ///   an end of file [doesn't prove](crate#an-end-of-file-is-no-proof) that the data is complete.
 ///   Versions 1 and 2 can't express a failure.
-/// - A **TCP socket** has been shut down for reading, and no FIN was sent. If the caller drops it
-///   now with all its clones, its peer reads the written bytes, and then an end of file, as if the
-///   copy had succeeded. The peer sees a reset instead if it has sent bytes that weren't read. To
-///   show the peer a reset in any case, set `SO_LINGER` to zero, which std can't do, then drop the
-///   socket. The reset throws away data that the system hasn't sent yet.
+/// - A **TCP socket** has been shut down for reading, and no FIN was sent. If the caller now drops
+///   the socket and all its clones, the peer reads the written bytes, and then an end of file, as
+///   if the copy had succeeded. If the peer has sent bytes that weren't read, it sees a reset
+///   instead. To show the peer a reset in any case, set `SO_LINGER` to zero and drop the socket.
+///   std can't set that option, but the crate socket2 can. A reset throws away data that the system
+///   hasn't sent yet.
 /// - A **Unix socket** is in the same state, but has no such option. Its peer reads an end of file,
 ///   or a reset if it has sent bytes that weren't read.
 /// - On Windows both kinds of sockets have sent FIN.
@@ -110,9 +112,9 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///
 /// If a socket's peer gives up a download, the next write to the socket fails, and the copy closes
 /// the stream. Then the stream's peer reads an end of file. The peer's writes go on as [the
-/// guide](crate#an-end-of-file-is-no-proof) says. On version 2 they wait for window until
-/// [`half_close_stall`](crate::Config::half_close_stall) has passed (60 s). If the stream's peer
-/// runs a copy too, the idle timeout of that copy makes its writes fail earlier.
+/// guide](crate#an-end-of-file-is-no-proof) says. On version 2 they wait for the peer's window, at
+/// most for [`half_close_stall`](crate::Config::half_close_stall) (60 s). If the stream's peer runs
+/// a copy too, the idle timeout of that copy makes its writes fail earlier.
 ///
 /// # Blocking
 /// The call is woken by everything that wakes a read or a write of the two connections: data, room,
@@ -131,8 +133,8 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// connection that was already prepared stays in blocking mode.
 ///
 /// # Panics
-/// If a [`Duplex`] of the caller's panics, both connections are aborted, and the panic goes on in
-/// the calling thread.
+/// If a method of [`Duplex`] panics, both connections are aborted, and the panic goes on in the
+/// calling thread.
 pub fn copy_bidirectional<A, B>(a: &A, b: &B) -> Result<Copied, CopyError>
 where
     A: Duplex + ?Sized,
@@ -141,7 +143,7 @@ where
     CopyOptions::new().run(a, b)
 }
 
-/// [`copy_bidirectional`] with timeouts, or for peers that know no half-close.
+/// [`copy_bidirectional`] with timeouts, or for peers that don't support half-close.
 ///
 /// ```
 /// use std::io::ErrorKind;
@@ -167,7 +169,7 @@ pub struct CopyOptions {
 }
 
 impl CopyOptions {
-    /// Returns options without timeouts that pass half-close on.
+    /// Returns options that have no timeouts and pass half-close on.
     pub fn new() -> Self {
         Self::default()
     }
@@ -189,11 +191,11 @@ impl CopyOptions {
     }
 
     /// Sets the idle timeout for the time after one direction has ended. If
-    /// [`idle_timeout`](Self::idle_timeout) is set as well, the shorter one holds.
+    /// [`idle_timeout`](Self::idle_timeout) is set as well, the shorter one applies.
     ///
-    /// A peer that is gone for good looks like a peer that has ended only its writing. Then a
-    /// silent other direction would wait forever. `None`, the default, sets no limit, because an
-    /// answer may take its time.
+    /// A peer that is gone may look like a peer that has ended only its writing. Without a limit
+    /// the copy would then wait forever for the other direction, if no byte moves there. `None`,
+    /// the default, sets no limit, because an answer may take long.
     pub fn half_close_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.half_closed = timeout;
         self
@@ -201,12 +203,12 @@ impl CopyOptions {
 
     /// Chooses whether half-close is passed on. The default is `true`.
     ///
-    /// With `false`, the first end of file ends both directions. This is for peers that know no
-    /// half-close, such as kcptun. The end of file is passed on after all data, as always. Then the
-    /// connection that it came from is [aborted](Duplex::abort). Bytes that the other connection
-    /// still sends are thrown away, until that connection ends, or for 5 s. (A socket that is
-    /// dropped with unread input is reset, and its peer may lose data that it hasn't read.) The
-    /// copy returns Ok.
+    /// With `false`, the first end of file ends both directions. This is for peers that don't
+    /// support half-close, such as kcptun. The end of file is passed on after all data. Then the
+    /// connection that it came from is [aborted](Duplex::abort). Bytes that still come from the
+    /// other connection are thrown away, until its end of file, or for 5 s. (They have to be read,
+    /// because a socket that is dropped with unread input is reset, and then its peer may lose
+    /// data.) The copy returns Ok.
     pub fn half_close(mut self, passed_on: bool) -> Self {
         self.ends_both = !passed_on;
         self
@@ -217,8 +219,8 @@ impl CopyOptions {
         [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
     }
 
-    /// Returns the longest time of one read. After it the thread checks the copy's timeouts. A new
-    /// timeout of a socket doesn't affect a read that is already blocked.
+    /// Returns the longest time of one read. After it the thread checks the copy's timeouts. This
+    /// is needed because a new timeout of a socket doesn't affect a read that is already blocked.
     fn read_bound(&self) -> Option<Duration> {
         [self.idle, self.half_closed, self.ends_both.then_some(LOOK)].into_iter().flatten().min()
     }
@@ -230,7 +232,7 @@ impl CopyOptions {
     ///
     /// - The kind is `InvalidInput` if a timeout is zero.
     /// - The kind is `Unsupported` if an option needs read timeouts and a connection has none.
-    ///   Sockets on Windows have none, because a read that timed out leaves them in no defined
+    ///   Sockets on Windows have none, because a read that timed out leaves them in an undefined
     ///   state.
     ///
     /// # Panics
@@ -285,8 +287,8 @@ impl CopyOptions {
                 Err(error) => return Err(error),
             }
         }
-        // This comes last. Its changes, such as of a mode, aren't undone if the other connection
-        // can't be copied.
+        // Do this last. Its changes, such as blocking mode, aren't undone if the other connection
+        // can't be prepared.
         ends.iter().try_for_each(|end| end.prepare())?;
         Ok(bounds)
     }

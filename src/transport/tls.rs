@@ -1,20 +1,21 @@
 //! TLS over any transport, by rustls, in both directions at once.
 //!
 //! rustls keeps one state for both directions, so it can't be split. But its calls never wait. Only
-//! the inner transport waits, and that can be split. So each half of [`Tls`] has the inner half for
-//! itself. Both share rustls's state under a lock that is held only around rustls's calls:
+//! the inner transport waits, and the inner transport can be split. So each half of [`Tls`] owns
+//! one half of the inner transport. Both share rustls's state under a lock that is held only around
+//! rustls's calls:
 //!
 //! ```text
 //! reader: inner read ──▶ ciphertext ──▶ [lock: decrypt] ──▶ plaintext
 //! writer: plaintext ──▶ [lock: encrypt] ──▶ ciphertext ──▶ inner write
 //! ```
 //!
-//! TLS makes answers to the input, such as new keys and alerts. The writer sends them.
-//! [`Control::wants_flush`](super::Control::wants_flush) tells it that there is an answer. [`link`]
-//! says which lock guards which state.
+//! rustls makes answers to the input, such as new keys and alerts. The writer sends them.
+//! [`Control::wants_flush`](super::Control::wants_flush) tells the writer that there is an answer.
+//! [`link`] says which lock guards which state.
 //!
-//! Invariant: after the beginning of the handshake, no code outside of this directory sees a rustls
-//! connection. So if a later version of rustls can be split into halves, only this directory has to
+//! Invariant: once the handshake has begun, no code outside of this module sees the rustls
+//! connection. So if a later version of rustls can be split into halves, only this module has to
 //! change.
 
 use std::fmt;
@@ -104,8 +105,9 @@ use outgoing::{TlsControl, TlsWriter};
 /// ```
 ///
 /// # Who the client is
-/// Here is a server that asks for certificates, and a client that has one. `chain` is an end's own
-/// certificate and the certificates that vouch for it. `key` is its private key.
+/// Here is a server that asks for certificates, and a client that has one. `chain` is the
+/// certificate of the server or client, followed by the certificates that vouch for it. `key` is
+/// the private key of that certificate.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -137,18 +139,18 @@ use outgoing::{TlsControl, TlsWriter};
 ///
 /// # The end of a connection
 /// [`Session::close`](crate::Session::close) sends `close_notify`, ends the writing of the
-/// transport below, and waits for the peer's `close_notify`. If the peer's side ends without it,
-/// calls fail with an error that says so. Data and `close_notify` that came before a failure are
-/// delivered first.
+/// transport below, and waits for the peer's `close_notify`. If the peer's side ends without
+/// `close_notify`, calls fail with an error that says so. Data and `close_notify` that came before
+/// a failure are delivered first.
 ///
-/// On TLS 1.3 a client finishes its handshake before the server has looked at the client's
-/// certificate. A refusal is then the error of the session.
+/// On TLS 1.3 a client finishes its handshake before the server has checked the client's
+/// certificate. If the server then refuses it, the session ends with an error.
 /// [`close_reason`](crate::Session::close_reason) and the calls that fail show the server's alert,
 /// such as `CertificateRequired`.
 ///
 /// # Limits
-/// - With TLS 1.2 the keys wear out (for AES-GCM after 2^24 records, 256 GiB of bulk data). Then
-///   the session ends with an error that says so. TLS 1.3 makes new keys.
+/// - With TLS 1.2 the keys are used up at some time (for AES-GCM after 2^24 records, 256 GiB of
+///   bulk data). Then the session ends with an error that says so. TLS 1.3 makes new keys.
 /// - Early data (0-RTT) isn't sent. A server that has accepted early data fails the handshake. An
 ///   attacker can repeat early data, so leave `max_early_data_size` at 0.
 /// - Data counts as handed over when it is encrypted, though it may still wait to be written. A
@@ -165,28 +167,31 @@ impl Tls {
     /// session. `timeout` limits the whole handshake. A peer that sends a byte now and then can't
     /// prolong it.
     ///
-    /// `connection` is a `rustls::ClientConnection` or `ServerConnection`. It may have done its
-    /// handshake before, over the same transport.
+    /// `connection` is a `rustls::ClientConnection` or `ServerConnection`. It may already have done
+    /// its handshake over this transport.
     ///
     /// **Ok at a client doesn't mean that the server has accepted its certificate.** With TLS 1.3
-    /// the server looks at the certificate after the client's handshake is done. The server's first
-    /// answer on a stream confirms it. A refusal ends the session later, with an error. See [The
-    /// end of a connection](Tls#the-end-of-a-connection).
+    /// the server checks the certificate after the client's handshake is done. The server's first
+    /// answer on a stream shows that it has accepted the certificate. A refusal ends the session
+    /// later, with an error. See [The end of a connection](Tls#the-end-of-a-connection).
     ///
-    /// The timeout holds in two cases. The transport can bound its reads and writes, as sockets can
-    /// (except on Windows). Or its [`Control::abort`](super::Control::abort) ends blocked calls.
-    /// Then a second thread calls it at the timeout. Pipes have neither by themselves. See
-    /// [`Pair::with_abort`](super::Pair::with_abort).
+    /// The timeout works if one of these is true:
+    ///
+    /// - The transport can bound its reads and writes, as sockets can (except on Windows).
+    /// - Its [`Control::abort`](super::Control::abort) makes blocked calls return. A second thread
+    ///   calls `abort` when the timeout has passed.
+    ///
+    /// Neither is true for pipes, unless they are a pair [with an abort](super::Pair::with_abort).
     ///
     /// # Errors
     /// All texts begin with "TLS handshake:". After an error the transport has been aborted and
     /// dropped.
     ///
     /// - `TimedOut`: the timeout has passed.
-    /// - `InvalidData`: TLS failed at either end. The `source` is the `rustls::Error`, such as
-    ///   `InvalidCertificate`, or `AlertReceived` if the peer refused. If this end found the fault,
-    ///   it tells the peer by an alert. Sending the alert may take up to one second, which counts
-    ///   in `timeout`.
+    /// - `InvalidData`: TLS failed, at this end or at the peer. The `source` is the
+    ///   `rustls::Error`, such as `InvalidCertificate`, or `AlertReceived` if the peer refused. If
+    ///   this end found the fault, it tells the peer by an alert. Sending the alert may take up to
+    ///   one second, which counts in `timeout`.
     /// - `UnexpectedEof`: the peer ended the connection during the handshake.
     /// - Other kinds are errors of the transport.
     ///

@@ -14,12 +14,13 @@
 //! # Reading ahead
 //! Bulk data comes as a run of frames of one length. During a run, one read asks for the rest of
 //! the payload and for whole frames behind it. Each of these frames is read with its header into a
-//! separate pooled buffer. If the guess is right, up to eight frames arrive with one system call,
-//! each in the place where it belongs. If the guess is wrong, the bytes that were read ahead are
-//! copied to the read buffer and parsed from there.
+//! separate pooled buffer. The reader guesses that they will have the same length. If the guess is
+//! right, up to eight frames arrive with one system call, each in the place where it belongs. If
+//! the guess is wrong, the bytes that were read ahead are copied to the read buffer and parsed from
+//! there.
 //!
 //! # Invariants
-//! - Any split of the input gives the same steps.
+//! - The steps that [`FrameReader::next`] returns don't depend on how the reads split the input.
 //! - The unparsed input is the read buffer's `start..end`, then the buffers of `ahead` in their
 //!   order.
 //! - While the transport is read into a payload's buffer, the read buffer and `ahead` are empty.
@@ -33,7 +34,7 @@ use super::header::{Command, HEADER_LEN, Header};
 use crate::error::{Error, Result, start_of};
 use crate::pool::{Buffer, BufferPool};
 
-/// Size of the read buffer, in bytes. One read brings up to this amount of small frames. A session
+/// Size of the read buffer, in bytes. One read returns up to this amount of small frames. A session
 /// has a read buffer for its whole life, so this size is part of the cost of an idle session. After
 /// a wrong guess the buffer may keep up to [`READ_BUFFER_KEPT`].
 const READ_BUFFER: usize = 16 * 1024;
@@ -42,11 +43,12 @@ const READ_BUFFER: usize = 16 * 1024;
 /// default size. An idle session may keep 64 KiB at most, and this is the largest part of it.
 const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 
-/// Number of successive payloads of one length that make a run. Two of them may come by chance.
+/// Number of successive payloads of one length that make a run. Two payloads may have one length by
+/// chance.
 const RUN: usize = 3;
 
-/// Largest payload that `inline` accepts, in bytes. It fits the read buffer with its header. The
-/// caller collects larger payloads.
+/// Largest payload that `inline` accepts, in bytes. With its header, it fits into the read buffer.
+/// The caller collects larger payloads.
 pub(crate) const INLINE_MAX: usize = 4096;
 
 /// Number of bytes that a read asks for behind a collected payload, outside of a run. They are
@@ -85,7 +87,7 @@ pub(crate) struct PayloadBuffer {
 /// isn't complete yet.
 ///
 /// The version is checked first, because the meaning of a command byte depends on it. It is checked
-/// as soon as its byte is there, because a peer of another protocol may send a few bytes and wait.
+/// as soon as its byte has come, because a peer of another protocol may send a few bytes and wait.
 fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
     match come.first() {
         Some(&theirs) if theirs != ours => {
@@ -98,7 +100,7 @@ fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
 /// The result of [`FrameReader::next`].
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Nothing is complete. Call `fill`.
+    /// No step is complete. Call `fill`.
     NeedInput,
     /// A header. If its length isn't 0, choose the place of the payload.
     Header(Header),
@@ -114,7 +116,7 @@ pub(crate) struct FrameReader {
     read_buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// The place of the inline payload that was returned last, just before `start`.
+    /// The place in the read buffer of the inline payload that was returned last.
     payload: std::ops::Range<usize>,
     state: State,
     /// Buffers that were read ahead, each with its number of filled bytes. All except the last are
@@ -159,8 +161,8 @@ impl FrameReader {
                         && let Some((front, filled)) = self.ahead.front()
                         && let Some(header) = decode(&front[..*filled], self.version)?
                     {
-                        // The guess was right: the frame has the length of its buffer, and nothing
-                        // lies behind it in that buffer.
+                        // The guess was right if the frame has the length of its buffer. Then no
+                        // other frame lies in that buffer.
                         if HEADER_LEN + usize::from(header.length) == front.len() {
                             self.state = State::Undecided(header);
                             return Ok(Step::Header(header));
@@ -224,7 +226,8 @@ impl FrameReader {
                         return Ok(Step::NeedInput);
                     }
                 }
-                // The caller didn't choose. Reading past is the only choice that can't go wrong.
+                // The caller didn't choose a place. Skipping the payload is the only choice that
+                // can't go wrong.
                 State::Undecided(header) => {
                     self.state = State::Undecided(header);
                     self.skip();
@@ -249,13 +252,13 @@ impl FrameReader {
         true
     }
 
-    /// Returns the buffer of the frame whose header was just returned, if the frame lies in a
-    /// buffer of its own.
+    /// Returns the buffer of the frame whose header was just returned, if the frame was read ahead
+    /// into a separate buffer.
     fn adopt(&mut self) -> Option<(Buffer, usize)> {
         if self.start == self.end { self.ahead.pop_front() } else { None }
     }
 
-    /// Reads past the payload of the header just returned.
+    /// Reads the payload of the header just returned, and throws it away.
     pub(crate) fn skip(&mut self) {
         if let State::Undecided(header) = self.state {
             let here = self.adopt().map_or(0, |(_, filled)| filled - HEADER_LEN);
@@ -274,8 +277,8 @@ impl FrameReader {
     }
 
     /// Returns a buffer for the payload of the header just returned. It is the buffer in which the
-    /// payload lies already, or one from the pool. The caller passes it to
-    /// [`collect`](Self::collect), or parses no further.
+    /// payload lies already, or one from the pool. The caller must pass the buffer to
+    /// [`collect`](Self::collect), or stop parsing.
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<PayloadBuffer> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
@@ -297,7 +300,7 @@ impl FrameReader {
         }
     }
 
-    /// Gives back the buffers that nothing was read into. Called when the caller is about to wait.
+    /// Gives the empty buffers back to the pool. Called when the caller is about to wait.
     pub(crate) fn rest(&mut self) {
         self.spare.clear();
     }
@@ -314,9 +317,9 @@ impl FrameReader {
         &self.read_buffer[self.payload.clone()]
     }
 
-    /// Makes the received part of a data frame the next step, as if the frame had that length.
-    /// Called when the input has ended, because then the rest will never come. Returns whether
-    /// there is such a part.
+    /// Shortens an incomplete data frame to its received part. The next step then returns that
+    /// part. Called when the input has ended, because then the rest will never come. Returns
+    /// whether there is such a part.
     pub(crate) fn cut_short(&mut self) -> bool {
         let (header, come) = match &mut self.state {
             State::Inline(header) => (header, self.end - self.start),
@@ -330,8 +333,8 @@ impl FrameReader {
         true
     }
 
-    /// Returns whether a frame has begun and isn't complete. Then an end of the input is a
-    /// truncation.
+    /// Returns whether a frame has begun and isn't complete. If the input ends then, it was
+    /// truncated.
     pub(crate) fn inside_frame(&self) -> bool {
         self.end > self.start || !matches!(self.state, State::Header)
     }
@@ -376,8 +379,8 @@ mod tests {
         }
     }
 
-    /// Returns all frames of `data` as the reader sees them. The place of a payload depends on its
-    /// length alone, except that payloads of stream 9 are skipped.
+    /// Returns all frames of `data` as the reader sees them. The place of a payload depends only on
+    /// its length, except that payloads of stream 9 are skipped.
     fn frames(data: &[u8], sizes: Vec<usize>) -> (Vec<Frame>, bool) {
         let pool = BufferPool::new();
         let mut input = Pieces { data, sizes: sizes.into_iter().cycle() };
@@ -451,7 +454,7 @@ mod tests {
             .collect()
     }
 
-    /// Reads `count` frames to buffers of their own. Returns the offset of each payload in its
+    /// Reads `count` frames, each into a separate buffer. Returns the offset of each payload in its
     /// buffer, and the number of reads.
     fn collect(
         reader: &mut FrameReader,
@@ -488,10 +491,11 @@ mod tests {
         let mut input = Counted { data: &bytes, reads: 0 };
         let mut reader = FrameReader::new(1, 1 << 20);
         let mut next = |n| collect(&mut reader, &mut input, &pool, n);
-        // Outside of a run each frame takes a read, and the first header takes one of its own. A
+        // Outside of a run each frame takes one read. The first header takes a further one. A
         // payload whose offset is 8 has its header in front of it, so it was read ahead.
         assert_eq!(next(2), (vec![0, 0], 3));
-        // The third frame of a length makes a run: one frame is read ahead, then three, then seven.
+        // The third frame of one length makes a run. Then one frame is read ahead, then three, then
+        // seven.
         assert_eq!(next(2), (vec![0, 8], 1));
         assert_eq!(next(4), (vec![0, 8, 8, 8], 2));
         for _ in 0..3 {
@@ -647,8 +651,8 @@ mod tests {
         let held = pool.idle();
         reader.rest();
         assert_eq!(pool.idle(), held + 7);
-        // Outside of a payload, a read may wait for long. The buffers are also given back before
-        // it.
+        // A read of a header may wait long. The empty buffers are also given back before such a
+        // read.
         input.data = &bytes[8 * frame + 100..9 * frame];
         collect(&mut reader, &mut input, &pool, 1);
         let held = pool.idle();
