@@ -248,10 +248,10 @@ fn assert_write_failed(asked: &Asked, seen: impl Fn(&Error) -> bool) {
     assert!(seen(&reason), "{reason:?}");
     until(|| (&asked.stream).write(b"more").is_err());
     assert!(asked.session.open("late").is_err());
-    asked.script.frame(1, Command::Psh, 3, b"what came all the same");
+    asked.script.frame(1, Command::Psh, 3, b"received all the same!");
     let mut text = [0; 22];
     (&asked.stream).read_exact(&mut text).unwrap();
-    assert_eq!(&text, b"what came all the same");
+    assert_eq!(&text, b"received all the same!");
     assert!(asked.script.frames().is_empty());
 }
 

@@ -470,8 +470,8 @@ fn drain_gives_up_after_its_timeout_and_closes() {
 /// P44: a drain returns when the session ends. So two ends that drain at once don't wait for each
 /// other.
 #[test]
-fn a_drain_is_over_when_the_session_ends() {
-    test("a_drain_is_over_when_the_session_ends", || {
+fn a_drain_returns_when_the_session_ends() {
+    test("a_drain_returns_when_the_session_ends", || {
         let (raw, session) = against_client(quiet(), 1);
         let _stream = session.open("").unwrap();
         let drain = blocked("drain-end", {

@@ -327,8 +327,8 @@ fn a_notifier_is_called_once_though_endings_race() {
 
 /// P64: if a session ends by itself, the notifiers of all its streams are called.
 #[test]
-fn every_stream_of_a_session_is_told() {
-    test("every_stream_of_a_session_is_told", || {
+fn the_notifiers_of_all_streams_are_called_when_a_session_ends() {
+    test("the_notifiers_of_all_streams_are_called_when_a_session_ends", || {
         let (raw, session) = against_client(quiet(), 1);
         let (tell, told) = mpsc::channel();
         let streams: Vec<_> = (0..50).map(|_| session.open("").unwrap()).collect();

@@ -180,12 +180,12 @@ fn after_shutdown_read_reads_return_0_and_the_peer_is_not_held_up() {
             let ours = client.open("").unwrap();
             (&ours).write_all(b"buffered").unwrap();
             (&ours).flush().unwrap();
-            let _next = client.open("what came before it is delivered").unwrap();
+            let _next = client.open("all data before this SYN is delivered").unwrap();
             let mut theirs = server.accept().unwrap();
             let _next = server.accept().unwrap();
             assert!(server.stats().receive_buffered > 0);
             theirs.shutdown(Shutdown::Read).unwrap();
-            assert_eq!(theirs.read(&mut [0; 9]).unwrap(), 0, "what was buffered is gone");
+            assert_eq!(theirs.read(&mut [0; 9]).unwrap(), 0, "the buffered data is dropped");
             assert_eq!(server.stats().receive_buffered, 0);
             // This is more than every window and budget. It is dropped on arrival, and counts as
             // consumed.

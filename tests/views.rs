@@ -102,8 +102,8 @@ fn a_stream_whose_peer_takes_nothing_shows_waiting_bytes_and_calls() {
 
 /// P87: a writer that has nothing to do is parked. After the session's end it has ended.
 #[test]
-fn the_writer_is_parked_or_gone() {
-    test("the_writer_is_parked_or_gone", || {
+fn the_writer_is_parked_or_has_ended() {
+    test("the_writer_is_parked_or_has_ended", || {
         let (client, server) = pair(quiet());
         until(|| client.stats().writer == WriterState::Parked);
         drop(server);
