@@ -453,7 +453,7 @@ fn updates_ignore_an_expired_deadline() {
 
 // ---- fairness -----------------------------------------------------------------------------------
 
-/// A test of smux, without its chance: several streams all have more to send than the link takes.
+/// A test of smux, but deterministic: several streams all have more to send than the link takes.
 /// Their shares differ by less than a quarter, whatever their frames and writes are.
 #[test]
 fn streams_share_the_link_by_bytes() {

@@ -57,21 +57,21 @@ pub enum Fate {
 /// The memory that an attack may cost, by the settings that limit it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
-    /// The attack costs received data that nobody reads: `max_receive_buffer`.
+    /// The attack fills the receive budget with unread data: `max_receive_buffer`.
     pub data: bool,
-    /// The attack costs names: half of `max_receive_buffer`.
+    /// The attack fills the memory for names: half of `max_receive_buffer`.
     pub names: bool,
-    /// The attack costs up to this many streams: `max_streams`, `accept_backlog`, or the number
-    /// that the attack has open at once.
+    /// The attack makes up to this many streams: `max_streams`, `accept_backlog`, or the number
+    /// that it has open at once.
     pub streams: usize,
-    /// The attack costs refusals that can't be sent.
+    /// The attack causes refusals that can't be sent.
     pub refusals: bool,
     /// Upper limit of the threads that the attack makes the victim start: the application's for its
     /// streams, and gmux's for close notifiers.
     pub threads: usize,
-    /// The attack costs up to this many sessions at once.
+    /// The attack makes up to this many sessions at once.
     pub sessions: usize,
-    /// The attack costs idle buffers of this many sizes.
+    /// The attack leaves idle buffers of this many sizes.
     pub idle_sizes: usize,
     /// This many streams have accepted data from the application that they can't send:
     /// `max_send_buffer` each.
@@ -91,11 +91,11 @@ const STREAM: usize = 800;
 
 /// Upper limit of a session's memory, in bytes: two threads' stacks as far as they are touched, the
 /// reader's buffer, and the bytes read ahead.
-const SESSION: usize = 64 * KIB + WINDOW;
+const SESSION: usize = 64 * KIB + READ_BUFFER;
 
 /// Memory of a session's reader that isn't charged: its buffer after a wrong guess made it grow,
 /// and seven frames read ahead.
-const WINDOW: usize = 8 * 65_543;
+const READ_BUFFER: usize = 8 * 65_543;
 
 /// Growth of the process that no attack causes: threads, the allocator's arenas, the measuring.
 const FIXED: usize = 2 * MIB;

@@ -574,7 +574,7 @@ struct Pipe {
 #[derive(Default)]
 struct PipeState {
     bytes: VecDeque<u8>,
-    /// How the writing end is gone: with an end of file, or with a reset.
+    /// The way in which the writing end went away: an end of file, or a reset.
     end: Option<End>,
     /// Set once the reading end is gone, or its owner has aborted.
     reader_gone: bool,

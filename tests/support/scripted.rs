@@ -29,7 +29,7 @@ pub struct State {
     piece: Option<usize>,
     /// Bytes that the session has written.
     pub written: Vec<u8>,
-    /// How many more bytes the session may write before its writes block.
+    /// Number of bytes that the session may still write before its writes block.
     allowed: usize,
     /// Number of bytes in the write that is blocked.
     pub offered: usize,

@@ -51,7 +51,7 @@ struct State {
     aborted: bool,
     written: Vec<u8>,
     calls: usize,
-    /// How many of the two halves and the control were dropped.
+    /// Number of dropped parts, of the two halves and the control.
     dropped: usize,
 }
 

@@ -37,7 +37,7 @@ struct State {
     /// Reads have a time bound now.
     bound: bool,
     was_bound: bool,
-    /// How many more writes may take only a part, or nothing.
+    /// Number of later writes that may take only a part, or nothing.
     moods: usize,
 }
 
