@@ -56,7 +56,7 @@ use sync::budget::{Budget, Charge};
 use sync::read_handoff::ReadHandoff;
 use sync::shaper::{Queue, shaper};
 use sync::stream::{Env, Name, SharedStream, Small, Take, Wakes};
-use wire::reader::{FrameReader, INLINE_MAX, Step};
+use wire::reader::{FrameReader, SMALL_PAYLOAD_MAX, Step};
 use wire::writer::Batch;
 use wire::{Command, HEADER_LEN, Header};
 
@@ -174,16 +174,18 @@ impl Pipeline {
                         break;
                     }
                 }
-                Step::Header(header) if header.command == Command::Syn => self.frames.inline(),
-                Step::Header(header) if usize::from(header.length) <= INLINE_MAX => {
-                    self.frames.inline()
+                Step::Header(header) if header.command == Command::Syn => {
+                    self.frames.take_buffered()
+                }
+                Step::Header(header) if usize::from(header.length) <= SMALL_PAYLOAD_MAX => {
+                    self.frames.take_buffered()
                 }
                 Step::Header(_) => {
                     let payload = self.frames.prepare(self.receiver.pool).unwrap();
                     self.frames.collect(payload);
                 }
-                Step::Inline(header) if header.command == Command::Syn => {}
-                Step::Inline(header) => {
+                Step::Buffered(header) if header.command == Command::Syn => {}
+                Step::Buffered(header) => {
                     let data = self.frames.payload();
                     let env = &self.receiver;
                     self.unread += data.len();
@@ -249,14 +251,14 @@ fn codec(c: &mut Criterion) {
                         Step::NeedInput => {
                             let _ = reader.fill(&mut input, BufferPool::shared()).unwrap();
                         }
-                        Step::Header(header) if usize::from(header.length) <= INLINE_MAX => {
-                            reader.inline()
+                        Step::Header(header) if usize::from(header.length) <= SMALL_PAYLOAD_MAX => {
+                            reader.take_buffered()
                         }
                         Step::Header(_) => {
                             let payload = reader.prepare(BufferPool::shared()).unwrap();
                             reader.collect(payload);
                         }
-                        Step::Inline(_) | Step::Collected(..) => seen += 1,
+                        Step::Buffered(_) | Step::Collected(..) => seen += 1,
                     }
                 }
             });

@@ -38,7 +38,7 @@ use crate::sync::close::Phase;
 use crate::sync::shaper::Signal;
 use crate::sync::stream::{SharedStream, Wakes};
 use crate::transport::{Backoff, BoundReads};
-use crate::wire::reader::{FrameReader, INLINE_MAX, Step};
+use crate::wire::reader::{FrameReader, SMALL_PAYLOAD_MAX, Step};
 
 pub(super) use inline::read_inline;
 use inline::{INLINE_READ_BOUND, Outcome, RequestReplyDetector};
@@ -207,7 +207,7 @@ impl Reader<'_> {
         match self.input.frames.next().map_err(|error| self.with_peer(error))? {
             Step::NeedInput => return Ok(false),
             Step::Header(header) => self.header(header)?,
-            Step::Inline(header) => self.small_payload(header)?,
+            Step::Buffered(header) => self.small_payload(header)?,
             Step::Collected(header, payload) => self.large_payload(header, payload)?,
         }
         Ok(true)

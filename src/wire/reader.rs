@@ -6,7 +6,7 @@
 //! | call | place |
 //! |---|---|
 //! | [`skip`](FrameReader::skip) | none, the payload is read and thrown away |
-//! | [`inline`](FrameReader::inline) | the reader's own read buffer, for small payloads |
+//! | [`take_buffered`](FrameReader::take_buffered) | the reader's own read buffer, for small payloads |
 //! | [`prepare`](FrameReader::prepare), then [`collect`](FrameReader::collect) | a pooled buffer |
 //!
 //! Between the header and that choice the caller may wait for budget.
@@ -47,9 +47,9 @@ const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 /// chance.
 const RUN: usize = 3;
 
-/// Largest payload that `inline` accepts, in bytes. With its header, it fits into the read buffer.
+/// Largest payload that `take_buffered` accepts, in bytes. With its header, it fits into the read buffer.
 /// The caller collects larger payloads.
-pub(crate) const INLINE_MAX: usize = 4096;
+pub(crate) const SMALL_PAYLOAD_MAX: usize = 4096;
 
 /// Number of bytes that a read asks for behind a collected payload, outside of a run. They are
 /// enough for the next header and some small frames. They are few, so that little of the next large
@@ -64,7 +64,7 @@ enum State {
     Header,
     /// A header was returned. Its payload has no place yet.
     Undecided(Header),
-    Inline(Header),
+    Buffered(Header),
     Collect {
         header: Header,
         payload: PayloadBuffer,
@@ -104,8 +104,8 @@ pub(crate) enum Step {
     NeedInput,
     /// A header. If its length isn't 0, choose the place of the payload.
     Header(Header),
-    /// The payload that was asked for with `inline`. [`FrameReader::payload`] returns it.
-    Inline(Header),
+    /// The payload that was asked for with `take_buffered`. [`FrameReader::payload`] returns it.
+    Buffered(Header),
     /// The payload that was asked for with `collect`.
     Collected(Header, PayloadBuffer),
 }
@@ -116,7 +116,7 @@ pub(crate) struct FrameReader {
     read_buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// The place in the read buffer of the inline payload that was returned last.
+    /// The place in the read buffer of the buffered payload that was returned last.
     payload: std::ops::Range<usize>,
     state: State,
     /// Buffers that were read ahead, each with its number of filled bytes. All except the last are
@@ -185,10 +185,10 @@ impl FrameReader {
                     }
                     return Ok(Step::Header(header));
                 }
-                State::Inline(header) => {
+                State::Buffered(header) => {
                     let length = usize::from(header.length);
                     if available < length {
-                        self.state = State::Inline(header);
+                        self.state = State::Buffered(header);
                         if self.spill() {
                             continue;
                         }
@@ -196,7 +196,7 @@ impl FrameReader {
                     }
                     self.payload = self.start..self.start + length;
                     self.start += length;
-                    return Ok(Step::Inline(header));
+                    return Ok(Step::Buffered(header));
                 }
                 State::Collect { header, mut payload } => {
                     let wanted = usize::from(header.length) - payload.filled;
@@ -267,12 +267,12 @@ impl FrameReader {
     }
 
     /// Puts the payload of the header just returned into the read buffer. The payload has at most
-    /// [`INLINE_MAX`] bytes.
-    pub(crate) fn inline(&mut self) {
+    /// [`SMALL_PAYLOAD_MAX`] bytes.
+    pub(crate) fn take_buffered(&mut self) {
         if let State::Undecided(header) = self.state {
-            debug_assert!(usize::from(header.length) <= INLINE_MAX);
+            debug_assert!(usize::from(header.length) <= SMALL_PAYLOAD_MAX);
             self.run = (0, 0);
-            self.state = State::Inline(header);
+            self.state = State::Buffered(header);
         }
     }
 
@@ -283,8 +283,8 @@ impl FrameReader {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
         debug_assert!(
-            length > INLINE_MAX,
-            "a run of small payloads would be read ahead, where `inline` doesn't look"
+            length > SMALL_PAYLOAD_MAX,
+            "a run of small payloads would be read ahead, where `take_buffered` doesn't look"
         );
         if length == self.run.0 {
             self.run.1 += 1;
@@ -312,7 +312,7 @@ impl FrameReader {
         }
     }
 
-    /// Returns the payload of the `Inline` step just returned.
+    /// Returns the payload of the `Buffered` step just returned.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.read_buffer[self.payload.clone()]
     }
@@ -322,7 +322,7 @@ impl FrameReader {
     /// whether there is such a part.
     pub(crate) fn cut_short(&mut self) -> bool {
         let (header, come) = match &mut self.state {
-            State::Inline(header) => (header, self.end - self.start),
+            State::Buffered(header) => (header, self.end - self.start),
             State::Collect { header, payload } => (header, payload.filled),
             State::Header | State::Undecided(_) | State::Skip { .. } => return false,
         };
@@ -400,12 +400,14 @@ mod tests {
                     frames.push(Frame { header, payload: vec![] });
                     reader.skip();
                 }
-                Step::Header(header) if usize::from(header.length) <= INLINE_MAX => reader.inline(),
+                Step::Header(header) if usize::from(header.length) <= SMALL_PAYLOAD_MAX => {
+                    reader.take_buffered()
+                }
                 Step::Header(_) => {
                     let payload = reader.prepare(&pool).unwrap();
                     reader.collect(payload);
                 }
-                Step::Inline(header) => {
+                Step::Buffered(header) => {
                     frames.push(Frame { header, payload: reader.payload().to_vec() })
                 }
                 Step::Collected(header, PayloadBuffer { buffer, start, .. }) => {
@@ -478,7 +480,7 @@ mod tests {
                     assert!(payload.iter().all(|byte| *byte == payload[0]));
                     starts.push(start);
                 }
-                step @ Step::Inline(_) => panic!("{step:?}"),
+                step @ Step::Buffered(_) => panic!("{step:?}"),
             }
         }
         (starts, input.reads - before)
@@ -543,12 +545,12 @@ mod tests {
                         let _ = reader.fill(&mut input, &pool).unwrap();
                     }
                     Step::Header(header) if header.length == 0 => break,
-                    Step::Header(header) if header.length == 10 => reader.inline(),
+                    Step::Header(header) if header.length == 10 => reader.take_buffered(),
                     Step::Header(_) => {
                         let payload = reader.prepare(&pool).unwrap();
                         reader.collect(payload);
                     }
-                    Step::Inline(_) | Step::Collected(..) => break,
+                    Step::Buffered(_) | Step::Collected(..) => break,
                 }
             }
             // The next frames are read one by one, until the third begins a run.
@@ -602,7 +604,7 @@ mod tests {
                     Step::Collected(_, PayloadBuffer { buffer, start, .. }) => {
                         seen.push(buffer[start])
                     }
-                    step @ Step::Inline(_) => panic!("{step:?}"),
+                    step @ Step::Buffered(_) => panic!("{step:?}"),
                 }
             }
             let rest: Vec<u8> = (0..13).collect();
@@ -673,8 +675,8 @@ mod tests {
             match reader.next().unwrap() {
                 Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
                 Step::NeedInput => {}
-                Step::Header(_) => reader.inline(),
-                Step::Inline(_) => {}
+                Step::Header(_) => reader.take_buffered(),
+                Step::Buffered(_) => {}
                 step @ Step::Collected(..) => panic!("{step:?}"),
             }
         }
@@ -701,8 +703,8 @@ mod tests {
             match reader.next().unwrap() {
                 Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
                 Step::NeedInput => {}
-                Step::Header(_) => reader.inline(),
-                Step::Inline(_) => seen += reader.payload().len() + HEADER_LEN,
+                Step::Header(_) => reader.take_buffered(),
+                Step::Buffered(_) => seen += reader.payload().len() + HEADER_LEN,
                 step @ Step::Collected(..) => panic!("{step:?}"),
             }
             largest = largest.max(reader.read_buffer.capacity());
@@ -717,7 +719,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_frame_moves_when_the_next_might_not_fit_behind_it() {
-        let room = HEADER_LEN + INLINE_MAX;
+        let room = HEADER_LEN + SMALL_PAYLOAD_MAX;
         for (start, moves) in [(READ_BUFFER - room, false), (READ_BUFFER - room + 1, true)] {
             let pool = BufferPool::new();
             let bytes = [bulk(1, start - HEADER_LEN), bulk(1, 100)].concat();
@@ -757,8 +759,8 @@ mod tests {
             match reader.next().unwrap() {
                 Step::NeedInput if reader.fill(&mut input, &pool).unwrap() == 0 => break,
                 Step::NeedInput => {}
-                Step::Header(_) => reader.inline(),
-                Step::Inline(header) => {
+                Step::Header(_) => reader.take_buffered(),
+                Step::Buffered(header) => {
                     assert_eq!(reader.payload(), [1; 100]);
                     seen += usize::from(header.length);
                 }

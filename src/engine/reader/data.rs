@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::{INLINE_MAX, Pending, Reader};
+use super::{Pending, Reader, SMALL_PAYLOAD_MAX};
 use crate::proto::chunks::{Chunk, charge_for};
 use crate::proto::stream::Received;
 use crate::sync::budget::Charge;
@@ -21,8 +21,8 @@ impl Reader<'_> {
     /// Handles the header of a PSH. A small payload is delivered once it lies in the read buffer.
     /// For a large one this asks the stream and charges the budget, so it may block.
     pub(super) fn data(&mut self, header: Header, length: usize) {
-        if length <= INLINE_MAX {
-            self.input.frames.inline();
+        if length <= SMALL_PAYLOAD_MAX {
+            self.input.frames.take_buffered();
             return;
         }
         let Some(stream) = self.find(header.stream_id) else {

@@ -1,7 +1,7 @@
 //! Dispatches frames: decides where a frame's payload goes, and acts on the complete frame.
 //!
-//! A payload of up to [`INLINE_MAX`](crate::wire::reader::INLINE_MAX) bytes is small, and is taken
-//! from the read buffer. A larger one is collected in a buffer of its own.
+//! A payload of up to [`SMALL_PAYLOAD_MAX`](crate::wire::reader::SMALL_PAYLOAD_MAX) bytes is small,
+//! and is taken from the read buffer. A larger one is collected in a buffer of its own.
 //!
 //! Invariant: while a large payload is being collected, `pending` holds its destination.
 
@@ -26,7 +26,7 @@ impl Reader<'_> {
             Command::Syn => self.syn(header, length)?,
             Command::Psh if length == 0 => {}
             Command::Psh => self.data(header, length),
-            Command::Upd => self.input.frames.inline(),
+            Command::Upd => self.input.frames.take_buffered(),
             Command::Fin => match self.find(header.stream_id) {
                 Some(stream) if stream.peer_fin(self.input.now) => {}
                 Some(_) => self.session.counters.frames_ignored.add(1),

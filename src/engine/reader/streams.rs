@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{INLINE_MAX, Pending, Reader};
+use super::{Pending, Reader, SMALL_PAYLOAD_MAX};
 use crate::engine::warn_limiter::shown;
 use crate::error::{Error, Result};
 use crate::proto::registry::{Admission, Refusal};
@@ -27,7 +27,7 @@ impl Reader<'_> {
         }
         match length {
             0 => return self.open(header, &[]),
-            1..=INLINE_MAX => self.input.frames.inline(),
+            1..=SMALL_PAYLOAD_MAX => self.input.frames.take_buffered(),
             _ => match self.input.frames.prepare(self.session.env.pool) {
                 Some(payload) => {
                     self.input.pending = Some(Pending::Name);

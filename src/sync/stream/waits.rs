@@ -153,7 +153,7 @@ impl SharedStream {
 
     /// Waits until a call that has `left` bytes to write may write. Returns the room in bytes. A
     /// call that is in progress goes on as soon as there is any room. Other calls wait until there
-    /// is enough and it is their turn in the [queue](super::write_queue).
+    /// is enough and they are the first of the [queue](super::write_queue).
     pub(super) fn wait_for_room<'a>(
         self: &'a Arc<Self>,
         env: &Env,

@@ -70,7 +70,7 @@ impl State {
 }
 
 impl SharedStream {
-    /// Accepts `buf`, or the part that `take` asks for. Waits for room and for its turn among the
+    /// Accepts `buf`, or the part that `take` asks for. Waits for room and for its place among the
     /// writes. No bytes of other calls come between the bytes that it accepts.
     ///
     /// The caller unparks the writer.

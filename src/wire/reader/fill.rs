@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut, Read};
 
 use super::{
-    AHEAD, FrameReader, INLINE_MAX, LOOKAHEAD, PayloadBuffer, READ_BUFFER, READ_BUFFER_KEPT, RUN,
-    State,
+    AHEAD, FrameReader, LOOKAHEAD, PayloadBuffer, READ_BUFFER, READ_BUFFER_KEPT, RUN,
+    SMALL_PAYLOAD_MAX, State,
 };
 use crate::pool::{Buffer, BufferPool};
 use crate::wire::header::{HEADER_LEN, Header};
@@ -28,7 +28,7 @@ impl FrameReader {
             if self.read_buffer.capacity() > READ_BUFFER_KEPT {
                 self.read_buffer.shrink_to(READ_BUFFER);
             }
-        } else if self.read_buffer.len() - self.start < HEADER_LEN + INLINE_MAX {
+        } else if self.read_buffer.len() - self.start < HEADER_LEN + SMALL_PAYLOAD_MAX {
             self.read_buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;

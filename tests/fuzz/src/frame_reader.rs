@@ -8,7 +8,7 @@ use crate::choices::{Choices, payload};
 use crate::error::Error;
 use crate::pool::BufferPool;
 use crate::wire::HEADER_LEN;
-use crate::wire::reader::{FrameReader, INLINE_MAX, PayloadBuffer, Step};
+use crate::wire::reader::{FrameReader, PayloadBuffer, SMALL_PAYLOAD_MAX, Step};
 
 /// A result of reading, in order.
 #[derive(Debug, PartialEq)]
@@ -52,7 +52,7 @@ impl Places {
         match self.kinds.get(number % (self.kinds.len() + 1)).copied().unwrap_or(7) % 8 {
             0 => Place::Skip,
             1 => Place::Ignore,
-            _ if usize::from(length) <= INLINE_MAX => Place::Inline,
+            _ if usize::from(length) <= SMALL_PAYLOAD_MAX => Place::Inline,
             _ => Place::Collect,
         }
     }
@@ -190,7 +190,7 @@ fn in_pieces(
                             reader.skip();
                         }
                     }
-                    Place::Inline => reader.inline(),
+                    Place::Inline => reader.take_buffered(),
                     Place::Collect => {
                         let payload =
                             reader.prepare(pool).expect("the pool has buffers of 1 to 65536 bytes");
@@ -201,7 +201,7 @@ fn in_pieces(
                     }
                 }
             }
-            Ok(Step::Inline(header)) => {
+            Ok(Step::Buffered(header)) => {
                 seen.push(Seen::Frame {
                     head: head(header),
                     payload: Some(reader.payload().to_vec()),

@@ -16,7 +16,7 @@ use crate::proto::outbox::Payload;
 use crate::proto::registry::{Admission, Registry, Role};
 use crate::proto::stream::{Lane, Readable, Received, StreamCore, Transmit, Writable};
 use crate::wire::HEADER_LEN;
-use crate::wire::reader::INLINE_MAX;
+use crate::wire::reader::SMALL_PAYLOAD_MAX;
 
 /// A frame under way.
 #[derive(Debug)]
@@ -556,7 +556,7 @@ impl End {
             }
             Received::Queue => {
                 let pool = BufferPool::shared();
-                let (merged, buffer) = if n <= INLINE_MAX {
+                let (merged, buffer) = if n <= SMALL_PAYLOAD_MAX {
                     let merged = stream.core.inbox().merge(data);
                     let size = stream.core.inbox().merge_size(n - merged);
                     (merged, if merged < n { pool.get(size) } else { None })
