@@ -118,7 +118,7 @@ fn a_peer_that_goes_on_sending_still_gets_everything() {
         let (mut raw, session) = against_server(config, 1);
         raw.syn(1, "");
         let mut stream = session.accept().unwrap();
-        // The peer floods the stream, so that the session stops reading. It floods until the end.
+        // The peer floods the stream until the test stops it, so that the session stops reading.
         let mut flood = raw.stream.try_clone().unwrap();
         let frame = Frame::new(1, Command::Psh, 1, vec![0; 32_768]).unwrap().encode();
         let (stop, stopped) = mpsc::channel::<()>();

@@ -428,7 +428,7 @@ fn a_stream_in_the_backlog_is_cut_too() {
     });
 }
 
-/// P58, P78: a stall that lasts longer than the keepalive timeout ends with a cut, because
+/// P78: a stall that lasts longer than the keepalive timeout ends with a cut, because
 /// keepalive rests meanwhile. Only after the cut does keepalive end the session, whose peer is
 /// silent.
 #[test]

@@ -107,7 +107,7 @@ fn a_deadline_ends_the_wait() {
         fails_with!(started(accept(&session)), Error::Timeout);
         fails_with!(started(accept(&session)), Error::Timeout);
         assert_eq!(io::Error::from(Error::Timeout).kind(), ErrorKind::TimedOut);
-        // P59: a queued stream is accepted though the deadline has passed.
+        // A queued stream is accepted though the deadline has passed.
         peer.syn(3, "queued");
         support::until(|| session.num_streams() == 1);
         assert_eq!(accept(&session)().unwrap(), "queued");
