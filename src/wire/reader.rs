@@ -47,8 +47,8 @@ const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 /// chance.
 const RUN: usize = 3;
 
-/// Largest payload that `take_buffered` accepts, in bytes. With its header, it fits into the read buffer.
-/// The caller collects larger payloads.
+/// Largest payload that `take_buffered` accepts, in bytes. With its header, it fits into the read
+/// buffer. The caller collects larger payloads.
 pub(crate) const SMALL_PAYLOAD_MAX: usize = 4096;
 
 /// Number of bytes that a read asks for behind a collected payload, outside of a run. They are
