@@ -3,8 +3,9 @@
 //! Invariants:
 //! - An [`Error`] is cheap to clone, because every stream of a session returns the same fatal
 //!   error.
-//! - It keeps the fault's origin and source.
-//! - Only [`Error::kind`] maps it to an [`io::ErrorKind`].
+//! - An [`Error`] keeps the details of the fault (frame, stream, peer), and its source if it has
+//!   one.
+//! - Only [`Error::kind`] maps an [`Error`] to an [`io::ErrorKind`].
 
 use std::io;
 use std::net::SocketAddr;
@@ -136,7 +137,7 @@ pub enum Error {
     #[error("timeout: the call's deadline or timeout passed before it could be done")]
     Timeout,
     /// The timeout of a [`drain`](crate::Session::drain) has passed, and streams were left. The
-    /// session is closed all the same.
+    /// session is closed nevertheless.
     #[error(
         "drain: {streams} streams were still open, or had something to send, after {after:?}, and \
          were cut off: close them sooner (Session::streams lists them), or give drain more time"
@@ -148,8 +149,8 @@ pub enum Error {
         /// The time that drain had waited.
         after: Duration,
     },
-    /// The call would have to wait. But its stream is in non-blocking mode, or the calling thread
-    /// is one of gmux's threads.
+    /// The call would have to wait, but it may not. Its stream is in non-blocking mode, or the
+    /// calling thread is one of gmux's threads.
     #[error("operation would block")]
     WouldBlock,
     /// The no-data timeout has passed: no payload crossed the stream (or the session) for this
@@ -243,16 +244,21 @@ pub enum Error {
     #[error("close: {}", Incomplete(*.unsent, *.after, *.peer_ended))]
     #[non_exhaustive]
     CloseIncomplete {
-        /// The accepted bytes that the transport hasn't confirmed. They are lost. Whole batches are
-        /// counted, so up to 256 KiB of these bytes may have been sent.
+        /// The accepted bytes that the transport isn't known to have taken. Treat them as lost. But
+        /// up to 256 KiB of them may have been sent, because a batch that was cut off counts as a
+        /// whole.
         ///
-        /// With 0, everything was handed over, but the peer hasn't ended its side. Data that the
-        /// peer hasn't read yet may be lost if this process, or its host, ends now.
+        /// If this is 0 and `peer_ended` is false, everything was handed over, but the peer hasn't
+        /// ended its side. Data that the peer hasn't read yet may be lost if this process, or its
+        /// host, ends now.
+        ///
+        /// If this is 0 and `peer_ended` is true, no byte is known to be lost, but this side
+        /// couldn't end its writing direction in time.
         unsent: u64,
         /// The time that the close had taken.
         after: Duration,
-        /// Whether the peer had ended its side before this session had ended its own. Then the
-        /// peer can't have read the `unsent` bytes.
+        /// Whether the peer had ended its side before this session had ended its own side. If it
+        /// had, the peer's session can't have read the `unsent` bytes.
         peer_ended: bool,
     },
     /// The connection ended inside a frame, or while the peer had not finished all streams. The
@@ -298,8 +304,8 @@ impl std::fmt::Display for Incomplete {
 }
 
 impl Error {
-    /// Returns whether a transport's end of file ended the session. Then the session may still end
-    /// its writing direction cleanly.
+    /// Returns whether a transport's end of file ended the session. If so, the session may still
+    /// end its writing direction cleanly.
     pub(crate) fn is_end_of_input(&self) -> bool {
         matches!(self, Self::PeerClosed | Self::ConnectionLost(_))
     }

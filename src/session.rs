@@ -27,13 +27,13 @@ pub use incoming::Incoming;
 
 /// One connection that carries many streams.
 ///
-/// Each peer can open streams by name, and accept the other's streams. One peer has to be the
-/// [`client`](Session::client), the other the [`server`](Session::server). The two differ only in
-/// the ids of their streams.
+/// Each peer can open streams by name, and accept the streams that the other peer opens. One peer
+/// has to be the [`client`](Session::client), the other the [`server`](Session::server). The two
+/// differ only in the ids of their streams.
 ///
-/// `Clone` gives another handle to the same session. The session lives while any handle of it
-/// lives. `Session` and `Stream` handles both count. When all `Session` handles are dropped, the
-/// open streams live on, and later streams of the peer are refused.
+/// `Clone` gives another handle to the same session. The session lives as long as any handle lives.
+/// The handles of its streams count, too. When all `Session` handles are dropped, the open streams
+/// live on, and later streams of the peer are refused.
 ///
 /// # Closing
 /// [`close`](Session::close), or the drop of the last handle, does this:
@@ -42,8 +42,8 @@ pub use incoming::Incoming;
 ///    the frame that ends a stream. Other streams get none, so their peers see an error and not an
 ///    end of file.
 /// 2. It ends the connection's writing direction.
-/// 3. It reads and drops further input until the peer ends its side. Otherwise unread input would
-///    make the operating system reset the connection, and the reset would discard the sent data.
+/// 3. It reads and drops further input until the peer ends its side. Unread input would make the
+///    operating system reset the connection, and the reset would discard the sent data.
 ///
 /// All of it takes at most [`close_timeout`](Config::close_timeout).
 ///
@@ -54,12 +54,12 @@ pub use incoming::Incoming;
 /// | the last handle is dropped | everything accepted was handed to the transport | The wait for the peer goes on in the background. A process that exits at once must call `close()` instead |
 ///
 /// A peer that runs this crate ends its side as soon as its session has read everything. Its
-/// application need not do anything for that. But a slow application can delay it: if it reads or
-/// accepts too slowly, its session stops reading.
+/// application need not do anything for that. But an application that reads or accepts too slowly
+/// can delay the end, because its session stops reading.
 ///
 /// Go's smux and gmux end their side when the application calls `Close`. An application that waits
-/// in `AcceptStream` gets an error there, and most then call `Close`. A Go peer that doesn't call
-/// `Close` costs the whole close timeout.
+/// in `AcceptStream` gets an error there, and most then call `Close`. If a Go peer doesn't call
+/// `Close`, then `close` here takes the whole close timeout.
 ///
 /// Only an answer of the peer's *application* can confirm that it has read the data.
 ///
@@ -139,7 +139,7 @@ impl Session {
     /// Opens a stream. It doesn't wait for the peer.
     ///
     /// The name is sent without delay, together with the first data if that is already there. The
-    /// peer doesn't answer. A peer that refuses the stream ends it, so that reads return `Ok(0)`.
+    /// peer doesn't answer. A peer that refuses the stream ends it, and then reads return `Ok(0)`.
     ///
     /// Plain smux peers understand only the empty name `""`.
     ///
@@ -161,7 +161,8 @@ impl Session {
     ///
     /// # Errors
     /// - [`Error::Timeout`] if the deadline has passed.
-    /// - [`Error::Closed`] at once after a local close.
+    /// - [`Error::Closed`] at once after a local close. During a [`drain`](Self::drain), queued
+    ///   streams are returned before this error.
     /// - If the session has ended otherwise, the error that ended it. Queued streams are returned
     ///   before that error. If the peer has ended the session cleanly (no stream and no frame was
     ///   cut off), the error is [`Error::PeerClosed`].
@@ -177,8 +178,8 @@ impl Session {
         Ok(self.shared.try_accept()?.map(|stream| self.stream(stream)))
     }
 
-    /// Waits for the next stream of the peer for at most `timeout`. If the deadline of
-    /// [`set_deadline`](Self::set_deadline) is earlier, the deadline applies.
+    /// Waits for the next stream of the peer, for at most `timeout`. An earlier deadline of
+    /// [`set_deadline`](Self::set_deadline) applies, too.
     ///
     /// # Errors
     /// Those of [`accept`](Self::accept).
@@ -204,22 +205,25 @@ impl Session {
     /// Closes the session for all its handles: see [Closing](Session#closing).
     ///
     /// It returns Ok when everything accepted has been handed to the transport, and the peer has
-    /// ended its side after that. Then the process may exit. A second call waits for the same and
-    /// returns the same.
+    /// ended its side after that. Then the process may exit. A second call waits for the same
+    /// conditions, and returns the same result.
     ///
-    /// Blocked calls fail with [`Error::Closed`], also those on streams and in
-    /// [`drain`](Self::drain). Data that was received before the close can still be read.
+    /// Blocked calls on streams and in [`accept`](Self::accept) fail with [`Error::Closed`] when
+    /// the close begins. A blocked [`drain`](Self::drain) stops waiting for streams, and returns
+    /// the result of the close. Data that was received before the close can still be read.
     ///
     /// Some transports can't tell their peer that writing is over
     /// ([`Control::can_finish`](crate::transport::Control::can_finish)). Over these, `close`
-    /// returns Ok when everything was handed over and flushed.
+    /// doesn't wait until the peer ends its side. It returns Ok when everything was handed over and
+    /// flushed.
     ///
     /// # Errors
     /// - [`Error::CloseIncomplete`] after [`close_timeout`](Config::close_timeout), counted from
-    ///   the first call. If `unsent` isn't 0, that many bytes could not be handed over. If `unsent`
-    ///   is 0, the peer hasn't ended its side.
-    /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer had ended its side before
-    ///   everything was handed over.
+    ///   the first call. If `unsent` is 0, everything was handed over, but the peer hasn't ended
+    ///   its side. If `unsent` isn't 0, not everything could be handed over.
+    /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer ended its side first. If
+    ///   `unsent` isn't 0, it did so before everything was handed over. If `unsent` is 0, this side
+    ///   couldn't end its writing direction within the close timeout.
     /// - [`Error::Io`] if the transport failed during the close, such as by the peer's reset.
     /// - If the session had already ended, the error that ended it. If the peer had ended the
     ///   session cleanly, `close` returns Ok, or `CloseIncomplete` as above.
@@ -236,12 +240,16 @@ impl Session {
     /// 2. It waits until every stream is closed on this side and its FIN was handed over.
     /// 3. It closes the session.
     ///
-    /// These wake it: the last stream's FIN, `close`, and the session's end. In all it takes at
-    /// most `timeout` and [`close_timeout`](Config::close_timeout).
+    /// These end the wait of step 2: the last stream's FIN, `close` in another thread, and the
+    /// session's end. The whole call takes at most the sum of `timeout` and
+    /// [`close_timeout`](Config::close_timeout).
+    ///
+    /// In a close notifier that runs on one of gmux's threads, step 2 still waits, but step 3
+    /// doesn't.
     ///
     /// # Errors
-    /// [`Error::DrainIncomplete`] if streams were left after `timeout`. The session is closed all
-    /// the same. Otherwise the errors are those of [`close`](Self::close).
+    /// [`Error::DrainIncomplete`] if streams were left after `timeout`. The session is closed in
+    /// this case, too. The other errors are those of [`close`](Self::close).
     pub fn drain(&self, timeout: Duration) -> Result<()> {
         self.shared.drain(timeout)
     }
@@ -276,7 +284,7 @@ impl Drop for Session {
     /// Closes the session if this is its last handle. Handles of its streams count, too. See
     /// [Closing](Session#closing).
     ///
-    /// Then it waits until everything accepted was handed over, for at most
+    /// After the last handle, it waits until everything accepted was handed over, for at most
     /// [`close_timeout`](Config::close_timeout). It doesn't wait until the peer ends its side. In a
     /// close notifier that runs on one of gmux's threads, it doesn't wait at all.
     fn drop(&mut self) {

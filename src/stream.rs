@@ -1,7 +1,8 @@
 //! [`Stream`]: one named stream of a session, to be used like a `TcpStream`.
 //!
-//! Invariant: a handle counts twice, in its stream and in its session. The last handle of a stream
-//! closes the stream. The last handle of a session closes the session.
+//! Invariant: a handle of a stream counts twice, for the stream and for the session. The last
+//! handle of a stream closes the stream. The last handle of a session, of either type, closes the
+//! session.
 
 // Benches and checks compile this file by its path, so it names the paths of its modules.
 #[path = "stream/data.rs"]
@@ -32,14 +33,14 @@ use crate::sync::stream::SharedStream;
 ///
 /// # Blocking
 /// `read` waits until at least one byte has come, and returns the bytes that are there. `Ok(0)`
-/// means that the peer has finished the stream. `flush` waits until everything accepted has been
-/// handed to the transport.
+/// means that the peer has finished the stream: see [Endings](#endings). `flush` waits until
+/// everything accepted has been handed to the transport.
 ///
 /// `write` copies as many bytes as there is room for, and returns their number. The room is limited
 /// by [`max_send_buffer`](crate::Config::max_send_buffer) and, on version 2, by the peer's window.
 /// `write` waits only while there is no room at all.
 ///
-/// There is one exception: a `write` of at most 4096 bytes waits until all of them fit. (If
+/// There is one exception: a `write` of at most 4096 bytes waits until all of its bytes fit. (If
 /// `max_send_buffer` or half of the peer's window is less than 4096, it takes as many bytes as
 /// fit.)
 ///
@@ -85,9 +86,9 @@ use crate::sync::stream::SharedStream;
 ///
 /// If a `write_all` fails after a part of its bytes was accepted (a timeout, a close), it returns
 /// [`Error::PartialWrite`] with the number of accepted bytes. These bytes stay accepted and are
-/// sent. Only after this error can a record be incomplete. So shut the stream down after it, as the
-/// example in [Records](crate#records) does. Every other error of a write means that none of its
-/// bytes were accepted.
+/// sent, so the stream may contain an incomplete record. Don't write more to it.
+/// [`PartialWrite`](Error::PartialWrite) says how to end it. Every other error of a write means
+/// that none of the call's bytes were accepted.
 ///
 /// These wake a blocked call:
 ///
@@ -99,10 +100,15 @@ use crate::sync::stream::SharedStream;
 /// - the session's end, whatever its cause
 ///
 /// # Endings
-/// Received data is read before the ending. (Unread data is lost in three cases: this side has
-/// closed the stream, this side has called `shutdown(Read)`, or the stream was cut for a stall.)
-/// Truncation is never silent: `Ok(0)` means that the peer finished the stream, by the frame FIN.
-/// If the session ends without the peer's FIN, reads fail.
+/// Reads first return all received data, and only then report how the stream ended. (Unread data is
+/// lost in three cases: this side has closed the stream, this side has called `shutdown(Read)`, or
+/// the stream was cut for a stall.)
+///
+/// A lost connection never looks like an end of file. If the session ends without the peer's FIN,
+/// reads fail. A read into a buffer that isn't empty returns `Ok(0)` in two cases only: the peer
+/// has sent FIN, the frame that ends the stream, or this side has called `shutdown(Read)`. But FIN
+/// doesn't prove that the peer's application [had sent
+/// everything](crate#an-end-of-file-is-no-proof).
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -251,7 +257,7 @@ impl Stream {
         self.stream.closed()
     }
 
-    /// Calls `notifier` once when the stream ends, as [`closed`](Self::closed) defines it.
+    /// Calls `notifier` once when the stream ends. [`closed`](Self::closed) says when that is.
     ///
     /// | the stream's end | thread of the call |
     /// |---|---|
@@ -259,8 +265,8 @@ impl Stream {
     /// | the stream ends by itself | one of gmux's notifier threads, at most 8 per session (a ninth notifier waits) |
     /// | the stream had ended before this call | the calling thread, at once |
     ///
-    /// A notifier never runs on the session's reader or writer thread, and never under a lock. Its
-    /// panic affects only itself. A second notifier replaces the first.
+    /// A notifier never runs on the session's reader or writer thread, and never under a lock. A
+    /// panic in a notifier affects nothing else. A second notifier replaces the first.
     pub fn set_close_notifier(&self, notifier: impl FnOnce(&Stream) + Send + 'static) {
         // Weak: the stream holds the notifier, and the session holds the stream.
         let session = Arc::downgrade(&self.session);
@@ -283,8 +289,8 @@ impl Stream {
 
     // ---- data -----------------------------------------------------------------------------------
 
-    /// Writes all data that comes to `writer`, until the peer's FIN. The data is written directly
-    /// from the received buffers. Returns the number of bytes.
+    /// Copies the incoming data into `writer`, until the peer's FIN. The data is written directly
+    /// from the received buffers. Returns the number of copied bytes.
     ///
     /// # Errors
     /// - The error of `writer`. Data that `writer` didn't take stays in the stream, in front of
@@ -304,8 +310,8 @@ impl Clone for Stream {
 }
 
 impl Drop for Stream {
-    /// Closes the stream if this is its last handle. That doesn't block, unless this is also the
-    /// last handle of the session. Then the session is closed: see [`Session`].
+    /// Closes the stream if this is its last handle, without blocking. If this is also the last
+    /// handle of the session, the drop closes the session and may block: see [`Session`].
     fn drop(&mut self) {
         if self.stream.drop_handle()
             && let Some(notifier) = self.session.close_stream(&self.stream)

@@ -1,8 +1,8 @@
-//! [`MuxConn`] and [`MuxStream`]: traits for code that is independent of its multiplexer. They are
-//! the Go package's `MuxConnIF` and `StreamIF`.
+//! [`MuxConn`] and [`MuxStream`]: traits for code that is independent of its multiplexer. They
+//! correspond to `MuxConnIF` and `StreamIF` of the Go package.
 //!
-//! Invariant: both traits are object-safe. Their methods do exactly the same as the methods of the
-//! same name of [`Session`] and [`Stream`].
+//! Invariant: both traits are object-safe. Each method does exactly the same as the method of
+//! [`Session`] or [`Stream`] with the same name.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -73,7 +73,7 @@ pub trait MuxConn: Send + Sync {
 /// The closure that [`MuxStream::set_close_notifier`] takes.
 pub type CloseNotifier = Box<dyn FnOnce(&dyn MuxStream) + Send>;
 
-/// A stream of a multiplexed connection. Its `write_all` is one call, as that of [`Stream`] is.
+/// A stream of a multiplexed connection. Its `write_all` is one call, as [`Stream`] describes it.
 pub trait MuxStream: Read + Write + Send + Sync {
     /// See [`Stream::id`].
     fn id(&self) -> u32;

@@ -1,8 +1,7 @@
 //! Questions about an [`Error`] that its kind doesn't answer. Has a time limit passed? Has this
 //! program itself closed the stream? Is the whole session over?
 //!
-//! Invariant: if a `write_all` failed after a part was accepted, the answer is that of the error
-//! that made it fail.
+//! Invariant: for a [`PartialWrite`](Error::PartialWrite), every answer is the one for its source.
 
 use super::Error;
 
@@ -62,7 +61,7 @@ impl Error {
     /// [`PartialWrite`](Self::PartialWrite) with one of these as its source.
     ///
     /// It is `false` for [`Closed`](Self::Closed) and [`NoData`](Self::NoData), which may concern
-    /// one stream only. There [`Session::is_closed`](crate::Session::is_closed) gives the answer.
+    /// one stream only. For these two, ask [`Session::is_closed`](crate::Session::is_closed).
     #[must_use]
     pub fn is_session_over(&self) -> bool {
         match self {

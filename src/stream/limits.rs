@@ -15,7 +15,7 @@ use crate::sync::stream::Direction;
 
 impl Stream {
     /// Sets the deadlines of reads and of writes (`None`: no deadline). They also affect calls that
-    /// are already blocked. After an expired deadline, reads still return data that is there, and
+    /// are already blocked. When a deadline has expired, reads still return data that is there, and
     /// writes still accept bytes while there is room.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         self.set_read_deadline(deadline);
