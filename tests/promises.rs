@@ -1,7 +1,8 @@
 //! The page of promises (`src/manual/promises.md`) and the heads of the test files agree.
 //!
-//! - The promises have consecutive numbers.
-//! - Each promise names at least one test in `tests/*.rs`, and all tests that it names exist.
+//! - The numbers of the promises are 1, 2 and so on, each once, in any order.
+//! - Each promise that isn't withdrawn names at least one test in `tests/*.rs`, and all tests that
+//!   it names exist.
 //! - The head of each test file names the promises that name one of its tests, and no others.
 //!
 //! The checker checks itself on a made-up page below.
@@ -20,6 +21,8 @@ use pages::{missing, named_tests};
 /// One promise of the page.
 struct Promise {
     number: usize,
+    /// Whether its text begins with `Withdrawn`. Then it needs no test.
+    withdrawn: bool,
     /// The tests that show it: path and name.
     tests: Vec<(String, String)>,
 }
@@ -30,7 +33,8 @@ fn promises(page: &str) -> Vec<Promise> {
     let parts = page.split("\n**P").skip(1).filter_map(|part| part.split_once(".**"));
     let promises = parts.filter_map(|(number, text)| {
         let shown = text.split_once("\nShown by:").map_or("", |(_, shown)| shown);
-        Some(Promise { number: number.parse().ok()?, tests: named_tests(shown) })
+        let withdrawn = text.trim_start().starts_with("Withdrawn");
+        Some(Promise { number: number.parse().ok()?, withdrawn, tests: named_tests(shown) })
     });
     promises.collect()
 }
@@ -68,13 +72,18 @@ fn disagreements(
     let mut wrong = missing(page, read);
     let mut shown: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     let promises = promises(page);
-    for (promise, expected) in promises.iter().zip(1..) {
-        if promise.number != expected {
-            wrong.push(format!("P{}: its number should be P{expected}", promise.number));
+    let numbers: Vec<usize> = promises.iter().map(|promise| promise.number).collect();
+    for number in 1..=numbers.len() {
+        match numbers.iter().filter(|other| **other == number).count() {
+            0 => wrong.push(format!("P{number}: no promise has this number")),
+            1 => {}
+            _ => wrong.push(format!("P{number}: more than one promise has this number")),
         }
+    }
+    for promise in &promises {
         let paths = promise.tests.iter().map(|(path, _)| path.as_str());
         let paths: BTreeSet<_> = paths.filter(|path| has_head(path)).collect();
-        if paths.is_empty() {
+        if paths.is_empty() && !promise.withdrawn {
             wrong.push(format!("P{}: it names no test of a file in tests", promise.number));
         }
         for path in paths {
@@ -158,15 +167,28 @@ fn the_check_finds_each_disagreement() {
             "tests/a.rs: its head names P1, which names none of its tests"
         ]
     );
+    let withdrawn =
+        PAGE.replacen("One.\n\nShown by: `a.rs::x`, `src/c.rs::z`.", "Withdrawn in 9.", 1);
+    let rest_of_a = A.replacen("P1,\n//! P2.", "P2.", 1);
+    assert_eq!(check(&withdrawn, &rest_of_a, B, C), [""; 0]);
     assert_eq!(
         page("**P2.**", "**P3.**"),
         [
-            "P3: its number should be P2",
+            "P2: no promise has this number",
             "tests/a.rs: its head doesn't name P3",
             "tests/a.rs: its head names P2, which doesn't exist",
             "tests/b.rs: its head doesn't name P3",
             "tests/b.rs: its head names P2, which doesn't exist",
         ]
+    );
+
+    let swapped = PAGE.replacen("**P1.**", "**P0.**", 1).replacen("**P2.**", "**P1.**", 1);
+    let swapped = swapped.replacen("**P0.**", "**P2.**", 1);
+    let only_a = B.replacen("P2.", "P1.", 1);
+    assert_eq!(check(&swapped, A, &only_a, C), [""; 0], "the order is free");
+    assert_eq!(
+        page("**P2.**", "**P1.**")[..2],
+        ["P1: more than one promise has this number", "P2: no promise has this number"]
     );
 
     let head = |to: &str| check(PAGE, A, &B.replacen("P2.", to, 1), C);
