@@ -19,8 +19,9 @@ use crate::error::Error;
 ///
 /// It is a constant of the protocol, smux's `initialPeerWindow`. The frame UPD announces a window.
 ///
-/// On four streams at once, this crate sends that many bytes before the first UPD. On other streams
-/// it sends less, until an UPD comes for the stream, or UPDs for other streams make room:
+/// On up to four streams at once, this crate sends that many bytes before the first UPD. On each
+/// further stream it sends fewer bytes at first, as this table says. It sends more when an UPD
+/// comes for the stream, or when UPDs for other streams make room.
 ///
 /// | open streams | bytes before the first UPD |
 /// |---|---|
@@ -28,8 +29,8 @@ use crate::error::Error;
 /// | more | fewer, but at least 4096 |
 pub const INITIAL_WINDOW: u32 = 262_144;
 
-/// The settings of a session. The setters take and return it by value. The defaults are those of
-/// the Go package.
+/// The settings of a session. The setters take and return the `Config` by value. The defaults are
+/// those of the Go package.
 ///
 /// These words occur in the descriptions:
 ///
@@ -140,14 +141,14 @@ impl Default for Config {
     }
 }
 
-/// Default of `stall_timeout` on version 2. After about 10 s a person calls a program hung, and
-/// this is three times as long. It equals the default keepalive timeout.
+/// Default of `stall_timeout` on version 2. After about 10 s without progress, people think that a
+/// program hangs. This default is three times as long. It equals the default keepalive timeout.
 const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default of `accept_stall_timeout`. It must be long enough for a burst of streams, and for an
-/// accept loop that is busy with one stream. It must be short enough for a program that waits for
-/// data and doesn't accept. Such a program has to go on while its users still wait for it. The
-/// value is that of the default close timeout.
+/// accept loop that is busy with one stream. It must also be short enough for a program that waits
+/// for data and doesn't accept, because such a program gets no data during the pause. It has to go
+/// on before its users give up. The value is that of the default close timeout.
 const ACCEPT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
@@ -207,7 +208,8 @@ impl Config {
     /// reading the transport.
     ///
     /// On version 2 the limit is twice this value while a write of the session waits for the peer's
-    /// window. The UPD that announces that window may lie behind the data that doesn't fit.
+    /// window. The reason is that the UPD for which the write waits may come after data for which
+    /// there is no room.
     ///
     /// Where reading depends on writing (an echo, a proxy), version 2 needs at least 8192 bytes for
     /// each stream that is open at once. The default is enough for 512 streams.
@@ -220,25 +222,25 @@ impl Config {
     /// Sets the window that a version 2 stream announces to its peer at first, in bytes (default:
     /// 65536). The window grows up to [`max_stream_window`](Self::max_stream_window).
     ///
-    /// Where streams are many, windows are smaller:
+    /// With many streams, windows are smaller:
     ///
     /// - No announced window is larger than half of `max_receive_buffer` divided by the number of
     ///   open streams, or 8192 bytes if that is more.
     /// - While all windows together exceed half of `max_receive_buffer`, a new stream's window
-    ///   begins with 16384 bytes. Later it is at most half of the bytes that were read from the
-    ///   stream, but at least 16384 bytes.
+    ///   begins with 16384 bytes. Later the window is at most half of the bytes that were read from
+    ///   the stream, but at least 16384 bytes.
     #[must_use]
     pub fn max_stream_buffer(mut self, bytes: usize) -> Self {
         self.max_stream_buffer = bytes;
         self
     }
 
-    /// Sets the largest window that a version 2 stream may grow to while its reader keeps up, in
+    /// Sets the limit to which the window of a version 2 stream grows while its reader keeps up, in
     /// bytes (default: half of `max_receive_buffer`).
     ///
-    /// Windows grow only while all granted windows together are less than that half. A value of
-    /// `max_stream_buffer` or less switches growing off. A stream's throughput is at most its
-    /// window divided by the round-trip time.
+    /// Windows grow only while all granted windows together are less than half of
+    /// `max_receive_buffer`. A limit of `max_stream_buffer` or less means that windows don't grow.
+    /// A stream's throughput is at most its window divided by the round-trip time.
     #[must_use]
     pub fn max_stream_window(mut self, bytes: usize) -> Self {
         self.max_stream_window = Some(bytes);
@@ -247,7 +249,7 @@ impl Config {
 
     /// Sets the number of the peer's streams that may wait for `accept` (default: 1024). While this
     /// backlog is full, a further stream stops the reading of the whole session, for at most
-    /// [`accept_stall_timeout`](Self::accept_stall_timeout). After that, further streams are
+    /// [`accept_stall_timeout`](Self::accept_stall_timeout). After that time, further streams are
     /// refused with FIN.
     #[must_use]
     pub fn accept_backlog(mut self, streams: usize) -> Self {
@@ -274,10 +276,10 @@ impl Config {
         self
     }
 
-    /// Sets the number of streams that each peer may have opened at once (default: 65536). Further
-    /// streams of the peer are refused with FIN. On this side, [`open`](crate::Session::open) fails
-    /// with [`Error::TooManyStreams`]. A stream counts until this side has closed it and its FIN
-    /// was handed to the transport.
+    /// Sets the number of streams that each of the two peers may have open at once (default:
+    /// 65536). Further streams of the peer are refused with FIN. On this side,
+    /// [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A stream counts until
+    /// this side has closed it and its FIN was handed to the transport.
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
@@ -293,7 +295,7 @@ impl Config {
     }
 
     /// Sets the limit for the accepted and unsent data of a stream, in bytes (default: 262144).
-    /// When it is reached, `write` waits.
+    /// When this limit is reached, `write` waits.
     #[must_use]
     pub fn max_send_buffer(mut self, bytes: usize) -> Self {
         self.max_send_buffer = bytes;
@@ -309,7 +311,7 @@ impl Config {
     }
 
     /// Sets the time for which the receive budget may stay used up (default: no limit on version 1,
-    /// 30 s on version 2). After that, the stream that holds most of it is cut with
+    /// 30 s on version 2). After that time, the stream that holds most of the budget is cut with
     /// [`Error::Stalled`].
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Option<Duration>) -> Self {
@@ -317,8 +319,9 @@ impl Config {
         self
     }
 
-    /// Sets the time that a version 2 write waits for window after the peer's FIN (default: 60 s;
-    /// `None`: no limit). After that the write fails with [`Error::PeerFinished`].
+    /// Sets the time for which a version 2 write may wait for the peer's window after the peer has
+    /// sent FIN (default: 60 s; `None`: no limit). After that time the write fails with
+    /// [`Error::PeerFinished`].
     #[must_use]
     pub fn half_close_stall(mut self, timeout: Option<Duration>) -> Self {
         self.half_close_stall = timeout;

@@ -1,11 +1,11 @@
-//! A pool of reusable buffers, after the allocator of Go's gmux.
+//! A pool of reusable buffers, modelled on the allocator of Go's gmux.
 //!
 //! A class holds the buffers of one size. There are three kinds of classes:
 //!
-//! - The powers of two from 1 to 65536 bytes. At most half of a buffer is unused.
+//! - The powers of two from 1 to 65536 bytes. In these classes at most half of a buffer is unused.
 //! - Sizes for the data path, which puts an 8-byte header and a payload side by side.
 //! - Quarter steps between the powers of two, from 4096 bytes on. They are for received payloads,
-//!   which are charged for the size of their buffer.
+//!   because a payload is charged to the receive budget with the size of its buffer.
 //!
 //! Invariants:
 //! - A dropped buffer returns to the class that it came from.
@@ -23,8 +23,9 @@ use crate::wire::{HEADER_LEN, MAX_PAYLOAD};
 /// The largest buffer of a power-of-two class, in bytes.
 pub const MAX_BUFFER: usize = 65536;
 
-/// The data path's classes. Each fits a header and a payload. The payloads are the usual write
-/// sizes of applications up to the default `max_frame_size`, and the largest payload.
+/// The data path's classes. A buffer of these classes holds a header and a payload. The payload
+/// sizes are the usual write sizes of applications up to the default `max_frame_size`, and the
+/// largest payload.
 const FRAME_BUFFERS: [usize; 5] = [
     HEADER_LEN + 4096,
     HEADER_LEN + 8192,
@@ -100,7 +101,7 @@ const PLACE: usize = 48;
 /// Idle buffers of one size.
 struct Class {
     size: usize,
-    /// The approximate limit of its idle bytes.
+    /// The approximate limit of the class's idle bytes.
     kept: usize,
     idle: Mutex<Vec<Box<[u8]>>>,
 }
@@ -153,16 +154,17 @@ impl BufferPool {
         &SHARED
     }
 
-    /// Returns a buffer of `size` bytes, or `None` unless `size` is 1 to 65536. Its contents are
-    /// unspecified: zeros, or bytes of an earlier user of this pool.
+    /// Returns a buffer of `size` bytes (1 to 65536), or `None` for any other size. Its contents
+    /// are unspecified: zeros, or bytes of an earlier user of this pool.
     #[must_use]
     pub fn get(&self, size: usize) -> Option<Buffer> {
         let class = msb(size)?;
         Some(self.take(class, size))
     }
 
-    /// Returns a buffer for a header and `payload` bytes (1 to 65535). Its class is one of the data
-    /// path if such a class wastes less.
+    /// Returns a buffer for a header and `payload` bytes (1 to 65535). It takes one of the data
+    /// path's classes if such a buffer leaves less than an eighth of the needed bytes unused. If
+    /// not, it takes the class of [`fit`](Self::fit).
     pub(crate) fn frame(&self, payload: usize) -> Buffer {
         let (class, size) = frame_class(payload);
         self.take(class, size)
@@ -207,7 +209,7 @@ impl std::fmt::Debug for BufferPool {
 }
 
 /// Returns the power-of-two class of a size: the exponent of the smallest power of two that is
-/// large enough. `None` unless `size` is 1 to 65536.
+/// large enough. Returns `None` if `size` isn't 1 to 65536.
 ///
 /// ```
 /// assert_eq!(gmux::pool::msb(1), Some(0));
@@ -222,8 +224,8 @@ pub fn msb(size: usize) -> Option<usize> {
     }
 }
 
-/// A buffer from a [`BufferPool`]. When it is dropped, it returns to the pool. It derefs to its
-/// `len` bytes.
+/// A buffer from a [`BufferPool`]. When the buffer is dropped, it returns to the pool. It derefs to
+/// its `len` bytes.
 pub struct Buffer {
     data: Box<[u8]>,
     len: usize,
@@ -242,7 +244,7 @@ impl Buffer {
         self.data.len()
     }
 
-    /// Shortens or lengthens the buffer. A length above its capacity is cut to the capacity.
+    /// Shortens or lengthens the buffer. A length above the capacity becomes the capacity.
     pub fn set_len(&mut self, len: usize) {
         self.len = len.min(self.data.len());
     }

@@ -1,7 +1,7 @@
 //! The counters of a session: atomics that the engine raises, and the snapshots that users read.
 //!
-//! Invariants: counting never locks and never waits. Each counter is monotonic, except those that
-//! are marked as gauges.
+//! Invariants: counting never locks and never waits. Each counter is monotonic, except the gauges.
+//! A gauge is a present value, which rises and falls, and is marked as such.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,8 +10,8 @@ use std::time::Duration;
 /// A snapshot of a session's counters and of its present state, from
 /// [`Session::stats`](crate::Session::stats).
 ///
-/// The counters are read one after the other while the session goes on. So two counters may
-/// disagree by a frame or so.
+/// The counters are read one after the other while the session goes on. So two counters may differ
+/// by about one frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
@@ -28,12 +28,12 @@ pub struct SessionStats {
     /// Streams that the peer has opened and that were put into the backlog.
     pub streams_received: u64,
     /// Streams of the peer that were refused with FIN. The reason is a full backlog, a reached
-    /// limit, a name that is too long, or a session that is closing.
+    /// limit, a name that is too long, or a session that is being closed.
     pub streams_refused: u64,
-    /// Streams that this side has cut while the session went on, because they stalled the session
-    /// or because of a fault of the peer.
+    /// Streams that this side has cut (ended with an error) while the session went on. They had
+    /// stalled the session, or the peer had broken the protocol on them.
     pub streams_cut: u64,
-    /// Frames that were ignored and that few peers send:
+    /// Frames that were ignored, of these kinds, which few peers send:
     ///
     /// - data for a stream that is unknown, that has ended on this side, or whose FIN had come
     ///   before
@@ -62,17 +62,17 @@ pub struct SessionStats {
     pub accepts_waiting: u64,
     /// Gauge: accepted bytes that the transport hasn't taken yet, over all streams.
     pub unsent: u64,
-    /// The cause and duration of a pause in which the session has stopped reading, if there is one.
-    /// During a pause nothing arrives from the peer: no data, no end of a stream, no new window for
-    /// this side's writes.
+    /// The reason why the session has stopped reading, and the duration of this pause. `None` if
+    /// the session is reading. During a pause nothing arrives from the peer: no data, no end of a
+    /// stream, no new window for this side's writes.
     pub paused: Option<ReadPause>,
     /// The state of the writer thread.
     pub writer: WriterState,
 }
 
-/// The reason why a session has stopped reading, and the time since then.
+/// The reason why a session has stopped reading, and the duration of the pause.
 ///
-/// Its text (`Display`) includes a remedy.
+/// The text (`Display`) includes a remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadPause {
@@ -108,10 +108,10 @@ pub enum WriterState {
     /// The thread has no work, and sleeps.
     #[default]
     Parked,
-    /// The thread prepares frames, or will do so at once.
+    /// The thread prepares frames, or is about to do so.
     Working,
-    /// The thread has been in the transport's `write`, `flush` or half-close for this time. More
-    /// than a moment means that the peer doesn't read, or that the link is slow or dead.
+    /// The thread has been in the transport's `write`, `flush` or half-close for this time. If this
+    /// is more than a moment, the peer doesn't read, or the link is slow or dead.
     InTransport(Duration),
     /// The thread has ended. Either everything was sent after a close, or the transport takes no
     /// more data.
@@ -142,9 +142,9 @@ pub struct StreamStats {
     /// The rest of the peer's window: the number of bytes that may still be written. `None` on
     /// version 1, which has no windows.
     ///
-    /// While this is 0, a write waits until the peer's application reads this stream. As long as
-    /// the peer has read nothing from this stream, it also helps if the peer reads other new
-    /// streams of the session.
+    /// While this is 0, a write waits until the peer's application reads this stream. If the
+    /// application hasn't read anything from this stream yet, the write also goes on when the
+    /// application reads other new streams of the session.
     pub credit: Option<u64>,
     /// Calls of `read` and `write_to` that wait for data.
     pub readers_waiting: u32,

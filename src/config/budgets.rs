@@ -10,8 +10,8 @@ impl Config {
     /// Returns the limit for all granted windows together, in bytes: half of `max_receive_buffer`.
     ///
     /// The peer may fill every granted window while nobody reads. The receive budget must have room
-    /// for that data. The other half of the budget is for two more things. Received payloads occupy
-    /// up to a quarter more than their length, and new streams begin with windows too.
+    /// for that data. The other half of the budget is needed for two reasons. Received payloads
+    /// occupy up to a quarter more than their length, and new streams begin with windows too.
     pub(crate) fn grant_budget(&self) -> usize {
         self.max_receive_buffer / 2
     }
@@ -20,7 +20,8 @@ impl Config {
     /// `max_receive_buffer`, but at least one name of the allowed length.
     ///
     /// The names have a separate budget in addition to the receive budget. A name stays charged as
-    /// long as its stream lives. In a common budget, enough names could leave no room for data.
+    /// long as its stream lives. If names and data had one budget, many names could leave no room
+    /// for data.
     pub(crate) fn name_budget(&self) -> usize {
         (self.max_receive_buffer / 2).max(self.max_name_len)
     }

@@ -1,8 +1,8 @@
 //! The circumstances of a lost connection: the place in the input, the streams that were cut off,
 //! and, if nothing came from the peer, questions about the likely reason.
 //!
-//! Invariant: the text asks about the peer only while nothing has come from it. Once a frame has
-//! come, versions and roles are known to agree.
+//! Invariant: the text asks about the peer only while nothing has come from the peer. Once a frame
+//! has come, versions and roles are known to agree.
 
 use std::fmt;
 use std::io;

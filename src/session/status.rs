@@ -22,8 +22,8 @@ impl Session {
     /// Returns a channel that disconnects when the session is closed here, or ends. Nothing is ever
     /// sent on it.
     ///
-    /// [`recv_timeout`](Receiver::recv_timeout) waits until the channel disconnects, with a limit.
-    /// [`Select`](crate::Select) or crossbeam's `select!` wait for several channels:
+    /// [`recv_timeout`](Receiver::recv_timeout) waits until the channel disconnects, for a limited
+    /// time. [`Select`](crate::Select) or crossbeam's `select!` wait for several channels:
     ///
     /// ```
     /// use std::time::Duration;
