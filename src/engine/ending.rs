@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - [`SessionShared::end`] ends the session once, for the first caller.
-//! - Nothing here blocks, except `close` and `drain` on a user's thread.
-//! - Notifiers are called, and a user's objects are dropped, with no lock held.
+//! - Two functions block: `close`, but not on gmux's own threads, and `drain`, on any thread. Some
+//!   others call a user's code, which may block: a notifier, or the transport's `abort`.
+//! - No lock is held while a notifier is called or a user's object is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -23,10 +24,11 @@ impl SessionShared {
     /// the peer has ended its side, at most for the close timeout.
     ///
     /// # Errors
-    /// - `CloseIncomplete` after the close timeout, or if the peer ended first
+    /// - `CloseIncomplete` after the close timeout, or if the peer ended its side before all
+    ///   accepted bytes were handed over
     /// - the error that ended the session or its input
-    /// - `WouldBlock` on one of gmux's own threads, where it doesn't block. The close goes on
-    ///   without it.
+    /// - `WouldBlock` on one of gmux's own threads. There this function doesn't wait. The close has
+    ///   begun, and goes on in the background.
     pub(crate) fn close(self: &Arc<Self>) -> Result<()> {
         self.begin_close();
         if on_own_thread() {
@@ -36,28 +38,29 @@ impl SessionShared {
             return outcome;
         }
         self.overdue();
-        // `overdue` has settled the outcome.
+        // `overdue` has decided the outcome.
         self.lifecycle.outcome().unwrap_or(Err(Error::Closed))
     }
 
-    /// Ends the session after the close timeout: settles the outcome, and aborts the transport.
+    /// Ends the session after the close timeout: decides the outcome, and aborts the transport.
     pub(super) fn overdue(&self) {
         let streams = self.registry.lock().streams.streams();
         let unsent = streams.iter().map(|stream| stream.unsent()).sum();
         match self.lifecycle.overdue(unsent, self.env.config.close_timeout) {
             Some(cause) => self.ended(&cause, Output::Abort),
-            // The session has ended with its input already, and its output couldn't be ended in
+            // The session ended earlier, when its input ended. Its output couldn't be ended in
             // time.
             None => self.abort(),
         }
     }
 
-    /// Opens and accepts no more streams, blocks until all are closed and their FINs handed over,
-    /// then closes the session.
+    /// Lets neither side open a new stream. Blocks until all streams are closed and their FINs are
+    /// handed over, then closes the session. Streams in the backlog count as well, and can still be
+    /// accepted.
     ///
     /// # Errors
-    /// Returns `DrainIncomplete` if the streams took longer than `timeout`. The session is closed
-    /// all the same. Otherwise returns the errors of [`close`](Self::close).
+    /// Returns `DrainIncomplete` if streams were left after `timeout`. The session is closed in
+    /// this case, too. If no stream was left, returns the errors of [`close`](Self::close).
     pub(crate) fn drain(self: &Arc<Self>, timeout: Duration) -> Result<()> {
         let limit = Instant::now().checked_add(timeout);
         let mut registry = self.registry.lock();
@@ -88,8 +91,8 @@ impl SessionShared {
         let now = Instant::now();
         let deadline = now.checked_add(self.env.config.close_timeout);
         if !self.lifecycle.begin_close(now, deadline) {
-            // If writes have failed, even in this moment, no accepted bytes can be sent. Then the
-            // session ends at once.
+            // If writes have failed, perhaps a moment ago on another thread, no accepted bytes can
+            // be sent. Then the session ends at once.
             if let (true, Some(cause)) =
                 (self.lifecycle.is_in(Phase::WriteFailed), self.lifecycle.cause())
             {
@@ -153,8 +156,8 @@ impl SessionShared {
         }
     }
 
-    /// Ends the session with `error`, unless it has ended already. Never blocks, and joins no
-    /// thread.
+    /// Ends the session with `error`, unless it has ended already. Joins no thread, and blocks only
+    /// if the transport's `abort` does.
     pub(crate) fn end(&self, error: Error) {
         if let Some(cause) = self.lifecycle.end(error) {
             self.ended(&cause, Output::Abort);
@@ -165,8 +168,8 @@ impl SessionShared {
     ///
     /// - A session that is closing goes on. The writer thread sends the rest, and the last of the
     ///   two threads ends the session.
-    /// - Any other session ends. After a clean end of the input the writer thread still ends the
-    ///   output, so that the peer reads an end, too.
+    /// - Any other session ends. If the input ended with an end of file, even inside a frame, the
+    ///   writer thread still ends the output. So the peer reads an end of file, too.
     pub(super) fn end_of_input(self: &Arc<Self>, error: Error) {
         let clean = error.is_end_of_input();
         let now = Instant::now();
@@ -179,8 +182,9 @@ impl SessionShared {
         }
     }
 
-    /// Ends the session when the last of its two threads has ended. This completes a close. A
-    /// transport whose two directions haven't both ended by themselves is aborted.
+    /// Ends the session when the last of its two threads has ended. This completes a close. The
+    /// transport is aborted, unless both of its directions have [ended in
+    /// order](crate::sync::close::Lifecycle::ended_in_order).
     pub(super) fn end_with_threads(&self) {
         let finished = self.lifecycle.ended_in_order();
         if let Some(cause) = self.lifecycle.end(Error::Closed) {
@@ -210,8 +214,9 @@ impl SessionShared {
         });
         let ended: Vec<_> = ended.collect();
         if output == Output::Finish {
-            // This must come before `mark_notified`, which lets a close settle its outcome. The
-            // writer may have failed by itself.
+            // This must come before `mark_notified`. If the writer thread has ended already,
+            // `mark_notified` decides the outcome of `close`, so the count must be complete by
+            // then.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
         let _ = self.lifecycle.mark_notified();
@@ -250,15 +255,16 @@ impl SessionShared {
         let Some(control) = control else { return };
         let number = self.number;
         let abort = move || {
-            // If the session's two threads drop the control meanwhile, this drops the last
-            // reference.
+            // The session's two threads may drop their references to the control meanwhile. Then
+            // this closure drops the last one, and with it a user's object.
             let _ = guarded(number, "the transport panicked in abort", || {
                 control.get()?.abort();
                 Ok(())
             });
         };
         if timer::is_this_thread() {
-            // The abort may be a user's code, and the timer has other sessions to look at.
+            // The closure may run a user's code, which may block. The timer has other sessions to
+            // look at.
             run_on_new_thread(number, abort);
         } else {
             abort();
@@ -271,6 +277,6 @@ impl SessionShared {
 enum Output {
     /// The writer thread ends it, within the close timeout.
     Finish,
-    /// The abort cuts it off at once, and the input, too.
+    /// The abort ends it at once. It ends the input, too.
     Abort,
 }

@@ -1,18 +1,21 @@
 //! The reader thread reads frames from the transport and delivers them to streams.
 //!
-//! It waits in three places, and in no other:
+//! It waits in four places, and in no other:
 //!
 //! - in a read of the transport
+//! - between two reads of a transport that fails at once with `WouldBlock` ([`Backoff`])
 //! - for the application ([`pauses`]): until data fits the receive budget, or until a stream fits
 //!   the backlog (at most for `accept_stall_timeout`)
 //! - while it has handed the reading off ([`inline`]): until callers no longer read in its place.
-//!   It may then wait for the lock of its own [`Input`], for at most two read bounds
+//!   After that, a last inline read may hold the lock of [`Input`], for at most twice
+//!   [`INLINE_READ_BOUND`]
 //!
 //! It never waits for a single stream, nor for the writer. Before it waits, it sends the wake-ups
 //! that it has collected.
 //!
 //! Invariants:
-//! - The clock is read once per transport read, into [`Input`]'s `now`.
+//! - All data of one transport read has the same time: `now` of [`Input`], at which the read
+//!   returned.
 //! - Events that a peer can provoke are logged at a bounded rate.
 
 mod data;
@@ -46,8 +49,8 @@ use inline::{INLINE_READ_BOUND, Outcome, RequestReplyDetector};
 /// The log's text for a panic of the transport during a read.
 const READING: &str = "the transport panicked while it was read";
 
-/// The lock that guards the input. `None` once the input is over. The lock order stands in
-/// `manual/architecture.md`.
+/// The lock that guards the reader's state. The state is `None` once the input is over.
+/// `manual/architecture.md` has the lock order.
 pub(super) type Slot = Mutex<Option<Input>>;
 
 /// Runs the reader thread until the session's input is over, then drops the read half.
@@ -81,14 +84,15 @@ pub(super) fn run(session: &Arc<SessionShared>) {
     }
 }
 
-/// The reader's state. It is locked by the reader thread while that works, and by a caller during
-/// an inline read.
+/// The reader's state. The reader thread locks it while it works. A caller locks it during an
+/// inline read.
 pub(super) struct Input {
     transport: UserObject<Box<dyn Read + Send>>,
-    /// Sets the time limit of the transport's reads. `None` if the transport can't limit them.
+    /// The function that sets the time limit of the transport's reads. `None` if the transport
+    /// can't limit them.
     bound: Option<UserObject<BoundReads>>,
-    /// Asked after each read whether the transport wants a flush. The session's own reference lies
-    /// behind a lock, so this is a second one.
+    /// The transport's control. It is asked after each read whether the transport wants a flush.
+    /// The session has a reference to it too, but behind a lock. This one needs no lock.
     control: Arc<UserControl>,
     frames: FrameReader,
     /// Blocked calls that are to be woken for the data and updates of the last transport read.
@@ -99,8 +103,8 @@ pub(super) struct Input {
     /// Destination of the payload that is being collected.
     pending: Option<Pending>,
     detector: RequestReplyDetector,
-    /// Whether the last new stream filled the backlog. An inline read then asks the registry again
-    /// before it parses a further frame.
+    /// Whether the last new stream filled the backlog. Then an inline read asks the registry
+    /// whether there is room again, before it parses a further frame.
     crowded: bool,
     /// The current time limit of a transport read.
     bounded: Option<Duration>,
@@ -148,7 +152,8 @@ struct Reader<'a> {
 
 /// Why [`Reader::work`] returned.
 enum ReaderOutcome {
-    /// The session is closing or has ended, and the rest of the input doesn't matter.
+    /// The session is closing or has ended. The rest of its input was discarded or isn't read any
+    /// more.
     InputOver,
     /// Callers do the next reads.
     HandOff,
@@ -174,7 +179,7 @@ impl Reader<'_> {
     /// Reads until the input is over, or until the reading is handed off to callers.
     ///
     /// # Errors
-    /// Returns the error that ends the session. A clean end of the input is `PeerClosed`.
+    /// Returns the error that ends the session. It is `PeerClosed` after a clean end of the input.
     fn work(&mut self) -> Result<ReaderOutcome> {
         if let Some(error) = self.input.failed.take() {
             return Err(error);
@@ -248,8 +253,8 @@ impl Reader<'_> {
         read
     }
 
-    /// Signals a flush to the writer thread if the transport wants one after the read. A transport
-    /// wants it to send answers of its own, such as a WebSocket's pong.
+    /// Signals a flush to the writer thread if the transport wants one after the read. A flush
+    /// sends the transport's own answers, such as a WebSocket's pong.
     fn signal_flush_if_wanted(&self, read: &io::Result<usize>) -> io::Result<()> {
         let is_over = match read {
             Ok(n) => *n == 0,
@@ -271,8 +276,8 @@ impl Reader<'_> {
     }
 
     /// Decides whether a failed read is retried: `Ok` means yes. `started` is the time of the call.
-    /// A transport that is non-blocking against the rules fails at once with `WouldBlock`. Then
-    /// this sleeps before the next try.
+    /// A transport that is non-blocking, although the rules forbid it, fails at once with
+    /// `WouldBlock`. Then this function sleeps, so that the next read comes later.
     ///
     /// # Errors
     /// Returns the read's error if it is fatal, and `Closed` if the session has ended.
@@ -289,7 +294,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the error that the end of the input means.
+    /// Returns the session's error for an end of file of the transport.
     fn end_of_input(&self) -> Error {
         self.session.judge_eof(self.input.frames.inside_frame())
     }

@@ -3,7 +3,7 @@
 //!
 //! One round of the thread:
 //!
-//! 1. Fill the batch ([`fill`]). Streams whose queue has room again wake their blocked writes.
+//! 1. Fill the batch ([`fill`]). Each stream whose outbox has room again wakes its blocked write.
 //! 2. Write the batch, with as many transport calls as it takes.
 //! 3. Tell the streams that their data and FINs are written.
 //! 4. If nothing is left to write: flush the transport, then end the output if
@@ -39,8 +39,8 @@ use crate::wire::Header;
 use crate::wire::writer::Batch;
 
 /// Size at which an inline write stops filling its batch, in bytes. The last stream may exceed it
-/// by one express quantum. A socket takes 16 KiB in one piece, or reports at once that it is
-/// full.
+/// by its name and 2 KiB of data ([`EXPRESS_BYTES`](crate::proto::stream::EXPRESS_BYTES)). A socket
+/// that has room takes 16 KiB in one piece. A full socket holds the caller up for 10 ms at most.
 const INLINE_WRITE_MAX: usize = 16 * 1024;
 
 /// Idle time after which the writer frees the memory that a burst needed. After 100 ms without work
@@ -51,8 +51,8 @@ const REST_AFTER: Duration = Duration::from_millis(100);
 /// Capacity of `Writer::sent` that an idle writer keeps, in entries. 64 entries are 1.5 KiB.
 const KEPT_TRANSMITS: usize = 64;
 
-/// The writer's state. It is locked by the writer thread while that works, and by a caller during
-/// an inline write.
+/// The writer's state. The writer thread locks it while it works. A caller locks it during an
+/// inline write.
 pub(super) struct Writer {
     transport: UserObject<Box<dyn Write + Send>>,
     write_bound: WriteBound,
@@ -61,7 +61,7 @@ pub(super) struct Writer {
     /// The streams that have data or a FIN in the batch.
     sent: Vec<Sent>,
     /// The headers that one stream has just emitted. They are logged after the stream is unlocked.
-    /// Empty unless the log level is `trace`.
+    /// The list is empty unless the log level is `trace`.
     traced: Vec<Header>,
     /// Number of frames in the batch.
     frames: u64,
@@ -70,8 +70,8 @@ pub(super) struct Writer {
     flushed: bool,
     /// The error of a failed inline write. The writer thread takes it and ends the writing.
     failed: Option<Error>,
-    /// Whether the batch's data was counted as lost. It is lost if it is written after the peer's
-    /// end, or never.
+    /// Whether the batch's data was counted as lost. Data counts as lost if it isn't written, or if
+    /// it is written after the peer has ended its side.
     late: bool,
 }
 
@@ -84,8 +84,8 @@ struct Sent {
     fin: bool,
 }
 
-/// The lock that guards the writer's state. `None` once the writing is over. The lock order
-/// stands in `manual/architecture.md`.
+/// The lock that guards the writer's state. The state is `None` once the session's writing is over.
+/// `manual/architecture.md` has the lock order.
 pub(super) type Slot = Mutex<Option<Writer>>;
 
 /// The log's text for a panic of the transport during a write, a flush or a finish.
@@ -115,10 +115,13 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
 /// Writes one batch on the calling thread, so that the writer thread needn't be woken.
 ///
 /// Returns `false` if another thread has the writer. Then the caller has to unpark the writer
-/// thread. Otherwise returns `true`. The queued frames are written then, or the writer thread has
-/// been signalled to write the rest, or the writing is over.
+/// thread. Returns `true` in all other cases: @@
+/// - The queued frames were written.
+/// - The writer thread was signalled to write the rest.
+/// - The session's writing was over already.
 ///
-/// Never waits for a lock. Waits for the transport no longer than the transport bounds its writes.
+/// Never waits for a lock. Calls the transport's `write` and `flush` at most once each. The
+/// transport bounds each of these calls to about 10 ms.
 pub(super) fn write_inline(session: &Arc<SessionShared>) -> bool {
     let Some(mut slot) = session.writer.try_lock() else { return false };
     let Some(writer) = slot.as_mut() else { return true };
@@ -141,7 +144,7 @@ fn conclude(
     let mut writer = slot.take();
     drop(slot);
     session.clock.writer_ends();
-    // After a failed write the rest of the batch is lost, and no other code counts it.
+    // After a failed write, the rest of the batch counts as lost. No other code counts it.
     writer.iter_mut().for_each(|writer| writer.lose(session, result.is_err()));
     // The write half may panic in its drop. That becomes an error, and the rest of this function
     // still runs.
@@ -209,8 +212,11 @@ impl Writer {
     /// Writes until nothing is left to write, or until the output has ended.
     ///
     /// # Errors
-    /// Returns the error of a failed write or flush, of a failed inline write before it, or, after
-    /// [`Signal::Stop`], the error that ended the session.
+    /// Returns one of these errors:
+    ///
+    /// - the error of a failed write, flush or `finish_write`
+    /// - the error of an earlier inline write that failed
+    /// - after [`Signal::Stop`]: the error that ended the session
     fn work(&mut self, session: &Arc<SessionShared>) -> Result<WriterOutcome> {
         let shaper = &session.env.shaper;
         loop {
@@ -324,9 +330,10 @@ impl Writer {
     }
 
     /// Restarts the no-data clocks of the session and of the batch's streams, if a part of the
-    /// batch is written. On a slow link the rest may take long, and data has crossed all the same.
+    /// batch is written. On a slow link the rest may take long. The written part is a sign that
+    /// data still crosses.
     fn touch(&self, session: &SessionShared) {
-        // After a whole batch `mark_written` does this.
+        // After a whole batch, `mark_written` restarts the clocks.
         let now = Instant::now();
         let whole = self.batch.is_empty();
         for sent in self.sent.iter().filter(|sent| sent.data > 0 && !whole) {

@@ -15,15 +15,15 @@
 //! 2. The input has ended cleanly.
 //! 3. No accepted byte was left when the input ended.
 //!
-//! Each of them is reported here by the thread that knows it. The outcome is decided as soon as the
-//! reports allow it. A transport that can't tell its peer that writing is over needs the first
-//! condition only.
+//! Each condition is reported here by the thread that knows it. The outcome is decided as soon as
+//! the reports allow it. If the transport can't tell its peer that writing is over, the outcome
+//! doesn't wait for the input. Then the second condition isn't required.
 //!
 //! # Invariants
 //! - The phase never goes back.
-//! - The first cause stays, and so does the first outcome.
-//! - [`Lifecycle::end`] returns the cause to one caller only. That caller does everything else that
-//!   an end needs.
+//! - The first cause is kept, and so is the first outcome.
+//! - [`Lifecycle::end`] returns the cause to one caller only. That caller does all further work of
+//!   the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -52,12 +52,14 @@ pub(crate) struct Lifecycle {
     phase: AtomicU8,
     /// Whether the peer has ended its side. Bytes that are handed over from here on come too late.
     input_over: AtomicBool,
-    /// Whether the transport can tell its peer that writing is over. Then the peer's end follows.
+    /// Whether the transport can tell its peer that writing is over. If it can, the peer ends its
+    /// side, too, and `close` waits for that.
     can_finish: bool,
-    /// Guards everything else. It is a leaf of the lock order.
+    /// Guards the rest of the lifecycle's state. It is a leaf of the lock order.
     state: Mutex<State>,
-    /// Calls of `close` and last drops wait on it. Every report wakes them: `writer_done`,
-    /// `input_done`, `mark_notified`, a close that begins, failed writes, an end.
+    /// Calls of `close` wait here, and so do drops of the last handle. Each of these wakes them:
+    /// `begin_close`, `fail_write`, `writer_done`, `input_done`, `mark_notified`, `end` and
+    /// `overdue`.
     changed: Condvar,
 }
 
@@ -65,7 +67,8 @@ pub(crate) struct Lifecycle {
 struct State {
     phase: Phase,
     cause: Option<Arc<Error>>,
-    /// The time at which the session has to be over. `None` while it is open, or without a limit.
+    /// The time at which the session has to be over. `None` while the session is open, or if there
+    /// is no limit.
     deadline: Option<Instant>,
     /// The time at which the close began or the input ended.
     since: Option<Instant>,
@@ -91,8 +94,8 @@ impl State {
         self.outcome = match (self.phase, self.cause.as_deref()) {
             (Phase::Open, _) => None,
             // The peer ended first. Then it doesn't matter whether the peer could be told of our
-            // end. The bytes that are left in streams are counted when these are told. So the
-            // outcome waits for that.
+            // end. The bytes that are left in a stream are counted when the stream is told of the
+            // session's end. So the outcome waits until all streams were told.
             (Phase::Ended, Some(Error::PeerClosed)) => {
                 self.written.as_ref().filter(|_| self.streams_notified).map(|_| self.nothing_late())
             }
@@ -127,16 +130,16 @@ impl State {
     }
 }
 
-/// A channel on which nothing is ever sent. It is made when somebody asks for it. Dropping this
-/// value disconnects it.
+/// The channel of `closed()`. Nothing is ever sent on it. It is created at the first call of
+/// `closed()`. Dropping this value disconnects its receivers.
 pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 
 /// The effect of the input's end on a session.
 #[derive(Debug)]
 pub(crate) enum InputEnd {
-    /// It ends the session with this cause. The caller does everything else that an end needs.
+    /// It ends the session with this cause. The caller does all further work of the end.
     Ends(Arc<Error>),
-    /// The session is closing or has ended already. The writer does the rest.
+    /// The session is closing or has ended already. The writer thread completes the close.
     Noted,
 }
 
@@ -257,18 +260,18 @@ impl Lifecycle {
         )
     }
 
-    /// Ends a session. The outcome of a close that was under way becomes `incomplete`, or else
-    /// `cause`.
+    /// Ends a session. If a close is under way and its outcome isn't known yet, the outcome becomes
+    /// the first of these that exists: the error of a failed input, `incomplete`, `cause`.
     fn end_with(&self, cause: Error, incomplete: Option<Error>) -> Option<Arc<Error>> {
         self.change(|state| {
             if state.phase == Phase::Closing {
                 state.decide_outcome(self.can_finish);
-                // A failed input is a better reason than the time that has passed.
+                // A failed input explains more than the time that has passed.
                 let known = state.input.clone().and_then(Result::err).or(incomplete.clone());
                 state.outcome.get_or_insert_with(|| Err(known.unwrap_or_else(|| cause.clone())));
             } else if state.phase == Phase::Ended {
                 if incomplete.is_some() {
-                    // The peer had ended its side, and this end couldn't end its own in time.
+                    // The peer had ended its side. This side couldn't end its own in time.
                     let unsent = state.late;
                     let after = state.age();
                     state.outcome.get_or_insert(Err(Error::CloseIncomplete {
@@ -285,8 +288,9 @@ impl Lifecycle {
         })
     }
 
-    /// Notes that the input has ended with `error`. `clean` says whether that is an end of file.
-    /// All of this is one step, since a close may begin at any moment.
+    /// Notes that the input has ended with `error`. `clean` says whether the transport reported an
+    /// end of file, be it between two frames or inside one. The whole change is one step under the
+    /// lock, since a close may begin at any moment.
     pub(crate) fn input_done(
         &self,
         error: Error,
@@ -351,8 +355,8 @@ impl Lifecycle {
         self.outcome()
     }
 
-    /// Returns whether both directions have ended by themselves and in order. Then there is nothing
-    /// to abort.
+    /// Returns whether both directions have ended by themselves and without an error. Then there is
+    /// nothing to abort. Returns `false` if the transport can't tell its peer that writing is over.
     pub(crate) fn ended_in_order(&self) -> bool {
         let state = self.state.lock();
         self.can_finish && matches!((&state.written, &state.input), (Some(Ok(())), Some(Ok(()))))
@@ -365,7 +369,7 @@ impl Lifecycle {
 
     /// Waits until one of these:
     ///
-    /// - Everything accepted was handed over, and the writing direction has ended.
+    /// - All accepted bytes were handed over, and the writing direction has ended.
     /// - That has become impossible.
     /// - The deadline has passed.
     pub(crate) fn wait_written(&self) {
@@ -374,8 +378,8 @@ impl Lifecycle {
         });
     }
 
-    /// Returns a channel that disconnects when the session is closed here or ends, and its streams
-    /// were told.
+    /// Returns a channel that disconnects after the session was closed here or has ended, and all
+    /// its streams were told.
     pub(crate) fn closed(&self) -> Receiver<()> {
         let mut state = self.state.lock();
         if state.streams_notified {
@@ -405,7 +409,7 @@ mod tests {
         Arc::new(Error::from(io::Error::other("cut")))
     }
 
-    /// Returns a session that has come to `phase`.
+    /// Returns a lifecycle in `phase`.
     fn life_in(phase: Phase) -> Lifecycle {
         let life = Lifecycle::new(true);
         match phase {
@@ -498,7 +502,7 @@ mod tests {
         assert!(!open(&channel) && !open(&life.closed()));
     }
 
-    /// Returns a session whose input ended as `error` says.
+    /// Ends the input of `life` with `error`, and returns the effect.
     fn input_done(life: &Lifecycle, error: Error) -> InputEnd {
         let clean = error.is_end_of_input();
         life.input_done(error, clean, Instant::now(), None)
@@ -555,7 +559,7 @@ mod tests {
         let _ = input_done(&life, Error::GoAway);
         let _ = life.overdue(7, Duration::ZERO);
         assert!(matches!(life.outcome(), Some(Err(Error::GoAway))));
-        // Something else ended it.
+        // Another error ended the session.
         let life = life_in(Phase::Closing);
         let _ = life.end(Error::NoData(Duration::ZERO));
         assert!(matches!(life.outcome(), Some(Err(Error::NoData(_)))));
@@ -576,7 +580,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_after_the_peers_end_is_lost() {
-        // While it closes.
+        // The input ends while the session closes.
         let life = life_in(Phase::Closing);
         let _ = input_done(&life, Error::PeerClosed);
         life.too_late(5);
@@ -592,7 +596,7 @@ mod tests {
         life.too_late(5);
         let _ = life.mark_notified();
         assert!(is_incomplete(life.outcome(), 5, true));
-        // Its output couldn't be ended in time.
+        // The session's output couldn't be ended in time.
         for late in [0, 5] {
             let life = Lifecycle::new(true);
             let _ = input_done(&life, Error::PeerClosed);

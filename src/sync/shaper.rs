@@ -1,24 +1,26 @@
 //! The writer's work: streams that have something to send, refusals, and signals.
 //!
-//! The shaper is a ready queue, in the sense of a scheduler. It puts streams in order and is not a
-//! rate limiter. It has two lanes, each of them a [ready queue](super::ready_queue): *express* for
-//! control frames and small data, *bulk* for the rest. A stream has a flag for each lane, so it is
-//! in each at most once. So a lane never holds more entries than there are streams. Fairness is
-//! round-robin: a stream that has more to send after its turn goes to the end of the bulk lane.
+//! The shaper is a scheduler: it decides which stream sends next. It is not a rate limiter. It has
+//! two lanes, and each lane is a [ready queue](super::ready_queue). The lane *express* is for
+//! control frames and small data, the lane *bulk* is for all other data. A stream has a flag for
+//! each lane, so it is in each lane at most once. So a lane never holds more entries than there are
+//! streams. Fairness is round-robin: a stream that has more to send after its turn goes to the end
+//! of the bulk lane.
 //!
 //! # Who wakes the writer
-//! Every thread that adds work calls [`Shaper::unpark`]. For signals and refusals, the shaper calls
-//! it. A parked writer has to notice *every* kind of work, and no lock covers them all. So parking
-//! follows Dekker's protocol:
+//! Every thread that adds work calls [`Shaper::unpark`]. For signals and refusals, the shaper
+//! itself calls it. A parked writer has to notice *every* kind of work, and no lock covers them
+//! all. So parking follows Dekker's protocol:
 //! 1. The writer sets `parked`, then looks once more for work of every kind, then waits for a
 //!    token.
 //! 2. A thread that adds work adds it first, then looks at `parked`. If that is set, it sends a
 //!    token.
 //!
-//! A token too many does no harm. The writer looks for work, finds none, and parks again.
+//! A superfluous token does no harm: the writer looks for work, finds none, and parks again.
 //!
 //! # Invariants
-//! - At most [`MAX_REFUSALS`] refusals wait, second ones included. Second refusals never keep a
+//! - At most [`MAX_REFUSALS`] refusals wait. They are of two kinds: the first FIN of a refused
+//!   stream, and a second FIN if its opener sends data nevertheless. A second FIN never keeps a
 //!   first one out.
 //! - Signals are flags, so they can't pile up.
 
@@ -34,12 +36,12 @@ use super::ready_queue::{ReadyReceiver, ReadySender, ready_queue};
 use super::stream::SharedStream;
 use crate::proto::stream::Lane;
 
-/// Limit of refused streams that wait for their FIN. A peer that causes more is flooding, and its
-/// session ends. The number is that of the streams that a session may have by default.
+/// Limit of queued refusals. A peer that causes more of them is flooding, and its session ends. The
+/// number is the default of `max_streams`.
 pub(crate) const MAX_REFUSALS: usize = 65_536;
 
-/// Places whose memory an idle queue keeps in each lane. As many as the bounded channel of a ready
-/// queue holds.
+/// Capacity that an idle queue keeps for each lane, in streams. It is the capacity of a ready
+/// queue's bounded channel.
 const KEPT_PLACES: usize = 64;
 
 /// A flag that tells the writer thread to do something. Streams and refusals have queues instead.
@@ -54,11 +56,12 @@ pub(crate) enum Signal {
     Stop = 4,
     /// Go on with the rest of an inline write.
     Resume = 8,
-    /// Flush the transport, which has replies of its own to send.
+    /// Flush the transport, so that it sends its own answers.
     Flush = 16,
 }
 
-/// A wake-up that the writer is owed, if work was added. It is sent after the stream is unlocked.
+/// Whether the writer has to be woken, because work was added. The wake-up is sent after the stream
+/// is unlocked.
 #[derive(Debug, Default, Clone, Copy)]
 #[must_use = "unpark the writer after unlocking"]
 pub(crate) struct Wakeup(bool);
@@ -74,8 +77,9 @@ impl Wakeup {
         self.0
     }
 
-    /// Drops the wake-up. Only the thread that holds the writer may do that, since it looks for
-    /// work again before it parks.
+    /// Drops the wake-up. Only the thread that holds the writer may call this. The writer thread
+    /// looks for work again before it parks. A caller in an inline write signals the writer thread
+    /// if work is left.
     pub(crate) fn discard(self) {}
 }
 
@@ -84,8 +88,8 @@ impl Wakeup {
 pub(crate) struct Shaper {
     express: ReadySender,
     bulk: ReadySender,
-    /// A channel of one token, on which only the parked writer waits. [`Shaper::unpark`] sends the
-    /// token.
+    /// Sends the token, in [`Shaper::unpark`]. The channel holds one token. Only the parked writer
+    /// waits on it.
     token: Sender<()>,
     /// Whether the writer is parked or about to park.
     parked: AtomicBool,
@@ -101,7 +105,8 @@ pub(crate) struct Shaper {
 struct Refusals {
     /// Ids that are owed their first FIN.
     ids: VecDeque<u32>,
-    /// Ids that are owed a second FIN. They are sent after the others, and make room for them.
+    /// Ids that are owed a second FIN. It is sent after all first ones. If the queue is full, a new
+    /// first FIN replaces the last second one.
     again: VecDeque<u32>,
 }
 
@@ -115,11 +120,12 @@ impl Refusals {
     }
 }
 
-/// Ids whose memory an empty queue of refusals keeps, so that a few refusals don't allocate again
-/// and again. More than that is a flood, and its memory is given back. 1024 ids take 4 KiB.
+/// Capacity that an empty queue of refusals keeps, in ids. So a few refusals don't allocate again
+/// and again. A queue that needed more belonged to a flood, and frees its memory. 1024 ids take 4
+/// KiB.
 const KEPT_REFUSALS: usize = 1024;
 
-/// Takes the next id. Gives back the memory of a flood once its ids are taken.
+/// Takes the next id. Once the queue is empty, frees its memory if a flood has made it large.
 fn take(ids: &mut VecDeque<u32>) -> Option<u32> {
     let id = ids.pop_front();
     if ids.is_empty() && ids.capacity() > KEPT_REFUSALS {
@@ -179,7 +185,7 @@ impl Shaper {
             Lane::Express => &self.express,
             Lane::Bulk => &self.bulk,
         };
-        // Sending fails if the writer is gone. Then the session has ended, and the stream was told.
+        // Sending fails if the writer is gone. Then the session has ended, and has told the stream.
         Wakeup(channel.send(stream))
     }
 
@@ -192,8 +198,8 @@ impl Shaper {
     /// Queues a FIN for a stream that was refused.
     ///
     /// # Errors
-    /// The number of waiting refusals, if that is [`MAX_REFUSALS`] and none of them is a second
-    /// one.
+    /// Returns the number of waiting refusals if there are [`MAX_REFUSALS`], and none of them is a
+    /// second one.
     pub(crate) fn refuse(&self, id: u32) -> Result<(), usize> {
         let mut refusals = self.refusals.lock();
         if refusals.len() >= MAX_REFUSALS && refusals.again.pop_back().is_none() {
@@ -205,8 +211,8 @@ impl Shaper {
         Ok(())
     }
 
-    /// Queues a second FIN for a stream that was refused, if there is room. If there is none, its
-    /// first FIN most likely waits still, so a second one isn't needed.
+    /// Queues a second FIN for a stream that was refused, if the queue has room. If the queue is
+    /// full, the stream's first FIN is probably still in it, so a second one isn't needed.
     pub(crate) fn refuse_again(&self, id: u32) {
         let mut refusals = self.refusals.lock();
         if refusals.len() < MAX_REFUSALS {
@@ -229,8 +235,8 @@ impl Shaper {
         }
     }
 
-    /// Clears a signal and returns whether it was set. This is for `Ping`, `Resume` and `Flush`.
-    /// `Finish` and `Stop` stay set.
+    /// Clears a signal and returns whether it was set. It is called for `Ping`, `Resume` and
+    /// `Flush` only. `Finish` and `Stop` stay set.
     pub(crate) fn take_signal(&self, signal: Signal) -> bool {
         self.is_signalled(signal)
             && self.signals.fetch_and(!(signal as u8), SeqCst) & signal as u8 != 0
@@ -320,7 +326,7 @@ impl Parker {
         if idle {
             match limit {
                 Some(limit) => woken = self.unparked.recv_timeout(limit).is_ok(),
-                // An error means that the session is gone. The caller notices that by itself.
+                // An error means that the session is gone. The caller notices this by itself.
                 None => {
                     let _ = self.unparked.recv();
                 }

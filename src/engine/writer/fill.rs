@@ -2,8 +2,8 @@
 //!
 //! The order is:
 //! 1. NOP and the FINs of refused streams
-//! 2. express streams, which owe control frames or little data. 1 and 2 together take at most half
-//!    of a batch
+//! 2. express streams: those that owe control frames or little data. Steps 1 and 2 together take at
+//!    most half of a batch
 //! 3. bulk streams, round-robin. A stream that has more data than its quantum goes to the end of
 //!    the ready queue
 //!
@@ -21,8 +21,8 @@ use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
-/// Number of streams with data or a FIN in the batch at which the express streams have had their
-/// share. This bounds `Writer::sent` where each stream brings only a few bytes.
+/// Limit of express streams in a batch, counting those with data or a FIN. It bounds `Writer::sent`
+/// when each stream brings only a few bytes.
 const MAX_TRANSMITS: usize = 1024;
 
 impl Writer {
@@ -61,8 +61,8 @@ impl Writer {
         }
     }
 
-    /// Returns whether control frames and express streams have had their share of the batch, which
-    /// is `bytes` bytes.
+    /// Returns whether the batch takes no more control frames and express streams. They get at most
+    /// `bytes` bytes, half of the segments, and [`MAX_TRANSMITS`] streams.
     fn has_small(&self, bytes: usize) -> bool {
         self.batch.len() >= bytes
             || self.batch.segments() >= BATCH_SEGMENTS / 2
