@@ -6,11 +6,11 @@
 //!
 //! | page | for readers who |
 //! |---|---|
-//! | [`promises`] | build on it, or change it: what a program can rely on, each promise with its tests |
+//! | [`promises`] | build on this crate, or change it: what a program can rely on, each promise with its tests |
 //! | [`protocol`] | implement a peer: the complete wire protocol |
 //! | [`transports`] | choose a connection, or write a transport: the guarantees and costs of each |
 //! | [`architecture`] | change this crate: threads, layers, locks, wake-ups, and a glossary |
-//! | [`tuning`] | run it: the cost and benefit of each setting |
+//! | [`tuning`] | run programs with it: the cost and benefit of each setting |
 //! | [`security`] | have peers that they don't trust: the protection, the limits, the cost of attacks |
 //! | [`testing`] | change this crate, or doubt it: which test shows which property, and how to run each kind |
 
