@@ -1,6 +1,6 @@
-//! Shows how to write a transport of your own, with every method of `Transport` and `Control`.
-//! It doesn't run over a socket. It runs over queues of messages in memory. There are pings that
-//! must be answered, much as in a WebSocket connection.
+//! Shows how to write a transport of your own, with every method of `Transport` and `Control`. The
+//! transport doesn't run over a socket, but over queues of messages in memory. As in a WebSocket
+//! connection, there are pings that must be answered.
 //!
 //! ```text
 //! cargo run --example custom_transport

@@ -7,19 +7,20 @@
 //! ```
 //! Each TCP connection to the client becomes a stream to the server, and the server connects that
 //! stream to the target. Options have kcptun's names and defaults. Replace the default `--key` by
-//! your own secret. **A wrong key, or a server that doesn't run, looks like a dead link.** Nothing
-//! arrives, and the client reports the loss after 30 seconds. Every 10 seconds the server reports
-//! the datagrams that it has dropped, and why.
+//! your own secret. **A wrong key, or a server that doesn't run, looks like a dead link.** In both
+//! cases nothing arrives, and the client reports the loss after 30 seconds. Every 10 seconds the
+//! server reports the datagrams that it has dropped, and why.
 //!
 //! The other end may be kcptun, if it runs with `--nocomp --datashard 0 --parityshard 0`:
 //! ```text
 //! kcptun-server -l :29900 -t 127.0.0.1:8080 --nocomp --datashard 0 --parityshard 0
 //! kcptun-client -l :12948 -r 192.0.2.1:29900 --nocomp --datashard 0 --parityshard 0
 //! ```
-//! If both ends are this program, add `--half-close` at both. Then, when one direction of a
-//! connection ends, the other stays open. kcptun closes both directions as soon as one has ended.
+//! If both ends are this program, add `--half-close` at both. Then a connection whose one direction
+//! has ended keeps its other direction open. kcptun closes both directions as soon as one has
+//! ended.
 //!
-//! KCP's ciphers have no authentication. If you need it, use TLS over KCP. Build with
+//! KCP's ciphers have no authentication. If you need authentication, use TLS over KCP. Build with
 //! `--features rustls`, give the server `--tls-cert FILE --tls-key FILE`, and the client
 //! `--tls-ca FILE --tls-name NAME`.
 //!

@@ -1,8 +1,8 @@
-//! Turns paths of files into names of streams, and names into paths. It also decides which names a
-//! receiver refuses.
+//! Turns paths of files into names of streams, and names into paths. This module also decides which
+//! names a receiver refuses.
 //!
-//! Invariant: a path from [`locate`] lies inside the root and leads through no symbolic link. It is
-//! made from the name's bytes. The text from [`show`] is only for people.
+//! Invariant: a path from [`locate`] lies inside the root and leads through no symbolic link. The
+//! path is made from the name's bytes. The text from [`show`] is only for people.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,8 +1,8 @@
-//! The receiver. It has `jobs` threads, and each accepts one stream at a time. So it handles at
-//! most `jobs` streams at once, and further streams wait in the session's backlog.
+//! The receiver has `jobs` threads, and each accepts one stream at a time. So it
+//! handles at most `jobs` streams at once, and further streams wait in the session's backlog.
 //!
 //! Invariants:
-//! - A file gets its final name only when it is whole and verified.
+//! - A file gets its final name only after it was received completely and verified.
 //! - A temporary file is removed at the end of the call that made it, however that call ends.
 //! - A name is taken at most once, and never both as a file and as a directory.
 

@@ -1,5 +1,5 @@
-//! The sender. It has `jobs` threads, and each sends one file at a time. Each file has a new
-//! stream.
+//! The sender has `jobs` threads, and each sends one file at a time. For each file it
+//! opens a new stream.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

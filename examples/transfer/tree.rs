@@ -1,4 +1,4 @@
-//! The tree that is sent. It finds the entries, and compares them with another tree.
+//! The tree that is sent. This module finds the entries, and compares them with another tree.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

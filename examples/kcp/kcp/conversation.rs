@@ -1,9 +1,9 @@
 //! A conversation: the protocol under a lock, and the threads that wait for it.
 //!
 //! The lock guards the protocol, the outbox (datagrams to be sent), and the way in which the
-//! conversation ended. It is never held across a system call. One thread at a time sends. A thread
-//! that finds datagrams in the outbox, while no other thread sends, releases the lock and sends
-//! them one after the other. It also sends the datagrams that other threads add meanwhile.
+//! conversation ended. It is never held across a system call. One thread at a time sends. If a
+//! thread finds datagrams in the outbox and no other thread sends, it releases the lock and sends
+//! the datagrams one after the other. It also sends the datagrams that other threads add meanwhile.
 //!
 //! | who waits | on | woken by |
 //! |---|---|---|

@@ -3,12 +3,12 @@
 //! ```text
 //! 16 random bytes | CRC-32 of all that follows, u32 LE | segments
 //! ```
-//! With `--crypt none` it is sent in this form. With `aes` the whole datagram is encrypted by AES
-//! in CFB mode. The initial vector is kcp-go's constant. The nonce fills the first block and makes
-//! equal datagrams differ. The key is made from the shared secret by PBKDF2. There is **no
-//! authentication**. If you need it, use TLS on top.
+//! With `--crypt none`, a datagram is sent in this form. With `aes`, the whole datagram is
+//! encrypted by AES in CFB mode. The initial vector is kcp-go's constant. The nonce fills the first
+//! block and makes equal datagrams differ. The key is made from the shared secret by PBKDF2. There
+//! is **no authentication**. If you need it, use TLS on top.
 //!
-//! Invariant: no byte of a datagram is used before its checksum was found right.
+//! Invariant: the bytes of a datagram are used only after its checksum was found right.
 
 use aes::cipher::{AsyncStreamCipher, InnerIvInit, KeyInit};
 use aes::{Aes128Enc, Aes192Enc, Aes256Enc};

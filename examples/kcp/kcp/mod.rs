@@ -33,8 +33,8 @@
 //!
 //! **TLS over KCP** needs gmux's feature `rustls`. At the client, make the session over
 //! `Tls::handshake(connection, kcp::connect(..)?, timeout)?`. At the server do the same with the
-//! transport from `accept`, in a new thread for each connection. With TLS the peer learns of a
-//! close at once. Without TLS it learns of it only by keepalive.
+//! transport from `accept`, in a new thread for each connection. With TLS, the peer learns of a
+//! close at once. Without TLS, the peer learns of a close only by keepalive.
 //!
 //! | file | what it does |
 //! |---|---|

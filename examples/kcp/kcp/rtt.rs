@@ -1,4 +1,5 @@
-//! The round-trip time, and the time to wait for an ack. It is RFC 6298 with KCP's changes.
+//! The round-trip time, and the time to wait for an ack. They are computed by RFC 6298 with KCP's
+//! changes.
 //!
 //! Invariants:
 //! - A wait is between the mode's least wait and [`MAX_WAIT`].

@@ -16,7 +16,7 @@
 //! - Numbers are compared by distance, because they wrap.
 //!
 //! Costs: an ack is O(1), except for the walk over the earlier segments that still lack their acks.
-//! The waits are only searched when the earliest of them is over.
+//! The segments are searched for expired waits only when the earliest wait is over.
 
 use std::collections::VecDeque;
 

@@ -1,12 +1,13 @@
-//! The conversations of an endpoint, by address and number. There are three limits of their count:
-//! in all, for each host, and for each address.
+//! The conversations of an endpoint, by address and number. The count of conversations has three
+//! limits: in all, for each host, and for each address.
 //!
 //! A flood of datagrams is limited in this way:
 //! - A datagram that begins no conversation leaves nothing behind.
 //! - There are at most `most` conversations in all, a quarter of that from one host, and
 //!   [`MAX_PER_ADDRESS`] from one address.
 //! - When an address is at its limit, a new conversation replaces the one that has been silent
-//!   longest, if it has been silent for [`SILENT_AFTER`]. Otherwise the new one is refused.
+//!   longest, if it has been silent for [`SILENT_AFTER`]. If none has been silent for that time,
+//!   the new one is refused.
 //! - At the other limits, the oldest unproven conversation is removed. A conversation is unproven
 //!   until its peer has acked one of our segments. A sender that forges its address can't ack.
 //!

@@ -4,8 +4,8 @@
 //! - `finish_write` waits until the peer has acked everything.
 //! - `can_finish` is false. `Session::close` returns Ok when the peer's KCP has acked everything.
 //!   It doesn't wait until the peer ends its side, because KCP can't report that.
-//! - A peer learns only by keepalive that the session is over. With TLS over KCP it learns of it at
-//!   once, because TLS sends `close_notify`.
+//! - A peer learns only by keepalive that the session is over. With TLS over KCP, the peer learns
+//!   this at once, because TLS sends `close_notify`.
 //! - After a finish the conversation goes on answering for a while, because the peer repeats
 //!   segments that it believes lost. After an abort it is removed at once.
 //!
