@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - A copy has two threads: the caller's, and a second one that stops before the call returns.
-//! - Bytes that were read are written, as far as the other connection accepts them. Only then the
-//!   copy passes an end of file on, or returns an error.
+//! - Bytes that were read are written, as far as the other connection accepts them. After that, the
+//!   copy passes the end of file on, or returns the error.
 //! - If a copy fails to start, both connections get their previous timeouts back.
 
 use std::io;
@@ -72,25 +72,26 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// # What each peer sees
 /// When a read of one connection returns an end of file, the copy passes it on to the other
 /// connection by [`finish_write`](Duplex::finish_write), after all data. The other direction goes
-/// on. That is a half-close. When both directions have ended, the call returns Ok. The caller still
-/// has to drop the connections.
+/// on. That is a half-close. When both directions have ended, the call returns Ok. It doesn't drop
+/// the connections. That is up to the caller.
 ///
 /// When one direction fails, both directions end, and the call returns the first failure. Bytes
 /// that were received from the failed connection before the failure are still written to the other
-/// connection, for at most 5 s without progress, and at most 16 MiB. No end of file is passed on.
-/// After that:
+/// connection, for at most 5 s without progress, and at most 16 MiB. The copy doesn't call
+/// `finish_write`. But a peer may still read an end of file. When the call has returned:
 ///
-/// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file. So
-///   an end of file [doesn't prove](crate#an-end-of-file-is-no-proof) that the data is complete.
-///   Versions 1 and 2 can't express a failure.
+/// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file,
+///   because versions 1 and 2 of the protocol can't express a failure. So an end of file [doesn't
+///   prove](crate#an-end-of-file-is-no-proof) that the data is complete.
 /// - A **TCP socket** has been shut down for reading, and no FIN was sent. If the caller now drops
 ///   the socket and all its clones, the peer reads the written bytes, and then an end of file, as
 ///   if the copy had succeeded. If the peer has sent bytes that weren't read, it sees a reset
 ///   instead. To show the peer a reset in any case, set `SO_LINGER` to zero and drop the socket.
 ///   std can't set that option, but the crate socket2 can. A reset throws away data that the system
 ///   hasn't sent yet.
-/// - A **Unix socket** is in the same state, but has no such option. Its peer reads an end of file,
-///   or a reset if it has sent bytes that weren't read.
+/// - A **Unix socket** is in the same state as a TCP socket, but can't be made to show a reset.
+///   When it is dropped, its peer reads an end of file. If the peer has sent bytes that weren't
+///   read, it sees a reset instead.
 /// - On Windows both kinds of sockets have sent FIN.
 ///
 /// ```
@@ -111,16 +112,17 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// ```
 ///
 /// If a socket's peer gives up a download, the next write to the socket fails, and the copy closes
-/// the stream. Then the stream's peer reads an end of file. The peer's writes go on as [the
-/// guide](crate#an-end-of-file-is-no-proof) says. On version 2 they wait for the peer's window, at
-/// most for [`half_close_stall`](crate::Config::half_close_stall) (60 s). If the stream's peer runs
-/// a copy too, the idle timeout of that copy makes its writes fail earlier.
+/// the stream. Then the stream's peer reads an end of file, and [isn't
+/// told](crate#an-end-of-file-is-no-proof) that the download was given up. On version 1, its writes
+/// go on succeeding. On version 2, they soon wait for a window that nobody grants, and fail after
+/// [`half_close_stall`](crate::Config::half_close_stall) (60 s). If the stream's peer runs a copy
+/// too, an idle timeout of that copy ends these writes earlier.
 ///
 /// # Blocking
 /// The call is woken by everything that wakes a read or a write of the two connections: data, room,
-/// an end of file, an error. To end the copy from another thread, close the stream. Then the
-/// error's kind is `NotConnected`. Also shut the socket down for both directions, because the copy
-/// may be blocked in a write to the socket.
+/// an end of file, an error. To end the copy from another thread, close the stream, and then shut
+/// the socket down for both directions. The socket has to be shut down because the copy may be
+/// blocked in a write to it. The copy's error then has the kind `NotConnected`.
 ///
 /// [`Duplex::prepare`] makes non-blocking connections blocking. The copy replaces the connections'
 /// read and write timeouts, and restores them before it returns. Clones of a socket share its mode
@@ -129,8 +131,8 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// # Errors
 /// See [`CopyError`]. The operator `?` turns it into an [`io::Error`] of the same kind as its
 /// source. If a connection can't be prepared, or the thread can't be started, the error is
-/// [`Fault::Start`], and no byte was copied. Then both connections have their previous timeouts. A
-/// connection that was already prepared stays in blocking mode.
+/// [`Fault::Start`], and no byte was copied. Both connections get their previous timeouts back. A
+/// connection that was already made blocking stays in blocking mode.
 ///
 /// # Panics
 /// If a method of [`Duplex`] panics, both connections are aborted, and the panic goes on in the
@@ -175,16 +177,17 @@ impl CopyOptions {
     }
 
     /// Ends the copy with [`Fault::Idle`] (kind `TimedOut`) when no byte has moved for this time in
-    /// either direction. That happens when neither peer sends, or when one doesn't read the bytes
-    /// of the other. `None`, the default, sets no limit.
+    /// either direction. That happens when neither peer sends, or when one peer doesn't read the
+    /// bytes of the other. `None`, the default, sets no limit.
     ///
     /// The copy may end late, by at most a quarter of the timeout plus 40 ms. Bytes that a system
     /// has buffered for a peer that doesn't read count as moved.
     ///
     /// **If both peers of a session run a copy, set the timeout at one of them only.** The copy
-    /// whose timeout passes first closes its stream. The other copy reads that as an end of file.
-    /// So it returns Ok, and its socket's peer reads an end of file, as if all had gone well. With
-    /// timeouts at both peers, an Ok with no bytes copied may hide a timeout.
+    /// whose timeout passes first closes its stream, and returns the fault. The copy at the other
+    /// peer reads an end of file and returns Ok, and the peer of its socket reads an end of file,
+    /// as if all had gone well. With a timeout at one peer, you know which copy reports it. With
+    /// timeouts at both peers, either copy may report it, so an Ok of the other may hide a timeout.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self
@@ -193,9 +196,9 @@ impl CopyOptions {
     /// Sets the idle timeout for the time after one direction has ended. If
     /// [`idle_timeout`](Self::idle_timeout) is set as well, the shorter one applies.
     ///
-    /// A peer that is gone may look like a peer that has ended only its writing. Without a limit
-    /// the copy would then wait forever for the other direction, if no byte moves there. `None`,
-    /// the default, sets no limit, because an answer may take long.
+    /// A peer that is gone may look like a peer that has ended only its writing. In this case, a
+    /// copy without a limit would wait forever for the other direction, if no byte moves there.
+    /// `None`, the default, sets no limit, because an answer may take long.
     pub fn half_close_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.half_closed = timeout;
         self
@@ -204,23 +207,25 @@ impl CopyOptions {
     /// Chooses whether half-close is passed on. The default is `true`.
     ///
     /// With `false`, the first end of file ends both directions. This is for peers that don't
-    /// support half-close, such as kcptun. The end of file is passed on after all data. Then the
-    /// connection that it came from is [aborted](Duplex::abort). Bytes that still come from the
-    /// other connection are thrown away, until its end of file, or for 5 s. (They have to be read,
-    /// because a socket that is dropped with unread input is reset, and then its peer may lose
-    /// data.) The copy returns Ok.
+    /// support half-close, such as kcptun. The copy passes the end of file on to the other
+    /// connection, after all data. Then it [aborts](Duplex::abort) the connection that has ended.
+    /// Bytes that still come from the other connection are thrown away, until that connection ends,
+    /// or for 5 s. (They have to be read, because a socket that is dropped with unread input is
+    /// reset, and then its peer may lose data.) The copy returns Ok.
     pub fn half_close(mut self, passed_on: bool) -> Self {
         self.ends_both = !passed_on;
         self
     }
 
-    /// Returns the limit of the time without movement. `None` means no limit.
+    /// Returns the longest time in which no byte moves. `None` means no limit.
     fn limit(&self, one_is_over: bool) -> Option<Duration> {
         [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
     }
 
-    /// Returns the longest time of one read. After it the thread checks the copy's timeouts. This
-    /// is needed because a new timeout of a socket doesn't affect a read that is already blocked.
+    /// Returns the longest time of one read. After this time the thread checks the copy's timeouts.
+    /// The half-close timeout bounds reads from the beginning, not only after one direction has
+    /// ended. The reason is that a new timeout of a socket doesn't affect a read that is already
+    /// blocked.
     fn read_bound(&self) -> Option<Duration> {
         [self.idle, self.half_closed, self.ends_both.then_some(LOOK)].into_iter().flatten().min()
     }
@@ -287,14 +292,14 @@ impl CopyOptions {
                 Err(error) => return Err(error),
             }
         }
-        // Do this last. Its changes, such as blocking mode, aren't undone if the other connection
-        // can't be prepared.
+        // Prepare the connections last. `prepare` may change a connection, for example to blocking
+        // mode, and that change isn't undone if the other connection can't be prepared.
         ends.iter().try_for_each(|end| end.prepare())?;
         Ok(bounds)
     }
 }
 
-/// The timeouts that a connection had before the copy. They are set again when this is dropped.
+/// The timeouts that a connection had before the copy. Dropping this value sets them again.
 struct Timeouts<'a> {
     end: &'a dyn Duplex,
     read: io::Result<Option<Duration>>,

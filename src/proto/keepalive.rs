@@ -3,8 +3,8 @@
 //!
 //! A *look* is one call of [`Keepalive::poll`].
 //!
-//! Invariants: a decision depends on the arguments and on earlier looks alone. The next look is
-//! never later than the next event that may become due.
+//! Invariants: a decision depends only on the arguments and on earlier looks. The next look is
+//! never later than the time at which the next action may become due.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimerInput {
     pub(crate) now: Instant,
-    /// The time by which this look is late.
+    /// The delay of this look: the time from the planned moment to `now`.
     pub(crate) late: Duration,
     /// The time at which anything was last received, or at which the reader went on after a pause.
     pub(crate) received: Instant,
@@ -25,7 +25,8 @@ pub(crate) struct TimerInput {
     pub(crate) paused: bool,
     /// The time since which the reader has waited for budget.
     pub(crate) short: Option<Instant>,
-    /// The time at which a session that is ending has to be over.
+    /// The time at which the close timeout passes. It is set when the session begins to close, when
+    /// its writes fail, or when its input ends.
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -57,18 +58,20 @@ pub(crate) struct Keepalive {
     ping_at: Option<Instant>,
     /// The time of the last cut. The next one is a whole stall timeout later.
     cut_at: Option<Instant>,
-    /// A silence that was found: the time of the last reception, and the time of the judgement.
+    /// A silence that a look has found: the time of the last reception, and the time of the
+    /// judgement.
     suspected: Option<(Instant, Option<Instant>)>,
 }
 
 /// Delay between the look that finds a silence and the judgement that the peer is dead.
 ///
 /// If the whole process was stopped, the timer may run before the reader has taken in the data that
-/// came meanwhile. 50 ms are enough for a thread to get to run on a busy machine, and short beside
-/// any timeout.
+/// came meanwhile. 50 ms are enough for the reader thread to run, even on a busy machine. They are
+/// short compared with any timeout.
 ///
-/// A look that is itself later than this shows that the machine is busier, or that the process was
-/// stopped for long. Then the judgement follows a keepalive interval later.
+/// If the look itself is more than 50 ms late, the delay may be too short: the machine is very
+/// busy, or the process was stopped for long. In that case the judgement follows one keepalive
+/// interval after the look.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 impl Keepalive {
@@ -129,13 +132,14 @@ impl Keepalive {
             soonest(self.ping_at);
         }
         if let (Some(stall), Some(since)) = (self.stall, short) {
-            // One cut may not free enough. The next one follows a stall timeout later.
+            // One cut may not free enough of the budget. The next cut follows one stall timeout
+            // later.
             let since = self.cut_at.map_or(since, |cut| cut.max(since));
             match since.checked_add(stall) {
                 Some(at) if at <= now => {
                     self.cut_at = Some(now);
                     soonest(now.checked_add(stall));
-                    // If a ping is due too, it is sent at the next look, which is at once.
+                    // If a NOP is due too, it is sent at the next look, which follows at once.
                     if action == TimerAction::Ping {
                         self.ping_at = Some(now);
                         soonest(Some(now));

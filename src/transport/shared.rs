@@ -1,4 +1,5 @@
-//! A transport that can't be split. A lock lets one of the two threads use it at a time.
+//! A transport that can't be split. A lock lets either the session's reader thread or its writer
+//! thread use the transport, one at a time.
 //!
 //! The lock is held across transport I/O. So it must be held only for a short time. **Reads and
 //! writes of the inner transport have to be bounded to a few milliseconds**, by its timeouts or by
@@ -10,10 +11,11 @@
 //! - The lock is handed over fairly: a thread that waits for it gets it before the thread that
 //!   gives it up can take it again.
 //! - The reader waits for readiness ([`with_readiness`](Shared::with_readiness)) outside the lock,
-//!   and only after a read returned `WouldBlock`. The reason for the second rule is that a TLS
+//!   and only after a read returned `WouldBlock`. It doesn't wait before that read, because a TLS
 //!   connection may hold decrypted bytes, which readiness doesn't show.
 //! - A read is tried again after each write, whether the transport is ready or not. A write may
-//!   take input in, too. rustls's write does so when it can't write.
+//!   also take input from the socket. rustls's write does so when it can't write. Readiness doesn't
+//!   show that input.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -30,9 +32,9 @@ type Hook = Box<dyn FnOnce() + Send>;
 type Finish<T> = Box<dyn FnMut(&mut T) -> io::Result<()> + Send>;
 
 /// Limit of useless reads in a row. A read is useless if it finds nothing although the readiness
-/// closure has just returned Ok. Past the limit, there is a pause after each of them. Some useless
-/// reads are normal. A part of a TLS record gives no plaintext yet, and the largest record comes in
-/// a dozen packets.
+/// closure has just returned Ok. Past the limit, there is a pause after each useless read. Some
+/// useless reads are normal. For example, the largest TLS record comes in a dozen packets, and a
+/// read gives no plaintext before the last of them.
 const READY_FOR_NOTHING: u32 = 16;
 
 /// Any `Read + Write + Send` object as a transport.
@@ -51,8 +53,10 @@ const READY_FOR_NOTHING: u32 = 16;
 ///
 /// If the object has no non-blocking mode, timeouts of a few milliseconds also work, without that
 /// delay. But a read that waits for its timeout holds the lock, and nothing can be written
-/// meanwhile. Such a transport was measured with bulk data. It reached a fraction of the speed in
-/// non-blocking mode. If the object has neither of the two:
+/// meanwhile. Such a transport was measured with bulk data. It was much slower than the
+/// same transport in non-blocking mode.
+///
+/// If the object has neither non-blocking mode nor timeouts:
 ///
 /// - A read that blocks holds the lock, and nothing is written until the read returns.
 /// - A write that blocks holds the lock. When both directions are full, both peers wait forever.
@@ -95,8 +99,8 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
     /// `WouldBlock`, `TimedOut` and `Interrupted` mean "not yet", and `readiness` is called again.
     /// Any other error ends the session. `readiness` must either return every few hundred
     /// milliseconds, or be interrupted by [`on_abort`](Self::on_abort). Over TLS it must return
-    /// within a few milliseconds. A TLS connection may take input in while it writes, and the
-    /// reader finds that input only when `readiness` has returned.
+    /// within a few milliseconds. A TLS connection may take input from the socket while it writes.
+    /// The reader finds that input only after `readiness` has returned.
     #[must_use]
     pub fn with_readiness(
         mut self,
@@ -106,13 +110,13 @@ impl<T: Read + Write + Send + 'static> Shared<T> {
         self
     }
 
-    /// Calls `finish` to end the writing direction, after the last write and flush. For TLS, send
-    /// `close_notify` in it. It is called again when it returns `WouldBlock`, `TimedOut` or
-    /// `Interrupted`.
+    /// Calls `finish` to end the writing direction, after the last write and flush. For TLS,
+    /// `finish` should send `close_notify`. It is called again when it returns `WouldBlock`,
+    /// `TimedOut` or `Interrupted`.
     ///
-    /// Without this, the peer reads an end of file only when the transport is dropped. Then
-    /// [`close`](crate::Session::close) doesn't wait for the peer, and its Ok promises less
-    /// ([`Control::can_finish`]).
+    /// Without `finish`, the peer reads an end of file only when the transport is dropped. Also,
+    /// [`close`](crate::Session::close) doesn't wait for the peer then, so an Ok of `close`
+    /// promises less ([`Control::can_finish`]).
     #[must_use]
     pub fn on_finish(
         mut self,
@@ -150,8 +154,8 @@ struct Exclusive<T> {
 }
 
 impl<T> Exclusive<T> {
-    /// Does `io` once with exclusive access. Then hands the lock to a thread that waits for it, if
-    /// there is one.
+    /// Does `io` once with exclusive access. Then passes the lock to a thread that waits for the
+    /// lock, if there is one.
     fn once<R>(&self, io: impl FnOnce(&mut T) -> io::Result<R>) -> io::Result<R> {
         self.check()?;
         let mut inner = self.inner.lock();
@@ -184,8 +188,8 @@ impl<T> Exclusive<T> {
         }
     }
 
-    /// Repeats a write or a flush like [`until_done`](Self::until_done). Notes after each try that
-    /// there was a write, so that the reader tries again.
+    /// Repeats a write or a flush like [`until_done`](Self::until_done). Sets `wrote` after each
+    /// try, so that the reader tries again.
     fn write_until_done<R>(&self, mut io: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R> {
         self.until_done(|inner| {
             let result = io(inner);
@@ -196,8 +200,8 @@ impl<T> Exclusive<T> {
 }
 
 /// Turns the `Ok(0)` of a write that accepted nothing into "not yet". rustls returns `Ok(0)` while
-/// its buffer is full. A connection that is over shows it by an error, or by an end of file in a
-/// read.
+/// its buffer is full. So `Ok(0)` doesn't mean that the connection has ended. An ended connection
+/// returns an error, or an end of file to a read.
 fn taken(count: usize, offered: bool) -> io::Result<usize> {
     if count == 0 && offered { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
 }

@@ -12,12 +12,12 @@
 //! Between the header and that choice the caller may wait for budget.
 //!
 //! # Reading ahead
-//! Bulk data comes as a run of frames of one length. During a run, one read asks for the rest of
-//! the payload and for whole frames behind it. Each of these frames is read with its header into a
-//! separate pooled buffer. The reader guesses that they will have the same length. If the guess is
-//! right, up to eight frames arrive with one system call, each in the place where it belongs. If
-//! the guess is wrong, the bytes that were read ahead are copied to the read buffer and parsed from
-//! there.
+//! Bulk data comes as a run of frames of one length. During a run, the reader guesses that the next
+//! frames have the same length again. One read asks for the rest of the payload and for several
+//! whole frames behind it. Each of these frames is read, with its header, into a separate pooled
+//! buffer. If the guess is right, up to eight frames arrive with one system call, each in the place
+//! where it belongs. If the guess is wrong, the bytes that were read ahead are copied to the read
+//! buffer and parsed from there.
 //!
 //! # Invariants
 //! - The steps that [`FrameReader::next`] returns don't depend on how the reads split the input.
@@ -34,30 +34,31 @@ use super::header::{Command, HEADER_LEN, Header};
 use crate::error::{Error, Result, start_of};
 use crate::pool::{Buffer, BufferPool};
 
-/// Size of the read buffer, in bytes. One read returns up to this amount of small frames. A session
-/// has a read buffer for its whole life, so this size is part of the cost of an idle session. After
-/// a wrong guess the buffer may keep up to [`READ_BUFFER_KEPT`].
+/// Size of the read buffer, in bytes. One read returns up to this number of bytes of small frames.
+/// A session has a read buffer for its whole life, so this size is part of the cost of an idle
+/// session. After a wrong guess the buffer may keep up to [`READ_BUFFER_KEPT`].
 const READ_BUFFER: usize = 16 * 1024;
 
 /// Largest capacity that the read buffer keeps after a wrong guess, in bytes: one frame of the
-/// default size. An idle session may keep 64 KiB at most, and this is the largest part of it.
+/// default size. An idle session may keep 64 KiB of memory at most, and the read buffer is the
+/// largest part of that.
 const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 
 /// Number of successive payloads of one length that make a run. Two payloads may have one length by
 /// chance.
 const RUN: usize = 3;
 
-/// Largest payload that `take_buffered` accepts, in bytes. With its header, it fits into the read
-/// buffer. The caller collects larger payloads.
+/// Largest payload that `take_buffered` accepts, in bytes. A frame with such a payload fits into
+/// the read buffer. The caller collects larger payloads.
 pub(crate) const SMALL_PAYLOAD_MAX: usize = 4096;
 
 /// Number of bytes that a read asks for behind a collected payload, outside of a run. They are
-/// enough for the next header and some small frames. They are few, so that little of the next large
-/// payload has to be copied out of the read buffer.
+/// enough for the next header and some small frames. The number is small, so that little of the
+/// next large payload has to be copied out of the read buffer.
 const LOOKAHEAD: usize = 512;
 
-/// Largest number of frames that are read ahead. With the frame that is collected they make eight.
-/// At the default size of a frame, that is as much as a sender's batch.
+/// Largest number of frames that are read ahead. With the frame that is collected, one read brings
+/// up to eight frames. Eight frames of the default size are as much data as one batch of a sender.
 const AHEAD: usize = 7;
 
 enum State {
@@ -226,8 +227,8 @@ impl FrameReader {
                         return Ok(Step::NeedInput);
                     }
                 }
-                // The caller didn't choose a place. Skipping the payload is the only choice that
-                // can't go wrong.
+                // The caller didn't choose a place for the payload. Skipping the payload is safe in
+                // any case.
                 State::Undecided(header) => {
                     self.state = State::Undecided(header);
                     self.skip();
@@ -276,9 +277,11 @@ impl FrameReader {
         }
     }
 
-    /// Returns a buffer for the payload of the header just returned. It is the buffer in which the
-    /// payload lies already, or one from the pool. The caller must pass the buffer to
-    /// [`collect`](Self::collect), or stop parsing.
+    /// Returns a buffer for the payload of the header just returned. If the payload was read ahead,
+    /// that is the buffer in which it lies. Otherwise it is an empty one from the pool. The caller
+    /// must pass the buffer to [`collect`](Self::collect) before it calls `next` again.
+    ///
+    /// Returns `None` if no header was just returned, or if the pool has no buffer of this size.
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<PayloadBuffer> {
         let State::Undecided(header) = self.state else { return None };
         let length = usize::from(header.length);
@@ -300,7 +303,7 @@ impl FrameReader {
         }
     }
 
-    /// Gives the empty buffers back to the pool. Called when the caller is about to wait.
+    /// Gives the empty buffers back to the pool. The caller calls this when it is about to wait.
     pub(crate) fn rest(&mut self) {
         self.spare.clear();
     }
@@ -318,8 +321,8 @@ impl FrameReader {
     }
 
     /// Shortens an incomplete data frame to its received part. The next step then returns that
-    /// part. Called when the input has ended, because then the rest will never come. Returns
-    /// whether there is such a part.
+    /// part. Called when the input has ended, because the rest of the frame will never come.
+    /// Returns whether there is a received part.
     pub(crate) fn cut_short(&mut self) -> bool {
         let (header, come) = match &mut self.state {
             State::Buffered(header) => (header, self.end - self.start),
@@ -333,8 +336,8 @@ impl FrameReader {
         true
     }
 
-    /// Returns whether a frame has begun and isn't complete. If the input ends then, it was
-    /// truncated.
+    /// Returns whether a frame has begun and isn't complete. If the input ends inside a frame, the
+    /// input was truncated.
     pub(crate) fn inside_frame(&self) -> bool {
         self.end > self.start || !matches!(self.state, State::Header)
     }
@@ -520,8 +523,8 @@ mod tests {
             let mut input = Counted { data: &bytes, reads: 0 };
             let mut reader = FrameReader::new(1, allowed);
             collect(&mut reader, &mut input, &pool, 2);
-            // The limit is one frame when the run begins. It grows by one with each frame of the
-            // run.
+            // Besides `allowed`, the length of the run limits reading ahead. This limit is one
+            // frame when the run begins, and grows by one with each frame of the run.
             let (starts, _) = collect(&mut reader, &mut input, &pool, 32);
             let longest = starts.split(|start| *start == 0).map(<[usize]>::len).max();
             assert_eq!(longest, Some(ahead), "{allowed} bytes allowed");

@@ -9,35 +9,37 @@
 use super::MAX_WINDOW;
 use crate::config::INITIAL_WINDOW;
 
-/// Limit of UPDs in a row with an application that never catches up. After this number the
-/// application counts as slower than its peer, and the window is halved.
+/// Number of UPDs in a row after which the window is halved, if the application didn't catch up
+/// between any two of them. The application then counts as slower than its peer.
 ///
 /// A few such UPDs prove nothing. On a long link a window arrives as a burst, and four UPDs fall
 /// due within a burst, however fast the reader is. 8 is two bursts.
 const SHRINK_AFTER: u8 = 8;
 
-/// Number of UPDs in a row, with a reader that keeps up, after which the window doubles even if the
-/// peer never came near its limit.
+/// Number of UPDs in a row after which the window doubles, if the application caught up between
+/// each two of them. It doubles even if the peer was never seen near the window's end.
 ///
-/// On a long link, UPDs may spread the peer's data evenly over the round trip. Then the data never
-/// comes near the window's end here, though the peer waits for the window. The number makes such
-/// growth slow enough to be rare on a stream that the window doesn't limit. 64 UPDs, each for a
+/// On a long link, UPDs may spread the peer's data evenly over the round trip. Then a part of the
+/// window is always on its way. So the receiver never sees data near the window's end, although the
+/// window limits the peer. A stream that the window doesn't limit looks the same to the receiver.
+/// The number is large, so that the window of such a stream seldom grows. 64 UPDs, each for a
 /// quarter of a window, are 16 windows. A link with a round trip of 100 ms takes 1.6 s for them if
 /// the window limits it.
 const GROW_AFTER: u8 = 64;
 
-/// Smallest limit that the number of streams sets to a window, in bytes. Half of 8192 still holds a
-/// write that is accepted whole (4096 bytes).
+/// Smallest value of [`window_cap`], in bytes. With a window of this size, a write of 4096 bytes
+/// can still be accepted whole. Up to half of a window may be consumed before an UPD announces
+/// that. The other half, 4096 bytes, is free for the write.
 const LEAST_WINDOW: usize = 8192;
 
-/// Window of a new stream while the whole grant budget is granted, in bytes. Such a window may then
-/// grow to half of the bytes that the stream has consumed. 16 KiB is also the largest share of a
-/// sender ([`crate::proto::unsolicited`]).
+/// Window of a new stream while the whole grant budget is granted, in bytes. While the grant budget
+/// stays granted, the window may become as large as half of the bytes that the stream has consumed.
+/// 16 KiB is also the largest share of a sender ([`crate::proto::unsolicited`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
-/// Returns the largest window that may be announced while `streams` are open. It is an equal part
-/// of [`Config::grant_budget`](crate::config::Config::grant_budget), but at least [`LEAST_WINDOW`].
-/// `manual::architecture`, "Windows of many streams", derives it.
+/// Returns the largest window that may be announced while `streams` are open. The result is an
+/// equal part of [`Config::grant_budget`](crate::config::Config::grant_budget), but at least
+/// [`LEAST_WINDOW`]. `manual::architecture`, "Windows of many streams", gives the reason.
 pub(crate) fn window_cap(grant_budget: usize, streams: usize) -> u32 {
     let part = (grant_budget / streams.max(1)).max(LEAST_WINDOW);
     u32::try_from(part).unwrap_or(MAX_WINDOW).min(MAX_WINDOW)
@@ -48,7 +50,7 @@ pub(crate) fn window_cap(grant_budget: usize, streams: usize) -> u32 {
 pub(crate) struct WindowSizes {
     /// The size at the beginning, and the size down to which a slow reader makes it shrink.
     pub(crate) base: usize,
-    /// The size up to which it may grow.
+    /// The size up to which the window may grow.
     pub(crate) max: usize,
 }
 
@@ -62,8 +64,11 @@ pub(crate) struct WindowSizes {
 /// | `caught_up`, for [`GROW_AFTER`] UPDs in a row | doubles |
 /// | not `caught_up`, for [`SHRINK_AFTER`] UPDs in a row | is halved |
 ///
-/// It stays within `base` and `max`, and within the limits that the session sets
-/// ([`cap`](Self::cap) and the spare bytes of its budget).
+/// The window stays between `base` and `max`. The session sets three further limits:
+///
+/// - The window is at most [`cap`](Self::cap), even if `cap` is smaller than `base`.
+/// - It grows by at most the spare bytes of the session's budget.
+/// - While the grant budget is granted, it may be smaller than `base` ([`SMALL_WINDOW`]).
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     /// Whether the window limits the peer. True on version 2.
@@ -90,11 +95,12 @@ pub(crate) struct ReceiveWindow {
     edge: u64,
     /// The largest window announced.
     largest: u32,
-    /// Whether nothing was read yet.
+    /// Whether the application hasn't read anything yet.
     fresh: bool,
     /// Whether an UPD is due.
     due: bool,
-    /// Whether the peer's data came within a quarter of the window's end since the last UPD.
+    /// Whether the peer's data came within a quarter of the window's end. The flag stays set until
+    /// the application has caught up, also past an UPD.
     peer_near_limit: bool,
     /// Whether the application had read all delivered data at some moment since the last UPD.
     caught_up: bool,
@@ -135,8 +141,8 @@ impl ReceiveWindow {
     }
 
     /// Returns the bytes that the peer may have in flight or unread here: the granted bytes that
-    /// aren't consumed. It is at least the size of the window, since the next UPD grants that
-    /// again.
+    /// aren't consumed. The result is at least the size of the window, because the next UPD will
+    /// grant a whole window.
     pub(crate) fn granted(&self) -> u64 {
         // Data within the slack lies past the edge. It may be consumed before an UPD moves the
         // edge.
@@ -166,7 +172,8 @@ impl ReceiveWindow {
     /// The bytes received and the bytes allowed, if the peer exceeds the slack.
     pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
         self.received += n as u64;
-        // Within a quarter of the end, the rest is less than a sender likes to write at once.
+        // If less than a quarter of the window is left, the peer may already be waiting, because
+        // its next write may not fit.
         self.peer_near_limit |= self.received + u64::from(self.window / 4) >= self.limit;
         let slack = u64::from(self.largest.max(INITIAL_WINDOW));
         if self.enforced && self.received > self.edge + slack {
@@ -200,19 +207,20 @@ impl ReceiveWindow {
         }
     }
 
-    /// Returns whether the peer may be waiting for an UPD: all received data is consumed, and the
-    /// peer may send less than a quarter of the window.
+    /// Returns whether the peer may be waiting for an UPD: all received data is consumed, and less
+    /// than a quarter of the window is left to the peer.
     ///
-    /// Otherwise a rest of less than [`update_step`](Self::update_step) bytes would be consumed and
-    /// not announced. It would be missing from the window in each round trip.
+    /// Without this rule, the last consumed bytes, if they are fewer than
+    /// [`update_step`](Self::update_step), wouldn't be announced. The window would be smaller by
+    /// these bytes in each round trip.
     fn peer_may_be_waiting(&self) -> bool {
         self.received == self.consumed
             && self.limit.saturating_sub(self.received) < u64::from(self.window / 4)
     }
 
-    /// Returns the number of bytes after whose consumption an UPD is due. It is half of a window,
-    /// as in other implementations, or a quarter of a window that has grown. A window grows on a
-    /// long link, and there smaller steps let the peer go on earlier.
+    /// Returns the number of bytes after whose consumption an UPD is due. The number is half of the
+    /// window, as in other implementations. It is a quarter if the window has grown. Windows grow
+    /// on long links, and on a long link smaller steps let the peer go on earlier.
     fn update_step(&self) -> u64 {
         let part = if self.window > self.base { 4 } else { 2 };
         u64::from(self.window / part).max(1)
@@ -221,8 +229,9 @@ impl ReceiveWindow {
     /// Sets the size of the window for the UPD that is due now.
     fn resize(&mut self, spare: u64) {
         let caught_up = std::mem::take(&mut self.caught_up);
-        // `peer_near_limit` stays set until the reader has caught up. The last bytes of a burst set
-        // it, and one more UPD may fall due before the reader has read all of the burst.
+        // `peer_near_limit` stays set until the application has caught up. The last bytes of a
+        // burst set the flag, and one more UPD may fall due before the application has read the
+        // whole burst.
         let peer_near_limit = caught_up && std::mem::take(&mut self.peer_near_limit);
         (self.updates_behind, self.updates_caught_up) =
             if caught_up { (0, self.updates_caught_up + 1) } else { (self.updates_behind + 1, 0) };
@@ -238,7 +247,7 @@ impl ReceiveWindow {
         let least =
             self.base.min(self.cap).min(if self.crowded { self.earned() } else { u32::MAX });
         if self.announced == self.first && self.crowded {
-            // No UPD has announced the base, so the window may be smaller.
+            // No UPD has announced a window of `base` bytes, so the window may be smaller.
             self.window = self.window.min(least);
         }
         self.window = self.window.clamp(least, self.max.min(self.cap).max(least));
@@ -258,7 +267,8 @@ impl ReceiveWindow {
     }
 
     /// Records that the application has read all delivered data. Data that is still on its way
-    /// doesn't matter. Call it before the [`consume`](Self::consume) that counts the last bytes.
+    /// doesn't matter. Call this before the call of [`consume`](Self::consume) that counts the last
+    /// bytes.
     pub(crate) fn mark_caught_up(&mut self) {
         self.caught_up = true;
     }
@@ -275,13 +285,13 @@ impl ReceiveWindow {
         self.due
     }
 
-    /// Returns CONSUMED and WINDOW of the UPD to be sent now, if one is due. They are always the
-    /// newest values.
+    /// Returns the fields CONSUMED and WINDOW of the UPD to be sent now, if one is due. Both fields
+    /// have their newest values.
     pub(crate) fn take_update(&mut self) -> Option<(u32, u32)> {
         if !std::mem::take(&mut self.due) {
             return None;
         }
-        self.window = self.window.min(self.cap); // the limit may have changed since `resize`
+        self.window = self.window.min(self.cap); // `cap` may have changed since `resize`
         self.announced = self.consumed;
         self.limit = self.consumed + u64::from(self.window);
         self.edge = self.edge.max(self.limit);

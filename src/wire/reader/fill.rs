@@ -63,7 +63,7 @@ impl FrameReader {
     }
 
     /// Reads the rest of a payload. Also reads up to [`LOOKAHEAD`] bytes behind it into the read
-    /// buffer, which is empty then.
+    /// buffer. The read buffer is empty when this is called.
     fn fill_payload(
         input: &mut (impl Read + ?Sized),
         header: Header,
