@@ -224,8 +224,8 @@ impl Config {
     ///
     /// With many streams, windows are smaller:
     ///
-    /// - No announced window is larger than half of `max_receive_buffer` divided by the number of
-    ///   open streams, or 8192 bytes if that is more.
+    /// - The limit of each announced window is half of `max_receive_buffer`, divided by the number
+    ///   of open streams. But this limit is at least 8192 bytes.
     /// - While all windows together exceed half of `max_receive_buffer`, a new stream's window
     ///   begins with 16384 bytes. Later the window is at most half of the bytes that were read from
     ///   the stream, but at least 16384 bytes.
@@ -261,15 +261,15 @@ impl Config {
     ///
     /// During this pause, a burst of streams waits in the transport until the program has accepted
     /// earlier streams. No stream gets data, not even an accepted one. The time is counted from the
-    /// beginning of the pause or from the last `accept`, whichever is later. After that time,
-    /// streams are refused with FIN until half of the backlog is free. Then the next pause is
-    /// possible.
+    /// beginning of the pause or from the last `accept`, whichever is later. When the time has
+    /// passed, new streams are refused with FIN until half of the backlog is free. After that, the
+    /// next pause is possible.
     ///
     /// `Some(Duration::ZERO)` refuses at once. `None` waits without limit. Keepalive is suspended
     /// during the pause. So with `None`, a dead peer is found only after the next `accept`.
     ///
-    /// The pause ends at once when the session is closed, drained or ends. It also ends when the
-    /// last [`Session`](crate::Session) handle is dropped.
+    /// The pause ends at once when the session is closed, is drained, or ends. It also ends when
+    /// the last [`Session`](crate::Session) handle is dropped.
     #[must_use]
     pub fn accept_stall_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.accept_stall_timeout = timeout;

@@ -171,7 +171,8 @@ pub enum Error {
         /// The configured `stall_timeout`.
         after: Duration,
     },
-    /// The peer has sent FIN, and then for `half_close_stall` granted no window to write into.
+    /// The peer has sent FIN. After that, it granted no window to a waiting write for the time
+    /// `half_close_stall`.
     #[error(
         "the peer finished its side and granted no window for {0:?}: it has most likely closed \
          the stream"
@@ -206,7 +207,8 @@ pub enum Error {
         stream: u32,
         /// Bytes received since the stream began.
         received: u64,
-        /// Bytes that the windows granted so far allow, including the tolerance.
+        /// Bytes that the peer was allowed to send: the windows granted so far, plus a slack. The
+        /// slack is the size of the largest of these windows, and at least 262144 bytes.
         allowed: u64,
     },
     /// The peer sent a command byte that isn't in the protocol.
@@ -441,7 +443,7 @@ mod tests {
                 Error::CloseIncomplete { unsent: 2, after: time, peer_ended: true },
                 (false, false, true),
             ),
-            // As its source.
+            // A partial write is judged as its source is.
             (
                 Error::PartialWrite { accepted: 1, source: Arc::new(Error::Timeout) },
                 (true, false, false),

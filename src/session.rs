@@ -57,9 +57,9 @@ pub use incoming::Incoming;
 /// application need not do anything for that. But an application that reads or accepts too slowly
 /// can delay the end, because its session stops reading.
 ///
-/// Go's smux and gmux end their side when the application calls `Close`. An application that waits
-/// in `AcceptStream` gets an error there, and most then call `Close`. If a Go peer doesn't call
-/// `Close`, then `close` here takes the whole close timeout.
+/// Go's smux and gmux end their side when the application calls `Close`. When this side has ended,
+/// an application that waits in `AcceptStream` gets an error, and most applications then call
+/// `Close`. If a Go peer doesn't call `Close`, then `close` here takes the whole close timeout.
 ///
 /// Only an answer of the peer's *application* can confirm that it has read the data.
 ///
@@ -163,9 +163,9 @@ impl Session {
     /// - [`Error::Timeout`] if the deadline has passed.
     /// - [`Error::Closed`] at once after a local close. During a [`drain`](Self::drain), queued
     ///   streams are returned before this error.
-    /// - If the session has ended otherwise, the error that ended it. Queued streams are returned
-    ///   before that error. If the peer has ended the session cleanly (no stream and no frame was
-    ///   cut off), the error is [`Error::PeerClosed`].
+    /// - If the session has ended for another reason, the error that ended it. Queued streams are
+    ///   returned before that error. If the peer has ended the session cleanly (no stream and no
+    ///   frame was cut off), the error is [`Error::PeerClosed`].
     pub fn accept(&self) -> Result<Stream> {
         self.shared.accept(None).map(|stream| self.stream(stream))
     }

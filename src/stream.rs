@@ -138,8 +138,7 @@ impl Stream {
         Self { session, stream }
     }
 
-    /// Returns the stream's id on the wire. Ids are unique within a session while the stream is
-    /// open.
+    /// Returns the stream's id on the wire. No other open stream of the session has the same id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.stream.id
