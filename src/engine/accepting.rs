@@ -1,11 +1,11 @@
 //! Accepts the peer's streams, and keeps the reader waiting while the backlog is full.
 //!
-//! Two condvars wait on the registry's lock. `acceptable` wakes calls of `accept`. `room` wakes the
-//! reader thread. `manual/architecture.md` lists their wakers, under *Who wakes whom*.
+//! Two condvars belong to the registry's lock. Calls of `accept` wait on `acceptable`. The reader
+//! thread waits on `room`. `manual/architecture.md` lists who wakes them, under *Who wakes whom*.
 //!
-//! Invariant: after a change that makes room in the backlog, or that ends the accepting, `room` is
-//! notified. The accepting ends by `close`, `drain`, failed writes, the session's end, or the drop
-//! of the last `Session` handle.
+//! Invariant: `room` is notified after each change that makes room in the backlog, and after each
+//! event that keeps new streams out of it. These events are `close`, `drain`, failed writes, the
+//! session's end, and the drop of the last `Session` handle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ use crate::sync::stream::SharedStream;
 
 impl SessionShared {
     /// Returns the peer's next stream, and blocks until there is one. Streams that are in the
-    /// backlog already are returned even if the session has ended, unless this end has closed it.
+    /// backlog already are returned even if the session has ended, unless this side has closed it.
     ///
     /// # Errors
-    /// Returns `Timeout` after the deadline or `timeout`, and the reason why there will be no more
-    /// streams.
+    /// Returns `Timeout` if the deadline or `timeout` has passed. If no more streams will come,
+    /// returns the reason.
     pub(crate) fn accept(&self, timeout: Option<Duration>) -> Result<Arc<SharedStream>> {
         let mut call = Call::default();
         let mut registry = self.registry.lock();
@@ -48,7 +48,7 @@ impl SessionShared {
     /// Returns the peer's next stream if the backlog has one. Never blocks.
     ///
     /// # Errors
-    /// Returns the reason why there will be no more streams.
+    /// If no more streams will come, returns the reason.
     pub(crate) fn try_accept(&self) -> Result<Option<Arc<SharedStream>>> {
         let accepted = self.next_accepted(&mut self.registry.lock())?;
         self.room.notify_one();
@@ -116,8 +116,9 @@ impl SessionShared {
     /// thread until there is room, or until `accept_stall_timeout` has passed since `begun`.
     /// Returns `None` if `until` passes first, and never `Full`.
     ///
-    /// The timeout is promised from the last `accept` on. Each `accept` makes room and so ends the
-    /// pause. So no `accept` lies between `begun` and the timeout.
+    /// Users are promised that the timeout runs from the last `accept`. Each `accept` makes room
+    /// and so ends the pause. So the last `accept` was before `begun`, and a timeout from `begun`
+    /// on is long enough.
     pub(super) fn wait_for_room(
         &self,
         id: u32,

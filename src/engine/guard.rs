@@ -1,12 +1,13 @@
-//! Guards against panics of a user's code: a logger, a transport, a hook or a notifier may panic,
-//! and must not take one of gmux's threads with it.
+//! Guards against panics of a user's code. A logger, a transport, a hook or a notifier may panic,
+//! and this must not end one of gmux's threads.
 //!
 //! A panic is logged once, where it is caught ([`log_panic`]). The error that it becomes isn't
 //! logged again.
 //!
 //! Invariants:
 //! - No panic leaves [`caught`].
-//! - Of a panic's payload only texts are dropped, since other payloads may panic in their drop.
+//! - A panic's payload is dropped only if it is a text. Any other payload is leaked, since it may
+//!   panic in its drop.
 //! - A user's object that gmux keeps is a [`UserObject`]. So its drop is guarded on every thread.
 
 use std::any::Any;

@@ -29,8 +29,11 @@ pub(super) struct Clock {
     received: AtomicU64,
     /// When stream data last crossed, in either direction, or the no-data timeout was set.
     payload: AtomicU64,
-    /// The writer thread's state. 0: it isn't in the transport. `u64::MAX`: it has ended. Else it
-    /// has been in the transport since this stamp, to which one is added so that it is never 0.
+    /// The writer thread's state:
+    /// - 0: the thread isn't in the transport.
+    /// - `u64::MAX`: the thread has ended.
+    /// - any other value: the thread has been in the transport since this stamp. One was added to
+    ///   the stamp, so that it is never 0.
     writing: AtomicU64,
     /// Guards the session's no-data timeout. A leaf in the lock order.
     no_data: Mutex<Option<Duration>>,
@@ -78,8 +81,8 @@ impl Clock {
         self.writing.store(u64::MAX, Relaxed);
     }
 
-    /// Returns the writer thread's state at `now`. Outside of the transport, `is_parked` tells
-    /// whether it is parked.
+    /// Returns the writer thread's state at `now`. `is_parked` says whether the thread is parked.
+    /// It counts only while the thread isn't in the transport.
     pub(super) fn writer(&self, now: Instant, is_parked: bool) -> WriterState {
         match self.writing.load(Relaxed) {
             0 if is_parked => WriterState::Parked,
@@ -148,8 +151,8 @@ impl SessionShared {
         (!self.lifecycle.is_in(Phase::Ended)).then(|| next.unwrap_or(now + IDLE_LOOK))
     }
 
-    /// Looks at a session that has ended. After a clean end of its input the writer may still end
-    /// the output, until the close timeout.
+    /// Looks at a session that has ended. After an end of file of its input, the writer thread may
+    /// still end the output, until the close timeout.
     fn on_timer_ended(&self, now: Instant) -> Option<Instant> {
         let deadline = self.lifecycle.deadline().filter(|_| !self.is_aborted())?;
         if deadline <= now {
@@ -163,7 +166,7 @@ impl SessionShared {
     /// the other streams can go on.
     fn cut_the_largest(&self, after: Duration) {
         if !self.env.budget.is_short() {
-            // There is room again, only the reader hasn't run yet. A cut would gain nothing.
+            // There is room again, but the reader hasn't run yet. A cut would gain nothing.
             return;
         }
         let Some((held, stream)) = self.largest() else { return };
@@ -176,7 +179,8 @@ impl SessionShared {
         self.fail_stream(&stream, Error::Stalled { held, after }, true);
     }
 
-    /// Returns the stream that holds most of the budget, with the number of bytes, if any is held.
+    /// Returns the stream that holds most of the budget, and the number of bytes that it holds.
+    /// Returns `None` if no stream holds any.
     pub(super) fn largest(&self) -> Option<(usize, Arc<SharedStream>)> {
         let streams = self.registry.lock().streams.streams();
         let held = streams.into_iter().map(|stream| (stream.occupied(), stream));

@@ -2,7 +2,7 @@
 //! sent a frame.
 //!
 //! Invariant: an error asks about the setup (version, role) only if no frame has come from the
-//! peer. Only then can a wrong setup be the reason.
+//! peer. After a frame has come, a wrong setup isn't the reason any more.
 
 use super::SessionShared;
 use super::logging::warn;
@@ -16,8 +16,8 @@ impl SessionShared {
         let mut streams = self.registry.lock().streams.streams();
         streams.retain(|stream| stream.is_cut_off_by_eof());
         if !inside_frame && streams.is_empty() {
-            // A peer that ends after this end has closed behaves as it should, even if it never
-            // sent a frame.
+            // A peer that ends its side after this side has closed behaves as it should, even if it
+            // never sent a frame.
             let unexpected = !self.lifecycle.is_closing_or_ended();
             if unexpected && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
                 // The end is clean, but the peer may never have read the streams that were opened,

@@ -77,8 +77,8 @@ pub(crate) struct SessionShared {
     drained: Condvar,
     /// The budget for the names of the peer's streams, [`Config::name_budget`].
     names: Arc<Budget>,
-    /// Guards the transport's control. The last of the two threads takes it out, so the descriptor
-    /// is closed even if handles live on.
+    /// Guards the transport's control. The last of the session's two threads drops it. So the
+    /// descriptor is closed even if handles live on.
     control: Mutex<Option<Arc<UserControl>>>,
     local_addr: Option<SocketAddr>,
     peer_addr: Option<SocketAddr>,
@@ -88,7 +88,7 @@ pub(crate) struct SessionShared {
     handles: AtomicUsize,
     /// Number of session handles.
     session_handles: AtomicUsize,
-    /// Number of threads that run, of the reader thread and the writer thread.
+    /// Number of the session's two threads (reader and writer) that still run.
     threads: AtomicUsize,
     writer: writer::Slot,
     reader: reader::Slot,
@@ -260,8 +260,9 @@ impl SessionShared {
         self.handles.fetch_add(1, SeqCst);
     }
 
-    /// Drops a handle. The last one closes the session. It blocks until everything is handed over,
-    /// but doesn't wait for the peer's end. On gmux's own threads it doesn't block.
+    /// Drops a handle. The drop of the last handle closes the session. Then this function blocks
+    /// until all accepted bytes are handed over, at most for the close timeout. It doesn't wait
+    /// until the peer ends its side. It doesn't block on gmux's own threads.
     pub(crate) fn drop_handle(self: &Arc<Self>) {
         if self.handles.fetch_sub(1, SeqCst) == 1 {
             self.begin_close();

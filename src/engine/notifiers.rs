@@ -42,7 +42,7 @@ impl SessionShared {
         }
         let mut notifiers = self.notifiers.lock();
         notifiers.queue.extend(due);
-        // The threads that exist call the rest.
+        // Threads that run already call the notifiers that get no new thread.
         let wanted = notifiers.queue.len().min(NOTIFIER_THREADS - notifiers.threads);
         notifiers.threads += wanted;
         drop(notifiers);
@@ -51,7 +51,8 @@ impl SessionShared {
         }
     }
 
-    /// Starts one of the threads that call notifiers. It is counted in the pool already.
+    /// Starts one of the threads that call notifiers. The pool's count of threads includes it
+    /// already.
     fn start_notifier_thread(&self) {
         let number = self.number;
         // A notifier gets a handle, which needs the session. All other references may be gone by
@@ -83,15 +84,16 @@ impl SessionShared {
             }
             for (stream, notifier) in due {
                 if let Some(notifier) = stream.keep_notifier(notifier) {
-                    // The stream is closed already, so the next thread of the pool calls this one.
+                    // The stream is closed already, so the next thread of the pool calls this
+                    // notifier.
                     self.notifiers.lock().queue.push_back((stream, notifier));
                 }
             }
         }
     }
 
-    /// Takes the next notifier out of the queue. Without one the calling thread ends, and is no
-    /// longer counted.
+    /// Takes the next notifier out of the queue. If the queue is empty, the calling thread is no
+    /// longer counted, and has to end.
     fn next_notifier(&self) -> Option<(Arc<SharedStream>, Notifier)> {
         let mut notifiers = self.notifiers.lock();
         let next = notifiers.queue.pop_front();

@@ -3,9 +3,10 @@
 //!
 //! A large quantum saves system calls, since frames of one stream that arrive together wake its
 //! reader once. (With a quantum of one frame, sixteen streams made twice as many system calls for
-//! wake-ups, and were 10 % slower.) With few streams on a fast link it delays no stream, since the
-//! batch is written whole. But 64 streams on a link of 1 Gbit/s would each send only every 67 ms.
-//! So the quantum shrinks where a round of all streams would take longer than [`ROUND`].
+//! wake-ups, and were 10 % slower.) With few streams on a fast link, a large quantum delays no
+//! stream, since the batch is written whole. But 64 streams on a link of 1 Gbit/s would each send
+//! only every 67 ms. So the quantum shrinks when a round of all streams would take longer than
+//! [`ROUND`].
 //!
 //! Invariants:
 //! - The result depends on the arguments alone. The clock is one of them.
@@ -24,7 +25,7 @@ const LARGEST: usize = BATCH_BYTES / 2;
 const ROUND: Duration = Duration::from_millis(10);
 
 /// Largest number of streams that share a round. With more streams the quantum doesn't shrink
-/// further. It lasts 10 ms / 100 = 100 µs then, which is long beside the wake-up of a reader.
+/// further. Sending one quantum then takes 10 ms / 100 = 100 µs. Waking a reader takes much less.
 const MAX_STREAMS_IN_ROUND: usize = 100;
 
 /// The rate at which the transport takes data, as last measured.
@@ -52,8 +53,8 @@ impl Quantum {
         }
     }
 
-    /// Returns the quantum of each of `streams` streams, in bytes. A stream with any quantum sends
-    /// at least one frame.
+    /// Returns the quantum of each of `streams` streams, in bytes. Even the smallest quantum lets a
+    /// stream send one frame.
     pub(super) fn bytes(&self, streams: usize) -> usize {
         (self.per_round / streams.clamp(1, MAX_STREAMS_IN_ROUND)).clamp(1, LARGEST)
     }

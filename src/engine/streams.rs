@@ -17,7 +17,7 @@ const _: () =
     assert!(INITIAL_WINDOW as usize > MAX_PAYLOAD, "one frame always fits a new stream's window");
 
 impl SessionShared {
-    /// Opens a stream from this end. It is in the registry before its SYN can leave, so the peer's
+    /// Opens a stream from this side. It is in the registry before its SYN can leave, so the peer's
     /// first frame finds it.
     ///
     /// # Errors
@@ -27,8 +27,8 @@ impl SessionShared {
         if name.len() > MAX_PAYLOAD {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
         }
-        // The registry refuses, too, after an end. But it learns of the end only after the
-        // transport's `abort`.
+        // The registry also refuses streams after the session's end. But it learns of the end only
+        // after the transport's `abort`.
         if let Some(cause) = self.lifecycle.cause() {
             return Err(Error::clone(&cause));
         }
@@ -44,7 +44,7 @@ impl SessionShared {
         Ok(stream)
     }
 
-    /// Queues the first frames of a new stream: SYN if this end opened it, and UPD if its window
+    /// Queues the first frames of a new stream: SYN if this side opened it, and UPD if its window
     /// must be smaller than the initial one.
     pub(super) fn introduce(&self, stream: &Arc<SharedStream>) {
         if self.env.config.version == 2 && self.env.is_crowded() {

@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::sync::shaper::Parker;
 
 thread_local! {
-    /// Whether this is one of gmux's own threads. They never wait for a session to close.
+    /// Whether this is one of gmux's own threads. On these threads, `close` and the drop of the
+    /// last handle don't wait.
     static OURS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -40,8 +41,8 @@ pub(super) fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Re
         }
     };
     let started = thread::Builder::new().name(name.clone()).spawn(body);
-    // The system's own kind is `WouldBlock`. That would tell a caller, who only wants a session,
-    // that the transport isn't ready.
+    // The system's error has the kind `WouldBlock`. The caller who starts a session would take this
+    // for a transport that isn't ready.
     started
         .map(drop)
         .map_err(|error| io::Error::other(format!("no thread could be had for {name}: {error}")))

@@ -1,16 +1,17 @@
 //! The timer: one thread for the time limits of all sessions of the process. The limits are
 //! keepalive, no-data timeouts, stalls and close timeouts.
 //!
-//! Its lock guards the queue, and is a leaf in the lock order. The thread waits on `changed`. It is
-//! notified in two cases only, an entry that is earlier than all others and an empty queue. Other
-//! entries wake nobody, since a busy session makes thousands of them a second.
+//! Its lock guards the queue, and is a leaf in the lock order. The thread waits on `changed`. The
+//! thread is notified in two cases only: if there is a new entry that is earlier than all others,
+//! and if the queue is empty. Other entries wake nobody, since a busy session makes thousands of
+//! them a second.
 //!
 //! Invariants:
 //! - The thread holds sessions weakly.
 //! - It waits for time only.
-//! - It never drops a session or a transport, since a drop runs a user's code. If its reference is
-//!   the last one, it passes that to another thread.
-//! - It exists while there are sessions. `running` is true for just as long.
+//! - It never drops a session or a transport, since a drop runs a user's code. If it holds the last
+//!   reference to a session, it passes this reference to another thread.
+//! - It exists while there are sessions. `running` says whether it exists.
 //! - A panic during the look at a session ends that session alone.
 
 use std::cell::Cell;
@@ -50,8 +51,8 @@ struct State {
 }
 
 impl State {
-    /// Sets the time of a session's next look, unless it has an earlier one. Returns whether it is
-    /// the first of all sessions now. Then the thread has to be notified.
+    /// Sets the time of a session's next look, unless it has an earlier one. Returns whether this
+    /// entry is now the earliest of all sessions. Then the thread has to be notified.
     fn place(&mut self, number: u64, session: Weak<SessionShared>, at: Instant) -> bool {
         if let Some(&earlier) = self.places.get(&number) {
             if earlier <= at {
@@ -93,8 +94,8 @@ pub(super) fn register(session: &Arc<SessionShared>) -> Result<()> {
     Ok(())
 }
 
-/// Has the timer look at a session at `at` or earlier. If an earlier look is due anyway, this wakes
-/// nobody.
+/// Makes the timer look at a session at `at` or earlier. If an earlier look is due anyway, this
+/// wakes nobody.
 pub(super) fn schedule(session: &Arc<SessionShared>, at: Instant) {
     let mut state = TIMER.state.lock();
     // A session without an entry has ended.
@@ -117,13 +118,13 @@ pub(super) fn forget(number: u64) {
     }
 }
 
-/// Returns whether this thread is the timer's. It must not run a user's code.
+/// Returns whether this thread is the timer's. The timer's thread must not run a user's code.
 pub(super) fn is_this_thread() -> bool {
     HERE.get()
 }
 
 /// Runs the timer's thread. If [`look_until_empty`] panics, it begins again. So the thread ends
-/// only where that function sets `running` to false.
+/// only after that function has set `running` to false.
 fn run() {
     HERE.set(true);
     while let Err(text) = caught(look_until_empty) {
@@ -148,8 +149,8 @@ fn look_until_empty() {
                 let session = state.queue.remove(&(at, number)).and_then(|weak| weak.upgrade());
                 state.places.remove(&number);
                 let Some(session) = session else { continue };
-                // During the look the session has a late entry, so that `schedule` can make it
-                // earlier.
+                // During the look the session has a late entry, which `schedule` can replace by an
+                // earlier one.
                 state.place(number, Arc::downgrade(&session), now + super::liveness::IDLE_LOOK);
                 drop(state);
                 let next = look(&session, now, now.saturating_duration_since(at));

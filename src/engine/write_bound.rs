@@ -64,7 +64,7 @@ impl WriteBound {
             self.set_bound((self.bound * GROWTH).min(LARGE));
             self.backoff.sleep(started);
         }
-        // After a clean end of the input the session has ended, but its output is still written,
+        // After an end of file of the input the session has ended. But its output is still written
         // until the transport is aborted.
         if session.is_aborted() { Err(Error::Closed) } else { Ok(()) }
     }

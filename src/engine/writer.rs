@@ -115,7 +115,7 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
 /// Writes one batch on the calling thread, so that the writer thread needn't be woken.
 ///
 /// Returns `false` if another thread has the writer. Then the caller has to unpark the writer
-/// thread. Returns `true` in all other cases: @@
+/// thread. Returns `true` in all other cases:
 /// - The queued frames were written.
 /// - The writer thread was signalled to write the rest.
 /// - The session's writing was over already.

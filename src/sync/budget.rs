@@ -1,5 +1,5 @@
-//! The session's receive budget: a token bucket of bytes. The reader takes bytes out before it
-//! reads. They come back when the received data is dropped.
+//! The session's receive budget: an account in bytes. The reader takes bytes out before it reads a
+//! payload. They come back when the received data is dropped.
 //!
 //! A [`Charge`] stands for a number of bytes that were taken. Dropping it refunds them. Only the
 //! reader thread waits here ([`Budget::take`]).
@@ -8,27 +8,27 @@
 //! In version 2, a write that waits for credit may keep its thread from reading. The UPD with that
 //! credit may lie behind data that doesn't fit the budget. Then nothing would move again. So while
 //! a write *starves*, the reader may take up to [`OVERDRAFT`] times the limit. The
-//! [manual](crate::manual::architecture#why-four-rules-are-enough) has the sum that this has to
-//! cover.
+//! [manual](crate::manual::architecture#why-four-rules-are-enough) calculates why this is enough.
 //!
 //! # Who wakes the reader
 //! - a refund that makes room for the bytes that the reader waits for,
 //! - a write that begins to starve,
 //! - [`Budget::close`], at the session's close or end.
 //!
-//! The two sides follow Dekker's protocol:
+//! The reader and the threads that wake it follow Dekker's protocol:
 //! 1. The reader publishes the number of bytes that it needs. Then it looks at `used` and
 //!    `starving` once more, under the lock.
 //! 2. A refund lowers `used`, and a write raises `starving`. Then each looks at the published
 //!    number.
 //!
-//! All of these operations are sequentially consistent, so at least one side notices the other.
+//! All of these operations are sequentially consistent, so at least one of the two threads notices
+//! the other.
 //!
 //! # Invariants
 //! - `used` is the sum of all living charges.
 //! - `starving` is the number of writes that wait for credit.
-//! - Data is admitted while it fits, or if nothing else is charged. A single frame may be larger
-//!   than the whole budget.
+//! - Data is admitted if it fits, or if nothing else is charged. The second case is for a frame
+//!   that is larger than the whole budget.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -53,9 +53,10 @@ pub(crate) struct Budget {
     needed: AtomicUsize,
     /// The number of writes that wait for credit.
     starving: AtomicUsize,
-    /// Guards whether the budget is closed. It is closed when the session is closing or has ended,
-    /// and then nobody waits any more. A refund takes this lock before it notifies, so the reader
-    /// can't miss it between its last look and its wait. The lock is a leaf of the lock order.
+    /// Guards whether the budget is closed. It is closed when the session is closing or has ended.
+    /// Then nobody waits any more. A refund takes this lock before it notifies the reader. So the
+    /// reader can't miss the notification between its last look and its wait. The lock is a leaf of
+    /// the lock order.
     closed: Mutex<bool>,
     /// The reader thread alone waits on it, for room. A refund, a starving write and
     /// [`Budget::close`] wake it.

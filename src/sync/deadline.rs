@@ -5,7 +5,8 @@
 //! reaches calls that are already blocked: it wakes them, and each computes its limit anew.
 //!
 //! # Invariants
-//! - The clock is read only before a wait, or before an inline call that has a limit.
+//! - The clock is read in three cases only: before a wait or an inline read, before an inline write
+//!   that has a limit, and when a `write_all` begins a large copy.
 //! - The earlier of deadline and timeout wins.
 //! - A timeout runs from the call's start.
 //! - The no-data clock runs from the latest of these moments: the stream's creation, the last
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The start of a call. It is set when the call first has to wait, so a call that doesn't wait
-/// never reads the clock.
+/// The start of a call. It is set when the call first reads the clock. Most calls that don't wait
+/// never read it.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
     start: Option<Instant>,

@@ -1,14 +1,14 @@
 //! The reader's pause: a record of whether the reader waits for the application, since when, and
 //! for what.
 //!
-//! Only the reader thread begins and ends a pause. Two others look at it: the timer, which suspends
-//! keepalive meanwhile, and calls that show a session's state.
+//! Only the reader thread begins and ends a pause. The timer looks at the record, and suspends
+//! keepalive during a pause. Calls that show a session's state look at it, too.
 //!
 //! The lock guards the record. It is a leaf of the lock order. Nobody waits on it.
 //!
-//! Invariant: the reader's clock is stamped before anybody can see that the pause is over.
-//! Otherwise keepalive could find a reader that isn't paused and seems to have received nothing all
-//! that time.
+//! Invariant: the reader's clock is stamped before anybody can see that the pause is over. Without
+//! this rule, keepalive could find a reader that isn't paused, and that seems to have received
+//! nothing since the pause began.
 
 use std::time::Instant;
 
@@ -39,7 +39,7 @@ impl Pause {
         *self.0.lock()
     }
 
-    /// Ends the pause. Calls `stamp` before anybody can see that.
+    /// Ends the pause. Calls `stamp` before anybody can see the end.
     pub(crate) fn end(&self, stamp: impl FnOnce()) {
         let mut record = self.0.lock();
         stamp();

@@ -3,9 +3,9 @@
 //! wake-up for each message.
 //!
 //! The reader thread is woken by [`ReadHandoff::resume`], which a caller calls after it has
-//! withdrawn the offer. Without that, the thread withdraws the offer itself when no inline read
-//! began or ended for [`HANDOFF_TIMEOUT`]. So a caller that never comes, or never comes back, costs
-//! no more than this time.
+//! withdrawn the offer. If no caller does so, the reader thread withdraws the offer itself, once no
+//! inline read has begun or ended for [`HANDOFF_TIMEOUT`]. So if no caller comes, or if none comes
+//! again, the other streams wait for at most twice this time.
 //!
 //! Invariants:
 //! - Only the reader thread makes an offer, and it holds the session's input while it does.
@@ -18,8 +18,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// Time without inline reads after which the reader thread withdraws the offer. It is many times
 /// the time that a program needs between a reply and the next request. If the program stops
-/// reading, data of other streams waits for this long, and at most twice as long, since an inline
-/// read may have ended just after the thread looked.
+/// reading, data of other streams waits for this time at least, and for twice this time at most.
+/// The longest wait comes when an inline read ends just after the thread has looked.
 const HANDOFF_TIMEOUT: Duration = Duration::from_micros(500);
 
 /// The state of the offer.

@@ -2,16 +2,16 @@
 //! writer takes them out.
 //!
 //! It consists of two channels: a bounded one, whose places are allocated once, and an unbounded
-//! one for the overflow. Either alone would cost too much:
-//! - An unbounded channel allocates for every 31 messages. Small writes would pay for that all the
-//!   time.
+//! one for the overflow. Each of the two channels alone would cost too much:
+//! - An unbounded channel allocates for every 31 messages. Small writes would cause such
+//!   allocations all the time.
 //! - A bounded channel with a place for each of `max_streams` streams would cost an idle session a
 //!   megabyte.
 //!
 //! # Invariants
 //! - Sending never blocks.
-//! - The streams that one thread sends come out in the order in which it sent them. So streams are
-//!   accepted in the order in which they were opened.
+//! - The streams that one thread sends come out in the order in which it sent them. So streams that
+//!   one thread opens reach the peer in this order.
 //!
 //! The second invariant needs two rules. While the overflow holds anything, every stream goes
 //! there. And the writer first counts the overflow, then empties the bounded channel, then takes
@@ -69,14 +69,14 @@ impl ReadySender {
 impl ReadyReceiver {
     /// Moves all streams that are in the queue to the end of `waiting`.
     pub(super) fn take(&self, waiting: &mut VecDeque<Arc<SharedStream>>) {
-        // Counted first. A stream that comes into the overflow from here on may be newer than a
-        // stream that comes into the bounded channel after this call has emptied it.
+        // The overflow is counted first. A stream that comes into the overflow from here on may be
+        // newer than a stream that comes into the bounded channel after this call has emptied it.
         let overflowed = self.overflow.len();
         waiting.extend(self.bounded.try_iter());
         waiting.extend(self.overflow.try_iter().take(overflowed));
     }
 
-    /// Returns whether no stream is in the queue.
+    /// Returns whether the queue has no stream.
     pub(super) fn is_empty(&self) -> bool {
         self.bounded.is_empty() && self.overflow.is_empty()
     }

@@ -9,13 +9,13 @@
 //!   of the session.
 //!
 //! # Large copies
-//! Large copies run outside the lock. A read takes chunks out and sets `reading`. A write fills
-//! buffers, puts them in, and sets `write_in_progress`. These two marks keep the bytes of one call
-//! together. A call that finds its mark set waits as if there were no data or no room.
+//! Large copies run outside the lock. A read sets the mark `reading` and takes chunks out of the
+//! inbox. A write sets the mark `write_in_progress`, fills buffers, and puts them into the outbox.
+//! The marks keep the bytes of one call together. A read that finds `reading` set waits as if there
+//! were no data. A write that finds `write_in_progress` set waits as if there were no room.
 //!
 //! # Invariants
-//! - The call that sets a mark clears it, also when a user's writer panics
-//!   ([`reading::ReadGuard`]).
+//! - The call that sets a mark clears it, even if a user's writer panics ([`reading::ReadGuard`]).
 //! - Every change is followed by [`SharedStream::reschedule`] under the same lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -66,7 +66,8 @@ pub(crate) struct Env {
     /// Version 2: the sum of all streams' grants, in bytes. A stream's grant is the number of bytes
     /// that its peer may send or has sent, and that aren't consumed.
     pub(crate) granted: AtomicU64,
-    /// Version 2: the unsolicited bytes of all streams, and the queue for more of them.
+    /// Version 2: the unsolicited bytes of all streams, and the queue of streams that wait for an
+    /// allowance.
     pub(crate) allowance: Allowance,
 }
 
@@ -102,7 +103,8 @@ impl Env {
     }
 }
 
-/// A user's close notifier. The layer above has wrapped it, so that it gets a handle of the stream.
+/// A user's close notifier. The layer above has wrapped it in a function that makes a handle and
+/// passes it to the user's closure.
 pub(crate) type Notifier = Box<dyn FnOnce(&Arc<SharedStream>) + Send>;
 
 /// A stream's name. It is charged to the budget if the peer chose it.
@@ -138,12 +140,12 @@ pub(crate) struct SharedStream {
     /// The number of the application's handles. References of the engine don't count.
     pub(crate) handles: AtomicUsize,
     state: Mutex<State>,
-    /// Calls of `read` and `write_to` wait on it. It is woken by data, FIN, a reader that leaves
-    /// data behind, endings and limits.
+    /// Calls of `read` and `write_to` wait on it. It is woken by data, FIN, a read that leaves data
+    /// behind, endings and limits.
     readable: Condvar,
-    /// One blocked write waits on it. Further ones have condvars of their own ([`write_queue`] says
-    /// who wakes which). It is woken by room, credit, allowance, FIN, a write that finishes or
-    /// gives up, endings and limits.
+    /// One blocked write waits on it. Each further blocked write has a condvar of its own: see
+    /// [`write_queue`]. The write is woken by room, credit, allowance, FIN, a write that finishes
+    /// or gives up, endings and limits.
     writable: Condvar,
     /// Calls of `flush` wait on it. It is woken when data was handed over, and by endings and
     /// limits.
@@ -155,7 +157,7 @@ struct State {
     core: StreamCore<Charge>,
     no_data: NoData,
     nonblocking: bool,
-    /// Whether a reader has taken chunks out. No other reader may begin meanwhile.
+    /// Whether a read has taken chunks out of the inbox. No other read may begin meanwhile.
     reading: Reading,
     /// Whether a write is in progress. No other write may begin meanwhile: see [`write_queue`].
     write_in_progress: bool,
@@ -212,8 +214,8 @@ impl State {
         }
     }
 
-    /// Does the same before a wait. If there is no allowance, it puts the stream into the queue for
-    /// it. Returns whether there was any.
+    /// Takes allowance as [`take_allowance`](Self::take_allowance) does, before a wait. If there is
+    /// none, puts the stream into the queue for allowance. Returns whether there was any.
     fn take_allowance_or_queue(&mut self, env: &Env, stream: &Arc<SharedStream>, n: usize) -> bool {
         let want = self.core.needs_allowance(n, env.config.max_send_buffer);
         if want == 0 || self.queued || self.core.writing {
@@ -256,7 +258,8 @@ impl std::fmt::Debug for SharedStream {
 }
 
 impl SharedStream {
-    /// Creates a stream. `opened_here` says whether this end has opened it. Then it owes a SYN.
+    /// Creates a stream. `opened_here` says whether this side has opened it. If so, the stream owes
+    /// a SYN.
     pub(crate) fn new(
         id: u32,
         name: Name,
@@ -297,14 +300,15 @@ impl SharedStream {
     }
 
     /// Queues the stream for everything that it owes. Each change of the state ends with this call,
-    /// under the same lock. So the thread that locks the stream next, such as a session's close,
-    /// can rely on it. The caller unparks the writer after unlocking.
+    /// under the same lock. So the thread that locks the stream next, such as one that closes the
+    /// session, finds it queued. The caller unparks the writer after unlocking.
     fn reschedule(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
         state.update_granted(env);
         self.reschedule_only(env, state)
     }
 
-    /// Does the same after a change that leaves the receiving window alone.
+    /// Does the work of [`reschedule`](Self::reschedule) after a change that doesn't affect the
+    /// receiving window.
     #[inline]
     fn reschedule_only(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
         let mut wakeup = Wakeup::default();
@@ -320,7 +324,8 @@ impl SharedStream {
         env.shaper.unpark(wakeup);
     }
 
-    /// Wakes every call that waits on the stream, which looks again, and unlocks the stream.
+    /// Wakes every call that waits on the stream, and unlocks the stream. Each woken call looks
+    /// again whether it can go on.
     fn wake_all(&self, state: MutexGuard<'_, State>) {
         self.wake_all_writes(&state);
         drop(state);

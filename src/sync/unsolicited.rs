@@ -8,21 +8,21 @@
 //! Nobody waits here. A write waits on its own stream, because the first UPD of that stream lets it
 //! go on as well.
 //!
-//! - A write that finds too little puts its stream into the queue, under the lock under which it
-//!   looked. So it misses nothing that is given back later.
+//! - A write that finds too little allowance puts its stream into the queue. It looks and joins the
+//!   queue under one lock. So it misses no bytes that are given back later.
 //! - Bytes are given back by an UPD, by a forgotten stream, and by a write that took less than it
-//!   was offered. The thread that gives them back calls [`Env::wake_allowance_waiters`]. That takes
-//!   streams out of the queue while there is enough for the next, first come, first served. It
-//!   wakes one write of each, with no lock held.
+//!   was offered. The thread that gives them back calls [`Env::wake_allowance_waiters`]. This
+//!   function takes streams out of the queue, first come, first served, as long as there is enough
+//!   for the next one. It wakes one write of each of these streams, with no lock held.
 //! - A stream that doesn't wait any more leaves its part to the next one.
-//! - A write that was woken looks at the queue again when it is done, however it ends. So the part
-//!   that it didn't take isn't lost.
+//! - A write that was woken calls the same function when it is done, even if it fails. So other
+//!   streams get the bytes that it didn't take.
 //!
 //! # Invariants
 //! - The count is the sum of
 //!   [`StreamCore::unsolicited`](crate::proto::stream::StreamCore::unsolicited) over all streams,
-//!   as of each one's last change.
-//! - A stream is in the queue at most once. It has a mark for that.
+//!   as it was at each stream's last change.
+//! - A stream is in the queue at most once. Its mark `queued` says whether it is.
 //! - A forgotten stream isn't in the queue.
 
 use std::collections::VecDeque;
@@ -82,8 +82,8 @@ impl Allowance {
         n
     }
 
-    /// Does the same. If there is nothing to take, it puts the stream at the end of the queue and
-    /// returns 0.
+    /// Takes bytes as [`take`](Self::take) does. If there is nothing to take, puts the stream at
+    /// the end of the queue and returns 0.
     pub(super) fn take_or_queue(&self, stream: &Arc<SharedStream>, held: u64, want: u64) -> u64 {
         let mut pool = self.pool.lock();
         let n = pool.unsolicited.offer(held, want, self.streams());
@@ -108,9 +108,9 @@ impl Allowance {
         self.waiting.store(pool.queue.len(), SeqCst);
     }
 
-    /// Takes the first stream out of the queue if there is enough for it, beside the bytes
-    /// `promised` to streams before it. With `any`, it takes the first stream for which there is
-    /// enough. Returns the stream with its part.
+    /// Takes a stream out of the queue, and returns it with its part. Without `any`, only the first
+    /// stream of the queue is looked at. With `any`, the first stream for which there is enough is
+    /// taken. The bytes `promised` to streams that were taken before aren't free any more.
     fn next(&self, promised: u64, any: bool) -> Option<(Arc<SharedStream>, u64)> {
         let mut pool = self.pool.lock();
         let mut unsolicited = pool.unsolicited;
@@ -136,7 +136,8 @@ impl Env {
         self.each_due(grown, |stream| stream.wake_blocked_write());
     }
 
-    /// Does the same for the reader thread, which gathers its wake-ups and sends them later.
+    /// Finds the same writes for the reader thread, which gathers its wake-ups and sends them
+    /// later.
     pub(super) fn gather_allowance_waiters(&self, wakes: &mut Wakes) {
         self.each_due(false, |stream| wakes.add_write(stream));
     }
@@ -144,10 +145,10 @@ impl Env {
     /// Calls `wake` for each stream of the queue for which there is enough.
     fn each_due(&self, grown: bool, mut wake: impl FnMut(&Arc<SharedStream>)) {
         let mut promised = 0;
-        // An empty queue is a reason to stop, without the lock: a write that joins the queue after
-        // this look has found the returned bytes itself, under the lock. The number of streams
-        // isn't under that lock. So after a change of the share, the queue is looked at under the
-        // lock.
+        // If the queue is empty, this stops without taking the lock. A write that joins the queue
+        // after this look has looked under the lock, and would have found the returned bytes
+        // itself. But the lock doesn't guard the number of streams. So if the share has grown, the
+        // queue is always looked at under the lock.
         while (grown || self.allowance.waiting.load(SeqCst) > 0)
             && let Some((stream, part)) = self.allowance.next(promised, grown)
         {

@@ -2,7 +2,7 @@
 //!
 //! For a large payload the order is: ask the stream, charge the budget, read the payload into its
 //! buffer, deliver it. A small payload has been read already. It is merged into the stream's last
-//! chunk as far as that has room, and the rest gets a new chunk.
+//! chunk, as far as that chunk has room. The rest gets a new chunk.
 //!
 //! Invariant: delivered bytes lie in a buffer that was charged to the budget before they were
 //! copied or read into it.

@@ -1,7 +1,7 @@
 //! Inline reads: a thread that waits for data reads the transport itself.
 //!
 //! An inline read saves the wake-up of the waiting thread, which is a large part of a short round
-//! trip. It pays while one stream alone exchanges requests and replies. The steps:
+//! trip. It is worthwhile while one stream alone exchanges requests and replies. The steps are:
 //!
 //! 1. The reader thread recognises such an exchange ([`RequestReplyDetector`]). It limits the
 //!    transport's reads to [`INLINE_READ_BOUND`], offers the reading to callers, and waits
@@ -43,18 +43,20 @@ use crate::sync::stream::SharedStream;
 pub(super) const INLINE_READ_BOUND: Duration = Duration::from_millis(10);
 
 /// Smallest required run: the number of qualifying messages before the reading is handed off. A
-/// message qualifies if its reader was blocked, and had written a reply to the message before. A
-/// handoff that no caller uses costs 0.5 ms. With a smaller number, a program that begins with a
-/// few requests, and then does something else, would pay for that.
+/// message qualifies if it was for a blocked read of the same stream as the message before, and a
+/// reply was written inline between the two. A handoff that no caller uses costs 0.5 ms. With a
+/// smaller number, this cost would also hit a program that begins with a few requests and then does
+/// something else.
 const MIN_REQUIRED_RUN: u32 = 8;
 
-/// Largest required run, reached after repeated useless handoffs. They are useless if the program
-/// reads by calls that do no inline read, or if its peer is so slow that a wake-up doesn't matter.
-/// A useless handoff costs 0.5 ms, about 1 % of the time that 1024 messages take.
+/// Largest required run, reached after repeated useless handoffs. A handoff is useless if the
+/// program reads by calls that do no inline read, or if the peer is so slow that a wake-up doesn't
+/// matter. A useless handoff costs 0.5 ms, about 1 % of the time that 1024 messages take.
 const MAX_REQUIRED_RUN: u32 = 1024;
 
-/// Duration from which on an inline read is slow. The waiting reader thread looks every 0.5 ms
-/// whether callers read, so it wakes up twice in this time. Then an inline read saves nothing.
+/// An inline read of this duration or more counts as slow. In 1 ms the waiting reader thread wakes
+/// up twice, since it looks every 0.5 ms whether callers read. So a slow inline read saves no
+/// wake-up.
 const QUICK_READ: Duration = Duration::from_millis(1);
 
 /// Number of slow inline reads in a row after which the offer is withdrawn. A few late replies
@@ -90,7 +92,7 @@ pub(super) struct RequestReplyDetector {
     required_run: u32,
     /// Number of slow inline reads in a row ([`QUICK_READ`]).
     slow: u32,
-    /// Whether a stream was opened since the last message. Then the exchange isn't alone.
+    /// Whether a stream was opened since the last message. Then other streams are in use, too.
     pub(super) interrupted: bool,
 }
 
@@ -120,8 +122,9 @@ impl RequestReplyDetector {
         }
     }
 
-    /// Records the end of an inline read. A withdrawn offer was useless. A quick read was useful. A
-    /// slow read that keeps the offer is neither.
+    /// Records the end of an inline read. If the offer is withdrawn, the handoff was useless. If
+    /// the offer is kept, the handoff was useful after a quick read, and neither of both after a
+    /// slow one.
     fn inline_read_ended(&mut self, offer: Offer) {
         match offer {
             Offer::Withdraw => self.record_outcome(Outcome::Useless),
@@ -222,7 +225,7 @@ impl Reader<'_> {
     }
 
     /// Returns whether the reading should be handed off to callers. Called once for each transport
-    /// read, before its wake-ups are sent. They show which streams the read was for.
+    /// read, before the wake-ups are sent, since the wake-ups show which streams the read was for.
     pub(super) fn should_hand_off(&mut self) -> bool {
         let has_room = self.has_room();
         let Input { detector, wakes, .. } = &mut *self.input;
@@ -239,7 +242,8 @@ impl Reader<'_> {
         detector.replies = replies;
         let hand_off = detector.run >= detector.required_run;
         if hand_off {
-            // If the transport can't limit its reads, that isn't tried again at each message.
+            // A new run begins. So with a transport that can't limit its reads, a handoff isn't
+            // tried again at each message.
             detector.run = 0;
         }
         hand_off

@@ -2,7 +2,8 @@
 //!
 //! A pause that is longer than [`SILENT`] is logged once, and so is its end. The reader thread
 //! writes these lines itself, though it has to wake up for that. A logger that blocks then holds up
-//! a session that has stopped anyway. On the timer's thread it would hold up all sessions.
+//! a session that has stopped anyway. On the timer's thread, such a logger would hold up all
+//! sessions.
 //!
 //! Invariant: before the reader thread waits, it sends the collected wake-ups and frees the buffers
 //! that hold no bytes yet. The woken threads may be those that make room.

@@ -4,7 +4,7 @@
 //! - A refused stream costs two ids of memory: one queued for its FIN, one remembered.
 //! - The id is judged before every other reason to refuse. A refusal's FIN must never go to a
 //!   stream that is open.
-//! - A SYN that finds the backlog full blocks the reader thread, and no other.
+//! - A SYN that finds the backlog full blocks the reader thread, and no other thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -71,7 +71,7 @@ impl Reader<'_> {
     /// backlog is full. `name` is the stream's name, or the reason why it wasn't read.
     ///
     /// # Errors
-    /// Returns an error if only this end may open a stream with this id, or if too many refused
+    /// Returns an error if only this side may open a stream with this id, or if too many refused
     /// streams wait for their FIN.
     fn admitted(&mut self, header: Header, name: Result<&[u8], Refusal>) -> Result<bool> {
         let mut admission = self.session.admit(header.stream_id);
@@ -113,9 +113,9 @@ impl Reader<'_> {
         self.session.env.shaper.refuse(id).map_err(|refusals| Error::Flood { refusals })
     }
 
-    /// Handles data for an id that has no stream. If that stream was refused, the first such data
-    /// is answered with a second FIN. The opener may have missed the first one: Go's smux drops a
-    /// FIN that comes before its `OpenStream` has returned.
+    /// Handles data for an id that has no stream. If the id's stream was refused, the first such
+    /// data is answered with a second FIN. The opener may have missed the first one: Go's smux
+    /// drops a FIN that comes before its `OpenStream` has returned.
     pub(super) fn unknown(&mut self, id: u32) {
         self.session.counters.frames_ignored.add(1);
         let first = self.session.registry.lock().streams.is_first_for_refused(id);
@@ -133,14 +133,15 @@ impl Reader<'_> {
     }
 
     /// Handles a FIN or UPD for an id that has no stream. If the id may have had a stream before,
-    /// this is ordinary, since the frame has crossed with our own FIN. Else it counts as ignored.
+    /// this is normal: the peer sent the frame before it got our FIN. In all other cases the frame
+    /// counts as ignored.
     pub(super) fn stray(&self, id: u32) {
         if !self.session.registry.lock().streams.may_have_been(id) {
             self.session.counters.frames_ignored.add(1);
         }
     }
 
-    /// Handles data that came after the peer's FIN, or for a stream that has failed at this end.
+    /// Handles data that came after the peer's FIN, or for a stream that has failed at this side.
     /// Logs the first such frame of a stream.
     pub(super) fn late(&mut self, stream: &Arc<SharedStream>) {
         self.session.counters.frames_ignored.add(1);

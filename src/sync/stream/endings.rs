@@ -1,8 +1,8 @@
-//! How a stream ends: it is closed by its application, shut down by halves, fails alone, or ends
-//! with its session. Each of these wakes every call that is blocked on the stream.
+//! How a stream ends: it is closed by its application, shut down in one direction or both, fails
+//! alone, or ends with its session. Each of these wakes every call that is blocked on the stream.
 //!
 //! # Invariants
-//! - A stream ends once for its application. Only that one time gives out the notifier and the
+//! - A stream ends once for its application. Only the call that ends it gets the notifier and the
 //!   channel.
 //! - Nothing of a user's is called or dropped under the lock.
 
@@ -27,7 +27,7 @@ pub(crate) struct Ended {
     pub(crate) first: bool,
     /// Whether this call has closed the stream.
     pub(crate) closed: bool,
-    /// Whether the session can forget the stream because of that.
+    /// Whether the session can forget the stream, now that this call has closed it.
     pub(crate) can_forget: bool,
     /// Accepted bytes that this ending has discarded.
     pub(crate) unsent: u64,

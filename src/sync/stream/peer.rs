@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::{Readable, Received};
 
-/// Places whose memory each list keeps. If one transport read causes more wake-ups than that, an
-/// allocation costs nothing beside them.
+/// Capacity that each list keeps, in streams. If one transport read causes more wake-ups, the cost
+/// of an allocation is small compared with theirs.
 const KEPT_WAKES: usize = 256;
 
 /// Streams whose blocked calls are to be woken.
@@ -80,7 +80,7 @@ pub(crate) enum Small {
 }
 
 impl SharedStream {
-    /// Decides how `n` coming bytes of data are treated: they are queued, discarded, or came too
+    /// Decides how `n` incoming bytes of data are treated: they are queued, discarded, or came too
     /// late.
     ///
     /// # Errors
@@ -147,7 +147,8 @@ impl SharedStream {
             }
             return;
         }
-        // The stream was closed or shut down since the chunk was admitted. It counts as consumed.
+        // The stream was closed or shut down since the chunk was admitted. So the chunk counts as
+        // consumed.
         state.core.consumed(chunk.len(), 0);
         let wakeup = self.reschedule(env, &mut state);
         drop(state);
@@ -186,8 +187,8 @@ impl SharedStream {
         if gained {
             state.credit_at = Some(now);
         }
-        // This is done without new credit, too. The window may have become so small that a small
-        // write doesn't wait any more for room for all of its bytes.
+        // The first write may be able to go on even without new credit. If the window has become
+        // very small, a small write no longer has to be accepted whole.
         if state.has_room_for_first_write(env.config.max_send_buffer) {
             Wakes::add(&mut wakes.writes, self);
         }
@@ -215,7 +216,7 @@ impl SharedStream {
     }
 
     /// Returns whether this is the first data after the peer's own FIN. Data after a failure at
-    /// this end is ordinary, because the peer didn't know of it.
+    /// this side is ordinary, because the peer didn't know of it.
     pub(crate) fn first_late(&self) -> bool {
         let mut state = self.state.lock();
         state.core.peer_fin_received() && !std::mem::replace(&mut state.late, true)

@@ -1,9 +1,9 @@
-//! How an application reads. Small data is copied under the lock. For larger data, a reader takes
-//! chunks out and copies them outside of it, or writes them to a user's writer.
+//! How an application reads. Small data is copied under the lock. For larger data, a call takes
+//! chunks out of the inbox. It copies them outside the lock, or passes them to a user's writer.
 //!
 //! # Invariants
-//! - One reader at a time has chunks out.
-//! - The part of a chunk that it doesn't use goes back to the front of the inbox, also when a
+//! - At most one call at a time has chunks out.
+//! - The part of a chunk that the call doesn't use goes back to the front of the inbox, even if a
 //!   user's writer panics.
 
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::proto::chunks::Chunk;
 use crate::proto::stream::Readable;
 use crate::sync::shaper::Wakeup;
 
-/// States whether a reader has chunks out, and for what.
+/// Whether a call has chunks out, and for which purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
     Nobody,
-    /// It copies them, which takes only moments.
+    /// A `read` copies them, which takes only moments.
     Copying,
-    /// It writes them to a user's writer, which may take any time.
+    /// A `write_to` passes them to a user's writer, which may take any time.
     Writing,
 }
 
@@ -106,7 +106,7 @@ impl SharedStream {
     /// Does the last step of every read:
     ///
     /// - It counts the consumed bytes.
-    /// - It gives a large buffer with a small rest back.
+    /// - If a large buffer holds only a small rest, it moves the rest to a small buffer.
     /// - It unlocks the stream.
     /// - It wakes the next read if there is data for it. At an ending, it wakes all reads: a read
     ///   that finds the ending wakes no other.
@@ -132,11 +132,10 @@ impl SharedStream {
     }
 }
 
-/// A reader's right to take chunks out of the stream. The unused part goes back when this is
-/// dropped.
+/// A call's right to take chunks out of the inbox. The unused part goes back when this is dropped.
 ///
 /// Chunks that are out are *lent*. They count as unread. A cut or a close takes their charge back,
-/// though a user's writer may still look at them.
+/// even if a user's writer still uses them.
 pub(super) struct ReadGuard<'a> {
     stream: &'a Arc<SharedStream>,
     env: &'a Env,
@@ -148,9 +147,9 @@ pub(super) struct ReadGuard<'a> {
 impl ReadGuard<'_> {
     /// Returns the first chunk that has data.
     ///
-    /// It must be called after each call of a user's writer, since that may take long. The peer has
-    /// to hear of the bytes that the writer has taken before all are taken. And the rest may not be
-    /// wanted any more.
+    /// It must be called after each call of a user's writer, since such a call may take long. It
+    /// counts the bytes that the writer has taken, so that the peer can learn of them early. It
+    /// returns no further data if the stream was cut or closed meanwhile.
     fn chunk(&mut self) -> Option<&mut Chunk<()>> {
         let used_up = self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0);
         if used_up {
@@ -184,8 +183,8 @@ impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.stream.state.lock();
         state.reading = Reading::Nobody;
-        // If `shutdown(Read)` came meanwhile, it has counted the data in the stream, but not the
-        // data that was out here.
+        // If `shutdown(Read)` came meanwhile, it has counted the data in the inbox as consumed, but
+        // not the data that was taken out.
         let unwanted = self.chunk.take().and_then(|chunk| state.core.inbox().give_back(chunk));
         let consumed = self.consumed + unwanted.as_ref().map_or(0, Chunk::len);
         self.stream.finish_read(self.env, state, consumed);

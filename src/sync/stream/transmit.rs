@@ -55,7 +55,7 @@ impl SharedStream {
     }
 
     /// Notes that the stream was taken out of the queue for allowance, because there is enough for
-    /// it now. Returns whether a write still waits for it.
+    /// it now. Returns whether a write still waits for allowance.
     pub(crate) fn is_due(&self, env: &Env) -> bool {
         let mut state = self.state.lock();
         state.queued = false;
@@ -99,8 +99,9 @@ pub(crate) struct Transmitted {
     pub(crate) data: usize,
     /// Whether FIN was taken.
     pub(crate) fin: bool,
-    /// There is more for the bulk lane. The caller puts the stream at the end of that lane.
+    /// Whether there is more for the bulk lane. Then the caller puts the stream at the end of that
+    /// lane.
     pub(crate) again: bool,
-    /// A write is blocked, and there is room for it now.
+    /// Whether a write is blocked for which there is room now.
     pub(crate) wake_blocked_write: bool,
 }

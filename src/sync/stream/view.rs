@@ -1,7 +1,7 @@
 //! Views of a stream, for statistics and for `Debug`.
 //!
 //! Invariant: nothing here changes anything, or waits for more than the stream's own lock, which is
-//! held for moments only. `Debug` doesn't wait even for that.
+//! held for moments only. `Debug` doesn't wait for this lock either.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -14,8 +14,9 @@ use crate::stats::StreamStats;
 static ZERO: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The creation time of a stream, in units of 10 ms after [`ZERO`], modulo 2³². An `Instant` would
-/// take 16 bytes in each stream, and there may be a hundred thousand idle ones. This takes none,
-/// because four bytes beside the id were free. The age is right to 10 ms, for 497 days.
+/// take 16 bytes in each stream, and there may be a hundred thousand idle streams. This value takes
+/// no space, because four bytes next to the id were unused. The age is right to 10 ms, for 497
+/// days.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Born(u32);
 
@@ -56,8 +57,8 @@ impl SharedStream {
         }
     }
 
-    /// Returns the same for `Debug`, with the cause if the stream has ended. Returns `None` while
-    /// the stream is locked.
+    /// Returns the statistics for `Debug`, and the cause if the stream has ended. Returns `None`
+    /// while the stream is locked.
     pub(crate) fn glance(&self, now: Instant) -> Option<(StreamStats, Option<Error>)> {
         let state = self.state.try_lock()?;
         Some((self.stats_of(&state, now), state.core.cause()))

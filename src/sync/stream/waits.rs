@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::proto::stream::{Readable, Writable};
 use crate::sync::deadline::{Call, Deadline, earlier};
 
-/// One of a stream's two directions, which have a deadline and a timeout each.
+/// One of a stream's two directions. Each direction has a deadline and a timeout of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Read,
@@ -37,8 +37,8 @@ impl State {
         }
     }
 
-    /// Returns the time until which a write may wait. `starved` says that the peer has sent FIN and
-    /// granted too little window for it.
+    /// Returns the time until which a write may wait. `starved` says that the peer has sent FIN,
+    /// and that its window is too small for the write.
     ///
     /// # Errors
     /// Those of [`limit`](Self::limit), and `PeerFinished` if the stall clock has run out.
@@ -55,7 +55,7 @@ impl State {
             return Ok(limit);
         };
         // A write that waits for the outbox may lose its credit meanwhile, to another write or to a
-        // smaller window. Neither wakes it, so it looks again after `stall`.
+        // smaller window. Neither of these events wakes it, so it looks again after `stall`.
         let since = if starved { call.start(now).max(self.credit_at.unwrap_or(now)) } else { now };
         match since.checked_add(stall) {
             Some(at) if at <= now => Err(Error::PeerFinished(stall)),
@@ -81,9 +81,9 @@ impl State {
     }
 }
 
-/// Least time before its limit that a call needs for inline I/O. If there is less, it leaves the
-/// transport to the session's threads. A bounded read or write of the transport takes up to 10 ms,
-/// and this is twice that.
+/// Least time until a call's limit at which the call may do inline I/O. With less time, it leaves
+/// the transport to the session's threads. A bounded read or write of the transport takes up to 10
+/// ms. The value is twice that.
 const INLINE_MIN_TIME: Duration = Duration::from_millis(20);
 
 /// Waits on `condvar` until it is notified or `limit` has passed.
@@ -104,12 +104,14 @@ pub(super) fn allows_inline(limit: Option<Instant>, now: Instant) -> bool {
 }
 
 impl SharedStream {
-    /// Waits until there is data and no other reader has chunks out. Returns `None` at the end of
-    /// the stream.
+    /// Waits until there is data and no other read has chunks out. Returns `None` at the end of the
+    /// stream.
     ///
-    /// `read_inline` reads the transport. It is called instead of waiting while a handoff is
-    /// offered, nothing has come, and the call's limit isn't near. It returns `false` if it can't
-    /// read now.
+    /// `read_inline` reads the transport, or returns `false` if it can't read now. It is called
+    /// instead of waiting if all of these hold:
+    /// - A handoff is offered.
+    /// - The stream has no data.
+    /// - The call's limit isn't near.
     pub(super) fn wait_readable(
         &self,
         env: &Env,
@@ -125,14 +127,15 @@ impl SharedStream {
                 Readable::Eof if state.reading == Reading::Nobody || state.core.is_read_shut() => {
                     return Ok(None);
                 }
-                // A reader that is copying may put something back. Data comes before the ending.
+                // A read that is copying may put data back. All data has to be read before the
+                // ending is reported.
                 Readable::Failed(error)
                     if state.reading != Reading::Copying || state.core.is_closed() =>
                 {
                     return Err(error);
                 }
-                // Another reader has chunks out, possibly for long. An inline read would return at
-                // once and spin.
+                // Another read has chunks out, perhaps for a long time. An inline read would return
+                // at once, so this loop would spin.
                 Readable::Data | Readable::Eof | Readable::Failed(_) => false,
                 Readable::Nothing => true,
             };
@@ -152,8 +155,8 @@ impl SharedStream {
     }
 
     /// Waits until a call that has `left` bytes to write may write. Returns the room in bytes. A
-    /// call that is in progress goes on as soon as there is any room. Other calls wait until there
-    /// is enough and they are the first of the [queue](super::write_queue).
+    /// call that is in progress goes on as soon as there is any room. Any other call waits until
+    /// there is enough room and the call is the first of the [queue](super::write_queue).
     pub(super) fn wait_for_room<'a>(
         self: &'a Arc<Self>,
         env: &Env,
@@ -221,7 +224,7 @@ impl SharedStream {
         }
     }
 
-    /// Changes limits, and wakes all blocked calls, which compute theirs anew.
+    /// Changes limits, and wakes all blocked calls. Each call then computes its limit anew.
     fn set(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         change(&mut state);

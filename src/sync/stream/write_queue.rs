@@ -11,13 +11,13 @@
 //! progress that waits is the first of the queue.
 //!
 //! A small write may overtake the queue if there is room for its bytes and for all bytes that the
-//! queue wants. No other write waits longer for that. Without this rule, a queue that has formed
-//! once would never dissolve, and each small write would cost a switch of threads.
+//! queue wants. So it makes no other write wait longer. Without this rule, a queue that has formed
+//! once would never become empty, and each small write would cost a switch of threads.
 //!
 //! # Who is woken
-//! Only the first write of the queue, since no other could go on. For that, each write of the queue
-//! waits on a condvar of its own. The first write is woken by every thread that makes room, and by
-//! a write that stops being in its way because it has finished or given up
+//! Only the first write of the queue is woken, since no other could go on. For this purpose, each
+//! write of the queue waits on a condvar of its own. The first write is woken by every thread that
+//! makes room, and by a write that was served before it and has finished or given up
 //! ([`SharedStream::wake_next_write`]). Endings, FIN and changed limits wake all writes of the
 //! queue.
 //!
@@ -63,7 +63,7 @@ pub(super) struct Place {
     pub(super) condvar: Option<Arc<Condvar>>,
 }
 
-/// Places whose memory an empty queue keeps, so that a few blocked writes don't allocate again and
+/// Capacity that an empty queue keeps, in entries. So a few blocked writes don't allocate again and
 /// again. Four is the least that a `VecDeque` allocates.
 const KEPT_PLACES: usize = 4;
 
@@ -78,8 +78,9 @@ impl State {
         }
     }
 
-    /// Returns the least number of bytes that such a call takes at once. It is computed anew each
-    /// time, because a window may become so small that a whole small write never fits.
+    /// Returns the least number of bytes that a call with `left` bytes to write accepts at once.
+    /// This number is computed anew each time, because a window may become so small that a whole
+    /// small write never fits.
     #[inline]
     pub(super) fn least(&self, left: usize, in_progress: bool, max: usize) -> usize {
         if in_progress { 1 } else { self.core.least(left, max) }
@@ -98,14 +99,14 @@ impl State {
         left <= COPY_LOCKED && room as u64 >= wanted + left as u64
     }
 
-    /// Returns whether a call may write now that has `left` bytes to write and, if it waits, this
-    /// place in the queue.
+    /// Returns whether a call with `left` bytes to write may write now. `place` is its place in the
+    /// queue, or `None` if it isn't in the queue.
     pub(super) fn may_write(&self, place: Option<&Place>, left: usize, room: usize) -> bool {
         self.is_first(place) || (place.is_none() && self.may_overtake(left, room))
     }
 
-    /// Returns whether no other write comes before this call. Only then may it ask the session for
-    /// allowance.
+    /// Returns whether no other write comes before this call. Only such a call may ask the session
+    /// for allowance.
     pub(super) fn is_first(&self, place: Option<&Place>) -> bool {
         match (place, self.first_write()) {
             (Some(place), Some(first)) => first.ticket == place.ticket && !self.write_in_progress,
@@ -156,7 +157,8 @@ impl State {
             return None;
         }
         let first = self.first_write()?;
-        // Otherwise it waits for the write in progress, which copies outside the lock.
+        // If another write is in progress, that write copies outside the lock. Then the first write
+        // of the queue waits for it, and not for room.
         let waits_for_room = first.in_progress || !self.write_in_progress;
         waits_for_room.then(|| self.least(first.left, first.in_progress, max))
     }

@@ -24,7 +24,8 @@ use crate::sync::shaper::Wakeup;
 pub(crate) enum Take {
     /// As much as there is room for. A small write is accepted whole.
     WhatFits,
-    /// Everything. Otherwise the write fails, and its error has the number of accepted bytes.
+    /// Everything. If only a part is accepted, the write fails, and its error has the number of
+    /// accepted bytes.
     All,
 }
 
@@ -76,8 +77,8 @@ impl SharedStream {
     /// The caller unparks the writer.
     ///
     /// # Errors
-    /// The error of the stream or of a limit. With [`Take::All`], it is wrapped in a `PartialWrite`
-    /// if a part was accepted. Otherwise a write that has accepted a part succeeds.
+    /// The error of the stream or of a limit. If a part was accepted, the error is wrapped in a
+    /// `PartialWrite` with [`Take::All`]. With [`Take::WhatFits`], such a write succeeds.
     pub(crate) fn write(self: &Arc<Self>, env: &Env, buf: &[u8], take: Take) -> Result<Written> {
         if buf.is_empty() {
             return Ok(Written::default());
@@ -145,7 +146,8 @@ impl SharedStream {
         let is_reply = failed.is_none() && state.take_reply(done, &mut call);
         drop(state);
         if unsolicited {
-            // The write may have been offered more allowance than it took, or woken for some.
+            // The write may have been woken for more allowance than it took, or may have been
+            // offered more.
             env.wake_allowance_waiters(false);
         }
         match failed {
