@@ -2,7 +2,8 @@
 //!
 //! Invariant: [`Duplex::is_timeout`] is true for a call that failed only because its time had
 //! passed, and for no other call. After a timeout the copy repeats the call. After a failure it
-//! must not. A socket reports each error once, so the repeated read would return an end of file.
+//! must not repeat the call. A socket reports each error only once, so a repeated read would return
+//! an end of file.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -14,26 +15,26 @@ use crate::stream::Stream;
 
 mod sockets;
 
-/// A connection that one thread may read while another thread writes to it. Its writing can be
-/// ended while its reading goes on.
+/// A connection that one thread may read while another thread writes to it. The writing can be
+/// ended while the reading goes on.
 ///
-/// It is implemented for [`Stream`], [`TcpStream`](std::net::TcpStream) and
-/// [`UnixStream`](std::os::unix::net::UnixStream), and for `&T`, `Box<T>` and `Arc<T>` of all types
-/// that implement it. To pass a connection of your own, such as TLS, to
-/// [`copy_bidirectional`](super::copy_bidirectional), implement the trait for it. The trait is
-/// object-safe. It isn't exported at the crate's root. In a file that imports everything from the
-/// root, its `read` and `write` would hide those of `Read` and `Write`.
+/// The trait is implemented for [`Stream`], [`TcpStream`](std::net::TcpStream) and
+/// [`UnixStream`](std::os::unix::net::UnixStream), and for `&T`, `Box<T>` and `Arc<T>` of each type
+/// `T` that implements it. To pass a connection of your own, such as TLS, to
+/// [`copy_bidirectional`](super::copy_bidirectional), implement the trait for the connection. The
+/// trait is object-safe. The crate's root doesn't export it. In a file that imports everything from
+/// the root, the trait's `read` and `write` would hide those of `Read` and `Write`.
 ///
 /// During the copy, one thread calls `read`, `set_read_timeout` and `confirm_end`. A second thread
-/// calls `write`, `flush`, `set_write_timeout` and `finish_write`. Each of the two may call
-/// `stop_reading` and `abort` while the other one is blocked in a call.
+/// calls `write`, `flush`, `set_write_timeout` and `finish_write`. Each of these threads may call
+/// `stop_reading` and `abort` while the other thread is blocked in a call.
 ///
 /// ```
 /// use std::io::{self, Read, Write};
 /// use std::net::Shutdown;
 /// use gmux::copy::{Duplex, copy_bidirectional};
 ///
-/// /// A socket, and the bytes behind a login that the login's code has read already.
+/// /// A socket, and the bytes that the login's code has read too early: those behind the login.
 /// struct Behind {
 ///     early: std::sync::Mutex<io::Cursor<Vec<u8>>>,
 ///     socket: std::os::unix::net::UnixStream,
@@ -76,9 +77,9 @@ pub trait Duplex: Sync {
     /// file: the peer has ended its writing, without a failure.
     ///
     /// # Errors
-    /// An error ends the copy. So return an error only after all bytes that came before it were
-    /// read. The copy repeats the call after `Interrupted`, and after an error for which
-    /// [`is_timeout`](Self::is_timeout) is true.
+    /// An error ends the copy. So return an error only after the copy has read all bytes that came
+    /// before the error. The copy repeats the call after `Interrupted`, and after an error for
+    /// which [`is_timeout`](Self::is_timeout) is true.
     fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
 
     /// Waits for room, and writes at least one byte of `buf`. A call that accepts a part of `buf`
@@ -97,20 +98,20 @@ pub trait Duplex: Sync {
         Ok(())
     }
 
-    /// Ends the writing. The peer reads the written bytes, then an end of file. It may still write.
-    /// The call may wait, as `write` may.
+    /// Ends the writing. The peer reads the written bytes, then an end of file. The peer may still
+    /// write. Like `write`, this call may wait.
     ///
     /// # Errors
-    /// As for [`read`](Self::read). The copy counts `NotConnected` as a success, because then there
-    /// is nothing left to end.
+    /// As for [`read`](Self::read). The copy counts `NotConnected` as a success, because on such a
+    /// connection there is nothing left to end.
     fn finish_write(&self) -> io::Result<()>;
 
     /// Makes reads return the bytes that have come already, and then an end of file or an error.
     /// Reads no longer wait, and a blocked read returns.
     ///
     /// The copy calls this when writing to this connection has failed. So the copy still gets the
-    /// bytes that the peer sent before the failure. The default is [`abort`](Self::abort), which
-    /// may lose them.
+    /// bytes that the peer sent before the failure. The default calls [`abort`](Self::abort), which
+    /// may lose these bytes.
     fn stop_reading(&self) {
         self.abort();
     }
@@ -119,19 +120,21 @@ pub trait Duplex: Sync {
     /// Makes later calls return at once, too. The copy calls this when it has failed, or when it no
     /// longer needs this connection. If `abort` leaves a call blocked, the copy never returns.
     ///
-    /// A blocked write may stay blocked if writes have a timeout
-    /// ([`set_write_timeout`](Self::set_write_timeout)). The copy sets at most a second, so the
-    /// write returns by itself. `abort` itself must not wait. It may be called more than once.
+    /// There is one exception: a blocked write may stay blocked if writes have a timeout
+    /// ([`set_write_timeout`](Self::set_write_timeout)). The copy sets this timeout to at most one
+    /// second, so the write returns by itself. `abort` itself must not wait. It may be called more
+    /// than once.
     fn abort(&self);
 
     /// Checks whether the connection has failed. The default returns Ok.
     ///
     /// The copy calls this once before it begins. It also calls this when a read has returned
-    /// `Ok(0)` while another thread is in a write to this connection. If that check fails, the copy
-    /// waits for the result of that write. An error of the write ends the copy.
+    /// `Ok(0)` while another thread is in a write to this connection. If the check fails, the copy
+    /// waits for the result of that write, for at most one second. An error of the write ends the
+    /// copy.
     ///
-    /// The reason is that a socket reports a reset only once. If the write gets the report, a read
-    /// at the same moment returns `Ok(0)`, although the peer hasn't ended its writing.
+    /// The reason for the check: a socket reports a reset only once. If the write gets the report,
+    /// a read at the same moment returns `Ok(0)`, although the peer hasn't ended its writing.
     ///
     /// # Errors
     /// Returns an error if the connection has failed.
@@ -142,7 +145,7 @@ pub trait Duplex: Sync {
     /// Prepares the connection for the copy, before the copy begins. The default does nothing.
     ///
     /// # Errors
-    /// After an error the copy doesn't begin.
+    /// If this returns an error, the copy doesn't begin.
     fn prepare(&self) -> io::Result<()> {
         Ok(())
     }
@@ -157,10 +160,10 @@ pub trait Duplex: Sync {
     }
 
     /// Sets the time that each read may wait. The copy passes `Some` only if one of its options
-    /// needs it.
+    /// needs read timeouts.
     ///
     /// # Errors
-    /// The default returns `Unsupported` for `Some`. Then a copy with such an option doesn't begin.
+    /// The default returns `Unsupported` for `Some`. So a copy with such an option doesn't begin.
     fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         unsupported(timeout)
     }
@@ -178,7 +181,7 @@ pub trait Duplex: Sync {
     /// timed out, the copy checks its own timeouts and the other direction, then repeats the write.
     ///
     /// # Errors
-    /// The default returns `Unsupported` for `Some`. Then the following holds:
+    /// The default returns `Unsupported` for `Some`. Without write timeouts, the following holds:
     ///
     /// - [`abort`](Self::abort) has to make a blocked write return.
     /// - After a failure of the other connection, bytes that came from there aren't written to this
@@ -189,8 +192,9 @@ pub trait Duplex: Sync {
     }
 
     /// Returns whether an error means only that the call's timeout has passed. After such an error
-    /// no byte was lost, and the call can be repeated. The default is true for `WouldBlock`, which
-    /// sockets return. It is false for `TimedOut`, by which a system reports a dead connection.
+    /// no byte was lost, and the call can be repeated. By default, the result is true for
+    /// `WouldBlock`, which sockets return when a timeout has passed. It is false for `TimedOut`, by
+    /// which a system reports a dead connection.
     fn is_timeout(&self, error: &io::Error) -> bool {
         error.kind() == io::ErrorKind::WouldBlock
     }
@@ -206,7 +210,8 @@ fn unsupported(timeout: Option<Duration>) -> io::Result<()> {
 }
 
 /// - The copy changes the stream's timeouts, and sets it to blocking mode. The user's deadlines and
-///   no-data timeout stay in force. When one of them passes, the copy fails with that error.
+///   no-data timeout stay in force. When one of these limits passes, the copy fails with the error
+///   of that limit.
 /// - `finish_write` is `shutdown(Write)`. It waits until the accepted bytes have been handed to the
 ///   session's transport.
 /// - `abort` is [`Stream::close`], which sends FIN behind the accepted bytes. So the peer reads an

@@ -5,8 +5,9 @@
 use std::fmt;
 use std::io;
 
-/// The number of bytes that were copied in each direction. These are the bytes that the connection
-/// written to has accepted. Only the peer's application can confirm that it has read them.
+/// The number of bytes that were copied in each direction. A byte counts when the receiving
+/// connection has accepted it in a write. That doesn't mean that the peer's application has read
+/// the byte. Only the application can confirm that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Copied {
@@ -19,9 +20,9 @@ pub struct Copied {
 /// One of the two connections of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The first argument.
+    /// The first argument of the copy.
     A,
-    /// The second argument.
+    /// The second argument of the copy.
     B,
 }
 
@@ -67,10 +68,10 @@ impl fmt::Display for Fault {
 }
 
 /// The failure of a copy: the operation that failed first, its error, and the number of bytes that
-/// were copied in spite of it.
+/// were copied before and after the failure.
 ///
-/// After the first failure the copy aborts connections. The errors that this causes are never
-/// reported.
+/// After the first failure the copy aborts connections. The errors that these aborts cause are
+/// never reported.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "copy: {fault} after {} bytes from a to b and {} from b to a: {source}",

@@ -1,13 +1,13 @@
-//! The two directions of a copy. This file says what a direction does after a call that failed or
-//! timed out, and how the failure of one direction ends the other.
+//! The two directions of a copy: how a direction goes on after a call that failed or timed out, and
+//! how the failure of one direction ends the other one.
 //!
 //! Direction 0 reads `ends[0]` and writes `ends[1]`. Direction 1 reads `ends[1]` and writes
-//! `ends[0]`. Each has a thread. They share [`State`] under a lock. No thread waits for a condition
-//! under that lock, or holds it across a call of a connection.
+//! `ends[0]`. Each direction has a thread. The threads share [`State`] under a lock. While a thread
+//! holds this lock, it doesn't wait for a condition and doesn't call a connection.
 //!
-//! A failure belongs to one connection. Bytes that were received from that connection still go to
-//! the other one, because they came before the failure. No further bytes go to the failed
-//! connection:
+//! A read or write that fails belongs to one connection. Bytes that were received from that
+//! connection still go to the other connection, because they came before the failure. No further
+//! bytes go to the failed connection:
 //!
 //! | failure | the direction that reads the failed connection | the direction that writes to it |
 //! |---|---|---|
@@ -15,16 +15,17 @@
 //! | a write | `Drain`. It writes the received bytes, then it is over. | It has failed. |
 //! | idle, a panic | `Stop` | `Stop` |
 //!
-//! With `half_close(false)`, the end of file in one direction ends both. The other direction then
-//! goes on reading in `Discard`, and throws the bytes away. The reason is that a system resets a
-//! connection whose socket is closed with unread input. The reset can destroy the bytes that were
-//! written to the socket.
+//! With `half_close(false)`, an end of file in one direction ends both directions. The other
+//! direction then goes on reading in the mode `Discard`, and throws the bytes away. It does so
+//! because a system resets a connection whose socket is closed with unread input. The reset can
+//! destroy the bytes that were written to the socket.
 //!
 //! # Invariants
 //! - Only the first failure is reported.
 //! - After a failure no end of file is passed on, because the peer may not have ended its writing.
-//! - When a direction fails, no thread stays blocked. Either `abort` or `stop_reading` makes its
-//!   call return, or its write times out and it checks the state.
+//! - When a direction fails, no thread stays blocked. Either `abort` or `stop_reading` makes the
+//!   blocked call of the other direction return, or that call is a write that times out, and the
+//!   thread then checks the state.
 
 mod state;
 
@@ -42,7 +43,8 @@ use super::duplex::Duplex;
 use super::{Copied, CopyOptions, Fault, Side};
 
 /// Size of the buffer for one read, in bytes. On a fast link, one read of a TCP socket on Linux
-/// returns about this amount. A smaller read doesn't touch the rest of the memory.
+/// returns about this number of bytes. If a read returns less, the rest of the buffer's memory
+/// isn't touched.
 const BUFFER: usize = 64 * 1024;
 
 /// Interval at which a blocked write checks whether the other direction has failed. One check a
@@ -52,13 +54,13 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Shortest timeout that is set on a connection, because systems count in ticks of up to 10 ms.
 pub(super) const SHORTEST: Duration = Duration::from_millis(20);
 
-/// Limit of the time for which, after a failure, received bytes wait for room in the other
-/// connection. It is the default of a session's `close_timeout`.
+/// Limit of the time without progress while received bytes are still copied after a failure. The
+/// value is the same as the default of a session's `close_timeout`.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// Limit of the bytes that are still copied after a failure. It is more than the system (6 MiB) and
-/// a session (4 MiB) hold by default. With the limit the copy returns even if a peer goes on
-/// sending.
+/// Limit of the bytes that are still copied after a failure. It is more than the received bytes
+/// that the system (6 MiB) and a session (4 MiB) hold by default. Because of this limit, the copy
+/// returns even if a peer goes on sending.
 const DRAIN_BYTES: u64 = 16 << 20;
 
 /// The reason why a direction stopped early.
@@ -111,7 +113,7 @@ impl<'a> Pumps<'a> {
         Copied { a_to_b: a_to_b.load(Relaxed), b_to_a: b_to_a.load(Relaxed) }
     }
 
-    /// Takes the first failure. Called when both directions are over.
+    /// Takes the first failure out of the state. Called when both directions are over.
     pub(super) fn failure(&self) -> Option<(Fault, io::Error)> {
         self.state.lock().first.take()
     }
@@ -120,8 +122,8 @@ impl<'a> Pumps<'a> {
         self.ends.iter().for_each(|end| end.abort());
     }
 
-    /// Copies in one direction until it is over. A panic of a connection ends both directions, and
-    /// is returned.
+    /// Copies in one direction until it is over. A panic of a connection ends both directions. The
+    /// panic is returned as the error.
     pub(super) fn run(&self, way: usize) -> Result<(), Box<dyn Any + Send>> {
         let run = || match self.pump(way) {
             Err(Ended::Failed(fault, error)) => self.fail(way, fault, error),
@@ -169,8 +171,8 @@ impl<'a> Pumps<'a> {
             return Ok(());
         }
         self.confirm(way)?;
-        // Do this before passing the end of file on. A peer that reads the end of file may reset
-        // the connection at once.
+        // Make the other direction discard before the end of file is passed on. A peer that reads
+        // the end of file may reset the connection at once.
         if self.options.ends_both && !self.discard_other(way) {
             return Ok(());
         }
@@ -181,7 +183,7 @@ impl<'a> Pumps<'a> {
             }
         })?;
         if self.options.ends_both {
-            from.abort(); // its peer has ended its writing, and gets no more data
+            from.abort(); // the peer of `from` has ended its writing, and gets no more data
         }
         Ok(())
     }
@@ -221,8 +223,8 @@ impl<'a> Pumps<'a> {
         true
     }
 
-    /// Checks whether the peer has sent the end of file that was read. Only then it may be passed
-    /// on.
+    /// Checks whether the end of file that was read came from the peer. If it didn't, it must not
+    /// be passed on.
     fn confirm(&self, way: usize) -> Result<(), Ended> {
         let is_written = || self.state.lock().ways[1 - way].phase == Phase::Writing;
         if self.writable[way]
@@ -230,9 +232,9 @@ impl<'a> Pumps<'a> {
             && let Err(error) = self.ends[way].confirm_end()
         {
             // No byte can be written any more. The socket may have reported a failure to the write
-            // of the other direction, and an end of file to this read. Then that write returns at
-            // once, and reports the failure. If the write succeeded before the connection failed,
-            // the end of file is the peer's.
+            // of the other direction, and an end of file to this read. If so, that write returns at
+            // once, and reports the failure. If the write succeeds, the end of file came from the
+            // peer.
             let began = Instant::now();
             while is_written() {
                 if began.elapsed() > LOOK {
@@ -249,8 +251,8 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// Does one call of a connection. Repeats it if it was interrupted, or if it only timed out.
-    /// `limit` is the timeout that is set for the call.
+    /// Does one call of a connection. Repeats the call if it was interrupted, or if it only timed
+    /// out. `limit` is the timeout that is set for the call.
     fn call(
         &self,
         way: usize,
@@ -288,7 +290,7 @@ impl<'a> Pumps<'a> {
         }
     }
 
-    /// Notes that a call begins. Returns an error if the direction may not call any more.
+    /// Notes that a call begins. Returns an error if the direction must not do this call.
     fn enter(&self, way: usize, phase: Phase, now: Instant) -> Result<(), Ended> {
         let mut state = self.state.lock();
         let own = &mut state.ways[way];
@@ -336,7 +338,7 @@ impl<'a> Pumps<'a> {
         };
         let since = state.ways[way].moved.max(other.moved);
         let known = match other.phase {
-            Phase::Writing | Phase::Finishing => other.known, // it may have moved more
+            Phase::Writing | Phase::Finishing => other.known, // bytes may have moved after it
             Phase::Reading | Phase::Over => now,
         };
         if known.saturating_duration_since(since) >= idle {
@@ -347,7 +349,8 @@ impl<'a> Pumps<'a> {
             return Err(Ended::Failed(Fault::Idle, io::Error::new(io::ErrorKind::TimedOut, text)));
         }
         let left = idle.saturating_sub(now.saturating_duration_since(since)).max(SHORTEST);
-        // Until one direction is over, a read also has to return in time for the half-close limit.
+        // Until one direction is over, a read also has to return in time to apply the half-close
+        // timeout.
         Ok(if one_is_over {
             Some(left)
         } else {

@@ -10,7 +10,8 @@
 //! - No chunk is empty.
 //! - A queue's `len` is the sum over its chunks.
 //! - A chunk is charged for the memory that it occupies, not for the data that it holds.
-//! - A small tail doesn't keep a large buffer in use.
+//! - The unread rest of a chunk doesn't keep a large buffer in use if it is small
+//!   ([`TAIL_FRACTION`]).
 
 use std::collections::VecDeque;
 
@@ -20,29 +21,31 @@ use crate::pool::{Buffer, BufferPool};
 /// allocator's overhead. It is charged too, so that many tiny chunks can't exceed the budget.
 pub(crate) const CHUNK_OVERHEAD: usize = 64;
 
-/// Smallest buffer for merged small payloads, in bytes. It is no larger than [`CHUNK_OVERHEAD`], so
-/// a smaller one would save little.
+/// Smallest buffer for merged small payloads, in bytes. A chunk costs [`CHUNK_OVERHEAD`], also 64
+/// bytes, in any case. So a smaller buffer would save little.
 const SMALLEST_CHUNK: usize = 64;
 
 /// Largest buffer for merged small payloads, in bytes. It is the size of the frame reader's own
 /// buffer, from which these payloads are copied.
 const LARGEST_MERGE: usize = 16 * 1024;
 
-/// Limit of a chunk's tail, as a fraction of its buffer. A tail of at most an eighth is moved to a
-/// smaller buffer, if it is the last data. So the move costs at most an eighth of the copy that
-/// `read` makes anyway.
+/// Divisor for the largest *tail* that is moved. The tail is the unread rest of a chunk of which a
+/// part was read. A tail of at most an eighth of its buffer is moved to a smaller buffer, if no
+/// other data is queued. `read` copies a whole buffer anyway, and the move adds at most an eighth
+/// to that copy.
 const TAIL_FRACTION: usize = 8;
 
-/// Smallest buffer out of which a tail is moved, in bytes. A smaller one isn't worth the move.
+/// Smallest buffer out of which a tail is moved, in bytes. A smaller buffer isn't worth the move.
 const TAIL_WORTHWHILE: usize = 2048;
 
-/// Limit of the places that an empty queue keeps. A place takes 56 bytes. 32 places are enough
-/// while both ends keep up, so that a busy stream doesn't allocate. They are few enough for a
-/// hundred thousand idle streams that have had a burst.
+/// Number of items for which an empty queue keeps memory. An item takes 56 bytes. With memory for
+/// 32 items, a busy stream doesn't allocate while both sides keep up. The number is small enough
+/// for a hundred thousand idle streams that have had a burst.
 pub(super) const KEPT_PLACES: usize = 32;
 
-/// Gives an empty queue room for one item. A `VecDeque` would begin with room for four. Most
-/// streams never have more than one message waiting, and an idle stream keeps this memory.
+/// Gives a queue without memory room for one item. By itself, a `VecDeque` would begin with room
+/// for four. An idle stream keeps this memory, and most streams never have more than one message
+/// waiting.
 #[inline]
 pub(super) fn first_place<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() == 0 {
@@ -99,7 +102,7 @@ impl<C> Chunk<C> {
 #[derive(Debug)]
 pub(crate) struct Inbox<C> {
     chunks: VecDeque<Chunk<C>>,
-    /// Bytes of data, without the lent chunk.
+    /// Bytes of data. A lent chunk isn't counted.
     len: usize,
     /// The lent chunk's occupied bytes, and its charge.
     lent: Option<(usize, C)>,
@@ -118,14 +121,14 @@ impl<C> Inbox<C> {
         self.len == 0
     }
 
-    /// Returns the part of the budget that the data occupies, in bytes, with the lent chunk.
+    /// Returns the part of the budget that the data occupies, in bytes. A lent chunk counts too.
     pub(crate) fn occupied(&self) -> usize {
         let lent = self.lent.as_ref().map_or(0, |(bytes, _)| *bytes);
         lent + self.chunks.iter().map(|chunk| charge_for(&chunk.buffer)).sum::<usize>()
     }
 
     /// Copies as much of `data` as the last chunk has room for. Returns the number of bytes copied.
-    /// The room is charged already.
+    /// No further charge is needed, because the chunk's whole buffer is charged already.
     pub(crate) fn merge(&mut self, data: &[u8]) -> usize {
         let Some(last) = self.chunks.back_mut() else { return 0 };
         let room = &mut last.buffer[last.end..];
@@ -137,8 +140,8 @@ impl<C> Inbox<C> {
     }
 
     /// Returns the size of a new buffer for `n` bytes of a small payload for which `merge` found no
-    /// room. It is as large as the queued data, within bounds. So at most half of the memory of an
-    /// unread stream is unused.
+    /// room. The buffer is as large as the queued data, but between [`SMALLEST_CHUNK`] and
+    /// [`LARGEST_MERGE`]. So at most about half of the memory of an unread stream is unused.
     pub(crate) fn merge_size(&self, n: usize) -> usize {
         n.max(self.len.clamp(SMALLEST_CHUNK, LARGEST_MERGE))
     }
@@ -168,8 +171,9 @@ impl<C> Inbox<C> {
         }
     }
 
-    /// Lends the first chunk to a reader that may keep it for long. Its charge stays here, so the
-    /// chunk still counts, and the charge can be [recalled](Self::recall).
+    /// Lends the first chunk to a call that may keep it for long. The chunk's charge stays in the
+    /// inbox. So the chunk still counts as occupied, and the charge can be
+    /// [recalled](Self::recall).
     pub(crate) fn lend(&mut self) -> Option<Chunk<()>> {
         let Chunk { buffer, start, end, charge } = self.pop()?;
         self.lent = Some((charge_for(&buffer), charge));
@@ -189,14 +193,15 @@ impl<C> Inbox<C> {
         None
     }
 
-    /// Takes the charge of the lent chunk, for the caller to drop. The chunk is used up, or isn't
-    /// wanted any more.
+    /// Takes the charge of the lent chunk, for the caller to drop. Called when the chunk is used
+    /// up, or when its data isn't wanted any more.
     pub(crate) fn recall(&mut self) -> Option<C> {
         self.lent.take().map(|(_, charge)| charge)
     }
 
-    /// Moves the rest of the data to a small buffer, if it is a small tail of a large one. `charge`
-    /// charges the small buffer. Returns the large one, for the caller to drop.
+    /// Moves the rest of the data to a small buffer, if it is a small rest in a large buffer.
+    /// `charge` charges the small buffer. Returns the large buffer as a chunk, for the caller to
+    /// drop.
     pub(crate) fn release_tail(
         &mut self,
         pool: &BufferPool,

@@ -1,8 +1,8 @@
 //! The protocol core: state without I/O, locks, clocks, threads or logging.
 //!
-//! The caller passes `now` in. A call returns the actions that have to follow, such as waking a
-//! blocked write or queuing the stream for the writer. The caller takes these actions after it has
-//! unlocked the state.
+//! The caller passes the time in, as `now`. A call returns the actions that have to follow, such as
+//! waking a blocked write or dropping a buffer. The caller takes most of these actions after it has
+//! unlocked the state. One action comes before unlocking: the stream is put into a ready queue.
 //!
 //! Invariant: the effect of a call depends on the state and the arguments alone.
 

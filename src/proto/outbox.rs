@@ -19,21 +19,24 @@ use super::chunks::{KEPT_PLACES, first_place};
 use crate::pool::{Buffer, BufferPool};
 use crate::wire::HEADER_LEN;
 
-/// Memory that a stream's data may occupy beyond twice its length, in bytes. It is needed for the
-/// first buffer, and for the unused parts of two buffers of [`SHARED`].
+/// Memory that a stream's data may occupy beyond twice its length, in bytes. The first buffer needs
+/// it, and so do the unused parts of two buffers of [`SHARED`] bytes.
 pub(crate) const SLACK: usize = 4096;
 
 /// Smallest `max_frame_size` for which each frame has a buffer of its own, in bytes. From 4096 on,
-/// a pooled buffer occupies at most a quarter more than its data. Shorter frames are copied into
-/// the writer's batch anyway, or cost little to copy.
+/// a pooled buffer occupies at most a quarter more than its data. Smaller frames share buffers and
+/// are copied out of them. Frames with up to 1024 bytes are copied into the writer's batch in any
+/// case, and the copy of a longer one costs little.
 const WHOLE: usize = 4096;
 
-/// Size of a buffer that several frames share, in bytes. With the room for a header it is 2048. So
-/// the unused parts of the first and of the last buffer are at most [`SLACK`] together.
+/// Size of a buffer that several frames share, in bytes. With the room for a header, the buffer has
+/// 2048 bytes. So the unused parts of the first and of the last buffer are together at most
+/// [`SLACK`].
 const SHARED: usize = 2048 - HEADER_LEN;
 
-/// Room in the first buffer for small writes, in bytes. As soon as data is queued, small writes
-/// merge into whole frames. The value is a choice. [`SLACK`] covers the unused part of this buffer.
+/// Room for small writes in the first buffer of an empty outbox, in bytes. Later buffers are as
+/// large as a frame, if the bound on memory allows that. The value is a choice. [`SLACK`] covers
+/// the unused part of this first buffer.
 const FIRST_MERGE: usize = 1024;
 
 /// Data for the writer, in a pooled buffer with room for a header in front of it.
@@ -71,7 +74,8 @@ impl Payload {
         n
     }
 
-    /// Returns the bytes that may be appended. A frame's own buffer takes no more than one frame.
+    /// Returns the number of bytes that may be appended. A buffer for one frame takes no more than
+    /// `max_frame` bytes, even if it is larger.
     fn room(&self) -> usize {
         let room = self.buffer.len() - self.end;
         if is_shared(self.max_frame) { room } else { room.min(self.max_frame - self.len()) }
@@ -168,8 +172,8 @@ impl Outbox {
     /// into the last payload.
     fn append_to_new(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
         let unit = unit(max_frame);
-        // A last payload of less than a useful size is copied into a larger buffer. For a longer
-        // one the copy isn't worth its time.
+        // A last payload that is small is copied into a larger buffer. For a longer payload the
+        // copy isn't worth its time.
         if let Some(last) = self.payloads.back()
             && last.len() < unit.min(WHOLE)
             && let Some(last) = self.payloads.pop_back()
@@ -193,8 +197,8 @@ impl Outbox {
         }
     }
 
-    /// Returns the room that a new buffer is to have, between `least` and `unit`. It is as large as
-    /// the bound on occupied memory allows.
+    /// Returns the room that a new buffer is to have, between `least` and `unit`. The room is as
+    /// large as the bound on occupied memory allows.
     fn room_for(&self, least: usize, unit: usize) -> usize {
         let allowed = (2 * self.len + SLACK).saturating_sub(self.occupied);
         if BufferPool::frame_capacity(unit) <= allowed {
@@ -221,8 +225,8 @@ impl Outbox {
         self.payloads.push_back(payload);
     }
 
-    /// Moves the last payload to a buffer of its size, if this is less than half of its present
-    /// one.
+    /// Moves the last payload to a smaller buffer that fits it, if that has less than half the size
+    /// of its present buffer.
     fn refit_last(&mut self) {
         if let Some(last) = self.payloads.back_mut()
             && BufferPool::frame_capacity(last.len()) < last.buffer.capacity() / 2
@@ -243,7 +247,7 @@ impl Outbox {
         };
         self.len -= n;
         if self.occupied > 2 * self.len + SLACK {
-            self.refit_last(); // its room was allowed for a longer queue
+            self.refit_last(); // the bound allowed its room while the queue was longer
         }
         if self.payloads.is_empty() {
             self.payloads.shrink_to(KEPT_PLACES);

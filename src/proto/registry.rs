@@ -5,7 +5,7 @@
 //!
 //! - An id enters the table before its SYN can leave. It stays until the stream is closed here and
 //!   its FIN was written to the transport.
-//! - `next` has this end's parity and never goes back.
+//! - `next` has this side's parity and never goes back.
 //! - The backlog holds streams that are in the table, or that were in it when the session ended.
 //! - A refused id that is remembered is in both `order` and `ids`, and not in the table.
 
@@ -13,7 +13,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::error::Error;
 
-/// This end's part in the connection. It decides which stream ids this end uses.
+/// This side's role in the connection. The role decides whether the ids of the streams that this
+/// side opens are odd or even.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Opens streams with odd ids, from 3.
@@ -30,7 +31,7 @@ impl Role {
         }
     }
 
-    /// Returns whether `id` has the parity of the streams that this end opens.
+    /// Returns whether `id` has the parity of the streams that this side opens.
     pub(crate) fn opens(self, id: u32) -> bool {
         (id % 2 == 1) == (self == Self::Client)
     }
@@ -39,15 +40,16 @@ impl Role {
 /// Limits of the table and the backlog.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// The largest number of streams that each end may have open.
+    /// The largest number of open streams that each side may have opened.
     pub(crate) max_streams: usize,
     /// The largest number of streams that wait for `accept`.
     pub(crate) backlog: usize,
 }
 
 impl Limits {
-    /// Returns the backlog at which a session that refuses streams lets new ones wait again: half
-    /// of the limit. With half free, a session that accepts slowly doesn't pause for each stream.
+    /// Returns the length of the backlog, half of the limit, at which a session that refuses
+    /// streams admits new ones again. With half of the backlog free, a session that accepts slowly
+    /// doesn't pause for each new stream.
     fn backlog_reopens_at(self) -> usize {
         self.backlog / 2
     }
@@ -63,7 +65,7 @@ pub(crate) enum Admission {
     Full,
     /// The stream is open already.
     Duplicate,
-    /// The id has this end's parity.
+    /// The id has the parity of this side's streams.
     WrongParity,
     /// The stream is refused. The caller answers with FIN.
     Refused(Refusal),
@@ -92,8 +94,8 @@ impl Refusal {
     }
 }
 
-/// Limit of the refused ids that are remembered. 1024 are more than a peer opens before it receives
-/// the FIN of the first refusal, and they occupy about 8 KiB.
+/// Number of refused ids that are remembered. A peer usually opens fewer than 1024 streams before
+/// it receives the FIN of the first refusal. 1024 ids occupy about 8 KiB.
 const REMEMBERED: usize = 1024;
 
 /// The ids that were refused last. An id is forgotten when data comes for it.
@@ -127,8 +129,8 @@ impl Refused {
     }
 }
 
-/// Limit of the places that an empty backlog keeps. 64 places take 512 bytes, and a backlog of
-/// usual length doesn't allocate again.
+/// Number of streams for which an empty backlog keeps memory. That is 512 bytes for 64 streams. A
+/// backlog of usual length then doesn't allocate again.
 const KEPT_PLACES: usize = 64;
 
 #[derive(Debug)]
@@ -148,15 +150,15 @@ pub(crate) struct Registry<S> {
     /// too long.
     turned_away: bool,
     refused: Refused,
-    /// The id of the next stream that this end opens. `None`: the ids are used up.
+    /// The id of the next stream that this side opens. `None`: the ids are used up.
     next: Option<u32>,
     /// The largest id that the peer has opened, or tried to open.
     newest: u32,
-    /// The number of entries that this end opened.
+    /// The number of entries of streams that this side opened.
     opened_here: usize,
-    /// The number of entries that the peer opened.
+    /// The number of entries of streams that the peer opened.
     opened_by_peer: usize,
-    /// The number of entries that aren't closed.
+    /// The number of entries of streams that the application hasn't closed.
     open: usize,
     /// The largest value that `open` has had.
     peak: usize,
@@ -194,7 +196,7 @@ impl<S: Clone> Registry<S> {
         self.streams.get(&id).map(|entry| &entry.stream)
     }
 
-    /// Opens a stream from this end. `make` makes it from its id.
+    /// Opens a stream from this side. `make` makes the stream from its id.
     ///
     /// # Errors
     /// The error that sealed the registry, `TooManyStreams`, or `GoAway` if all ids are used up.
@@ -251,7 +253,7 @@ impl<S: Clone> Registry<S> {
         self.peak = self.peak.max(self.open);
     }
 
-    /// Returns the counter of the entries of the end that opens `id`.
+    /// Returns the counter of the entries of the side that opens `id`.
     fn side(&mut self, id: u32) -> &mut usize {
         if self.role.opens(id) { &mut self.opened_here } else { &mut self.opened_by_peer }
     }
@@ -275,8 +277,8 @@ impl<S: Clone> Registry<S> {
         self.is_full() && self.accepting && !self.turned_away
     }
 
-    /// Refuses new streams until half of the backlog is free. For a backlog that was full for too
-    /// long. Does nothing if it isn't full any more.
+    /// Refuses new streams until half of the backlog is free. Called when the backlog was full for
+    /// too long. Does nothing if the backlog isn't full any more.
     pub(crate) fn turn_away(&mut self) {
         self.turned_away = self.is_full();
     }
@@ -286,13 +288,15 @@ impl<S: Clone> Registry<S> {
         self.refused.remember(id);
     }
 
-    /// Returns whether data for `id`, which isn't in the table, is the first data for one of the
-    /// last [`REMEMBERED`] refused streams.
+    /// Returns whether `id` is one of the last [`REMEMBERED`] refused ids, and forgets the id.
+    /// Called when data comes for an id that isn't in the table. So it is true only for the first
+    /// data of a refused stream.
     pub(crate) fn is_first_for_refused(&mut self, id: u32) -> bool {
         self.refused.forget(id)
     }
 
-    /// Records that the application closed a stream, which doesn't count as open any more.
+    /// Records that the application closed a stream. The stream then doesn't count as open any
+    /// more.
     pub(crate) fn closed(&mut self, id: u32) {
         if let Some(entry) = self.streams.get_mut(&id)
             && !std::mem::replace(&mut entry.closed, true)
@@ -320,8 +324,8 @@ impl<S: Clone> Registry<S> {
 
     /// Returns whether a stream with this id may have existed, and was forgotten or refused.
     ///
-    /// For the peer's ids this is a guess. A peer may use its ids in any order, though all known
-    /// peers count up.
+    /// For the peer's ids this is a guess: all ids up to the largest one seen count as used. All
+    /// known peers count up, but the protocol lets a peer use its ids in any order.
     pub(crate) fn may_have_been(&self, id: u32) -> bool {
         match self.role.opens(id) {
             true => id >= self.role.first_id() && self.next.is_none_or(|next| id < next),

@@ -29,9 +29,9 @@ use super::state::{Event, Receiving, Sending, StreamState};
 use super::window::{ReceiveWindow, SendWindow, Update, WindowSizes};
 use crate::error::Error;
 
-/// Limit of the express lane, in bytes of data. A stream with no more data than this goes by the
-/// express lane, so that a request, a reply or a keystroke doesn't wait behind bulk data. The value
-/// is a choice: such messages fit.
+/// Limit of the express lane, in bytes of data. A stream with at most this amount of data goes by
+/// the express lane. So a request, a reply or a keystroke doesn't wait behind bulk data. The value
+/// is a choice. Most such messages fit.
 pub(crate) const EXPRESS_BYTES: usize = 2048;
 
 /// The lane in which a stream waits for the writer.
@@ -74,9 +74,10 @@ pub(crate) enum Writable {
 pub(crate) enum Received {
     /// Put the data into the inbox.
     Queue,
-    /// Drop the data: the application doesn't want it. It has been counted as consumed.
+    /// Drop the data, because the application doesn't want it. The data has been counted as
+    /// consumed.
     Discard,
-    /// Drop the data: it came after the peer's FIN, or after the stream failed.
+    /// Drop the data, because it came after the peer's FIN, or after the stream failed.
     Late,
 }
 
@@ -106,8 +107,8 @@ pub(crate) struct StreamCore<C> {
     rx: ReceiveWindow,
     /// Bytes written to the transport since the stream began.
     written: u64,
-    /// Why the stream failed alone. Reads report it after all received data, even after the peer's
-    /// FIN.
+    /// Why this stream failed. Reads report the failure after all received data, even if the peer
+    /// has sent FIN.
     failure: Option<Arc<Error>>,
     /// Why the session ended or is closing.
     ending: Option<Arc<Error>>,
@@ -129,8 +130,8 @@ pub(crate) struct StreamCore<C> {
 }
 
 impl<C> StreamCore<C> {
-    /// Returns a new stream that announces windows of `sizes`. `syn_due` says that this end opened
-    /// it and owes SYN.
+    /// Returns a new stream that announces windows of `sizes`. `syn_due` says that this side opened
+    /// the stream and owes SYN.
     pub(crate) fn new(version: u8, sizes: WindowSizes, syn_due: bool) -> Self {
         Self::starting_at(0, version, sizes, syn_due)
     }
@@ -233,7 +234,7 @@ impl<C> StreamCore<C> {
         self.state.on(Event::PeerFin)
     }
 
-    /// Takes an UPD of the peer. Returns whether there is more credit than before.
+    /// Takes an UPD of the peer. Returns whether the UPD brought credit.
     ///
     /// # Errors
     /// The bytes claimed as consumed and the bytes sent, if the peer claims more than was sent. The
@@ -251,24 +252,24 @@ impl<C> StreamCore<C> {
         !self.peer_fin_received() && self.wants_data()
     }
 
-    /// Returns whether the peer has sent FIN. A peer that did so may have closed the stream, and
-    /// may never grant window again.
+    /// Returns whether the peer has sent FIN. Such a peer may have closed the stream, and may never
+    /// send an UPD again.
     pub(crate) fn peer_fin_received(&self) -> bool {
         self.state.receiving == Receiving::Ended
     }
 
     // ---- the application's endings --------------------------------------------------------------
 
-    /// Ends the writing, for `shutdown(Write)`. Returns whether that changed the state.
+    /// Ends the writing, for `shutdown(Write)`. Returns whether the call changed the state.
     ///
-    /// It changes nothing when the session is closing already. Writes have failed by then, so FIN
-    /// would make cut-off data look complete.
+    /// The call changes nothing if the session is closing already. Writes fail then, and a FIN
+    /// would make an incomplete record look complete.
     pub(crate) fn finish(&mut self) -> bool {
         self.ending.is_none() && self.state.on(Event::Finish)
     }
 
-    /// Ends the reading, for `shutdown(Read)`. Unread data and data that still comes counts as
-    /// consumed.
+    /// Ends the reading, for `shutdown(Read)`. Unread data counts as consumed, and so does data
+    /// that still comes.
     pub(crate) fn shut_read(&mut self) -> Discarded<C> {
         self.read_shut = true;
         self.state.on(Event::ShutRead);
@@ -321,16 +322,17 @@ impl<C> StreamCore<C> {
 
     // ---- other endings --------------------------------------------------------------------------
 
-    /// Fails the stream alone. Unsent data is discarded, and the peer gets FIN. With
-    /// `discard_unread`, unread data is discarded as well. The first failure stays.
+    /// Fails this stream, and no other. Unsent data is discarded, and the peer gets FIN. With
+    /// `discard_unread`, unread data is discarded as well. A later failure doesn't replace the
+    /// first one.
     pub(crate) fn fail(&mut self, error: Error, discard_unread: bool) -> Discarded<C> {
         self.failure.get_or_insert_with(|| Arc::new(error));
         self.state.on(Event::Finish);
         self.discard(discard_unread, true)
     }
 
-    /// Records that the session is closing. Calls fail with `error`. Accepted data is still sent.
-    /// FIN is sent only if the application finished the writing before.
+    /// Records that the session is closing. Later calls fail with `error`. Accepted data is still
+    /// sent. FIN is sent only if the application had finished the writing before.
     pub(crate) fn detach(&mut self, error: &Arc<Error>) {
         self.ending.get_or_insert_with(|| Arc::clone(error));
     }

@@ -1,34 +1,37 @@
-//! The limit on a session's *unsolicited bytes*: bytes past the newest edge that the peer's UPDs
-//! have announced.
+//! The limit on a session's *unsolicited bytes*: the bytes that a stream sends past the newest edge
+//! that the peer's UPDs have announced. (An *edge* is the byte count up to which a side may send on
+//! a stream.)
 //!
 //! The protocol lets each stream send 262144 bytes before the peer's first UPD. Many streams that
-//! do so use up the peer's budget. Then the peer stops reading, and so it doesn't see the UPDs that
-//! its own writes wait for. Therefore unsolicited bytes are counted over all streams of the
-//! session, and this sum is bounded. The rules are in `manual::architecture`, "Windows of many
-//! streams".
+//! do so use up the peer's budget. Then the peer stops reading the connection. So it doesn't see
+//! the UPDs for which its own writes wait. Therefore unsolicited bytes are counted over all streams
+//! of the session, and this sum is bounded. The rules are in `manual::architecture`, "Windows of
+//! many streams".
 //!
 //! Invariants: a stream may always hold its share. A stream gets more than its share only while the
 //! sum over all streams is below [`MAX_TOTAL`].
 
 use crate::config::INITIAL_WINDOW;
 
-/// Limit of the sum over all streams, in bytes. A stream gets its share even past this limit. 1 MiB
-/// is four initial windows, and a quarter of the default budget of a peer.
+/// Limit of the sum over all streams, in bytes. A stream gets its share even if the sum is past
+/// this limit. 1 MiB is four initial windows, and a quarter of the default budget of a peer.
 const MAX_TOTAL: u64 = 1 << 20;
 
 /// Sum of all shares, in bytes, while a share is larger than [`MIN_SHARE`]. 2 MiB is half of the
 /// default budget.
 const SHARES_TOTAL: u64 = 2 << 20;
 
-/// Largest share, in bytes. It holds most requests. Up to 128 streams have it: 2 MiB / 128.
+/// Largest share, in bytes. Most requests fit into it. With up to 128 streams, each stream has this
+/// share (2 MiB / 128).
 const MAX_SHARE: u64 = 16 * 1024;
 
-/// Smallest share, in bytes. A write that is accepted whole (4096 bytes) fits. Streams have it from
-/// 512 on: 2 MiB / 512.
+/// Smallest share, in bytes. A write that is accepted whole (4096 bytes) fits into it. From 512
+/// streams on, each stream has this share (2 MiB / 512).
 const MIN_SHARE: u64 = 4096;
 
-/// Least allowance past the share, in bytes, unless the stream wants less. It keeps the data from
-/// being cut into tiny frames. 4096 is also the limit of writes that are accepted whole.
+/// Smallest allowance that is given past the share, in bytes, unless the stream wants less. This
+/// limit keeps the data from being cut into tiny frames. 4096 is also the largest write that is
+/// accepted whole.
 const MIN_PIECE: u64 = 4096;
 
 /// Returns the share of a stream while `streams` are open: the bytes that it may always send before
@@ -46,7 +49,8 @@ pub(crate) struct Unsolicited {
 
 impl Unsolicited {
     /// Returns the allowance for a stream that holds `held` bytes already and wants `want` more,
-    /// while `streams` are open. Up to [`MIN_PIECE`] bytes are given whole or not at all.
+    /// while `streams` are open. If the stream wants at most [`MIN_PIECE`] bytes, it gets all of
+    /// them or none.
     pub(crate) fn offer(self, held: u64, want: u64, streams: usize) -> u64 {
         let want = want.min(u64::from(INITIAL_WINDOW).saturating_sub(held));
         let own = share(streams).saturating_sub(held).min(want);

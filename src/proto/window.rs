@@ -1,6 +1,6 @@
 //! The sliding windows of version 2, one for each direction of a stream. This file has the sender's
-//! window, and `receive` has the receiver's. On version 1 both exist too, and never limit anything,
-//! so that the two versions share one path.
+//! window, and `receive` has the receiver's. Streams of version 1 have both windows, too, but these
+//! never limit anything. So the code is the same for both versions.
 //!
 //! Counters have 64 bits here and 32 bits on the wire. A counter from the wire stands for the
 //! nearest 64-bit value, so counters that wrap past 2³² need no special case.
@@ -15,8 +15,8 @@ mod receive;
 use crate::config::INITIAL_WINDOW;
 pub(crate) use receive::{ReceiveWindow, WindowSizes, window_cap};
 
-/// Largest window, in bytes. A larger value in an UPD counts as this one. The number comes from the
-/// wire's counters, since the difference of two has to fit into a signed 32-bit number.
+/// Largest window, in bytes. A larger value in an UPD counts as this one. The reason lies in the
+/// wire's 32-bit counters. The difference of two counters has to fit into a signed 32-bit number.
 const MAX_WINDOW: u32 = i32::MAX as u32;
 
 /// The sender's window: the bytes that may still be accepted and sent.
@@ -45,7 +45,7 @@ pub(crate) struct SendWindow {
 pub(crate) enum Update {
     /// No effect. The UPD is older than the newest one received.
     Stale,
-    /// The window has moved. `gained`: there is more credit than before.
+    /// The window has moved. `gained`: the UPD brought credit.
     Applied { gained: bool },
     /// No effect. The peer claims to have consumed more than was sent.
     Impossible { consumed: u64, sent: u64 },
@@ -83,13 +83,13 @@ impl SendWindow {
         }
     }
 
-    /// Returns the number of bytes that the window alone leaves. Before the first UPD it may be
-    /// more than the allowance.
+    /// Returns the number of bytes that the window leaves, without regard to the allowance. Before
+    /// the first UPD the allowance may be smaller.
     pub(crate) fn reach(&self) -> usize {
         if !self.enforced {
             return usize::MAX;
         }
-        // A later UPD may make the window smaller than the data in flight. Then nothing is left.
+        // A later UPD may make the window smaller than the data in flight. Then the result is 0.
         let in_flight = self.accepted - self.consumed;
         usize::try_from(u64::from(self.window).saturating_sub(in_flight)).unwrap_or(usize::MAX)
     }
@@ -115,8 +115,8 @@ impl SendWindow {
         self.allowed_edge = self.accepted;
     }
 
-    /// Returns the bytes past the announced edge that were accepted or, before the first UPD, that
-    /// may be accepted.
+    /// Returns the number of accepted bytes past the announced edge. Before the first UPD, unused
+    /// allowance counts as accepted.
     pub(crate) fn unsolicited(&self) -> u64 {
         if !self.enforced {
             return 0;
@@ -132,7 +132,8 @@ impl SendWindow {
         self.announced_edge = u64::MAX;
     }
 
-    /// Returns the size of the peer's newest window, in bytes, used or not.
+    /// Returns the size of the peer's newest window, in bytes. It doesn't matter how much of the
+    /// window is used.
     pub(crate) fn window(&self) -> usize {
         usize::try_from(self.window).unwrap_or(usize::MAX)
     }
@@ -155,8 +156,8 @@ impl SendWindow {
 
     /// Applies an UPD of the peer.
     pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Update {
-        // The signed distance from the newest count. A negative distance, which is a large number
-        // here, belongs to an older UPD. That holds even if the counter wrapped in between.
+        // The distance from the newest count, modulo 2³². A distance above `MAX_WINDOW` means that
+        // this UPD is older than the newest one. That holds even if the counter wrapped in between.
         let ahead = consumed.wrapping_sub(self.consumed as u32);
         if ahead > MAX_WINDOW {
             return Update::Stale;

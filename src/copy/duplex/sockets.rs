@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Duplex, unsupported};
 
 /// Refuses timeouts on Windows. There, a call that timed out leaves the socket in an undefined
-/// state, so the copy couldn't go on after it.
+/// state, so the copy couldn't go on after a timeout.
 fn no_timeout_on_windows(timeout: Option<Duration>) -> io::Result<()> {
     if cfg!(windows) { unsupported(timeout) } else { Ok(()) }
 }
@@ -31,7 +31,7 @@ macro_rules! socket {
         }
 
         fn stop_reading(&self) {
-            // This fails if the connection is gone. Then reads don't wait in any case.
+            // This fails only if the connection is gone. Reads of such a connection don't wait.
             let _ = self.shutdown(Shutdown::Read);
         }
 
@@ -40,7 +40,7 @@ macro_rules! socket {
         }
 
         /// Writes 0 bytes. That fails if the connection was reset, if the peer of a Unix socket is
-        /// gone, or if this end has finished its writing.
+        /// gone, or if this program has ended its own writing.
         fn confirm_end(&self) -> io::Result<()> {
             match Write::write(&mut &*self, &[]) {
                 Err(error)

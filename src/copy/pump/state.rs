@@ -12,14 +12,14 @@ use crate::copy::Fault;
 pub(super) enum Mode {
     /// All operations.
     Run,
-    /// Copy the received bytes while they move.
+    /// Copy the received bytes, as long as bytes move within the time limit.
     Drain {
         /// Bytes that may still be copied.
         left: u64,
         /// The time at which a byte moved last.
         moved: Instant,
     },
-    /// Read, and throw the bytes away. No error counts as a failure any more.
+    /// Read until this time, and throw the bytes away. Errors don't count as failures any more.
     Discard { until: Instant },
     /// No operation.
     Stop,
@@ -46,14 +46,14 @@ pub(super) struct Way {
     /// The time at which a byte moved last.
     pub(super) moved: Instant,
     /// The time up to which it is known that no byte has moved since `moved`. While the direction
-    /// reads, this time is always the present.
+    /// is in a read, the present time is used instead.
     pub(super) known: Instant,
 }
 
 impl Way {
-    /// Ends the direction. If it has failed, the failure is noted under the same lock. So when the
-    /// other direction reads an end of file, it sees this failure, and doesn't take the end of file
-    /// for the peer's.
+    /// Ends the direction. If the direction has failed, the failure is noted while the lock is
+    /// still held. So when the other direction reads an end of file, it sees the failure. Then it
+    /// doesn't assume that the end of file came from the peer.
     pub(super) fn end(&mut self) {
         self.phase = Phase::Over;
         self.moved = Instant::now();

@@ -18,15 +18,16 @@ impl<C> StreamCore<C> {
         self.state.sending == Sending::Finishing && self.outbox.is_empty() && !self.writing
     }
 
-    /// Returns whether an UPD is due. A closed stream sends none, since its application reads no
-    /// more.
+    /// Returns whether an UPD is due. A closed stream sends no UPD, because its application reads
+    /// no more.
     #[inline]
     fn update_due(&self) -> bool {
         self.rx.is_due() && !self.closed
     }
 
-    /// Returns a lane in which the caller has to queue the stream now: the stream has something to
-    /// send there and isn't queued for it. The stream counts as queued from here on.
+    /// Returns a lane in which the caller has to queue the stream now. The stream has something to
+    /// send in that lane and isn't queued in it yet. From this call on, the stream counts as queued
+    /// in it.
     ///
     /// Call it after every change, until it returns `None`.
     #[inline]
@@ -59,9 +60,9 @@ impl<C> StreamCore<C> {
     /// Returns the next frame to send in `lane`. Returns `None` when no frame is left, or when the
     /// quantum doesn't cover the next one.
     ///
-    /// `quantum` is the number of bytes of data that the stream may still send now. In the
-    /// express lane a frame has to fit into it. In the bulk lane a frame may exceed a
-    /// quantum that isn't 0.
+    /// `quantum` is the number of bytes of data that the stream may still send now. In the express
+    /// lane a frame has to fit into the quantum. In the bulk lane a frame may exceed the quantum,
+    /// unless the quantum is 0.
     pub(crate) fn poll_transmit(&mut self, lane: Lane, quantum: usize) -> Option<Transmit> {
         if self.send_closed {
             return None;

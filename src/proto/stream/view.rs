@@ -22,8 +22,8 @@ impl<C> StreamCore<C> {
         self.inbox.len()
     }
 
-    /// Returns the bytes that the peer's window leaves to be accepted. `None` on version 1, which
-    /// has no windows.
+    /// Returns the number of bytes that may still be accepted within the peer's window. `None` on
+    /// version 1, which has no windows.
     pub(crate) fn credit(&self) -> Option<u64> {
         self.tx.limited_credit().map(|credit| credit as u64)
     }

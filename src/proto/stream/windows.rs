@@ -1,8 +1,8 @@
-//! The limits that a session's other streams set to the windows of one stream:
+//! The limits of one stream's windows that depend on the session's other streams:
 //!
-//! - The number of bytes that it may accept before its peer's first UPD
+//! - The number of bytes that the stream may accept before its peer's first UPD
 //!   ([`Unsolicited`](crate::proto::unsolicited::Unsolicited)).
-//! - The largest window that it may announce.
+//! - The largest window that the stream may announce.
 //!
 //! The *allowance* of a stream is the number of bytes that the session lets it accept before the
 //! first UPD. The rules are in `manual::architecture`, "Windows of many streams".
@@ -12,13 +12,14 @@
 use super::StreamCore;
 
 impl<C> StreamCore<C> {
-    /// Makes the stream depend on allowance, which begins at 0, until its peer's first UPD.
+    /// Makes the stream need allowance until its peer's first UPD. The allowance begins at 0.
     pub(crate) fn await_allowance(&mut self) {
         self.tx.disallow();
     }
 
-    /// Returns how much more allowance a write of `n` bytes needs. It is 0 after the first UPD, and
-    /// it doesn't exceed the room in the window and in the queue of `max` bytes.
+    /// Returns the number of bytes of allowance that a write of `n` bytes still needs. After the
+    /// first UPD it needs none. It never needs more than the room in the window, or than the room
+    /// in the queue of `max` bytes.
     #[inline]
     pub(crate) fn needs_allowance(&self, n: usize, max: usize) -> u64 {
         if !self.tx.awaits_first_update() {
@@ -38,7 +39,8 @@ impl<C> StreamCore<C> {
         self.tx.unsolicited()
     }
 
-    /// Gives unused allowance back, at the end of a change. A write that is still copying keeps it.
+    /// Gives unused allowance back, at the end of a change. While a write is still copying, the
+    /// stream keeps its allowance.
     #[inline]
     pub(crate) fn return_allowance(&mut self) {
         if self.tx.awaits_first_update() && !self.writing {
@@ -52,23 +54,24 @@ impl<C> StreamCore<C> {
     }
 
     /// Returns whether a write that found no room for `least` bytes waits for its peer or for
-    /// allowance. Otherwise it waits for room in the queue alone.
+    /// allowance. If it doesn't, it waits only for room in the queue.
     pub(crate) fn lacks_credit(&self, max: usize, least: usize) -> bool {
         self.tx.reach() < least || (self.tx.credit() < least && self.outbox.len() + least <= max)
     }
 
     /// Returns whether a write of `least` bytes *starves*: it waits for credit, and its peer keeps
-    /// to the granted window.
+    /// to the window that this side has granted.
     ///
-    /// The thread of such a write may be the one that should read. So the session has to receive
-    /// the granted data, though nobody reads it. It doesn't do so for a peer that
-    /// exceeds its window, since that data may be more than was granted.
+    /// The thread of such a write may be the thread that should read the peer's data. While it
+    /// waits, no thread reads that data, but the UPD for which it waits may come after the granted
+    /// data. So the session has to receive the granted data. A write doesn't count if its peer
+    /// exceeds the granted window, because then there may be more data than was granted.
     pub(crate) fn starves(&self, max: usize, least: usize) -> bool {
         self.lacks_credit(max, least) && self.rx.is_respected()
     }
 
-    /// Returns whether a write may find room for `least` bytes if it tries again. The window and
-    /// the queue have this room, but allowance may still be missing.
+    /// Returns whether a write may find room for `least` bytes if it tries again. The result is
+    /// true if the window and the queue have this room. Allowance may still be missing.
     pub(crate) fn may_have_room(&self, max: usize, least: usize) -> bool {
         self.tx.reach() >= least && self.outbox.len() + least <= max
     }

@@ -14,15 +14,15 @@ use crate::pool::BufferPool;
 use crate::proto::outbox::Payload;
 
 /// Limit of writes that are accepted whole, in bytes. Several threads may write records or log
-/// lines to one stream, and each of these stays in one piece. The number is half of the smallest
-/// window that this crate announces while streams are many. The first half of a window may lie
-/// unread without an UPD, so only the other half is sure to become free.
+/// lines to one stream, and each record stays in one piece. The number is half of the smallest
+/// window that this crate announces while many streams are open. Up to half of a window may be
+/// consumed without an UPD, so only the other half is sure to become free.
 const WHOLE: usize = 4096;
 
 impl<C> StreamCore<C> {
     /// Returns the number of bytes that a write of `n` bytes has to accept at once: all `n` for a
-    /// small write, and else 1. It is also 1 for a small write if the queue or the peer's window
-    /// may never have room for all of it.
+    /// write of at most [`WHOLE`] bytes, and 1 for a larger write. The result is also 1 if the
+    /// queue or the peer's window may never have room for the whole write.
     #[inline]
     pub(crate) fn least(&self, n: usize, max: usize) -> usize {
         if n <= WHOLE && max >= WHOLE && self.tx.window() / 2 >= WHOLE { n } else { 1 }
@@ -82,8 +82,8 @@ impl<C> StreamCore<C> {
         self.tx.accepted()
     }
 
-    /// Returns the accepted bytes that aren't written to the transport, as far as is known. The
-    /// data that a failed stream discarded isn't counted: its own calls have reported the failure.
+    /// Returns the number of accepted bytes that aren't known to be written to the transport. A
+    /// failed stream counts as 0, because its calls have reported the failure.
     pub(crate) fn unsent(&self) -> u64 {
         if self.failure.is_some() { 0 } else { self.tx.accepted() - self.written }
     }
@@ -94,7 +94,7 @@ impl<C> StreamCore<C> {
     }
 
     /// Returns `Ok` if the first `target` accepted bytes were written to the transport. Returns the
-    /// error if they never will be, and `None` if a flush has to wait.
+    /// error if these bytes will never be written, and `None` if a flush has to wait.
     pub(crate) fn flushed(&self, target: u64) -> Option<Result<(), Error>> {
         if self.closed {
             return Some(Err(Error::Closed));
