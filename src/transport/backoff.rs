@@ -1,6 +1,6 @@
-//! Pauses between the tries of a transport call. A pause follows a try that could do nothing and
-//! returned at once. The pauses grow while nothing happens. So an idle transport in non-blocking
-//! mode costs 25 tries a second instead of a thousand.
+//! Pauses between the tries of a transport call. A pause follows a try that read or wrote nothing
+//! and returned at once. The pauses grow from 1 ms to 40 ms while no byte is read or written. So an
+//! idle transport in non-blocking mode costs 25 tries a second instead of a thousand.
 //!
 //! # Invariants
 //! - A pause is between [`FIRST`] and [`LONGEST`].
@@ -9,14 +9,16 @@
 //! The lock of [`Pauses`] guards only the wait. A thread in a long pause waits on its condvar.
 //! Progress in another thread wakes it ([`Pauses::end`]). The protocol is Dekker's. The waiter
 //! first counts itself as a waiter, then checks for progress. A thread that made progress first
-//! counts the progress, then checks for waiters. So at least one of the two sees the other.
+//! counts the progress, then checks for waiters. So at least one of these two threads sees what the
+//! other one has counted.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// The first pause. It is long compared with a try, and short compared with a network's delay.
+/// The first pause. A millisecond is long compared with a try, and short compared with a network's
+/// delay.
 const FIRST: Duration = Duration::from_millis(1);
 
 /// The longest pause. 25 tries a second cost almost nothing, and a person doesn't notice the delay.
@@ -38,8 +40,8 @@ impl Backoff {
         self.0 = FIRST;
     }
 
-    /// Returns the pause after a call that did nothing and took the time `took`. Returns `None` if
-    /// the call has waited by itself.
+    /// Returns the pause after a call that read or wrote nothing and took the time `took`. Returns
+    /// `None` if the call took at least [`FIRST`]. Then it has waited by itself.
     fn after(&mut self, took: Duration) -> Option<Duration> {
         let next = (self.0 * 2).min(LONGEST);
         (took < FIRST).then(|| std::mem::replace(&mut self.0, next))
@@ -59,7 +61,7 @@ impl Backoff {
 pub(super) struct Pauses {
     /// Counts progress of any thread.
     done: AtomicU64,
-    /// Threads in a pause that can be ended.
+    /// Number of threads in a pause that can be ended.
     waiting: AtomicUsize,
     gate: Mutex<()>,
     ended: Condvar,
@@ -80,7 +82,7 @@ impl Pauses {
     }
 
     /// Notes progress. Threads in a pause try again at once, except threads in a first pause. A
-    /// first pause isn't ended early. Otherwise a thread that writes all the time would wake the
+    /// first pause isn't ended early, because a thread that writes all the time would then wake the
     /// reading thread at each write.
     pub(super) fn end(&self) {
         self.done.fetch_add(1, SeqCst);

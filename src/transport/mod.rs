@@ -14,8 +14,8 @@
 //! that hold and the costs.
 //!
 //! A session reads in one thread and writes in another. So a transport *splits* into a read half
-//! and a write half. The third part is a [`Control`]. It can end the connection while both halves
-//! are blocked.
+//! and a write half. The third part is a [`Control`], which can end the connection while both
+//! halves are blocked.
 //!
 //! # Panics
 //! A transport, or a closure that was given with it, may panic at any call, and when it is dropped.
@@ -52,11 +52,12 @@ pub use tls::Tls;
 /// A connection that a session can run over.
 ///
 /// The halves may block. The session's reader thread and writer thread wait in them. If the
-/// transport bounds the time of its reads or writes (see [`Halves`]), threads that read or write a
-/// stream wait in them, too.
+/// transport bounds the time of its reads or writes (see [`Halves`]), threads of the application
+/// that read or write a stream may wait in them, too.
 ///
-/// A read or write that returns `Interrupted`, `WouldBlock` or `TimedOut` is tried again. After a
-/// `WouldBlock` or `TimedOut` that came at once, the session pauses before it tries again.
+/// A read or write that returns `Interrupted`, `WouldBlock` or `TimedOut` is tried again. If the
+/// call returned `WouldBlock` or `TimedOut` at once, without waiting, the session pauses before the
+/// next try.
 ///
 /// A read may receive bytes and still have none to return, for example a part of a TLS record. Such
 /// a read should return an `Interrupted` that it makes itself
@@ -64,10 +65,10 @@ pub use tls::Tls;
 /// of life of the peer.
 ///
 /// The example `custom_transport` (in the repository, `examples/custom_transport.rs`) is a
-/// transport over messages in memory. It uses everything that a transport may offer: time bounds,
+/// transport over messages in memory. It has all the parts that a transport may have: time bounds,
 /// an end of the writing, an abort, addresses, and answers that its reads make. A comment at each
-/// method gives its reason. [The manual](crate::manual::transports#your-own) says what other kinds
-/// of connections need.
+/// method gives the reason for the method. [The manual](crate::manual::transports#your-own) says
+/// what other kinds of connections need.
 pub trait Transport {
     /// Splits the connection into a reader, a writer and a control.
     ///
@@ -95,21 +96,21 @@ pub struct Halves {
     /// and [`Control::finish_write`].
     pub writer: Box<dyn Write + Send>,
     /// Declares that every write and flush returns within about 10 ms, with `WouldBlock` or
-    /// `TimedOut` if it could do nothing. Only with this declaration, a thread that calls
-    /// [`Stream::write`](crate::Stream) may write to the transport itself. That saves waking the
-    /// writer thread.
+    /// `TimedOut` if it could do nothing. With this declaration, a thread that calls
+    /// [`Stream::write`](crate::Stream) may write to the transport itself. Then the writer thread
+    /// doesn't have to be woken. Without it, only the writer thread writes.
     pub bounded_writes: bool,
     /// Changes the bound of writes.
     ///
-    /// The bound of 10 ms is for the user's threads that write to the transport themselves. They
-    /// can't while the transport accepts no bytes, because the writer thread is then inside a
-    /// write. So the session meanwhile raises the bound in steps to one second. A peer that doesn't
-    /// read then costs few wake-ups. When the transport accepts a byte again, the session sets the
-    /// bound back to 10 ms. Without this function each write stays bounded to about 10 ms.
+    /// The bound of 10 ms is for the application's threads that write to the transport themselves.
+    /// While the transport accepts no bytes, the writer thread is inside a write, and no other
+    /// thread can write. So the session raises the bound in steps, up to one second. A peer that
+    /// doesn't read then costs few wake-ups. When the transport accepts a byte again, the session
+    /// sets the bound back to 10 ms. Without this function each write stays bounded to about 10 ms.
     pub bound_writes: Option<BoundWrites>,
-    /// Bounds the time of a read. Its argument `None` removes the bound. A thread that calls
-    /// [`Stream::read`](crate::Stream) may read the transport itself only if there is such a
-    /// function. That saves a wake-up by the reader thread.
+    /// Bounds the time of a read. The argument `None` removes the bound. With this function, a
+    /// thread that calls [`Stream::read`](crate::Stream) may read the transport itself. Then the
+    /// reader thread doesn't have to wake it. Without this function, only the reader thread reads.
     pub bound_reads: Option<BoundReads>,
     /// The control. Any thread uses it.
     pub control: Box<dyn Control>,
@@ -134,7 +135,7 @@ impl Halves {
 
     /// Sets the field `bound_reads`, the function that bounds reads. A read that reaches the bound
     /// returns `WouldBlock` or `TimedOut`. The session calls the function between two reads, and
-    /// holds locks meanwhile. So the function must not wait for anything.
+    /// holds locks during the call. So the function must not wait for anything.
     #[must_use]
     pub fn bound_reads(
         mut self,
@@ -146,7 +147,7 @@ impl Halves {
 
     /// Sets the field `bounded_writes`, which declares whether writes and flushes are bounded. The
     /// default is `false`, or `true` after a call of [`bound_writes`](Self::bound_writes). `false`
-    /// also removes the function that `bound_writes` set.
+    /// also removes a function that `bound_writes` has set.
     #[must_use]
     pub fn bounded_writes(mut self, bounded: bool) -> Self {
         self.bounded_writes = bounded;
@@ -184,22 +185,23 @@ pub trait Control: Send + Sync {
     /// Ends the writing direction, so that the peer reads an end of file behind the written bytes.
     ///
     /// The writer thread calls this once, after the last write and flush, when the session is
-    /// closed here or its input has ended. If the writing of a transport ends when its write half
-    /// is dropped, this does nothing. The call may block until [`abort`](Self::abort) is called,
-    /// which happens at most [`close_timeout`](crate::Config::close_timeout) later.
+    /// closed here or its input has ended. For a transport whose writing ends when its write half
+    /// is dropped, this call should do nothing. The call may block until [`abort`](Self::abort) is
+    /// called, which happens at most [`close_timeout`](crate::Config::close_timeout) later.
     ///
     /// # Errors
-    /// Returns the system's error. It becomes the result of closing the session.
+    /// Returns the system's error. The error becomes the result of closing the session.
     fn finish_write(&self) -> io::Result<()>;
 
     /// Returns whether [`finish_write`](Self::finish_write), or the drop of the write half, really
     /// tells the peer that no more bytes will come. The default is `true`. The session asks once,
     /// at its start.
     ///
-    /// A peer that learns of it ends its side, too, and [`close`](crate::Session::close) waits for
-    /// that. Return `false` if the peer can't know: for a serial line, or for a TLS connection
-    /// without `close_notify`. Then `close` returns Ok as soon as everything was handed over and
-    /// flushed. That Ok promises less.
+    /// A peer that learns this ends its side, too, and [`close`](crate::Session::close) waits until
+    /// it has done so. Return `false` if the peer can't learn it, for example on a serial line, or
+    /// on a TLS connection without `close_notify`. Then `close` returns Ok as soon as all bytes
+    /// were handed over and flushed. That Ok promises less, because the peer may not have received
+    /// the bytes.
     fn can_finish(&self) -> bool {
         true
     }
@@ -209,9 +211,9 @@ pub trait Control: Send + Sync {
     /// WebSocket's pong. On `true` the session wakes its writer thread, which calls `flush`. The
     /// default is `false`.
     ///
-    /// The reading thread calls this after every read of the transport that brought bytes or is
-    /// tried again. So the session notices at once that a read has made an answer. The call must
-    /// not block, and should cost no more than a look at an atomic.
+    /// The reading thread calls this after every read of the transport that has brought bytes, and
+    /// after every read that will be tried again. So the session notices at once that a read has
+    /// made an answer. The call must not block, and should cost no more than a look at an atomic.
     ///
     /// The session calls this again after later reads. It may return `true` each time until the
     /// writer thread calls `flush`. A writer thread that is inside a write can't call `flush` yet.
@@ -220,13 +222,13 @@ pub trait Control: Send + Sync {
         false
     }
 
-    /// Makes blocked and later reads and writes return, with an error or an end of file. It must
+    /// Makes blocked and later reads and writes return, with an error or an end of file. This must
     /// not block. The session calls it at most once, from any thread, when the session ends by an
-    /// error or by its close timeout. The session doesn't call it if both directions have ended by
-    /// themselves.
+    /// error or by its close timeout. If both directions have ended by themselves, the session
+    /// doesn't call it.
     fn abort(&self);
 
-    /// Returns this end's address. The default is `None`.
+    /// Returns this side's address. The default is `None`.
     fn local_addr(&self) -> Option<SocketAddr> {
         None
     }

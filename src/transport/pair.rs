@@ -48,17 +48,17 @@ use super::{Control, Halves, Transport};
 ///     // Kill the child first, because `wait` holds the lock that the abort closure needs.
 ///     let _ = child.kill();
 /// }
-/// // A helper may close its output and go on, and this wait has no time limit. The example
-/// // `stdio` shows a wait with a limit.
+/// // This wait has no time limit, and a helper may close its output and go on running. The
+/// // example `stdio` shows a wait with a limit.
 /// child.wait()?;
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
 /// `close` waits until the helper ends its output, for at most
-/// [`close_timeout`](crate::Config::close_timeout), which is 5 seconds unless set otherwise. Then
-/// the session calls the abort closure, which kills the helper. A helper that ends its output in
-/// time isn't killed.
+/// [`close_timeout`](crate::Config::close_timeout). The default of `close_timeout` is 5 seconds.
+/// When it has passed, the session calls the abort closure, which kills the helper. A helper that
+/// ends its output in time isn't killed.
 pub struct Pair<R, W> {
     reader: R,
     writer: W,
@@ -85,11 +85,11 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
     /// Declares that dropping the write half tells the peer nothing. Two examples are a serial
     /// line, which stays open without its user, and a descriptor that other processes hold, too.
     ///
-    /// Then [`close`](crate::Session::close) returns Ok as soon as everything was handed over and
-    /// flushed. That Ok promises less than over other transports ([`Control::can_finish`]). The
-    /// session goes on reading until the read half returns an end of file. After
-    /// [`close_timeout`](crate::Config::close_timeout) it stops as soon as the present read
-    /// returns.
+    /// After this declaration, [`close`](crate::Session::close) returns Ok as soon as everything
+    /// was handed over and flushed. That Ok promises less than over other transports
+    /// ([`Control::can_finish`]). The session goes on reading until the read half returns an end of
+    /// file. When [`close_timeout`](crate::Config::close_timeout) has passed, it stops as soon as
+    /// the present read returns.
     ///
     /// Without this call, a close waits for an end of file that can't come, and returns
     /// [`CloseIncomplete`](crate::Error::CloseIncomplete). [The

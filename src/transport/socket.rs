@@ -59,18 +59,18 @@ macro_rules! socket {
     };
 }
 
-/// Time limit of one write that waits for room in the socket's buffer. It is so short that an
-/// inline write keeps the deadline of its call, and so long that repeated writes cost little. The
-/// session raises it while the peer doesn't read (see `Halves::bound_writes`). Timeouts and modes
-/// belong to the socket, so its clones have them, too.
+/// Time limit of one write that waits for room in the socket's buffer. The limit is short enough
+/// that an inline write keeps the deadline of its call. It is long enough that repeated writes cost
+/// little. The session raises the limit while the peer doesn't read (see `Halves::bound_writes`).
+/// Timeouts and modes belong to the socket, so the socket's clones have them, too.
 ///
 /// There is no limit on Windows, where a call that timed out leaves the socket in an undefined
 /// state.
 const WRITE_BOUND: Option<Duration> =
     if cfg!(windows) { None } else { Some(Duration::from_millis(10)) };
 
-/// Turns `NotConnected` into a success. `shutdown` returns it if the connection is over already.
-/// Then there is nothing left to end.
+/// Turns `NotConnected` into a success. `shutdown` returns this error if the connection has already
+/// ended, and then there is nothing left to end.
 fn finish(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),

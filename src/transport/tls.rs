@@ -2,17 +2,17 @@
 //!
 //! rustls keeps one state for both directions, so it can't be split. But its calls never wait. Only
 //! the inner transport waits, and the inner transport can be split. So each half of [`Tls`] owns
-//! one half of the inner transport. Both share rustls's state under a lock that is held only around
-//! rustls's calls:
+//! one half of the inner transport. Both halves share rustls's state under a lock that is held only
+//! around rustls's calls:
 //!
 //! ```text
 //! reader: inner read ──▶ ciphertext ──▶ [lock: decrypt] ──▶ plaintext
 //! writer: plaintext ──▶ [lock: encrypt] ──▶ ciphertext ──▶ inner write
 //! ```
 //!
-//! rustls makes answers to the input, such as new keys and alerts. The writer sends them.
-//! [`Control::wants_flush`](super::Control::wants_flush) tells the writer that there is an answer.
-//! [`link`] says which lock guards which state.
+//! rustls makes answers to the input, such as new keys and alerts. The writer thread sends these
+//! answers. [`Control::wants_flush`](super::Control::wants_flush) tells the writer that there is an
+//! answer. [`link`] says which lock guards which state.
 //!
 //! Invariant: once the handshake has begun, no code outside of this module sees the rustls
 //! connection. So if a later version of rustls can be split into halves, only this module has to
@@ -42,10 +42,11 @@ use outgoing::{TlsControl, TlsWriter};
 /// A TLS connection (rustls) over another transport, usually a `TcpStream`. Needs the feature
 /// `rustls`.
 ///
-/// It reads and writes at the same time. No direction ever waits for the other, even if both are
-/// full. It is as interruptible as the transport below it. If that transport allows inline reads
-/// and writes, `Tls` allows them, too. If the connection ends without TLS's closing mark
-/// (`close_notify`), calls fail. A connection that was cut never looks like an end of file.
+/// It reads and writes at the same time. Neither direction ever waits for the other, even if both
+/// are full. A blocked call can be interrupted if the transport below allows that. If that
+/// transport allows inline reads and writes, `Tls` allows them, too. If the connection ends without
+/// TLS's closing mark (`close_notify`), calls fail. So a connection that was cut off never looks
+/// like an end of file.
 ///
 /// You choose the cryptography in your own manifest:
 ///
@@ -77,8 +78,8 @@ use outgoing::{TlsControl, TlsWriter};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// A server does each handshake in the connection's own thread, so that a slow client doesn't delay
-/// others:
+/// A server does the handshake of each connection in a separate thread, so that a slow client
+/// doesn't delay others:
 ///
 /// ```no_run
 /// use std::net::TcpListener;
@@ -133,9 +134,9 @@ use outgoing::{TlsControl, TlsWriter};
 /// }
 /// ```
 ///
-/// rustls checks which CA vouches for a client, not the client's name. The server finds the name in
-/// [`peer_certificates`](Self::peer_certificates). The example `tls` is a whole program of this
-/// kind, with certificates that it makes itself.
+/// rustls checks which CA vouches for a client. It doesn't check the client's name. The server
+/// finds the name in [`peer_certificates`](Self::peer_certificates). The example `tls` is a whole
+/// program of this kind, with certificates that it makes itself.
 ///
 /// # The end of a connection
 /// [`Session::close`](crate::Session::close) sends `close_notify`, ends the writing of the
@@ -144,18 +145,19 @@ use outgoing::{TlsControl, TlsWriter};
 /// a failure are delivered first.
 ///
 /// On TLS 1.3 a client finishes its handshake before the server has checked the client's
-/// certificate. If the server then refuses it, the session ends with an error.
+/// certificate. If the server then refuses the certificate, the session ends with an error.
 /// [`close_reason`](crate::Session::close_reason) and the calls that fail show the server's alert,
 /// such as `CertificateRequired`.
 ///
 /// # Limits
 /// - With TLS 1.2 the keys are used up at some time (for AES-GCM after 2^24 records, 256 GiB of
-///   bulk data). Then the session ends with an error that says so. TLS 1.3 makes new keys.
+///   bulk data). Then the session ends with an error that says so. TLS 1.3 has no such limit,
+///   because it makes new keys.
 /// - Early data (0-RTT) isn't sent. A server that has accepted early data fails the handshake. An
 ///   attacker can repeat early data, so leave `max_early_data_size` at 0.
-/// - Data counts as handed over when it is encrypted, though it may still wait to be written. A
-///   write encrypts 16 KiB, or up to 64 KiB while the transport below takes everything at once.
-///   This works like a larger buffer of the system.
+/// - Data counts as handed over when it is encrypted, even if the transport below hasn't taken it
+///   yet. A write encrypts 16 KiB, or up to 64 KiB while the transport below takes everything at
+///   once. So `Tls` works like an addition to the system's send buffer.
 /// - A `Tls` that is dropped without a session sends no `close_notify`.
 /// - A certificate that expires or is revoked during a session doesn't end the session.
 pub struct Tls {
@@ -165,7 +167,7 @@ pub struct Tls {
 impl Tls {
     /// Does the handshake over `transport` on the calling thread, and returns the connection for a
     /// session. `timeout` limits the whole handshake. A peer that sends a byte now and then can't
-    /// prolong it.
+    /// prolong this time.
     ///
     /// `connection` is a `rustls::ClientConnection` or `ServerConnection`. It may already have done
     /// its handshake over this transport.
@@ -188,10 +190,10 @@ impl Tls {
     /// dropped.
     ///
     /// - `TimedOut`: the timeout has passed.
-    /// - `InvalidData`: TLS failed, at this end or at the peer. The `source` is the
-    ///   `rustls::Error`, such as `InvalidCertificate`, or `AlertReceived` if the peer refused. If
-    ///   this end found the fault, it tells the peer by an alert. Sending the alert may take up to
-    ///   one second, which counts in `timeout`.
+    /// - `InvalidData`: TLS failed at one of the two sides. The `source` is the `rustls::Error`,
+    ///   such as `InvalidCertificate`, or `AlertReceived` if the peer found the fault. If this side
+    ///   found the fault, it tells the peer by an alert. Sending the alert may take up to one
+    ///   second. That time is part of `timeout`.
     /// - `UnexpectedEof`: the peer ended the connection during the handshake.
     /// - Other kinds are errors of the transport.
     ///
@@ -206,12 +208,13 @@ impl Tls {
     }
 
     /// Returns the peer's certificates as the peer sent them, the peer's own certificate first. A
-    /// server has them only if it asked for them ([as above](Tls#who-the-client-is)).
+    /// server gets certificates only if it asked for them (see [Who the client
+    /// is](Tls#who-the-client-is)).
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.done.tls.peer_certificates()
     }
 
-    /// Returns the protocol that both ends agreed upon (ALPN), if there is one.
+    /// Returns the protocol upon which both sides agreed (ALPN), if there is one.
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.done.tls.alpn_protocol()
     }
@@ -229,12 +232,12 @@ impl Tls {
         self.done.tls.protocol_version()
     }
 
-    /// Returns the cipher suite that both ends agreed upon.
+    /// Returns the cipher suite upon which both sides agreed.
     pub fn cipher_suite(&self) -> Option<CipherSuite> {
         self.done.tls.negotiated_cipher_suite().map(|suite| suite.suite())
     }
 
-    /// Derives bytes that only the two ends of this connection can know, and fills `output` with
+    /// Derives bytes that only the two sides of this connection can know, and fills `output` with
     /// them (RFC 5705). A protocol above can use them to bind itself to this connection.
     ///
     /// # Errors
@@ -250,7 +253,7 @@ impl Tls {
         exported.map(drop).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
-    /// Returns this end's address, if the transport below has one.
+    /// Returns this side's address, if the transport below has one.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.done.control.local_addr()
     }

@@ -31,8 +31,8 @@ pub enum Command {
     Psh = 2,
     /// Keeps the session alive. The stream id is 0.
     Nop = 3,
-    /// Tells the peer how many bytes of its data the application has consumed, and how large the
-    /// window is. Version 2 only.
+    /// Tells the peer two numbers: how many bytes of the peer's data this side's application has
+    /// consumed, and the size of the window. Version 2 only.
     Upd = 4,
 }
 

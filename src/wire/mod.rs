@@ -1,5 +1,5 @@
-//! The wire format: headers, frames, and two state machines. The reader cuts a byte stream into
-//! frames. The writer lays frames out for vectored writes.
+//! The wire format: headers, frames, and two state machines. The frame reader cuts a byte stream
+//! into frames. The batch lays frames out for vectored writes.
 //!
 //! Invariant: no code here knows the state of streams or sessions.
 

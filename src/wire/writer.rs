@@ -1,6 +1,7 @@
-//! Lays frames out for the transport. A large payload stays in the buffer into which `write` copied
-//! it, and its header is put in front of it. Small payloads and control frames are gathered in one
-//! scratch buffer. All of them are sent in vectored writes.
+//! Lays frames out for the transport. A large payload stays in the buffer into which the
+//! application's `write` has copied it. Its header is put in front of it in the same buffer. Small
+//! payloads and control frames are gathered in one scratch buffer. Vectored writes send all these
+//! buffers.
 //!
 //! # Invariants
 //! - Bytes are sent in the order in which the frames were pushed.
@@ -12,25 +13,26 @@ use std::io::{self, IoSlice, Write};
 use super::header::{HEADER_LEN, Header};
 use crate::pool::Buffer;
 
-/// Size at which a batch is full, in bytes. It is eight frames of the default size. A socket's send
-/// buffer accepts about this amount at once.
+/// Size at which a batch is full, in bytes. Eight frames of the default size (32 KiB) fill a batch.
+/// A socket's send buffer accepts about this number of bytes at once.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// Number of segments at which a batch is full. One write sends four segments more, because the
-/// last stream that transmits into a batch may exceed this number. Segments beyond that are sent
-/// with the next write. The sum of 64 is far below the systems' limit for one `writev`, 1024.
+/// Number of segments at which a batch is full. The last stream that transmits into a batch may
+/// exceed this number. So one write sends up to 64 segments, four more than this number. Any
+/// further segments are sent with the next write. 64 is far below 1024, the systems' limit for one
+/// `writev`.
 pub(crate) const BATCH_SEGMENTS: usize = 60;
 
-/// Longest payload, in bytes, that is copied into the scratch buffer. Up to this length the copy
-/// costs less than a further segment.
+/// Longest payload of a frame buffer, in bytes, that is copied into the scratch buffer. Up to this
+/// length the copy costs less than a further segment.
 const SCRATCH_MAX: usize = 1024;
 
 /// Scratch memory that an idle batch keeps, in bytes: one page.
 const SCRATCH_KEPT: usize = 4096;
 
 enum Segment {
-    /// This number of bytes of the scratch buffer. They follow the bytes of the previous scratch
-    /// segment.
+    /// This number of bytes of the scratch buffer. The segment begins where the previous scratch
+    /// segment ends.
     Scratch(usize),
     /// A whole frame in a separate buffer.
     Frame(Buffer),
@@ -45,7 +47,7 @@ pub(crate) struct Batch {
     left: usize,
     /// Index of the first segment with unsent bytes.
     segment: usize,
-    /// Bytes of that segment that are sent.
+    /// Number of bytes of the segment at `segment` that are sent.
     sent: usize,
     /// Offset at which the next scratch segment begins.
     scratch_at: usize,
@@ -75,7 +77,7 @@ impl Batch {
         self.scratch.capacity() > SCRATCH_KEPT || self.segments.capacity() > 2 * BATCH_SEGMENTS
     }
 
-    /// Frees the memory that a burst has needed.
+    /// Frees the memory that a burst of data has needed.
     pub(crate) fn rest(&mut self) {
         self.scratch.shrink_to(SCRATCH_KEPT);
         self.segments.shrink_to(BATCH_SEGMENTS);
@@ -93,8 +95,8 @@ impl Batch {
         }
     }
 
-    /// Appends a frame. `frame` holds the payload from byte 8 on. The header is written in front of
-    /// it.
+    /// Appends a frame. `frame` holds the payload from byte 8 on. The header is written to the
+    /// first 8 bytes.
     pub(crate) fn push_frame(&mut self, header: Header, mut frame: Buffer) {
         match frame.split_first_chunk_mut::<HEADER_LEN>() {
             Some((head, payload)) if payload.len() > SCRATCH_MAX => {

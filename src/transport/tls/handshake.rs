@@ -9,9 +9,9 @@
 //! - `abort` is called at most once.
 //!
 //! If TLS fails, an alert tells the peer the reason. The alert gets some time to arrive
-//! ([`LINGER`]). Meanwhile this end has ended its writing, and it reads further input and throws it
-//! away. A system resets a connection whose socket is closed with unread input, and the reset may
-//! destroy the alert.
+//! ([`LINGER`]). During this time, this side has ended its writing. It reads further input and
+//! throws it away. A system resets a connection whose socket is closed with unread input, and the
+//! reset may destroy the alert.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -33,14 +33,15 @@ use super::outgoing::Outgoing;
 /// may make this time shorter. A second is long enough for some round trips over a long distance.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Limit of the input that is thrown away during that time, in bytes. It is more than a peer sends
-/// in the middle of a handshake. It is small, so a peer that never stops sending costs little.
+/// Limit of the input that is thrown away during the time [`LINGER`], in bytes. The limit is more
+/// than a peer sends in the middle of a handshake. It is small, so a peer that never stops sending
+/// costs little.
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// Longest bound of one inner read. It applies if the handshake has no deadline.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Number of the first input bytes that are kept for an error. Errors show no more.
+/// Number of the first input bytes that are kept for an error. Errors show no more than these.
 const FIRST: usize = 64;
 
 /// The result of a handshake.
@@ -148,7 +149,7 @@ fn watched<T>(
             thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
         let result = work();
         drop(over); // a panic of `work` drops `over`, too
-        // If `abort` panicked, it was called nevertheless.
+        // If the thread panicked in `abort`, the transport counts as aborted.
         (result, watch.is_ok_and(|watch| watch.join().unwrap_or(true)))
     })
 }
@@ -192,7 +193,7 @@ impl Hand {
         if let Connection::Server(server) = &mut self.tls
             && server.early_data().is_some()
         {
-            // No code would read the early data.
+            // No code of this crate would read the early data.
             return Err(Fault::Tls(Failure::Tls(rustls::Error::General(
                 "early data isn't supported".to_owned(),
             ))));

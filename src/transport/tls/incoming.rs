@@ -1,8 +1,8 @@
-//! The reading half. It takes ciphertext from the inner transport, and plaintext from rustls.
+//! The reading half. It takes ciphertext from the inner transport, and takes plaintext from rustls.
 //!
-//! A call reads the inner transport at most once, outside of every lock. Then it decrypts as much
-//! as the caller has room for, under the connection's lock. It never writes. If rustls has an
-//! answer to send, the call notes that for the writing half ([`Link::set_owed`]).
+//! A call reads the inner transport at most once, outside of every lock. Then the call decrypts as
+//! much as the caller has room for, under the connection's lock. The reading half never writes. If
+//! rustls has an answer to send, the call notes that for the writing half ([`Link::set_owed`]).
 //!
 //! # Invariants
 //! - The caller gets all decrypted bytes before it learns that the input has ended or failed.
@@ -30,8 +30,9 @@ const LARGEST: usize = 4 * (16 * 1024 + 256);
 /// record.
 const ENOUGH: usize = 16 * 1024;
 
-/// Limit of the time for which a failure is held back until the alert for the peer is sent. The
-/// writer thread is woken to send the alert. It needs far less time, unless the transport is full.
+/// Limit of the time for which a failure is held back so that the alert for the peer can be sent
+/// first. The writer thread is woken to send the alert. It needs far less than this time, unless
+/// the transport is full.
 const ALERT_TIME: Duration = Duration::from_millis(100);
 
 /// The end of the input.
@@ -39,7 +40,8 @@ const ALERT_TIME: Duration = Duration::from_millis(100);
 enum Ending {
     /// The input ended by `close_notify`.
     Clean,
-    /// The input failed. The failure is held back until the alert is sent, at most until this time.
+    /// The input failed. The failure is held back until the alert is sent, but not longer than
+    /// until this time.
     Failed(Failure, Instant),
 }
 
@@ -73,7 +75,7 @@ impl Incoming {
         }
     }
 
-    /// Does one read of the inner transport. Called when rustls has taken all earlier bytes.
+    /// Does one read of the inner transport. Called only when rustls has taken all earlier bytes.
     ///
     /// # Errors
     /// Returns the inner transport's error.
@@ -109,7 +111,8 @@ impl Incoming {
         self.start < self.end
     }
 
-    /// Passes the read bytes to rustls until none is left or `is_enough` returns true.
+    /// Passes the read bytes to rustls until no byte is left, the input ends, or `is_enough`
+    /// returns true.
     pub(super) fn decrypt(
         &mut self,
         tls: &mut Connection,
@@ -137,8 +140,8 @@ impl Incoming {
         }
     }
 
-    /// Takes all plaintext from rustls. It goes to the caller while there is room, then to
-    /// `spilled`.
+    /// Takes all plaintext from rustls. The plaintext goes to the caller as far as the caller has
+    /// room. The rest goes to `spilled`.
     pub(super) fn take_plaintext(&mut self, tls: &mut Connection, out: &mut Room<'_, '_>) {
         let mut reader = tls.reader();
         while let Some(room) = out.next() {
@@ -201,8 +204,8 @@ impl Incoming {
 }
 
 /// Lets rustls process the bytes that it was given, and turns a panic of rustls into an error. In
-/// debug builds, rustls panics at a wrong record that comes after this end's `close_notify`,
-/// because it has already sent an alert. Such a panic is the peer's fault, so it must not be a
+/// debug builds, rustls panics at a wrong record that comes after this side's `close_notify`,
+/// because it has already sent an alert. Such a panic is the peer's fault, so it must not become a
 /// panic of the program.
 fn process(tls: &mut Connection) -> Result<rustls::IoState, rustls::Error> {
     let processed = catch_unwind(AssertUnwindSafe(|| tls.process_new_packets()));
@@ -218,9 +221,9 @@ pub(super) struct Room<'a, 'b> {
     bufs: &'a mut [IoSliceMut<'b>],
     /// Index of the first buffer that isn't full.
     at: usize,
-    /// Bytes of that buffer that are filled.
+    /// Number of filled bytes of that buffer.
     within: usize,
-    /// Bytes of all buffers that are filled.
+    /// Number of filled bytes of all buffers together.
     total: usize,
 }
 
@@ -241,7 +244,8 @@ impl<'a, 'b> Room<'a, 'b> {
         self.bufs.get_mut(self.at).and_then(|buf| buf.get_mut(self.within..))
     }
 
-    /// Notes that `n` bytes of that part are filled.
+    /// Notes that `n` more bytes are filled, from the beginning of the part that
+    /// [`next`](Self::next) returns.
     fn filled(&mut self, n: usize) {
         self.total += n;
         self.within += n;
@@ -312,8 +316,8 @@ impl Read for TlsReader {
                 self.incoming.fill()?;
             }
         }
-        // Only a part of a record came, or a record without data. At `Interrupted` the session's
-        // threads check their other work, and read again at once.
+        // Only a part of a record came, or a record without data. After `Interrupted` the session's
+        // thread checks its other work, and reads again at once.
         Err(io::ErrorKind::Interrupted.into())
     }
 }

@@ -1,5 +1,5 @@
-//! The state that both halves of a TLS connection and its control share. It has two parts: rustls's
-//! state, and the output (the inner write half with its unsent ciphertext).
+//! The state that both halves of a TLS connection and its control share. The state has two parts:
+//! rustls's state, and the output (the inner write half with its unsent ciphertext).
 //!
 //! # Invariants
 //! - The connection's lock is held only around calls of rustls, never across the inner transport's
@@ -21,11 +21,11 @@ use super::outgoing::Outgoing;
 
 /// The state that both halves and the control share.
 pub(super) struct Link {
-    /// Guards rustls's state. A thread waits for this lock no longer than the encryption or
-    /// decryption of one buffer takes.
+    /// Guards rustls's state. A thread waits for this lock at most for the time that rustls needs
+    /// to encrypt or decrypt one buffer.
     pub(super) connection: Mutex<Guarded>,
-    /// Guards the output: the inner write half, and the ciphertext that it hasn't taken. So it also
-    /// guards the order of bytes on the wire.
+    /// Guards the output: the inner write half, and the ciphertext that it hasn't taken. So this
+    /// lock also keeps the bytes in order on the wire.
     pub(super) outgoing: Mutex<Outgoing>,
     /// Whether rustls has bytes to send that aren't collected yet. It changes only under
     /// `connection`'s lock.
@@ -44,7 +44,7 @@ pub(super) struct Guarded {
     pub(super) failure: Option<Failure>,
     /// Whether the peer's `close_notify` has come.
     pub(super) peer_closed: bool,
-    /// Whether this end's `close_notify` was made. No record may follow it.
+    /// Whether this side's `close_notify` was made. No record may follow it.
     pub(super) finished: bool,
     /// Number of answers to the peer's requests for new keys that were made since data was last
     /// written.
@@ -52,17 +52,17 @@ pub(super) struct Guarded {
 }
 
 /// Limit of answers to requests for new keys with no data between them. rustls and BoringSSL end a
-/// connection at 33 changes of keys in a row. They count requests of both ends.
+/// connection at 33 changes of keys in a row. They count the requests of both sides.
 const MOST_ANSWERS: u8 = 20;
 
 impl Guarded {
     /// Makes rustls's answer to a request for new keys ready to be collected. rustls keeps the
     /// answer back until data is written, so this writes 0 bytes. After [`MOST_ANSWERS`] answers,
-    /// this does nothing. Then rustls keeps one answer for all further requests, and sends it
-    /// before the next data. TLS demands no more than that.
+    /// this does nothing. In that case rustls keeps one answer for all further requests, and sends
+    /// it before the next data. TLS requires no more than that.
     pub(super) fn answer(&mut self) {
-        // Make an answer only if rustls has no other bytes to send. Otherwise answers would pile up
-        // for a peer that asks again and again and doesn't read.
+        // Make an answer only if rustls has no other bytes to send. Without this rule, answers
+        // would pile up for a peer that asks again and again and doesn't read.
         if self.finished || self.answers >= MOST_ANSWERS || self.tls.wants_write() {
             return;
         }

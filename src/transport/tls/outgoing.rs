@@ -2,14 +2,14 @@
 //! which the ciphertext was made.
 //!
 //! A write first sends the ciphertext that an earlier write has left. Then it encrypts up to
-//! [`Outgoing::unit`] bytes, under the connection's lock. It releases that lock and writes.
-//! Ciphertext that the inner transport doesn't take stays here, and the next write sends it first.
-//! So this buffer works like an addition to the system's send buffer.
+//! [`Outgoing::unit`] bytes, under the connection's lock. It releases the lock and sends the new
+//! ciphertext. Ciphertext that the inner transport doesn't take stays in [`Outgoing`], and the next
+//! write sends it first. So that buffer works like an addition to the system's send buffer.
 //!
 //! # Invariants
 //! - If a write returns an error, it has accepted no byte, or the connection fails permanently.
-//! - Ciphertext is collected from rustls only under the lock of [`Link::outgoing`]. So it lies here
-//!   in the order in which rustls has made its records.
+//! - Ciphertext is collected from rustls only under the lock of [`Link::outgoing`]. So it lies in
+//!   [`Outgoing`] in the order in which rustls has made its records.
 
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
@@ -20,26 +20,27 @@ use rustls::Connection;
 use super::super::{Backoff, Control};
 use super::link::{Failure, Guarded, Link, is_not_yet};
 
-/// Plaintext that one write encrypts after the inner transport didn't take all, in bytes. It is one
-/// record. So on a slow link little more is accepted than is sent.
+/// Amount of plaintext that one write encrypts after the inner transport didn't take all
+/// ciphertext, in bytes. It fits into one record. So on a slow link, only a little more plaintext
+/// is accepted than is sent.
 const SMALLEST: usize = 16 * 1024;
 
-/// Plaintext that one write encrypts while the inner transport takes all, in bytes. At this size
-/// the cost of system calls doesn't matter. The connection is locked for one record at a time. So a
-/// reader waits for the lock only some microseconds.
+/// Largest amount of plaintext that one write encrypts while the inner transport takes all
+/// ciphertext, in bytes. At this size the cost of system calls doesn't matter. The connection is
+/// locked for one record at a time, so the reading half waits for the lock only some microseconds.
 const LARGEST: usize = 64 * 1024;
 
 /// Largest number of buffers from which one record is made.
 const PIECE_SLICES: usize = 32;
 
 /// Time limit of one call. Without it, a transport that takes one small piece after another would
-/// prolong the call. It is the limit that [`Halves::bounded_writes`](crate::transport::Halves)
-/// promises.
+/// prolong the call. The value is the limit that
+/// [`Halves::bounded_writes`](crate::transport::Halves) promises.
 const BOUND: Duration = Duration::from_millis(10);
 
-/// Time for which an error of an inner write is held back, so that the reading half can find its
-/// reason. A peer that refuses this end sends an alert and ends the connection. The alert is the
-/// better error.
+/// Time for which an error of an inner write is held back, so that the reading half can find the
+/// reason of the error. A peer that refuses this side sends an alert and ends the connection. The
+/// alert is the better error, because it tells the reason.
 const VERDICT_TIME: Duration = Duration::from_millis(250);
 
 /// The inner write half, and the ciphertext that it hasn't taken.
@@ -88,8 +89,8 @@ impl Outgoing {
     ///
     /// # Errors
     /// Returns `WouldBlock` or `TimedOut` if the inner transport took nothing, and `Interrupted` if
-    /// it took a part. Otherwise returns the inner transport's error, or `WriteZero` if it reports
-    /// that it took nothing.
+    /// it took a part. Returns `WriteZero` if a write of the inner transport returns `Ok(0)`.
+    /// Returns any other error of the inner transport unchanged.
     pub(super) fn push(&mut self) -> io::Result<()> {
         let mut started = None;
         while self.sent < self.ciphertext.len() {
@@ -118,8 +119,8 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Flushes the inner transport. Frees the memory that a burst has needed, if less was needed
-    /// since the last flush.
+    /// Flushes the inner transport. Frees the memory that a burst has needed, if much less was
+    /// needed since the last flush.
     ///
     /// # Errors
     /// Returns the inner transport's error.
@@ -159,8 +160,8 @@ impl Outgoing {
         self.collect(tls);
         if self.ciphertext.len() - before < taken || has_alert(&self.ciphertext[before..]) {
             // The keys are used up. rustls then drops the data without an error, and makes a
-            // close_notify. It isn't sent, because it would tell the peer that the connection ended
-            // without a failure.
+            // close_notify. The close_notify isn't sent, because it would tell the peer that the
+            // connection ended without a failure.
             self.ciphertext.truncate(before);
             return Err(Failure::WornOut.into());
         }
@@ -172,7 +173,7 @@ impl Outgoing {
 }
 
 impl Link {
-    /// Sends the ciphertext that is left.
+    /// Sends the ciphertext that earlier calls have left.
     fn push(&self, outgoing: &mut Outgoing) -> io::Result<()> {
         if outgoing.broken.is_some() {
             return Err(self.broken(outgoing));
@@ -182,8 +183,8 @@ impl Link {
         self.judge(outgoing, pushed)
     }
 
-    /// Holds back a permanent error until the reading half finds its reason. An error that means
-    /// "not yet" is returned at once.
+    /// Holds back a permanent error until the reading half finds the reason of the error, for at
+    /// most [`VERDICT_TIME`]. An error that means "not yet" is returned at once.
     fn judge(&self, outgoing: &mut Outgoing, result: io::Result<()>) -> io::Result<()> {
         match result {
             Err(error) if !is_not_yet(&error) => {
@@ -220,8 +221,8 @@ impl Link {
     /// Sends all bytes, and flushes.
     fn flush(&self) -> io::Result<()> {
         let mut outgoing = self.outgoing.lock();
-        // Send the rest before collecting more. Otherwise answers would pile up here for a peer
-        // that asks for answers and doesn't read.
+        // Send the rest before collecting more. Without this order, answers would pile up here for
+        // a peer that asks for answers and doesn't read.
         self.push(&mut outgoing)?;
         let mut guarded = self.connection.lock();
         outgoing.collect(&mut guarded.tls);
@@ -253,8 +254,9 @@ impl Link {
     }
 }
 
-/// Returns whether there is an alert among the records that a write has made. TLS 1.3 hides the
-/// types of its records. It doesn't need this check, because it makes new keys.
+/// Returns whether there is an alert among the records that a write has made. With TLS 1.3 the
+/// result is always false, because TLS 1.3 hides the types of its records. TLS 1.3 doesn't need
+/// this check, because it makes new keys.
 fn has_alert(mut records: &[u8]) -> bool {
     const ALERT: u8 = 21;
     while let [kind, _, _, high, low, rest @ ..] = records {
@@ -310,8 +312,8 @@ impl Write for TlsWriter {
                 Err(error) => break Err(error),
             }
         };
-        // If TLS failed, this sends its alert. The bytes that the transport doesn't take now are
-        // sent first by the next write.
+        // If TLS failed, this sends the alert of the failure. The next write first sends the bytes
+        // that the transport doesn't take now.
         match link.push(&mut outgoing) {
             Err(error) if !is_not_yet(&error) => Err(error),
             _ => taken,
@@ -324,7 +326,7 @@ impl Write for TlsWriter {
 }
 
 impl Drop for TlsWriter {
-    /// Drops the inner write half, too. For some transports that drop ends the writing.
+    /// Drops the inner write half, too. On some transports, this drop ends the writing.
     fn drop(&mut self) {
         let inner = self.0.outgoing.lock().inner.take();
         drop(inner);
