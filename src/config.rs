@@ -147,8 +147,8 @@ const V2_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default of `accept_stall_timeout`. It must be long enough for a burst of streams, and for an
 /// accept loop that is busy with one stream. It must also be short enough for a program that waits
-/// for data and doesn't accept, because such a program gets no data during the pause. It has to go
-/// on before its users give up. The value is that of the default close timeout.
+/// for data and doesn't accept, because such a program gets no data during the pause. The program
+/// has to go on before its users give up. The value is that of the default close timeout.
 const ACCEPT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
