@@ -82,7 +82,7 @@ impl Clock {
     }
 
     /// Returns the writer thread's state at `now`. `is_parked` says whether the thread is parked.
-    /// It counts only while the thread isn't in the transport.
+    /// This argument counts only while the thread isn't in the transport.
     pub(super) fn writer(&self, now: Instant, is_parked: bool) -> WriterState {
         match self.writing.load(Relaxed) {
             0 if is_parked => WriterState::Parked,
@@ -115,8 +115,8 @@ impl SessionShared {
         }
     }
 
-    /// Looks at the session, on the timer's thread. `late` is the delay of this look behind its
-    /// time. Returns the time of the next look, or `None` for no more. Never blocks.
+    /// Looks at the session, on the timer's thread. `late` is the time by which this look came too
+    /// late. Returns the time of the next look, or `None` for no more. Never blocks.
     pub(super) fn on_timer(&self, now: Instant, late: Duration) -> Option<Instant> {
         if self.lifecycle.is_in(Phase::Ended) {
             return self.on_timer_ended(now);

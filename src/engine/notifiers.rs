@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //! - A notifier is called once, with no lock held.
-//! - A notifier is never lost. If no thread can be started, it stays with its stream, and the
-//!   thread that closes the stream calls it.
+//! - A notifier is never lost. If no thread can be started, the notifier stays with its stream, and
+//!   the thread that closes the stream calls it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl SessionShared {
         }
         let mut notifiers = self.notifiers.lock();
         notifiers.queue.extend(due);
-        // Threads that run already call the notifiers that get no new thread.
+        // Running threads call the notifiers for which no new thread is started.
         let wanted = notifiers.queue.len().min(NOTIFIER_THREADS - notifiers.threads);
         notifiers.threads += wanted;
         drop(notifiers);

@@ -4,12 +4,12 @@
 //! A large quantum saves system calls, since frames of one stream that arrive together wake its
 //! reader once. (With a quantum of one frame, sixteen streams made twice as many system calls for
 //! wake-ups, and were 10 % slower.) With few streams on a fast link, a large quantum delays no
-//! stream, since the batch is written whole. But 64 streams on a link of 1 Gbit/s would each send
-//! only every 67 ms. So the quantum shrinks when a round of all streams would take longer than
-//! [`ROUND`].
+//! stream, since one transport call writes the whole batch. But 64 streams on a link of 1 Gbit/s
+//! would each send only every 67 ms. So the quantum shrinks when a round of all streams would take
+//! longer than [`ROUND`].
 //!
 //! Invariants:
-//! - The result depends on the arguments alone. The clock is one of them.
+//! - Nothing here reads the clock. The time is an argument.
 //! - The quantum is at least one byte.
 
 use std::time::{Duration, Instant};

@@ -14,8 +14,8 @@
 //! that it has collected.
 //!
 //! Invariants:
-//! - All data of one transport read has the same time: `now` of [`Input`], at which the read
-//!   returned.
+//! - Frames aren't timed one by one. Each takes its time from `now` of [`Input`], which is set
+//!   after each transport read and after each pause.
 //! - Events that a peer can provoke are logged at a bounded rate.
 
 mod data;
@@ -97,7 +97,7 @@ pub(super) struct Input {
     frames: FrameReader,
     /// Blocked calls that are to be woken for the data and updates of the last transport read.
     wakes: Wakes,
-    /// Time at which the last transport read returned.
+    /// Time at which the last transport read returned, or the last pause ended.
     now: Instant,
     warnings: WarnLimiter,
     /// Destination of the payload that is being collected.

@@ -21,8 +21,8 @@ impl SessionShared {
     /// first frame finds it.
     ///
     /// # Errors
-    /// Returns `NameTooLong`, the error that ended the session, or the registry's reason against a
-    /// further stream.
+    /// Returns `NameTooLong`, the error that ended the session, or the registry's reason why it
+    /// opens no further stream.
     pub(crate) fn open(&self, name: &[u8]) -> Result<Arc<SharedStream>> {
         if name.len() > MAX_PAYLOAD {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });

@@ -7,7 +7,7 @@
 //! them a second.
 //!
 //! Invariants:
-//! - The thread holds sessions weakly.
+//! - The thread holds only weak references to sessions, except during a look.
 //! - It waits for time only.
 //! - It never drops a session or a transport, since a drop runs a user's code. If it holds the last
 //!   reference to a session, it passes this reference to another thread.

@@ -12,7 +12,7 @@
 //! # The result of `close`
 //! The result is called the *outcome* here. It is `Ok` on three conditions:
 //! 1. The writer has handed everything over and ended its direction.
-//! 2. The input has ended cleanly.
+//! 2. The input has ended with an end of file, and not with an error.
 //! 3. No accepted byte was left when the input ended.
 //!
 //! Each condition is reported here by the thread that knows it. The outcome is decided as soon as

@@ -2,7 +2,7 @@
 //! mode.
 //!
 //! The limits belong to the stream, or to the session's `accept`, and not to a handle. A change
-//! reaches calls that are already blocked: it wakes them, and each computes its limit anew.
+//! reaches calls that are already blocked: it wakes them, and each call computes its limit anew.
 //!
 //! # Invariants
 //! - The clock is read in three cases only: before a wait or an inline read, before an inline write

@@ -13,8 +13,8 @@
 //! all. So parking follows Dekker's protocol:
 //! 1. The writer sets `parked`, then looks once more for work of every kind, then waits for a
 //!    token.
-//! 2. A thread that adds work adds it first, then looks at `parked`. If that is set, it sends a
-//!    token.
+//! 2. A thread that adds work adds it first, then looks at `parked`. If this flag is set, the
+//!    thread sends a token.
 //!
 //! A superfluous token does no harm: the writer looks for work, finds none, and parks again.
 //!
@@ -105,8 +105,8 @@ pub(crate) struct Shaper {
 struct Refusals {
     /// Ids that are owed their first FIN.
     ids: VecDeque<u32>,
-    /// Ids that are owed a second FIN. It is sent after all first ones. If the queue is full, a new
-    /// first FIN replaces the last second one.
+    /// Ids that are owed a second FIN. Second FINs are sent after all first ones. If the queue is
+    /// full, a new first FIN replaces the newest second one.
     again: VecDeque<u32>,
 }
 
@@ -235,8 +235,8 @@ impl Shaper {
         }
     }
 
-    /// Clears a signal and returns whether it was set. It is called for `Ping`, `Resume` and
-    /// `Flush` only. `Finish` and `Stop` stay set.
+    /// Clears a signal and returns whether it was set. This function is called for `Ping`, `Resume`
+    /// and `Flush` only. `Finish` and `Stop` stay set.
     pub(crate) fn take_signal(&self, signal: Signal) -> bool {
         self.is_signalled(signal)
             && self.signals.fetch_and(!(signal as u8), SeqCst) & signal as u8 != 0

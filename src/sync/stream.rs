@@ -16,7 +16,8 @@
 //!
 //! # Invariants
 //! - The call that sets a mark clears it, even if a user's writer panics ([`reading::ReadGuard`]).
-//! - Every change is followed by [`SharedStream::reschedule`] under the same lock.
+//! - Every change after which the stream may have something to send is followed by
+//!   [`SharedStream::reschedule`], under the same lock.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -299,9 +300,10 @@ impl SharedStream {
         })
     }
 
-    /// Queues the stream for everything that it owes. Each change of the state ends with this call,
-    /// under the same lock. So the thread that locks the stream next, such as one that closes the
-    /// session, finds it queued. The caller unparks the writer after unlocking.
+    /// Queues the stream for everything that it owes. Each change after which the stream may have
+    /// something to send ends with this call, under the same lock. So the thread that locks the
+    /// stream next, such as one that closes the session, finds it queued. The caller unparks the
+    /// writer after unlocking.
     fn reschedule(self: &Arc<Self>, env: &Env, state: &mut State) -> Wakeup {
         state.update_granted(env);
         self.reschedule_only(env, state)

@@ -1,8 +1,8 @@
 //! The unsolicited bytes of a session's streams, counted together, and the queue of streams whose
 //! writes wait for an allowance.
 //!
-//! The lock guards the count and the queue. It is a leaf of the lock order, taken under a stream's
-//! lock or the registry's.
+//! The lock guards the count and the queue. It is a leaf of the lock order, and may be taken under
+//! a stream's lock.
 //!
 //! # Who wakes whom
 //! Nobody waits here. A write waits on its own stream, because the first UPD of that stream lets it

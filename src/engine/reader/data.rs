@@ -19,7 +19,7 @@ use crate::wire::Header;
 
 impl Reader<'_> {
     /// Handles the header of a PSH. A small payload is delivered once it lies in the read buffer.
-    /// For a large one this asks the stream and charges the budget, so it may block.
+    /// For a large payload, this function asks the stream and charges the budget, so it may block.
     pub(super) fn data(&mut self, header: Header, length: usize) {
         if length <= SMALL_PAYLOAD_MAX {
             self.input.frames.take_buffered();

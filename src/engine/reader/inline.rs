@@ -123,8 +123,8 @@ impl RequestReplyDetector {
     }
 
     /// Records the end of an inline read. If the offer is withdrawn, the handoff was useless. If
-    /// the offer is kept, the handoff was useful after a quick read, and neither of both after a
-    /// slow one.
+    /// the offer is kept after a quick read, the handoff was useful. If it is kept after a slow
+    /// read, the read doesn't count.
     fn inline_read_ended(&mut self, offer: Offer) {
         match offer {
             Offer::Withdraw => self.record_outcome(Outcome::Useless),

@@ -1,8 +1,8 @@
 //! Pauses: the reader thread waits for the application, for budget or for room in the backlog.
 //!
 //! A pause that is longer than [`SILENT`] is logged once, and so is its end. The reader thread
-//! writes these lines itself, though it has to wake up for that. A logger that blocks then holds up
-//! a session that has stopped anyway. On the timer's thread, such a logger would hold up all
+//! writes these lines itself, though it has to wake up for that. If the logger blocks, it holds up
+//! only a session that has stopped anyway. On the timer's thread, such a logger would hold up all
 //! sessions.
 //!
 //! Invariant: before the reader thread waits, it sends the collected wake-ups and frees the buffers

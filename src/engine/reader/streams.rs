@@ -1,7 +1,8 @@
 //! Opens and refuses the peer's streams, and fails a stream on which the peer breaks the protocol.
 //!
 //! Invariants:
-//! - A refused stream costs two ids of memory: one queued for its FIN, one remembered.
+//! - A refused stream costs the memory of two ids: one in the queue of refusals, one in the record
+//!   of refused ids.
 //! - The id is judged before every other reason to refuse. A refusal's FIN must never go to a
 //!   stream that is open.
 //! - A SYN that finds the backlog full blocks the reader thread, and no other thread.

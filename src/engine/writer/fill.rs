@@ -5,7 +5,7 @@
 //! 2. express streams: those that owe control frames or little data. Steps 1 and 2 together take at
 //!    most half of a batch
 //! 3. bulk streams, round-robin. A stream that has more data than its quantum goes to the end of
-//!    the ready queue
+//!    the bulk queue
 //!
 //! Invariant: a stream makes its frames when it is taken from the queue, not before. So a window
 //! update is never stale, and a FIN never overtakes data.
@@ -21,8 +21,8 @@ use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
-/// Limit of express streams in a batch, counting those with data or a FIN. It bounds `Writer::sent`
-/// when each stream brings only a few bytes.
+/// Limit of streams with data or a FIN in a batch. At this number, the batch takes no further
+/// express stream. So `Writer::sent` stays small when each stream brings only a few bytes.
 const MAX_TRANSMITS: usize = 1024;
 
 impl Writer {

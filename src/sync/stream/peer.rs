@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::proto::chunks::Chunk;
 use crate::proto::stream::{Readable, Received};
 
-/// Capacity that each list keeps, in streams. If one transport read causes more wake-ups, the cost
-/// of an allocation is small compared with theirs.
+/// Capacity that each list keeps, in streams. If one transport read causes more wake-ups, an
+/// allocation costs little compared with them.
 const KEPT_WAKES: usize = 256;
 
 /// Streams whose blocked calls are to be woken.

@@ -170,7 +170,7 @@ impl State {
 }
 
 impl SharedStream {
-    /// Wakes the first write if it can go on. Every write calls this last.
+    /// Wakes the first write if it can go on. Each write calls this at its end.
     pub(super) fn wake_next_write(&self, state: &State, max: usize) {
         if let Some(least) = state.wanted_by_first_write(max)
             && state.core.may_have_room(max, least)
