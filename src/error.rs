@@ -198,7 +198,7 @@ pub enum Error {
         /// Bytes that were sent since the stream began.
         sent: u64,
     },
-    /// The peer sent data beyond every window that it was granted.
+    /// The peer sent more data than its windows, and a slack beyond them, allow.
     #[error(
         "window overrun: the peer sent {received} bytes on stream {stream}, {allowed} were allowed"
     )]

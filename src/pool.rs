@@ -42,7 +42,8 @@ const FRAME_BUFFERS: [usize; 5] = [
 /// | powers of two from 4096 bytes on, and the data path's | 4 MiB | Bulk data goes through them, and 4 MiB is the default receive budget of a session |
 /// | the others | 1 MiB | The peer chooses the sizes of frames, and idle buffers are kept for the process's life |
 ///
-/// All classes together keep at most 64 MiB.
+/// All classes together keep at most about 64 MiB. Each class may exceed its limit by less than one
+/// buffer.
 const fn kept_bytes(class: usize) -> usize {
     let is_for_bulk = class >= FIRST_LARGE && class < POWERS + FRAME_BUFFERS.len();
     if is_for_bulk { 4 << 20 } else { 1 << 20 }
