@@ -77,8 +77,9 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///
 /// When one direction fails, both directions end, and the call returns the first failure. Bytes
 /// that were received from the failed connection before the failure are still written to the other
-/// connection, for at most 5 s without progress, and at most 16 MiB. The copy doesn't call
-/// `finish_write`. But a peer may still read an end of file. When the call has returned:
+/// connection, for at most 5 s without progress, and at most 16 MiB. After the failure, the copy
+/// doesn't call `finish_write`. But a peer may still read an end of file. When the call has
+/// returned:
 ///
 /// - A **stream** has been closed. Its peer reads the accepted bytes, and then an end of file,
 ///   because versions 1 and 2 of the protocol can't express a failure. So an end of file [doesn't
@@ -89,9 +90,9 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///   instead. To show the peer a reset in any case, set `SO_LINGER` to zero and drop the socket.
 ///   std can't set that option, but the crate socket2 can. A reset throws away data that the system
 ///   hasn't sent yet.
-/// - A **Unix socket** is in the same state as a TCP socket, but can't be made to show a reset.
-///   When it is dropped, its peer reads an end of file. If the peer has sent bytes that weren't
-///   read, it sees a reset instead.
+/// - A **Unix socket** is in the same state as a TCP socket. When it is dropped, its peer reads an
+///   end of file. If the peer has sent bytes that weren't read, it sees a reset instead.
+///   `SO_LINGER` has no effect on a Unix socket.
 /// - On Windows both kinds of sockets have sent FIN.
 ///
 /// ```
@@ -180,14 +181,15 @@ impl CopyOptions {
     /// either direction. That happens when neither peer sends, or when one peer doesn't read the
     /// bytes of the other. `None`, the default, sets no limit.
     ///
-    /// The copy may end late, by at most a quarter of the timeout plus 40 ms. Bytes that a system
-    /// has buffered for a peer that doesn't read count as moved.
+    /// The copy may end later than the timeout, by at most a quarter of the timeout plus 40 ms.
+    /// Bytes that a system has buffered for a peer that doesn't read count as moved.
     ///
     /// **If both peers of a session run a copy, set the timeout at one of them only.** The copy
     /// whose timeout passes first closes its stream, and returns the fault. The copy at the other
     /// peer reads an end of file and returns Ok, and the peer of its socket reads an end of file,
     /// as if all had gone well. With a timeout at one peer, you know which copy reports it. With
-    /// timeouts at both peers, either copy may report it, so an Ok of the other may hide a timeout.
+    /// timeouts at both peers, either copy may report it, so an Ok of the other copy may hide a
+    /// timeout.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self

@@ -347,7 +347,7 @@ mod tests {
             assert_eq!(inbox.release_tail(&pool, |n| n).is_some(), moves, "{left} of {size}");
             assert_eq!(inbox.len(), left);
         }
-        // A tail with more data behind it stays: its buffer will be free soon.
+        // A tail with more data behind it stays, because its buffer will be free soon.
         let mut inbox = Inbox::new();
         let mut big = chunk(&pool, &[7; 32768]);
         big.consume(32768 - 1);

@@ -49,14 +49,14 @@ pub(crate) enum TimerAction {
 /// The timer's memory of one session.
 #[derive(Debug)]
 pub(crate) struct Keepalive {
-    /// The keepalive's interval and timeout, unless it is off.
+    /// The keepalive's interval and timeout. `None` if keepalive is off.
     period: Option<(Duration, Duration)>,
-    /// The stall timeout, unless it is off.
+    /// The stall timeout. `None` if it is off.
     stall: Option<Duration>,
     /// The time of the next NOP. `None`: never, because keepalive is off, or because the time is
     /// past the end of the clock.
     ping_at: Option<Instant>,
-    /// The time of the last cut. The next one is a whole stall timeout later.
+    /// The time of the last cut. The next cut comes at least one stall timeout later.
     cut_at: Option<Instant>,
     /// A silence that a look has found: the time of the last reception, and the time of the
     /// judgement.

@@ -39,21 +39,21 @@ use crate::pool::{Buffer, BufferPool};
 /// session. After a wrong guess the buffer may keep up to [`READ_BUFFER_KEPT`].
 const READ_BUFFER: usize = 16 * 1024;
 
-/// Largest capacity that the read buffer keeps after a wrong guess, in bytes: one frame of the
-/// default size. An idle session may keep 64 KiB of memory at most, and the read buffer is the
-/// largest part of that.
+/// Largest capacity that the read buffer keeps after a wrong guess, in bytes. It is room for one
+/// frame of the default size (32 KiB and the header). An idle session may keep 64 KiB of memory at
+/// most, and the read buffer is the largest part of that.
 const READ_BUFFER_KEPT: usize = 2 * READ_BUFFER + 4096;
 
-/// Number of successive payloads of one length that make a run. Two payloads may have one length by
-/// chance.
+/// Number of successive payloads of the same length that make a run. Two payloads may have the same
+/// length by chance.
 const RUN: usize = 3;
 
 /// Largest payload that `take_buffered` accepts, in bytes. A frame with such a payload fits into
 /// the read buffer. The caller collects larger payloads.
 pub(crate) const SMALL_PAYLOAD_MAX: usize = 4096;
 
-/// Number of bytes that a read asks for behind a collected payload, outside of a run. They are
-/// enough for the next header and some small frames. The number is small, so that little of the
+/// Number of bytes that a read asks for behind a collected payload, outside of a run. These bytes
+/// are enough for the next header and some small frames. The number is small, so that little of the
 /// next large payload has to be copied out of the read buffer.
 const LOOKAHEAD: usize = 512;
 
@@ -87,8 +87,9 @@ pub(crate) struct PayloadBuffer {
 /// Decodes the header at the beginning of `come`, the received bytes. Returns `None` if the header
 /// isn't complete yet.
 ///
-/// The version is checked first, because the meaning of a command byte depends on it. It is checked
-/// as soon as its byte has come, because a peer of another protocol may send a few bytes and wait.
+/// The version is checked first, because the meaning of a command byte depends on it. The version
+/// is checked as soon as its byte has come, because a peer of another protocol may send a few bytes
+/// and wait.
 fn decode(come: &[u8], ours: u8) -> Result<Option<Header>> {
     match come.first() {
         Some(&theirs) if theirs != ours => {
@@ -120,8 +121,8 @@ pub(crate) struct FrameReader {
     /// The place in the read buffer of the buffered payload that was returned last.
     payload: std::ops::Range<usize>,
     state: State,
-    /// Buffers that were read ahead, each with its number of filled bytes. All except the last are
-    /// full.
+    /// Buffers that were read ahead, each with its number of filled bytes. Only the last buffer may
+    /// be partly filled.
     ahead: VecDeque<(Buffer, usize)>,
     /// Number of bytes that may be read ahead.
     ahead_bytes: usize,

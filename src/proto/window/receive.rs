@@ -17,19 +17,19 @@ use crate::config::INITIAL_WINDOW;
 const SHRINK_AFTER: u8 = 8;
 
 /// Number of UPDs in a row after which the window doubles, if the application caught up between
-/// each two of them. It doubles even if the peer was never seen near the window's end.
+/// each two of them. The window doubles even if the peer was never seen near the window's end.
 ///
 /// On a long link, UPDs may spread the peer's data evenly over the round trip. Then a part of the
 /// window is always on its way. So the receiver never sees data near the window's end, although the
 /// window limits the peer. A stream that the window doesn't limit looks the same to the receiver.
 /// The number is large, so that the window of such a stream seldom grows. 64 UPDs, each for a
-/// quarter of a window, are 16 windows. A link with a round trip of 100 ms takes 1.6 s for them if
-/// the window limits it.
+/// quarter of a window, are 16 windows. If the window limits a stream and a round trip takes 100
+/// ms, 16 windows take 1.6 s.
 const GROW_AFTER: u8 = 64;
 
 /// Smallest value of [`window_cap`], in bytes. With a window of this size, a write of 4096 bytes
-/// can still be accepted whole. Up to half of a window may be consumed before an UPD announces
-/// that. The other half, 4096 bytes, is free for the write.
+/// can still be accepted whole. Up to half of a window may be consumed without an UPD. So the
+/// sender can be sure of the other half only, which is 4096 bytes.
 const LEAST_WINDOW: usize = 8192;
 
 /// Window of a new stream while the whole grant budget is granted, in bytes. While the grant budget
@@ -58,7 +58,7 @@ pub(crate) struct WindowSizes {
 ///
 /// The size of the window is tuned when an UPD becomes due:
 ///
-/// | since the last UPD | then the window |
+/// | when an UPD becomes due | the window |
 /// |---|---|
 /// | `peer_near_limit` and `caught_up` | doubles: the window limits the stream |
 /// | `caught_up`, for [`GROW_AFTER`] UPDs in a row | doubles |
@@ -87,7 +87,7 @@ pub(crate) struct ReceiveWindow {
     first: u64,
     received: u64,
     consumed: u64,
-    /// The value of `consumed` in the last UPD.
+    /// The value of `consumed` that the last UPD announced.
     announced: u64,
     /// The edge of the newest window: that of the last UPD, or the initial one.
     limit: u64,
@@ -140,12 +140,12 @@ impl ReceiveWindow {
         }
     }
 
-    /// Returns the bytes that the peer may have in flight or unread here: the granted bytes that
-    /// aren't consumed. The result is at least the size of the window, because the next UPD will
+    /// Returns the number of granted bytes that aren't consumed. They may be not yet sent, on their
+    /// way, or unread. The result is at least the size of the window, because the next UPD will
     /// grant a whole window.
     pub(crate) fn granted(&self) -> u64 {
-        // Data within the slack lies past the edge. It may be consumed before an UPD moves the
-        // edge.
+        // Data within the slack lies past the edge. Such data may be consumed before an UPD moves
+        // the edge.
         if self.enforced {
             self.edge.saturating_sub(self.consumed).max(self.window.into())
         } else {
@@ -273,7 +273,7 @@ impl ReceiveWindow {
         self.caught_up = true;
     }
 
-    /// Makes an UPD due before the first read. It announces a window that is smaller than the
+    /// Makes an UPD due before the first read. This UPD announces a window that is smaller than the
     /// initial one.
     pub(crate) fn announce(&mut self) {
         self.due = self.enforced;
@@ -331,7 +331,7 @@ mod tests {
         let mut window = ReceiveWindow::new(true, fixed(65536), NEAR_WRAP);
         assert_eq!(window.receive(300_000), Ok(())); // past the edge, within the slack
         window.consume(300_000, 0);
-        assert_eq!(window.granted(), 65536); // the edge lies behind
+        assert_eq!(window.granted(), 65536); // more was consumed than granted
         assert!(window.take_update().is_some());
         assert_eq!(window.granted(), 65536);
     }
@@ -340,7 +340,7 @@ mod tests {
     fn a_peer_is_near_its_limit_within_a_quarter_of_the_windows_end() {
         for (left, window) in [(65536 / 4 + 1, 65536), (65536 / 4, 2 * 65536)] {
             let mut rx = ReceiveWindow::new(true, GROWING, 0);
-            let n = INITIAL_WINDOW as usize - left; // where the protocol's first window ends
+            let n = INITIAL_WINDOW as usize - left; // `left` bytes before the first window's end
             rx.receive(n).unwrap();
             rx.mark_caught_up();
             rx.consume(n, u64::MAX);

@@ -22,8 +22,8 @@ use super::link::{Failure, Link};
 /// buffer of this size. It is half of a session's read buffer.
 const SMALLEST: usize = 8 * 1024;
 
-/// Size of a read of ciphertext while much data comes, in bytes. It holds four full records, with
-/// the bytes that encryption adds to each.
+/// Size of a read of ciphertext while much data comes, in bytes. Four full records fit into it,
+/// with the bytes that encryption adds to each record.
 const LARGEST: usize = 4 * (16 * 1024 + 256);
 
 /// Amount of plaintext after which a read releases the connection's lock, in bytes. It is about one
@@ -121,7 +121,7 @@ impl Incoming {
     ) {
         while self.has_ciphertext() && self.ending.is_none() && !is_enough(tls, out) {
             match tls.read_tls(&mut &self.ciphertext[self.start..self.end]) {
-                Ok(0) => return self.fail(Failure::Cut), // never seen: rustls takes nothing
+                Ok(0) => return self.fail(Failure::Cut), // has never been seen: no byte taken
                 Ok(n) => self.start = (self.start + n).min(self.end),
                 Err(error) => {
                     return self.fail(Failure::Tls(rustls::Error::General(error.to_string())));

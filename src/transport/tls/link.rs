@@ -109,7 +109,7 @@ impl Link {
         }
     }
 
-    /// Returns whether an answer may still be waiting here, not yet handed to the inner transport.
+    /// Returns whether an answer may still be waiting that the inner transport hasn't taken.
     pub(super) fn has_answers(&self) -> bool {
         self.owes() || self.unsent.load(SeqCst)
     }

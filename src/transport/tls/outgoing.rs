@@ -85,7 +85,7 @@ impl Outgoing {
         self.inner.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Writes the collected ciphertext, as much as the inner transport takes in one call's time.
+    /// Writes the collected ciphertext, as far as the inner transport takes it within [`BOUND`].
     ///
     /// # Errors
     /// Returns `WouldBlock` or `TimedOut` if the inner transport took nothing, and `Interrupted` if
@@ -210,8 +210,8 @@ impl Link {
     }
 
     /// Collects the bytes that rustls wants to send. The caller holds both locks. `unsent` is set
-    /// before `owed` is cleared, so that one of the two is set at any moment while there is an
-    /// answer.
+    /// before `owed` is cleared. So while there is an answer, at least one of these flags is set at
+    /// any moment.
     fn collect(&self, outgoing: &mut Outgoing, guarded: &mut Guarded) {
         outgoing.collect(&mut guarded.tls);
         self.set_unsent(!outgoing.is_empty());
@@ -237,7 +237,7 @@ impl Link {
 }
 
 impl Link {
-    /// Repeats [`flush`](Self::flush) until all is sent, or the connection was aborted.
+    /// Repeats [`flush`](Self::flush) until all bytes are sent, or until the connection is aborted.
     fn flush_all(&self) -> io::Result<()> {
         let mut backoff = Backoff::default();
         loop {
@@ -337,7 +337,8 @@ impl Drop for TlsWriter {
 pub(super) struct TlsControl(pub(super) Arc<Link>);
 
 impl Control for TlsControl {
-    /// Sends the bytes that are left, then `close_notify`. Then ends the inner transport's writing.
+    /// Sends the remaining ciphertext, then `close_notify`. Then ends the inner transport's
+    /// writing.
     fn finish_write(&self) -> io::Result<()> {
         let link = &*self.0;
         link.flush_all()?;
@@ -346,7 +347,7 @@ impl Control for TlsControl {
         guarded.finished = true;
         drop(guarded);
         match link.flush_all() {
-            // A peer that has sent its own close_notify may be gone.
+            // A peer that has sent a close_notify may be gone. So this error is no failure.
             Err(error) if is_gone(&error) && link.connection.lock().peer_closed => {}
             other => other?,
         }
