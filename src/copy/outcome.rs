@@ -7,7 +7,7 @@ use std::io;
 
 /// The number of bytes that were copied in each direction. A byte counts when the receiving
 /// connection has accepted it in a write. That doesn't mean that the peer's application has read
-/// the byte. Only the application can confirm that.
+/// the byte. Only the application can confirm that it has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Copied {

@@ -362,8 +362,8 @@ impl<'a> Pumps<'a> {
     /// Notes that a direction has failed. After the first failure, tells the other direction how to
     /// end.
     fn fail(&self, way: usize, fault: Fault, error: io::Error) {
-        // Drain only if writes to the other connection have a timeout. Otherwise a peer that
-        // doesn't read would hold the copy forever.
+        // Drain only if writes to the other connection have a timeout. Without a timeout, a peer
+        // that doesn't read would hold the copy forever.
         let drain = matches!(fault, Fault::Write(_)) && self.bounds[way].is_some();
         {
             let mut state = self.state.lock();

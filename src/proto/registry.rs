@@ -289,8 +289,8 @@ impl<S: Clone> Registry<S> {
     }
 
     /// Returns whether `id` is one of the last [`REMEMBERED`] refused ids, and forgets the id.
-    /// Called when data comes for an id that isn't in the table. So it is true only for the first
-    /// data of a refused stream.
+    /// Called when data comes for an id that isn't in the table. So the result is true only for the
+    /// first data of a refused stream.
     pub(crate) fn is_first_for_refused(&mut self, id: u32) -> bool {
         self.refused.forget(id)
     }

@@ -8,11 +8,11 @@
 //! at once.
 //!
 //! # Invariants
-//! - The lock is handed over fairly: a thread that waits for it gets it before the thread that
-//!   gives it up can take it again.
+//! - The lock is handed over fairly. When a thread releases the lock, a waiting thread gets it
+//!   before the releasing thread can take it again.
 //! - The reader waits for readiness ([`with_readiness`](Shared::with_readiness)) outside the lock,
-//!   and only after a read returned `WouldBlock`. It doesn't wait before that read, because a TLS
-//!   connection may hold decrypted bytes, which readiness doesn't show.
+//!   and only after a read returned `WouldBlock`. It always reads first, because a TLS connection
+//!   may hold decrypted bytes, which readiness doesn't show.
 //! - A read is tried again after each write, whether the transport is ready or not. A write may
 //!   also take input from the socket. rustls's write does so when it can't write. Readiness doesn't
 //!   show that input.
@@ -53,8 +53,8 @@ const READY_FOR_NOTHING: u32 = 16;
 ///
 /// If the object has no non-blocking mode, timeouts of a few milliseconds also work, without that
 /// delay. But a read that waits for its timeout holds the lock, and nothing can be written
-/// meanwhile. Such a transport was measured with bulk data. It was much slower than the
-/// same transport in non-blocking mode.
+/// meanwhile. In a measurement with bulk data, such a transport was much slower than the same
+/// transport in non-blocking mode.
 ///
 /// If the object has neither non-blocking mode nor timeouts:
 ///

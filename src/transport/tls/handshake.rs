@@ -9,7 +9,7 @@
 //! - `abort` is called at most once.
 //!
 //! If TLS fails, an alert tells the peer the reason. The alert gets some time to arrive
-//! ([`LINGER`]). During this time, this side has ended its writing. It reads further input and
+//! ([`LINGER`]). This side ends its writing first. Then, for that time, it reads further input and
 //! throws it away. A system resets a connection whose socket is closed with unread input, and the
 //! reset may destroy the alert.
 
@@ -149,7 +149,7 @@ fn watched<T>(
             thread::Builder::new().name("gmux-handshake".to_owned()).spawn_scoped(scope, watch);
         let result = work();
         drop(over); // a panic of `work` drops `over`, too
-        // If the thread panicked in `abort`, the transport counts as aborted.
+        // If the watching thread panicked in `abort`, the transport counts as aborted.
         (result, watch.is_ok_and(|watch| watch.join().unwrap_or(true)))
     })
 }
@@ -244,7 +244,7 @@ impl Hand {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Calls `io` until it succeeds, fails, or the deadline has passed.
+    /// Calls `io` until it succeeds or fails, or until the deadline has passed.
     fn until_done(&mut self, mut io: impl FnMut(&mut Self) -> io::Result<()>) -> Result<(), Fault> {
         let mut backoff = Backoff::default();
         loop {
