@@ -92,7 +92,7 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///   hasn't sent yet.
 /// - A **Unix socket** is in the same state as a TCP socket. When it is dropped, its peer reads an
 ///   end of file. If the peer has sent bytes that weren't read, it sees a reset instead.
-///   `SO_LINGER` has no effect on a Unix socket.
+///   It has no option that shows a reset in any case.
 /// - On Windows both kinds of sockets have sent FIN.
 ///
 /// ```

@@ -51,8 +51,8 @@ const BUFFER: usize = 64 * 1024;
 /// second costs almost nothing.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
-/// Shortest timeout that is set on a connection. Systems count time in ticks of up to 10 ms, so a
-/// shorter timeout would be inexact.
+/// Shortest timeout that is set on a connection. Systems count time in ticks of up to 10 ms, and 20
+/// ms are two such ticks.
 pub(super) const SHORTEST: Duration = Duration::from_millis(20);
 
 /// Limit of the time without progress while received bytes are still copied after a failure. The
