@@ -40,7 +40,8 @@ use crate::wire::writer::Batch;
 
 /// Size at which an inline write stops filling its batch, in bytes. The last stream may exceed it
 /// by its name and 2 KiB of data ([`EXPRESS_BYTES`](crate::proto::stream::EXPRESS_BYTES)). A socket
-/// that has room takes 16 KiB in one piece. A full socket holds the caller up for 10 ms at most.
+/// that has room takes 16 KiB in one piece. A full socket makes the caller wait for about 10 ms at
+/// most.
 const INLINE_WRITE_MAX: usize = 16 * 1024;
 
 /// Idle time after which the writer frees the memory that a burst needed. After 100 ms without work

@@ -28,8 +28,7 @@ pub(crate) enum Cause {
 pub(crate) struct Pause(Mutex<Option<(Instant, Cause)>>);
 
 impl Pause {
-    /// Begins a pause at `now`. The reader calls this before it wakes anybody, so the threads that
-    /// it wakes find the pause.
+    /// Begins a pause at `now`. The reader thread calls this before it waits.
     pub(crate) fn begin(&self, now: Instant, cause: Cause) {
         *self.0.lock() = Some((now, cause));
     }
