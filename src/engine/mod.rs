@@ -1,11 +1,7 @@
 //! The session: the state that its handles, its two threads and the timer share.
 //!
-//! ```text
-//! out: write() → SharedStream → shaper → writer thread → frames, vectored → transport
-//! in:  transport → reader thread → frame reader → registry → SharedStream → read()
-//! ```
-//!
-//! `manual/architecture.md` describes the threads, the lock order, and who wakes whom.
+//! `manual/architecture.md` describes the threads, the way of a byte, the lock order, and who wakes
+//! whom.
 //!
 //! Invariants:
 //! - The first fatal error ends the session, in [`SessionShared::end`]. That function stores the

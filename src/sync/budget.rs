@@ -10,12 +10,9 @@
 //! a write *starves*, the reader may take up to [`OVERDRAFT`] times the limit. The
 //! [manual](crate::manual::architecture#why-four-rules-are-enough) calculates why this is enough.
 //!
-//! # Who wakes the reader
-//! - a refund that makes room for the bytes that the reader waits for,
-//! - a write that begins to starve,
-//! - [`Budget::close`], at the session's close or end.
-//!
-//! The reader and the threads that wake it follow Dekker's protocol:
+//! # The wait
+//! The [manual](crate::manual::architecture#who-wakes-whom) says who wakes the reader. The reader
+//! and these threads follow Dekker's protocol:
 //! 1. The reader publishes the number of bytes that it needs. Then it looks at `used` and
 //!    `starving` once more, under the lock.
 //! 2. A refund lowers `used`, and a write raises `starving`. Then each looks at the published

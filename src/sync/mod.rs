@@ -2,7 +2,7 @@
 //!
 //! Invariant: locks are taken in the [lock order](crate::manual::architecture#locks) and in no
 //! other. That page also says [who wakes whom](crate::manual::architecture#who-wakes-whom). In the
-//! code, each lock says what it guards, and each condvar says who waits on it and who wakes it.
+//! code, each lock says what it guards, and each condvar says who waits on it.
 
 pub(crate) mod budget;
 pub(crate) mod close;

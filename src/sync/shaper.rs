@@ -7,7 +7,7 @@
 //! streams. Fairness is round-robin: a stream that has more to send after its turn goes to the end
 //! of the bulk lane.
 //!
-//! # Who wakes the writer
+//! # Parking
 //! Every thread that adds work calls [`Shaper::unpark`]. For signals and refusals, the shaper
 //! itself calls it. A parked writer has to notice *every* kind of work, and no lock covers them
 //! all. So parking follows Dekker's protocol:

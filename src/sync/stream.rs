@@ -141,15 +141,13 @@ pub(crate) struct SharedStream {
     /// The number of the application's handles. References of the engine don't count.
     pub(crate) handles: AtomicUsize,
     state: Mutex<State>,
-    /// Calls of `read` and `write_to` wait on it. It is woken by data, FIN, a read that leaves data
-    /// behind, endings and limits.
+    /// Calls of `read` and `write_to` wait on it. The manual says
+    /// [who wakes whom](crate::manual::architecture#who-wakes-whom), here and below.
     readable: Condvar,
     /// One blocked write waits on it. Each further blocked write has a condvar of its own: see
-    /// [`write_queue`]. The write is woken by room, credit, allowance, FIN, a write that finishes
-    /// or gives up, endings and limits.
+    /// [`write_queue`].
     writable: Condvar,
-    /// Calls of `flush` wait on it. It is woken when data was handed over, and by endings and
-    /// limits.
+    /// Calls of `flush` wait on it.
     flushed: Condvar,
 }
 

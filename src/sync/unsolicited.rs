@@ -4,7 +4,7 @@
 //! The lock guards the count and the queue. It is a leaf of the lock order, and may be taken under
 //! a stream's lock.
 //!
-//! # Who wakes whom
+//! # How a write gets more
 //! Nobody waits here. A write waits on its own stream, because the first UPD of that stream lets it
 //! go on as well.
 //!

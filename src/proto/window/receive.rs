@@ -56,13 +56,8 @@ pub(crate) struct WindowSizes {
 
 /// The receiver's window: the bytes that the peer may send, and the UPDs that announce them.
 ///
-/// The size of the window is tuned when an UPD becomes due:
-///
-/// | when an UPD becomes due | the window |
-/// |---|---|
-/// | `peer_near_limit` and `caught_up` | doubles: the window limits the stream |
-/// | `caught_up`, for [`GROW_AFTER`] UPDs in a row | doubles |
-/// | not `caught_up`, for [`SHRINK_AFTER`] UPDs in a row | is halved |
+/// The size of the window is tuned when an UPD becomes due. `manual::architecture`, "How windows
+/// grow", has the rules. [`resize`](Self::resize) applies them.
 ///
 /// The window stays between `base` and `max`. The session sets three further limits:
 ///
@@ -184,12 +179,7 @@ impl ReceiveWindow {
 
     /// Counts `n` bytes that the application has read, or that were discarded for it.
     ///
-    /// An UPD becomes due in each of these cases:
-    ///
-    /// - It is the first read.
-    /// - [`update_step`](Self::update_step) bytes were consumed since the last UPD.
-    /// - The peer [may be waiting](Self::peer_may_be_waiting).
-    ///
+    /// An UPD may become due by this. `manual::architecture`, "When an UPD is sent", has the cases.
     /// The window may then grow by up to `spare` bytes.
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;

@@ -278,7 +278,7 @@ mod tests {
     use crate::sync::shaper::shaper;
 
     /// A stream of a session whose reader thread offers a handoff.
-    fn standing_by() -> (Env, Arc<SharedStream>) {
+    fn in_handoff() -> (Env, Arc<SharedStream>) {
         let config = Config::new();
         let stream = SharedStream::new(3, Name::new(b"", None), &config, false, Instant::now());
         let budget = Budget::new(1000);
@@ -303,7 +303,7 @@ mod tests {
     fn a_limit_that_is_set_during_a_failed_inline_read_is_not_missed() {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
-            let (env, stream) = standing_by();
+            let (env, stream) = in_handoff();
             let read_inline = || {
                 stream.set_deadline(Direction::Read, Some(Instant::now()));
                 false
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_read_that_waits_for_another_reader_does_not_read_inline() {
-        let (env, stream) = standing_by();
+        let (env, stream) = in_handoff();
         let chunk = Chunk::new(env.pool.get(64).unwrap(), 0, 64, env.budget.charge(64));
         stream.deliver(&env, chunk, Instant::now(), &mut Wakes::default());
         stream.state.lock().reading = Reading::Writing;

@@ -14,12 +14,12 @@
 //! queue wants. So it makes no other write wait longer. Without this rule, a queue that has formed
 //! once would never become empty, and each small write would cost a switch of threads.
 //!
-//! # Who is woken
-//! Only the first write of the queue is woken, since no other could go on. For this purpose, each
-//! write of the queue waits on a condvar of its own. The first write is woken by every thread that
-//! makes room, and by a write that was served before it and has finished or given up
-//! ([`SharedStream::wake_next_write`]). Endings, FIN and changed limits wake all writes of the
-//! queue.
+//! # One condvar for each write
+//! A thread that makes room wakes the first write of the queue alone, since no other could go on.
+//! For this purpose, each write of the queue waits on a condvar of its own. A write that finishes
+//! or gives up wakes the next one ([`SharedStream::wake_next_write`]). The
+//! [manual](crate::manual::architecture#who-wakes-whom) has all threads that wake the first write,
+//! and all that wake every write.
 //!
 //! # Invariants
 //! - A call that isn't in `wait_for_room` isn't in the queue.

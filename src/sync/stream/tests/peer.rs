@@ -236,7 +236,7 @@ fn an_update_wakes_a_write_when_there_is_room_worth_it() {
         assert!(wakes_nobody(&wakes));
         assert!(
             bench.send_data() >= 262_144,
-            "with what the blocked_write adds, once there is room"
+            "with what the blocked write adds, once there is room"
         );
         assert_eq!(blocked_write.join().unwrap().unwrap(), 4);
         bench.send_data();
