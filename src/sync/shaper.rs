@@ -485,12 +485,13 @@ mod tests {
     }
 
     /// Every kind of work.
-    const WORK: [fn(&Shaper); 8] = [
+    const WORK: [fn(&Shaper); 9] = [
         |shaper| shaper.unpark(shaper.schedule(stream(1), Lane::Express)),
         |shaper| shaper.unpark(shaper.schedule(stream(1), Lane::Bulk)),
         |shaper| shaper.refuse(1).unwrap(),
         |shaper| shaper.refuse_again(1),
         |shaper| shaper.signal(Signal::Ping),
+        |shaper| shaper.signal(Signal::Flush),
         |shaper| shaper.signal(Signal::Finish),
         |shaper| shaper.signal(Signal::Stop),
         |shaper| shaper.signal(Signal::Resume),
