@@ -22,8 +22,8 @@ mod sockets;
 /// [`UnixStream`](std::os::unix::net::UnixStream), and for `&T`, `Box<T>` and `Arc<T>` of each type
 /// `T` that implements it. To pass a connection of your own, such as TLS, to
 /// [`copy_bidirectional`](super::copy_bidirectional), implement the trait for the connection. The
-/// trait is object-safe. The crate's root doesn't export it. In a file that imports everything from
-/// the root, the trait's `read` and `write` would hide those of `Read` and `Write`.
+/// trait is object-safe. The crate's root doesn't export it. If the root exported it, the trait's
+/// `read` and `write` would hide those of `Read` and `Write` in each file with `use gmux::*`.
 ///
 /// During the copy, one thread calls `read`, `set_read_timeout` and `confirm_end`. A second thread
 /// calls `write`, `flush`, `set_write_timeout` and `finish_write`. Each of these threads may call
@@ -34,7 +34,8 @@ mod sockets;
 /// use std::net::Shutdown;
 /// use gmux::copy::{Duplex, copy_bidirectional};
 ///
-/// /// A socket, and the bytes that the login's code has read too early: those behind the login.
+/// /// A socket on which a login came first. The login's code has read too far. `early` holds the
+/// /// bytes that came after the login.
 /// struct Behind {
 ///     early: std::sync::Mutex<io::Cursor<Vec<u8>>>,
 ///     socket: std::os::unix::net::UnixStream,
@@ -129,9 +130,18 @@ pub trait Duplex: Sync {
     /// Checks whether the connection has failed. The default returns Ok.
     ///
     /// The copy calls this once before it begins. It also calls this when a read has returned
-    /// `Ok(0)` while another thread is in a write to this connection. If the check fails, the copy
-    /// waits for the result of that write, for at most one second. An error of the write ends the
-    /// copy.
+    /// `Ok(0)` while another thread is in a write to this connection.
+    ///
+    /// If the check fails during the copy, the copy waits for that write, for at most one second:
+    ///
+    /// - If the write succeeds, the end of file is valid, and the copy goes on.
+    /// - If the write fails, its error ends the copy.
+    /// - If the write is still blocked, the check's error ends the copy.
+    ///
+    /// If the check fails before the copy begins, the copy doesn't check this connection again. An
+    /// end of file of this connection then ends the copy with the check's error. But if the error
+    /// is `BrokenPipe`, the end of file is valid, because a socket also reports this error when
+    /// this program has ended its own writing.
     ///
     /// The reason for the check: a socket reports a reset only once. If the write gets the report,
     /// a read at the same moment returns `Ok(0)`, although the peer hasn't ended its writing.

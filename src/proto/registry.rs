@@ -40,16 +40,17 @@ impl Role {
 /// Limits of the table and the backlog.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// The largest number of open streams that each side may have opened.
+    /// The largest number of streams in the table that one side has opened. A closed stream counts
+    /// until it is forgotten.
     pub(crate) max_streams: usize,
     /// The largest number of streams that wait for `accept`.
     pub(crate) backlog: usize,
 }
 
 impl Limits {
-    /// Returns the length of the backlog, half of the limit, at which a session that refuses
-    /// streams admits new ones again. With half of the backlog free, a session that accepts slowly
-    /// doesn't pause for each new stream.
+    /// Returns half of the backlog's limit. A session that refuses streams admits new ones again
+    /// when its backlog is no longer than this. With half of the backlog free, a session that
+    /// accepts slowly doesn't pause for each new stream.
     fn backlog_reopens_at(self) -> usize {
         self.backlog / 2
     }
@@ -58,9 +59,9 @@ impl Limits {
 /// The decision on a SYN of the peer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// The stream may open. The caller makes it and passes it to [`Registry::receive`].
+    /// The stream may open. The caller makes the stream and passes it to [`Registry::receive`].
     Welcome,
-    /// The backlog is full. The caller may wait for room and ask again, or it may give up
+    /// The backlog is full. The caller may wait for room and call `admit` again, or it may give up
     /// ([`Registry::turn_away`]).
     Full,
     /// The stream is open already.
@@ -129,8 +130,8 @@ impl Refused {
     }
 }
 
-/// Number of streams for which an empty backlog keeps memory. That is 512 bytes for 64 streams. A
-/// backlog of usual length then doesn't allocate again.
+/// Number of streams for which an empty backlog keeps memory: 512 bytes for 64 streams. Thanks to
+/// this memory, a backlog of usual length doesn't allocate again.
 const KEPT_PLACES: usize = 64;
 
 #[derive(Debug)]
@@ -253,7 +254,7 @@ impl<S: Clone> Registry<S> {
         self.peak = self.peak.max(self.open);
     }
 
-    /// Returns the counter of the entries of the side that opens `id`.
+    /// Returns the counter that includes `id`: `opened_here` or `opened_by_peer`.
     fn side(&mut self, id: u32) -> &mut usize {
         if self.role.opens(id) { &mut self.opened_here } else { &mut self.opened_by_peer }
     }
@@ -295,8 +296,8 @@ impl<S: Clone> Registry<S> {
         self.refused.forget(id)
     }
 
-    /// Records that the application closed a stream. The stream then doesn't count as open any
-    /// more.
+    /// Records that the application closed a stream. Then [`open_count`](Self::open_count) doesn't
+    /// include the stream any more.
     pub(crate) fn closed(&mut self, id: u32) {
         if let Some(entry) = self.streams.get_mut(&id)
             && !std::mem::replace(&mut entry.closed, true)
@@ -322,7 +323,8 @@ impl<S: Clone> Registry<S> {
         self.open
     }
 
-    /// Returns whether a stream with this id may have existed, and was forgotten or refused.
+    /// Returns whether `id` may have been used already. If such an id isn't in the table, its
+    /// stream was forgotten or refused.
     ///
     /// For the peer's ids this is a guess: all ids up to the largest one seen count as used. All
     /// known peers count up, but the protocol lets a peer use its ids in any order.

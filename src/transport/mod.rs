@@ -60,15 +60,15 @@ pub use tls::Tls;
 /// next try.
 ///
 /// A read may receive bytes and still have none to return, for example a part of a TLS record. Such
-/// a read should return an `Interrupted` that it makes itself
-/// (`io::ErrorKind::Interrupted.into()`). It is tried again without a pause, and counts as a sign
-/// of life of the peer.
+/// a read should return `io::ErrorKind::Interrupted.into()`. The read is tried again without a
+/// pause, and counts as a sign of life of the peer. (The system's own `Interrupted`, after a
+/// signal, has an OS error code, and doesn't count as a sign of life.)
 ///
 /// The example `custom_transport` (in the repository, `examples/custom_transport.rs`) is a
 /// transport over messages in memory. It has all the parts that a transport may have: time bounds,
-/// an end of the writing, an abort, addresses, and answers that its reads make. A comment at each
-/// method gives the reason for the method. [The manual](crate::manual::transports#your-own) says
-/// what other kinds of connections need.
+/// an end of the writing, an abort, addresses, and answers of the transport itself, which its reads
+/// cause (such as a pong). A comment at each method gives the reason for the method. [The
+/// manual](crate::manual::transports#your-own) says what other kinds of connections need.
 pub trait Transport {
     /// Splits the connection into a reader, a writer and a control.
     ///
@@ -104,8 +104,8 @@ pub struct Halves {
     ///
     /// The bound of 10 ms is for the application's threads that write to the transport themselves.
     /// While the transport accepts no bytes, the writer thread is inside a write, and no other
-    /// thread can write. So the session raises the bound in steps, up to one second. A peer that
-    /// doesn't read then costs few wake-ups. When the transport accepts a byte again, the session
+    /// thread can write. So the session raises the bound in steps, up to one second. Thus a peer
+    /// that doesn't read costs few wake-ups. When the transport accepts a byte again, the session
     /// sets the bound back to 10 ms. Without this function each write stays bounded to about 10 ms.
     pub bound_writes: Option<BoundWrites>,
     /// Bounds the time of a read. The argument `None` removes the bound. With this function, a

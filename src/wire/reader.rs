@@ -118,7 +118,7 @@ pub(crate) struct FrameReader {
     read_buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// The place in the read buffer of the buffered payload that was returned last.
+    /// Where the payload of the last `Buffered` step lies in the read buffer.
     payload: std::ops::Range<usize>,
     state: State,
     /// Buffers that were read ahead, each with its number of filled bytes. Only the last buffer may
@@ -500,8 +500,10 @@ mod tests {
         // Outside of a run each frame takes one read. The first header takes a further one. A
         // payload whose offset is 8 has its header in front of it, so it was read ahead.
         assert_eq!(next(2), (vec![0, 0], 3));
-        // The third frame of one length makes a run. Then one frame is read ahead, then three, then
-        // seven.
+        // The third frame of one length makes a run. From this frame on, the limit for reading
+        // ahead is one frame, and it grows by one with each frame. A frame that was read ahead
+        // needs no read, so reads happen at the third, the fifth and the ninth frame. They read
+        // one, three and seven frames ahead.
         assert_eq!(next(2), (vec![0, 8], 1));
         assert_eq!(next(4), (vec![0, 8, 8, 8], 2));
         for _ in 0..3 {
