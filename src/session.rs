@@ -57,9 +57,10 @@ pub use incoming::Incoming;
 /// application need not do anything for that. But an application that reads or accepts too slowly
 /// can delay the end, because its session stops reading.
 ///
-/// Go's smux and gmux end their side when the application calls `Close`. When this side has ended,
-/// an application that waits in `AcceptStream` gets an error, and most applications then call
-/// `Close`. If a Go peer doesn't call `Close`, then `close` here takes the whole close timeout.
+/// A Go peer (smux, or the Go package gmux) ends its side when its application calls `Close`. When
+/// this side has ended, an application that waits in `AcceptStream` gets an error, and most
+/// applications then call `Close`. If a Go peer doesn't call `Close`, then `close` here takes the
+/// whole close timeout.
 ///
 /// Only an answer of the peer's *application* can confirm that it has read the data.
 ///
@@ -147,7 +148,8 @@ impl Session {
     /// - [`Error::NameTooLong`] for a name over 65535 bytes. (A peer may allow less, see
     ///   [`max_name_len`](Config::max_name_len).)
     /// - [`Error::TooManyStreams`] if this side has opened [`max_streams`](Config::max_streams)
-    ///   streams that still count as open.
+    ///   streams that still count. A
+    ///   stream counts until this side has closed it and its FIN was handed to the transport.
     /// - [`Error::GoAway`] when the stream ids are used up.
     /// - If the session has ended, the error that ended it.
     pub fn open(&self, name: impl AsRef<[u8]>) -> Result<Stream> {
@@ -221,12 +223,13 @@ impl Session {
     /// - [`Error::CloseIncomplete`] after [`close_timeout`](Config::close_timeout), counted from
     ///   the first call. If `unsent` is 0, everything was handed over, but the peer hasn't ended
     ///   its side. If `unsent` isn't 0, not everything could be handed over.
-    /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer ended its side first. If
-    ///   `unsent` isn't 0, it did so before everything was handed over. If `unsent` is 0, this side
-    ///   couldn't end its writing direction within the close timeout.
+    /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer ended its side before this side
+    ///   had ended its own. `unsent` is the number of accepted bytes that weren't handed over by
+    ///   then. If it is 0, nothing is known to be lost, but ending the writing direction took
+    ///   longer than the close timeout.
     /// - [`Error::Io`] if the transport failed during the close, such as by the peer's reset.
     /// - If the session had already ended, the error that ended it. If the peer had ended the
-    ///   session cleanly, `close` returns Ok, or `CloseIncomplete` as above.
+    ///   session cleanly, `close` returns Ok, or `CloseIncomplete` with `peer_ended` as above.
     /// - [`Error::WouldBlock`] in a close notifier that runs on one of gmux's threads. The close
     ///   has begun, and goes on in the background.
     pub fn close(&self) -> Result<()> {
@@ -244,8 +247,8 @@ impl Session {
     /// session's end. The whole call takes at most the sum of `timeout` and
     /// [`close_timeout`](Config::close_timeout).
     ///
-    /// In a close notifier that runs on one of gmux's threads, step 2 still waits, but step 3
-    /// doesn't.
+    /// In a close notifier that runs on one of gmux's threads, step 2 still waits, but step 3 only
+    /// begins the close.
     ///
     /// # Errors
     /// [`Error::DrainIncomplete`] if streams were left after `timeout`. The session is closed in
@@ -284,9 +287,9 @@ impl Drop for Session {
     /// Closes the session if this is its last handle. Handles of its streams count, too. See
     /// [Closing](Session#closing).
     ///
-    /// After the last handle, it waits until everything accepted was handed over, for at most
-    /// [`close_timeout`](Config::close_timeout). It doesn't wait until the peer ends its side. In a
-    /// close notifier that runs on one of gmux's threads, it doesn't wait at all.
+    /// The drop of the last handle waits until everything accepted was handed over, for at most
+    /// [`close_timeout`](Config::close_timeout). The drop doesn't wait until the peer ends its
+    /// side. In a close notifier that runs on one of gmux's threads, the drop doesn't wait at all.
     fn drop(&mut self) {
         self.shared.drop_session_handle();
     }
