@@ -10,7 +10,7 @@
 //! - No chunk is empty.
 //! - A queue's `len` is the sum over its chunks.
 //! - A chunk is charged for the memory that it occupies, not for the data that it holds.
-//! - The unread rest of a chunk doesn't keep a large buffer in use if it is small
+//! - If only a small rest of one chunk is unread, this rest doesn't keep a large buffer in use
 //!   ([`TAIL_FRACTION`]).
 
 use std::collections::VecDeque;
@@ -43,9 +43,9 @@ const TAIL_WORTHWHILE: usize = 2048;
 /// for a hundred thousand idle streams that have had a burst.
 pub(super) const KEPT_PLACES: usize = 32;
 
-/// Gives a queue without memory room for one item. By itself, a `VecDeque` would begin with room
-/// for four. An idle stream keeps this memory, and most streams never have more than one message
-/// waiting.
+/// Reserves room for one item, if the queue has no memory yet. By itself, a `VecDeque` would begin
+/// with room for four items. One is enough, because most streams never have more than one message
+/// waiting, and an idle stream keeps this memory.
 #[inline]
 pub(super) fn first_place<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() == 0 {
@@ -163,7 +163,7 @@ impl<C> Inbox<C> {
         Some(chunk)
     }
 
-    /// Puts the rest of a chunk back to the head.
+    /// Puts the rest of a chunk back at the head of the queue.
     pub(crate) fn unpop(&mut self, chunk: Chunk<C>) {
         if chunk.len() > 0 {
             self.len += chunk.len();
@@ -184,8 +184,8 @@ impl<C> Inbox<C> {
         self.lent.is_some()
     }
 
-    /// Puts the rest of the lent chunk back to the head. Returns the chunk if its charge was
-    /// recalled meanwhile.
+    /// Puts the rest of the lent chunk back at the head of the queue. If the chunk's charge was
+    /// recalled meanwhile, returns the chunk instead.
     pub(crate) fn give_back(&mut self, chunk: Chunk<()>) -> Option<Chunk<()>> {
         let Some((_, charge)) = self.lent.take() else { return Some(chunk) };
         let Chunk { buffer, start, end, charge: () } = chunk;
@@ -193,15 +193,15 @@ impl<C> Inbox<C> {
         None
     }
 
-    /// Takes the charge of the lent chunk, for the caller to drop. Called when the chunk is used
-    /// up, or when its data isn't wanted any more.
+    /// Takes the charge of the lent chunk. The caller drops the charge. Called when the chunk is
+    /// used up, or when its data isn't wanted any more.
     pub(crate) fn recall(&mut self) -> Option<C> {
         self.lent.take().map(|(_, charge)| charge)
     }
 
-    /// Moves the rest of the data to a small buffer, if it is a small rest in a large buffer.
-    /// `charge` charges the small buffer. Returns the large buffer as a chunk, for the caller to
-    /// drop.
+    /// Moves the unread data to a small buffer, if it is a small rest in a single large buffer.
+    /// `charge` returns the charge for the small buffer. Returns the large buffer as a chunk, which
+    /// the caller drops.
     pub(crate) fn release_tail(
         &mut self,
         pool: &BufferPool,
@@ -219,7 +219,7 @@ impl<C> Inbox<C> {
         Some(std::mem::replace(last, Chunk::new(buffer, 0, len, charge)))
     }
 
-    /// Takes out all data, for the caller to drop.
+    /// Takes out all data. The caller drops it.
     pub(crate) fn clear(&mut self) -> VecDeque<Chunk<C>> {
         self.len = 0;
         std::mem::take(&mut self.chunks)

@@ -21,7 +21,7 @@ pub(crate) struct TimerInput {
     pub(crate) payload: Instant,
     /// The session's no-data timeout.
     pub(crate) no_data: Option<Duration>,
-    /// Whether the reader waits for the application, for any reason.
+    /// Whether the reader thread waits for the application, for any reason.
     pub(crate) paused: bool,
     /// The time since which the reader has waited for budget.
     pub(crate) short: Option<Instant>,
@@ -53,7 +53,7 @@ pub(crate) struct Keepalive {
     period: Option<(Duration, Duration)>,
     /// The stall timeout. `None` if it is off.
     stall: Option<Duration>,
-    /// The time of the next NOP. `None`: never, because keepalive is off, or because the time is
+    /// The time of the next NOP. `None` if no NOP will be sent: keepalive is off, or the time is
     /// past the end of the clock.
     ping_at: Option<Instant>,
     /// The time of the last cut. The next cut comes at least one stall timeout later.
@@ -69,9 +69,9 @@ pub(crate) struct Keepalive {
 /// came meanwhile. 50 ms are enough for the reader thread to run, even on a busy machine. They are
 /// short compared with any timeout.
 ///
-/// If the look itself is more than 50 ms late, the delay may be too short: the machine is very
-/// busy, or the process was stopped for long. In that case the judgement follows one keepalive
-/// interval after the look.
+/// If the look itself is more than 50 ms late, the machine is very busy, or the process was stopped
+/// for long. Then 50 ms may be too short, so the judgement follows one keepalive interval after the
+/// look (or 50 ms, if the interval is shorter).
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 impl Keepalive {
@@ -84,8 +84,8 @@ impl Keepalive {
         Self { period, stall, ping_at, cut_at: None, suspected: None }
     }
 
-    /// Returns the action that is due now, and the time of the next look. `None`: no look is
-    /// needed.
+    /// Returns the action that is due now, and the time of the next look. The time is `None` if no
+    /// further look is needed.
     pub(crate) fn poll(&mut self, input: TimerInput) -> (TimerAction, Option<Instant>) {
         let TimerInput { now, late, received, payload, no_data, paused, short, deadline } = input;
         let mut next = deadline;
@@ -204,7 +204,8 @@ mod tests {
         assert_eq!(keepalive.poll(heard).0, TimerAction::Ping);
     }
 
-    /// Looks at the session, `late` each time, until it is judged silent. Returns the time of that.
+    /// Looks at the session until the session is judged silent. Each look comes late by `late`.
+    /// Returns the time of the judgement.
     fn found_out(keepalive: &mut Keepalive, start: Instant, first: u32, late: Duration) -> Instant {
         let mut input = TimerInput { late, ..input(start, first) };
         loop {
@@ -234,8 +235,8 @@ mod tests {
     fn a_silence_is_looked_at_twice_however_short_the_oversleeping_was() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some((SECOND * 2, SECOND * 3)), None, start);
-        // The process was stopped from the first second to just after the third. So the timer is
-        // hardly late.
+        // The look is only 1 ms late. But the process may have been stopped just before the look,
+        // so that the reader couldn't read data that had come.
         let woken = TimerInput { late: SECOND / 1000, ..input(start, 3) };
         assert_eq!(
             keepalive.poll(woken),

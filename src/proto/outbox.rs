@@ -168,12 +168,12 @@ impl Outbox {
         }
     }
 
-    /// Puts `data` into larger or more buffers. `data` is counted in `len` already, and doesn't fit
-    /// into the last payload.
+    /// Puts `data` into a larger last buffer and into new buffers, as needed. `data` is counted in
+    /// `len` already, and doesn't fit into the last payload.
     fn append_to_new(&mut self, mut data: &[u8], max_frame: usize, pool: &BufferPool) {
         let unit = unit(max_frame);
-        // A last payload that is small is copied into a larger buffer. For a longer payload the
-        // copy isn't worth its time.
+        // If the last payload is small, it is copied into a larger buffer. A longer payload isn't
+        // copied, because the copy would cost more than it saves.
         if let Some(last) = self.payloads.back()
             && last.len() < unit.min(WHOLE)
             && let Some(last) = self.payloads.pop_back()
@@ -213,20 +213,20 @@ impl Outbox {
     pub(crate) fn push(&mut self, payload: Payload) {
         if payload.len() > 0 {
             self.len += payload.len();
-            self.refit_last(); // nothing is appended to it any more
+            self.refit_last(); // no more data will be appended to the last payload
             self.put(payload);
         }
     }
 
-    /// Puts a payload at the end. Its length is counted in `len` already.
+    /// Puts a payload at the end. The payload's length is counted in `len` already.
     fn put(&mut self, payload: Payload) {
         self.occupied += payload.buffer.capacity();
         first_place(&mut self.payloads);
         self.payloads.push_back(payload);
     }
 
-    /// Moves the last payload to a smaller buffer that fits it, if that has less than half the size
-    /// of its present buffer.
+    /// Moves the last payload to a smaller buffer that is just large enough, if that buffer has
+    /// less than half the size of the present one.
     fn refit_last(&mut self) {
         if let Some(last) = self.payloads.back_mut()
             && BufferPool::frame_capacity(last.len()) < last.buffer.capacity() / 2
@@ -247,7 +247,8 @@ impl Outbox {
         };
         self.len -= n;
         if self.occupied > 2 * self.len + SLACK {
-            self.refit_last(); // the bound allowed its room while the queue was longer
+            // The last buffer was made when the bound on occupied memory was larger.
+            self.refit_last();
         }
         if self.payloads.is_empty() {
             self.payloads.shrink_to(KEPT_PLACES);

@@ -151,15 +151,15 @@ pub(crate) struct Registry<S> {
     /// too long.
     turned_away: bool,
     refused: Refused,
-    /// The id of the next stream that this side opens. `None`: the ids are used up.
+    /// The id of the next stream that this side opens, or `None` if the ids are used up.
     next: Option<u32>,
     /// The largest id that the peer has opened, or tried to open.
     newest: u32,
-    /// The number of entries of streams that this side opened.
+    /// The number of streams in the table that this side opened.
     opened_here: usize,
-    /// The number of entries of streams that the peer opened.
+    /// The number of streams in the table that the peer opened.
     opened_by_peer: usize,
-    /// The number of entries of streams that the application hasn't closed.
+    /// The number of streams in the table that the application hasn't closed.
     open: usize,
     /// The largest value that `open` has had.
     peak: usize,

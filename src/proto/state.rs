@@ -76,8 +76,8 @@ impl StreamState {
             (Event::FinWritten, S::FinTaken, _) => self.sending = S::Finished,
             (Event::ShutRead, _, R::Open) => self.receiving = R::Discarding,
             (Event::PeerFin, _, R::Open | R::Discarding) => self.receiving = R::Ended,
-            // The event has no effect: the half has had it before, or isn't in the state in which
-            // it matters.
+            // The event has no effect, because the half already had this event, or isn't in a state
+            // in which the event matters.
             (Event::Finish, S::Finishing | S::FinTaken | S::Finished, _)
             | (Event::FinTaken, S::Open | S::FinTaken | S::Finished, _)
             | (Event::FinWritten, S::Open | S::Finishing | S::Finished, _)

@@ -61,8 +61,8 @@ pub(crate) enum Readable {
 pub(crate) enum Writable {
     /// Up to this number of bytes can be accepted.
     Room(usize),
-    /// There is not enough room now. `starved`: the peer has sent FIN, and the window that it
-    /// granted is too small.
+    /// There isn't enough room now. `starved` says whether the peer has sent FIN and the write
+    /// waits for credit.
     Full {
         starved: bool,
     },
@@ -90,7 +90,7 @@ pub(crate) enum Transmit {
     Fin,
 }
 
-/// Data that a stream discarded, for the caller to drop outside the stream's lock.
+/// Data that a stream discarded. The caller drops this outside the stream's lock.
 #[must_use = "drop it after unlocking"]
 pub(crate) struct Discarded<C> {
     _chunks: VecDeque<Chunk<C>>,
@@ -125,7 +125,7 @@ pub(crate) struct StreamCore<C> {
     in_express: bool,
     /// Whether the stream waits in the bulk lane.
     in_bulk: bool,
-    /// Whether the session has ended, so that nothing is sent any more.
+    /// Whether the session has ended. Then nothing is sent any more.
     send_closed: bool,
 }
 
@@ -207,11 +207,11 @@ impl<C> StreamCore<C> {
     // ---- frames of the peer ---------------------------------------------------------------------
 
     /// Counts `n` bytes of the peer's data, before they are delivered. Returns the decision on
-    /// them.
+    /// these bytes.
     ///
     /// # Errors
-    /// The bytes received and the bytes allowed, if the data is past every granted window and the
-    /// slack. The stream has to fail.
+    /// Returns the bytes received and the bytes allowed, if the data is past every granted window
+    /// and the slack. Then the stream has to fail.
     pub(crate) fn receive(&mut self, n: usize) -> Result<Received, (u64, u64)> {
         if self.state.receiving == Receiving::Ended || self.failure.is_some() {
             return Ok(Received::Late);
@@ -237,8 +237,8 @@ impl<C> StreamCore<C> {
     /// Takes an UPD of the peer. Returns whether the UPD brought credit.
     ///
     /// # Errors
-    /// The bytes claimed as consumed and the bytes sent, if the peer claims more than was sent. The
-    /// stream has to fail.
+    /// Returns the bytes claimed as consumed and the bytes sent, if the peer claims more than was
+    /// sent. Then the stream has to fail.
     pub(crate) fn update(&mut self, consumed: u32, window: u32) -> Result<bool, (u64, u64)> {
         match self.tx.update(consumed, window) {
             Update::Stale => Ok(false),

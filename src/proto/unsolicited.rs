@@ -3,10 +3,10 @@
 //! a stream.)
 //!
 //! The protocol lets each stream send 262144 bytes before the peer's first UPD. Many streams that
-//! do so use up the peer's budget. Then the peer stops reading the connection. So it doesn't see
-//! the UPDs for which its own writes wait. Therefore unsolicited bytes are counted over all streams
-//! of the session, and this sum is bounded. The rules are in `manual::architecture`, "Windows of
-//! many streams".
+//! do so use up the peer's budget. Then the peer stops reading the connection. So the peer also
+//! doesn't read the UPDs for which its own writes wait. Therefore unsolicited bytes are counted
+//! over all streams of the session, and this sum is bounded. The rules are in
+//! `manual::architecture`, "Windows of many streams".
 //!
 //! Invariants: a stream may always hold its share. A stream gets more than its share only while the
 //! sum over all streams is below [`MAX_TOTAL`].
@@ -29,9 +29,9 @@ const MAX_SHARE: u64 = 16 * 1024;
 /// streams on, each stream has this share (2 MiB / 512).
 const MIN_SHARE: u64 = 4096;
 
-/// Smallest allowance that is given past the share, in bytes, unless the stream wants less. This
-/// limit keeps the data from being cut into tiny frames. 4096 is also the largest write that is
-/// accepted whole.
+/// Smallest allowance that a stream gets beyond its share, in bytes, unless the stream wants less.
+/// This limit keeps the data from being cut into tiny frames. 4096 is also the largest write that
+/// is accepted whole.
 const MIN_PIECE: u64 = 4096;
 
 /// Returns the share of a stream while `streams` are open: the bytes that it may always send before

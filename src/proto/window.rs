@@ -15,8 +15,8 @@ mod receive;
 use crate::config::INITIAL_WINDOW;
 pub(crate) use receive::{ReceiveWindow, WindowSizes, window_cap};
 
-/// Largest window, in bytes. A larger value in an UPD counts as this one. The reason lies in the
-/// wire's 32-bit counters. The difference of two counters has to fit into a signed 32-bit number.
+/// Largest window, in bytes. A larger value in an UPD counts as this one. The wire's counters have
+/// 32 bits, and the difference of two counters has to fit into a signed 32-bit number.
 const MAX_WINDOW: u32 = i32::MAX as u32;
 
 /// The sender's window: the bytes that may still be accepted and sent.
@@ -45,7 +45,7 @@ pub(crate) struct SendWindow {
 pub(crate) enum Update {
     /// No effect. The UPD is older than the newest one received.
     Stale,
-    /// The window has moved. `gained`: the UPD brought credit.
+    /// The window has moved. `gained` says whether the UPD brought credit.
     Applied { gained: bool },
     /// No effect. The peer claims to have consumed more than was sent.
     Impossible { consumed: u64, sent: u64 },

@@ -18,8 +18,8 @@ impl<C> StreamCore<C> {
     }
 
     /// Returns the number of bytes of allowance that a write of `n` bytes still needs. After the
-    /// first UPD it needs none. It never needs more than the room in the window, or than the room
-    /// in the queue of `max` bytes.
+    /// first UPD, a write needs none. A write never needs allowance for more bytes than the window
+    /// and the queue of `max` bytes have room for.
     #[inline]
     pub(crate) fn needs_allowance(&self, n: usize, max: usize) -> u64 {
         if !self.tx.awaits_first_update() {
@@ -34,7 +34,7 @@ impl<C> StreamCore<C> {
         self.tx.allow(n);
     }
 
-    /// Returns the stream's part of the session's sum of unsolicited bytes, in bytes.
+    /// Returns the number of bytes that the stream adds to the session's sum of unsolicited bytes.
     pub(crate) fn unsolicited(&self) -> u64 {
         self.tx.unsolicited()
     }
@@ -62,10 +62,11 @@ impl<C> StreamCore<C> {
     /// Returns whether a write of `least` bytes *starves*: it waits for credit, and its peer keeps
     /// to the window that this side has granted.
     ///
-    /// The thread of such a write may be the thread that should read the peer's data. While it
-    /// waits, no thread reads that data, but the UPD for which it waits may come after the granted
-    /// data. So the session has to receive the granted data. A write doesn't count if its peer
-    /// exceeds the granted window, because then there may be more data than was granted.
+    /// The thread of such a write may also be the only thread that reads the peer's data. While
+    /// this thread waits, no thread reads that data. But the UPD for which the thread waits may
+    /// come after the granted data. So the session has to receive the granted data. A write doesn't
+    /// count if its peer exceeds the granted window, because then there may be more data than was
+    /// granted.
     pub(crate) fn starves(&self, max: usize, least: usize) -> bool {
         self.lacks_credit(max, least) && self.rx.is_respected()
     }

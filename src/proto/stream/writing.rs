@@ -53,8 +53,7 @@ impl<C> StreamCore<C> {
         self.tx.credit().min(max.saturating_sub(self.outbox.len()))
     }
 
-    /// Returns whether a blocked write of `least` bytes is worth waking. It is, if one of these
-    /// holds:
+    /// Returns whether a blocked write of `least` bytes is worth waking. This is so in two cases:
     ///
     /// - At least half of the queue is free, and both queue and window have room for `least` bytes.
     /// - The queue is empty, whatever its limit, and the window has room for `least` bytes.

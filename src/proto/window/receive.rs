@@ -10,7 +10,7 @@ use super::MAX_WINDOW;
 use crate::config::INITIAL_WINDOW;
 
 /// Number of UPDs in a row after which the window is halved, if the application didn't catch up
-/// between any two of them. The application then counts as slower than its peer.
+/// between any two of them. Such an application counts as slower than its peer.
 ///
 /// A few such UPDs prove nothing. On a long link a window arrives as a burst, and four UPDs fall
 /// due within a burst, however fast the reader is. 8 is two bursts.
@@ -32,8 +32,8 @@ const GROW_AFTER: u8 = 64;
 /// sender can be sure of the other half only, which is 4096 bytes.
 const LEAST_WINDOW: usize = 8192;
 
-/// Window of a new stream while the whole grant budget is granted, in bytes. While the grant budget
-/// stays granted, the window may become as large as half of the bytes that the stream has consumed.
+/// Window of a new stream while the whole grant budget is granted, in bytes. During that time, the
+/// window may become as large as half of the bytes that the stream has consumed.
 /// 16 KiB is also the largest share of a sender ([`crate::proto::unsolicited`]).
 const SMALL_WINDOW: u32 = 16 * 1024;
 
@@ -48,7 +48,8 @@ pub(crate) fn window_cap(grant_budget: usize, streams: usize) -> u32 {
 /// The configured sizes of a receiver's window, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WindowSizes {
-    /// The size at the beginning, and the size down to which a slow reader makes it shrink.
+    /// The size at the beginning. If the application reads slowly, the window shrinks down to this
+    /// size.
     pub(crate) base: usize,
     /// The size up to which the window may grow.
     pub(crate) max: usize,
@@ -62,8 +63,9 @@ pub(crate) struct WindowSizes {
 /// The window stays between `base` and `max`. The session sets three further limits:
 ///
 /// - The window is at most [`cap`](Self::cap), even if `cap` is smaller than `base`.
-/// - It grows by at most the spare bytes of the session's budget.
-/// - While the grant budget is granted, it may be smaller than `base` ([`SMALL_WINDOW`]).
+/// - The window grows by at most the bytes that are left of the session's grant budget.
+/// - While the whole grant budget is granted, the window may be smaller than `base`
+///   ([`SMALL_WINDOW`]).
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
     /// Whether the window limits the peer. True on version 2.
@@ -95,7 +97,7 @@ pub(crate) struct ReceiveWindow {
     /// Whether an UPD is due.
     due: bool,
     /// Whether the peer's data came within a quarter of the window's end. The flag stays set until
-    /// the application has caught up, also past an UPD.
+    /// the application has caught up, even if an UPD is sent before that.
     peer_near_limit: bool,
     /// Whether the application had read all delivered data at some moment since the last UPD.
     caught_up: bool,
@@ -139,8 +141,8 @@ impl ReceiveWindow {
     /// way, or unread. The result is at least the size of the window, because the next UPD will
     /// grant a whole window.
     pub(crate) fn granted(&self) -> u64 {
-        // Data within the slack lies past the edge. Such data may be consumed before an UPD moves
-        // the edge.
+        // Data within the slack lies past the edge. If such data is consumed before an UPD moves
+        // the edge, `consumed` is larger than `edge`.
         if self.enforced {
             self.edge.saturating_sub(self.consumed).max(self.window.into())
         } else {
@@ -160,11 +162,12 @@ impl ReceiveWindow {
 
     /// Counts `n` bytes received from the peer.
     ///
-    /// The peer may exceed the highest edge by a *slack*, the size of the largest window granted.
-    /// Go's smux overruns a window a little when several goroutines write.
+    /// The peer may exceed the highest edge by a *slack*: the size of the largest window announced,
+    /// and at least 262144 bytes. The reason for the slack: Go's smux exceeds a window a little
+    /// when several goroutines write.
     ///
     /// # Errors
-    /// The bytes received and the bytes allowed, if the peer exceeds the slack.
+    /// Returns the bytes received and the bytes allowed, if the peer exceeds the slack.
     pub(crate) fn receive(&mut self, n: usize) -> Result<(), (u64, u64)> {
         self.received += n as u64;
         // If less than a quarter of the window is left, the peer may already be waiting, because
@@ -179,8 +182,8 @@ impl ReceiveWindow {
 
     /// Counts `n` bytes that the application has read, or that were discarded for it.
     ///
-    /// An UPD may become due by this. `manual::architecture`, "When an UPD is sent", has the cases.
-    /// The window may then grow by up to `spare` bytes.
+    /// This may make an UPD due. `manual::architecture`, "When an UPD is sent", has the cases. When
+    /// an UPD becomes due, the window may grow by up to `spare` bytes.
     pub(crate) fn consume(&mut self, n: usize, spare: u64) {
         self.consumed += n as u64;
         debug_assert!(self.consumed <= self.received);
@@ -237,14 +240,15 @@ impl ReceiveWindow {
         let least =
             self.base.min(self.cap).min(if self.crowded { self.earned() } else { u32::MAX });
         if self.announced == self.first && self.crowded {
-            // No UPD has announced a window of `base` bytes, so the window may be smaller.
+            // No UPD has announced consumed bytes, so the peer doesn't know a window of `base`
+            // bytes yet. So the window may become smaller than `base`.
             self.window = self.window.min(least);
         }
         self.window = self.window.clamp(least, self.max.min(self.cap).max(least));
     }
 
-    /// Returns the window that the stream may have while the grant budget is granted: half of the
-    /// bytes that it has consumed, and at least [`SMALL_WINDOW`].
+    /// Returns the window that the stream may have while the whole grant budget is granted: half of
+    /// the bytes that it has consumed, and at least [`SMALL_WINDOW`].
     fn earned(&self) -> u32 {
         u32::try_from((self.consumed - self.first) / 2).unwrap_or(u32::MAX).max(SMALL_WINDOW)
     }
@@ -374,7 +378,7 @@ mod tests {
         window.receive(1000).unwrap();
         window.consume(1000, 0);
         assert_eq!(window.take_update(), Some((1000, 64)));
-        // The edge of the initial window still holds, and the slack is the largest window granted.
+        // The edge of the initial window still holds, and the slack has its least value, 262144.
         assert_eq!(window.receive(262_144 - 1000), Ok(()));
         assert_eq!(window.receive(262_144), Ok(()));
         assert_eq!(window.receive(1), Err((524_289, 524_288)));
@@ -479,7 +483,7 @@ mod tests {
         assert_eq!(read(&mut rx, 100_000), 65_536, "no more than the base");
         // Without `announce`, the first read makes an UPD due.
         assert_eq!(read(&mut crowded(0), 40_000), 20_000);
-        // As soon as less of the budget is granted, the stream has its base.
+        // As soon as a part of the grant budget is free again, the window is at least `base`.
         let mut rx = crowded(0);
         assert_eq!(read(&mut rx, 10), 16_384);
         rx.cap(1 << 20, false);
