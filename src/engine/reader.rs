@@ -91,8 +91,9 @@ pub(super) struct Input {
     /// The function that sets the time limit of the transport's reads. `None` if the transport
     /// can't limit them.
     bound: Option<UserObject<BoundReads>>,
-    /// The transport's control. It is asked after each read whether the transport wants a flush.
-    /// The session has a reference to it too, but behind a lock. This one needs no lock.
+    /// The transport's control. The reader asks it after each read whether the transport wants a
+    /// flush. The session's own reference to the control lies behind a lock. This reference needs
+    /// no lock.
     control: Arc<UserControl>,
     frames: FrameReader,
     /// Blocked calls that are to be woken for the data and updates of the last transport read.
@@ -108,7 +109,7 @@ pub(super) struct Input {
     crowded: bool,
     /// The current time limit of a transport read.
     bounded: Option<Duration>,
-    /// The error of a failed inline read. The reader thread takes it and ends the input.
+    /// The error of a failed inline read. The reader thread takes it and reports it to the session.
     failed: Option<Error>,
 }
 
@@ -207,7 +208,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Parses one step of the bytes that were read. Returns `false` if they hold no complete step.
+    /// Parses and handles the next header or payload of the bytes that were read. Returns `false`
+    /// if more bytes must be read first.
     fn step(&mut self) -> Result<bool> {
         match self.input.frames.next().map_err(|error| self.with_peer(error))? {
             Step::NeedInput => return Ok(false),

@@ -38,14 +38,14 @@ use crate::sync::stream::SharedStream;
 use crate::wire::Header;
 use crate::wire::writer::Batch;
 
-/// Size at which an inline write stops filling its batch, in bytes. The last stream may exceed it
-/// by its name and 2 KiB of data ([`EXPRESS_BYTES`](crate::proto::stream::EXPRESS_BYTES)). A socket
-/// that has room takes 16 KiB in one piece. A full socket makes the caller wait for about 10 ms at
-/// most.
+/// Size at which an inline write stops filling its batch, in bytes. The last stream may add its
+/// name and 2 KiB of data to that ([`EXPRESS_BYTES`](crate::proto::stream::EXPRESS_BYTES)). A
+/// socket that has room takes 16 KiB in one piece. A full socket makes the caller wait for about 10
+/// ms at most.
 const INLINE_WRITE_MAX: usize = 16 * 1024;
 
-/// Idle time after which the writer frees the memory that a burst needed. After 100 ms without work
-/// no further burst is imminent. With a much shorter time, a busy session would free and allocate
+/// Idle time after which the writer frees the memory that a burst needed. After 100 ms without
+/// work, the burst counts as over. With a much shorter time, a busy session would free and allocate
 /// the memory again and again.
 const REST_AFTER: Duration = Duration::from_millis(100);
 
@@ -115,8 +115,8 @@ pub(super) fn run(session: &Arc<SessionShared>, parker: &Parker) {
 
 /// Writes one batch on the calling thread, so that the writer thread needn't be woken.
 ///
-/// Returns `false` if another thread has the writer. Then the caller has to unpark the writer
-/// thread. Returns `true` in all other cases:
+/// Returns `false` if another thread holds the writer's lock. Then the caller has to unpark the
+/// writer thread. Returns `true` in all other cases:
 /// - The queued frames were written.
 /// - The writer thread was signalled to write the rest.
 /// - The session's writing was over already.
@@ -145,10 +145,11 @@ fn conclude(
     let mut writer = slot.take();
     drop(slot);
     session.clock.writer_ends();
-    // After a failed write, the rest of the batch counts as lost. No other code counts it.
+    // If the writing failed, all data of the unfinished batch counts as lost. No other code counts
+    // it.
     writer.iter_mut().for_each(|writer| writer.lose(session, result.is_err()));
-    // The write half may panic in its drop. That becomes an error, and the rest of this function
-    // still runs.
+    // The write half may panic in its drop. `release` turns such a panic into an error, so the rest
+    // of this function still runs.
     let released = writer.map_or(Ok(()), |writer| writer.transport.release());
     let result = released.and(result.map_err(|error| session.judge_failure(error)));
     if let Err(error) = &result {
@@ -227,8 +228,8 @@ impl Writer {
                     .cause()
                     .map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
-            // This must be read before the queues. All bytes that were accepted before the signal
-            // was given are in the queues by then.
+            // The signal is read before the queues. If it is set, all bytes that were accepted
+            // before it was given are in the queues already, and the fill below finds them.
             let finish = shaper.is_signalled(Signal::Finish);
             shaper.take_signal(Signal::Resume);
             self.flushed &= !shaper.take_signal(Signal::Flush);
@@ -343,12 +344,12 @@ impl Writer {
         }
     }
 
-    /// Tells the streams that the batch is written, and counts it.
+    /// Counts the written batch, and tells the streams that it is written.
     fn mark_written(&mut self, session: &SessionShared) {
         let now = Instant::now();
         let data: usize = self.sent.iter().map(|sent| sent.data).sum();
         self.late = false;
-        // The counters change before any call is woken that may read them.
+        // The counters change first, since a call that is woken below may read them.
         session.counters.frames_sent.add(std::mem::take(&mut self.frames));
         session.counters.bytes_sent.add(data as u64);
         if data > 0 {

@@ -105,8 +105,8 @@ pub(crate) struct Shaper {
 struct Refusals {
     /// Ids that are owed their first FIN.
     ids: VecDeque<u32>,
-    /// Ids that are owed a second FIN. Second FINs are sent after all first ones. If the queue is
-    /// full, a new first FIN replaces the newest second one.
+    /// Ids that are owed a second FIN. Second FINs are sent after all first ones. If the two queues
+    /// together are full, a new first FIN replaces the newest second one.
     again: VecDeque<u32>,
 }
 
@@ -199,7 +199,7 @@ impl Shaper {
     ///
     /// # Errors
     /// Returns the number of waiting refusals if there are [`MAX_REFUSALS`], and none of them is a
-    /// second one.
+    /// second FIN.
     pub(crate) fn refuse(&self, id: u32) -> Result<(), usize> {
         let mut refusals = self.refusals.lock();
         if refusals.len() >= MAX_REFUSALS && refusals.again.pop_back().is_none() {
@@ -211,8 +211,9 @@ impl Shaper {
         Ok(())
     }
 
-    /// Queues a second FIN for a stream that was refused, if the queue has room. If the queue is
-    /// full, the stream's first FIN is probably still in it, so a second one isn't needed.
+    /// Queues a second FIN for a stream that was refused, if there is room. If the queues are full,
+    /// the stream's first FIN is probably still waiting. The opener can't miss that FIN, since it
+    /// sends data already. So a second FIN isn't needed.
     pub(crate) fn refuse_again(&self, id: u32) {
         let mut refusals = self.refusals.lock();
         if refusals.len() < MAX_REFUSALS {

@@ -22,7 +22,8 @@
 //!
 //! Invariants:
 //! - An inline read waits for the transport only, and for at most twice the bound.
-//! - Only the reader thread ends the input.
+//! - Only the reader thread reports the end or the failure of the input to the session. A caller
+//!   stores the error and withdraws the offer.
 //! - Progress never depends on a caller, since the reader thread takes the reading back by itself.
 
 use std::io;
@@ -68,9 +69,9 @@ const MAX_SLOW_READS: u32 = 8;
 const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 
 /// Largest number of transport reads in one inline read, while they bring nothing for the caller's
-/// stream. No further read begins after half of [`INLINE_READ_BOUND`]. So a peer that sends frames
-/// for other streams slowly can't make an inline read longer than twice the bound, even on a system
-/// that rounds the bound up.
+/// stream. No further read begins after half of [`INLINE_READ_BOUND`]. So an inline read lasts at
+/// most one and a half times the bound, or twice the bound on a system that rounds the bound up. A
+/// peer that slowly sends frames for other streams can't prolong it further.
 const MAX_TRANSPORT_READS: usize = 4;
 
 /// Whether a handoff saved wake-ups.
@@ -123,8 +124,9 @@ impl RequestReplyDetector {
     }
 
     /// Records the end of an inline read. If the offer is withdrawn, the handoff was useless. If
-    /// the offer is kept after a quick read, the handoff was useful. If it is kept after a slow
-    /// read, the read doesn't count.
+    /// the offer is kept after a quick read, the handoff was useful. If the offer is kept after a
+    /// slow read, no outcome is recorded yet. Only [`MAX_SLOW_READS`] slow reads in a row make the
+    /// handoff useless.
     fn inline_read_ended(&mut self, offer: Offer) {
         match offer {
             Offer::Withdraw => self.record_outcome(Outcome::Useless),
@@ -242,8 +244,8 @@ impl Reader<'_> {
         detector.replies = replies;
         let hand_off = detector.run >= detector.required_run;
         if hand_off {
-            // A new run begins. So with a transport that can't limit its reads, a handoff isn't
-            // tried again at each message.
+            // A new run begins. If the transport can't limit its reads, the caller of this function
+            // makes no handoff. The new run keeps the caller from trying again at the next message.
             detector.run = 0;
         }
         hand_off

@@ -2,8 +2,8 @@
 //!
 //! The order is:
 //! 1. NOP and the FINs of refused streams
-//! 2. express streams: those that owe control frames or little data. Steps 1 and 2 together take at
-//!    most half of a batch
+//! 2. express streams: those that owe control frames or little data. Steps 1 and 2 together take
+//!    about half of a batch at most
 //! 3. bulk streams, round-robin. A stream that has more data than its quantum goes to the end of
 //!    the bulk queue
 //!
@@ -21,8 +21,8 @@ use crate::sync::stream::SharedStream;
 use crate::wire::writer::{BATCH_BYTES, BATCH_SEGMENTS};
 use crate::wire::{Command, Header, UPDATE_LEN, encode_update};
 
-/// Limit of streams with data or a FIN in a batch. At this number, the batch takes no further
-/// express stream. So `Writer::sent` stays small when each stream brings only a few bytes.
+/// Number of streams with data or a FIN at which a batch takes no further express stream. So
+/// `Writer::sent` stays small when each stream brings only a few bytes.
 const MAX_TRANSMITS: usize = 1024;
 
 impl Writer {
@@ -38,7 +38,7 @@ impl Writer {
     }
 
     /// Fills the batch with control frames and express streams, until it has `bytes` bytes. The
-    /// last stream may exceed that by its quantum.
+    /// last stream may add its control frames and its quantum of data to that.
     pub(super) fn fill_small(&mut self, session: &SessionShared, bytes: usize) {
         let version = session.env.config.version;
         let empty = |command, stream_id| Header { version, command, length: 0, stream_id };
@@ -61,8 +61,8 @@ impl Writer {
         }
     }
 
-    /// Returns whether the batch takes no more control frames and express streams. They get at most
-    /// `bytes` bytes, half of the segments, and [`MAX_TRANSMITS`] streams.
+    /// Returns whether the batch takes no more control frames and express streams. This is so once
+    /// the batch has `bytes` bytes, half of its segments, or [`MAX_TRANSMITS`] streams.
     fn has_small(&self, bytes: usize) -> bool {
         self.batch.len() >= bytes
             || self.batch.segments() >= BATCH_SEGMENTS / 2
