@@ -19,8 +19,8 @@ use crate::error::Error;
 ///
 /// It is a constant of the protocol, smux's `initialPeerWindow`. The frame UPD announces a window.
 ///
-/// On up to four streams at once, this crate sends that many bytes before the first UPD. On each
-/// further stream it sends fewer bytes at first, as this table says. It sends more when an UPD
+/// On up to four streams at once, this crate sends this number of bytes before the first UPD. On
+/// each further stream it sends fewer bytes at first, as this table says. It sends more when an UPD
 /// comes for the stream, or when UPDs for other streams make room.
 ///
 /// | open streams | bytes before the first UPD |
@@ -276,10 +276,10 @@ impl Config {
         self
     }
 
-    /// Sets the number of streams that each of the two peers may have open at once (default:
-    /// 65536). Further streams of the peer are refused with FIN. On this side,
-    /// [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A stream counts until
-    /// this side has closed it and its FIN was handed to the transport.
+    /// Sets the limit for the streams that this side has opened, and separately for the streams
+    /// that the peer has opened (default: 65536). Past the limit, streams of the peer are refused
+    /// with FIN, and [`open`](crate::Session::open) fails with [`Error::TooManyStreams`]. A stream
+    /// counts until this side has closed it and its FIN was handed to the transport.
     #[must_use]
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;

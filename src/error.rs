@@ -149,7 +149,7 @@ pub enum Error {
         /// The time that drain had waited.
         after: Duration,
     },
-    /// The call would have to wait, but it may not. Its stream is in non-blocking mode, or the
+    /// The call would have to wait, but must not wait. Its stream is in non-blocking mode, or the
     /// calling thread is one of gmux's threads.
     #[error("operation would block")]
     WouldBlock,
@@ -160,7 +160,8 @@ pub enum Error {
     /// The keepalive timeout has passed: no byte was received from the peer for this time.
     #[error("keepalive: nothing was received from the peer for {0:?}")]
     KeepaliveTimeout(Duration),
-    /// The receive budget stayed used up, so this stream, which held most of it, was cut.
+    /// The receive budget stayed used up for the time `stall_timeout`. This stream held most of the
+    /// budget, so it was cut.
     #[error(
         "stalled: the session's receive buffer stayed full for {after:?} and this stream held \
          most of it ({held} bytes): read faster, or raise max_receive_buffer"

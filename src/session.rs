@@ -148,8 +148,8 @@ impl Session {
     /// - [`Error::NameTooLong`] for a name over 65535 bytes. (A peer may allow less, see
     ///   [`max_name_len`](Config::max_name_len).)
     /// - [`Error::TooManyStreams`] if this side has opened [`max_streams`](Config::max_streams)
-    ///   streams that still count. A
-    ///   stream counts until this side has closed it and its FIN was handed to the transport.
+    ///   streams that still count. A stream counts until this side has closed it and its FIN was
+    ///   handed to the transport.
     /// - [`Error::GoAway`] when the stream ids are used up.
     /// - If the session has ended, the error that ended it.
     pub fn open(&self, name: impl AsRef<[u8]>) -> Result<Stream> {

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// A snapshot of a session's counters and of its present state, from
 /// [`Session::stats`](crate::Session::stats).
 ///
-/// The counters are read one after the other while the session goes on. So two counters may differ
-/// by about one frame.
+/// The counters are read one after the other while the session goes on. So two counters that
+/// belong together may disagree by about one frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {

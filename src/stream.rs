@@ -38,7 +38,7 @@ use crate::sync::stream::SharedStream;
 ///
 /// `write` copies as many bytes as there is room for, and returns their number. The room is limited
 /// by [`max_send_buffer`](crate::Config::max_send_buffer) and, on version 2, by the peer's window.
-/// `write` waits only while there is no room at all.
+/// `write` waits only while there is no room at all, or while earlier writes of the stream wait.
 ///
 /// There is one exception: a `write` of at most 4096 bytes waits until all of its bytes fit. (If
 /// `max_send_buffer` or half of the peer's window is less than 4096, it takes as many bytes as
@@ -86,9 +86,9 @@ use crate::sync::stream::SharedStream;
 ///
 /// If a `write_all` fails after a part of its bytes was accepted (a timeout, a close), it returns
 /// [`Error::PartialWrite`] with the number of accepted bytes. These bytes stay accepted and are
-/// sent, so the stream may contain an incomplete record. Don't write more to it.
-/// [`PartialWrite`](Error::PartialWrite) says how to end it. Every other error of a write means
-/// that none of the call's bytes were accepted.
+/// sent, so the stream may contain an incomplete record. Don't write more to the stream.
+/// [`PartialWrite`](Error::PartialWrite) says how to end the stream. Every other error of a write
+/// means that none of the call's bytes were accepted.
 ///
 /// These wake a blocked call:
 ///
