@@ -243,8 +243,8 @@ impl Session {
     /// 2. It waits until every stream is closed on this side and its FIN was handed over.
     /// 3. It closes the session.
     ///
-    /// These end the wait of step 2: the last stream's FIN, `close` in another thread, and the
-    /// session's end. The whole call takes at most the sum of `timeout` and
+    /// These end the wait of step 2: the last stream's FIN, `timeout`, `close` in another thread,
+    /// and the session's end. The whole call takes at most the sum of `timeout` and
     /// [`close_timeout`](Config::close_timeout).
     ///
     /// In a close notifier that runs on one of gmux's threads, step 2 still waits, but step 3 only

@@ -38,7 +38,7 @@ pub struct SessionStats {
     /// - data for a stream that is unknown, that has ended on this side, or whose FIN had come
     ///   before
     /// - FIN or UPD for a stream that never existed
-    /// - a second FIN
+    /// - a second FIN of a stream that is open here
     /// - a SYN for a stream that is open
     ///
     /// FIN and UPD for streams that have ended don't count, because they often cross with this
