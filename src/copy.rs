@@ -73,7 +73,7 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// When a read of one connection returns an end of file, the copy passes it on to the other
 /// connection by [`finish_write`](Duplex::finish_write), after all data. The other direction goes
 /// on. That is a half-close. When both directions have ended, the call returns Ok. It doesn't drop
-/// the connections. That is up to the caller.
+/// the connections. The caller drops them.
 ///
 /// When one direction fails, both directions end, and the call returns the first failure. Bytes
 /// that were received from the failed connection before the failure are still written to the other
@@ -90,9 +90,9 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///   instead. To show the peer a reset in any case, set `SO_LINGER` to zero and drop the socket.
 ///   std can't set that option, but the crate socket2 can. A reset throws away data that the system
 ///   hasn't sent yet.
-/// - A **Unix socket** is in the same state as a TCP socket. When it is dropped, its peer reads an
-///   end of file. If the peer has sent bytes that weren't read, it sees a reset instead.
-///   It has no option that shows a reset in any case.
+/// - A **Unix socket** is in the same state as a TCP socket. When the socket is dropped, its peer
+///   reads an end of file. If the peer has sent bytes that weren't read, the peer sees a reset
+///   instead. Unix sockets have no option that shows a reset in any case.
 /// - On Windows both kinds of sockets have sent FIN.
 ///
 /// ```

@@ -160,7 +160,7 @@ pub trait Duplex: Sync {
         Ok(())
     }
 
-    /// Returns the time that each read may wait. When the copy is over, it sets this value again.
+    /// Returns the time that each read may wait. At its end, the copy sets this value again.
     /// The default is `None`, which means no limit.
     ///
     /// # Errors
@@ -178,7 +178,7 @@ pub trait Duplex: Sync {
         unsupported(timeout)
     }
 
-    /// Returns the time that each write may wait. When the copy is over, it sets this value again.
+    /// Returns the time that each write may wait. At its end, the copy sets this value again.
     /// The default is `None`, which means no limit.
     ///
     /// # Errors

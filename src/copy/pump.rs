@@ -23,9 +23,9 @@
 //! # Invariants
 //! - Only the first failure is reported.
 //! - After a failure no end of file is passed on, because the peer may not have ended its writing.
-//! - When a direction fails, no thread stays blocked. Either `abort` or `stop_reading` makes the
-//!   blocked call of the other direction return, or that call is a write that times out, and the
-//!   thread then checks the state.
+//! - When a direction fails, no thread stays blocked. `abort` or `stop_reading` makes the blocked
+//!   call of the other direction return. The exception is a write with a timeout: it returns when
+//!   the timeout has passed, and then its thread checks the state.
 
 mod state;
 
@@ -232,10 +232,10 @@ impl<'a> Pumps<'a> {
             && is_written()
             && let Err(error) = self.ends[way].confirm_end()
         {
-            // No byte can be written any more. The socket may have reported a failure to the write
-            // of the other direction, and an end of file to this read. If so, that write returns at
-            // once, and reports the failure. If the write succeeds, the end of file came from the
-            // peer.
+            // No further byte can be written. The socket may have reported a failure to the write
+            // of the other direction, and an end of file to this read. In this case the write
+            // returns at once with the failure. If the write succeeds, the end of file came from
+            // the peer.
             let began = Instant::now();
             while is_written() {
                 if began.elapsed() > LOOK {

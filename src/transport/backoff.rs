@@ -9,7 +9,7 @@
 //! The lock of [`Pauses`] guards only the wait. A thread in a long pause waits on its condvar.
 //! Progress in another thread wakes it ([`Pauses::end`]). The protocol is Dekker's. The waiter
 //! first counts itself as a waiter, then checks for progress. A thread that made progress first
-//! counts the progress, then checks for waiters. So at least one of these two threads sees what the
+//! counts the progress, then checks for waiters. So at least one of these two threads sees that the
 //! other one has counted.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -41,7 +41,7 @@ impl Backoff {
     }
 
     /// Returns the pause after a call that read or wrote nothing and took the time `took`. Returns
-    /// `None` if the call took at least [`FIRST`]. Then it has waited by itself.
+    /// `None` if the call took at least [`FIRST`], because such a call has waited by itself.
     fn after(&mut self, took: Duration) -> Option<Duration> {
         let next = (self.0 * 2).min(LONGEST);
         (took < FIRST).then(|| std::mem::replace(&mut self.0, next))

@@ -180,7 +180,7 @@ impl std::fmt::Debug for Halves {
     }
 }
 
-/// Ends a connection while its reads and writes may be blocked, and describes it.
+/// Ends a connection, even while its reads and writes are blocked, and returns its addresses.
 pub trait Control: Send + Sync {
     /// Ends the writing direction, so that the peer reads an end of file behind the written bytes.
     ///
@@ -207,9 +207,9 @@ pub trait Control: Send + Sync {
     }
 
     /// Returns whether the transport has answers that only a flush of the write half would send
-    /// now. Answers are bytes that its reads have made, for example TLS's answer to a new key or a
-    /// WebSocket's pong. On `true` the session wakes its writer thread, which calls `flush`. The
-    /// default is `false`.
+    /// now. Answers are bytes that the transport itself sends because of its input, for example
+    /// TLS's answer to a new key, or a WebSocket's pong. On `true` the session wakes its writer
+    /// thread, which calls `flush`. The default is `false`.
     ///
     /// The reading thread calls this after every read of the transport that has brought bytes, and
     /// after every read that will be tried again. So the session notices at once that a read has

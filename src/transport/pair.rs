@@ -88,8 +88,8 @@ impl<R: Read + Send + 'static, W: Write + Send + 'static> Pair<R, W> {
     /// After this declaration, [`close`](crate::Session::close) returns Ok as soon as everything
     /// was handed over and flushed. That Ok promises less than over other transports
     /// ([`Control::can_finish`]). The session goes on reading until the read half returns an end of
-    /// file. When [`close_timeout`](crate::Config::close_timeout) has passed, it stops as soon as
-    /// the present read returns.
+    /// file. When [`close_timeout`](crate::Config::close_timeout) has passed, the session stops
+    /// reading as soon as the present read returns.
     ///
     /// Without this call, a close waits for an end of file that can't come, and returns
     /// [`CloseIncomplete`](crate::Error::CloseIncomplete). [The

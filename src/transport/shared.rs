@@ -32,9 +32,9 @@ type Hook = Box<dyn FnOnce() + Send>;
 type Finish<T> = Box<dyn FnMut(&mut T) -> io::Result<()> + Send>;
 
 /// Limit of useless reads in a row. A read is useless if it finds nothing although the readiness
-/// closure has just returned Ok. Past the limit, there is a pause after each useless read. Some
-/// useless reads are normal. For example, the largest TLS record comes in a dozen packets, and a
-/// read gives no plaintext before the last of them.
+/// closure has just returned Ok. After this number of useless reads, each further one is followed
+/// by a pause. Some useless reads are normal. For example, the largest TLS record comes in a dozen
+/// packets, and a read gives no plaintext before the last of them.
 const READY_FOR_NOTHING: u32 = 16;
 
 /// Any `Read + Write + Send` object as a transport.
@@ -49,7 +49,7 @@ const READY_FOR_NOTHING: u32 = 16;
 /// tried again after a pause. The pause is 1 ms at first. It doubles up to 40 ms while nothing is
 /// read or written, and falls back to 1 ms at the first byte in either direction. So data that
 /// comes after a silence is noticed up to 40 ms late. An answer that comes after a wait of 8 ms is
-/// noticed up to 8 ms late, because the pause has grown only to that length.
+/// noticed up to 8 ms late, because the pause has grown only to about 8 ms.
 ///
 /// If the object has no non-blocking mode, timeouts of a few milliseconds also work, without that
 /// delay. But a read that waits for its timeout holds the lock, and nothing can be written

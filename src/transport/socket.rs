@@ -1,8 +1,8 @@
 //! Sockets of the standard library as transports.
 //!
 //! Invariant: a session uses one file descriptor, which both halves and the control share.
-//! `shutdown(Both)` interrupts reads and writes that are blocked in other threads. `abort` is built
-//! on that.
+//! `shutdown(Both)` interrupts reads and writes that are blocked in other threads. `abort` uses
+//! this effect.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

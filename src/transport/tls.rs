@@ -42,11 +42,11 @@ use outgoing::{TlsControl, TlsWriter};
 /// A TLS connection (rustls) over another transport, usually a `TcpStream`. Needs the feature
 /// `rustls`.
 ///
-/// It reads and writes at the same time. Neither direction ever waits for the other, even if both
-/// are full. A blocked call can be interrupted if the transport below allows that. If that
-/// transport allows inline reads and writes, `Tls` allows them, too. If the connection ends without
-/// TLS's closing mark (`close_notify`), calls fail. So a connection that was cut off never looks
-/// like an end of file.
+/// The connection reads and writes at the same time. Neither direction ever waits for the other,
+/// even if both are full. A blocked call can be interrupted if the transport below allows that. If
+/// that transport allows inline reads and writes, `Tls` allows them, too. If the connection ends
+/// without TLS's closing mark (`close_notify`), calls fail. So a connection that was cut off never
+/// looks like an end of file.
 ///
 /// You choose the cryptography in your own manifest:
 ///
@@ -106,8 +106,9 @@ use outgoing::{TlsControl, TlsWriter};
 /// ```
 ///
 /// # Who the client is
-/// Here is a server that asks for certificates, and a client that has one. `chain` is the
-/// certificate of the server or client, followed by the certificates that vouch for it. `key` is
+/// Here is a server that asks for certificates, and a client that has a certificate. `chain` is the
+/// certificate of the server or client, followed by the certificates that vouch for this
+/// certificate. `key` is
 /// the private key of that certificate.
 ///
 /// ```no_run
@@ -169,13 +170,13 @@ impl Tls {
     /// session. `timeout` limits the whole handshake. A peer that sends a byte now and then can't
     /// prolong this time.
     ///
-    /// `connection` is a `rustls::ClientConnection` or `ServerConnection`. It may already have done
-    /// its handshake over this transport.
+    /// `connection` is a `rustls::ClientConnection` or `ServerConnection`. Its handshake may
+    /// already be done, if that was over this transport.
     ///
-    /// **Ok at a client doesn't mean that the server has accepted its certificate.** With TLS 1.3
-    /// the server checks the certificate after the client's handshake is done. The server's first
-    /// answer on a stream shows that it has accepted the certificate. A refusal ends the session
-    /// later, with an error. See [The end of a connection](Tls#the-end-of-a-connection).
+    /// **Ok at a client doesn't mean that the server has accepted the client's certificate.** With
+    /// TLS 1.3 the server checks the certificate after the client's handshake is done. The server's
+    /// first answer on a stream shows that it has accepted the certificate. A refusal ends the
+    /// session later, with an error. See [The end of a connection](Tls#the-end-of-a-connection).
     ///
     /// The timeout works if one of these is true:
     ///

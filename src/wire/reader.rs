@@ -279,8 +279,9 @@ impl FrameReader {
     }
 
     /// Returns a buffer for the payload of the header just returned. If the payload was read ahead,
-    /// that is the buffer in which it lies. Otherwise it is an empty one from the pool. The caller
-    /// must pass the buffer to [`collect`](Self::collect) before it calls `next` again.
+    /// the result is the buffer in which the payload lies. Otherwise the result is an empty buffer
+    /// from the pool. The caller must pass the buffer to [`collect`](Self::collect) before it calls
+    /// `next` again.
     ///
     /// Returns `None` if no header was just returned, or if the pool has no buffer of this size.
     pub(crate) fn prepare(&mut self, pool: &BufferPool) -> Option<PayloadBuffer> {
@@ -304,7 +305,7 @@ impl FrameReader {
         }
     }
 
-    /// Gives the empty buffers back to the pool. The caller calls this when it is about to wait.
+    /// Gives the empty buffers (`spare`) back to the pool. Called when the caller is about to wait.
     pub(crate) fn rest(&mut self) {
         self.spare.clear();
     }

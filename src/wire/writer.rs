@@ -17,10 +17,10 @@ use crate::pool::Buffer;
 /// A socket's send buffer accepts about this number of bytes at once.
 pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
-/// Number of segments at which a batch is full. The last stream that transmits into a batch may
-/// exceed this number. So one write sends up to 64 segments, four more than this number. Any
-/// further segments are sent with the next write. 64 is far below 1024, the systems' limit for one
-/// `writev`.
+/// Number of segments at which a batch is full. The last stream that transmits into a batch may add
+/// segments beyond this number. So one write sends up to 64 segments, four more than this number.
+/// Any further segments are sent with the next write. 64 is far below 1024, the systems' limit for
+/// one `writev`.
 pub(crate) const BATCH_SEGMENTS: usize = 60;
 
 /// Longest payload of a frame buffer, in bytes, that is copied into the scratch buffer. Up to this
@@ -31,8 +31,8 @@ const SCRATCH_MAX: usize = 1024;
 const SCRATCH_KEPT: usize = 4096;
 
 enum Segment {
-    /// This number of bytes of the scratch buffer. The segment begins where the previous scratch
-    /// segment ends.
+    /// A part of the scratch buffer, of this length. It begins where the previous scratch segment
+    /// ends.
     Scratch(usize),
     /// A whole frame in a separate buffer.
     Frame(Buffer),

@@ -96,7 +96,7 @@ impl Duplex for TcpStream {
     }
 }
 
-/// The copy sets blocking mode, and doesn't reset it when it is over. Otherwise the socket is
+/// The copy sets blocking mode, and doesn't reset this mode at its end. Otherwise the socket is
 /// handled like a `TcpStream`.
 #[cfg(unix)]
 impl Duplex for std::os::unix::net::UnixStream {

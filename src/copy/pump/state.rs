@@ -45,8 +45,8 @@ pub(super) struct Way {
     pub(super) phase: Phase,
     /// The time at which a byte moved last.
     pub(super) moved: Instant,
-    /// The time up to which it is known that no byte has moved since `moved`. While the direction
-    /// is in a read, the present time is used instead.
+    /// The last time at which the thread knew that no byte had moved since `moved`. While the
+    /// direction is in a read, the present time is used instead.
     pub(super) known: Instant,
 }
 

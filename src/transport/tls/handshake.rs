@@ -38,10 +38,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// costs little.
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// Longest bound of one inner read. It applies if the handshake has no deadline.
+/// Longest bound of one inner read. It also applies if the handshake has no deadline.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Number of the first input bytes that are kept for an error. Errors show no more than these.
+/// Number of input bytes, from the first one on, that are kept to be shown in an error.
 const FIRST: usize = 64;
 
 /// The result of a handshake.

@@ -40,8 +40,8 @@ const ALERT_TIME: Duration = Duration::from_millis(100);
 enum Ending {
     /// The input ended by `close_notify`.
     Clean,
-    /// The input failed. The failure is held back until the alert is sent, but not longer than
-    /// until this time.
+    /// The input failed. The failure is held back until the alert is sent, or until this time if
+    /// that is earlier.
     Failed(Failure, Instant),
 }
 
@@ -54,8 +54,8 @@ pub(super) struct Incoming {
     end: usize,
     /// Size of the next read, in bytes.
     size: usize,
-    /// Plaintext for which a caller had no room. Its first `given` bytes were returned to callers
-    /// later.
+    /// Plaintext for which a caller had no room. The first `given` bytes have been returned to
+    /// later calls.
     spilled: Vec<u8>,
     given: usize,
     ending: Option<Ending>,
@@ -121,7 +121,7 @@ impl Incoming {
     ) {
         while self.has_ciphertext() && self.ending.is_none() && !is_enough(tls, out) {
             match tls.read_tls(&mut &self.ciphertext[self.start..self.end]) {
-                Ok(0) => return self.fail(Failure::Cut), // has never been seen: no byte taken
+                Ok(0) => return self.fail(Failure::Cut), // rustls took no byte: never seen so far
                 Ok(n) => self.start = (self.start + n).min(self.end),
                 Err(error) => {
                     return self.fail(Failure::Tls(rustls::Error::General(error.to_string())));

@@ -24,8 +24,8 @@ pub(super) struct Link {
     /// Guards rustls's state. A thread waits for this lock at most for the time that rustls needs
     /// to encrypt or decrypt one buffer.
     pub(super) connection: Mutex<Guarded>,
-    /// Guards the output: the inner write half, and the ciphertext that it hasn't taken. So this
-    /// lock also keeps the bytes in order on the wire.
+    /// Guards the output: the inner write half, and the ciphertext that the write half hasn't
+    /// taken. So this lock also keeps the bytes in order on the wire.
     pub(super) outgoing: Mutex<Outgoing>,
     /// Whether rustls has bytes to send that aren't collected yet. It changes only under
     /// `connection`'s lock.
@@ -46,8 +46,8 @@ pub(super) struct Guarded {
     pub(super) peer_closed: bool,
     /// Whether this side's `close_notify` was made. No record may follow it.
     pub(super) finished: bool,
-    /// Number of answers to the peer's requests for new keys that were made since data was last
-    /// written.
+    /// Number of answers that were made since data was last written. Each answers a request of the
+    /// peer for new keys.
     pub(super) answers: u8,
 }
 
@@ -109,7 +109,7 @@ impl Link {
         }
     }
 
-    /// Returns whether an answer may still be waiting that the inner transport hasn't taken.
+    /// Returns whether there may be an answer that the inner transport hasn't taken yet.
     pub(super) fn has_answers(&self) -> bool {
         self.owes() || self.unsent.load(SeqCst)
     }

@@ -30,11 +30,11 @@ const SMALLEST: usize = 16 * 1024;
 /// locked for one record at a time, so the reading half waits for the lock only some microseconds.
 const LARGEST: usize = 64 * 1024;
 
-/// Largest number of buffers from which one record is made.
+/// Largest number of the caller's buffers from which one record is made.
 const PIECE_SLICES: usize = 32;
 
-/// Time limit of one call. Without it, a transport that takes one small piece after another would
-/// prolong the call. The value is the limit that
+/// Time limit of one call. Without this limit, a transport that takes one small piece after another
+/// would prolong the call. The value is the limit that
 /// [`Halves::bounded_writes`](crate::transport::Halves) promises.
 const BOUND: Duration = Duration::from_millis(10);
 
@@ -347,7 +347,8 @@ impl Control for TlsControl {
         guarded.finished = true;
         drop(guarded);
         match link.flush_all() {
-            // A peer that has sent a close_notify may be gone. So this error is no failure.
+            // After a peer has sent its close_notify, it may end the connection. So this error is
+            // no failure.
             Err(error) if is_gone(&error) && link.connection.lock().peer_closed => {}
             other => other?,
         }

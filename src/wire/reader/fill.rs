@@ -1,5 +1,5 @@
-//! One read of the transport. It puts the bytes directly where they belong: into the read buffer,
-//! into a payload's buffer, or into the buffers of the next frames.
+//! One read of the transport. The read puts the bytes directly where they belong: into the read
+//! buffer, into a payload's buffer, or into the buffers of the next frames.
 //!
 //! Invariant: a read into the read buffer never moves a payload that the caller has already
 //! received.
