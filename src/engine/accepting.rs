@@ -18,7 +18,8 @@ use crate::sync::stream::SharedStream;
 
 impl SessionShared {
     /// Returns the peer's next stream, and blocks until there is one. Streams that are in the
-    /// backlog already are returned even if the session has ended, unless this side has closed it.
+    /// backlog already are returned even if the session has ended, unless this side has closed the
+    /// session.
     ///
     /// # Errors
     /// Returns `Timeout` if the deadline or `timeout` has passed. If no more streams will come,
@@ -102,8 +103,8 @@ impl SessionShared {
         self.registry.lock().streams.waiting()
     }
 
-    /// Judges a SYN with `id`. With an `accept_stall_timeout` of zero, a full backlog refuses it at
-    /// once.
+    /// Judges a SYN with `id`. If the backlog is full and `accept_stall_timeout` is zero, the SYN
+    /// is refused at once.
     pub(super) fn admit(&self, id: u32) -> Admission {
         let streams = &mut self.registry.lock().streams;
         if self.env.config.accept_stall_timeout == Some(Duration::ZERO) && streams.makes_wait() {

@@ -85,8 +85,9 @@ impl SessionShared {
         if late { Err(Error::DrainIncomplete { streams, after: timeout }) } else { closed }
     }
 
-    /// Begins a close: tells the streams, and signals the writer thread to finish. Does nothing
-    /// more if a close has begun already.
+    /// Begins a close: tells the streams, and signals the writer thread to finish. If writes have
+    /// failed, ends the session instead. Does nothing if a close has begun or the session has
+    /// ended.
     pub(super) fn begin_close(self: &Arc<Self>) {
         let now = Instant::now();
         let deadline = now.checked_add(self.env.config.close_timeout);
@@ -196,7 +197,8 @@ impl SessionShared {
     }
 
     /// Does the work of an end: wakes all waiters, tells the streams, and logs the cause. Called
-    /// once, since [`Lifecycle`](crate::sync::close::Lifecycle) lets only the first caller through.
+    /// once, since [`Lifecycle`](crate::sync::close::Lifecycle) returns the cause to the first
+    /// caller only.
     fn ended(&self, cause: &Arc<Error>, output: Output) {
         if output == Output::Abort {
             self.abort();

@@ -1,8 +1,8 @@
 //! Guards against panics of a user's code. A logger, a transport, a hook or a notifier may panic,
 //! and this must not end one of gmux's threads.
 //!
-//! A panic is logged once, where it is caught ([`log_panic`]). The error that it becomes isn't
-//! logged again.
+//! A panic is logged once, where it is caught ([`log_panic`]). The panic becomes an error, and this
+//! error isn't logged again.
 //!
 //! Invariants:
 //! - No panic leaves [`caught`].
@@ -70,7 +70,7 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Returns whether an error is a panic, which is in the log already.
+/// Returns whether an error stands for a panic. Such a panic is in the log already.
 pub(super) fn is_logged(error: &Error) -> bool {
     let Error::Io(source) = error else { return false };
     source.get_ref().is_some_and(|inner| inner.is::<Panicked>())

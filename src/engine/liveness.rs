@@ -1,8 +1,8 @@
 //! Liveness: the time stamps that the timer looks at, and its actions.
 //!
 //! Invariant: the stamps are atomics. The thread that reads or writes the transport sets them once
-//! per call. So the timer's judgement doesn't depend on the reader or writer thread being able to
-//! run.
+//! per call. So the timer can read the stamps even while the reader thread or the writer thread is
+//! stuck in the transport.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -115,8 +115,8 @@ impl SessionShared {
         }
     }
 
-    /// Looks at the session, on the timer's thread. `late` is the time by which this look came too
-    /// late. Returns the time of the next look, or `None` for no more. Never blocks.
+    /// Looks at the session, on the timer's thread. `late` is the delay of this look after its
+    /// scheduled time. Returns the time of the next look, or `None` for no more. Never blocks.
     pub(super) fn on_timer(&self, now: Instant, late: Duration) -> Option<Instant> {
         if self.lifecycle.is_in(Phase::Ended) {
             return self.on_timer_ended(now);
@@ -189,7 +189,8 @@ impl SessionShared {
 
     // ---- the reader's pause ---------------------------------------------------------------------
 
-    /// Returns the begin and the reason of the reader's current pause, if there is one.
+    /// Returns the time at which the reader's current pause began, and its reason. Returns `None`
+    /// if there is no pause.
     pub(crate) fn pause(&self) -> Option<(Instant, Cause)> {
         self.pause.current()
     }

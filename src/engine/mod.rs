@@ -244,7 +244,7 @@ impl SessionShared {
         self.add_handle();
     }
 
-    /// Drops a session handle. After the last one, the peer's new streams are refused.
+    /// Drops a session handle. After the drop of the last one, the peer's new streams are refused.
     pub(crate) fn drop_session_handle(self: &Arc<Self>) {
         if self.session_handles.fetch_sub(1, SeqCst) == 1 {
             self.refuse_incoming();

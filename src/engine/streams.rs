@@ -28,7 +28,8 @@ impl SessionShared {
             return Err(Error::NameTooLong { len: name.len(), max: MAX_PAYLOAD });
         }
         // The registry also refuses streams after the session's end. But it learns of the end only
-        // after the transport's `abort`.
+        // after the transport's `abort`, which may take long. So this function looks at the cause
+        // first.
         if let Some(cause) = self.lifecycle.cause() {
             return Err(Error::clone(&cause));
         }

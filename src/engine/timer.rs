@@ -2,9 +2,9 @@
 //! keepalive, no-data timeouts, stalls and close timeouts.
 //!
 //! Its lock guards the queue, and is a leaf in the lock order. The thread waits on `changed`. The
-//! thread is notified in two cases only: if there is a new entry that is earlier than all others,
-//! and if the queue is empty. Other entries wake nobody, since a busy session makes thousands of
-//! them a second.
+//! thread is notified in two cases only: when a new entry is earlier than all others, and when the
+//! queue has become empty. Other entries wake nobody, since a busy session makes thousands of them
+//! a second.
 //!
 //! Invariants:
 //! - The thread holds only weak references to sessions, except during a look.

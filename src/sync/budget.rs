@@ -110,8 +110,8 @@ impl Budget {
         self.fits(amount).then(|| self.charge(amount))
     }
 
-    /// Takes `amount` bytes, whether they fit or not. This is for data that replaces a larger
-    /// charge, and for names, which have a limit of their own.
+    /// Takes `amount` bytes, whether they fit or not. This is for data that moves from a large
+    /// buffer to a smaller one, and for names, which have a limit of their own.
     pub(crate) fn charge(self: &Arc<Self>, amount: usize) -> Charge {
         self.used.fetch_add(amount, SeqCst);
         Charge { budget: Arc::clone(self), amount }

@@ -50,7 +50,7 @@ pub(crate) enum Phase {
 pub(crate) struct Lifecycle {
     /// A copy of the state's phase, which is read without the lock.
     phase: AtomicU8,
-    /// Whether the peer has ended its side. Bytes that are handed over from here on come too late.
+    /// Whether the peer has ended its side. Bytes that are handed over after that come too late.
     input_over: AtomicBool,
     /// Whether the transport can tell its peer that writing is over. If it can, the peer ends its
     /// side, too, and `close` waits for that.
@@ -139,7 +139,8 @@ pub(crate) type ClosedChannel = Option<(Sender<()>, Receiver<()>)>;
 pub(crate) enum InputEnd {
     /// It ends the session with this cause. The caller does all further work of the end.
     Ends(Arc<Error>),
-    /// The session is closing or has ended already. The writer thread completes the close.
+    /// The session is closing or has ended already. The last of the reader thread and the writer
+    /// thread completes the close.
     Noted,
 }
 
@@ -245,8 +246,9 @@ impl Lifecycle {
         })
     }
 
-    /// Ends the session. Returns the cause to the first caller only: `cause`, or an earlier one.
-    /// Then that caller tells all streams and calls [`mark_notified`](Self::mark_notified).
+    /// Ends the session. Returns the session's cause, to the first caller only. This is `cause`,
+    /// unless the session had a cause already. The first caller tells all streams and calls
+    /// [`mark_notified`](Self::mark_notified).
     pub(crate) fn end(&self, cause: Error) -> Option<Arc<Error>> {
         self.end_with(cause, None)
     }
@@ -266,7 +268,7 @@ impl Lifecycle {
         self.change(|state| {
             if state.phase == Phase::Closing {
                 state.decide_outcome(self.can_finish);
-                // A failed input explains more than the time that has passed.
+                // The error of the input explains more than `incomplete` or `cause`.
                 let known = state.input.clone().and_then(Result::err).or(incomplete.clone());
                 state.outcome.get_or_insert_with(|| Err(known.unwrap_or_else(|| cause.clone())));
             } else if state.phase == Phase::Ended {
@@ -289,8 +291,8 @@ impl Lifecycle {
     }
 
     /// Notes that the input has ended with `error`. `clean` says whether the transport reported an
-    /// end of file, be it between two frames or inside one. The whole change is one step under the
-    /// lock, since a close may begin at any moment.
+    /// end of file. The end may lie between two frames or inside one. The whole change is one step
+    /// under the lock, since a close may begin at any moment.
     pub(crate) fn input_done(
         &self,
         error: Error,
@@ -346,7 +348,7 @@ impl Lifecycle {
     }
 
     /// Waits until the outcome of `close` is decided, or until the deadline. Returns `None` at the
-    /// deadline. Then [`overdue`](Self::overdue) decides it.
+    /// deadline. Then [`overdue`](Self::overdue) decides the outcome.
     ///
     /// # Errors
     /// The inner result is that of `close`.
@@ -623,7 +625,8 @@ mod tests {
         assert!(matches!(input_done(&life, Error::Closed), InputEnd::Noted));
         assert!(!life.begin_close(Instant::now(), None));
         let _ = life.mark_notified();
-        life.writer_done(Err(Error::GoAway)); // Nobody is left who could be told.
+        // The writer's failure doesn't matter, because the peer has already ended its side.
+        life.writer_done(Err(Error::GoAway));
         assert!(matches!(life.outcome(), Some(Ok(()))));
     }
 

@@ -18,8 +18,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// Time without inline reads after which the reader thread withdraws the offer. It is many times
 /// the time that a program needs between a reply and the next request. If the program stops
-/// reading, data of other streams waits for this time at least, and for twice this time at most.
-/// The longest wait comes when an inline read ends just after the thread has looked.
+/// reading, the reader thread withdraws the offer after this time at least, and after twice this
+/// time at most. The second case comes when an inline read ends just after the thread has looked.
 const HANDOFF_TIMEOUT: Duration = Duration::from_micros(500);
 
 /// The state of the offer.

@@ -40,8 +40,8 @@ use crate::proto::stream::Lane;
 /// number is the default of `max_streams`.
 pub(crate) const MAX_REFUSALS: usize = 65_536;
 
-/// Capacity that an idle queue keeps for each lane, in streams. It is the capacity of a ready
-/// queue's bounded channel.
+/// Capacity that an idle queue keeps for each lane, in streams. A ready queue's bounded channel has
+/// the same capacity.
 const KEPT_PLACES: usize = 64;
 
 /// A flag that tells the writer thread to do something. Streams and refusals have queues instead.

@@ -43,11 +43,11 @@ use crate::sync::stream::SharedStream;
 /// at once over a network.
 pub(super) const INLINE_READ_BOUND: Duration = Duration::from_millis(10);
 
-/// Smallest required run: the number of qualifying messages before the reading is handed off. A
-/// message qualifies if it was for a blocked read of the same stream as the message before, and a
-/// reply was written inline between the two. A handoff that no caller uses costs 0.5 ms. With a
-/// smaller number, this cost would also hit a program that begins with a few requests and then does
-/// something else.
+/// Smallest required run. A *run* in this file is a number of qualifying messages in a row. After a
+/// run of the required length, the reading is handed off. A message qualifies if it was for a
+/// blocked read of the same stream as the message before, and a reply was written inline between
+/// the two. A handoff that no caller uses costs 0.5 ms. With a smaller number, this cost would also
+/// hit a program that begins with a few requests and then does something else.
 const MIN_REQUIRED_RUN: u32 = 8;
 
 /// Largest required run, reached after repeated useless handoffs. A handoff is useless if the
@@ -65,7 +65,7 @@ const QUICK_READ: Duration = Duration::from_millis(1);
 const MAX_SLOW_READS: u32 = 8;
 
 /// Free receive budget that an inline read requires, in bytes, so that it never waits for budget.
-/// One frame occupies at most one largest buffer. Twice that leaves a margin.
+/// One frame occupies at most one buffer of the largest size. Twice that leaves a margin.
 const INLINE_MIN_BUDGET: usize = 2 * MAX_BUFFER;
 
 /// Largest number of transport reads in one inline read, while they bring nothing for the caller's
@@ -125,8 +125,8 @@ impl RequestReplyDetector {
 
     /// Records the end of an inline read. If the offer is withdrawn, the handoff was useless. If
     /// the offer is kept after a quick read, the handoff was useful. If the offer is kept after a
-    /// slow read, no outcome is recorded yet. Only [`MAX_SLOW_READS`] slow reads in a row make the
-    /// handoff useless.
+    /// slow read, no outcome is recorded, and the required run stays as it is. Only
+    /// [`MAX_SLOW_READS`] slow reads in a row make the handoff useless.
     fn inline_read_ended(&mut self, offer: Offer) {
         match offer {
             Offer::Withdraw => self.record_outcome(Outcome::Useless),

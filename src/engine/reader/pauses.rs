@@ -1,4 +1,5 @@
-//! Pauses: the reader thread waits for the application, for budget or for room in the backlog.
+//! A pause: the reader thread waits until the application makes room in the receive budget or in
+//! the backlog.
 //!
 //! A pause that is longer than [`SILENT`] is logged once, and so is its end. The reader thread
 //! writes these lines itself, though it has to wake up for that. If the logger blocks, it holds up

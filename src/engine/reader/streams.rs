@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A refused stream costs the memory of two ids: one in the queue of refusals, one in the record
 //!   of refused ids.
-//! - The id is judged before every other reason to refuse. A refusal's FIN must never go to a
-//!   stream that is open.
+//! - The id is judged before every other reason to refuse. Without this order, the FIN of a refusal
+//!   could go to an open stream with the same id.
 //! - A SYN that finds the backlog full blocks the reader thread, and no other thread.
 
 use std::sync::Arc;
@@ -69,7 +69,8 @@ impl Reader<'_> {
     }
 
     /// Returns whether a SYN opens a stream, and refuses the stream if not. Blocks while the
-    /// backlog is full. `name` is the stream's name, or the reason why it wasn't read.
+    /// backlog is full, if the name was read. `name` is the stream's name, or the reason why the
+    /// name wasn't read.
     ///
     /// # Errors
     /// Returns an error if only this side may open a stream with this id, or if too many refused

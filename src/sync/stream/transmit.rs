@@ -102,6 +102,6 @@ pub(crate) struct Transmitted {
     /// Whether there is more for the bulk lane. Then the caller puts the stream at the end of that
     /// lane.
     pub(crate) again: bool,
-    /// Whether a write is blocked for which there is room now.
+    /// Whether there is room now for a blocked write.
     pub(crate) wake_blocked_write: bool,
 }

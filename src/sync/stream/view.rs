@@ -1,7 +1,7 @@
 //! Views of a stream, for statistics and for `Debug`.
 //!
-//! Invariant: nothing here changes anything, or waits for more than the stream's own lock, which is
-//! held for moments only. `Debug` doesn't wait for this lock either.
+//! Invariant: nothing here changes anything, and nothing here waits, except for the stream's own
+//! lock, which is held for moments only. `Debug` doesn't wait for this lock either.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};

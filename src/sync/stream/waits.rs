@@ -37,8 +37,8 @@ impl State {
         }
     }
 
-    /// Returns the time until which a write may wait. `starved` says that the peer has sent FIN,
-    /// and that its window is too small for the write.
+    /// Returns the time until which a write may wait. `starved` says whether the peer has sent FIN
+    /// and the write waits for credit.
     ///
     /// # Errors
     /// Those of [`limit`](Self::limit), and `PeerFinished` if the stall clock has run out.

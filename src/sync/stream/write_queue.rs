@@ -18,14 +18,14 @@
 //! A thread that makes room wakes the first write of the queue alone, since no other could go on.
 //! For this purpose, each write of the queue waits on a condvar of its own. A write that finishes
 //! or gives up wakes the next one ([`SharedStream::wake_next_write`]). The
-//! [manual](crate::manual::architecture#who-wakes-whom) has all threads that wake the first write,
-//! and all that wake every write.
+//! [manual](crate::manual::architecture#who-wakes-whom) lists the threads that wake the first
+//! write, and those that wake every write.
 //!
 //! # Invariants
-//! - A call that isn't in `wait_for_room` isn't in the queue.
+//! - Only calls that are in `wait_for_room` are in the queue.
 //! - At most one write is in progress.
-//! - No code of a user runs while `write_in_progress` is set or a call is in the queue. So a panic
-//!   leaves neither behind.
+//! - A call runs no code of a user while it has `write_in_progress` set or is in the queue. So a
+//!   panic of a user's code can't leave the mark set or the call in the queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -157,8 +157,9 @@ impl State {
             return None;
         }
         let first = self.first_write()?;
-        // If another write is in progress, that write copies outside the lock. Then the first write
-        // of the queue waits for it, and not for room.
+        // A write in progress that waits is the first of the queue. So if the first write isn't in
+        // progress but another one is, the other one copies outside the lock. Then the first write
+        // waits for the end of that copy, and not for room.
         let waits_for_room = first.in_progress || !self.write_in_progress;
         waits_for_room.then(|| self.least(first.left, first.in_progress, max))
     }
