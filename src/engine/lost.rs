@@ -21,7 +21,7 @@ impl SessionShared {
             let unexpected = !self.lifecycle.is_closing_or_ended();
             if unexpected && self.has_heard_nothing() && self.counters.streams_opened.value() > 0 {
                 // The end is clean, but the peer may never have read the streams that were opened,
-                // written and closed. No call is left that could report it.
+                // written and closed. No call is left that could report this loss.
                 let number = self.number;
                 let setup = self.setup();
                 warn!(target: "gmux::session", "session {number}: the peer closed the \

@@ -19,14 +19,14 @@ use crate::sync::stream::{Ended, Notifier, SharedStream};
 
 /// Largest number of a session's threads that call close notifiers. A peer can make a stream fail
 /// with 24 bytes. If each notifier had a thread, slow notifiers would occupy as many threads as
-/// there are streams. With eight, a notifier that blocks doesn't hold up the others.
+/// there are streams. With eight threads, one notifier that blocks doesn't hold up the others.
 const NOTIFIER_THREADS: usize = 8;
 
 /// The queue of close notifiers, and the number of threads that call them.
 #[derive(Default)]
 pub(super) struct NotifierPool {
     queue: VecDeque<(Arc<SharedStream>, Notifier)>,
-    /// Threads that call notifiers, or are about to.
+    /// Number of threads that call notifiers, or are about to call one.
     threads: usize,
     /// Whether it was logged that no thread could be started. It is logged once, since the peer
     /// chooses how often streams fail.

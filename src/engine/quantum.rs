@@ -1,12 +1,12 @@
 //! The quantum: the number of bytes that a stream may send before the next stream's turn, in
 //! round-robin order.
 //!
-//! A large quantum saves system calls, since frames of one stream that arrive together wake its
-//! reader once. (With a quantum of one frame, sixteen streams made twice as many system calls for
-//! wake-ups, and were 10 % slower.) With few streams on a fast link, a large quantum delays no
-//! stream, since one transport call writes the whole batch. But 64 streams on a link of 1 Gbit/s
-//! would each send only every 67 ms. So the quantum shrinks when a round of all streams would take
-//! longer than [`ROUND`].
+//! A large quantum saves system calls, since frames of one stream that arrive together wake the
+//! stream's blocked read only once. (With a quantum of one frame, sixteen streams made twice as
+//! many system calls for wake-ups, and were 10 % slower.) With few streams on a fast link, a large
+//! quantum delays no stream, since one transport call writes the whole batch. But 64 streams on a
+//! link of 1 Gbit/s would each send only every 67 ms. So the quantum shrinks when a round of all
+//! streams would take longer than [`ROUND`].
 //!
 //! Invariants:
 //! - Nothing here reads the clock. The time is an argument.
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::wire::writer::BATCH_BYTES;
 
-/// Largest quantum, in bytes: half a batch. The express streams take at most the other half, so one
-/// quantum always fits beside them.
+/// Largest quantum, in bytes: half a batch. The express streams take about the other half at most,
+/// so one quantum fits beside them.
 const LARGEST: usize = BATCH_BYTES / 2;
 
 /// Duration that a round of all streams should not exceed. It is also the time over which the rate
@@ -25,7 +25,8 @@ const LARGEST: usize = BATCH_BYTES / 2;
 const ROUND: Duration = Duration::from_millis(10);
 
 /// Largest number of streams that share a round. With more streams the quantum doesn't shrink
-/// further. Sending one quantum then takes 10 ms / 100 = 100 µs. Waking a reader takes much less.
+/// further. Sending one quantum then takes 10 ms / 100 = 100 µs. Waking a blocked read takes much
+/// less.
 const MAX_STREAMS_IN_ROUND: usize = 100;
 
 /// The rate at which the transport takes data, as last measured.

@@ -19,8 +19,8 @@ use crate::transport::{Backoff, BoundWrites};
 /// The limit that inline writes need, as [`Halves`](crate::transport::Halves) documents.
 const SMALL: Duration = Duration::from_millis(10);
 
-/// The largest limit. One wake-up a second costs nothing. The no-data clocks may learn up to one
-/// second late that a slow peer has taken some bytes, so the limit doesn't grow further.
+/// The largest limit. One wake-up a second costs very little. The no-data clocks may learn up to
+/// one second late that a slow peer has taken some bytes, so the limit doesn't grow further.
 const LARGE: Duration = Duration::from_secs(1);
 
 /// Growth factor of the limit. With 4 the limits are 10, 40, 160, 640 and 1000 ms. A blocked

@@ -84,7 +84,7 @@ impl SharedStream {
     /// late.
     ///
     /// # Errors
-    /// `Overrun`. Then the stream has to fail.
+    /// Returns `Overrun` if the peer sends more than it may. Then the stream has to fail.
     pub(crate) fn admit(self: &Arc<Self>, env: &Env, n: usize) -> Result<Received, Error> {
         let mut state = self.state.lock();
         let received = state.core.receive(n).map_err(|counts| self.overrun(counts))?;
@@ -98,7 +98,7 @@ impl SharedStream {
     /// queued data.
     ///
     /// # Errors
-    /// `Overrun`. Then the stream has to fail.
+    /// Returns `Overrun` if the peer sends more than it may. Then the stream has to fail.
     pub(crate) fn deliver_small(
         self: &Arc<Self>,
         env: &Env,
@@ -171,7 +171,8 @@ impl SharedStream {
     /// Notes that UPD came.
     ///
     /// # Errors
-    /// `Consumed`. Then the stream has to fail.
+    /// Returns `Consumed` if the peer reports more consumed bytes than were sent. Then the stream
+    /// has to fail.
     pub(crate) fn update(
         self: &Arc<Self>,
         env: &Env,
@@ -216,7 +217,7 @@ impl SharedStream {
     }
 
     /// Returns whether this is the first data after the peer's own FIN. Data after a failure at
-    /// this side is ordinary, because the peer didn't know of it.
+    /// this side is ordinary, because the peer didn't know of the failure.
     pub(crate) fn first_late(&self) -> bool {
         let mut state = self.state.lock();
         state.core.peer_fin_received() && !std::mem::replace(&mut state.late, true)

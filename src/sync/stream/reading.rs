@@ -147,9 +147,9 @@ pub(super) struct ReadGuard<'a> {
 impl ReadGuard<'_> {
     /// Returns the first chunk that has data.
     ///
-    /// It must be called after each call of a user's writer, since such a call may take long. It
-    /// counts the bytes that the writer has taken, so that the peer can learn of them early. It
-    /// returns no further data if the stream was cut or closed meanwhile.
+    /// This function must be called after each call of a user's writer, since such a call may take
+    /// long. This function counts the bytes that the user's writer has taken, so that the peer can
+    /// learn of them early. It returns no further data if the stream was cut or closed meanwhile.
     fn chunk(&mut self) -> Option<&mut Chunk<()>> {
         let used_up = self.chunk.as_ref().is_none_or(|chunk| chunk.len() == 0);
         if used_up {

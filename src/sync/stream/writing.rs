@@ -43,7 +43,7 @@ pub(crate) struct Written {
 impl State {
     /// Returns whether a write of `n` bytes is a reply. If it is, the thread that wrote may do an
     /// inline write. A thread that writes without reading in between, or has more to read already,
-    /// does better with the queue, where its writes merge.
+    /// is faster if its writes go to the queue, where they merge.
     fn take_reply(&mut self, n: usize, call: &mut Call) -> bool {
         let is_reply = self.may_reply
             && n <= EXPRESS_BYTES
