@@ -1,8 +1,8 @@
 //! The 8-byte frame header: `VERSION u8 | CMD u8 | LENGTH u16 LE | STREAM ID u32 LE`.
 //!
 //! Invariant: a [`Header`] that was decoded has a known command. Its version and length may still
-//! be wrong. The frame reader's caller checks them ([`Header::check`]), because it knows the
-//! session's version.
+//! be wrong. The frame reader compares the version with the session's. The caller of the frame
+//! reader checks the length ([`Header::check`]).
 
 use std::fmt;
 
@@ -125,7 +125,7 @@ impl fmt::Display for Header {
 
 /// A whole frame, for tools, tests and hand-written peers.
 ///
-/// Sessions don't use it. Their payloads stay in pooled buffers.
+/// Sessions don't use this type. Their payloads stay in pooled buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// The header. Its `length` is the payload's length.
