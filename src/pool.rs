@@ -60,8 +60,8 @@ const QUARTERS_FROM: usize = 4096;
 /// The number of powers of two that have quarter steps above them: 4096 to 32768.
 const QUARTER_POWERS: usize = 4;
 
-/// The number of all classes: powers of two, the data path's, then three quarter steps
-/// for each power.
+/// The number of all classes: powers of two, the data path's, then three quarter steps for
+/// each power.
 const CLASSES: usize = POWERS + FRAME_BUFFERS.len() + 3 * QUARTER_POWERS;
 
 /// Returns the size of a class's buffers, in bytes.
