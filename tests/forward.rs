@@ -186,10 +186,9 @@ fn a_server_that_dies_resets_the_users_connection_and_the_next_one_connects_anew
         user.read_exact(&mut half).unwrap();
         server.kill();
         assert_eq!(user.read(&mut half).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        // Systems report the death in different words, so the message is only checked up to here.
-        client.says(
-            "stderr: \"x\": copy: reading a failed after 14 bytes from a to b and 1 from b to a: ",
-        );
+        // The death may also meet the write of the user's byte, which then isn't counted yet. And
+        // systems report the death in different words. So the message is checked only here.
+        client.says(" failed after 14 bytes from a to b and ");
 
         // The server is restarted at its address. Users that connect after that are served.
         let addr = server.addr.clone();
