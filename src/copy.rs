@@ -92,8 +92,8 @@ use pump::{LOOK, Pumps, SHORTEST};
 ///   hasn't sent yet.
 /// - A **Unix socket** is in the same state as a TCP socket. When the socket is dropped, its peer
 ///   reads an end of file. If the peer has sent bytes that weren't read, the peer sees a reset
-///   instead. Unix sockets have no option that shows a reset in any case.
-/// - On Windows both kinds of sockets have sent FIN.
+///   instead. Unix sockets have no option that always shows a reset.
+/// - On Windows, a TCP socket has sent FIN.
 ///
 /// ```
 /// use std::net::TcpStream;
@@ -116,8 +116,8 @@ use pump::{LOOK, Pumps, SHORTEST};
 /// the stream. Then the stream's peer reads an end of file, and [isn't
 /// told](crate#an-end-of-file-is-no-proof) that the download was given up. On version 1, its writes
 /// go on succeeding. On version 2, they soon wait for a window that nobody grants, and fail after
-/// [`half_close_stall`](crate::Config::half_close_stall) (60 s). If the stream's peer runs a copy
-/// too, an idle timeout of that copy ends these writes earlier.
+/// [`half_close_stall`](crate::Config::half_close_stall) (60 s). On version 2, an idle timeout of a
+/// copy at the stream's peer ends these writes earlier.
 ///
 /// # Blocking
 /// The call is woken by everything that wakes a read or a write of the two connections: data, room,
@@ -188,8 +188,8 @@ impl CopyOptions {
     /// whose timeout passes first closes its stream, and returns the fault. The copy at the other
     /// peer reads an end of file and returns Ok, and the peer of its socket reads an end of file,
     /// as if all had gone well. With a timeout at one peer, you know which copy reports it. With
-    /// timeouts at both peers, either copy may report it, so an Ok of the other copy may hide a
-    /// timeout.
+    /// timeouts at both peers, either copy may report a timeout, and the other one returns Ok. Then
+    /// the results of both copies have to be checked.
     pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
         self.idle = timeout;
         self
@@ -219,7 +219,7 @@ impl CopyOptions {
         self
     }
 
-    /// Returns the longest time in which no byte moves. `None` means no limit.
+    /// Returns the limit of the time in which no byte moves. `None` means no limit.
     fn limit(&self, one_is_over: bool) -> Option<Duration> {
         [self.idle, self.half_closed.filter(|_| one_is_over)].into_iter().flatten().min()
     }

@@ -159,15 +159,16 @@ impl Session {
     /// Waits for the next stream of the peer, until the deadline of
     /// [`set_deadline`](Self::set_deadline) if one is set.
     ///
-    /// These wake it: a new stream, a changed deadline, `close`, `drain`, and the session's end.
+    /// These wake it: a new stream, a changed deadline, `close`, `drain`, a failed write of the
+    /// transport, and the session's end.
     ///
     /// # Errors
     /// - [`Error::Timeout`] if the deadline has passed.
     /// - [`Error::Closed`] at once after a local close. During a [`drain`](Self::drain), queued
     ///   streams are returned before this error.
-    /// - If the session has ended for another reason, the error that ended it. Queued streams are
-    ///   returned before that error. If the peer has ended the session cleanly (no stream and no
-    ///   frame was cut off), the error is [`Error::PeerClosed`].
+    /// - If the session has ended for another reason, or a write of the transport has failed, the
+    ///   error of that. Queued streams are returned before that error. If the peer has ended the
+    ///   session cleanly (no stream and no frame was cut off), the error is [`Error::PeerClosed`].
     pub fn accept(&self) -> Result<Stream> {
         self.shared.accept(None).map(|stream| self.stream(stream))
     }
@@ -224,12 +225,14 @@ impl Session {
     ///   the first call. If `unsent` is 0, everything was handed over, but the peer hasn't ended
     ///   its side. If `unsent` isn't 0, not everything could be handed over.
     /// - [`Error::CloseIncomplete`] with `peer_ended`, if the peer ended its side before this side
-    ///   had ended its own. `unsent` is the number of accepted bytes that weren't handed over by
-    ///   then. If it is 0, nothing is known to be lost, but ending the writing direction took
-    ///   longer than the close timeout.
+    ///   had ended its own. `unsent` is the number of accepted bytes that weren't handed over when
+    ///   the peer ended its side. It can be 0. Then no loss is known, and the error only says that
+    ///   ending the writing direction took longer than the close timeout.
     /// - [`Error::Io`] if the transport failed during the close, such as by the peer's reset.
     /// - If the session had already ended, the error that ended it. If the peer had ended the
-    ///   session cleanly, `close` returns Ok, or `CloseIncomplete` with `peer_ended` as above.
+    ///   session cleanly, `close` returns Ok if all accepted bytes had been handed over and the
+    ///   writing direction was ended in time. Otherwise it returns `CloseIncomplete` with
+    ///   `peer_ended` as above.
     /// - [`Error::WouldBlock`] in a close notifier that runs on one of gmux's threads. The close
     ///   has begun, and goes on in the background.
     pub fn close(&self) -> Result<()> {

@@ -7,7 +7,8 @@
 //!
 //! A read or write that fails belongs to one connection. Bytes that were received from that
 //! connection still go to the other connection, because they came before the failure. No further
-//! bytes go to the failed connection:
+//! bytes go to the failed connection. `Stop`, `Drain` and `Discard` are modes of a direction
+//! ([`state::Mode`]):
 //!
 //! | failure | the direction that reads the failed connection | the direction that writes to it |
 //! |---|---|---|
@@ -95,7 +96,8 @@ impl<'a> Pumps<'a> {
         let mut at_start = ends.map(|end| end.confirm_end().err());
         let writable = [at_start[0].is_none(), at_start[1].is_none()];
         for error in &mut at_start {
-            // A socket also reports `BrokenPipe` if this program has already ended its writing.
+            // `BrokenPipe` may only mean that this program has already ended its own writing. So it
+            // doesn't count as a failure.
             error.take_if(|error| error.kind() == io::ErrorKind::BrokenPipe);
         }
         let state = Mutex::new(State { first: None, at_start, ways: [way(), way()] });
@@ -210,8 +212,8 @@ impl<'a> Pumps<'a> {
     }
 
     /// Makes the other direction discard its input, before this direction passes its end of file
-    /// on. Returns `false` if the other direction read an end of file first and has stopped this
-    /// one.
+    /// on. Returns `false` if this direction isn't in the mode `Run` any more. The other direction
+    /// came first then, with an end of file or a failure.
     fn discard_other(&self, way: usize) -> bool {
         let mut state = self.state.lock();
         if state.ways[way].mode != Mode::Run {
@@ -232,8 +234,9 @@ impl<'a> Pumps<'a> {
             && is_written()
             && let Err(error) = self.ends[way].confirm_end()
         {
-            // No further byte can be written. The socket may have reported a failure to the write
-            // of the other direction, and an end of file to this read. In this case the write
+            // The connection accepts no new bytes now. A write of the other direction is still
+            // under way, and its result decides. The socket may have reported a failure to the
+            // write of the other direction, and an end of file to this read. In this case the write
             // returns at once with the failure. If the write succeeds, the end of file came from
             // the peer.
             let began = Instant::now();

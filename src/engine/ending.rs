@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - [`SessionShared::end`] ends the session once, for the first caller.
-//! - Two functions block: `close`, but not on gmux's own threads, and `drain`, on any thread. Some
-//!   others call a user's code, which may block: a notifier, or the transport's `abort`.
+//! - Two functions block. `drain` blocks on any thread. `close` blocks on all threads except gmux's
+//!   own. Some others call a user's code, which may block: a notifier, or the transport's `abort`.
 //! - No lock is held while a notifier is called or a user's object is dropped.
 
 use std::sync::Arc;
@@ -217,8 +217,8 @@ impl SessionShared {
         let ended: Vec<_> = ended.collect();
         if output == Output::Finish {
             // This must come before `mark_notified`. If the writer thread has ended already,
-            // `mark_notified` decides the outcome of `close`, so the count must be complete by
-            // then.
+            // `mark_notified` decides the outcome of `close`. So the number of bytes that weren't
+            // sent must be known by then.
             self.lifecycle.too_late(ended.iter().map(|(_, ended)| ended.unsent).sum());
         }
         let _ = self.lifecycle.mark_notified();

@@ -151,8 +151,8 @@ impl SessionShared {
         (!self.lifecycle.is_in(Phase::Ended)).then(|| next.unwrap_or(now + IDLE_LOOK))
     }
 
-    /// Looks at a session that has ended. After an end of file of its input, the writer thread may
-    /// still end the output, until the close timeout.
+    /// Looks at a session that has ended. When the session's input has reached its end of file, the
+    /// writer thread may still be ending the output, for at most the close timeout.
     fn on_timer_ended(&self, now: Instant) -> Option<Instant> {
         let deadline = self.lifecycle.deadline().filter(|_| !self.is_aborted())?;
         if deadline <= now {
@@ -162,8 +162,8 @@ impl SessionShared {
         Some(deadline)
     }
 
-    /// Cuts the stream that holds most of the budget, after the budget was used up for `after`. So
-    /// the other streams can go on.
+    /// Cuts the stream that holds most of the budget. `after` is the time for which the budget was
+    /// used up. So the other streams can go on.
     fn cut_the_largest(&self, after: Duration) {
         if !self.env.budget.is_short() {
             // There is room again, but the reader hasn't run yet. A cut would gain nothing.

@@ -14,8 +14,8 @@
 //! that it has collected.
 //!
 //! Invariants:
-//! - Frames aren't timed one by one. Each takes its time from `now` of [`Input`], which is set
-//!   after each transport read and after each pause.
+//! - Frames aren't timed one by one. All use `now` of [`Input`], which is set after each transport
+//!   read and after each pause.
 //! - Events that a peer can provoke are logged at a bounded rate.
 
 mod data;

@@ -9,8 +9,9 @@
 //! 4. If nothing is left to write: flush the transport, then end the output if
 //!    [`Signal::Finish`] is set, else park.
 //!
-//! While the writer thread is parked, a thread that calls `write` may do one such round itself, up
-//! to [`INLINE_WRITE_MAX`] bytes. This is an inline write: see [`write_inline`].
+//! While the writer thread is parked, a thread that calls `write` may do a smaller round itself: a
+//! batch of about [`INLINE_WRITE_MAX`] bytes, written by one transport call. This is an inline
+//! write: see [`write_inline`].
 //!
 //! Invariants:
 //! - The writer's own lock is the only one that is held while the transport is called.
@@ -228,8 +229,8 @@ impl Writer {
                     .cause()
                     .map_or(Error::Closed, |cause| Error::clone(&cause)));
             }
-            // The signal is read before the queues. If it is set, all bytes that were accepted
-            // before it was given are in the queues already, and the fill below finds them.
+            // The signal is read before the queues. If `Finish` is set, each stream that accepted
+            // bytes before that is in a ready queue already. So the fill below finds them all.
             let finish = shaper.is_signalled(Signal::Finish);
             shaper.take_signal(Signal::Resume);
             self.flushed &= !shaper.take_signal(Signal::Flush);

@@ -49,8 +49,8 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Returns half of the backlog's limit. A session that refuses streams admits new ones again
-    /// when its backlog is no longer than this. With half of the backlog free, a session that
-    /// accepts slowly doesn't pause for each new stream.
+    /// when its backlog has at most this number of streams. With half of the backlog free, a
+    /// session that accepts slowly doesn't pause for each new stream.
     fn backlog_reopens_at(self) -> usize {
         self.backlog / 2
     }

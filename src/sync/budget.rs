@@ -12,7 +12,7 @@
 //!
 //! # The wait
 //! The [manual](crate::manual::architecture#who-wakes-whom) says who wakes the reader. The reader
-//! and these threads follow Dekker's protocol:
+//! and the threads that wake it follow Dekker's protocol:
 //! 1. The reader publishes the number of bytes that it needs. Then it looks at `used` and
 //!    `starving` once more, under the lock.
 //! 2. A refund lowers `used`, and a write raises `starving`. Then each looks at the published
@@ -23,7 +23,8 @@
 //!
 //! # Invariants
 //! - `used` is the sum of all living charges.
-//! - `starving` is the number of writes that wait for credit.
+//! - `starving` is the number of starving writes, as the glossary defines them. The stream decides
+//!   which writes count.
 //! - Data is admitted if it fits, or if nothing else is charged. The second case is for a frame
 //!   that is larger than the whole budget.
 
@@ -34,9 +35,9 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 /// Factor by which the limit grows while a write starves. The reader must be able to reach the UPD
-/// that the write waits for. 512 streams with a window of the least size use up the default budget.
-/// As much again is needed for other grants, and for the memory that payloads occupy beyond their
-/// length.
+/// that the write waits for. The factor is 2. On the default budget, the windows of 512 streams at
+/// the smallest size, 8192 bytes, use all of it. Other grants, and the memory that payloads occupy
+/// beyond their length, need the same amount once more.
 const OVERDRAFT: usize = 2;
 
 /// The receive budget of a session.
@@ -122,7 +123,7 @@ impl Budget {
     /// - `Some(Some(charge))` if they were taken,
     /// - `Some(None)` if the budget is closed,
     /// - `None` if `until` has passed first. Then the caller calls again.
-    ///   [`is_short`](Self::is_short) stays true meanwhile.
+    ///   [`is_short`](Self::is_short) stays true until the bytes fit.
     pub(crate) fn take(
         self: &Arc<Self>,
         amount: usize,
@@ -151,7 +152,7 @@ impl Budget {
         self.room.notify_all();
     }
 
-    /// Notes that a write begins to wait for credit. Each call is followed by one of
+    /// Notes that a write begins to wait for credit. Each call must be followed by a call of
     /// [`end_starving`](Self::end_starving).
     pub(crate) fn begin_starving(&self) {
         self.starving.fetch_add(1, SeqCst);
@@ -179,8 +180,8 @@ impl Budget {
     fn wake(&self) {
         let needed = self.needed.load(SeqCst);
         if needed > 0 && self.fits(needed) {
-            // Under this lock, the reader is either before its look at `used` or inside its wait.
-            // So it can't miss the wake-up.
+            // While this thread holds the lock, the reader is either before its look at `used` or
+            // already inside its wait. So it can't miss the wake-up.
             let closed = self.closed.lock();
             drop(closed);
             self.room.notify_one();

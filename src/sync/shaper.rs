@@ -212,8 +212,9 @@ impl Shaper {
     }
 
     /// Queues a second FIN for a stream that was refused, if there is room. If the queues are full,
-    /// the stream's first FIN is probably still waiting. The opener can't miss that FIN, since it
-    /// sends data already. So a second FIN isn't needed.
+    /// the stream's first FIN is probably still waiting. Go drops a FIN that comes before its
+    /// `OpenStream` has returned. An opener that sends data has returned from it, so it can't miss
+    /// that FIN. So a second FIN isn't needed.
     pub(crate) fn refuse_again(&self, id: u32) {
         let mut refusals = self.refusals.lock();
         if refusals.len() < MAX_REFUSALS {

@@ -13,9 +13,10 @@
 //! - The reader waits for readiness ([`with_readiness`](Shared::with_readiness)) outside the lock,
 //!   and only after a read returned `WouldBlock`. It always reads first, because a TLS connection
 //!   may hold decrypted bytes, which readiness doesn't show.
-//! - A read is tried again after each write, whether the transport is ready or not. A write may
-//!   also take input from the socket. rustls's write does so when it can't write. Readiness doesn't
-//!   show that input.
+//! - If there was a write while the reader waited for readiness, the reader reads again as soon as
+//!   the readiness closure has returned, whether the transport is ready or not. A write may also
+//!   take input from the socket. rustls's write does so when it can't write. Readiness doesn't show
+//!   that input.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;

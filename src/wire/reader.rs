@@ -84,7 +84,7 @@ pub(crate) struct PayloadBuffer {
     filled: usize,
 }
 
-/// Decodes the header at the beginning of `come`, the received bytes. Returns `None` if the header
+/// Decodes the header at the beginning of the received bytes `come`. Returns `None` if the header
 /// isn't complete yet.
 ///
 /// The version is checked first, because the meaning of a command byte depends on it. The version
@@ -586,7 +586,8 @@ mod tests {
                     step => panic!("{step:?}"),
                 }
             }
-            // Skip the seventh frame, of which the cut leaves a part.
+            // Skip the seventh frame. Only a part of it has arrived when the input is cut inside
+            // it.
             if cut < bytes.len() {
                 loop {
                     match reader.next().unwrap() {

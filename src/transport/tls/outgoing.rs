@@ -4,10 +4,12 @@
 //! A write first sends the ciphertext that an earlier write has left. Then it encrypts up to
 //! [`Outgoing::unit`] bytes, under the connection's lock. It releases the lock and sends the new
 //! ciphertext. Ciphertext that the inner transport doesn't take stays in [`Outgoing`], and the next
-//! write sends it first. So that buffer works like an addition to the system's send buffer.
+//! write sends it first. The ciphertext that waits here therefore acts as an extension of the
+//! system's send buffer.
 //!
 //! # Invariants
-//! - If a write returns an error, it has accepted no byte, or the connection fails permanently.
+//! - A write that returns an error has accepted no byte. The one exception is an error after which
+//!   the connection has failed for good.
 //! - Ciphertext is collected from rustls only under the lock of [`Link::outgoing`]. So it lies in
 //!   [`Outgoing`] in the order in which rustls has made its records.
 
@@ -209,9 +211,10 @@ impl Link {
         }
     }
 
-    /// Collects the bytes that rustls wants to send. The caller holds both locks. `unsent` is set
-    /// before `owed` is cleared. So while there is an answer, at least one of these flags is set at
-    /// any moment.
+    /// Collects the bytes that rustls wants to send. The caller holds the locks of `outgoing` and
+    /// of the connection. `owed` says that rustls holds an answer, such as to a key update.
+    /// `unsent` says that its ciphertext waits here. `unsent` is set first, so a pending answer is
+    /// visible at any moment.
     fn collect(&self, outgoing: &mut Outgoing, guarded: &mut Guarded) {
         outgoing.collect(&mut guarded.tls);
         self.set_unsent(!outgoing.is_empty());
@@ -226,7 +229,8 @@ impl Link {
         self.push(&mut outgoing)?;
         let mut guarded = self.connection.lock();
         outgoing.collect(&mut guarded.tls);
-        // A further request may have come before the previous answer was collected.
+        // The peer may have asked for another key update before the answer to the last one was
+        // collected.
         guarded.answer();
         self.collect(&mut outgoing, &mut guarded);
         drop(guarded);
